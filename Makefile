@@ -1,0 +1,59 @@
+# Everything that a person, a hook or CI runs. `make` alone lists it.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+LOCK := requirements/dev.txt
+export PYTHONUNBUFFERED := 1
+
+# The demo is a run like any other, on pictures that the project draws and a network small enough for a CPU.
+DEMO := THAW_DATASET=drawn_cats_vs_dogs THAW_DATA_DIR=.demo/data THAW_STORAGE_URI=.demo/runs \
+	THAW_TRAIN_SPLIT='train[:70%]' THAW_VALIDATION_SPLIT='train[70%:85%]' THAW_TEST_SPLIT='train[85%:]' \
+	THAW_BACKBONE=Tiny THAW_WEIGHTS=none THAW_IMAGE_SIZE=64 \
+	THAW_HEAD_EPOCHS=2 THAW_FINE_TUNE_EPOCHS=10 THAW_FINE_TUNE_LEARNING_RATE=2e-3
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo run test test-all lint types bench lock clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(VENV)/.installed ## make .venv from the hashed lock
+
+$(VENV)/.installed: $(LOCK)
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Thaw needs Python 3.11 or later: make PYTHON=python3.11")'
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $(LOCK)
+	@touch $@
+
+demo: setup ## the whole pipeline on a built-in sample: CPU, a folder as the store, no network
+	@$(DEMO) $(BIN)/python -m job
+	@echo "The results are in .demo/runs: run.json, model/ and report/ of each run. Once more, and it is done at once."
+
+run: setup ## one attempt at the run that THAW_* describes
+	@$(BIN)/python -m job
+
+test: setup ## the fast tests, on two cores within six minutes
+	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow and not real_data"
+
+test-all: setup ## every test; those on real data need THAW_TEST_DATA
+	$(BIN)/python -m pytest -n 2 --dist loadscope
+
+lint: setup ## style, and the floors of the house
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: setup ## static types
+	$(BIN)/mypy
+
+bench: setup ## measure, side by side, what the README claims of speed
+	$(BIN)/python -m bench
+
+lock: ## renew the lock files (needs uv)
+	uv pip compile pyproject.toml --extra cpu --universal --generate-hashes --no-header --no-annotate -q -o requirements/cpu.txt
+	uv pip compile pyproject.toml --extra gpu --universal --generate-hashes --no-header --no-annotate -q -o requirements/gpu.txt
+	uv pip compile pyproject.toml --extra cpu --group test --group lint --universal --generate-hashes --no-header --no-annotate -q -c requirements/cpu.txt -o requirements/dev.txt
+
+clean: ## remove what the targets above have made
+	rm -rf $(VENV) .demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,0 +1,93 @@
+"""One attempt at a run: claim it, do what is left of it, note how that ended, judge the outcome.
+
+A finished run is answered here, in about a second: the pipeline, and TensorFlow with it, is imported only when the
+record says that there is work to do.
+"""
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from job import events
+from job.console import without_native_notes
+from job.errors import ExitCode, InvalidSettings, StorageError, Superseded, ThawError
+from job.events import Reader
+from job.gate import missed_gate
+from job.record import RunRecord
+from job.report import summary
+from job.settings import Settings
+from job.storage import ObjectStore
+
+
+def make(
+    settings: Settings,
+    *,
+    store: ObjectStore,
+    holder: str,
+    reader: Reader,
+    check_stop: Callable[[], None],
+) -> dict[str, Any]:
+    """Bring the run to its end, from wherever it is, and return its outcome.
+
+    `store` is the run's own place. `check_stop` raises Interrupted once the process was told to stop. Raises a
+    ThawError for every other end: when the outcome is committed and below the gate, QualityGateMissed.
+    """
+    record = RunRecord.claim(
+        store,
+        run_id=settings.resolved_run_id(),
+        fingerprint=settings.fingerprint(),
+        settings=settings.result_settings(),
+        holder=holder,
+    )
+    if record.is_done:
+        reader.event(events.RUN_ALREADY_DONE, at=store.uri, **(record.content.outcome or {}))
+    else:
+        reader.event(events.RUN_CLAIMED, at=store.uri, attempt=record.attempt.number, state=record.content.state)
+        with _noting_the_end(record), _scratch_folder(settings.cache_dir) as scratch:
+            with without_native_notes():
+                from job.pipeline import Pipeline
+
+            Pipeline(
+                settings, store=store, record=record, reader=reader, check_stop=check_stop, scratch=scratch
+            ).carry_out()
+    outcome = record.content.outcome or {}
+    reader.closing(
+        f"Run {record.content.run_id} is complete",
+        summary(outcome, report_at=store.uri, durations=record.content.durations),
+    )
+    missed = missed_gate(outcome, settings.min_test_accuracy)
+    if missed is not None:
+        raise missed
+    return outcome
+
+
+@contextlib.contextmanager
+def _noting_the_end(record: RunRecord) -> Iterator[None]:
+    """Write how the attempt ended into the record, if the store and a newer attempt allow it."""
+    exit_code = ExitCode.UNEXPECTED
+    try:
+        yield
+        exit_code = ExitCode.COMPLETE
+    except ThawError as error:
+        exit_code = error.exit_code
+        raise
+    finally:
+        with contextlib.suppress(Superseded, StorageError):
+            record.close_attempt(exit_code)
+
+
+@contextlib.contextmanager
+def _scratch_folder(cache_dir: Path) -> Iterator[Path]:
+    """A folder of this attempt's own for temporary files."""
+    try:
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        folder = tempfile.TemporaryDirectory(prefix="thaw-", dir=cache_dir, ignore_cleanup_errors=True)
+    except OSError as error:
+        raise InvalidSettings(
+            f"THAW_CACHE_DIR={str(cache_dir)!r} cannot be written: {error.strerror}",
+            hint="name a folder on a writable volume",
+        ) from error
+    with folder as path:
+        yield Path(path)

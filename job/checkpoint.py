@@ -1,0 +1,166 @@
+"""Training state <-> write-once objects.
+
+The order of a commit, and why:
+
+1. Upload under a name that was never used. A crash here leaves an object that no record names: garbage, not harm.
+2. Verify: the digest of what was sent is the digest of what was meant.
+3. Compare-and-swap the record. This is the commit: before it the old checkpoint counts, after it the new one.
+4. Prune what the record no longer names. A crash before this leaves garbage, which the next prune removes.
+
+A restore goes the other way: from the newest checkpoint that the record names to the oldest, and takes the first
+whose bytes have the recorded digest. This room knows arrays by name; it does not know TensorFlow.
+"""
+
+import math
+import re
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from job.errors import CheckpointDamaged, ObjectMissing, PreconditionFailed, Superseded, TrainingDiverged
+from job.record import CheckpointEntry, RunRecord, State
+from job.storage import MISSING, ObjectStore
+
+PREFIX = "checkpoints/"
+
+Arrays = Mapping[str, np.ndarray]
+
+
+class Checkpoints:
+    """The checkpoints and the history of one attempt at a run, in step with the record.
+
+    `scratch` is a folder with room for one checkpoint.
+    """
+
+    def __init__(self, store: ObjectStore, record: RunRecord, *, keep: int, scratch: Path) -> None:
+        self._store = store
+        self._record = record
+        self._keep = keep
+        self._scratch = scratch
+        self._entries = list(record.content.checkpoints)
+        self.history = list(record.content.history)
+
+    def restore(
+        self, on_damaged: Callable[[CheckpointEntry, CheckpointDamaged], None]
+    ) -> tuple[CheckpointEntry, dict[str, np.ndarray]] | None:
+        """The newest checkpoint that is whole, walking back over damaged ones; None when there is none.
+
+        What came after it is forgotten: damaged checkpoints, and the epochs that only they held.
+        """
+        while self._entries:
+            entry = self._entries[-1]
+            try:
+                arrays = load(self._store, entry, scratch=self._scratch)
+            except CheckpointDamaged as error:
+                on_damaged(entry, error)
+                self._entries.pop()
+            else:
+                del self.history[entry.num_epochs :]
+                return entry, arrays
+        self.history.clear()
+        return None
+
+    def commit(
+        self, arrays: Callable[[], Arrays], *, state: State, phase: str, step: int, durations: dict[str, float]
+    ) -> CheckpointEntry:
+        """Make the state after `step` steps of `phase`, and the history so far, what a restart finds.
+
+        `arrays` copies the state; it is not called when this very step is committed already and only the history
+        is new. Raises TrainingDiverged before anything is written, Superseded when another attempt holds the run.
+        """
+        newest = self._entries[-1] if self._entries else None
+        if newest is not None and (newest.phase, newest.step) == (phase, step):
+            entry = newest.model_copy(update={"num_epochs": len(self.history)})
+            entries = [*self._entries[:-1], entry]
+        else:
+            entry = self._upload(arrays(), phase, step)
+            entries = retained([*self._entries, entry], keep=self._keep)
+        self._record.update(state=state, checkpoints=tuple(entries), history=tuple(self.history), durations=durations)
+        self._entries = entries
+        prune(self._store, entries, attempt=self._record.attempt.number)
+        return entry
+
+    def _upload(self, arrays: Arrays, phase: str, step: int) -> CheckpointEntry:
+        check_finite(arrays, phase, step)
+        attempt = self._record.attempt.number
+        # Attempt and revision make the name one that was never used.
+        name = f"{PREFIX}{phase}-{step:08d}-a{attempt}-r{self._record.content.revision}.safetensors"
+        with tempfile.TemporaryDirectory(prefix="commit-", dir=self._scratch) as folder:
+            path = Path(folder) / "state.safetensors"
+            save_file({key: np.asarray(array, order="C") for key, array in arrays.items()}, path)
+            try:
+                digest = self._store.upload(name, path, if_generation=MISSING)
+            except PreconditionFailed as error:
+                raise Superseded(
+                    f"{self._store.uri}/{name} exists already: another process writes to this run",
+                    hint="nothing is lost: the other attempt carries the run on",
+                ) from error
+        return CheckpointEntry(
+            name=name,
+            phase=phase,
+            step=step,
+            num_epochs=len(self.history),
+            size=digest.size,
+            sha256=digest.sha256,
+            attempt=attempt,
+            time=datetime.now(UTC),
+        )
+
+
+def check_finite(arrays: Arrays, phase: str, step: int) -> None:
+    """Raise TrainingDiverged when a value of the state is not a finite number."""
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise TrainingDiverged(
+                f"{name} is not finite after step {step} of phase {phase}; the last commit stands",
+                hint="lower the learning rate of this phase, or set THAW_PRECISION=float32",
+            )
+
+
+def load(store: ObjectStore, entry: CheckpointEntry, *, scratch: Path) -> dict[str, np.ndarray]:
+    """The arrays of a checkpoint. Raises CheckpointDamaged unless every byte is as recorded."""
+    with tempfile.TemporaryDirectory(prefix="thaw-restore-", dir=scratch) as folder:
+        path = Path(folder) / "state.safetensors"
+        try:
+            digest = store.download(entry.name, path)
+        except ObjectMissing as error:
+            raise CheckpointDamaged(f"{store.uri}/{entry.name} is missing") from error
+        if (digest.size, digest.sha256) != (entry.size, entry.sha256):
+            raise CheckpointDamaged(
+                f"{store.uri}/{entry.name} is damaged: {digest.size} bytes with SHA-256 {digest.sha256[:12]}, "
+                f"expected {entry.size} bytes with {entry.sha256[:12]}"
+            )
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise CheckpointDamaged(f"{store.uri}/{entry.name} is not a checkpoint: {error}") from error
+
+
+def retained(entries: Sequence[CheckpointEntry], *, keep: int) -> list[CheckpointEntry]:
+    """The newest `keep` checkpoints, and the last one of each phase before the newest: a phase boundary."""
+    last_of_phase = {entry.phase: entry for entry in entries}
+    kept = {entry.name for entry in (*entries[-keep:], *last_of_phase.values())}
+    return [entry for entry in entries if entry.name in kept]
+
+
+def prune(store: ObjectStore, entries: Sequence[CheckpointEntry], *, attempt: int) -> list[str]:
+    """Delete the checkpoints of this attempt and earlier ones that the record no longer names.
+
+    A later attempt's objects are left alone: it may have uploaded one that it has not committed yet.
+    """
+    named = {entry.name for entry in entries}
+    orphans = [name for name in store.list(PREFIX) if name not in named and _attempt_of(name) <= attempt]
+    for name in orphans:
+        store.delete(name)
+    return orphans
+
+
+def _attempt_of(name: str) -> float:
+    """The attempt that wrote an object; infinity for a name that is not ours, which nobody prunes."""
+    match = re.search(r"-a(\d+)-r\d+\.safetensors$", name)
+    return int(match[1]) if match else math.inf

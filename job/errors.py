@@ -1,0 +1,122 @@
+"""Every way a run can end other than well, and the exit code that says so to Kubernetes.
+
+    ThawError
+    ├── InvalidSettings         2   a variable is wrong; nothing was started
+    ├── RunMismatch             3   the run id belongs to other settings
+    ├── InputError              4   data or weights are not what the run needs
+    │   ├── DataUnavailable         the data set is not there and cannot be fetched
+    │   ├── DataCorrupt             an example cannot be decoded
+    │   └── WeightsUnusable         weights are missing, unreadable, or not of this backbone
+    ├── TrainingDiverged        5   the loss or a weight stopped being a finite number
+    ├── QualityGateMissed       6   the result is committed, and below the gate
+    ├── Interrupted            42   told to stop; what was committed stands
+    ├── Superseded             43   another attempt holds the run
+    └── StorageError           44   the object store does not answer
+        ├── ObjectMissing           an object is not there
+        ├── PreconditionFailed      the object changed since it was read
+        └── CheckpointDamaged       a checkpoint is not, byte for byte, what the record names
+
+An error says what failed, on which value, and what was expected; its `hint` says what to do next.
+Nothing but `__main__` turns an error into an exit code.
+"""
+
+from enum import IntEnum
+from typing import ClassVar
+
+
+class ExitCode(IntEnum):
+    """The contract with the manifest's podFailurePolicy (docs: README, "Exit codes")."""
+
+    COMPLETE = 0
+    UNEXPECTED = 1
+    INVALID_SETTINGS = 2
+    RUN_MISMATCH = 3
+    BAD_INPUT = 4
+    DIVERGED = 5
+    QUALITY_GATE = 6
+    INTERRUPTED = 42
+    SUPERSEDED = 43
+    STORAGE_UNAVAILABLE = 44
+
+
+class ThawError(Exception):
+    """A failure that a person can act on; the message names the value and the rule, `hint` the way out."""
+
+    exit_code: ClassVar[ExitCode] = ExitCode.UNEXPECTED
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class InvalidSettings(ThawError):
+    """One or more settings are wrong; the message lists them all."""
+
+    exit_code = ExitCode.INVALID_SETTINGS
+
+
+class RunMismatch(ThawError):
+    """The run id exists with another fingerprint; the message lists each setting that differs."""
+
+    exit_code = ExitCode.RUN_MISMATCH
+
+
+class InputError(ThawError):
+    """Data or weights are missing, unreadable, or not those that the run began with."""
+
+    exit_code = ExitCode.BAD_INPUT
+
+
+class DataUnavailable(InputError):
+    """The data set is not prepared where it was looked for, and cannot be downloaded."""
+
+
+class DataCorrupt(InputError):
+    """One or more examples cannot be decoded; the message names them."""
+
+
+class WeightsUnusable(InputError):
+    """The weights are missing, unreadable, or do not fit the backbone."""
+
+
+class TrainingDiverged(ThawError):
+    """The loss or a weight is not finite; no such state was committed."""
+
+    exit_code = ExitCode.DIVERGED
+
+
+class QualityGateMissed(ThawError):
+    """The result is committed, and its test accuracy is below MIN_TEST_ACCURACY."""
+
+    exit_code = ExitCode.QUALITY_GATE
+
+
+class Interrupted(ThawError):
+    """The process was told to stop."""
+
+    exit_code = ExitCode.INTERRUPTED
+
+
+class Superseded(ThawError):
+    """Another attempt has written the run record since this one last did."""
+
+    exit_code = ExitCode.SUPERSEDED
+
+
+class StorageError(ThawError):
+    """The object store cannot do what it was asked."""
+
+    exit_code = ExitCode.STORAGE_UNAVAILABLE
+
+
+class ObjectMissing(StorageError):
+    """There is no object of that name."""
+
+
+class PreconditionFailed(StorageError):
+    """The object is not of the generation that the write was conditional on."""
+
+
+class CheckpointDamaged(StorageError):
+    """A checkpoint is missing, truncated or altered: its digest is not the one in the record."""

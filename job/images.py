@@ -1,0 +1,92 @@
+"""The images of a split by index: decoded once and kept, or decoded again each time.
+
+Every source gives the same bytes for the same index: how images are kept is no part of a run's result.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from job.errors import InvalidSettings
+from job.records import RecordReader
+
+
+class ImageSource(Protocol):
+    """Images of a split by index."""
+
+    def batches(self, order: np.ndarray, batch_size: int) -> tf.data.Dataset:
+        """uint8 [batch, size, size, 3] for the indices of `order` in turn; the last batch may be smaller."""
+        ...
+
+
+def decode(encoded: tf.Tensor, image_size: int) -> tf.Tensor:
+    """Encoded bytes of any image format -> uint8 [size, size, 3], resized bilinearly."""
+    image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
+    resized = tf.image.resize(image, (image_size, image_size), method="bilinear")
+    return tf.saturate_cast(tf.round(resized), tf.uint8)
+
+
+def allocate(shape: tuple[int, ...], cache: Literal["memory", "disk", "none"], cache_dir: Path) -> np.ndarray | None:
+    """Room for decoded images. On disk it is a file without a name, gone with the process however that ends."""
+    if cache == "none":
+        return None
+    if cache == "memory":
+        return np.empty(shape, dtype=np.uint8)
+    try:
+        with tempfile.TemporaryFile(dir=cache_dir) as file:
+            # Reserve the space now: a full disk is an error here, and would be a crash in the mapped memory later.
+            os.posix_fallocate(file.fileno(), 0, int(np.prod(shape)))
+            return np.memmap(file, dtype=np.uint8, mode="r+", shape=shape)
+    except OSError as error:
+        needed = np.prod(shape) / 2**20
+        raise InvalidSettings(
+            f"THAW_CACHE=disk needs {needed:,.0f} MiB in THAW_CACHE_DIR={str(cache_dir)!r}: {error.strerror}",
+            hint="free space there, name another THAW_CACHE_DIR, or set THAW_CACHE=none",
+        ) from error
+
+
+class CachedImages:
+    """Decoded images in an array, in memory or mapped from disk."""
+
+    def __init__(self, pixels: np.ndarray) -> None:
+        self._pixels = pixels
+
+    def batches(self, order: np.ndarray, batch_size: int) -> tf.data.Dataset:
+        def gather(indices: tf.Tensor) -> tf.Tensor:
+            images = tf.numpy_function(self._pixels.__getitem__, [indices], tf.uint8, stateful=False)
+            return tf.ensure_shape(images, [None, *self._pixels.shape[1:]])
+
+        indices = tf.data.Dataset.from_tensor_slices(order).batch(batch_size)
+        return indices.map(gather, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+class RecordImages:
+    """Images read and decoded again each time they are wanted: bounded in memory, and in disk."""
+
+    def __init__(self, builder: tfds.core.DatasetBuilder, spec: str, image_key: str, image_size: int) -> None:
+        file_format = builder.info.file_format
+        if file_format != tfds.core.FileFormat.TFRECORD:
+            raise InvalidSettings(
+                f"THAW_CACHE=none reads TFRecord files, and {builder.info.full_name} is kept as {file_format}",
+                hint="set THAW_CACHE=memory or disk",
+            )
+        self._reader = RecordReader(builder.info.splits[spec].file_instructions)
+        self._features = builder.info.features
+        self._image_key = image_key
+        self._image_size = image_size
+
+    def batches(self, order: np.ndarray, batch_size: int) -> tf.data.Dataset:
+        def load(index: tf.Tensor) -> tf.Tensor:
+            serialized = tf.ensure_shape(tf.numpy_function(self._reader.read, [index], tf.string, stateful=False), [])
+            example = self._features.deserialize_example(
+                serialized, decoders={self._image_key: tfds.decode.SkipDecoding()}
+            )
+            return decode(example[self._image_key], self._image_size)
+
+        indices = tf.data.Dataset.from_tensor_slices(order)
+        return indices.map(load, num_parallel_calls=tf.data.AUTOTUNE).batch(batch_size)

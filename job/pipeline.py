@@ -1,0 +1,305 @@
+"""The straight line of a run: load, build, restore, train each phase with commits, evaluate, export, finish.
+
+Only this room touches the store, the record and the log; the rooms below take and give values.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from job import events, numerics, report, training
+from job.checkpoint import Checkpoints
+from job.data import Splits, load_splits
+from job.durations import Durations
+from job.errors import (
+    CheckpointDamaged,
+    ExitCode,
+    InputError,
+    Interrupted,
+    PreconditionFailed,
+    StorageError,
+    Superseded,
+)
+from job.evaluation import Evaluation, evaluate, predict_logits, sample_predictions
+from job.gate import missed_gate
+from job.model import Classifier, build_classifier
+from job.record import CheckpointEntry, EpochResult, RunRecord
+from job.settings import Phase, Settings
+from job.state import PhaseState
+from job.storage import ObjectStore
+from job.training import EpochDone, StepDone
+
+NUM_SAMPLE_PREDICTIONS = 16
+EVALUATION_BATCH_SIZE = 64
+
+Restored = tuple[CheckpointEntry, dict[str, np.ndarray]]
+
+
+class Pipeline:
+    """What is left of a claimed run, and the values that its stages share."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        store: ObjectStore,
+        record: RunRecord,
+        reader: events.Reader,
+        check_stop: Callable[[], None],
+        scratch: Path,
+    ) -> None:
+        self.settings = settings
+        self.store = store
+        self.record = record
+        self.reader = reader
+        self.check_stop = check_stop
+        self.scratch = scratch
+        self.durations = Durations(record.content.durations)
+        self.restored: Restored | None = None
+        self.checkpoints = Checkpoints(store, record, keep=settings.keep_checkpoints, scratch=scratch)
+        # `auto` is decided once a run: its later attempts may find themselves on other processors.
+        self.arithmetic = record.content.inputs.get("arithmetic") or numerics.choose(
+            precision=settings.precision, xla=settings.xla
+        )
+
+    def carry_out(self) -> None:
+        """The straight line; the outcome is then in the record."""
+        numerics.prepare_process(deterministic=self.settings.deterministic)
+        splits = self.load_data()
+        classifier = self.build_model(splits)
+        self.restore()
+        for phase in self.phases_left():
+            self.train(phase, classifier, splits)
+        exported = classifier.export(self.settings.backbone)
+        test, predictions = self.evaluate(exported, splits)
+        outcome = {
+            "test_accuracy": test.accuracy,
+            "test_accuracy_interval": test.accuracy_interval,
+            "test_loss": test.loss,
+            "model_sha256": classifier.digest(),
+        }
+        self.export(exported, outcome, test, predictions, splits)
+        self.finish(outcome)
+
+    def load_data(self) -> Splits:
+        settings = self.settings
+        with self.durations.stage("data"):
+            splits = load_splits(
+                dataset=settings.dataset,
+                data_dir=settings.data_dir,
+                specs=(settings.train_split, settings.validation_split, settings.test_split),
+                image_size=settings.image_size,
+                cache=settings.cache,
+                cache_dir=self.scratch,
+                check_stop=self.check_stop,
+            )
+        self.reader.event(
+            events.DATA_LOADED, dataset=splits.identity["dataset"], cache=settings.cache, **splits.identity["splits"]
+        )
+        return splits
+
+    def build_model(self, splits: Splits) -> Classifier:
+        """The classifier with its pre-trained weights, once they are known to be those the run began with."""
+        settings = self.settings
+        with self.durations.stage("model"):
+            classifier = build_classifier(
+                backbone=settings.backbone,
+                weights=settings.weights,
+                image_size=settings.image_size,
+                num_classes=len(splits.class_names),
+                dropout=settings.dropout,
+                flip=settings.flip,
+                rotation=settings.rotation,
+                policy=numerics.dtype_policy(self.arithmetic["precision"]),
+                seed=settings.seed,
+            )
+            inputs = {
+                "data": splits.identity,
+                "backbone_sha256": classifier.digest(("backbone",)),
+                "arithmetic": self.arithmetic,
+            }
+        self.reader.event(
+            events.MODEL_BUILT, backbone=settings.backbone, weights=settings.weights, **self.arithmetic,
+            device=numerics.device_name(),
+        )  # fmt: skip
+        recorded = self.record.content.inputs
+        if not recorded:
+            self.record.update(inputs=inputs)
+        elif recorded != inputs:
+            differing = ", ".join(name for name in inputs if recorded.get(name) != inputs[name])
+            raise InputError(
+                f"the run began with other inputs than this attempt finds: {differing} differ",
+                hint="give back the data and weights that the run began with, or start a run of another THAW_RUN_ID",
+            )
+        return classifier
+
+    def restore(self) -> None:
+        """Read the newest good checkpoint; the phase that it is of will take it."""
+
+        def on_damaged(entry: CheckpointEntry, error: CheckpointDamaged) -> None:
+            self.reader.warning(events.CHECKPOINT_DAMAGED, checkpoint=entry.name, reason=error.message)
+
+        with self.durations.stage("restore"):
+            self.restored = self.checkpoints.restore(on_damaged)
+        if self.restored is not None:
+            entry, _ = self.restored
+            self.reader.event(events.RESTORED, checkpoint=entry.name, phase=entry.phase, step=entry.step)
+
+    def phases_left(self) -> tuple[Phase, ...]:
+        """The phases from the restored one on, which may be complete."""
+        phases = self.settings.phases()
+        names: list[str] = [phase.name for phase in phases]
+        return phases[names.index(self.restored[0].phase) if self.restored else 0 :]
+
+    def train(self, phase: Phase, classifier: Classifier, splits: Splits) -> None:
+        """Train one phase to its end, with a commit after every epoch, now and then inside one, and on a stop."""
+        settings = self.settings
+        state = PhaseState(classifier, phase=phase.name, trainable=phase.trainable, learning_rate=phase.learning_rate)
+        step = 0
+        if self.restored is not None:
+            (entry, arrays), self.restored = self.restored, None
+            step = entry.step
+            state.load(arrays, step=step)
+            del arrays
+        first_epoch = sum(epoch.phase == phase.name for epoch in self.checkpoints.history)
+        if first_epoch < phase.epochs:
+            self.reader.event(events.PHASE_STARTED, phase=phase.name, epoch=first_epoch, step=step)
+            self.record.update(state=phase.name)
+        committed_at = time.monotonic()
+        with self.durations.stage(phase.name):
+            try:
+                for fact in training.train_phase(
+                    state,
+                    train=splits.train,
+                    validation=splits.validation,
+                    batch_size=settings.batch_size,
+                    epochs=phase.epochs,
+                    seed=settings.seed,
+                    xla=self.arithmetic["xla"],
+                    first_epoch=first_epoch,
+                    step=step,
+                    strategy=tf.distribute.get_strategy(),
+                    check_stop=self.check_stop,
+                ):
+                    step = fact.step
+                    if isinstance(fact, EpochDone):
+                        self.note_epoch(fact)
+                        self.commit(state, step, reason="epoch")
+                        committed_at = time.monotonic()
+                    else:
+                        self.show_step(fact, state)
+                        if time.monotonic() - committed_at >= settings.checkpoint_every_seconds:
+                            self.commit(state, step, reason="interval")
+                            committed_at = time.monotonic()
+            except Interrupted:
+                self.commit_before_leaving(state, step)
+                raise
+
+    def commit(self, state: PhaseState, step: int, *, reason: str) -> None:
+        began = time.monotonic()
+        entry = self.checkpoints.commit(
+            state.arrays, state=state.phase, phase=state.phase, step=step, durations=self.durations.so_far()
+        )
+        self.reader.event(
+            events.COMMITTED, reason=reason, phase=state.phase, step=step, bytes=entry.size,
+            seconds=time.monotonic() - began, checkpoint=entry.name,
+        )  # fmt: skip
+
+    def commit_before_leaving(self, state: PhaseState, step: int) -> None:
+        """Save what can be saved; if the store fails now, the last commit stands."""
+        if step == 0:
+            return
+        try:
+            self.commit(state, step, reason="stop")
+        except StorageError as error:
+            self.reader.warning(events.COMMIT_FAILED, phase=state.phase, step=step, reason=error.message)
+
+    def note_epoch(self, fact: EpochDone) -> None:
+        result = EpochResult(**{name: getattr(fact, name) for name in EpochResult.model_fields})
+        self.checkpoints.history.append(result)
+        self.reader.event(events.EPOCH_FINISHED, **result.model_dump())
+
+    def show_step(self, fact: StepDone, state: PhaseState) -> None:
+        if fact.compile_seconds is not None:
+            self.reader.event(events.STEP_COMPILED, phase=fact.phase, seconds=fact.compile_seconds)
+        if self.reader.wants_steps:
+            loss, accuracy = state.totals.means()
+            self.reader.step(
+                title=f"{fact.phase} epoch {fact.epoch + 1}",
+                done=fact.batch,
+                total=fact.num_batches,
+                batch_size=self.settings.batch_size,
+                loss=loss,
+                accuracy=accuracy,
+            )
+
+    def evaluate(self, exported: keras.Model, splits: Splits) -> tuple[Evaluation, list[dict[str, Any]]]:
+        """Metrics of the exported model over the test split, and predictions for its first images."""
+        self.record.update(state="evaluate", durations=self.durations.so_far())
+        with self.durations.stage("evaluate"):
+            logits, labels = predict_logits(
+                exported, splits.test, batch_size=EVALUATION_BATCH_SIZE, check_stop=self.check_stop
+            )
+            test = evaluate(logits, labels, splits.class_names)
+            predictions = sample_predictions(logits, labels, splits.class_names, count=NUM_SAMPLE_PREDICTIONS)
+        self.reader.event(events.EVALUATED, accuracy=test.accuracy, loss=test.loss, num_examples=test.num_examples)
+        return test, predictions
+
+    def export(
+        self,
+        exported: keras.Model,
+        outcome: dict[str, Any],
+        test: Evaluation,
+        predictions: list[dict[str, Any]],
+        splits: Splits,
+    ) -> None:
+        """Write the model, its labels and the report; a later attempt writes them again, the same."""
+        self.record.update(state="export", durations=self.durations.so_far())
+        with self.durations.stage("export"):
+            path = self.scratch / "model.keras"
+            exported.save(path)
+            self.publish(path, "model/model.keras")
+            self.publish_json(list(splits.class_names), "model/labels.json")
+        content = report.compose(
+            run_id=self.record.content.run_id,
+            fingerprint=self.record.content.fingerprint,
+            outcome=outcome,
+            test=test.as_json(),
+            predictions=predictions,
+            inputs=self.record.content.inputs,
+            history=self.checkpoints.history,
+            durations=self.durations.so_far(),
+            num_attempts=self.record.attempt.number,
+            settings=self.settings.model_dump(mode="json"),
+            device=numerics.device_name(),
+        )
+        self.publish_json(content, "report/report.json")
+        self.reader.event(events.EXPORTED, model=f"{self.store.uri}/model/model.keras")
+
+    def finish(self, outcome: dict[str, Any]) -> None:
+        missed = missed_gate(outcome, self.settings.min_test_accuracy)
+        exit_code = ExitCode.COMPLETE if missed is None else missed.exit_code
+        self.record.finish(outcome, exit_code=exit_code, durations=self.durations.so_far())
+        self.reader.event(events.RUN_FINISHED, at=self.store.uri, **outcome)
+
+    def publish(self, path: Path, name: str) -> None:
+        """Put a file where readers expect it, over what an attempt that was cut short may have left there."""
+        self.check_stop()
+        try:
+            self.store.upload(name, path, if_generation=self.store.generation(name))
+        except PreconditionFailed as error:
+            raise Superseded(
+                f"{self.store.uri}/{name} was written by another attempt just now",
+                hint="nothing is lost: the other attempt carries the run on",
+            ) from error
+
+    def publish_json(self, content: Any, name: str) -> None:
+        path = self.scratch / Path(name).name
+        path.write_text(json.dumps(content, indent=1) + "\n")
+        self.publish(path, name)

@@ -1,0 +1,71 @@
+"""Random access to the examples of a prepared TFDS split, for runs that keep no cache.
+
+TFRecord files are a sequence of (length: uint64, checksum: uint32, bytes, checksum: uint32). Reading the lengths
+once gives the place of every example; after that any order of examples costs one `pread` each.
+Source of the format: tensorflow/core/lib/io/record_writer.h.
+"""
+
+import os
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+_HEADER = struct.Struct("<QI")
+_FOOTER_BYTES = 4
+
+
+class ShardSlice(Protocol):
+    """A part of one file, as TFDS names it (`SplitInfo.file_instructions`); `take` is -1 for the rest."""
+
+    @property
+    def filename(self) -> str: ...
+    @property
+    def skip(self) -> int: ...
+    @property
+    def take(self) -> int: ...
+
+
+class RecordReader:
+    """The serialized examples of a split by index, in the order in which TFDS reads the split."""
+
+    def __init__(self, slices: Sequence[ShardSlice]) -> None:
+        self._files: list[int] = []
+        places: list[np.ndarray] = []
+        for number, part in enumerate(slices):
+            path = Path(part.filename)
+            offsets = _offsets(path)
+            stop = None if part.take == -1 else part.skip + part.take
+            chosen = offsets[part.skip : stop]
+            places.append(np.column_stack([np.full(len(chosen), number), chosen]))
+            self._files.append(os.open(path, os.O_RDONLY))
+        self._places = np.concatenate(places).astype(np.int64)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def read(self, index: int) -> bytes:
+        """The serialized `tf.train.Example` of one index. Safe to call from several threads."""
+        file, offset, length = (int(value) for value in self._places[index])
+        return os.pread(self._files[file], length, offset)
+
+    def close(self) -> None:
+        for file in self._files:
+            os.close(file)
+        self._files = []
+
+
+def _offsets(path: Path) -> np.ndarray:
+    """Offset and length in bytes of each record of a file: int64 [records, 2]."""
+    places = []
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        offset = 0
+        while offset < size:
+            file.seek(offset)
+            length, _ = _HEADER.unpack(file.read(_HEADER.size))
+            places.append((offset + _HEADER.size, length))
+            offset += _HEADER.size + length + _FOOTER_BYTES
+    return np.array(places, dtype=np.int64).reshape(-1, 2)

@@ -1,0 +1,86 @@
+"""The part of TFDS's split grammar that can be judged before the data set is known.
+
+`train[:40%]` and `train[40%:50%]` can be compared as they stand; `train[:960]` and `train[40%:]` only once the
+number of examples is known. What cannot be judged here is left to `data`, which asks TFDS itself.
+"""
+
+import re
+from dataclasses import dataclass
+from math import inf
+
+_PART = re.compile(
+    r"""^(?P<name>[A-Za-z0-9_][\w.-]*)
+        (?:\[ (?: (?P<start>-?\d+)(?P<start_unit>%|shard)? )? : (?: (?P<stop>-?\d+)(?P<stop_unit>%|shard)? )? \])?$""",
+    re.VERBOSE,
+)
+
+GRAMMAR = "NAME, NAME[FROM:TO] in examples or NAME[FROM%:TO%], joined by +, for example train[:40%]"
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A part of a named split, from `start` up to but not including `stop`; `unit` is '%' or '' (examples)."""
+
+    name: str
+    unit: str
+    start: float
+    stop: float
+
+    def is_empty(self) -> bool:
+        return self.start >= self.stop
+
+    def overlaps(self, other: "Interval") -> bool:
+        """True only when the two share examples whatever the size of the split."""
+        if self.name != other.name:
+            return False
+        if self._is_whole() or other._is_whole():
+            return not (self.is_empty() or other.is_empty())
+        if self.unit != other.unit:
+            return False
+        return max(self.start, other.start) < min(self.stop, other.stop)
+
+    def _is_whole(self) -> bool:
+        return self.start == 0 and self.stop in (inf, 100 if self.unit == "%" else inf)
+
+
+def parse(spec: str) -> list[Interval]:
+    """The intervals of a split specification that are comparable without the data.
+
+    Raises ValueError when the text is not of the grammar. Parts in shards, or counted from the end in
+    examples, are accepted and left out of the answer.
+    """
+    intervals = []
+    for part in spec.split("+"):
+        match = _PART.match(part.strip())
+        if match is None:
+            raise ValueError(f"{part.strip()!r} is not a split: expected {GRAMMAR}")
+        units = {unit for unit in (match["start_unit"], match["stop_unit"]) if unit}
+        if match["start"] and match["stop"] and match["start_unit"] != match["stop_unit"]:
+            raise ValueError(f"{part.strip()!r} mixes units: expected {GRAMMAR}")
+        unit = units.pop() if units else ""
+        start, stop = match["start"], match["stop"]
+        if unit == "%":
+            intervals.append(Interval(match["name"], "%", _percent(start, 0), _percent(stop, 100)))
+        elif unit == "" and not (start or "").startswith("-") and not (stop or "").startswith("-"):
+            intervals.append(Interval(match["name"], "", float(start or 0), float(stop) if stop else inf))
+    return intervals
+
+
+def _percent(text: str | None, default: float) -> float:
+    if text is None:
+        return default
+    value = float(text)
+    if abs(value) > 100:
+        raise ValueError(f"{text}% is outside -100% to 100%")
+    return value + 100 if value < 0 else value
+
+
+def overlap(first: str, second: str) -> bool:
+    """True when two split specifications certainly share examples."""
+    return any(a.overlaps(b) for a in parse(first) for b in parse(second))
+
+
+def is_empty(spec: str) -> bool:
+    """True when a split specification certainly has no examples."""
+    intervals = parse(spec)
+    return len(intervals) == spec.count("+") + 1 and all(interval.is_empty() for interval in intervals)

@@ -1,0 +1,81 @@
+"""All that changes while a phase trains, as arrays by name: what a checkpoint holds.
+
+The model's variables, the optimizer's, and the sums of the epoch under way. This room neither trains nor stores.
+"""
+
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from job.model import Classifier
+from job.settings import PhaseName
+
+
+class Totals:
+    """Running sums over the examples of an epoch, kept on the device: loss, correct answers, examples."""
+
+    NAMES = ("loss", "correct", "examples")
+
+    def __init__(self) -> None:
+        self._sums = tf.zeros([3], tf.float64)
+
+    def add(self, sums: tf.Tensor) -> None:
+        """Add float64 [3]; does not wait for the device."""
+        self._sums = self._sums + sums
+
+    def set(self, sums: np.ndarray) -> None:
+        self._sums = tf.constant(sums, tf.float64)
+
+    def read(self) -> np.ndarray:
+        """float64 [3]; waits for the device."""
+        return np.array(self._sums.numpy())
+
+    def means(self) -> tuple[float, float]:
+        """Mean loss and accuracy; (0, 0) before the first example."""
+        loss, correct, examples = self.read()
+        return (loss / examples, correct / examples) if examples else (0.0, 0.0)
+
+
+class PhaseState:
+    """All that changes while a phase trains: the model's variables, the optimizer's, and the epoch's sums."""
+
+    def __init__(
+        self, classifier: Classifier, *, phase: PhaseName, trainable: Sequence[str], learning_rate: float
+    ) -> None:
+        self.classifier = classifier
+        self.phase = phase
+        self.parts = tuple(trainable)
+        self.variables = classifier.trainable_variables(trainable)
+        # The name keeps the names of the slots the same, whatever else the process has built.
+        self.optimizer = keras.optimizers.Adam(learning_rate, name=phase)
+        self.optimizer.build(self.variables)
+        self.totals = Totals()
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """A copy of the state by name. In the head phase that is kilobytes: the backbone does not change."""
+        variables = self.classifier.named_variables(self.parts) | self._optimizer_variables()
+        # A copy: what `numpy()` returns may share the memory that the next step writes.
+        arrays = {name: np.array(variable.numpy()) for name, variable in variables.items()}
+        arrays["totals"] = self.totals.read()
+        return arrays
+
+    def load(self, arrays: dict[str, np.ndarray], *, step: int) -> None:
+        """Continue from `arrays`, which hold the state after `step` steps of this phase."""
+        load_model(self.classifier, arrays, self.parts)
+        for name, variable in self._optimizer_variables().items():
+            variable.assign(arrays[name])
+        self.totals.set(arrays["totals"])
+        iterations = int(self.optimizer.iterations.numpy())
+        if iterations != step:
+            raise ValueError(f"the optimizer of {self.phase} is at step {iterations}, its checkpoint at {step}")
+
+    def _optimizer_variables(self) -> dict[str, keras.Variable]:
+        return {f"optimizer/{index:03d}_{v.name}": v for index, v in enumerate(self.optimizer.variables)}
+
+
+def load_model(classifier: Classifier, arrays: dict[str, np.ndarray], parts: Sequence[str]) -> None:
+    """Give the model the weights of a checkpoint of a phase that trained `parts`."""
+    for name, variable in classifier.named_variables(parts).items():
+        variable.assign(arrays[name])

@@ -1,0 +1,256 @@
+"""Object storage: the whole surface that a run needs of it, and no more.
+
+An `ObjectStore` keeps immutable bytes under names. Each name has a generation that changes with every write,
+and every write states the generation it expects: 0 to create, the one last read to replace. So two writers
+can race and exactly one wins. Names are relative to the store's root in both directions, with `/` between parts.
+This room knows nothing of runs, checkpoints or models.
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol
+from urllib.parse import unquote, urlsplit
+
+from job.errors import InvalidSettings, ObjectMissing, PreconditionFailed, StorageError
+
+CHUNK_BYTES = 8 << 20
+MISSING = 0
+"""The generation of an object that is not there."""
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    """Bytes as read, with the generation that a conditional write needs."""
+
+    data: bytes
+    generation: int
+
+
+@dataclass(frozen=True)
+class Digest:
+    """What a file's content is known by: its size in bytes and its SHA-256 in hexadecimal."""
+
+    size: int
+    sha256: str
+
+
+class ObjectStore(Protocol):
+    """What a run needs of storage. Every method raises StorageError when the store does not do its part."""
+
+    @property
+    def uri(self) -> str:
+        """The root, as a person would write it."""
+        ...
+
+    def read(self, name: str) -> StoredObject:
+        """The bytes and generation of a small object. Raises ObjectMissing."""
+        ...
+
+    def write(self, name: str, data: bytes, *, if_generation: int) -> int:
+        """Write a small object and return its new generation.
+
+        Raises PreconditionFailed, and writes nothing, unless the object's generation is `if_generation`.
+        """
+        ...
+
+    def upload(self, name: str, source: Path, *, if_generation: int) -> Digest:
+        """Write a file of any size, under the same condition as `write`; the digest is of what was sent."""
+        ...
+
+    def download(self, name: str, target: Path) -> Digest:
+        """Copy an object into a file; the digest is of what arrived. Raises ObjectMissing."""
+        ...
+
+    def generation(self, name: str) -> int:
+        """The current generation, MISSING (0) when there is no such object."""
+        ...
+
+    def list(self, prefix: str) -> list[str]:
+        """The names that begin with `prefix`, sorted."""
+        ...
+
+    def delete(self, name: str) -> None:
+        """Remove an object; that it is already gone is success."""
+        ...
+
+
+class LocalStore:
+    """Objects as files under a folder: a disk, or a volume that several pods mount.
+
+    A write goes to a temporary file in the same folder, is synced, and renamed over the name under an exclusive
+    `flock`, so a reader sees the old bytes or the new and a crash leaves at most a temporary file. The generation
+    is the file's modification time in nanoseconds, which the writer sets above the old one and which is renamed
+    into place with the content.
+    """
+
+    _LOCK = ".lock"
+    _TEMPORARY = ".tmp-"
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+
+    @property
+    def uri(self) -> str:
+        return str(self.root)
+
+    def read(self, name: str) -> StoredObject:
+        with self._explained("read", name), self._path(name).open("rb") as file:
+            return StoredObject(file.read(), os.fstat(file.fileno()).st_mtime_ns)
+
+    def write(self, name: str, data: bytes, *, if_generation: int) -> int:
+        with self._explained("write", name), self._temporary(name) as (path, file):
+            file.write(data)
+            return self._publish(path, file, name, if_generation)
+
+    def upload(self, name: str, source: Path, *, if_generation: int) -> Digest:
+        with (
+            self._explained("write", name),
+            source.open("rb") as content,
+            self._temporary(name) as (path, file),
+        ):
+            digest = _copy(content, file)
+            self._publish(path, file, name, if_generation)
+            return digest
+
+    def download(self, name: str, target: Path) -> Digest:
+        with self._explained("read", name), self._path(name).open("rb") as content, target.open("wb") as file:
+            return _copy(content, file)
+
+    def generation(self, name: str) -> int:
+        with self._explained("read", name):
+            return self._generation(name)
+
+    def list(self, prefix: str) -> list[str]:
+        folder = self._path(prefix.rpartition("/")[0]) if "/" in prefix else self.root
+        with self._explained("list", prefix):
+            names = [
+                path.relative_to(self.root).as_posix()
+                for path in folder.rglob("*")
+                if path.is_file() and not path.name.startswith((self._LOCK, self._TEMPORARY))
+            ]
+        return sorted(name for name in names if name.startswith(prefix))
+
+    def delete(self, name: str) -> None:
+        with self._explained("delete", name), contextlib.suppress(FileNotFoundError):
+            self._path(name).unlink()
+
+    def _path(self, name: str) -> Path:
+        path = self.root / name
+        if name.startswith("/") or ".." in path.parts:
+            raise ValueError(f"{name!r} is not a name inside the store")
+        return path
+
+    def _generation(self, name: str) -> int:
+        try:
+            return self._path(name).stat().st_mtime_ns
+        except FileNotFoundError:
+            return MISSING
+
+    @contextlib.contextmanager
+    def _temporary(self, name: str) -> Iterator[tuple[Path, BinaryIO]]:
+        folder = self._path(name).parent
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor, text = tempfile.mkstemp(prefix=self._TEMPORARY, dir=folder)
+        path = Path(text)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                yield path, file
+        finally:
+            path.unlink(missing_ok=True)
+
+    def _publish(self, path: Path, file: BinaryIO, name: str, if_generation: int) -> int:
+        """Make a complete temporary file the object, if the object is still of the expected generation."""
+        file.flush()
+        os.fsync(file.fileno())
+        with self._lock():
+            current = self._generation(name)
+            if current != if_generation:
+                raise PreconditionFailed(
+                    f"{self.uri}/{name} has generation {current}, expected {if_generation}: another process wrote it"
+                )
+            generation = _stamp(path, above=current)
+            path.rename(self._path(name))
+            _sync_folder(self._path(name).parent)
+        return generation
+
+    @contextlib.contextmanager
+    def _lock(self) -> Iterator[None]:
+        with (self.root / self._LOCK).open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    @contextlib.contextmanager
+    def _explained(self, action: str, name: str) -> Iterator[None]:
+        """Turn the operating system's errors into ours, with the path and the way out."""
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise ObjectMissing(f"there is no object {self.uri}/{name}") from error
+        except OSError as error:
+            hints = {
+                errno.ENOSPC: "free space, or point THAW_STORAGE_URI at a larger volume",
+                errno.EDQUOT: "raise the quota, or point THAW_STORAGE_URI elsewhere",
+                errno.EROFS: "the disk is read-only: mount a writable volume, or point THAW_STORAGE_URI elsewhere",
+                errno.EACCES: "give this user the right to write there, or point THAW_STORAGE_URI elsewhere",
+            }
+            raise StorageError(
+                f"cannot {action} {error.filename or f'{self.uri}/{name}'}: {os.strerror(error.errno or 0)}",
+                hint=hints.get(error.errno or 0, "check the volume, and start the run again: nothing is lost"),
+            ) from error
+
+
+def _copy(source: BinaryIO, target: BinaryIO) -> Digest:
+    hasher, size = hashlib.sha256(), 0
+    while chunk := source.read(CHUNK_BYTES):
+        hasher.update(chunk)
+        target.write(chunk)
+        size += len(chunk)
+    return Digest(size, hasher.hexdigest())
+
+
+def digest_of(path: Path) -> Digest:
+    """The digest of a file."""
+    with path.open("rb") as file:
+        return Digest(path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def _stamp(path: Path, *, above: int) -> int:
+    """Set a file's modification time above a generation, and return it as the file system keeps it.
+
+    Some file systems keep whole seconds, or even seconds: then a step of two seconds is above for certain.
+    """
+    for candidate in (max(time.time_ns(), above + 1), above + 2_000_000_000):
+        os.utime(path, ns=(candidate, candidate))
+        kept = path.stat().st_mtime_ns
+        if kept > above:
+            return kept
+    raise OSError(errno.EIO, "the file system does not keep modification times", str(path))
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def open_store(uri: str) -> ObjectStore:
+    """The store that a STORAGE_URI names. Raises InvalidSettings for a scheme that has no store."""
+    parts = urlsplit(uri)
+    if parts.scheme == "file":
+        return LocalStore(Path(unquote(parts.path)))
+    if parts.scheme == "":
+        return LocalStore(Path(uri).expanduser())
+    raise InvalidSettings(
+        f"THAW_STORAGE_URI={uri!r}: this version has no store for {parts.scheme}://",
+        hint="give a path or file:///dir",
+    )

@@ -1,0 +1,119 @@
+"""A cleared environment for each test, small prepared data, and a run of a few seconds."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from job.settings import PREFIX, Settings
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+REPOSITORY = Path(__file__).parent.parent
+
+SMALL_RUN: dict[str, Any] = {
+    "dataset": "two_shapes",
+    "train_split": "train[:40]",
+    "validation_split": "train[40:56]",
+    "test_split": "train[56:80]",
+    "image_size": 16,
+    "batch_size": 16,
+    "backbone": "Tiny",
+    "weights": "none",
+    "head_epochs": 2,
+    "fine_tune_epochs": 2,
+    "head_learning_rate": 1e-2,
+    "fine_tune_learning_rate": 1e-3,
+    "precision": "float32",
+    "deterministic": True,
+    "run_id": "small",
+}
+"""Three batches an epoch, the last of 8: partial batches are always in play."""
+
+
+@pytest.fixture(autouse=True)
+def _cleared_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith(PREFIX)]:
+        if name != "THAW_TEST_DATA":
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A TFDS data_dir with the data sets of tests/shapes.py, prepared."""
+    from tests import shapes
+
+    folder = tmp_path_factory.mktemp("tfds")
+    for builder in (shapes.TwoShapes, shapes.ThreeShapes, shapes.DamagedShapes):
+        builder(data_dir=folder).download_and_prepare()
+    return folder
+
+
+@pytest.fixture
+def small(prepared: Path, tmp_path: Path) -> Callable[..., Settings]:
+    """Settings of a small run over a store in `tmp_path`; keywords override."""
+
+    def make(**overrides: Any) -> Settings:
+        places = {"data_dir": str(prepared), "storage_uri": str(tmp_path / "runs"), "cache_dir": tmp_path / "cache"}
+        return Settings(**(SMALL_RUN | places | overrides))
+
+    return make
+
+
+@pytest.fixture
+def environment(prepared: Path, tmp_path: Path) -> Callable[..., dict[str, str]]:
+    """The environment of a small run in a process of its own; keywords override."""
+
+    def make(**overrides: Any) -> dict[str, str]:
+        places = {"data_dir": str(prepared), "storage_uri": str(tmp_path / "runs"), "cache_dir": str(tmp_path)}
+        values = SMALL_RUN | places | overrides
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+        return clean | {f"{PREFIX}{name.upper()}": str(value) for name, value in values.items()}
+
+    return make
+
+
+def job(*argv: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run the program to its end, as a user would."""
+    return subprocess.run(
+        [sys.executable, "-m", "job", *argv], env=env, cwd=REPOSITORY, capture_output=True, text=True, timeout=240
+    )
+
+
+class Recorder:
+    """A reader that keeps the events of a run."""
+
+    wants_steps = False
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, dict[str, Any]]] = []
+
+    def event(self, name: str, **facts: Any) -> None:
+        self.events.append((name, facts))
+
+    def warning(self, name: str, **facts: Any) -> None:
+        self.events.append((name, facts))
+
+    def step(self, **facts: Any) -> None:
+        raise AssertionError("nobody asked for steps")
+
+    def closing(self, title: str, rows: dict[str, str]) -> None:
+        self.events.append((title, rows))
+
+    def names(self) -> list[str]:
+        return [name for name, _ in self.events]
+
+    def of(self, name: str) -> list[dict[str, Any]]:
+        return [facts for event, facts in self.events if event == name]
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real photographs and weights."""
+    place = os.environ.get("THAW_TEST_DATA")
+    if not place:
+        pytest.skip("THAW_TEST_DATA names no folder of real photographs and weights")
+    return Path(place)

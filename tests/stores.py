@@ -1,0 +1,86 @@
+"""Stores for the tests: one in memory, and a wrapper that makes a real one fail."""
+
+from pathlib import Path
+
+from job.errors import ObjectMissing, PreconditionFailed, StorageError
+from job.storage import MISSING, Digest, ObjectStore, StoredObject, digest_of
+
+
+class MemoryStore:
+    """Objects with generations in a dictionary."""
+
+    uri = "memory://"
+
+    def __init__(self) -> None:
+        self.objects: dict[str, StoredObject] = {}
+        self._next = 1
+
+    def read(self, name: str) -> StoredObject:
+        if name not in self.objects:
+            raise ObjectMissing(f"there is no object {name}")
+        return self.objects[name]
+
+    def write(self, name: str, data: bytes, *, if_generation: int) -> int:
+        if self.generation(name) != if_generation:
+            raise PreconditionFailed(f"{name} is not of generation {if_generation}")
+        self.objects[name] = StoredObject(bytes(data), self._next)
+        self._next += 1
+        return self.objects[name].generation
+
+    def upload(self, name: str, source: Path, *, if_generation: int) -> Digest:
+        self.write(name, source.read_bytes(), if_generation=if_generation)
+        return digest_of(source)
+
+    def download(self, name: str, target: Path) -> Digest:
+        target.write_bytes(self.read(name).data)
+        return digest_of(target)
+
+    def generation(self, name: str) -> int:
+        return self.objects[name].generation if name in self.objects else MISSING
+
+    def list(self, prefix: str) -> list[str]:
+        return sorted(name for name in self.objects if name.startswith(prefix))
+
+    def delete(self, name: str) -> None:
+        self.objects.pop(name, None)
+
+
+class Crash(BaseException):
+    """Stands for the end of the process: nothing below catches it."""
+
+
+class CrashingStore:
+    """A store that ends the process at its n-th call, before or after the call has had its effect."""
+
+    def __init__(self, store: ObjectStore, *, at_call: int, after: bool) -> None:
+        self._store = store
+        self._at_call = at_call
+        self._after = after
+        self.calls = 0
+        self.uri = store.uri
+
+    def __getattr__(self, method: str):
+        def call(*args, **kwargs):
+            self.calls += 1
+            if self.calls > self._at_call or (self.calls == self._at_call and not self._after):
+                raise Crash(f"{method}{args}")
+            result = getattr(self._store, method)(*args, **kwargs)
+            if self.calls == self._at_call:
+                raise Crash(f"{method}{args}")
+            return result
+
+        return call
+
+
+class BrokenStore:
+    """A store of which one method always fails as an unavailable one does."""
+
+    def __init__(self, store: ObjectStore, method: str) -> None:
+        self._store = store
+        self._method = method
+        self.uri = store.uri
+
+    def __getattr__(self, method: str):
+        if method == self._method:
+            raise StorageError(f"{method} is unavailable")
+        return getattr(self._store, method)

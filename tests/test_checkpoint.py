@@ -1,0 +1,191 @@
+"""Commits and restores: complete or not at all, and never without the digest."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from job import checkpoint
+from job.checkpoint import Checkpoints
+from job.errors import CheckpointDamaged, StorageError, TrainingDiverged
+from job.record import RECORD_NAME, EpochResult, RunRecord
+from job.storage import MISSING, ObjectStore, StoredObject
+from tests.stores import BrokenStore, MemoryStore
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    return MemoryStore()
+
+
+def open_run(store: ObjectStore, scratch: Path, *, keep: int = 2) -> Checkpoints:
+    record = RunRecord.claim(store, run_id="run", fingerprint="f", settings={}, holder="me")
+    return Checkpoints(store, record, keep=keep, scratch=scratch)
+
+
+def commit(checkpoints: Checkpoints, step: int, *, phase: str = "head", value: float = 0.0) -> str:
+    arrays = {"w": np.full(3, value, np.float32), "n": np.array(step)}
+    entry = checkpoints.commit(lambda: arrays, state="head", phase=phase, step=step, durations={})
+    return entry.name
+
+
+def restore(checkpoints: Checkpoints) -> tuple[int | None, list[str]]:
+    damaged: list[str] = []
+    restored = checkpoints.restore(lambda entry, error: damaged.append(entry.name))
+    return (None if restored is None else int(restored[1]["n"])), damaged
+
+
+def epoch(number: int) -> EpochResult:
+    values = dict.fromkeys(EpochResult.model_fields, 0.0)
+    return EpochResult(**(values | {"phase": "head", "epoch": number}))
+
+
+def test_what_is_committed_is_restored_bit_for_bit(store: MemoryStore, tmp_path: Path) -> None:
+    """Every type and shape, odd values included."""
+    arrays = {
+        "a": np.array([[1.5, -0.0], [np.finfo(np.float32).tiny, 3e38]], np.float32),
+        "b": np.array(7, np.int64),
+        "c": np.arange(6, dtype=np.float64).reshape(2, 3).T,
+    }
+    open_run(store, tmp_path).commit(lambda: arrays, state="head", phase="head", step=1, durations={})
+    restored = open_run(store, tmp_path).restore(lambda *_: None)
+    assert restored is not None
+    for name, array in arrays.items():
+        assert restored[1][name].dtype == array.dtype
+        assert restored[1][name].shape == array.shape
+        assert restored[1][name].tobytes() == array.tobytes()
+
+
+def test_nothing_committed_is_nothing_restored(store: MemoryStore, tmp_path: Path) -> None:
+    """A new run begins at the beginning."""
+    assert restore(open_run(store, tmp_path)) == (None, [])
+
+
+def test_the_newest_checkpoint_is_restored(store: MemoryStore, tmp_path: Path) -> None:
+    """Later commits replace earlier ones."""
+    run = open_run(store, tmp_path)
+    for step in (1, 2, 3):
+        commit(run, step)
+    assert restore(open_run(store, tmp_path)) == (3, [])
+
+
+@pytest.mark.parametrize("harm", ["missing", "truncated", "altered", "emptied"])
+def test_a_damaged_checkpoint_is_named_and_the_next_older_is_used(
+    store: MemoryStore, tmp_path: Path, harm: str
+) -> None:
+    """Whatever happened to it."""
+    run = open_run(store, tmp_path)
+    commit(run, 1)
+    newest = commit(run, 2)
+    data, generation = store.objects[newest].data, store.objects[newest].generation
+    if harm == "missing":
+        store.delete(newest)
+    else:
+        flipped = data[:-1] + bytes([data[-1] ^ 1])
+        damaged = {"truncated": data[:-5], "altered": flipped, "emptied": b""}[harm]
+        store.objects[newest] = StoredObject(damaged, generation)
+    assert restore(open_run(store, tmp_path)) == (1, [newest])
+
+
+def test_when_every_checkpoint_is_damaged_the_run_begins_again(store: MemoryStore, tmp_path: Path) -> None:
+    """Down to the pre-trained weights; each one is named."""
+    run = open_run(store, tmp_path)
+    names = [commit(run, step) for step in (1, 2)]
+    for name in names:
+        store.delete(name)
+    assert restore(open_run(store, tmp_path)) == (None, names[::-1])
+
+
+def test_the_history_goes_back_with_the_checkpoint(store: MemoryStore, tmp_path: Path) -> None:
+    """Epochs that only a damaged checkpoint held are forgotten, and will be trained again."""
+    run = open_run(store, tmp_path)
+    run.history.append(epoch(0))
+    commit(run, 1)
+    run.history.append(epoch(1))
+    store.delete(commit(run, 2))
+    again = open_run(store, tmp_path)
+    restore(again)
+    assert [result.epoch for result in again.history] == [0]
+
+
+def test_a_state_that_is_not_finite_is_never_uploaded(store: MemoryStore, tmp_path: Path) -> None:
+    """The error names the array; the last commit stands."""
+    run = open_run(store, tmp_path)
+    commit(run, 1)
+    before = dict(store.objects)
+    with pytest.raises(TrainingDiverged, match="w is not finite after step 2"):
+        commit(run, 2, value=float("nan"))
+    assert store.objects == before
+
+
+def test_a_checkpoint_of_the_same_step_is_not_uploaded_twice(store: MemoryStore, tmp_path: Path) -> None:
+    """When only the history is new, only the record changes, and the state is not even copied."""
+    run = open_run(store, tmp_path)
+    name = commit(run, 1)
+    run.history.append(epoch(0))
+
+    def copied() -> dict[str, np.ndarray]:
+        raise AssertionError("the state was copied")
+
+    assert run.commit(copied, state="head", phase="head", step=1, durations={}).name == name
+    again = open_run(store, tmp_path)
+    assert restore(again) == (1, [])
+    assert len(again.history) == 1
+
+
+def test_old_checkpoints_are_pruned_and_phase_boundaries_kept(store: MemoryStore, tmp_path: Path) -> None:
+    """The newest two, and the last of the phase before."""
+    run = open_run(store, tmp_path, keep=2)
+    names = [commit(run, step, phase="head") for step in (1, 2, 3)]
+    names += [commit(run, step, phase="fine_tune") for step in (1, 2, 3)]
+    assert set(store.list(checkpoint.PREFIX)) == {names[2], names[4], names[5]}
+
+
+def test_one_checkpoint_can_be_kept(store: MemoryStore, tmp_path: Path) -> None:
+    """The least that a setting allows still restores."""
+    run = open_run(store, tmp_path, keep=1)
+    commit(run, 1)
+    name = commit(run, 2)
+    assert store.list(checkpoint.PREFIX) == [name]
+    assert restore(open_run(store, tmp_path)) == (2, [])
+
+
+def test_orphans_of_earlier_attempts_are_swept_and_those_of_later_ones_are_not(
+    store: MemoryStore, tmp_path: Path
+) -> None:
+    """A later attempt may have uploaded a checkpoint that it has not committed yet."""
+    run = open_run(store, tmp_path)
+    for name in ("head-00000009-a1-r7.safetensors", "head-00000009-a2-r7.safetensors", "notes.txt"):
+        store.write(f"{checkpoint.PREFIX}{name}", b"", if_generation=MISSING)
+    kept = commit(run, 1)
+    assert store.list(checkpoint.PREFIX) == [
+        kept,
+        f"{checkpoint.PREFIX}head-00000009-a2-r7.safetensors",
+        f"{checkpoint.PREFIX}notes.txt",
+    ]
+
+
+@pytest.mark.parametrize("method", ["upload", "write"])
+def test_a_commit_that_fails_leaves_the_last_one(store: MemoryStore, tmp_path: Path, method: str) -> None:
+    """Before the record is swapped nothing has happened for a reader."""
+    run = open_run(store, tmp_path)
+    commit(run, 1)
+    record = store.read(RECORD_NAME)
+    run._store = run._record._store = BrokenStore(store, method)
+    with pytest.raises(StorageError, match="unavailable"):
+        commit(run, 2)
+    assert store.read(RECORD_NAME) == record
+    assert restore(open_run(store, tmp_path)) == (1, [])
+
+
+def test_a_checkpoint_of_the_right_digest_that_is_no_checkpoint_is_damaged(store: MemoryStore, tmp_path: Path) -> None:
+    """The digest proves the bytes, not their meaning."""
+    run = open_run(store, tmp_path)
+    commit(run, 1)
+    entry = run._entries[0]
+    content = tmp_path / "content"
+    content.write_bytes(b"not a checkpoint")
+    digest = store.upload("checkpoints/other", content, if_generation=MISSING)
+    wrong = entry.model_copy(update={"name": "checkpoints/other", "size": digest.size, "sha256": digest.sha256})
+    with pytest.raises(CheckpointDamaged, match="is not a checkpoint"):
+        checkpoint.load(store, wrong, scratch=tmp_path)

@@ -1,0 +1,75 @@
+"""The README says what the code says."""
+
+import re
+
+import pytest
+
+from job import events
+from job.backbones import BACKBONES
+from job.errors import ExitCode
+from job.settings import Settings, changes_result, variable
+from tests.conftest import REPOSITORY
+
+README = (REPOSITORY / "README.md").read_text()
+
+
+@pytest.mark.parametrize("field", list(Settings.model_fields))
+def test_every_setting_is_in_the_table_with_its_default_and_its_mark(field: str) -> None:
+    """A star says that it is part of the fingerprint."""
+    info = Settings.model_fields[field]
+    rows = re.findall(rf"^\| `{variable(field)}`( \*)? \| (.*?) \| .+ \|$", README, re.MULTILINE)
+    assert len(rows) == 1
+    star, default = rows[0]
+    assert bool(star) == changes_result(field)
+    if info.default is not None and field != "cache_dir":
+        value = str(info.default).lower() if isinstance(info.default, bool) else str(info.default)
+        assert default == f"`{value}`"
+
+
+def test_no_variable_is_named_that_does_not_exist() -> None:
+    """But for the variable of the tests."""
+    named = set(re.findall(r"THAW_[A-Z_]+", README))
+    assert named <= {variable(field) for field in Settings.model_fields} | {"THAW_TEST_DATA"}
+
+
+def test_every_file_of_the_program_has_a_line() -> None:
+    """And no line is of a file that is gone."""
+    listed = re.findall(r"^\| `(job/\w+\.py)` \| .+ \|$", README, re.MULTILINE)
+    files = {f"job/{path.name}" for path in (REPOSITORY / "job").glob("*.py") if path.name != "__init__.py"}
+    assert sorted(listed) == sorted(files)
+
+
+def test_every_exit_code_has_a_row() -> None:
+    """With the numbers of the enum."""
+    assert [int(code) for code in re.findall(r"^\| (\d+) \| ", README, re.MULTILINE)] == [
+        int(code) for code in ExitCode
+    ]
+
+
+def test_every_event_is_named() -> None:
+    """A log can be searched for what the README lists."""
+    names = {value for name, value in vars(events).items() if name.isupper()}
+    (listed,) = re.findall(r"The events:\n\n(.+?)\n\n", README, re.DOTALL)
+    assert set(re.findall(r"`(\w+)`", listed)) == names
+
+
+def test_every_family_of_backbones_is_named() -> None:
+    """Sizes and versions aside."""
+    for name in BACKBONES:
+        family = re.sub(r"(V\d)?(Nano|Small|Mobile|Tiny|Base|XLarge|Large|B\d|[SML]|\d+)?(V\d)?$", "", name) or name
+        assert family in README, name
+
+
+def test_every_target_of_the_makefile_that_is_named_exists() -> None:
+    """And is shown by `make help`."""
+    makefile = (REPOSITORY / "Makefile").read_text()
+    targets = set(re.findall(r"^([a-z-]+):.*## ", makefile, re.MULTILINE))
+    for words in re.findall(r"(?:^ {4}|`)make ([a-z -]+?)(?: {2,}|`|$)", README, re.MULTILINE):
+        assert set(words.split()) <= targets, words
+    assert {"help", "setup", "demo", "run", "test", "test-all", "lint", "types", "bench"} <= targets
+
+
+def test_the_lock_files_name_no_host() -> None:
+    """Names and hashes only."""
+    for path in (REPOSITORY / "requirements").glob("*.txt"):
+        assert not re.search(r"https?://|--index-url|--find-links", path.read_text()), path.name

@@ -1,0 +1,53 @@
+"""The exit codes are a contract; the tree in the docstring is the tree of the classes."""
+
+import re
+
+import pytest
+
+from job import errors
+from job.errors import ExitCode, ThawError
+
+
+def every_error() -> list[type[ThawError]]:
+    found, pending = [], [ThawError]
+    while pending:
+        error = pending.pop()
+        found.append(error)
+        pending += error.__subclasses__()
+    return found
+
+
+def test_exit_codes_are_those_of_the_contract() -> None:
+    """The manifests and their readers rely on these numbers."""
+    assert {code.name: int(code) for code in ExitCode} == {
+        "COMPLETE": 0,
+        "UNEXPECTED": 1,
+        "INVALID_SETTINGS": 2,
+        "RUN_MISMATCH": 3,
+        "BAD_INPUT": 4,
+        "DIVERGED": 5,
+        "QUALITY_GATE": 6,
+        "INTERRUPTED": 42,
+        "SUPERSEDED": 43,
+        "STORAGE_UNAVAILABLE": 44,
+    }
+
+
+@pytest.mark.parametrize("error", every_error())
+def test_every_error_is_drawn_in_the_docstring(error: type[ThawError]) -> None:
+    """The tree at the top of the room is complete."""
+    assert re.search(rf"\b{error.__name__}\b", errors.__doc__ or "")
+
+
+@pytest.mark.parametrize("error", [error for error in every_error() if error is not ThawError])
+def test_the_docstring_states_the_exit_code_of_each_branch(error: type[ThawError]) -> None:
+    """A direct child of the root shows its number; the others inherit it."""
+    if ThawError in error.__bases__:
+        assert re.search(rf"{error.__name__}\s+{int(error.exit_code)}\b", errors.__doc__ or "")
+    else:
+        assert error.exit_code == error.__bases__[0].exit_code
+
+
+def test_no_failure_looks_like_success() -> None:
+    """No error carries the exit code of a complete run."""
+    assert all(error.exit_code != ExitCode.COMPLETE for error in every_error())

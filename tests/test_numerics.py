@@ -1,0 +1,55 @@
+"""What `auto` means, by the facts of a processor."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import keras
+import pytest
+import tensorflow as tf
+
+from job import numerics
+
+INTEL = "model name\t: Some Xeon\nflags\t\t: fpu avx512f avx512_bf16 amx_bf16\n"
+OLD = "model name\t: Some Core\nflags\t\t: fpu avx2 avx512f\n"
+ARM = "Features\t: fp asimd bf16 i8mm\n"
+
+
+@pytest.mark.parametrize(
+    ("cpu", "precision"), [(INTEL, "bfloat16"), (ARM, "bfloat16"), (OLD, "float32"), ("", "float32")]
+)
+def test_auto_is_bfloat16_where_a_processor_has_it(monkeypatch: pytest.MonkeyPatch, cpu: str, precision: str) -> None:
+    """By its flags; an unknown processor gets float32."""
+    monkeypatch.setattr(numerics, "_cpu_info", cpu.splitlines)
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda _: [])
+    assert numerics.choose(precision="auto", xla="auto") == {"precision": precision, "xla": False}
+
+
+@pytest.mark.parametrize(("capability", "precision"), [((9, 0), "bfloat16"), ((8, 0), "bfloat16"), ((7, 5), "float32")])
+def test_auto_is_bfloat16_on_a_gpu_that_has_it(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], precision: str
+) -> None:
+    """From compute capability 8.0 on, whatever the processor beside it."""
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda _: [SimpleNamespace(name="gpu:0")])
+    details = {"compute_capability": capability, "device_name": "Some GPU"}
+    monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda _: details)
+    assert numerics.choose(precision="auto", xla="auto")["precision"] == precision
+    assert numerics.device_name() == "Some GPU"
+
+
+def test_what_is_asked_for_is_not_second_guessed() -> None:
+    """A setting that is not `auto` is an order."""
+    assert numerics.choose(precision="float32", xla="on") == {"precision": "float32", "xla": True}
+    assert numerics.choose(precision="bfloat16", xla="off") == {"precision": "bfloat16", "xla": False}
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_variables_are_float32_in_either_precision(precision: str) -> None:
+    """Small updates would be lost in bfloat16."""
+    policy = keras.dtype_policies.DTypePolicy(numerics.dtype_policy(precision))  # type: ignore[arg-type]
+    assert (policy.variable_dtype, policy.compute_dtype) == ("float32", precision)
+
+
+def test_the_processor_has_a_name() -> None:
+    """For the report, on this very machine."""
+    assert numerics.device_name()
+    assert not Path("/proc/cpuinfo").exists() or numerics.device_name() in Path("/proc/cpuinfo").read_text()

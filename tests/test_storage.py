@@ -1,0 +1,210 @@
+"""One contract that every store passes, and what is true of files alone."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from job.errors import InvalidSettings, ObjectMissing, PreconditionFailed, StorageError
+from job.storage import MISSING, LocalStore, ObjectStore, digest_of, open_store
+from tests.conftest import REPOSITORY
+from tests.stores import MemoryStore
+
+
+@pytest.fixture(params=["local", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
+    return LocalStore(tmp_path / "store") if request.param == "local" else MemoryStore()
+
+
+def test_what_is_written_is_read(store: ObjectStore) -> None:
+    """Bytes come back as they went, with the generation of the write."""
+    generation = store.write("a/b", b"\x00bytes", if_generation=MISSING)
+    stored = store.read("a/b")
+    assert (stored.data, stored.generation) == (b"\x00bytes", generation)
+    assert store.generation("a/b") == generation
+
+
+def test_a_missing_object_is_told(store: ObjectStore, tmp_path: Path) -> None:
+    """Reading and downloading say so; its generation is 0."""
+    with pytest.raises(ObjectMissing, match="nope"):
+        store.read("nope")
+    with pytest.raises(ObjectMissing, match="nope"):
+        store.download("nope", tmp_path / "file")
+    assert store.generation("nope") == MISSING
+
+
+def test_an_object_is_created_once(store: ObjectStore) -> None:
+    """Generation 0 means: only if it is not there."""
+    store.write("a", b"first", if_generation=MISSING)
+    with pytest.raises(PreconditionFailed):
+        store.write("a", b"second", if_generation=MISSING)
+    assert store.read("a").data == b"first"
+
+
+def test_a_write_on_an_old_generation_is_refused(store: ObjectStore) -> None:
+    """Whoever read first and writes last loses."""
+    old = store.write("a", b"1", if_generation=MISSING)
+    store.write("a", b"2", if_generation=old)
+    with pytest.raises(PreconditionFailed):
+        store.write("a", b"3", if_generation=old)
+    assert store.read("a").data == b"2"
+
+
+def test_a_write_to_a_deleted_object_is_refused(store: ObjectStore) -> None:
+    """The generation that was read is gone."""
+    old = store.write("a", b"1", if_generation=MISSING)
+    store.delete("a")
+    with pytest.raises(PreconditionFailed):
+        store.write("a", b"2", if_generation=old)
+
+
+def test_every_write_has_a_new_generation(store: ObjectStore) -> None:
+    """Also when writes follow each other faster than the clock ticks, and the bytes are the same."""
+    generations = [store.write("a", b"", if_generation=MISSING)]
+    for _ in range(200):
+        generations.append(store.write("a", b"", if_generation=generations[-1]))
+    assert generations == sorted(set(generations))
+
+
+def test_files_go_up_and_come_down_with_their_digests(store: ObjectStore, tmp_path: Path) -> None:
+    """Of any size; the digest is of the content."""
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_bytes(os.urandom(20 << 20))
+    up = store.upload("big", source, if_generation=MISSING)
+    down = store.download("big", target)
+    assert up == down == digest_of(source)
+    assert target.read_bytes() == source.read_bytes()
+
+
+def test_an_upload_has_the_condition_of_a_write(store: ObjectStore, tmp_path: Path) -> None:
+    """A file does not replace an object unseen."""
+    source = tmp_path / "source"
+    source.write_bytes(b"new")
+    generation = store.write("a", b"old", if_generation=MISSING)
+    with pytest.raises(PreconditionFailed):
+        store.upload("a", source, if_generation=MISSING)
+    assert store.read("a").data == b"old"
+    store.upload("a", source, if_generation=generation)
+    assert store.read("a").data == b"new"
+
+
+def test_names_are_listed_by_prefix_and_sorted(store: ObjectStore) -> None:
+    """Names are relative to the store in both directions."""
+    for name in ("b/2", "b/1", "bb", "a", "b/c/3"):
+        store.write(name, b"", if_generation=MISSING)
+    assert store.list("b/") == ["b/1", "b/2", "b/c/3"]
+    assert store.list("b") == ["b/1", "b/2", "b/c/3", "bb"]
+    assert store.list("") == ["a", "b/1", "b/2", "b/c/3", "bb"]
+    assert store.list("nothing/") == []
+
+
+def test_deleting_twice_is_success(store: ObjectStore) -> None:
+    """That it is already gone is what was wanted."""
+    store.write("a", b"", if_generation=MISSING)
+    store.delete("a")
+    store.delete("a")
+    assert store.list("") == []
+
+
+INCREMENT = """
+import sys
+from pathlib import Path
+from job.errors import PreconditionFailed
+from job.storage import LocalStore
+store = LocalStore(Path(sys.argv[1]))
+for _ in range(100):
+    while True:
+        stored = store.read("counter")
+        try:
+            store.write("counter", str(int(stored.data) + 1).encode(), if_generation=stored.generation)
+            break
+        except PreconditionFailed:
+            pass
+"""
+
+
+def test_compare_and_swap_holds_between_processes(tmp_path: Path) -> None:
+    """Four processes count to a hundred each, and no count is lost."""
+    store = LocalStore(tmp_path)
+    store.write("counter", b"0", if_generation=MISSING)
+    processes = [subprocess.Popen([sys.executable, "-c", INCREMENT, str(tmp_path)], cwd=REPOSITORY) for _ in range(4)]
+    assert [process.wait(timeout=120) for process in processes] == [0] * 4
+    assert store.read("counter").data == b"400"
+
+
+HOLD_A_HALF_WRITTEN_FILE = """
+import sys, time
+from pathlib import Path
+from job.storage import LocalStore
+store = LocalStore(Path(sys.argv[1]))
+with store._temporary("a") as (path, file):
+    file.write(b"half")
+    file.flush()
+    print("written", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_writer_killed_half_way_leaves_the_old_object_and_no_name(tmp_path: Path) -> None:
+    """A temporary file may stay; it is no object."""
+    store = LocalStore(tmp_path)
+    generation = store.write("a", b"old", if_generation=MISSING)
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD_A_HALF_WRITTEN_FILE, str(tmp_path)], cwd=REPOSITORY, stdout=subprocess.PIPE
+    ) as writer:
+        assert writer.stdout is not None
+        writer.stdout.readline()
+        writer.kill()
+    assert store.read("a").data == b"old"
+    assert store.list("") == ["a"]
+    store.write("a", b"new", if_generation=generation)
+
+
+def test_a_failed_write_leaves_no_temporary_file(tmp_path: Path) -> None:
+    """A refused write cleans up after itself."""
+    store = LocalStore(tmp_path)
+    store.write("a", b"", if_generation=MISSING)
+    with pytest.raises(PreconditionFailed):
+        store.write("a", b"x", if_generation=MISSING)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "a"]
+
+
+def test_a_coarse_clock_does_not_repeat_generations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some file systems keep whole seconds: a write in the same second still has its own generation."""
+    real = os.utime
+    monkeypatch.setattr(os, "utime", lambda path, ns: real(path, ns=(ns[0] // 10**9 * 10**9, ns[1] // 10**9 * 10**9)))
+    store = LocalStore(tmp_path)
+    generation = store.write("a", b"1", if_generation=MISSING)
+    assert store.write("a", b"2", if_generation=generation) > generation
+
+
+@pytest.mark.parametrize("name", ["../a", "/etc/passwd", "a/../../b"])
+def test_names_stay_inside_the_store(tmp_path: Path, name: str) -> None:
+    """A name never reaches a file outside."""
+    with pytest.raises(ValueError, match="not a name inside the store"):
+        LocalStore(tmp_path).write(name, b"", if_generation=MISSING)
+
+
+def test_a_full_disk_is_told_with_the_path_and_the_way_out() -> None:
+    """/dev/full refuses every write, as a full disk does."""
+    store = LocalStore(Path("/dev/full"))
+    with pytest.raises(StorageError, match="/dev/full") as caught:
+        store.write("a", b"x", if_generation=MISSING)
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("uri", "root"),
+    [("/runs/a", "/runs/a"), ("file:///runs/a%20b", "/runs/a b"), ("runs", str(Path("runs").absolute()))],
+)
+def test_paths_and_file_uris_name_a_folder(uri: str, root: str) -> None:
+    """Three ways to write a local place."""
+    assert open_store(uri).uri == root
+
+
+def test_a_scheme_without_a_store_is_refused() -> None:
+    """The message names the scheme."""
+    with pytest.raises(InvalidSettings, match="gs://"):
+        open_store("gs://bucket/x")

@@ -1,0 +1,234 @@
+"""Training: frozen means frozen, the rest learns, and every step is a function of (seed, phase, step)."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from job.data import Splits, load_splits
+from job.errors import Interrupted, TrainingDiverged
+from job.model import Classifier, build_classifier
+from job.settings import PhaseName
+from job.state import PhaseState
+from job.training import EpochDone, StepDone, loss_of, predicted_classes, train_phase
+from tests.conftest import REPOSITORY
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _determinism() -> None:
+    tf.config.experimental.enable_op_determinism()
+
+
+@pytest.fixture(scope="module")
+def splits(prepared: Path) -> Splits:
+    return load_splits(
+        dataset="two_shapes", data_dir=str(prepared), specs=("train[:40]", "train[40:56]", "train[56:80]"),
+        image_size=16, cache="memory", cache_dir=prepared, check_stop=lambda: None,
+    )  # fmt: skip
+
+
+PARTS = {"head": ("head",), "fine_tune": ("backbone", "head")}
+
+
+def new_state(phase: PhaseName, *, learning_rate: float = 1e-2, dropout: float = 0.2) -> PhaseState:
+    keras.utils.set_random_seed(0)
+    classifier = build_classifier(
+        backbone="Tiny", weights="none", image_size=16, num_classes=2, dropout=dropout, flip="horizontal", rotation=0.1,
+        policy="float32", seed=0,
+    )  # fmt: skip
+    return PhaseState(classifier, phase=phase, trainable=PARTS[phase], learning_rate=learning_rate)
+
+
+def train(
+    state: PhaseState, splits: Splits, *, facts: list[StepDone | EpochDone] | None = None, **overrides: Any
+) -> list[StepDone | EpochDone]:
+    """Train to the end, or until told to stop; `facts` then keeps what came before."""
+    values: dict[str, Any] = {
+        "train": splits.train,
+        "validation": splits.validation,
+        "batch_size": 16,
+        "epochs": 2,
+        "seed": 0,
+        "xla": False,
+        "first_epoch": 0,
+        "step": 0,
+        "strategy": tf.distribute.get_strategy(),
+        "check_stop": lambda: None,
+    }
+    facts = [] if facts is None else facts
+    for fact in train_phase(state, **(values | overrides)):
+        facts.append(fact)
+    return facts
+
+
+def weights(classifier: Classifier, part: str) -> dict[str, np.ndarray]:
+    return {name: variable.numpy() for name, variable in classifier.named_variables((part,)).items()}
+
+
+def test_in_the_head_phase_no_backbone_tensor_changes(splits: Splits) -> None:
+    """Bit for bit, while the head learns."""
+    state = new_state("head")
+    backbone, head = weights(state.classifier, "backbone"), weights(state.classifier, "head")
+    train(state, splits)
+    for name, before in backbone.items():
+        np.testing.assert_array_equal(state.classifier.named_variables(("backbone",))[name].numpy(), before)
+    assert any(not np.array_equal(weights(state.classifier, "head")[name], head[name]) for name in head)
+
+
+def test_in_fine_tuning_everything_changes_but_the_statistics(splits: Splits) -> None:
+    """Every kernel, gamma and beta; no moving mean, no moving variance."""
+    state = new_state("fine_tune")
+    before = weights(state.classifier, "backbone") | weights(state.classifier, "head")
+    train(state, splits)
+    after = weights(state.classifier, "backbone") | weights(state.classifier, "head")
+    unchanged = {name.rsplit("/", 1)[1] for name in before if np.array_equal(before[name], after[name])}
+    assert unchanged == {"moving_mean", "moving_variance"}
+
+
+def test_facts_come_in_order_and_count_every_step(splits: Splits) -> None:
+    """Three batches an epoch, then the epoch."""
+    facts = train(new_state("head"), splits)
+    kinds = [(type(fact).__name__, fact.epoch, fact.step) for fact in facts]
+    assert kinds == [
+        ("StepDone", 0, 1), ("StepDone", 0, 2), ("StepDone", 0, 3), ("EpochDone", 0, 3),
+        ("StepDone", 1, 4), ("StepDone", 1, 5), ("StepDone", 1, 6), ("EpochDone", 1, 6),
+    ]  # fmt: skip
+    steps = [fact for fact in facts if isinstance(fact, StepDone)]
+    assert [step.compile_seconds is not None for step in steps] == [True] + [False] * 5
+
+
+@pytest.mark.parametrize("phase", ["head", "fine_tune"])
+@pytest.mark.parametrize("stop_after", [1, 3, 4])
+def test_a_phase_continued_at_any_step_ends_with_the_same_bits(splits: Splits, phase: str, stop_after: int) -> None:
+    """In the middle of an epoch, at its end before validation, and in the next one."""
+    whole = new_state(phase)
+    epochs = [fact for fact in train(whole, splits) if isinstance(fact, EpochDone)]
+
+    first = new_state(phase)
+    seen = 0
+
+    def stop() -> None:
+        nonlocal seen
+        seen += 1
+        if seen == stop_after:
+            raise Interrupted("now")
+
+    facts: list[StepDone | EpochDone] = []
+    with pytest.raises(Interrupted):
+        train(first, splits, check_stop=stop, facts=facts)
+    finished = [fact for fact in facts if isinstance(fact, EpochDone)]
+    step = facts[-1].step
+
+    second = new_state(phase)
+    second.load(first.arrays(), step=step)
+    rest = train(second, splits, first_epoch=len(finished), step=step)
+    finished += [fact for fact in rest if isinstance(fact, EpochDone)]
+
+    assert second.classifier.digest() == whole.classifier.digest()
+    for fact, expected in zip(finished, epochs, strict=True):
+        assert (fact.train_loss, fact.train_accuracy) == (expected.train_loss, expected.train_accuracy)
+        assert (fact.validation_loss, fact.validation_accuracy) == (
+            expected.validation_loss,
+            expected.validation_accuracy,
+        )
+
+
+def test_a_state_of_another_step_is_refused(splits: Splits) -> None:
+    """The optimizer's own count must agree with the checkpoint's."""
+    state = new_state("head")
+    train(state, splits)
+    with pytest.raises(ValueError, match="at step 6, its checkpoint at 5"):
+        new_state("head").load(state.arrays(), step=5)
+
+
+def test_a_head_phase_state_is_small(splits: Splits) -> None:
+    """The backbone does not change and is not in it."""
+    arrays = new_state("head").arrays()
+    assert not any(name.startswith("backbone/") for name in arrays)
+    assert sum(array.nbytes for array in arrays.values()) < 10_000
+
+
+def test_accuracy_is_that_of_the_model_on_the_split(splits: Splits) -> None:
+    """What an epoch reports is what counting over the validation images gives."""
+    state = new_state("fine_tune")
+    last = train(state, splits)[-1]
+    assert isinstance(last, EpochDone)
+    logits, labels = [], []
+    for images, batch_labels in splits.validation.batches(16):
+        logits.append(state.classifier.logits(state.classifier.features(images)))
+        labels.append(batch_labels)
+    every_logit, every_label = tf.concat(logits, 0), tf.concat(labels, 0)
+    assert last.validation_accuracy == np.mean(predicted_classes(every_logit) == every_label)
+    assert last.validation_loss == pytest.approx(float(tf.reduce_mean(loss_of(every_logit, every_label))), rel=1e-5)
+
+
+def test_the_head_learns(splits: Splits) -> None:
+    """Loss falls well below chance on shapes that are easy."""
+    facts = train(new_state("fine_tune"), splits, epochs=12)
+    last = facts[-1]
+    assert isinstance(last, EpochDone)
+    assert last.train_loss < 0.3
+    assert last.validation_accuracy > 0.9
+
+
+def test_validation_features_of_a_frozen_backbone_are_computed_once(
+    splits: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And every epoch of fine-tuning."""
+    passes = {"head": 0, "fine_tune": 0}
+    for phase in passes:
+        batches: Callable[..., Any] = type(splits.validation).batches
+
+        def counted(self: Any, *args: Any, phase: str = phase, batches: Any = batches, **kwargs: Any) -> Any:
+            passes[phase] += self is splits.validation
+            return batches(self, *args, **kwargs)
+
+        monkeypatch.setattr(type(splits.validation), "batches", counted)
+        train(new_state(phase), splits, epochs=3)
+        monkeypatch.undo()
+    assert passes == {"head": 1, "fine_tune": 3}
+
+
+def test_divergence_is_an_error_with_the_value_and_the_step(splits: Splits) -> None:
+    """A loss that is not a number ends the phase."""
+    state = new_state("fine_tune")
+    state.classifier.head.kernel.assign(np.full(state.classifier.head.kernel.shape, np.nan, np.float32))
+    with pytest.raises(TrainingDiverged, match="the loss is nan after step 1 of phase fine_tune"):
+        train(state, splits)
+
+
+@pytest.mark.parametrize(("logit", "label", "correct"), [(0.3, 1, True), (0.3, 0, False), (-0.3, 0, True)])
+def test_a_logit_is_judged_at_zero(logit: float, label: int, correct: bool) -> None:
+    """The threshold of a probability, 0.5, would be wrong for a logit."""
+    assert bool(predicted_classes(tf.constant([[logit]]))[0] == label) == correct
+
+
+def test_two_devices_train_as_one_does(prepared: Path) -> None:
+    """The batch size is global: the gradient is the mean over the batch of both devices, partial ones included."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.two_devices", str(prepared)],
+        cwd=REPOSITORY, capture_output=True, text=True, check=True, timeout=120,
+    )  # fmt: skip
+    results = json.loads(done.stdout.splitlines()[-1])
+    one, two = results["one"], results["two"]
+    assert (one["replicas"], two["replicas"]) == (1, 2)
+    assert one["train_loss"] == pytest.approx(two["train_loss"], rel=1e-4)
+    assert one["validation_loss"] == pytest.approx(two["validation_loss"], rel=1e-3)
+    np.testing.assert_allclose(one["kernel"], two["kernel"], atol=2e-4)
+
+
+def test_xla_computes_the_same(splits: Splits) -> None:
+    """It is a choice of speed; the numbers agree to rounding. (Its random bits are its own, hence no dropout here.)"""
+    losses = []
+    for xla in (False, True):
+        last = train(new_state("head", dropout=0.0), splits, xla=xla, epochs=1)[-1]
+        assert isinstance(last, EpochDone)
+        losses.append(last.train_loss)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)

@@ -1,0 +1,57 @@
+"""Train the same epoch on one device and on two, in a process that sees two CPUs; prints JSON.
+
+A process of its own: logical devices can only be made before TensorFlow has started.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+
+from job.data import load_splits
+from job.model import build_classifier
+from job.state import PhaseState
+from job.training import EpochDone, train_phase
+
+
+def main(data_dir: str) -> None:
+    tf.config.set_logical_device_configuration(
+        tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+    )
+    # The devices wait for each other inside their operations: each needs threads of its own.
+    tf.config.threading.set_inter_op_parallelism_threads(8)
+    splits = load_splits(
+        dataset="two_shapes", data_dir=data_dir, specs=("train[:40]", "train[40:56]", "train[56:80]"),
+        image_size=16, cache="memory", cache_dir=Path(data_dir), check_stop=lambda: None,
+    )  # fmt: skip
+    strategies = {"one": tf.distribute.get_strategy(), "two": tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])}
+    results = {}
+    for name, strategy in strategies.items():
+        with strategy.scope():
+            keras.utils.set_random_seed(0)
+            # Without dropout and augmentation, whose draws are each device's own.
+            classifier = build_classifier(
+                backbone="Tiny", weights="none", image_size=16, num_classes=2, dropout=0.0, flip="none", rotation=0.0,
+                policy="float32", seed=0,
+            )  # fmt: skip
+            state = PhaseState(classifier, phase="fine_tune", trainable=("backbone", "head"), learning_rate=1e-3)
+            facts = train_phase(
+                state, train=splits.train, validation=splits.validation, batch_size=16, epochs=1, seed=0, xla=False,
+                first_epoch=0, step=0, strategy=strategy, check_stop=lambda: None,
+            )  # fmt: skip
+            last = list(facts)[-1]
+        assert isinstance(last, EpochDone)
+        kernel = classifier.head.kernel.numpy().ravel().tolist()
+        results[name] = {
+            "replicas": strategy.num_replicas_in_sync,
+            "train_loss": last.train_loss,
+            "validation_loss": last.validation_loss,
+            "kernel": kernel,
+        }
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
