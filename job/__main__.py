@@ -5,6 +5,7 @@ signal without a handler is lost. The first signal asks the run to commit and le
 grace period, ends the process at once, and the last commit stands.
 """
 
+import contextlib
 import os
 import signal
 import socket
@@ -114,5 +115,17 @@ def _told(error: ThawError) -> str:
     return f"error: {error.message}" + (f"\nhint: {error.hint}" if error.hint else "")
 
 
+def leave(exit_code: int) -> NoReturn:
+    """End the process without the interpreter's own ending.
+
+    While that takes its time, Python gives SIGTERM back its default handler: the signal and not the run would then
+    decide how the process ends.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(exit_code)
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))

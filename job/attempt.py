@@ -5,14 +5,12 @@ record says that there is work to do.
 """
 
 import contextlib
-import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
-from job import events
+from job import events, scratch
 from job.console import without_native_notes
-from job.errors import ExitCode, InvalidSettings, StorageError, Superseded, ThawError
+from job.errors import ExitCode, StorageError, Superseded, ThawError
 from job.events import Reader
 from job.gate import missed_gate
 from job.record import RunRecord
@@ -45,12 +43,12 @@ def make(
         reader.event(events.RUN_ALREADY_DONE, at=store.uri, **(record.content.outcome or {}))
     else:
         reader.event(events.RUN_CLAIMED, at=store.uri, attempt=record.attempt.number, state=record.content.state)
-        with _noting_the_end(record), _scratch_folder(settings.cache_dir) as scratch:
+        with _noting_the_end(record), scratch.folder(settings.cache_dir) as folder:
             with without_native_notes():
                 from job.pipeline import Pipeline
 
             Pipeline(
-                settings, store=store, record=record, reader=reader, check_stop=check_stop, scratch=scratch
+                settings, store=store, record=record, reader=reader, check_stop=check_stop, scratch=folder
             ).carry_out()
     outcome = record.content.outcome or {}
     reader.closing(
@@ -76,18 +74,3 @@ def _noting_the_end(record: RunRecord) -> Iterator[None]:
     finally:
         with contextlib.suppress(Superseded, StorageError):
             record.close_attempt(exit_code)
-
-
-@contextlib.contextmanager
-def _scratch_folder(cache_dir: Path) -> Iterator[Path]:
-    """A folder of this attempt's own for temporary files."""
-    try:
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        folder = tempfile.TemporaryDirectory(prefix="thaw-", dir=cache_dir, ignore_cleanup_errors=True)
-    except OSError as error:
-        raise InvalidSettings(
-            f"THAW_CACHE_DIR={str(cache_dir)!r} cannot be written: {error.strerror}",
-            hint="name a folder on a writable volume",
-        ) from error
-    with folder as path:
-        yield Path(path)

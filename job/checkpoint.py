@@ -11,10 +11,10 @@ A restore goes the other way: from the newest checkpoint that the record names t
 whose bytes have the recorded digest. This room knows arrays by name; it does not know TensorFlow.
 """
 
+import contextlib
 import math
 import re
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -22,9 +22,17 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from job.errors import CheckpointDamaged, ObjectMissing, PreconditionFailed, Superseded, TrainingDiverged
+from job import scratch as temporary
+from job.errors import (
+    CheckpointDamaged,
+    ObjectMissing,
+    PreconditionFailed,
+    StorageError,
+    Superseded,
+    TrainingDiverged,
+)
 from job.record import CheckpointEntry, RunRecord, State
-from job.storage import MISSING, ObjectStore
+from job.storage import MISSING, ObjectStore, digest_of
 
 PREFIX = "checkpoints/"
 
@@ -82,17 +90,25 @@ class Checkpoints:
             entries = retained([*self._entries, entry], keep=self._keep)
         self._record.update(state=state, checkpoints=tuple(entries), history=tuple(self.history), durations=durations)
         self._entries = entries
-        prune(self._store, entries, attempt=self._record.attempt.number)
+        self.prune()
         return entry
+
+    def prune(self) -> None:
+        """Delete what the record no longer names. What the store refuses to delete now, a later prune will."""
+        with contextlib.suppress(StorageError):
+            prune(self._store, self._entries, attempt=self._record.attempt.number)
 
     def _upload(self, arrays: Arrays, phase: str, step: int) -> CheckpointEntry:
         check_finite(arrays, phase, step)
         attempt = self._record.attempt.number
         # Attempt and revision make the name one that was never used.
         name = f"{PREFIX}{phase}-{step:08d}-a{attempt}-r{self._record.content.revision}.safetensors"
-        with tempfile.TemporaryDirectory(prefix="commit-", dir=self._scratch) as folder:
-            path = Path(folder) / "state.safetensors"
-            save_file({key: np.asarray(array, order="C") for key, array in arrays.items()}, path)
+        with _temporary_file(self._scratch / "commit.safetensors") as path:
+            try:
+                save_file({key: np.asarray(array, order="C") for key, array in arrays.items()}, path)
+            except SafetensorError as error:
+                raise temporary.unavailable(path, str(error)) from error
+            meant = digest_of(path)
             try:
                 digest = self._store.upload(name, path, if_generation=MISSING)
             except PreconditionFailed as error:
@@ -100,6 +116,11 @@ class Checkpoints:
                     f"{self._store.uri}/{name} exists already: another process writes to this run",
                     hint="nothing is lost: the other attempt carries the run on",
                 ) from error
+        if digest != meant:
+            raise StorageError(
+                f"{self._store.uri}/{name} was not sent as it was written: {digest.size} bytes, expected {meant.size}",
+                hint="check the disk of THAW_CACHE_DIR and the store; the last commit stands",
+            )
         return CheckpointEntry(
             name=name,
             phase=phase,
@@ -124,8 +145,7 @@ def check_finite(arrays: Arrays, phase: str, step: int) -> None:
 
 def load(store: ObjectStore, entry: CheckpointEntry, *, scratch: Path) -> dict[str, np.ndarray]:
     """The arrays of a checkpoint. Raises CheckpointDamaged unless every byte is as recorded."""
-    with tempfile.TemporaryDirectory(prefix="thaw-restore-", dir=scratch) as folder:
-        path = Path(folder) / "state.safetensors"
+    with _temporary_file(scratch / "restore.safetensors") as path:
         try:
             digest = store.download(entry.name, path)
         except ObjectMissing as error:
@@ -139,6 +159,15 @@ def load(store: ObjectStore, entry: CheckpointEntry, *, scratch: Path) -> dict[s
             return load_file(path)
         except SafetensorError as error:
             raise CheckpointDamaged(f"{store.uri}/{entry.name} is not a checkpoint: {error}") from error
+
+
+@contextlib.contextmanager
+def _temporary_file(path: Path) -> Iterator[Path]:
+    try:
+        with temporary.explained(path):
+            yield path
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def retained(entries: Sequence[CheckpointEntry], *, keep: int) -> list[CheckpointEntry]:

@@ -7,7 +7,6 @@ on standard output, and nothing is written per step.
 import os
 import re
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
@@ -31,7 +30,7 @@ def without_native_notes() -> Iterator[None]:
     """
     sys.stderr.flush()
     stderr = os.dup(2)
-    with tempfile.TemporaryFile() as captured:
+    with os.fdopen(os.memfd_create("stderr"), "w+b") as captured:
         os.dup2(captured.fileno(), 2)
         try:
             yield

@@ -103,7 +103,14 @@ def load_splits(
         size = builder.info.splits[spec].num_examples
         pixels = allocate((size, image_size, image_size, 3), cache, cache_dir)
         labels = np.empty(size, dtype=np.int32)
-        damaged = _decode_all(examples, image_size, labels=labels, pixels=pixels, check_stop=check_stop)
+        damaged = _decode_all(
+            examples,
+            image_size,
+            labels=labels,
+            pixels=pixels,
+            num_classes=len(class_names),
+            check_stop=check_stop,
+        )
         if damaged:
             raise tfds_data.corrupt(builder, spec, damaged)
         if pixels is None:

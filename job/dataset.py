@@ -6,6 +6,7 @@ splits fit its size, and what identifies it. This room reads no image.
 
 import contextlib
 import hashlib
+import itertools
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -26,6 +27,9 @@ REACH_TIMEOUT_SECONDS = 10
 
 SPLIT_NAMES = ("train", "validation", "test")
 
+_Range = tuple[str, int, int]
+"""The name of a split, and the examples of it from one index up to another."""
+
 
 def read_config(**options: Any) -> tfds.ReadConfig:
     """One shard after the other: the order of examples depends on nothing else."""
@@ -42,7 +46,8 @@ def prepared_builder(dataset: str, data_dir: str | None) -> tfds.core.DatasetBui
         builder = tfds.builder(dataset, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as error:
         raise DataUnavailable(f"there is no data set {dataset!r}: not in {place}, not in TFDS", hint=hint) from error
-    except (ValueError, AssertionError, OSError) as error:
+    except Exception as error:
+        # What a broken dataset_info.json raises depends on where it is broken.
         raise DataUnavailable(f"data set {dataset!r} in {place} cannot be opened: {error}", hint=hint) from error
     with _without_tfds_chatter():
         is_prepared = builder.is_prepared()
@@ -114,7 +119,7 @@ def check_specs(builder: tfds.core.DatasetBuilder, specs: tuple[str, str, str]) 
     sizes = {name: info.num_examples for name, info in builder.info.splits.items()}
     known = f"{builder.info.full_name} has {', '.join(f'{name} ({size:,})' for name, size in sizes.items())}"
     problems: list[str] = []
-    taken: list[tuple[str, list[tuple[str, int, int]]]] = []
+    taken: list[tuple[str, list[_Range]]] = []
     for name, spec in zip(SPLIT_NAMES, specs, strict=True):
         setting = f"THAW_{name.upper()}_SPLIT={spec!r}"
         try:
@@ -127,13 +132,19 @@ def check_specs(builder: tfds.core.DatasetBuilder, specs: tuple[str, str, str]) 
         ]
         if not any(start < stop for _, start, stop in ranges):
             problems.append(f"{setting}: has no examples; {known}")
+        if any(_share(a, b) for a, b in itertools.combinations(ranges, 2)):
+            problems.append(f"{setting}: names some examples twice; {known}")
         for other, other_ranges in taken:
-            if any(a[0] == b[0] and max(a[1], b[1]) < min(a[2], b[2]) for a in ranges for b in other_ranges):
+            if any(_share(a, b) for a in ranges for b in other_ranges):
                 problems.append(f"{setting}: overlaps {other}: the three splits must be disjoint; {known}")
         taken.append((setting, ranges))
     if problems:
         lines = "\n".join(f"  {problem}" for problem in problems)
         raise InvalidSettings(f"the splits do not fit the data; nothing was trained.\n{lines}")
+
+
+def _share(a: _Range, b: _Range) -> bool:
+    return a[0] == b[0] and max(a[1], b[1]) < min(a[2], b[2])
 
 
 def corrupt(builder: tfds.core.DatasetBuilder, spec: str, damaged: list[int]) -> DataCorrupt:

@@ -14,6 +14,7 @@
     └── StorageError           44   the object store does not answer
         ├── ObjectMissing           an object is not there
         ├── PreconditionFailed      the object changed since it was read
+        ├── ScratchUnavailable      a temporary file cannot be written or read back
         └── CheckpointDamaged       a checkpoint is not, byte for byte, what the record names
 
 An error says what failed, on which value, and what was expected; its `hint` says what to do next.
@@ -116,6 +117,10 @@ class ObjectMissing(StorageError):
 
 class PreconditionFailed(StorageError):
     """The object is not of the generation that the write was conditional on."""
+
+
+class ScratchUnavailable(StorageError):
+    """The disk for temporary files does not do its part."""
 
 
 class CheckpointDamaged(StorageError):

@@ -67,11 +67,14 @@ def evaluate(logits: np.ndarray, labels: np.ndarray, class_names: Sequence[str])
     correct = int((predicted == labels).sum())
     confusion = np.zeros((num_classes, num_classes), dtype=int)
     np.add.at(confusion, (labels, predicted), 1)
-    scores = [auroc(logits[:, index] - _others(logits, index), labels == index) for index in range(num_classes)]
+    log_probability = _log_softmax(logits)
+    # Of two classes the difference of the logits: it orders as the probability does, and does not round to ties.
+    ranking = logits - logits[:, ::-1] if num_classes == 2 else log_probability
+    scores = [auroc(ranking[:, index], labels == index) for index in range(num_classes)]
     known = [score for score in scores if score is not None]
     return Evaluation(
         num_examples=num_examples,
-        loss=float(-_log_softmax(logits)[np.arange(num_examples), labels].mean()),
+        loss=float(-log_probability[np.arange(num_examples), labels].mean()),
         accuracy=correct / num_examples,
         accuracy_interval=wilson_interval(correct, num_examples),
         auroc=float(np.mean(known)) if known else None,
@@ -127,13 +130,6 @@ def sample_predictions(
         }
         for index, row in enumerate(probability)
     ]
-
-
-def _others(logits: np.ndarray, index: int) -> np.ndarray:
-    """The log of the summed weight of every other class: the logit of "not this class" with the sign turned."""
-    others = np.delete(logits, index, axis=1)
-    top = others.max(axis=1, keepdims=True)
-    return np.asarray(top[:, 0] + np.log(np.exp(others - top).sum(axis=1)))
 
 
 def _log_softmax(logits: np.ndarray) -> np.ndarray:

@@ -143,7 +143,7 @@ def build_classifier(
     with _policy(policy):
         network = _construct(backbone, image_size, imagenet=weights == "imagenet")
     if weights not in ("imagenet", "none"):
-        _load_weights(network, Path(weights), backbone)
+        _load_weights(network, Path(weights).expanduser(), backbone)
     head = keras.layers.Dense(
         num_logits, dtype="float32", name="head", kernel_initializer=keras.initializers.GlorotUniform(seed=seed)
     )

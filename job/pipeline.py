@@ -3,7 +3,6 @@
 Only this room touches the store, the record and the log; the rooms below take and give values.
 """
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,18 +13,11 @@ import numpy as np
 import tensorflow as tf
 
 from job import events, numerics, report, training
+from job.artefacts import Artefacts, save, save_json
 from job.checkpoint import Checkpoints
 from job.data import Splits, load_splits
 from job.durations import Durations
-from job.errors import (
-    CheckpointDamaged,
-    ExitCode,
-    InputError,
-    Interrupted,
-    PreconditionFailed,
-    StorageError,
-    Superseded,
-)
+from job.errors import CheckpointDamaged, ExitCode, InputError, Interrupted, StorageError
 from job.evaluation import Evaluation, evaluate, predict_logits, sample_predictions
 from job.gate import missed_gate
 from job.model import Classifier, build_classifier
@@ -37,6 +29,8 @@ from job.training import EpochDone, StepDone
 
 NUM_SAMPLE_PREDICTIONS = 16
 EVALUATION_BATCH_SIZE = 64
+
+MODEL, LABELS, REPORT = "model/model.keras", "model/labels.json", "report/report.json"
 
 Restored = tuple[CheckpointEntry, dict[str, np.ndarray]]
 
@@ -247,6 +241,7 @@ class Pipeline:
                 exported, splits.test, batch_size=EVALUATION_BATCH_SIZE, check_stop=self.check_stop
             )
             test = evaluate(logits, labels, splits.class_names)
+            training.check_finite(test.loss, "over the test split")
             predictions = sample_predictions(logits, labels, splits.class_names, count=NUM_SAMPLE_PREDICTIONS)
         self.reader.event(events.EVALUATED, accuracy=test.accuracy, loss=test.loss, num_examples=test.num_examples)
         return test, predictions
@@ -260,12 +255,14 @@ class Pipeline:
         splits: Splits,
     ) -> None:
         """Write the model, its labels and the report; a later attempt writes them again, the same."""
+        artefacts = Artefacts(self.store, self.record, names=(MODEL, LABELS, REPORT))
         self.record.update(state="export", durations=self.durations.so_far())
         with self.durations.stage("export"):
-            path = self.scratch / "model.keras"
-            exported.save(path)
-            self.publish(path, "model/model.keras")
-            self.publish_json(list(splits.class_names), "model/labels.json")
+            model = save(exported.save, self.scratch / "model.keras")
+            self.check_stop()
+            artefacts.write(MODEL, model)
+            self.check_stop()
+            artefacts.write(LABELS, save_json(list(splits.class_names), self.scratch / "labels.json"))
         content = report.compose(
             run_id=self.record.content.run_id,
             fingerprint=self.record.content.fingerprint,
@@ -279,27 +276,12 @@ class Pipeline:
             settings=self.settings.model_dump(mode="json"),
             device=numerics.device_name(),
         )
-        self.publish_json(content, "report/report.json")
-        self.reader.event(events.EXPORTED, model=f"{self.store.uri}/model/model.keras")
+        artefacts.write(REPORT, save_json(content, self.scratch / "report.json"))
+        self.reader.event(events.EXPORTED, model=f"{self.store.uri}/{MODEL}")
 
     def finish(self, outcome: dict[str, Any]) -> None:
         missed = missed_gate(outcome, self.settings.min_test_accuracy)
         exit_code = ExitCode.COMPLETE if missed is None else missed.exit_code
+        self.checkpoints.prune()
         self.record.finish(outcome, exit_code=exit_code, durations=self.durations.so_far())
         self.reader.event(events.RUN_FINISHED, at=self.store.uri, **outcome)
-
-    def publish(self, path: Path, name: str) -> None:
-        """Put a file where readers expect it, over what an attempt that was cut short may have left there."""
-        self.check_stop()
-        try:
-            self.store.upload(name, path, if_generation=self.store.generation(name))
-        except PreconditionFailed as error:
-            raise Superseded(
-                f"{self.store.uri}/{name} was written by another attempt just now",
-                hint="nothing is lost: the other attempt carries the run on",
-            ) from error
-
-    def publish_json(self, content: Any, name: str) -> None:
-        path = self.scratch / Path(name).name
-        path.write_text(json.dumps(content, indent=1) + "\n")
-        self.publish(path, name)

@@ -1,11 +1,10 @@
 """Random access to the examples of a prepared TFDS split, for runs that keep no cache.
 
 TFRecord files are a sequence of (length: uint64, checksum: uint32, bytes, checksum: uint32). Reading the lengths
-once gives the place of every example; after that any order of examples costs one `pread` each.
+once gives the place of every example; after that any order of examples costs one read each.
 Source of the format: tensorflow/core/lib/io/record_writer.h.
 """
 
-import os
 import struct
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,7 +31,7 @@ class RecordReader:
     """The serialized examples of a split by index, in the order in which TFDS reads the split."""
 
     def __init__(self, slices: Sequence[ShardSlice]) -> None:
-        self._files: list[int] = []
+        self._paths: list[Path] = []
         places: list[np.ndarray] = []
         for number, part in enumerate(slices):
             path = Path(part.filename)
@@ -40,7 +39,7 @@ class RecordReader:
             stop = None if part.take == -1 else part.skip + part.take
             chosen = offsets[part.skip : stop]
             places.append(np.column_stack([np.full(len(chosen), number), chosen]))
-            self._files.append(os.open(path, os.O_RDONLY))
+            self._paths.append(path)
         self._places = np.concatenate(places).astype(np.int64)
 
     def __len__(self) -> int:
@@ -48,13 +47,11 @@ class RecordReader:
 
     def read(self, index: int) -> bytes:
         """The serialized `tf.train.Example` of one index. Safe to call from several threads."""
-        file, offset, length = (int(value) for value in self._places[index])
-        return os.pread(self._files[file], length, offset)
-
-    def close(self) -> None:
-        for file in self._files:
-            os.close(file)
-        self._files = []
+        number, offset, length = (int(value) for value in self._places[index])
+        # Opened for each read: a data set may have more shards than a process may have open files.
+        with self._paths[number].open("rb") as file:
+            file.seek(offset)
+            return file.read(length)
 
 
 def _offsets(path: Path) -> np.ndarray:

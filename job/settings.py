@@ -7,7 +7,6 @@ stay cheap: a wrong variable is answered in about a second, before TensorFlow an
 import hashlib
 import json
 import re
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -66,7 +65,7 @@ class Settings(BaseSettings):
         group=_DATA, changes_result=True, pattern=r"^[a-z][a-z0-9_]*(/[\w.-]+)?(:\d+\.\d+\.\d+|:\d+\.\*\.\*)?$",
     )  # fmt: skip
     data_dir: str | None = _setting(
-        None, "folder of prepared TFDS data, local or gs:// [default: TFDS's own, ~/tensorflow_datasets]", group=_DATA
+        None, "folder of prepared TFDS data [default: TFDS's own, ~/tensorflow_datasets]", group=_DATA
     )
     train_split: Split = _setting("train[:40%]", "examples to train on", group=_DATA, changes_result=True)
     validation_split: Split = _setting(
@@ -95,7 +94,7 @@ class Settings(BaseSettings):
     )  # fmt: skip
 
     weights: str = _setting(
-        "imagenet", "of the backbone: imagenet, a path or gs:// object (.h5, .weights.h5, .keras), or none",
+        "imagenet", "of the backbone: imagenet, a path (.h5, .weights.h5, .keras), or none",
         group=_MODEL, changes_result=True,
     )  # fmt: skip
     dropout: float = _setting(
@@ -141,9 +140,7 @@ class Settings(BaseSettings):
     grace_seconds: float = _setting(
         15, "seconds from SIGTERM until the process must be gone", group=_OPERATION, gt=0, le=3600
     )
-    cache_dir: Path = _setting(
-        Path(tempfile.gettempdir()), "folder for temporary files [default: the system's]", group=_OPERATION
-    )
+    cache_dir: Path | None = _setting(None, "folder for temporary files [default: the system's]", group=_OPERATION)
     termination_log: Path | None = _setting(
         None, "file for the termination message [default: /dev/termination-log where it exists]", group=_OPERATION
     )
@@ -169,6 +166,18 @@ class Settings(BaseSettings):
         if scheme == "file" and not uri.startswith("file:///"):
             raise ValueError("expected an absolute path: file:///dir")
         return uri.rstrip("/") or "/"
+
+    @field_validator("cache_dir", "termination_log")
+    @classmethod
+    def _without_tilde(cls, path: Path | None) -> Path | None:
+        return path.expanduser() if path else None
+
+    @field_validator("data_dir")
+    @classmethod
+    def _local_data(cls, place: str | None) -> str | None:
+        if place and place.startswith("gs://"):
+            raise ValueError("this version reads prepared data from a local folder only")
+        return str(Path(place).expanduser()) if place else None
 
     @field_validator("train_split", "validation_split", "test_split")
     @classmethod
@@ -201,6 +210,8 @@ class Settings(BaseSettings):
     @classmethod
     def _weights_exist_for_backbone(cls, weights: str, info: ValidationInfo) -> str:
         backbone = info.data.get("backbone")
+        if weights.startswith("gs://"):
+            raise ValueError("this version reads weights from a local file only")
         if weights == "imagenet" and backbone and not BACKBONES[backbone].has_imagenet_weights:
             raise ValueError(f"there are no ImageNet weights of {backbone}: give a path, or none")
         return weights

@@ -16,8 +16,6 @@ from job.settings import PhaseName
 class Totals:
     """Running sums over the examples of an epoch, kept on the device: loss, correct answers, examples."""
 
-    NAMES = ("loss", "correct", "examples")
-
     def __init__(self) -> None:
         self._sums = tf.zeros([3], tf.float64)
 
@@ -48,8 +46,7 @@ class PhaseState:
         self.phase = phase
         self.parts = tuple(trainable)
         self.variables = classifier.trainable_variables(trainable)
-        # The name keeps the names of the slots the same, whatever else the process has built.
-        self.optimizer = keras.optimizers.Adam(learning_rate, name=phase)
+        self.optimizer = keras.optimizers.Adam(learning_rate)
         self.optimizer.build(self.variables)
         self.totals = Totals()
 
@@ -72,7 +69,8 @@ class PhaseState:
             raise ValueError(f"the optimizer of {self.phase} is at step {iterations}, its checkpoint at {step}")
 
     def _optimizer_variables(self) -> dict[str, keras.Variable]:
-        return {f"optimizer/{index:03d}_{v.name}": v for index, v in enumerate(self.optimizer.variables)}
+        # By number: the names of slots hold names of layers, which depend on what else the process has built.
+        return {f"optimizer/{index:03d}": variable for index, variable in enumerate(self.optimizer.variables)}
 
 
 def load_model(classifier: Classifier, arrays: dict[str, np.ndarray], parts: Sequence[str]) -> None:

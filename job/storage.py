@@ -11,7 +11,7 @@ import errno
 import fcntl
 import hashlib
 import os
-import tempfile
+import secrets
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 from urllib.parse import unquote, urlsplit
 
+from job import scratch
 from job.errors import InvalidSettings, ObjectMissing, PreconditionFailed, StorageError
 
-CHUNK_BYTES = 8 << 20
 MISSING = 0
 """The generation of an object that is not there."""
 
@@ -88,11 +88,12 @@ class LocalStore:
     A write goes to a temporary file in the same folder, is synced, and renamed over the name under an exclusive
     `flock`, so a reader sees the old bytes or the new and a crash leaves at most a temporary file. The generation
     is the file's modification time in nanoseconds, which the writer sets above the old one and which is renamed
-    into place with the content.
+    into place with the content. Temporary files that a killed process left are removed when they are an hour old.
     """
 
     _LOCK = ".lock"
     _TEMPORARY = ".tmp-"
+    _ABANDONED_SECONDS = 3600
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
@@ -111,18 +112,14 @@ class LocalStore:
             return self._publish(path, file, name, if_generation)
 
     def upload(self, name: str, source: Path, *, if_generation: int) -> Digest:
-        with (
-            self._explained("write", name),
-            source.open("rb") as content,
-            self._temporary(name) as (path, file),
-        ):
-            digest = _copy(content, file)
+        with self._explained("write", name), self._temporary(name) as (path, file):
+            digest = _write(scratch.chunks(source), file)
             self._publish(path, file, name, if_generation)
             return digest
 
     def download(self, name: str, target: Path) -> Digest:
-        with self._explained("read", name), self._path(name).open("rb") as content, target.open("wb") as file:
-            return _copy(content, file)
+        with scratch.explained(target), target.open("wb") as file:
+            return _write(self._chunks(name), file)
 
     def generation(self, name: str) -> int:
         with self._explained("read", name):
@@ -142,6 +139,11 @@ class LocalStore:
         with self._explained("delete", name), contextlib.suppress(FileNotFoundError):
             self._path(name).unlink()
 
+    def _chunks(self, name: str) -> Iterator[bytes]:
+        with self._explained("read", name), self._path(name).open("rb") as file:
+            while chunk := file.read(scratch.CHUNK_BYTES):
+                yield chunk
+
     def _path(self, name: str) -> Path:
         path = self.root / name
         if name.startswith("/") or ".." in path.parts:
@@ -158,13 +160,20 @@ class LocalStore:
     def _temporary(self, name: str) -> Iterator[tuple[Path, BinaryIO]]:
         folder = self._path(name).parent
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor, text = tempfile.mkstemp(prefix=self._TEMPORARY, dir=folder)
-        path = Path(text)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
+        self._remove_abandoned(folder)
+        # With the permissions of any file: a volume may be read by others than who wrote it.
+        path = folder / f"{self._TEMPORARY}{secrets.token_hex(8)}"
+        with path.open("xb") as file:
+            try:
                 yield path, file
-        finally:
-            path.unlink(missing_ok=True)
+            finally:
+                path.unlink(missing_ok=True)
+
+    def _remove_abandoned(self, folder: Path) -> None:
+        for path in folder.glob(f"{self._TEMPORARY}*"):
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > self._ABANDONED_SECONDS:
+                    path.unlink()
 
     def _publish(self, path: Path, file: BinaryIO, name: str, if_generation: int) -> int:
         """Make a complete temporary file the object, if the object is still of the expected generation."""
@@ -207,9 +216,9 @@ class LocalStore:
             ) from error
 
 
-def _copy(source: BinaryIO, target: BinaryIO) -> Digest:
+def _write(chunks: Iterator[bytes], target: BinaryIO) -> Digest:
     hasher, size = hashlib.sha256(), 0
-    while chunk := source.read(CHUNK_BYTES):
+    for chunk in chunks:
         hasher.update(chunk)
         target.write(chunk)
         size += len(chunk)
@@ -217,8 +226,8 @@ def _copy(source: BinaryIO, target: BinaryIO) -> Digest:
 
 
 def digest_of(path: Path) -> Digest:
-    """The digest of a file."""
-    with path.open("rb") as file:
+    """The digest of a temporary file. Raises ScratchUnavailable."""
+    with scratch.explained(path), path.open("rb") as file:
         return Digest(path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
 
 
@@ -245,11 +254,11 @@ def _sync_folder(folder: Path) -> None:
 
 def open_store(uri: str) -> ObjectStore:
     """The store that a STORAGE_URI names. Raises InvalidSettings for a scheme that has no store."""
+    if "://" not in uri:
+        return LocalStore(Path(uri).expanduser())
     parts = urlsplit(uri)
     if parts.scheme == "file":
         return LocalStore(Path(unquote(parts.path)))
-    if parts.scheme == "":
-        return LocalStore(Path(uri).expanduser())
     raise InvalidSettings(
         f"THAW_STORAGE_URI={uri!r}: this version has no store for {parts.scheme}://",
         hint="give a path or file:///dir",

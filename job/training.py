@@ -87,21 +87,21 @@ def train_phase(
     train_step = _train_step(state, xla=xla, strategy=strategy)
     batches_per_epoch = num_batches(len(train), batch_size)
     key = _phase_key(seed, state.phase)
-    is_compiled = False
+    timer = _Timer()
     for epoch in range(first_epoch, epochs):
+        timer.start_epoch()
         skip_batches = step - epoch * batches_per_epoch
         if skip_batches == 0:
             state.totals = Totals()
         batches = train_batches(
             train, batch_size=batch_size, seed=seed, phase=state.phase, epoch=epoch, skip_batches=skip_batches
         )
-        timer = _Timer()
-        for images, labels in strategy.experimental_distribute_dataset(batches):
+        distributed = strategy.experimental_distribute_dataset(batches)
+        for batch, (images, labels) in enumerate(distributed, start=skip_batches + 1):
             state.totals.add(train_step(images, labels, tf.constant([key, step], tf.int32)))
             step += 1
-            if not is_compiled or step % DIVERGENCE_CHECK_STEPS == 0:
-                check_finite(state, step)
-            batch = step - epoch * batches_per_epoch
+            if not timer.is_compiled or step % DIVERGENCE_CHECK_STEPS == 0:
+                check_finite(state.totals.read()[0], f"after step {step} of phase {state.phase}")
             yield StepDone(
                 phase=state.phase,
                 epoch=epoch,
@@ -109,55 +109,68 @@ def train_phase(
                 num_steps=epochs * batches_per_epoch,
                 batch=batch,
                 num_batches=batches_per_epoch,
-                compile_seconds=None if is_compiled else timer.restart(),
+                compile_seconds=timer.count(min(batch_size, len(train) - (batch - 1) * batch_size)),
             )
-            timer.num_examples += min(batch_size, len(train) - (batch - 1) * batch_size) if is_compiled else 0
-            is_compiled = True
             check_stop()
-        check_finite(state, step)
-        train_loss, train_accuracy = state.totals.means()
-        images_per_second, train_seconds = timer.rate(), timer.since_start()
-        validation_loss, validation_accuracy = validate()
-        yield EpochDone(
-            phase=state.phase,
-            epoch=epoch,
-            step=step,
-            train_loss=train_loss,
-            train_accuracy=train_accuracy,
-            validation_loss=validation_loss,
-            validation_accuracy=validation_accuracy,
-            train_seconds=train_seconds,
-            validation_seconds=timer.since_start() - train_seconds,
-            images_per_second=images_per_second,
-        )
+        yield _finished_epoch(state, epoch=epoch, step=step, validate=validate, timer=timer)
+
+
+def _finished_epoch(
+    state: PhaseState, *, epoch: int, step: int, validate: Callable[[], tuple[float, float]], timer: "_Timer"
+) -> EpochDone:
+    where = f"after step {step} of phase {state.phase}"
+    check_finite(state.totals.read()[0], where)
+    train_loss, train_accuracy = state.totals.means()
+    images_per_second, train_seconds = timer.rate(), timer.epoch_seconds()
+    validation_loss, validation_accuracy = validate()
+    check_finite(validation_loss, f"in validation {where}")
+    return EpochDone(
+        phase=state.phase,
+        epoch=epoch,
+        step=step,
+        train_loss=train_loss,
+        train_accuracy=train_accuracy,
+        validation_loss=validation_loss,
+        validation_accuracy=validation_accuracy,
+        train_seconds=train_seconds,
+        validation_seconds=timer.epoch_seconds() - train_seconds,
+        images_per_second=images_per_second,
+    )
 
 
 class _Timer:
-    """Seconds since the start of an epoch, and examples a second since the last `restart`."""
+    """Seconds since the start of an epoch, and its examples a second without the step that was compiled."""
 
     def __init__(self) -> None:
-        self._started = self._restarted = time.monotonic()
-        self.num_examples = 0
+        self.is_compiled = False
+        self.start_epoch()
 
-    def since_start(self) -> float:
+    def start_epoch(self) -> None:
+        self._started = self._measured_from = time.monotonic()
+        self._num_examples = 0
+
+    def count(self, num_examples: int) -> float | None:
+        """A step is done; returns its seconds if it is the first one, which is traced and compiled."""
+        if self.is_compiled:
+            self._num_examples += num_examples
+            return None
+        self.is_compiled = True
+        self._measured_from = time.monotonic()
+        return self._measured_from - self._started
+
+    def epoch_seconds(self) -> float:
         return time.monotonic() - self._started
 
-    def restart(self) -> float:
-        """Begin to measure the rate; returns the seconds since the start."""
-        self._restarted = time.monotonic()
-        return self._restarted - self._started
-
     def rate(self) -> float:
-        return self.num_examples / max(time.monotonic() - self._restarted, 1e-9)
+        return self._num_examples / max(time.monotonic() - self._measured_from, 1e-9)
 
 
-def check_finite(state: PhaseState, step: int) -> None:
-    """Raise TrainingDiverged when the loss of this epoch is not a finite number; waits for the device."""
-    loss = state.totals.read()[0]
+def check_finite(loss: float, where: str) -> None:
+    """Raise TrainingDiverged when a loss in nats is not a finite number."""
     if not np.isfinite(loss):
         raise TrainingDiverged(
-            f"the loss is {loss} after step {step} of phase {state.phase}; the last commit stands",
-            hint="lower the learning rate of this phase, or set THAW_PRECISION=float32",
+            f"the loss is {loss} {where}; the last commit stands",
+            hint="lower the learning rate, or set THAW_PRECISION=float32",
         )
 
 

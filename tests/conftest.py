@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from job.settings import PREFIX, Settings
+from job.storage import LocalStore
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
 REPOSITORY = Path(__file__).parent.parent
@@ -61,6 +62,24 @@ def small(prepared: Path, tmp_path: Path) -> Callable[..., Settings]:
         return Settings(**(SMALL_RUN | places | overrides))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def undisturbed_run(
+    prepared: Path, tmp_path_factory: pytest.TempPathFactory
+) -> "tuple[LocalStore, Recorder, Settings]":
+    """The small run, never interrupted."""
+    from tests.runs import start
+
+    folder = tmp_path_factory.mktemp("undisturbed")
+    store = LocalStore(folder / "small")
+    settings = Settings(**(SMALL_RUN | {"data_dir": str(prepared), "cache_dir": folder / "cache"}))
+    return store, start(settings, store), settings
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> LocalStore:
+    return LocalStore(tmp_path / "run")
 
 
 @pytest.fixture

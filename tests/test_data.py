@@ -1,5 +1,6 @@
 """Data: every example once an epoch, in an order that is the same after a restart, and errors with names."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,44 @@ def test_damaged_images_are_found_under_every_cache(load: Callable[..., Splits],
     """Also where nothing is kept, it is found at the start."""
     with pytest.raises(DataCorrupt, match=r"shape-7\.png"):
         load(dataset="damaged_shapes", cache=cache)
+
+
+@pytest.fixture
+def copied(prepared: Path, tmp_path: Path) -> Path:
+    """A copy of the prepared data that a test may damage."""
+    return Path(shutil.copytree(prepared, tmp_path / "copied"))
+
+
+@pytest.mark.parametrize("cache", ["memory", "none"])
+def test_a_missing_shard_is_an_error_of_the_data(load: Callable[..., Splits], copied: Path, cache: str) -> None:
+    """It was not copied along."""
+    next(copied.glob("two_shapes/1.0.0/*.tfrecord*")).unlink()
+    with pytest.raises(DataCorrupt, match="tfrecord"):
+        load(data_dir=str(copied), cache=cache)
+
+
+@pytest.mark.parametrize("cache", ["memory", "none"])
+def test_a_truncated_shard_is_an_error_of_the_data(load: Callable[..., Splits], copied: Path, cache: str) -> None:
+    """It was copied in part."""
+    shard = next(copied.glob("two_shapes/1.0.0/*.tfrecord*"))
+    shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 3])
+    with pytest.raises(DataCorrupt, match="ends or is damaged at example"):
+        load(data_dir=str(copied), cache=cache)
+
+
+def test_a_broken_description_is_an_error_of_the_data(load: Callable[..., Splits], copied: Path) -> None:
+    """Whatever the parser of it raises."""
+    (copied / "two_shapes/1.0.0/dataset_info.json").write_text('{"na')
+    with pytest.raises(InputError) as caught:
+        load(data_dir=str(copied))
+    assert str(copied) in caught.value.message
+    assert "THAW_DATA_DIR" in caught.value.hint
+
+
+def test_a_split_that_names_examples_twice_is_refused(load: Callable[..., Splits]) -> None:
+    """No example is seen twice in an epoch."""
+    with pytest.raises(InvalidSettings, match="names some examples twice"):
+        load(specs=("train[:20]+train[10:30]", "train[40:56]", "train[56:80]"))
 
 
 def test_an_unknown_data_set_tells_what_was_looked_for_where_and_the_ways_out(

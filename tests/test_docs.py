@@ -71,5 +71,7 @@ def test_every_target_of_the_makefile_that_is_named_exists() -> None:
 
 def test_the_lock_files_name_no_host() -> None:
     """Names and hashes only."""
-    for path in (REPOSITORY / "requirements").glob("*.txt"):
+    locks = sorted((REPOSITORY / "requirements").glob("*.txt"))
+    assert [path.stem for path in locks] == ["cpu", "dev", "gpu"]
+    for path in locks:
         assert not re.search(r"https?://|--index-url|--find-links", path.read_text()), path.name

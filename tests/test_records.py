@@ -26,7 +26,6 @@ def test_records_are_read_by_index_in_any_order(tmp_path: Path) -> None:
     reader = RecordReader([part(write(tmp_path / "one", records))])
     assert len(reader) == 4
     assert [reader.read(index) for index in (2, 0, 3, 1, 2)] == [records[index] for index in (2, 0, 3, 1, 2)]
-    reader.close()
 
 
 def test_slices_of_several_files_follow_each_other(tmp_path: Path) -> None:
@@ -34,7 +33,6 @@ def test_slices_of_several_files_follow_each_other(tmp_path: Path) -> None:
     files = [write(tmp_path / f"{name}", [f"{name}{i}".encode() for i in range(5)]) for name in "ab"]
     reader = RecordReader([part(files[0], skip=3), part(files[1], skip=1, take=2)])
     assert [reader.read(index) for index in range(len(reader))] == [b"a3", b"a4", b"b1", b"b2"]
-    reader.close()
 
 
 def test_the_examples_are_those_that_tfds_reads(prepared: Path) -> None:
@@ -45,4 +43,3 @@ def test_the_examples_are_those_that_tfds_reads(prepared: Path) -> None:
     expected = list(builder.as_dataset(split="train[10:20]").as_numpy_iterator())
     assert [example["image/filename"] for example in read] == [example["image/filename"] for example in expected]
     assert len(read) == 10
-    reader.close()

@@ -1,5 +1,6 @@
 """One contract that every store passes, and what is true of files alone."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -171,6 +172,26 @@ def test_a_failed_write_leaves_no_temporary_file(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "a"]
 
 
+def test_old_temporary_files_are_removed_and_young_ones_are_not(tmp_path: Path) -> None:
+    """A young one may be of a writer that is alive."""
+    old, young = tmp_path / ".tmp-old", tmp_path / ".tmp-young"
+    for path in (old, young):
+        path.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    LocalStore(tmp_path).write("a", b"", if_generation=MISSING)
+    assert (old.exists(), young.exists()) == (False, True)
+
+
+def test_stored_files_have_the_permissions_of_any_file(tmp_path: Path) -> None:
+    """Another user of the volume may read the results."""
+    before = os.umask(0o027)
+    try:
+        LocalStore(tmp_path).write("a", b"", if_generation=MISSING)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
+
+
 def test_a_coarse_clock_does_not_repeat_generations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Some file systems keep whole seconds: a write in the same second still has its own generation."""
     real = os.utime
@@ -187,17 +208,40 @@ def test_names_stay_inside_the_store(tmp_path: Path, name: str) -> None:
         LocalStore(tmp_path).write(name, b"", if_generation=MISSING)
 
 
-def test_a_full_disk_is_told_with_the_path_and_the_way_out() -> None:
-    """/dev/full refuses every write, as a full disk does."""
-    store = LocalStore(Path("/dev/full"))
-    with pytest.raises(StorageError, match="/dev/full") as caught:
-        store.write("a", b"x", if_generation=MISSING)
-    assert caught.value.hint
+def test_a_full_disk_is_told_with_the_way_out_and_leaves_the_old_object(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bytes do not fit when they are synced."""
+    store = LocalStore(tmp_path)
+    generation = store.write("a", b"old", if_generation=MISSING)
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(StorageError, match=f"cannot write {tmp_path}/a: No space left") as caught:
+            store.write("a", b"new", if_generation=generation)
+    assert "THAW_STORAGE_URI" in caught.value.hint
+    assert store.read("a").data == b"old"
+    assert store.list("") == ["a"]
+
+
+def test_a_store_under_something_that_is_no_folder_is_told(tmp_path: Path) -> None:
+    """With the path."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match=f"{tmp_path}/file"):
+        LocalStore(tmp_path / "file").write("a", b"x", if_generation=MISSING)
 
 
 @pytest.mark.parametrize(
     ("uri", "root"),
-    [("/runs/a", "/runs/a"), ("file:///runs/a%20b", "/runs/a b"), ("runs", str(Path("runs").absolute()))],
+    [
+        ("/runs/a", "/runs/a"),
+        ("/runs/a:b", "/runs/a:b"),
+        ("file:///runs/a%20b", "/runs/a b"),
+        ("runs", str(Path("runs").absolute())),
+    ],
 )
 def test_paths_and_file_uris_name_a_folder(uri: str, root: str) -> None:
     """Three ways to write a local place."""

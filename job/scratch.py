@@ -1,0 +1,85 @@
+"""The attempt's folder for temporary files, under THAW_CACHE_DIR: made, guarded, and swept.
+
+A killed process cannot remove its folder. Each folder holds a lock for as long as its process lives, and the next
+attempt on the same disk removes those whose lock is free. This room knows nothing of what the files are.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from job.errors import InvalidSettings, ScratchUnavailable
+
+CHUNK_BYTES = 8 << 20
+
+_PREFIX = "thaw-"
+_LOCK = ".alive"
+
+
+@contextlib.contextmanager
+def folder(cache_dir: Path | None) -> Iterator[Path]:
+    """A folder of this process's own in `cache_dir` (by default the system's temporary one).
+
+    It is gone afterwards, with all it holds. Raises InvalidSettings when it cannot be made.
+    """
+    try:
+        place = cache_dir or Path(tempfile.gettempdir())
+        place.mkdir(parents=True, exist_ok=True)
+        _sweep(place)
+        path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=place))
+        # Locked before it has its name: a sweep never sees it free.
+        lock = (path / ".new").open("wb")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        (path / ".new").rename(path / _LOCK)
+    except OSError as error:
+        shown = f"THAW_CACHE_DIR={str(cache_dir)!r}" if cache_dir else "the system's temporary folder"
+        raise InvalidSettings(
+            f"{shown} cannot be written: {error.strerror or error}",
+            hint="point THAW_CACHE_DIR at a folder on a writable volume",
+        ) from error
+    with lock:
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _sweep(place: Path) -> None:
+    """Remove the folders of processes that are no more."""
+    for lock in place.glob(f"{_PREFIX}*/{_LOCK}"):
+        with contextlib.suppress(OSError), lock.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(lock.parent, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn the operating system's errors on a temporary file into ScratchUnavailable, with the way out."""
+    try:
+        yield
+    except OSError as error:
+        raise unavailable(path, os.strerror(error.errno) if error.errno else str(error), error.errno) from error
+
+
+def unavailable(path: Path, reason: str, number: int | None = None) -> ScratchUnavailable:
+    """The error of a temporary file that cannot be written or read back."""
+    hints = {
+        errno.ENOSPC: "free space there, or point THAW_CACHE_DIR at a larger volume; nothing is lost",
+        errno.EDQUOT: "raise the quota, or point THAW_CACHE_DIR elsewhere; nothing is lost",
+    }
+    return ScratchUnavailable(
+        f"the temporary file {path} cannot be used: {reason}",
+        hint=hints.get(number or 0, "check the volume of THAW_CACHE_DIR, and start the run again: nothing is lost"),
+    )
+
+
+def chunks(path: Path) -> Iterator[bytes]:
+    """The content of a temporary file, in pieces of at most 8 MiB."""
+    with explained(path), path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            yield chunk

@@ -1,0 +1,88 @@
+"""Small runs in this process: started, stopped at a step, crashed at an event, and what is left of them."""
+
+from collections.abc import Callable
+from typing import Any
+
+from job import attempt
+from job.errors import Interrupted
+from job.record import RECORD_NAME, Record
+from job.settings import Settings
+from job.storage import LocalStore, ObjectStore
+from tests.conftest import Recorder
+from tests.stores import Crash
+
+Undisturbed = tuple[LocalStore, Recorder, Settings]
+Small = Callable[..., Settings]
+
+
+class StopAfter:
+    """Tells a run to stop at its n-th question."""
+
+    def __init__(self, questions: int) -> None:
+        self.left = questions
+
+    def __call__(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise Interrupted("told to stop")
+
+
+class StopAtStep(Recorder):
+    """Tells a run to stop right after a step of a phase, which it learns as a terminal would."""
+
+    wants_steps = True
+
+    def __init__(self, phase: str, step: int) -> None:
+        super().__init__()
+        self._title = f"{phase} epoch {step // 3 + 1}"
+        self._batch = step % 3 + 1
+        self._reached = False
+
+    def step(self, *, title: str, done: int, **_: Any) -> None:
+        self._reached |= (title, done) == (self._title, self._batch)
+
+    def check_stop(self) -> None:
+        if self._reached:
+            raise Interrupted("told to stop")
+
+
+def never() -> None:
+    pass
+
+
+def start(
+    settings: Settings,
+    store: ObjectStore,
+    *,
+    reader: Recorder | None = None,
+    check_stop: Callable[[], None] = never,
+) -> Recorder:
+    reader = reader or Recorder()
+    attempt.make(settings, store=store, holder="test", reader=reader, check_stop=check_stop)
+    return reader
+
+
+def record_of(store: ObjectStore) -> Record:
+    return Record.model_validate_json(store.read(RECORD_NAME).data)
+
+
+def result_of(store: ObjectStore) -> dict[str, Any]:
+    """What must be the same however often a run was interrupted."""
+    record = record_of(store)
+    assert record.outcome is not None
+    learned = [epoch.model_dump(exclude={"train_seconds", "validation_seconds", "images_per_second"})
+               for epoch in record.history]  # fmt: skip
+    return {"outcome": record.outcome, "history": learned}
+
+
+class CrashOn(Recorder):
+    """Ends the process at an event."""
+
+    def __init__(self, name: str, **facts: Any) -> None:
+        super().__init__()
+        self._name, self._facts = name, facts
+
+    def event(self, name: str, **facts: Any) -> None:
+        super().event(name, **facts)
+        if name == self._name and self._facts.items() <= facts.items():
+            raise Crash(name)

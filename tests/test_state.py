@@ -1,0 +1,44 @@
+"""What a checkpoint holds: the same names in every process, whatever else it has built."""
+
+import keras
+import numpy as np
+import pytest
+
+from job.model import build_classifier
+from job.state import PhaseState
+
+
+def new_state(parts: tuple[str, ...]) -> PhaseState:
+    classifier = build_classifier(
+        backbone="Tiny", weights="none", image_size=16, num_classes=2, dropout=0.2, flip="none", rotation=0.0,
+        policy="float32", seed=0,
+    )  # fmt: skip
+    return PhaseState(classifier, phase="head", trainable=parts, learning_rate=1e-3)
+
+
+@pytest.mark.parametrize("parts", [("head",), ("backbone", "head")])
+def test_names_do_not_depend_on_what_the_process_has_built(parts: tuple[str, ...]) -> None:
+    """Keras numbers its layers and optimizers as it goes; a restart must find what was committed."""
+    arrays = new_state(parts).arrays()
+    keras.layers.Conv2D(1, 1)
+    keras.optimizers.Adam()
+    again = new_state(parts)
+    assert list(again.arrays()) == list(arrays)
+    again.load(arrays, step=0)
+
+
+def test_a_copy_does_not_change_with_the_variables() -> None:
+    """Training goes on while the copy is uploaded."""
+    state = new_state(("head",))
+    arrays = state.arrays()
+    before = {name: array.copy() for name, array in arrays.items()}
+    for variable in state.variables:
+        variable.assign(variable + 1.0)
+    assert all(np.array_equal(arrays[name], before[name]) for name in arrays)
+
+
+def test_a_checkpoint_of_another_step_is_refused() -> None:
+    """The optimizer's own count must agree."""
+    state = new_state(("head",))
+    with pytest.raises(ValueError, match="is at step 0, its checkpoint at 3"):
+        state.load(state.arrays(), step=3)
