@@ -13,7 +13,7 @@ DEMO := THAW_DATASET=drawn_cats_vs_dogs THAW_DATA_DIR=.demo/data THAW_STORAGE_UR
 	THAW_HEAD_EPOCHS=2 THAW_FINE_TUNE_EPOCHS=10 THAW_FINE_TUNE_LEARNING_RATE=2e-3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test test-all lint types bench lock clean
+.PHONY: help setup demo run test test-all soak lint types bench lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -38,6 +38,9 @@ test: setup ## the fast tests, on two cores within six minutes
 
 test-all: setup ## every test; those on real data need THAW_TEST_DATA
 	$(BIN)/python -m pytest -n 2 --dist loadscope
+
+soak: setup ## kill small runs some hundred times at random, and see that none is lost
+	$(BIN)/python -m tests.soak --kills 200
 
 lint: setup ## style, and the floors of the house
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""The door: environment -> Settings -> one attempt -> exit code; signals; nothing else.
+"""The door: environment -> Settings -> one command -> exit code; signals; nothing else.
 
 The handler for SIGTERM and SIGINT is installed before anything slow is imported: as process 1 of a container a
 signal without a handler is lost. The first signal asks the run to commit and leave; a second one, or the end of the
@@ -12,21 +12,28 @@ import socket
 import sys
 import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from job.errors import ExitCode, Interrupted, ThawError
+from job.progress import Progress
 
 if TYPE_CHECKING:
     from job.console import Console
     from job.settings import Settings
 
+RESUME = "start the same run again to carry on"
+
 
 class StopSignal:
-    """SIGTERM and SIGINT, as a question that the run asks now and then."""
+    """SIGTERM and SIGINT, as a question that the run asks now and then.
+
+    `on_leaving` is told why, right before the process is ended without the run's own doing.
+    """
 
     def __init__(self) -> None:
         self.grace_seconds = 15.0
+        self.on_leaving: Callable[[str], None] = lambda reason: None
         self._received: str | None = None
         self._reading, self._writing = socket.socketpair()
 
@@ -45,10 +52,7 @@ class StopSignal:
     def check(self) -> None:
         """Raise Interrupted once a signal has come."""
         if self._received is not None:
-            raise Interrupted(
-                f"told to stop by {self._received}; what was committed stands",
-                hint="start the same run again to carry on",
-            )
+            raise Interrupted(f"told to stop by {self._received}; what was committed stands", hint=RESUME)
 
     def _watch(self) -> NoReturn:
         self._received = signal.Signals(self._reading.recv(1)[0]).name
@@ -58,61 +62,99 @@ class StopSignal:
             reason = "a second signal"
         except TimeoutError:
             reason = f"{self.grace_seconds:g} s after {self._received}"
-        os.write(2, f"leaving at once, on {reason}; the last commit stands\n".encode())
+        reason = f"leaving at once, on {reason}; the last commit stands"
+        os.write(2, f"{reason}\n".encode())
+        self.on_leaving(reason)
         os._exit(ExitCode.INTERRUPTED)
 
 
+class Ending:
+    """How the process ends, for the log and for Kubernetes' termination message."""
+
+    def __init__(self, environ: os._Environ[str]) -> None:
+        self.progress = Progress()
+        self.path = environ.get("THAW_TERMINATION_LOG")
+        self.console: Console | None = None
+
+    def failed(self, error: Exception) -> int:
+        """Tell of an error; returns its exit code."""
+        if isinstance(error, ThawError):
+            exit_code, reason, hint, facts = error.exit_code, error.message, error.hint, {}
+        else:
+            exit_code, reason = ExitCode.UNEXPECTED, f"{type(error).__name__}: {error}"
+            hint = "this is a bug, or something that this program does not know; what was committed stands"
+            facts = {"traceback": traceback.format_exc()}
+        if self.console is None:
+            print(f"error: {reason}" + (f"\nhint: {hint}" if hint else ""), file=sys.stderr)
+        else:
+            self.console.failure(exit_code=int(exit_code), reason=reason, hint=hint, **facts)
+        self.note(int(exit_code), reason, hint)
+        return exit_code
+
+    def note(self, exit_code: int, reason: str, hint: str = "") -> None:
+        """Write the termination message; that this cannot be done is no reason to end otherwise."""
+        from pathlib import Path
+
+        from job import termination
+
+        data = termination.message(exit_code=exit_code, reason=reason, hint=hint, progress=self.progress)
+        problem = termination.write(Path(self.path).expanduser() if self.path else None, data)
+        if problem is not None:
+            print(f"warning: no termination message: {problem}", file=sys.stderr)
+
+
 def main(argv: Sequence[str]) -> int:
-    """Make one attempt at the run that flags and environment describe; returns the exit code."""
+    """Carry out the command of flags and environment; returns the exit code."""
     stop = StopSignal()
     stop.install()
+    ending = Ending(os.environ)
+    stop.on_leaving = lambda reason: ending.note(ExitCode.INTERRUPTED, reason, RESUME)
     # TensorFlow's C++ notes on start-up; its warnings and errors are kept.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
 
-    from job.command_line import read_settings
+    from job.command_line import read_command
     from job.console import Console
 
     try:
-        settings = read_settings(argv, os.environ)
-    except ThawError as error:
-        print(_told(error), file=sys.stderr)
-        return error.exit_code
-    stop.grace_seconds = settings.grace_seconds
-    console = Console(settings.log_format)
-    return _attempt(settings, stop, console)
+        command = read_command(argv, os.environ)
+        settings = command.settings
+        stop.grace_seconds = settings.grace_seconds
+        ending.path = str(settings.termination_log) if settings.termination_log else None
+        ending.console = Console(settings.log_format)
+        stop.check()
+        if command.mirror_to is not None:
+            _mirror(settings, command.mirror_to, ending.console, stop)
+        else:
+            _attempt(settings, ending.console, ending.progress, stop)
+    except Exception as error:
+        return ending.failed(error)
+    ending.note(ExitCode.COMPLETE, "complete: the result is committed")
+    return ExitCode.COMPLETE
 
 
-def _attempt(settings: "Settings", stop: StopSignal, console: "Console") -> int:
-    from job import attempt
+def _attempt(settings: "Settings", console: "Console", progress: Progress, stop: StopSignal) -> None:
+    from job import attempt, holder
     from job.storage import open_store
 
     run_id = settings.resolved_run_id()
     console.bind(run_id=run_id)
-    try:
-        stop.check()
-        attempt.make(
-            settings,
-            store=open_store(f"{settings.storage_uri}/{run_id}"),
-            holder=f"{socket.gethostname()}:{os.getpid()}",
-            reader=console,
-            check_stop=stop.check,
-        )
-    except ThawError as error:
-        console.failure(exit_code=int(error.exit_code), reason=error.message, hint=error.hint)
-        return error.exit_code
-    except Exception as error:
-        console.failure(
-            exit_code=int(ExitCode.UNEXPECTED),
-            reason=f"{type(error).__name__}: {error}",
-            hint="this is a bug, or something that this program does not know; what was committed stands",
-            traceback=traceback.format_exc(),
-        )
-        return ExitCode.UNEXPECTED
-    return ExitCode.COMPLETE
+    attempt.make(
+        settings,
+        store=open_store(f"{settings.storage_uri}/{run_id}"),
+        holder=holder.this_process(settings.job_uid),
+        reader=console,
+        progress=progress,
+        check_stop=stop.check,
+    )
 
 
-def _told(error: ThawError) -> str:
-    return f"error: {error.message}" + (f"\nhint: {error.hint}" if error.hint else "")
+def _mirror(settings: "Settings", to: str, console: "Console", stop: StopSignal) -> None:
+    from job.console import without_native_notes
+
+    with without_native_notes():
+        from job import mirror_command
+
+    mirror_command.fill(settings, to=to, reader=console, check_stop=stop.check)
 
 
 def leave(exit_code: int) -> NoReturn:

@@ -8,11 +8,13 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from job import events, scratch
+from job import events, lease, scratch
 from job.console import without_native_notes
 from job.errors import ExitCode, StorageError, Superseded, ThawError
 from job.events import Reader
 from job.gate import missed_gate
+from job.holder import Holder
+from job.progress import Progress
 from job.record import RunRecord
 from job.report import summary
 from job.settings import Settings
@@ -23,8 +25,9 @@ def make(
     settings: Settings,
     *,
     store: ObjectStore,
-    holder: str,
+    holder: Holder,
     reader: Reader,
+    progress: Progress,
     check_stop: Callable[[], None],
 ) -> dict[str, Any]:
     """Bring the run to its end, from wherever it is, and return its outcome.
@@ -32,25 +35,30 @@ def make(
     `store` is the run's own place. `check_stop` raises Interrupted once the process was told to stop. Raises a
     ThawError for every other end: when the outcome is committed and below the gate, QualityGateMissed.
     """
-    record = RunRecord.claim(
+    progress.stage = "claim"
+    record = lease.claim(
         store,
         run_id=settings.resolved_run_id(),
         fingerprint=settings.fingerprint(),
         settings=settings.result_settings(),
         holder=holder,
+        lease_seconds=settings.lease_seconds,
+        on_waiting=lambda held_by, at_most_seconds: reader.event(
+            events.WAITING,
+            held_by=held_by.holder,
+            attempt=held_by.number,
+            since=f"{held_by.start:%FT%TZ}",
+            at_most_seconds=at_most_seconds,
+        ),
+        check_stop=check_stop,
     )
     if record.is_done:
         reader.event(events.RUN_ALREADY_DONE, at=store.uri, **(record.content.outcome or {}))
     else:
         reader.event(events.RUN_CLAIMED, at=store.uri, attempt=record.attempt.number, state=record.content.state)
-        with _noting_the_end(record), scratch.folder(settings.cache_dir) as folder:
-            with without_native_notes():
-                from job.pipeline import Pipeline
-
-            Pipeline(
-                settings, store=store, record=record, reader=reader, check_stop=check_stop, scratch=folder
-            ).carry_out()
+        _carry_out(settings, store=store, record=record, reader=reader, progress=progress, check_stop=check_stop)
     outcome = record.content.outcome or {}
+    progress.stage = "done"
     reader.closing(
         f"Run {record.content.run_id} is complete",
         summary(outcome, report_at=store.uri, durations=record.content.durations),
@@ -59,6 +67,32 @@ def make(
     if missed is not None:
         raise missed
     return outcome
+
+
+def _carry_out(
+    settings: Settings,
+    *,
+    store: ObjectStore,
+    record: RunRecord,
+    reader: Reader,
+    progress: Progress,
+    check_stop: Callable[[], None],
+) -> None:
+    with _noting_the_end(record), scratch.folder(settings.cache_dir) as folder:
+        progress.stage = "import"
+        # Before there is another thread: while TFDS is imported it swaps `__import__`, for all of them.
+        with without_native_notes():
+            from job.pipeline import Pipeline
+
+        with lease.Renewal(record, lease_seconds=settings.lease_seconds) as renewal:
+
+            def check() -> None:
+                check_stop()
+                renewal.check()
+
+            Pipeline(
+                settings, store=store, record=record, reader=reader, progress=progress, check_stop=check, scratch=folder
+            ).carry_out()
 
 
 @contextlib.contextmanager

@@ -8,7 +8,8 @@ The order of a commit, and why:
 4. Prune what the record no longer names. A crash before this leaves garbage, which the next prune removes.
 
 A restore goes the other way: from the newest checkpoint that the record names to the oldest, and takes the first
-whose bytes have the recorded digest. This room knows arrays by name; it does not know TensorFlow.
+whose bytes have the recorded digest. Those that do not are set aside: named in the record, kept, never used. This
+room knows arrays by name; it does not know TensorFlow.
 """
 
 import contextlib
@@ -25,14 +26,15 @@ from safetensors.numpy import load_file, save_file
 from job import scratch as temporary
 from job.errors import (
     CheckpointDamaged,
+    ObjectDamaged,
     ObjectMissing,
     PreconditionFailed,
     StorageError,
     Superseded,
     TrainingDiverged,
 )
-from job.record import CheckpointEntry, RunRecord, State
-from job.storage import MISSING, ObjectStore, digest_of
+from job.record import CheckpointEntry, EpochResult, RunRecord, State
+from job.storage import MISSING, Digest, ObjectStore, digest_of
 
 PREFIX = "checkpoints/"
 
@@ -40,7 +42,7 @@ Arrays = Mapping[str, np.ndarray]
 
 
 class Checkpoints:
-    """The checkpoints and the history of one attempt at a run, in step with the record.
+    """The checkpoints of one attempt at a run, in step with the record.
 
     `scratch` is a folder with room for one checkpoint.
     """
@@ -51,14 +53,15 @@ class Checkpoints:
         self._keep = keep
         self._scratch = scratch
         self._entries = list(record.content.checkpoints)
-        self.history = list(record.content.history)
+        self._set_aside = list(record.content.set_aside)
+        self._num_uploads = 0
 
     def restore(
         self, on_damaged: Callable[[CheckpointEntry, CheckpointDamaged], None]
     ) -> tuple[CheckpointEntry, dict[str, np.ndarray]] | None:
         """The newest checkpoint that is whole, walking back over damaged ones; None when there is none.
 
-        What came after it is forgotten: damaged checkpoints, and the epochs that only they held.
+        Damaged ones are set aside: the next commit takes them out of the record's index, and nobody deletes them.
         """
         while self._entries:
             entry = self._entries[-1]
@@ -66,29 +69,40 @@ class Checkpoints:
                 arrays = load(self._store, entry, scratch=self._scratch)
             except CheckpointDamaged as error:
                 on_damaged(entry, error)
-                self._entries.pop()
+                self._set_aside.append(self._entries.pop())
             else:
-                del self.history[entry.num_epochs :]
                 return entry, arrays
-        self.history.clear()
         return None
 
     def commit(
-        self, arrays: Callable[[], Arrays], *, state: State, phase: str, step: int, durations: dict[str, float]
+        self,
+        arrays: Arrays,
+        *,
+        state: State,
+        phase: str,
+        step: int,
+        history: Sequence[EpochResult],
+        durations: dict[str, float],
     ) -> CheckpointEntry:
         """Make the state after `step` steps of `phase`, and the history so far, what a restart finds.
 
-        `arrays` copies the state; it is not called when this very step is committed already and only the history
-        is new. Raises TrainingDiverged before anything is written, Superseded when another attempt holds the run.
+        When this very step is committed already, nothing is uploaded: only the history is new. Raises TrainingDiverged
+        before anything is written, Superseded when another attempt holds the run.
         """
         newest = self._entries[-1] if self._entries else None
         if newest is not None and (newest.phase, newest.step) == (phase, step):
-            entry = newest.model_copy(update={"num_epochs": len(self.history)})
+            entry = newest.model_copy(update={"num_epochs": len(history)})
             entries = [*self._entries[:-1], entry]
         else:
-            entry = self._upload(arrays(), phase, step)
+            entry = self._upload(arrays, phase, step, num_epochs=len(history))
             entries = retained([*self._entries, entry], keep=self._keep)
-        self._record.update(state=state, checkpoints=tuple(entries), history=tuple(self.history), durations=durations)
+        self._record.update(
+            state=state,
+            checkpoints=tuple(entries),
+            set_aside=tuple(self._set_aside),
+            history=tuple(history),
+            durations=durations,
+        )
         self._entries = entries
         self.prune()
         return entry
@@ -96,13 +110,14 @@ class Checkpoints:
     def prune(self) -> None:
         """Delete what the record no longer names. What the store refuses to delete now, a later prune will."""
         with contextlib.suppress(StorageError):
-            prune(self._store, self._entries, attempt=self._record.attempt.number)
+            prune(self._store, [*self._entries, *self._set_aside], attempt=self._record.attempt.number)
 
-    def _upload(self, arrays: Arrays, phase: str, step: int) -> CheckpointEntry:
+    def _upload(self, arrays: Arrays, phase: str, step: int, *, num_epochs: int) -> CheckpointEntry:
         check_finite(arrays, phase, step)
         attempt = self._record.attempt.number
-        # Attempt and revision make the name one that was never used.
-        name = f"{PREFIX}{phase}-{step:08d}-a{attempt}-r{self._record.content.revision}.safetensors"
+        # The attempt and a count of its uploads make the name one that was never used.
+        self._num_uploads += 1
+        name = f"{PREFIX}{phase}-{step:08d}-a{attempt}-{self._num_uploads}.safetensors"
         with _temporary_file(self._scratch / "commit.safetensors") as path:
             try:
                 save_file({key: np.asarray(array, order="C") for key, array in arrays.items()}, path)
@@ -125,7 +140,7 @@ class Checkpoints:
             name=name,
             phase=phase,
             step=step,
-            num_epochs=len(self.history),
+            num_epochs=num_epochs,
             size=digest.size,
             sha256=digest.sha256,
             attempt=attempt,
@@ -146,10 +161,10 @@ def check_finite(arrays: Arrays, phase: str, step: int) -> None:
 def load(store: ObjectStore, entry: CheckpointEntry, *, scratch: Path) -> dict[str, np.ndarray]:
     """The arrays of a checkpoint. Raises CheckpointDamaged unless every byte is as recorded."""
     with _temporary_file(scratch / "restore.safetensors") as path:
-        try:
-            digest = store.download(entry.name, path)
-        except ObjectMissing as error:
-            raise CheckpointDamaged(f"{store.uri}/{entry.name} is missing") from error
+        digest = _downloaded(store, entry, path)
+        if (digest.size, digest.sha256) != (entry.size, entry.sha256):
+            # Once more: what is set aside must be damaged where it is kept, not on its way here.
+            digest = _downloaded(store, entry, path)
         if (digest.size, digest.sha256) != (entry.size, entry.sha256):
             raise CheckpointDamaged(
                 f"{store.uri}/{entry.name} is damaged: {digest.size} bytes with SHA-256 {digest.sha256[:12]}, "
@@ -159,6 +174,15 @@ def load(store: ObjectStore, entry: CheckpointEntry, *, scratch: Path) -> dict[s
             return load_file(path)
         except SafetensorError as error:
             raise CheckpointDamaged(f"{store.uri}/{entry.name} is not a checkpoint: {error}") from error
+
+
+def _downloaded(store: ObjectStore, entry: CheckpointEntry, path: Path) -> Digest:
+    try:
+        return store.download(entry.name, path)
+    except ObjectMissing as error:
+        raise CheckpointDamaged(f"{store.uri}/{entry.name} is missing") from error
+    except ObjectDamaged as error:
+        raise CheckpointDamaged(error.message) from error
 
 
 @contextlib.contextmanager
@@ -178,7 +202,7 @@ def retained(entries: Sequence[CheckpointEntry], *, keep: int) -> list[Checkpoin
 
 
 def prune(store: ObjectStore, entries: Sequence[CheckpointEntry], *, attempt: int) -> list[str]:
-    """Delete the checkpoints of this attempt and earlier ones that the record no longer names.
+    """Delete the checkpoints of this attempt and earlier ones that the record does not name among `entries`.
 
     A later attempt's objects are left alone: it may have uploaded one that it has not committed yet.
     """
@@ -191,5 +215,5 @@ def prune(store: ObjectStore, entries: Sequence[CheckpointEntry], *, attempt: in
 
 def _attempt_of(name: str) -> float:
     """The attempt that wrote an object; infinity for a name that is not ours, which nobody prunes."""
-    match = re.search(r"-a(\d+)-r\d+\.safetensors$", name)
+    match = re.search(r"-a(\d+)-\d+\.safetensors$", name)
     return int(match[1]) if match else math.inf

@@ -7,6 +7,7 @@ pydantic-settings reads and checks the values. This room adds what it leaves out
 import argparse
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, get_args
 
 from pydantic import ValidationError
@@ -28,6 +29,33 @@ _RULES = {
     "finite_number": "must be a finite number",
     "bool_parsing": "must be true or false",
 }
+
+
+@dataclass(frozen=True)
+class Command:
+    """What the program was asked to do: one attempt at a run, or to fill a mirror."""
+
+    settings: Settings
+    mirror_to: str | None = None
+
+
+def read_command(argv: Sequence[str], environ: Mapping[str, str]) -> Command:
+    """The command and its settings. Raises InvalidSettings, SystemExit(0) after `--help`."""
+    if list(argv[:1]) != ["mirror"]:
+        return Command(read_settings(argv, environ))
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--to", default="")
+    try:
+        namespace, rest = parser.parse_known_args(argv[1:])
+    except argparse.ArgumentError as error:
+        raise InvalidSettings(str(error), hint="python -m job mirror --to gs://bucket/prefix") from error
+    settings = read_settings(rest, environ)
+    if not namespace.to:
+        raise InvalidSettings(
+            "mirror: it is not said where to",
+            hint="python -m job mirror --to gs://bucket/prefix, with settings as flags",
+        )
+    return Command(settings, mirror_to=namespace.to)
 
 
 def read_settings(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
@@ -64,7 +92,9 @@ def _flags(argv: Sequence[str], problems: list[str]) -> CliSettingsSource[Any]:
     parser = argparse.ArgumentParser(
         prog="python -m job",
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=34, width=110),
-        description="Fine-tune a pre-trained image classifier: one run, safe to start any number of times.",
+        usage="python -m job [mirror --to URI] [settings]",
+        description="Fine-tune a pre-trained image classifier: one run, safe to start any number of times. "
+        "`mirror --to gs://bucket/prefix` puts its data and weights into object storage instead.",
         epilog="Each flag is also an environment variable: --batch-size is THAW_BATCH_SIZE. Flags win. "
         "Exit codes: 0 complete, 2 settings, 3 other run, 4 data or weights, 5 diverged, 6 quality gate, "
         "42 interrupted, 43 superseded, 44 storage.",

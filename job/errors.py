@@ -12,7 +12,9 @@
     ├── Interrupted            42   told to stop; what was committed stands
     ├── Superseded             43   another attempt holds the run
     └── StorageError           44   the object store does not answer
+        ├── StorageRefused          it will not, however often it is asked: permission, bucket, credentials
         ├── ObjectMissing           an object is not there
+        ├── ObjectDamaged           an object does not have the checksum that the store has for it
         ├── PreconditionFailed      the object changed since it was read
         ├── ScratchUnavailable      a temporary file cannot be written or read back
         └── CheckpointDamaged       a checkpoint is not, byte for byte, what the record names
@@ -109,6 +111,14 @@ class StorageError(ThawError):
     """The object store cannot do what it was asked."""
 
     exit_code = ExitCode.STORAGE_UNAVAILABLE
+
+
+class StorageRefused(StorageError):
+    """The object store will not do what it was asked, however often: a person must change something."""
+
+
+class ObjectDamaged(StorageError):
+    """An object arrived, several times, other than the store says it is."""
 
 
 class ObjectMissing(StorageError):

@@ -5,11 +5,17 @@ Every line of the log is one of these; the README lists them.
 
 from typing import Any, Protocol
 
+WAITING = "waiting"
 RUN_CLAIMED = "run_claimed"
 RUN_ALREADY_DONE = "run_already_done"
 DATA_LOADED = "data_loaded"
 MODEL_BUILT = "model_built"
 RESTORED = "restored"
+FETCHING = "fetching"
+FETCHED = "fetched"
+MIRRORED = "mirrored"
+MIRROR_FILLED = "mirror_filled"
+MIRROR_SETTINGS = "mirror_settings"
 CHECKPOINT_DAMAGED = "checkpoint_damaged"
 PHASE_STARTED = "phase_started"
 STEP_COMPILED = "step_compiled"

@@ -153,6 +153,14 @@ def build_classifier(
     )
 
 
+def save_imagenet_weights(backbone: str, image_size: int, path: Path) -> None:
+    """Write the ImageNet weights of a backbone without its top into a file that `build_classifier` reads.
+
+    Raises WeightsUnusable when they cannot be downloaded.
+    """
+    _construct(backbone, image_size, imagenet=True).save_weights(path)
+
+
 @contextlib.contextmanager
 def _policy(name: str) -> Iterator[None]:
     """Keras's applications take no dtype: the policy is global while one is built."""

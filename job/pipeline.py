@@ -3,8 +3,9 @@
 Only this room touches the store, the record and the log; the rooms below take and give values.
 """
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,15 @@ import tensorflow as tf
 from job import events, numerics, report, training
 from job.artefacts import Artefacts, save, save_json
 from job.checkpoint import Checkpoints
+from job.commits import Commits
 from job.data import Splits, load_splits
 from job.durations import Durations
-from job.errors import CheckpointDamaged, ExitCode, InputError, Interrupted, StorageError
+from job.errors import CheckpointDamaged, ExitCode, Interrupted, StorageError
 from job.evaluation import Evaluation, evaluate, predict_logits, sample_predictions
 from job.gate import missed_gate
+from job.mirror import Fetching
 from job.model import Classifier, build_classifier
+from job.progress import Progress
 from job.record import CheckpointEntry, EpochResult, RunRecord
 from job.settings import Phase, Settings
 from job.state import PhaseState
@@ -45,6 +49,7 @@ class Pipeline:
         store: ObjectStore,
         record: RunRecord,
         reader: events.Reader,
+        progress: Progress,
         check_stop: Callable[[], None],
         scratch: Path,
     ) -> None:
@@ -52,11 +57,13 @@ class Pipeline:
         self.store = store
         self.record = record
         self.reader = reader
+        self.progress = progress
         self.check_stop = check_stop
         self.scratch = scratch
         self.durations = Durations(record.content.durations)
         self.restored: Restored | None = None
         self.checkpoints = Checkpoints(store, record, keep=settings.keep_checkpoints, scratch=scratch)
+        self.commits = Commits(self.checkpoints, reader=reader, progress=progress)
         # `auto` is decided once a run: its later attempts may find themselves on other processors.
         self.arithmetic = record.content.inputs.get("arithmetic") or numerics.choose(
             precision=settings.precision, xla=settings.xla
@@ -65,11 +72,12 @@ class Pipeline:
     def carry_out(self) -> None:
         """The straight line; the outcome is then in the record."""
         numerics.prepare_process(deterministic=self.settings.deterministic)
-        splits = self.load_data()
-        classifier = self.build_model(splits)
-        self.restore()
-        for phase in self.phases_left():
-            self.train(phase, classifier, splits)
+        data_dir, weights = self.fetch()
+        splits = self.load_data(data_dir)
+        classifier = self.build_model(weights, splits)
+        with self.commits.running(self.restore()):
+            for phase in self.phases_left():
+                self.train(phase, classifier, splits)
         exported = classifier.export(self.settings.backbone)
         test, predictions = self.evaluate(exported, splits)
         outcome = {
@@ -81,12 +89,26 @@ class Pipeline:
         self.export(exported, outcome, test, predictions, splits)
         self.finish(outcome)
 
-    def load_data(self) -> Splits:
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """A part of the run, whose time is kept."""
+        self.progress.stage, self.progress.step = name, None
+        with self.durations.stage(name):
+            yield
+
+    def fetch(self) -> tuple[str | None, str]:
+        """The local places of data and weights; what is in a bucket is fetched first."""
         settings = self.settings
-        with self.durations.stage("data"):
+        fetching = Fetching(settings.cache_dir, reader=self.reader, check_stop=self.check_stop)
+        with self.stage("fetch"):
+            return fetching.inputs(data_dir=settings.data_dir, dataset=settings.dataset, weights=settings.weights)
+
+    def load_data(self, data_dir: str | None) -> Splits:
+        settings = self.settings
+        with self.stage("data"):
             splits = load_splits(
                 dataset=settings.dataset,
-                data_dir=settings.data_dir,
+                data_dir=data_dir,
                 specs=(settings.train_split, settings.validation_split, settings.test_split),
                 image_size=settings.image_size,
                 cache=settings.cache,
@@ -98,13 +120,15 @@ class Pipeline:
         )
         return splits
 
-    def build_model(self, splits: Splits) -> Classifier:
+    def build_model(self, weights: str, splits: Splits) -> Classifier:
         """The classifier with its pre-trained weights, once they are known to be those the run began with."""
         settings = self.settings
-        with self.durations.stage("model"):
+        # New weights are drawn from the process's one random generator, which the retries of a renewal draw from too.
+        alone = self.record.quiet() if weights == "none" else contextlib.nullcontext()
+        with self.stage("model"), alone:
             classifier = build_classifier(
                 backbone=settings.backbone,
-                weights=settings.weights,
+                weights=weights,
                 image_size=settings.image_size,
                 num_classes=len(splits.class_names),
                 dropout=settings.dropout,
@@ -122,28 +146,22 @@ class Pipeline:
             events.MODEL_BUILT, backbone=settings.backbone, weights=settings.weights, **self.arithmetic,
             device=numerics.device_name(),
         )  # fmt: skip
-        recorded = self.record.content.inputs
-        if not recorded:
-            self.record.update(inputs=inputs)
-        elif recorded != inputs:
-            differing = ", ".join(name for name in inputs if recorded.get(name) != inputs[name])
-            raise InputError(
-                f"the run began with other inputs than this attempt finds: {differing} differ",
-                hint="give back the data and weights that the run began with, or start a run of another THAW_RUN_ID",
-            )
+        self.record.pin_inputs(inputs)
         return classifier
 
-    def restore(self) -> None:
-        """Read the newest good checkpoint; the phase that it is of will take it."""
+    def restore(self) -> Sequence[EpochResult]:
+        """Read the newest good checkpoint, which its phase will take; returns the history up to it."""
 
         def on_damaged(entry: CheckpointEntry, error: CheckpointDamaged) -> None:
             self.reader.warning(events.CHECKPOINT_DAMAGED, checkpoint=entry.name, reason=error.message)
 
-        with self.durations.stage("restore"):
+        with self.stage("restore"):
             self.restored = self.checkpoints.restore(on_damaged)
-        if self.restored is not None:
-            entry, _ = self.restored
-            self.reader.event(events.RESTORED, checkpoint=entry.name, phase=entry.phase, step=entry.step)
+        if self.restored is None:
+            return ()
+        entry, _ = self.restored
+        self.reader.event(events.RESTORED, checkpoint=entry.name, phase=entry.phase, step=entry.step)
+        return self.record.content.history[: entry.num_epochs]
 
     def phases_left(self) -> tuple[Phase, ...]:
         """The phases from the restored one on, which may be complete."""
@@ -161,12 +179,12 @@ class Pipeline:
             step = entry.step
             state.load(arrays, step=step)
             del arrays
-        first_epoch = sum(epoch.phase == phase.name for epoch in self.checkpoints.history)
+        first_epoch = sum(epoch.phase == phase.name for epoch in self.commits.history)
         if first_epoch < phase.epochs:
             self.reader.event(events.PHASE_STARTED, phase=phase.name, epoch=first_epoch, step=step)
             self.record.update(state=phase.name)
         committed_at = time.monotonic()
-        with self.durations.stage(phase.name):
+        with self.stage(phase.name):
             try:
                 for fact in training.train_phase(
                     state,
@@ -181,7 +199,7 @@ class Pipeline:
                     strategy=tf.distribute.get_strategy(),
                     check_stop=self.check_stop,
                 ):
-                    step = fact.step
+                    step = self.progress.step = fact.step
                     if isinstance(fact, EpochDone):
                         self.note_epoch(fact)
                         self.commit(state, step, reason="epoch")
@@ -191,32 +209,27 @@ class Pipeline:
                         if time.monotonic() - committed_at >= settings.checkpoint_every_seconds:
                             self.commit(state, step, reason="interval")
                             committed_at = time.monotonic()
+                    self.commits.report()
+                self.commits.flush()
             except Interrupted:
                 self.commit_before_leaving(state, step)
                 raise
 
     def commit(self, state: PhaseState, step: int, *, reason: str) -> None:
-        began = time.monotonic()
-        entry = self.checkpoints.commit(
-            state.arrays, state=state.phase, phase=state.phase, step=step, durations=self.durations.so_far()
+        self.commits.submit(
+            state.arrays, state=state.phase, step=step, reason=reason, durations=self.durations.so_far()
         )
-        self.reader.event(
-            events.COMMITTED, reason=reason, phase=state.phase, step=step, bytes=entry.size,
-            seconds=time.monotonic() - began, checkpoint=entry.name,
-        )  # fmt: skip
 
     def commit_before_leaving(self, state: PhaseState, step: int) -> None:
-        """Save what can be saved; if the store fails now, the last commit stands."""
-        if step == 0:
-            return
-        try:
+        """Save what can be saved; if the store fails now, which is reported, the last commit stands."""
+        if step > 0:
             self.commit(state, step, reason="stop")
-        except StorageError as error:
-            self.reader.warning(events.COMMIT_FAILED, phase=state.phase, step=step, reason=error.message)
+            with contextlib.suppress(StorageError):
+                self.commits.flush()
 
     def note_epoch(self, fact: EpochDone) -> None:
         result = EpochResult(**{name: getattr(fact, name) for name in EpochResult.model_fields})
-        self.checkpoints.history.append(result)
+        self.commits.history.append(result)
         self.reader.event(events.EPOCH_FINISHED, **result.model_dump())
 
     def show_step(self, fact: StepDone, state: PhaseState) -> None:
@@ -236,7 +249,7 @@ class Pipeline:
     def evaluate(self, exported: keras.Model, splits: Splits) -> tuple[Evaluation, list[dict[str, Any]]]:
         """Metrics of the exported model over the test split, and predictions for its first images."""
         self.record.update(state="evaluate", durations=self.durations.so_far())
-        with self.durations.stage("evaluate"):
+        with self.stage("evaluate"):
             logits, labels = predict_logits(
                 exported, splits.test, batch_size=EVALUATION_BATCH_SIZE, check_stop=self.check_stop
             )
@@ -257,7 +270,7 @@ class Pipeline:
         """Write the model, its labels and the report; a later attempt writes them again, the same."""
         artefacts = Artefacts(self.store, self.record, names=(MODEL, LABELS, REPORT))
         self.record.update(state="export", durations=self.durations.so_far())
-        with self.durations.stage("export"):
+        with self.stage("export"):
             model = save(exported.save, self.scratch / "model.keras")
             self.check_stop()
             artefacts.write(MODEL, model)
@@ -270,7 +283,7 @@ class Pipeline:
             test=test.as_json(),
             predictions=predictions,
             inputs=self.record.content.inputs,
-            history=self.checkpoints.history,
+            history=self.commits.history,
             durations=self.durations.so_far(),
             num_attempts=self.record.attempt.number,
             settings=self.settings.model_dump(mode="json"),

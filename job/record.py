@@ -2,22 +2,27 @@
 
 It is the only mutable object of a run and changes only by compare-and-swap on its generation. Claiming a run,
 committing a checkpoint and finishing are that one mechanism: whoever holds the newest generation holds the run,
-and an attempt whose write is refused has been superseded and writes nothing more.
+and an attempt whose write is refused has been superseded and writes nothing more. The lease in it is a courtesy, which
+keeps a second attempt from taking a run that is held (see `lease`); the generation is what makes it safe.
 
 This room decides who may write; it does not know what a checkpoint contains, and imports no TensorFlow.
 """
 
-from collections.abc import Callable
+import contextlib
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 
-from job.errors import ObjectMissing, PreconditionFailed, RunMismatch, StorageError, Superseded
+from job.errors import InputError, ObjectMissing, PreconditionFailed, RunMismatch, StorageError, Superseded
+from job.holder import Holder
 from job.storage import MISSING, ObjectStore
 
 RECORD_NAME = "run.json"
-CLAIM_TRIES = 10
 
 State = Literal["prepare", "head", "fine_tune", "evaluate", "export", "done"]
 
@@ -34,6 +39,14 @@ class Attempt(_Part):
     start: datetime
     end: datetime | None = None
     exit_code: int | None = None
+
+
+class Lease(_Part):
+    """The run is held: for `seconds` since the record was last written, by the clock of the store."""
+
+    attempt: int
+    holder: Holder
+    seconds: float
 
 
 class CheckpointEntry(_Part):
@@ -68,7 +81,7 @@ class EpochResult(_Part):
 
 
 class Record(_Part):
-    """The content of run.json."""
+    """The content of run.json. `set_aside` are checkpoints that were found damaged: kept, and never used again."""
 
     run_id: str
     fingerprint: str
@@ -81,55 +94,51 @@ class Record(_Part):
     history: tuple[EpochResult, ...] = ()
     durations: dict[str, float] = {}
     outcome: dict[str, Any] | None = None
+    lease: Lease | None = None
+    set_aside: tuple[CheckpointEntry, ...] = ()
 
 
 class RunRecord:
-    """The record as this attempt last wrote it, and the right to write it again."""
+    """The record as this attempt last wrote it, and the right to write it again. Threads may share it."""
 
     def __init__(self, store: ObjectStore, content: Record, generation: int, clock: Callable[[], datetime]) -> None:
         self._store = store
         self._generation = generation
         self._clock = clock
+        self._lock = threading.RLock()
+        self._unanswered: list[bytes] = []
+        self._written_at = -math.inf
         self.content = content
 
     @classmethod
-    def claim(
+    def open(
         cls,
         store: ObjectStore,
         *,
         run_id: str,
         fingerprint: str,
         settings: dict[str, Any],
-        holder: str,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> "RunRecord":
-        """Open the run, creating it if need be, and register a new attempt unless the run is done.
+        """Read the record, or begin a new one; nothing is written.
 
-        A finished run is returned as it is, and nothing is written. Raises RunMismatch when the run id belongs
-        to other settings, Superseded when other attempts keep winning the race for the record.
+        Raises RunMismatch when the run id belongs to other settings.
         """
-        for _ in range(CLAIM_TRIES):
-            found = _read(store)
-            content = found[0] if found else Record(run_id=run_id, fingerprint=fingerprint, settings=settings)
-            record = cls(store, content, found[1] if found else MISSING, clock)
-            if content.fingerprint != fingerprint:
-                if not record.is_untouched:
-                    raise _mismatch(content, settings, run_id)
-                # Every attempt ended before it had data and weights: a mistake in the settings, now mended.
-                content = content.model_copy(update={"fingerprint": fingerprint, "settings": settings})
-                record.content = content
-            if record.is_done:
-                return record
-            attempt = Attempt(number=len(content.attempts) + 1, holder=holder, start=clock())
-            try:
-                record.update(attempts=(*content.attempts, attempt))
-            except Superseded:
-                continue
-            return record
-        raise Superseded(
-            f"{store.uri}/{RECORD_NAME}: {CLAIM_TRIES} claims in a row lost to other attempts",
-            hint="stop the other attempts at this run, or give this one a THAW_RUN_ID of its own",
-        )
+        found = _read(store)
+        content = found[0] if found else Record(run_id=run_id, fingerprint=fingerprint, settings=settings)
+        record = cls(store, content, found[1] if found else MISSING, clock)
+        if content.fingerprint != fingerprint:
+            if not record.is_untouched:
+                raise _mismatch(content, settings, run_id)
+            # Every attempt ended before it had data and weights: a mistake in the settings, now mended.
+            record.content = content.model_copy(update={"fingerprint": fingerprint, "settings": settings})
+        return record
+
+    def take(self, holder: Holder, *, lease_seconds: float) -> None:
+        """Register a new attempt, which holds the run. Raises Superseded when another attempt was quicker."""
+        attempt = Attempt(number=len(self.content.attempts) + 1, holder=str(holder), start=self._clock())
+        lease = Lease(attempt=attempt.number, holder=holder, seconds=lease_seconds)
+        self.update(attempts=(*self.content.attempts, attempt), lease=lease)
 
     @property
     def is_done(self) -> bool:
@@ -142,42 +151,78 @@ class RunRecord:
 
     @property
     def attempt(self) -> Attempt:
-        """The newest attempt; this one, between claim and finish."""
+        """The newest attempt; this one, between `take` and `finish`."""
         return self.content.attempts[-1]
+
+    @property
+    def seconds_since_written(self) -> float:
+        """Seconds since this process last wrote the record, by its own clock."""
+        return time.monotonic() - self._written_at
 
     def update(self, **changes: Any) -> None:
         """Replace fields of the record by compare-and-swap. Raises Superseded when another attempt wrote it."""
-        content = self.content.model_copy(update={**changes, "revision": self.content.revision + 1})
-        data = (content.model_dump_json(indent=1) + "\n").encode()
-        try:
-            self._generation = self._store.write(RECORD_NAME, data, if_generation=self._generation)
-        except PreconditionFailed as error:
-            self._generation = self._accept_own_write(data, error)
-        self.content = content
+        with self._lock:
+            content = self.content.model_copy(update={**changes, "revision": self.content.revision + 1})
+            data = (content.model_dump_json(indent=1) + "\n").encode()
+            try:
+                self._generation = self._written(data)
+            except Superseded:
+                raise
+            except BaseException:
+                # The store may have done it all the same: then a later write finds this one, and goes on from there.
+                self._unanswered.append(data)
+                raise
+            self._unanswered.clear()
+            self._written_at = time.monotonic()
+            self.content = content
+
+    def pin_inputs(self, inputs: dict[str, Any]) -> None:
+        """Note what the run is made from, at its first attempt. Raises InputError when a later one differs."""
+        recorded = self.content.inputs
+        if not recorded:
+            self.update(inputs=inputs)
+        elif recorded != inputs:
+            differing = ", ".join(name for name in inputs if recorded.get(name) != inputs[name])
+            raise InputError(
+                f"the run began with other inputs than this attempt finds: {differing} differ",
+                hint="give back the data and weights that the run began with, or start a run of another THAW_RUN_ID",
+            )
+
+    @contextlib.contextmanager
+    def quiet(self) -> Iterator[None]:
+        """Let no other thread write the record inside."""
+        with self._lock:
+            yield
+
+    def renew(self) -> None:
+        """Write the record as it is, which shows that this attempt is alive."""
+        self.update()
 
     def finish(self, outcome: dict[str, Any], *, exit_code: int, **changes: Any) -> None:
         """The run is done: from here on every start is answered with this outcome."""
-        self.update(state="done", outcome=outcome, attempts=self._closed(exit_code), **changes)
+        self.update(state="done", outcome=outcome, attempts=self._closed(exit_code), lease=None, **changes)
 
     def close_attempt(self, exit_code: int) -> None:
-        """Note how this attempt ended, unless `finish` has done so."""
+        """Note how this attempt ended, unless `finish` has done so, and let go of the run."""
         if self.attempt.end is None:
-            self.update(attempts=self._closed(exit_code))
+            self.update(attempts=self._closed(exit_code), lease=None)
 
     def _closed(self, exit_code: int) -> tuple[Attempt, ...]:
         closed = self.attempt.model_copy(update={"end": self._clock(), "exit_code": exit_code})
         return (*self.content.attempts[:-1], closed)
 
-    def _accept_own_write(self, data: bytes, error: PreconditionFailed) -> int:
-        """A refused write may be our own, answered with an error and sent again: read back and compare."""
-        stored = self._store.read(RECORD_NAME)
-        if stored.data == data:
-            return stored.generation
-        winner = _parse(stored.data, self._store).attempts[-1]
-        raise Superseded(
-            f"this attempt was superseded by attempt {winner.number} of {winner.holder}, started {winner.start:%FT%TZ}",
-            hint="nothing is lost: the other attempt carries the run on",
-        ) from error
+    def _written(self, data: bytes) -> int:
+        """Write, and return the new generation. A refusal may be of our own write, now or before: read back."""
+        try:
+            return self._store.write(RECORD_NAME, data, if_generation=self._generation)
+        except PreconditionFailed as error:
+            stored = self._store.read(RECORD_NAME)
+            if stored.data == data:
+                return stored.generation
+            if stored.data not in self._unanswered:
+                raise _superseded(stored.data, self._store) from error
+        self._generation = stored.generation
+        return self._store.write(RECORD_NAME, data, if_generation=self._generation)
 
 
 def _read(store: ObjectStore) -> tuple[Record, int] | None:
@@ -186,6 +231,14 @@ def _read(store: ObjectStore) -> tuple[Record, int] | None:
     except ObjectMissing:
         return None
     return _parse(stored.data, store), stored.generation
+
+
+def _superseded(data: bytes, store: ObjectStore) -> Superseded:
+    winner = _parse(data, store).attempts[-1]
+    return Superseded(
+        f"this attempt was superseded by attempt {winner.number} of {winner.holder}, started {winner.start:%FT%TZ}",
+        hint="nothing is lost: the other attempt carries the run on",
+    )
 
 
 def _parse(data: bytes, store: ObjectStore) -> Record:

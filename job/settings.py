@@ -47,6 +47,12 @@ _PHASES, _NUMERICS, _OPERATION = "phases", "numerics", "operation"
 Split = Annotated[str, Field(min_length=1)]
 
 
+def _checked_bucket(uri: str) -> str:
+    if not re.match(r"^gs://[a-z0-9][a-z0-9._-]{1,220}[a-z0-9](/|$)", uri):
+        raise ValueError("expected gs://bucket/prefix with a bucket of 3 to 222 lower-case characters")
+    return uri.rstrip("/")
+
+
 class Settings(BaseSettings):
     """The settings of one run. The defaults are the recipe: nothing needs to be set to get it."""
 
@@ -65,7 +71,7 @@ class Settings(BaseSettings):
         group=_DATA, changes_result=True, pattern=r"^[a-z][a-z0-9_]*(/[\w.-]+)?(:\d+\.\d+\.\d+|:\d+\.\*\.\*)?$",
     )  # fmt: skip
     data_dir: str | None = _setting(
-        None, "folder of prepared TFDS data [default: TFDS's own, ~/tensorflow_datasets]", group=_DATA
+        None, "folder of prepared TFDS data, local or gs:// [default: TFDS's own, ~/tensorflow_datasets]", group=_DATA
     )
     train_split: Split = _setting("train[:40%]", "examples to train on", group=_DATA, changes_result=True)
     validation_split: Split = _setting(
@@ -94,7 +100,7 @@ class Settings(BaseSettings):
     )  # fmt: skip
 
     weights: str = _setting(
-        "imagenet", "of the backbone: imagenet, a path (.h5, .weights.h5, .keras), or none",
+        "imagenet", "of the backbone: imagenet, a path or gs:// object (.h5, .weights.h5, .keras), or none",
         group=_MODEL, changes_result=True,
     )  # fmt: skip
     dropout: float = _setting(
@@ -140,7 +146,13 @@ class Settings(BaseSettings):
     grace_seconds: float = _setting(
         15, "seconds from SIGTERM until the process must be gone", group=_OPERATION, gt=0, le=3600
     )
-    cache_dir: Path | None = _setting(None, "folder for temporary files [default: the system's]", group=_OPERATION)
+    job_uid: str | None = _setting(
+        None, "uid of the Kubernetes Job (downward API): its next pod takes over at once [default: none]",
+        group=_OPERATION,
+    )  # fmt: skip
+    cache_dir: Path | None = _setting(
+        None, "folder for temporary files and mirrored data [default: the system's]", group=_OPERATION
+    )
     termination_log: Path | None = _setting(
         None, "file for the termination message [default: /dev/termination-log where it exists]", group=_OPERATION
     )
@@ -161,8 +173,8 @@ class Settings(BaseSettings):
         scheme = uri.split("://")[0] if "://" in uri else ""
         if scheme not in ("", "file", "gs"):
             raise ValueError(f"{scheme}:// is not a store: expected gs://bucket/prefix, file:///dir, or a path")
-        if scheme == "gs" and not re.match(r"^gs://[a-z0-9][a-z0-9._-]{1,220}[a-z0-9](/|$)", uri):
-            raise ValueError("expected gs://bucket/prefix with a bucket of 3 to 222 lower-case characters")
+        if scheme == "gs":
+            _checked_bucket(uri)
         if scheme == "file" and not uri.startswith("file:///"):
             raise ValueError("expected an absolute path: file:///dir")
         return uri.rstrip("/") or "/"
@@ -174,10 +186,10 @@ class Settings(BaseSettings):
 
     @field_validator("data_dir")
     @classmethod
-    def _local_data(cls, place: str | None) -> str | None:
-        if place and place.startswith("gs://"):
-            raise ValueError("this version reads prepared data from a local folder only")
-        return str(Path(place).expanduser()) if place else None
+    def _data_without_tilde(cls, place: str | None) -> str | None:
+        if place is None or "://" in place:
+            return _checked_bucket(place) if place else None
+        return str(Path(place).expanduser())
 
     @field_validator("train_split", "validation_split", "test_split")
     @classmethod
@@ -210,8 +222,8 @@ class Settings(BaseSettings):
     @classmethod
     def _weights_exist_for_backbone(cls, weights: str, info: ValidationInfo) -> str:
         backbone = info.data.get("backbone")
-        if weights.startswith("gs://"):
-            raise ValueError("this version reads weights from a local file only")
+        if "://" in weights:
+            return _checked_bucket(weights)
         if weights == "imagenet" and backbone and not BACKBONES[backbone].has_imagenet_weights:
             raise ValueError(f"there are no ImageNet weights of {backbone}: give a path, or none")
         return weights

@@ -3,14 +3,17 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from job.command_line import NOT_SETTINGS
 from job.settings import PREFIX, Settings
 from job.storage import LocalStore
+from job.storage.gcs import GcsStore
+from tests.gcs_server import BUCKET, GcsServer
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
 REPOSITORY = Path(__file__).parent.parent
@@ -38,7 +41,7 @@ SMALL_RUN: dict[str, Any] = {
 @pytest.fixture(autouse=True)
 def _cleared_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith(PREFIX)]:
-        if name != "THAW_TEST_DATA":
+        if name not in NOT_SETTINGS:
             monkeypatch.delenv(name)
 
 
@@ -82,6 +85,29 @@ def store(tmp_path: Path) -> LocalStore:
     return LocalStore(tmp_path / "run")
 
 
+@pytest.fixture(scope="session")
+def gcs_server() -> Iterator[GcsServer]:
+    """A server of Cloud Storage, for every process that the tests start."""
+    with GcsServer(stall_seconds=1.0) as server:
+        yield server
+
+
+@pytest.fixture
+def gcs(gcs_server: GcsServer, monkeypatch: pytest.MonkeyPatch) -> GcsServer:
+    """The same, empty and without faults."""
+    gcs_server.clear()
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", gcs_server.url)
+    return gcs_server
+
+
+@pytest.fixture
+def gcs_store(gcs: GcsServer) -> GcsStore:
+    """A run's place on the server, with a client that is quick to try again."""
+    return GcsStore(
+        bucket=BUCKET, prefix="runs/small", timeout_seconds=0.5, retry_seconds=10.0, first_delay_seconds=0.01
+    )
+
+
 @pytest.fixture
 def environment(prepared: Path, tmp_path: Path) -> Callable[..., dict[str, str]]:
     """The environment of a small run in a process of its own; keywords override."""
@@ -93,6 +119,20 @@ def environment(prepared: Path, tmp_path: Path) -> Callable[..., dict[str, str]]
         return clean | {f"{PREFIX}{name.upper()}": str(value) for name, value in values.items()}
 
     return make
+
+
+@pytest.fixture(scope="session")
+def undisturbed_process(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of the small run, which has run in one go in a process; its log is kept beside it."""
+    folder = tmp_path_factory.mktemp("undisturbed-process")
+    values = SMALL_RUN | {"data_dir": prepared, "storage_uri": folder}
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    env = clean | {f"{PREFIX}{name.upper()}": str(value) for name, value in values.items()}
+    done = job(env=env)
+    assert done.returncode == 0, done.stderr
+    (folder / "stdout").write_text(done.stdout)
+    (folder / "stderr").write_text(done.stderr)
+    return env
 
 
 def job(*argv: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:

@@ -5,11 +5,16 @@ from typing import Any
 
 from job import attempt
 from job.errors import Interrupted
+from job.holder import Holder
+from job.progress import Progress
 from job.record import RECORD_NAME, Record
 from job.settings import Settings
 from job.storage import LocalStore, ObjectStore
 from tests.conftest import Recorder
 from tests.stores import Crash
+
+HOLDER = Holder(host="test", pid=1, started=0.0, job_uid="uid")
+"""Of one Job: the next start takes the run over at once."""
 
 Undisturbed = tuple[LocalStore, Recorder, Settings]
 Small = Callable[..., Settings]
@@ -58,7 +63,7 @@ def start(
     check_stop: Callable[[], None] = never,
 ) -> Recorder:
     reader = reader or Recorder()
-    attempt.make(settings, store=store, holder="test", reader=reader, check_stop=check_stop)
+    attempt.make(settings, store=store, holder=HOLDER, reader=reader, progress=Progress(), check_stop=check_stop)
     return reader
 
 

@@ -1,5 +1,8 @@
 """Stores for the tests: one in memory, and a wrapper that makes a real one fail."""
 
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from job.errors import ObjectMissing, PreconditionFailed, StorageError
@@ -7,13 +10,16 @@ from job.storage import MISSING, Digest, ObjectStore, StoredObject, digest_of
 
 
 class MemoryStore:
-    """Objects with generations in a dictionary."""
+    """Objects with generations in a dictionary; `now` is its clock, in seconds."""
 
     uri = "memory://"
 
     def __init__(self) -> None:
         self.objects: dict[str, StoredObject] = {}
+        self.written_at: dict[str, float] = {}
+        self.now: Callable[[], float] = time.monotonic
         self._next = 1
+        self._lock = threading.RLock()
 
     def read(self, name: str) -> StoredObject:
         if name not in self.objects:
@@ -21,11 +27,13 @@ class MemoryStore:
         return self.objects[name]
 
     def write(self, name: str, data: bytes, *, if_generation: int) -> int:
-        if self.generation(name) != if_generation:
-            raise PreconditionFailed(f"{name} is not of generation {if_generation}")
-        self.objects[name] = StoredObject(bytes(data), self._next)
-        self._next += 1
-        return self.objects[name].generation
+        with self._lock:
+            if self.generation(name) != if_generation:
+                raise PreconditionFailed(f"{name} is not of generation {if_generation}")
+            self.objects[name] = StoredObject(bytes(data), self._next)
+            self.written_at[name] = self.now()
+            self._next += 1
+            return self.objects[name].generation
 
     def upload(self, name: str, source: Path, *, if_generation: int) -> Digest:
         self.write(name, source.read_bytes(), if_generation=if_generation)
@@ -37,6 +45,10 @@ class MemoryStore:
 
     def generation(self, name: str) -> int:
         return self.objects[name].generation if name in self.objects else MISSING
+
+    def age_seconds(self, name: str) -> float:
+        self.read(name)
+        return self.now() - self.written_at[name]
 
     def list(self, prefix: str) -> list[str]:
         return sorted(name for name in self.objects if name.startswith(prefix))

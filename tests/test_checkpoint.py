@@ -1,5 +1,6 @@
 """Commits and restores: complete or not at all, and never without the digest."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,9 @@ import pytest
 from job import checkpoint
 from job.checkpoint import Checkpoints
 from job.errors import CheckpointDamaged, StorageError, TrainingDiverged
+from job.holder import Holder
 from job.record import RECORD_NAME, EpochResult, RunRecord
-from job.storage import MISSING, ObjectStore, StoredObject
+from job.storage import MISSING, Digest, ObjectStore, StoredObject, digest_of
 from tests.stores import BrokenStore, MemoryStore
 
 
@@ -18,15 +20,25 @@ def store() -> MemoryStore:
     return MemoryStore()
 
 
+HOLDER = Holder(host="me", pid=1, started=0.0)
+
+
 def open_run(store: ObjectStore, scratch: Path, *, keep: int = 2) -> Checkpoints:
-    record = RunRecord.claim(store, run_id="run", fingerprint="f", settings={}, holder="me")
+    record = RunRecord.open(store, run_id="run", fingerprint="f", settings={})
+    record.take(HOLDER, lease_seconds=60)
     return Checkpoints(store, record, keep=keep, scratch=scratch)
 
 
-def commit(checkpoints: Checkpoints, step: int, *, phase: str = "head", value: float = 0.0) -> str:
+def commit(
+    checkpoints: Checkpoints,
+    step: int,
+    *,
+    phase: str = "head",
+    value: float = 0.0,
+    history: Sequence[EpochResult] = (),
+) -> str:
     arrays = {"w": np.full(3, value, np.float32), "n": np.array(step)}
-    entry = checkpoints.commit(lambda: arrays, state="head", phase=phase, step=step, durations={})
-    return entry.name
+    return checkpoints.commit(arrays, state="head", phase=phase, step=step, history=history, durations={}).name
 
 
 def restore(checkpoints: Checkpoints) -> tuple[int | None, list[str]]:
@@ -47,7 +59,7 @@ def test_what_is_committed_is_restored_bit_for_bit(store: MemoryStore, tmp_path:
         "b": np.array(7, np.int64),
         "c": np.arange(6, dtype=np.float64).reshape(2, 3).T,
     }
-    open_run(store, tmp_path).commit(lambda: arrays, state="head", phase="head", step=1, durations={})
+    open_run(store, tmp_path).commit(arrays, state="head", phase="head", step=1, history=(), durations={})
     restored = open_run(store, tmp_path).restore(lambda *_: None)
     assert restored is not None
     for name, array in arrays.items():
@@ -96,16 +108,41 @@ def test_when_every_checkpoint_is_damaged_the_run_begins_again(store: MemoryStor
     assert restore(open_run(store, tmp_path)) == (None, names[::-1])
 
 
-def test_the_history_goes_back_with_the_checkpoint(store: MemoryStore, tmp_path: Path) -> None:
-    """Epochs that only a damaged checkpoint held are forgotten, and will be trained again."""
+def test_what_is_damaged_is_set_aside_and_kept(store: MemoryStore, tmp_path: Path) -> None:
+    """The next commit takes it out of the index; nobody deletes it, and nobody tries it again."""
     run = open_run(store, tmp_path)
-    run.history.append(epoch(0))
     commit(run, 1)
-    run.history.append(epoch(1))
-    store.delete(commit(run, 2))
+    newest = commit(run, 2)
+    store.objects[newest] = StoredObject(b"damaged", store.objects[newest].generation)
     again = open_run(store, tmp_path)
     restore(again)
-    assert [result.epoch for result in again.history] == [0]
+    for step in (3, 4, 5):
+        commit(again, step)
+    assert newest in store.list(checkpoint.PREFIX)
+    assert [
+        entry.name for entry in RunRecord.open(store, run_id="run", fingerprint="f", settings={}).content.set_aside
+    ] == [newest]
+    assert restore(open_run(store, tmp_path)) == (5, [])
+
+
+class DamagesOneDownload(MemoryStore):
+    """The first copy that it gives out arrives damaged."""
+
+    is_done = False
+
+    def download(self, name: str, target: Path) -> Digest:
+        super().download(name, target)
+        if not self.is_done:
+            self.is_done = True
+            target.write_bytes(b"damaged")
+        return digest_of(target)
+
+
+def test_a_copy_that_was_damaged_on_its_way_is_fetched_again(tmp_path: Path) -> None:
+    """Only what is damaged where it is kept is set aside."""
+    store = DamagesOneDownload()
+    commit(open_run(store, tmp_path), 1)
+    assert restore(open_run(store, tmp_path)) == (1, [])
 
 
 def test_a_state_that_is_not_finite_is_never_uploaded(store: MemoryStore, tmp_path: Path) -> None:
@@ -119,18 +156,26 @@ def test_a_state_that_is_not_finite_is_never_uploaded(store: MemoryStore, tmp_pa
 
 
 def test_a_checkpoint_of_the_same_step_is_not_uploaded_twice(store: MemoryStore, tmp_path: Path) -> None:
-    """When only the history is new, only the record changes, and the state is not even copied."""
+    """When only the history is new, only the record changes."""
     run = open_run(store, tmp_path)
     name = commit(run, 1)
-    run.history.append(epoch(0))
+    assert commit(run, 1, history=[epoch(0)]) == name
+    record = RunRecord.open(store, run_id="run", fingerprint="f", settings={}).content
+    assert [entry.num_epochs for entry in record.checkpoints] == [1]
+    assert len(record.history) == 1
 
-    def copied() -> dict[str, np.ndarray]:
-        raise AssertionError("the state was copied")
 
-    assert run.commit(copied, state="head", phase="head", step=1, durations={}).name == name
-    again = open_run(store, tmp_path)
-    assert restore(again) == (1, [])
-    assert len(again.history) == 1
+def test_a_commit_is_tried_again_after_the_record_could_not_be_written(store: MemoryStore, tmp_path: Path) -> None:
+    """Its object is there already: the second try has a name of its own."""
+    run = open_run(store, tmp_path)
+    commit(run, 1)
+    broken = BrokenStore(store, "write")
+    run._record._store = broken
+    with pytest.raises(StorageError):
+        commit(run, 2)
+    run._record._store = store
+    commit(run, 2)
+    assert restore(open_run(store, tmp_path)) == (2, [])
 
 
 def test_old_checkpoints_are_pruned_and_phase_boundaries_kept(store: MemoryStore, tmp_path: Path) -> None:
@@ -155,12 +200,12 @@ def test_orphans_of_earlier_attempts_are_swept_and_those_of_later_ones_are_not(
 ) -> None:
     """A later attempt may have uploaded a checkpoint that it has not committed yet."""
     run = open_run(store, tmp_path)
-    for name in ("head-00000009-a1-r7.safetensors", "head-00000009-a2-r7.safetensors", "notes.txt"):
+    for name in ("head-00000009-a1-7.safetensors", "head-00000009-a2-7.safetensors", "notes.txt"):
         store.write(f"{checkpoint.PREFIX}{name}", b"", if_generation=MISSING)
     kept = commit(run, 1)
     assert store.list(checkpoint.PREFIX) == [
         kept,
-        f"{checkpoint.PREFIX}head-00000009-a2-r7.safetensors",
+        f"{checkpoint.PREFIX}head-00000009-a2-7.safetensors",
         f"{checkpoint.PREFIX}notes.txt",
     ]
 

@@ -29,13 +29,14 @@ def test_every_setting_is_in_the_table_with_its_default_and_its_mark(field: str)
 def test_no_variable_is_named_that_does_not_exist() -> None:
     """But for the variable of the tests."""
     named = set(re.findall(r"THAW_[A-Z_]+", README))
-    assert named <= {variable(field) for field in Settings.model_fields} | {"THAW_TEST_DATA"}
+    assert named <= {variable(field) for field in Settings.model_fields} | {"THAW_TEST_DATA", "THAW_TEST_GCS"}
 
 
 def test_every_file_of_the_program_has_a_line() -> None:
     """And no line is of a file that is gone."""
-    listed = re.findall(r"^\| `(job/\w+\.py)` \| .+ \|$", README, re.MULTILINE)
-    files = {f"job/{path.name}" for path in (REPOSITORY / "job").glob("*.py") if path.name != "__init__.py"}
+    listed = re.findall(r"^\| `(job/\w+(?:\.py|/))` \| .+ \|$", README, re.MULTILINE)
+    rooms = [path for path in (REPOSITORY / "job").iterdir() if not path.name.startswith(("__init__", "__pycache__"))]
+    files = [f"job/{path.name}" + ("/" if path.is_dir() else "") for path in rooms]
     assert sorted(listed) == sorted(files)
 
 
@@ -66,7 +67,7 @@ def test_every_target_of_the_makefile_that_is_named_exists() -> None:
     targets = set(re.findall(r"^([a-z-]+):.*## ", makefile, re.MULTILINE))
     for words in re.findall(r"(?:^ {4}|`)make ([a-z -]+?)(?: {2,}|`|$)", README, re.MULTILINE):
         assert set(words.split()) <= targets, words
-    assert {"help", "setup", "demo", "run", "test", "test-all", "lint", "types", "bench"} <= targets
+    assert {"help", "setup", "demo", "run", "test", "test-all", "soak", "lint", "types", "bench"} <= targets
 
 
 def test_the_lock_files_name_no_host() -> None:

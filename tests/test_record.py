@@ -1,21 +1,27 @@
 """The run record: one writer at a time, and a run that is done stays done."""
 
+import contextlib
+import itertools
+import json
+import threading
 from datetime import UTC, datetime
 
 import pytest
 
-from job.errors import PreconditionFailed, RunMismatch, StorageError, Superseded
-from job.record import RECORD_NAME, Attempt, Record, RunRecord
-from job.storage import MISSING
+from job.errors import InputError, PreconditionFailed, RunMismatch, StorageError, Superseded
+from job.holder import Holder
+from job.record import RECORD_NAME, Record, RunRecord
+from job.storage import MISSING, ObjectStore
 from tests.stores import MemoryStore
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
-def claim(store: MemoryStore, *, holder: str = "here:1", fingerprint: str = "abc", **settings: object) -> RunRecord:
-    return RunRecord.claim(
-        store, run_id="run", fingerprint=fingerprint, settings=settings, holder=holder, clock=lambda: NOON
-    )
+def claim(store: ObjectStore, *, host: str = "here", fingerprint: str = "abc", **settings: object) -> RunRecord:
+    record = RunRecord.open(store, run_id="run", fingerprint=fingerprint, settings=settings, clock=lambda: NOON)
+    if not record.is_done:
+        record.take(Holder(host=host, pid=1, started=0.0), lease_seconds=60)
+    return record
 
 
 def stored(store: MemoryStore) -> Record:
@@ -36,7 +42,7 @@ def test_a_later_claim_is_the_next_attempt() -> None:
     store = MemoryStore()
     first = claim(store)
     first.close_attempt(42)
-    second = claim(store, holder="there:2")
+    second = claim(store, host="there")
     assert second.attempt.number == 2
     assert [(a.exit_code, a.end) for a in stored(store).attempts] == [(42, NOON), (None, None)]
 
@@ -77,9 +83,9 @@ def test_finishing_closes_the_attempt_once() -> None:
 def test_a_superseded_attempt_is_told_the_winner_and_writes_nothing() -> None:
     """The generation fences it off, whatever the clocks say."""
     store = MemoryStore()
-    loser = claim(store, holder="loser:1")
-    winner = claim(store, holder="winner:2")
-    with pytest.raises(Superseded, match=r"attempt 2 of winner:2"):
+    loser = claim(store, host="loser")
+    winner = claim(store, host="winner")
+    with pytest.raises(Superseded, match=r"attempt 2 of winner:1"):
         loser.update(state="head")
     assert stored(store) == winner.content
 
@@ -112,20 +118,68 @@ def test_a_refusal_of_ones_own_write_is_success() -> None:
     assert stored(store).state == "done"
 
 
-class AlwaysLoses(MemoryStore):
-    """Another attempt writes the record just before each write."""
+class LosesAnswers(MemoryStore):
+    """Fails as it is told: having done the write, or not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.plan: list[str] = []
 
     def write(self, name: str, data: bytes, *, if_generation: int) -> int:
-        attempts = (Attempt(number=1, holder="rival", start=NOON),)
-        rival = Record(run_id="run", fingerprint="abc", settings={}, revision=self._next, attempts=attempts)
-        super().write(name, rival.model_dump_json().encode(), if_generation=self.generation(name))
-        return super().write(name, data, if_generation=if_generation)
+        step = self.plan.pop(0) if self.plan else "answer"
+        if step == "lost before":
+            raise StorageError("no answer")
+        generation = super().write(name, data, if_generation=if_generation)
+        if step == "lost after":
+            raise StorageError("no answer")
+        return generation
 
 
-def test_a_claim_that_keeps_losing_gives_up() -> None:
-    """It ends with an error, not in a loop for ever."""
-    with pytest.raises(Superseded, match="claims in a row"):
-        claim(AlwaysLoses())
+@pytest.mark.parametrize("plan", itertools.product(["lost before", "lost after"], repeat=3))
+def test_writes_whose_answers_were_lost_do_not_lock_the_run_out(plan: tuple[str, ...]) -> None:
+    """A later write finds an earlier one of its own in the way, and goes on from there."""
+    store = LosesAnswers()
+    record = claim(store)
+    store.plan = list(plan)
+    while store.plan:
+        with contextlib.suppress(StorageError):
+            record.update(state="head")
+    record.update(state="fine_tune")
+    assert stored(store).state == "fine_tune"
+
+
+def test_inputs_are_pinned_by_the_first_attempt() -> None:
+    """A later one must find the same."""
+    store = MemoryStore()
+    claim(store).pin_inputs({"data": "a", "weights": "b"})
+    again = claim(store)
+    again.pin_inputs({"data": "a", "weights": "b"})
+    with pytest.raises(InputError, match="weights differ"):
+        again.pin_inputs({"data": "a", "weights": "c"})
+
+
+def test_nobody_else_writes_while_it_must_be_quiet() -> None:
+    """A renewal waits until it is over."""
+    store = MemoryStore()
+    record = claim(store)
+    before = store.generation(RECORD_NAME)
+    renewal = threading.Thread(target=record.renew)
+    with record.quiet():
+        renewal.start()
+        renewal.join(timeout=0.2)
+        assert store.generation(RECORD_NAME) == before
+    renewal.join(timeout=10)
+    assert store.generation(RECORD_NAME) > before
+
+
+def test_a_record_of_an_earlier_version_is_read() -> None:
+    """Fields that were added since have defaults."""
+    store = MemoryStore()
+    claim(store)
+    content = json.loads(store.read(RECORD_NAME).data)
+    del content["lease"], content["set_aside"]
+    store.write(RECORD_NAME, json.dumps(content).encode(), if_generation=store.generation(RECORD_NAME))
+    assert claim(store).attempt.number == 2
 
 
 def test_a_record_that_is_no_record_is_an_error_that_names_it() -> None:

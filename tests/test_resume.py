@@ -1,6 +1,9 @@
 """A run that does not go through in one go: every place to resume from, crashes, rivals and damage."""
 
+import contextlib
 import json
+import random
+import time
 from pathlib import Path
 from typing import Any
 
@@ -118,23 +121,24 @@ def test_a_finished_run_is_answered_and_nothing_is_written(undisturbed_run: Undi
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize(
-    "phases",
+    ("phases", "every"),
     [
-        pytest.param({"head_epochs": 1, "fine_tune_epochs": 0}, id="one phase"),
-        pytest.param({"head_epochs": 2, "fine_tune_epochs": 1}, id="two phases", marks=pytest.mark.slow),
+        pytest.param({"head_epochs": 1, "fine_tune_epochs": 0}, 3, id="one phase, some calls"),
+        pytest.param({"head_epochs": 2, "fine_tune_epochs": 1}, 1, id="two phases", marks=pytest.mark.slow),
     ],
 )
 def test_a_crash_at_every_store_call_loses_nothing(
-    small: Small, tmp_path: Path, phases: dict[str, int], after: bool
+    small: Small, tmp_path: Path, phases: dict[str, int], every: int, after: bool
 ) -> None:
     """For each call of a run in turn, before or after it has its effect: the next start completes it, the same."""
     settings = small(**phases)
     whole = LocalStore(tmp_path / "whole")
     counting = CrashingStore(whole, at_call=10**9, after=False)
     start(settings, counting)
-    for call in range(1, counting.calls + 1):
+    for call in range(1 + after, counting.calls + 1, every):
         store = LocalStore(tmp_path / f"call-{call}")
-        with pytest.raises(Crash):
+        # What the background commits depends a little on its pace: a run may come to its end with a call less.
+        with contextlib.suppress(Crash):
             start(settings, CrashingStore(store, at_call=call, after=after))
         start(settings, store)
         assert result_of(store) == result_of(whole), call
@@ -142,15 +146,15 @@ def test_a_crash_at_every_store_call_loses_nothing(
 
 
 def test_commits_come_as_often_as_they_are_asked_for(small: Small, store: LocalStore) -> None:
-    """An interval of 0 commits every step; an epoch's end needs no second upload."""
+    """An interval of 0 commits every step that it can keep up with; the end of an epoch is always committed."""
     reader = start(small(checkpoint_every_seconds=0, head_epochs=1, fine_tune_epochs=1), store)
-    steps = [(facts["phase"], facts["step"], facts["reason"]) for facts in reader.of(events.COMMITTED)]
     for phase in ("head", "fine_tune"):
-        assert [step for step in steps if step[0] == phase] == [
-            (phase, 1, "interval"), (phase, 2, "interval"), (phase, 3, "interval"), (phase, 3, "epoch"),
-        ]  # fmt: skip
-    record = record_of(store)
-    assert record.checkpoints[-1].num_epochs == 2
+        commits = [(facts["step"], facts["reason"]) for facts in reader.of(events.COMMITTED) if facts["phase"] == phase]
+        assert commits == sorted(set(commits), key=lambda commit: (commit[0], commit[1] == "epoch"))
+        assert set(commits[:-1]) <= {(1, "interval"), (2, "interval"), (3, "interval")}
+        assert len(commits) >= 2
+        assert commits[-1] == (3, "epoch")
+    assert record_of(store).checkpoints[-1].num_epochs == 2
 
 
 def test_a_run_stopped_before_its_first_step_commits_nothing(small: Small, store: LocalStore) -> None:
@@ -291,6 +295,29 @@ def test_a_first_attempt_that_prepared_the_data_is_resumed_by_one_that_finds_it(
     with pytest.raises(Crash):
         start(settings, store, reader=CrashOn(events.COMMITTED))
     assert start(settings, store).of(events.RESTORED)[0]["step"] == 3
+
+
+def test_new_weights_do_not_depend_on_what_a_renewal_draws(
+    undisturbed_run: Undisturbed, small: Small, store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Retries wait for random times, and Keras seeds its initializers from the same generator."""
+    from job import lease, model
+
+    class DrawsInRenewals(LocalStore):
+        def write(self, name: str, data: bytes, *, if_generation: int) -> int:
+            random.random()
+            return super().write(name, data, if_generation=if_generation)
+
+    construct = model._construct
+
+    def slowly(*arguments: Any, **options: Any) -> Any:
+        time.sleep(0.05)
+        return construct(*arguments, **options)
+
+    monkeypatch.setattr(lease, "RENEWALS_IN_A_LEASE", 100_000)
+    monkeypatch.setattr(model, "_construct", slowly)
+    start(small(), DrawsInRenewals(store.root))
+    assert result_of(store) == result_of(undisturbed_run[0])
 
 
 def test_a_mistake_in_the_settings_can_be_mended_under_the_same_run_id(small: Small, store: LocalStore) -> None:

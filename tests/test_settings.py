@@ -41,6 +41,7 @@ OTHER_VALUES: dict[str, Any] = {
     "keep_checkpoints": 3,
     "lease_seconds": 90,
     "grace_seconds": 25,
+    "job_uid": "uid",
     "cache_dir": "/cache",
     "termination_log": "/log",
     "min_test_accuracy": 0.9,
@@ -51,7 +52,7 @@ OTHER_VALUES: dict[str, Any] = {
 
 OPERATION_ONLY = {
     "run_id", "storage_uri", "data_dir", "cache", "checkpoint_every_seconds", "keep_checkpoints", "lease_seconds",
-    "grace_seconds", "cache_dir", "termination_log", "min_test_accuracy", "metrics_port", "pushgateway_url",
+    "grace_seconds", "job_uid", "cache_dir", "termination_log", "min_test_accuracy", "metrics_port", "pushgateway_url",
     "log_format",
 }  # fmt: skip
 

@@ -1,10 +1,4 @@
-"""Object storage: the whole surface that a run needs of it, and no more.
-
-An `ObjectStore` keeps immutable bytes under names. Each name has a generation that changes with every write,
-and every write states the generation it expects: 0 to create, the one last read to replace. So two writers
-can race and exactly one wins. Names are relative to the store's root in both directions, with `/` between parts.
-This room knows nothing of runs, checkpoints or models.
-"""
+"""A folder as an object store: a disk, or a volume that several pods mount."""
 
 import contextlib
 import errno
@@ -14,76 +8,16 @@ import os
 import secrets
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
-from urllib.parse import unquote, urlsplit
+from typing import BinaryIO
 
 from job import scratch
-from job.errors import InvalidSettings, ObjectMissing, PreconditionFailed, StorageError
-
-MISSING = 0
-"""The generation of an object that is not there."""
-
-
-@dataclass(frozen=True)
-class StoredObject:
-    """Bytes as read, with the generation that a conditional write needs."""
-
-    data: bytes
-    generation: int
-
-
-@dataclass(frozen=True)
-class Digest:
-    """What a file's content is known by: its size in bytes and its SHA-256 in hexadecimal."""
-
-    size: int
-    sha256: str
-
-
-class ObjectStore(Protocol):
-    """What a run needs of storage. Every method raises StorageError when the store does not do its part."""
-
-    @property
-    def uri(self) -> str:
-        """The root, as a person would write it."""
-        ...
-
-    def read(self, name: str) -> StoredObject:
-        """The bytes and generation of a small object. Raises ObjectMissing."""
-        ...
-
-    def write(self, name: str, data: bytes, *, if_generation: int) -> int:
-        """Write a small object and return its new generation.
-
-        Raises PreconditionFailed, and writes nothing, unless the object's generation is `if_generation`.
-        """
-        ...
-
-    def upload(self, name: str, source: Path, *, if_generation: int) -> Digest:
-        """Write a file of any size, under the same condition as `write`; the digest is of what was sent."""
-        ...
-
-    def download(self, name: str, target: Path) -> Digest:
-        """Copy an object into a file; the digest is of what arrived. Raises ObjectMissing."""
-        ...
-
-    def generation(self, name: str) -> int:
-        """The current generation, MISSING (0) when there is no such object."""
-        ...
-
-    def list(self, prefix: str) -> list[str]:
-        """The names that begin with `prefix`, sorted."""
-        ...
-
-    def delete(self, name: str) -> None:
-        """Remove an object; that it is already gone is success."""
-        ...
+from job.errors import ObjectMissing, PreconditionFailed, StorageError
+from job.storage.protocol import MISSING, Digest, StoredObject
 
 
 class LocalStore:
-    """Objects as files under a folder: a disk, or a volume that several pods mount.
+    """Objects as files under a folder.
 
     A write goes to a temporary file in the same folder, is synced, and renamed over the name under an exclusive
     `flock`, so a reader sees the old bytes or the new and a crash leaves at most a temporary file. The generation
@@ -124,6 +58,10 @@ class LocalStore:
     def generation(self, name: str) -> int:
         with self._explained("read", name):
             return self._generation(name)
+
+    def age_seconds(self, name: str) -> float:
+        with self._explained("read", name):
+            return max(0.0, time.time() - self._path(name).stat().st_mtime)
 
     def list(self, prefix: str) -> list[str]:
         folder = self._path(prefix.rpartition("/")[0]) if "/" in prefix else self.root
@@ -225,12 +163,6 @@ def _write(chunks: Iterator[bytes], target: BinaryIO) -> Digest:
     return Digest(size, hasher.hexdigest())
 
 
-def digest_of(path: Path) -> Digest:
-    """The digest of a temporary file. Raises ScratchUnavailable."""
-    with scratch.explained(path), path.open("rb") as file:
-        return Digest(path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
-
-
 def _stamp(path: Path, *, above: int) -> int:
     """Set a file's modification time above a generation, and return it as the file system keeps it.
 
@@ -250,16 +182,3 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def open_store(uri: str) -> ObjectStore:
-    """The store that a STORAGE_URI names. Raises InvalidSettings for a scheme that has no store."""
-    if "://" not in uri:
-        return LocalStore(Path(uri).expanduser())
-    parts = urlsplit(uri)
-    if parts.scheme == "file":
-        return LocalStore(Path(unquote(parts.path)))
-    raise InvalidSettings(
-        f"THAW_STORAGE_URI={uri!r}: this version has no store for {parts.scheme}://",
-        hint="give a path or file:///dir",
-    )

@@ -1,0 +1,62 @@
+"""Who holds a run: a process, on a host, perhaps of a Kubernetes Job; and whether it is still there.
+
+What can be known for certain is little: a process of this very host, in this very process namespace, is there or not.
+Of any other, the lease decides.
+"""
+
+import os
+import socket
+from pathlib import Path
+
+import psutil
+from pydantic import BaseModel, ConfigDict
+
+
+class Holder(BaseModel):
+    """One process. `started` is its start in seconds since the epoch, by its host's clock.
+
+    `process_namespace` tells containers of one host name apart; it is empty where there are none. `job_uid` is the
+    uid of the Kubernetes Job, empty outside of one.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    host: str
+    pid: int
+    started: float
+    process_namespace: str = ""
+    job_uid: str = ""
+
+    def __str__(self) -> str:
+        process = f"{self.host}:{self.pid}"
+        return f"{process} of Job {self.job_uid}" if self.job_uid else process
+
+    def must_yield_to(self, other: "Holder") -> bool:
+        """Whether `other` may take the run over at once: it is of the same Job, or knows that this process is gone."""
+        if self.job_uid and self.job_uid == other.job_uid:
+            return True
+        is_same_host = (self.host, self.process_namespace) == (other.host, other.process_namespace)
+        return is_same_host and not _is_there(self.pid, self.started)
+
+
+def this_process(job_uid: str | None) -> Holder:
+    """The holder that this process would be."""
+    namespace = Path("/proc/self/ns/pid")
+    return Holder(
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        started=psutil.Process().create_time(),
+        process_namespace=str(namespace.readlink()) if namespace.is_symlink() else "",
+        job_uid=job_uid or "",
+    )
+
+
+def _is_there(pid: int, started: float) -> bool:
+    """Whether a process exists, and is not another that was given the same number later."""
+    try:
+        process = psutil.Process(pid)
+        return abs(process.create_time() - started) < 1 and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.AccessDenied:
+        return True

@@ -1,0 +1,16 @@
+"""Object storage: the whole surface that a run needs of it, and no more.
+
+An `ObjectStore` keeps immutable bytes under names. Each name has a generation that changes with every write,
+and every write states the generation it expects: 0 to create, the one last read to replace. So two writers
+can race and exactly one wins. Names are relative to the store's root in both directions, with `/` between parts.
+This room knows nothing of runs, checkpoints or models.
+
+A store retries by itself what may help, for a while. What it raises is final: StorageRefused when asking again will not
+help (no permission, no bucket), StorageError when it may.
+"""
+
+from job.storage.local import LocalStore
+from job.storage.protocol import MISSING, Digest, ObjectStore, StoredObject, digest_of
+from job.storage.uri import open_store
+
+__all__ = ["MISSING", "Digest", "LocalStore", "ObjectStore", "StoredObject", "digest_of", "open_store"]

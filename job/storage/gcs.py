@@ -1,0 +1,278 @@
+"""A Google Cloud Storage bucket as an object store; the only importer of google.cloud.
+
+Credentials are the application default ones: Workload Identity in a cluster, `gcloud auth application-default login`
+on a desk; never a setting. `STORAGE_EMULATOR_HOST` is honoured, without credentials. A run needs four permissions on
+the bucket: storage.objects.create, storage.objects.get, storage.objects.list and storage.objects.delete; the role
+Storage Object User (roles/storage.objectUser) has them.
+
+Every write is conditional on a generation, so the client may send it again after an error whose outcome it does not
+know. The server may have done the first one: a refused write is read back before it counts as a conflict. Both ways
+the checksum (CRC32C) of every object is verified.
+"""
+
+import base64
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from email.utils import parsedate_to_datetime
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any, TypeVar
+
+import google_crc32c
+import requests
+import urllib3
+from google.api_core import exceptions as api
+from google.auth.exceptions import GoogleAuthError
+from google.cloud import storage
+from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
+from google.cloud.storage.retry import DEFAULT_RETRY
+
+from job import scratch
+from job.errors import (
+    ObjectDamaged,
+    ObjectMissing,
+    PreconditionFailed,
+    StorageError,
+    StorageRefused,
+)
+from job.storage.protocol import MISSING, Digest, StoredObject, digest_of
+
+T = TypeVar("T")
+
+PERMISSIONS = (
+    "storage.objects.create",
+    "storage.objects.delete",
+    "storage.objects.get",
+    "storage.objects.list",
+)
+UPLOAD_CHUNK_BYTES = 16 << 20
+TRIES = 3
+
+_NETWORK_ERRORS = (
+    requests.RequestException,
+    urllib3.exceptions.HTTPError,
+    HTTPException,
+    ConnectionError,
+    TimeoutError,
+)
+_FOREIGN_ERRORS = (api.GoogleAPIError, GoogleAuthError, DataCorruption, InvalidResponse, *_NETWORK_ERRORS)
+
+
+class GcsStore:
+    """Objects under gs://bucket/prefix.
+
+    A request that gets no answer in `timeout_seconds` is given up; one that fails in a way that may pass is sent again,
+    after `first_delay_seconds`, then after ever longer ones, until `retry_seconds` have gone by.
+    """
+
+    def __init__(
+        self,
+        *,
+        bucket: str,
+        prefix: str,
+        timeout_seconds: float = 60.0,
+        retry_seconds: float = 120.0,
+        first_delay_seconds: float = 1.0,
+    ) -> None:
+        self.uri = f"gs://{bucket}/{prefix}".rstrip("/")
+        self._prefix = f"{prefix}/" if prefix else ""
+        self._clock_skew_seconds = 0.0
+        with self._explained("open", ""):
+            self._client = storage.Client(project=None)
+            self._client._http.hooks["response"].append(self._read_clock)
+            # google-cloud-storage 3.17 asks for the bucket's own description in the background, for tracing: that takes
+            # a permission that a run does not need (tests/test_gcs.py shows it).
+            self._client._bucket_metadata_cache = None
+        self._bucket = self._client.bucket(bucket)
+        retry = DEFAULT_RETRY.with_timeout(retry_seconds).with_delay(
+            initial=first_delay_seconds, maximum=20 * first_delay_seconds, multiplier=2.0
+        )
+        self._options: dict[str, Any] = {"timeout": timeout_seconds, "retry": retry}
+
+    def read(self, name: str) -> StoredObject:
+        blob = self._blob(name)
+
+        def receive() -> bytes:
+            data: bytes = blob.download_as_bytes(checksum="crc32c", **self._options)
+            _verify(blob, google_crc32c.value(data), f"{self.uri}/{name}")
+            return data
+
+        return StoredObject(self._ask("read", name, receive), int(blob.generation))
+
+    def write(self, name: str, data: bytes, *, if_generation: int) -> int:
+        blob = self._blob(name)
+
+        def send() -> None:
+            blob.upload_from_string(
+                data,
+                content_type="application/json" if name.endswith(".json") else "application/octet-stream",
+                if_generation_match=if_generation,
+                checksum="crc32c",
+                **self._options,
+            )
+
+        return self._sent(name, blob, send, size=len(data), crc32c=lambda: google_crc32c.value(data))
+
+    def upload(self, name: str, source: Path, *, if_generation: int) -> Digest:
+        digest = digest_of(source)
+        blob = self._blob(name)
+        blob.chunk_size = UPLOAD_CHUNK_BYTES
+
+        def send() -> None:
+            with scratch.explained(source), source.open("rb") as file, self._explained("write", name):
+                blob.upload_from_file(
+                    file, size=digest.size, if_generation_match=if_generation, checksum="crc32c", **self._options
+                )
+
+        self._sent(name, blob, send, size=digest.size, crc32c=lambda: _crc32c_of(source))
+        return digest
+
+    def download(self, name: str, target: Path) -> Digest:
+        blob = self._blob(name)
+
+        def receive() -> None:
+            with scratch.explained(target), target.open("wb") as file, self._explained("read", name):
+                blob.download_to_file(file, checksum="crc32c", **self._options)
+            _verify(blob, _crc32c_of(target), f"{self.uri}/{name}")
+
+        self._ask("read", name, receive)
+        return digest_of(target)
+
+    def generation(self, name: str) -> int:
+        try:
+            return int(self._reloaded(name).generation)
+        except ObjectMissing:
+            return MISSING
+
+    def age_seconds(self, name: str) -> float:
+        written = self._reloaded(name).updated.timestamp()
+        return max(0.0, time.time() + self._clock_skew_seconds - written)
+
+    def list(self, prefix: str) -> list[str]:
+        def ask() -> list[str]:
+            blobs = self._client.list_blobs(
+                self._bucket, prefix=self._prefix + prefix, fields="items(name),nextPageToken", **self._options
+            )
+            return sorted(blob.name.removeprefix(self._prefix) for blob in blobs)
+
+        return self._ask("list", prefix, ask)
+
+    def delete(self, name: str) -> None:
+        with contextlib.suppress(ObjectMissing):
+            self._ask("delete", name, lambda: self._blob(name).delete(**self._options))
+
+    def _blob(self, name: str) -> storage.Blob:
+        return self._bucket.blob(self._prefix + name)
+
+    def _reloaded(self, name: str) -> storage.Blob:
+        blob = self._blob(name)
+        self._ask("read", name, lambda: blob.reload(**self._options))
+        return blob
+
+    def _sent(
+        self, name: str, blob: storage.Blob, send: Callable[[], None], *, size: int, crc32c: Callable[[], int]
+    ) -> int:
+        """Send an object; returns its generation. A refusal may be of our own write: read back and compare."""
+        try:
+            self._ask("write", name, send)
+            return int(blob.generation)
+        except PreconditionFailed:
+            try:
+                stored = self._reloaded(name)
+            except ObjectMissing:
+                stored = None
+            if stored is None or (stored.size, stored.crc32c) != (size, _encoded(crc32c())):
+                raise
+            return int(stored.generation)
+
+    def _ask(self, action: str, name: str, request: Callable[[], T]) -> T:
+        """Make a request, which the client sends again after most failures; here after the two that are left.
+
+        Bytes that arrived with another checksum than they left with, and the body of an error that broke off: the
+        client reads that one where it does not try again (google-cloud-storage 3.17; tests/test_gcs.py shows it).
+        """
+        for tries_left in reversed(range(TRIES)):
+            try:
+                with self._explained(action, name):
+                    return request()
+            except StorageError as error:
+                is_damage = isinstance(error, ObjectDamaged) or isinstance(error.__cause__, _NETWORK_ERRORS)
+                if tries_left == 0 or not is_damage:
+                    raise
+        raise AssertionError("unreachable")
+
+    def _read_clock(self, response: requests.Response, *_: Any, **__: Any) -> None:
+        """Every answer tells the server's time, in whole seconds."""
+        with contextlib.suppress(KeyError, ValueError):
+            self._clock_skew_seconds = parsedate_to_datetime(response.headers["Date"]).timestamp() - time.time()
+
+    @contextlib.contextmanager
+    def _explained(self, action: str, name: str) -> Iterator[None]:
+        try:
+            yield
+        except _FOREIGN_ERRORS as error:
+            raise explain(error, action, f"{self.uri}/{name}".rstrip("/")) from error
+
+
+def _verify(blob: storage.Blob, crc32c: int, uri: str) -> None:
+    """Compare with the checksum that came along: the client does not when it had to fetch the object in pieces."""
+    if blob.crc32c is not None and blob.crc32c != _encoded(crc32c):
+        raise ObjectDamaged(f"{uri} arrived with another checksum than the store has for it")
+
+
+def _crc32c_of(path: Path) -> int:
+    value = 0
+    for chunk in scratch.chunks(path):
+        value = google_crc32c.extend(value, chunk)
+    return value
+
+
+def _encoded(crc32c: int) -> str:
+    """As the API writes a checksum: base64 of four bytes, big-endian."""
+    return base64.b64encode(crc32c.to_bytes(4, "big")).decode()
+
+
+def explain(error: BaseException, action: str, uri: str) -> StorageError:
+    """Our error for one of the client's: what was asked, of what, why it failed, and the way out."""
+    failed = f"cannot {action} {uri}: {_reason(error)}"
+    passing = "it may pass: start the run again, nothing is lost"
+    code = _status(error)
+    if isinstance(error, api.RetryError):
+        return StorageError(failed, hint=passing)
+    if isinstance(error, DataCorruption) or (code == 400 and "CRC32C" in str(error)):
+        return ObjectDamaged(failed, hint=passing)
+    if code == 404 and "bucket does not exist" not in str(error):
+        return ObjectMissing(f"there is no object {uri}")
+    if code == 404:
+        return StorageRefused(failed, hint="create the bucket, or correct THAW_STORAGE_URI")
+    if code == 412:
+        return PreconditionFailed(f"{uri} is not of the expected generation: another process wrote it")
+    if code == 403:
+        return StorageRefused(
+            failed,
+            hint=f"the account of this process needs {', '.join(PERMISSIONS)} on the bucket (Storage Object User)",
+        )
+    if code == 401 or (isinstance(error, GoogleAuthError) and not error.retryable):
+        return StorageRefused(
+            failed,
+            hint="give this process credentials: Workload Identity, or gcloud auth application-default login",
+        )
+    if code is not None and 400 <= code < 500 and code not in (408, 429):
+        return StorageRefused(failed, hint="check THAW_STORAGE_URI and the settings of the bucket")
+    return StorageError(failed, hint=passing)
+
+
+def _status(error: BaseException) -> int | None:
+    if isinstance(error, api.GoogleAPICallError) and error.code is not None:
+        return int(error.code)
+    if isinstance(error, InvalidResponse):
+        return int(error.response.status_code)
+    return None
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, api.RetryError) and error.cause is not None:
+        return f"tried until the deadline, at last {_reason(error.cause)}"
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0][:300]}" if text else type(error).__name__

@@ -1,0 +1,81 @@
+"""What every store does, and the values that it takes and gives."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from job import scratch
+
+MISSING = 0
+"""The generation of an object that is not there."""
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    """Bytes as read, with the generation that a conditional write needs."""
+
+    data: bytes
+    generation: int
+
+
+@dataclass(frozen=True)
+class Digest:
+    """What a file's content is known by: its size in bytes and its SHA-256 in hexadecimal."""
+
+    size: int
+    sha256: str
+
+
+class ObjectStore(Protocol):
+    """What a run needs of storage. Every method raises StorageError when the store does not do its part.
+
+    Methods may be called from several threads.
+    """
+
+    @property
+    def uri(self) -> str:
+        """The root, as a person would write it."""
+        ...
+
+    def read(self, name: str) -> StoredObject:
+        """The bytes and generation of a small object. Raises ObjectMissing."""
+        ...
+
+    def write(self, name: str, data: bytes, *, if_generation: int) -> int:
+        """Write a small object and return its new generation.
+
+        Raises PreconditionFailed, and writes nothing, unless the object's generation is `if_generation`. A write
+        that was refused because it had been done already, by the same call, has succeeded.
+        """
+        ...
+
+    def upload(self, name: str, source: Path, *, if_generation: int) -> Digest:
+        """Write a file of any size, under the same condition as `write`; the digest is of what was sent."""
+        ...
+
+    def download(self, name: str, target: Path) -> Digest:
+        """Copy an object into a file; the digest is of what arrived. Raises ObjectMissing, ObjectDamaged."""
+        ...
+
+    def generation(self, name: str) -> int:
+        """The current generation, MISSING (0) when there is no such object."""
+        ...
+
+    def age_seconds(self, name: str) -> float:
+        """Seconds since the object was last written, by the clock of the store. Raises ObjectMissing."""
+        ...
+
+    def list(self, prefix: str) -> list[str]:
+        """The names that begin with `prefix`, sorted."""
+        ...
+
+    def delete(self, name: str) -> None:
+        """Remove an object; that it is already gone is success."""
+        ...
+
+
+def digest_of(path: Path) -> Digest:
+    """The digest of a temporary file. Raises ScratchUnavailable."""
+    with scratch.explained(path), path.open("rb") as file:
+        return Digest(path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())

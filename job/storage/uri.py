@@ -1,0 +1,29 @@
+"""From a URI to the store that it names."""
+
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from job.errors import InvalidSettings
+from job.storage.local import LocalStore
+from job.storage.protocol import ObjectStore
+
+
+def open_store(uri: str) -> ObjectStore:
+    """The store of gs://bucket/prefix, file:///dir, or a path.
+
+    Nothing is asked of the store yet, but for the credentials of a bucket. Raises InvalidSettings for a scheme that has
+    no store, StorageRefused when there are no credentials.
+    """
+    if "://" not in uri:
+        return LocalStore(Path(uri).expanduser())
+    parts = urlsplit(uri)
+    if parts.scheme == "file":
+        return LocalStore(Path(unquote(parts.path)))
+    if parts.scheme == "gs":
+        # Imported here: it takes most of a second, and only runs on a bucket need it.
+        from job.storage.gcs import GcsStore
+
+        return GcsStore(bucket=parts.netloc, prefix=parts.path.strip("/"))
+    raise InvalidSettings(
+        f"{uri!r}: there is no store for {parts.scheme}://", hint="give gs://bucket/prefix, file:///dir, or a path"
+    )

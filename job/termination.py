@@ -1,0 +1,43 @@
+"""The termination message: what Kubernetes shows of a container that has ended (`kubectl describe pod`).
+
+One line of JSON of at most 4096 bytes, in the file that the container's `terminationMessagePath` names.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from job.progress import Progress
+
+MAX_BYTES = 4096
+DEFAULT_PATH = Path("/dev/termination-log")
+
+
+def message(*, exit_code: int, reason: str, hint: str, progress: Progress) -> bytes:
+    """The message; a reason too long for it loses its end."""
+    content: dict[str, Any] = {
+        "exit_code": exit_code,
+        "reason": reason,
+        "way_out": hint,
+        "phase": progress.stage,
+        "step": progress.step,
+        "last_commit": progress.last_commit,
+    }
+    data = json.dumps(content).encode()
+    while len(data) > MAX_BYTES:
+        excess = len(data) - MAX_BYTES
+        content["reason"] = content["reason"][: -(excess // 6 + 4)] + "..."
+        data = json.dumps(content).encode()
+    return data
+
+
+def write(path: Path | None, data: bytes) -> str | None:
+    """Write a message to `path`, or where Kubernetes looks for it if that is there; returns why it could not be."""
+    target = path or (DEFAULT_PATH if DEFAULT_PATH.exists() else None)
+    if target is None:
+        return None
+    try:
+        target.write_bytes(data)
+    except OSError as error:
+        return f"{target}: {error.strerror}"
+    return None

@@ -1,0 +1,167 @@
+"""The fault matrix: each fault at each request of a run on a bucket, and two attempts started together.
+
+In every cell the run ends complete and the same as one that nothing disturbed, or with a documented exit code, and then
+the next attempt completes it.
+"""
+
+import contextlib
+import json
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from job.errors import ExitCode, StorageRefused
+from job.settings import Settings
+from job.storage import LocalStore
+from job.storage.gcs import GcsStore
+from tests.conftest import SMALL_RUN, Recorder
+from tests.gcs_server import BUCKET, FAULTS, GcsServer
+from tests.runs import Small, result_of, start
+from tests.test_end_to_end import Environment, begin, result_in
+from tests.test_gcs import LASTING
+
+SHORT = {"head_epochs": 1, "fine_tune_epochs": 1}
+
+
+def client() -> GcsStore:
+    return GcsStore(
+        bucket=BUCKET, prefix="runs/small", timeout_seconds=0.5, retry_seconds=10.0, first_delay_seconds=0.01
+    )
+
+
+@pytest.fixture(scope="module")
+def undisturbed(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The result of the short run, on a disk."""
+    folder = tmp_path_factory.mktemp("short")
+    store = LocalStore(folder / "small")
+    start(Settings(**(SMALL_RUN | SHORT | {"data_dir": str(prepared), "cache_dir": folder})), store)
+    return result_of(store)
+
+
+@pytest.fixture(scope="module")
+def num_requests(gcs_server: GcsServer, prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> int:
+    """How many requests a run makes that nothing disturbs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STORAGE_EMULATOR_HOST", gcs_server.url)
+        gcs_server.clear()
+        places = {"data_dir": str(prepared), "cache_dir": tmp_path_factory.mktemp("counted")}
+        start(Settings(**(SMALL_RUN | SHORT | places)), client())
+        return len(gcs_server.requests)
+
+
+def check_cell(gcs: GcsServer, small: Small, undisturbed: dict[str, Any], kind: str, at: int) -> None:
+    gcs.clear()
+    gcs.fail(kind, at=at)
+    if kind in LASTING:
+        # Ends with 44, unless what was refused can wait, as a prune can.
+        with contextlib.suppress(StorageRefused):
+            start(small(**SHORT), client())
+    start(small(**SHORT), client())
+    assert result_of(client()) == undisturbed, (kind, at, gcs.requests)
+    assert len(client().list("checkpoints/")) == 2, (kind, at)
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+def test_a_fault_at_a_request_of_a_run_loses_nothing(
+    gcs: GcsServer, small: Small, undisturbed: dict[str, Any], num_requests: int, kind: str
+) -> None:
+    """A sample of the matrix: each fault somewhere else."""
+    place = (FAULTS.index(kind) + 0.5) / len(FAULTS)
+    check_cell(gcs, small, undisturbed, kind, int(place * num_requests))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("kind", FAULTS)
+def test_each_fault_at_each_request_of_a_run_loses_nothing(
+    gcs: GcsServer, small: Small, undisturbed: dict[str, Any], num_requests: int, kind: str
+) -> None:
+    """The whole matrix: a request may strike any operation, of any object."""
+    for at in range(num_requests):
+        check_cell(gcs, small, undisturbed, kind, at)
+
+
+@pytest.mark.parametrize("kind", ["503 before", "reset after"])
+def test_a_store_that_is_away_for_a_while_costs_no_progress(
+    gcs: GcsServer, small: Small, undisturbed: dict[str, Any], kind: str
+) -> None:
+    """Many faults in a row, in the middle of training."""
+    gcs.fail(kind, at=12, times=8)
+    start(small(**SHORT), client())
+    assert result_of(client()) == undisturbed
+
+
+def test_a_damaged_object_in_the_bucket_is_walked_back_over(gcs: GcsServer, small: Small, undisturbed: Any) -> None:
+    """As on a disk."""
+    from job import events
+    from tests.runs import CrashOn
+    from tests.stores import Crash
+
+    with pytest.raises(Crash):
+        start(small(**SHORT), client(), reader=CrashOn(events.COMMITTED, phase="fine_tune", step=3))
+    newest = max(name for name in gcs.objects if "checkpoints/fine_tune" in name)
+    gcs.put(newest, b"damaged", None)
+    reader = start(small(**SHORT), client())
+    assert [facts["checkpoint"] for facts in reader.of(events.CHECKPOINT_DAMAGED)] == [newest.split("small/")[1]]
+    assert result_of(client()) == undisturbed
+
+
+def test_a_head_phase_commit_sends_little(gcs: GcsServer, small: Small) -> None:
+    """Under 200 kB, record and all; here the network is small, with Xception the head is 25 kB."""
+    reader = Recorder()
+    start(small(head_epochs=1, fine_tune_epochs=0), client(), reader=reader)
+    sent = sum(len(stored.data) for name, stored in gcs.objects.items() if "/model/" not in name)
+    assert 0 < sent < 200_000
+
+
+# Two attempts together
+
+Together = Callable[..., tuple[list[int], list[str]]]
+
+
+@pytest.fixture
+def together(gcs: GcsServer, environment: Environment) -> Callable[..., Any]:
+    """Start attempts at one run in processes of their own, some seconds apart; returns exit codes and logs."""
+
+    def run(job_uids: list[str], *, on: str, apart_seconds: float) -> tuple[list[int], list[str], dict[str, str]]:
+        places = {"storage_uri": f"gs://{BUCKET}/together"} if on == "gcs" else {}
+        processes: list[subprocess.Popen[str]] = []
+        for uid in job_uids:
+            env = environment(job_uid=uid, lease_seconds=5, **places)
+            processes.append(begin(env))
+            time.sleep(apart_seconds)
+        outputs = [process.communicate(timeout=120)[0] for process in processes]
+        return [process.returncode for process in processes], outputs, env
+
+    return run
+
+
+CELLS = [
+    (uids, on, apart)
+    for uids in (["a", "b"], ["a", "a"], ["a", "b", "c"], ["a", "a", "a"])
+    for on in ("local", "gcs")
+    for apart in (0.0, 1.0, 4.0)
+]
+FAST_CELLS = [(["a", "b"], "gcs", 0.0), (["a", "a"], "gcs", 4.0)]
+
+
+@pytest.mark.parametrize(
+    ("uids", "on", "apart"),
+    [pytest.param(*cell, marks=[] if cell in FAST_CELLS else pytest.mark.slow) for cell in CELLS],
+)
+def test_attempts_started_together_never_both_commit(
+    together: Callable[..., Any], gcs: GcsServer, undisturbed_process: Any, uids: list[str], on: str, apart: float
+) -> None:
+    """One completes the run; the others are told who holds it, or find it done."""
+    codes, outputs, env = together(uids, on=on, apart_seconds=apart)
+    assert ExitCode.COMPLETE in codes, outputs
+    assert set(codes) <= {ExitCode.COMPLETE, ExitCode.SUPERSEDED}, (codes, outputs)
+    for code, output in zip(codes, outputs, strict=True):
+        if code == ExitCode.SUPERSEDED:
+            reason = json.loads(output.splitlines()[-1])["reason"]
+            assert "is held by attempt" in reason or "was superseded by attempt" in reason
+    assert result_in(env, gcs) == result_in(undisturbed_process, gcs)
