@@ -13,8 +13,10 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from job import termination
 from job.errors import ExitCode, Interrupted, ThawError
 from job.progress import Progress
 
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
     from job.settings import Settings
 
 RESUME = "start the same run again to carry on"
+GRACE_USED = 0.9
+"""Of the grace period: what is left is for leaving, before whoever gave it kills the process."""
+TELLING_SECONDS = 0.5
 
 
 class StopSignal:
@@ -56,16 +61,24 @@ class StopSignal:
 
     def _watch(self) -> NoReturn:
         self._received = signal.Signals(self._reading.recv(1)[0]).name
-        self._reading.settimeout(self.grace_seconds)
+        self._reading.settimeout(GRACE_USED * self.grace_seconds)
         try:
             self._reading.recv(1)
             reason = "a second signal"
         except TimeoutError:
             reason = f"{self.grace_seconds:g} s after {self._received}"
         reason = f"leaving at once, on {reason}; the last commit stands"
-        os.write(2, f"{reason}\n".encode())
+        try:
+            # On a thread of its own: a full pipe or a hung volume must not keep the process.
+            telling = threading.Thread(target=self._tell, args=(reason,), daemon=True)
+            telling.start()
+            telling.join(TELLING_SECONDS)
+        finally:
+            os._exit(ExitCode.INTERRUPTED)
+
+    def _tell(self, reason: str) -> None:
         self.on_leaving(reason)
-        os._exit(ExitCode.INTERRUPTED)
+        os.write(2, f"{reason}\n".encode())
 
 
 class Ending:
@@ -84,19 +97,15 @@ class Ending:
             exit_code, reason = ExitCode.UNEXPECTED, f"{type(error).__name__}: {error}"
             hint = "this is a bug, or something that this program does not know; what was committed stands"
             facts = {"traceback": traceback.format_exc()}
+        self.note(int(exit_code), reason, hint)
         if self.console is None:
             print(f"error: {reason}" + (f"\nhint: {hint}" if hint else ""), file=sys.stderr)
         else:
             self.console.failure(exit_code=int(exit_code), reason=reason, hint=hint, **facts)
-        self.note(int(exit_code), reason, hint)
         return exit_code
 
     def note(self, exit_code: int, reason: str, hint: str = "") -> None:
         """Write the termination message; that this cannot be done is no reason to end otherwise."""
-        from pathlib import Path
-
-        from job import termination
-
         data = termination.message(exit_code=exit_code, reason=reason, hint=hint, progress=self.progress)
         problem = termination.write(Path(self.path).expanduser() if self.path else None, data)
         if problem is not None:

@@ -4,12 +4,12 @@ On a terminal events are readable lines and the epoch under way has a bar; elsew
 on standard output, and nothing is written per step.
 """
 
+import contextlib
 import os
 import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, MutableMapping
-from contextlib import contextmanager
 from typing import Any, Literal
 
 import structlog
@@ -22,7 +22,7 @@ from job import events
 _NATIVE_NOTE = re.compile(rb"^(I\d{4} |WARNING: All log messages before absl::InitializeLog)")
 
 
-@contextmanager
+@contextlib.contextmanager
 def without_native_notes() -> Iterator[None]:
     """Drop the notes of level "info" that native libraries write to standard error inside; keep all else.
 
@@ -42,6 +42,10 @@ def without_native_notes() -> Iterator[None]:
             for line in captured:
                 if not _NATIVE_NOTE.match(line):
                     os.write(2, line)
+
+
+_EVEN_IF_NOBODY_READS = contextlib.suppress(OSError)
+"""A closed pipe or a full disk under the log is no reason to end a run, or to end it with another exit code."""
 
 
 class Console:
@@ -78,21 +82,24 @@ class Console:
             self._log = self._log.bind(**facts)
 
     def event(self, name: str, **facts: Any) -> None:
-        self._end_bar()
-        self._log.info(name, **facts)
+        with _EVEN_IF_NOBODY_READS:
+            self._end_bar()
+            self._log.info(name, **facts)
 
     def warning(self, name: str, **facts: Any) -> None:
-        self._end_bar()
-        self._log.warning(name, **facts)
+        with _EVEN_IF_NOBODY_READS:
+            self._end_bar()
+            self._log.warning(name, **facts)
 
     def failure(self, *, exit_code: int, reason: str, hint: str = "", **facts: Any) -> None:
         """Why the run ended, and the way out; on a terminal as sentences."""
-        self._end_bar()
-        if self._terminal is None:
-            self._log.error(events.RUN_FAILED, exit_code=exit_code, reason=reason, hint=hint, **facts)
-            return
-        lines = [f"error: {reason}", *(f"{name}: {value}" for name, value in ({"hint": hint} | facts).items() if value)]
-        self._terminal.print("\n".join(lines), markup=False, soft_wrap=True)
+        with _EVEN_IF_NOBODY_READS:
+            self._end_bar()
+            if self._terminal is None:
+                self._log.error(events.RUN_FAILED, exit_code=exit_code, reason=reason, hint=hint, **facts)
+                return
+            rest = (f"{name}: {value}" for name, value in ({"hint": hint} | facts).items() if value)
+            self._terminal.print("\n".join([f"error: {reason}", *rest]), markup=False, soft_wrap=True)
 
     def step(self, *, title: str, done: int, total: int, batch_size: int, loss: float, accuracy: float) -> None:
         self._stepped_at = time.monotonic()

@@ -45,11 +45,14 @@ def claim(
     """
     give_up_at = time.monotonic() + lease_seconds
     tries, is_told = 0, False
+    seen, seen_at = -1, time.monotonic()
     while True:
         record = RunRecord.open(store, run_id=run_id, fingerprint=fingerprint, settings=settings, clock=clock)
         if record.is_done:
             return record
-        held_seconds = _held_seconds(record, store, holder)
+        if record.content.revision != seen:
+            seen, seen_at = record.content.revision, time.monotonic()
+        held_seconds = _held_seconds(record, store, holder, unchanged_seconds=time.monotonic() - seen_at)
         if held_seconds <= 0:
             try:
                 record.take(holder, lease_seconds=lease_seconds)
@@ -67,12 +70,15 @@ def claim(
         _pause(min(held_seconds, lease_seconds / POLLS_IN_A_LEASE), check_stop)
 
 
-def _held_seconds(record: RunRecord, store: ObjectStore, holder: Holder) -> float:
-    """For how long the run is still held by another; 0 when it may be taken."""
+def _held_seconds(record: RunRecord, store: ObjectStore, holder: Holder, *, unchanged_seconds: float) -> float:
+    """For how long the run is still held by another; 0 when it may be taken.
+
+    Whatever its clock says, a record that was seen unchanged for the whole lease is nobody's.
+    """
     lease = record.content.lease
     if lease is None or lease.holder.must_yield_to(holder):
         return 0.0
-    return max(0.0, lease.seconds - store.age_seconds(RECORD_NAME))
+    return max(0.0, lease.seconds - max(store.age_seconds(RECORD_NAME), unchanged_seconds))
 
 
 def _pause(seconds: float, check_stop: Callable[[], None]) -> None:

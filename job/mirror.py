@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from job import events, scratch
-from job.errors import DataUnavailable, ObjectDamaged, ObjectMissing, WeightsUnusable
+from job.errors import DataUnavailable, InputError, ObjectMissing, WeightsUnusable
 from job.storage import MISSING, Digest, ObjectStore, digest_of, open_store
 
 MANIFEST = "thaw-mirror.json"
@@ -182,7 +182,7 @@ def _download(store: ObjectStore, name: str, target: Path, digest: Digest | None
         try:
             found = store.download(name, part)
             if digest is not None and found != digest:
-                raise ObjectDamaged(
+                raise InputError(
                     f"{store.uri}/{name} is not what the manifest of the mirror says: {found.size} bytes with SHA-256 "
                     f"{found.sha256[:12]}, expected {digest.size} bytes with {digest.sha256[:12]}",
                     hint=f"fill the mirror again: python -m job mirror --to {store.uri}",

@@ -160,6 +160,7 @@ class Pipeline:
         if self.restored is None:
             return ()
         entry, _ = self.restored
+        self.progress.last_commit = {"checkpoint": entry.name, "phase": entry.phase, "step": entry.step}
         self.reader.event(events.RESTORED, checkpoint=entry.name, phase=entry.phase, step=entry.step)
         return self.record.content.history[: entry.num_epochs]
 
@@ -172,6 +173,7 @@ class Pipeline:
     def train(self, phase: Phase, classifier: Classifier, splits: Splits) -> None:
         """Train one phase to its end, with a commit after every epoch, now and then inside one, and on a stop."""
         settings = self.settings
+        self.check_stop()
         state = PhaseState(classifier, phase=phase.name, trainable=phase.trainable, learning_rate=phase.learning_rate)
         step = 0
         if self.restored is not None:
@@ -293,8 +295,7 @@ class Pipeline:
         self.reader.event(events.EXPORTED, model=f"{self.store.uri}/{MODEL}")
 
     def finish(self, outcome: dict[str, Any]) -> None:
-        missed = missed_gate(outcome, self.settings.min_test_accuracy)
-        exit_code = ExitCode.COMPLETE if missed is None else missed.exit_code
+        exit_code = getattr(missed_gate(outcome, self.settings.min_test_accuracy), "exit_code", ExitCode.COMPLETE)
         self.checkpoints.prune()
         self.record.finish(outcome, exit_code=exit_code, durations=self.durations.so_far())
         self.reader.event(events.RUN_FINISHED, at=self.store.uri, **outcome)

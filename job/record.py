@@ -106,7 +106,7 @@ class RunRecord:
         self._generation = generation
         self._clock = clock
         self._lock = threading.RLock()
-        self._unanswered: list[bytes] = []
+        self._unanswered: list[tuple[bytes, Record]] = []
         self._written_at = -math.inf
         self.content = content
 
@@ -162,19 +162,46 @@ class RunRecord:
     def update(self, **changes: Any) -> None:
         """Replace fields of the record by compare-and-swap. Raises Superseded when another attempt wrote it."""
         with self._lock:
+            if self._unanswered:
+                self._settle()
             content = self.content.model_copy(update={**changes, "revision": self.content.revision + 1})
             data = (content.model_dump_json(indent=1) + "\n").encode()
             try:
-                self._generation = self._written(data)
-            except Superseded:
-                raise
+                generation = self._store.write(RECORD_NAME, data, if_generation=self._generation)
+            except PreconditionFailed:
+                # It may be our own write that is in the way, this one or an earlier one.
+                self._unanswered.append((data, content))
+                if not self._settle():
+                    raise
+                if self.content is not content:
+                    self.update(**changes)
+                return
             except BaseException:
-                # The store may have done it all the same: then a later write finds this one, and goes on from there.
-                self._unanswered.append(data)
+                self._unanswered.append((data, content))
                 raise
-            self._unanswered.clear()
-            self._written_at = time.monotonic()
-            self.content = content
+            self._adopt(content, generation)
+
+    def _settle(self) -> bool:
+        """Find out what became of writes without an answer, and adopt the one that the store has done.
+
+        Returns whether there was one. Raises Superseded when another attempt wrote the record.
+        """
+        try:
+            stored = self._store.read(RECORD_NAME)
+        except ObjectMissing:
+            return False
+        if stored.generation == self._generation:
+            return False
+        for data, content in self._unanswered:
+            if data == stored.data:
+                self._adopt(content, stored.generation)
+                return True
+        raise _superseded(stored.data, self._store)
+
+    def _adopt(self, content: Record, generation: int) -> None:
+        self.content, self._generation = content, generation
+        self._unanswered.clear()
+        self._written_at = time.monotonic()
 
     def pin_inputs(self, inputs: dict[str, Any]) -> None:
         """Note what the run is made from, at its first attempt. Raises InputError when a later one differs."""
@@ -204,25 +231,15 @@ class RunRecord:
 
     def close_attempt(self, exit_code: int) -> None:
         """Note how this attempt ended, unless `finish` has done so, and let go of the run."""
-        if self.attempt.end is None:
-            self.update(attempts=self._closed(exit_code), lease=None)
+        with self._lock:
+            if self._unanswered:
+                self._settle()
+            if self.attempt.end is None:
+                self.update(attempts=self._closed(exit_code), lease=None)
 
     def _closed(self, exit_code: int) -> tuple[Attempt, ...]:
         closed = self.attempt.model_copy(update={"end": self._clock(), "exit_code": exit_code})
         return (*self.content.attempts[:-1], closed)
-
-    def _written(self, data: bytes) -> int:
-        """Write, and return the new generation. A refusal may be of our own write, now or before: read back."""
-        try:
-            return self._store.write(RECORD_NAME, data, if_generation=self._generation)
-        except PreconditionFailed as error:
-            stored = self._store.read(RECORD_NAME)
-            if stored.data == data:
-                return stored.generation
-            if stored.data not in self._unanswered:
-                raise _superseded(stored.data, self._store) from error
-        self._generation = stored.generation
-        return self._store.write(RECORD_NAME, data, if_generation=self._generation)
 
 
 def _read(store: ObjectStore) -> tuple[Record, int] | None:

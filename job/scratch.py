@@ -25,7 +25,8 @@ _LOCK = ".alive"
 def folder(cache_dir: Path | None) -> Iterator[Path]:
     """A folder of this process's own in `cache_dir` (by default the system's temporary one).
 
-    It is gone afterwards, with all it holds. Raises InvalidSettings when it cannot be made.
+    It is gone afterwards, with all it holds. Raises InvalidSettings when it cannot be made there, ScratchUnavailable
+    when the disk is full.
     """
     try:
         place = cache_dir or Path(tempfile.gettempdir())
@@ -37,6 +38,8 @@ def folder(cache_dir: Path | None) -> Iterator[Path]:
         fcntl.flock(lock, fcntl.LOCK_EX)
         (path / ".new").rename(path / _LOCK)
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            raise unavailable(Path(cache_dir or ""), str(error.strerror), error.errno) from error
         shown = f"THAW_CACHE_DIR={str(cache_dir)!r}" if cache_dir else "the system's temporary folder"
         raise InvalidSettings(
             f"{shown} cannot be written: {error.strerror or error}",

@@ -23,12 +23,13 @@ def message(*, exit_code: int, reason: str, hint: str, progress: Progress) -> by
         "step": progress.step,
         "last_commit": progress.last_commit,
     }
-    data = json.dumps(content).encode()
-    while len(data) > MAX_BYTES:
-        excess = len(data) - MAX_BYTES
-        content["reason"] = content["reason"][: -(excess // 6 + 4)] + "..."
-        data = json.dumps(content).encode()
-    return data
+    for key in ("reason", "way_out"):
+        text = str(content[key])
+        while len(json.dumps(content).encode()) > MAX_BYTES and text:
+            # A character takes up to twelve bytes of JSON.
+            text = text[: -max(1, (len(json.dumps(content).encode()) - MAX_BYTES) // 12)]
+            content[key] = f"{text}..."
+    return json.dumps(content).encode()
 
 
 def write(path: Path | None, data: bytes) -> str | None:

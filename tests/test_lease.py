@@ -96,6 +96,14 @@ def test_a_holder_that_is_alive_is_not_disturbed(store: MemoryStore, clock: Cloc
     assert len(first.content.attempts) == 1
 
 
+def test_a_clock_that_runs_ahead_does_not_hold_a_run_for_ever(store: MemoryStore, clock: Clock) -> None:
+    """A record that is seen unchanged for a whole lease is nobody's."""
+    store.now = lambda: 0.0
+    claim(store, FIRST, lease_seconds=30)
+    assert claim(store, SECOND).attempt.number == 2
+    assert 30 <= clock.now < 36
+
+
 def test_whoever_waits_finds_the_run_done(store: MemoryStore) -> None:
     """And ends well."""
     first = claim(store, FIRST)

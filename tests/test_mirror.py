@@ -13,8 +13,8 @@ from job import events, mirror
 from job.errors import (
     DataUnavailable,
     ExitCode,
+    InputError,
     Interrupted,
-    ObjectDamaged,
     ScratchUnavailable,
     StorageError,
     WeightsUnusable,
@@ -187,7 +187,7 @@ def test_a_file_that_is_not_what_the_manifest_says_is_refused(
     mirror.send(store, files, reader=Recorder(), check_stop=never)
     name = next(name for name in filled.objects if "two_shapes" in name and "tfrecord" in name)
     filled.put(name, b"another file", None)
-    with pytest.raises(ObjectDamaged, match="not what the manifest of the mirror says"):
+    with pytest.raises(InputError, match="not what the manifest of the mirror says"):
         fetching(tmp_path)[0].dataset(DATA, "two_shapes")
     assert not any("tfrecord" in path.name for path in (tmp_path / "cache").rglob("*"))
 

@@ -148,6 +148,30 @@ def test_writes_whose_answers_were_lost_do_not_lock_the_run_out(plan: tuple[str,
     assert stored(store).state == "fine_tune"
 
 
+def test_a_run_that_is_done_stays_done_when_the_answer_was_lost() -> None:
+    """Noting the end of the attempt finds the outcome there, and leaves it."""
+    store = LosesAnswers()
+    record = claim(store)
+    store.plan = ["lost after"]
+    with pytest.raises(StorageError):
+        record.finish({"test_accuracy": 1.0}, exit_code=0)
+    record.close_attempt(44)
+    assert (stored(store).state, stored(store).outcome) == ("done", {"test_accuracy": 1.0})
+    assert stored(store).attempts[-1].exit_code == 0
+
+
+@pytest.mark.parametrize("last", ["renew", "close"])
+def test_a_commit_whose_answer_was_lost_is_not_undone(last: str) -> None:
+    """What is written next builds upon it."""
+    store = LosesAnswers()
+    record = claim(store)
+    store.plan = ["lost after"]
+    with pytest.raises(StorageError):
+        record.update(state="fine_tune")
+    record.renew() if last == "renew" else record.close_attempt(44)
+    assert stored(store).state == "fine_tune"
+
+
 def test_inputs_are_pinned_by_the_first_attempt() -> None:
     """A later one must find the same."""
     store = MemoryStore()

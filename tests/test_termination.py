@@ -27,8 +27,15 @@ def test_it_is_never_longer_than_kubernetes_reads() -> None:
     for reason in ("x" * 10_000, "ü" * 10_000, "\n" * 10_000):
         data = termination.message(exit_code=1, reason=reason, hint="h" * 100, progress=Progress())
         assert len(data) <= termination.MAX_BYTES
-        assert len(data) > termination.MAX_BYTES * 0.9
+        assert len(data) > termination.MAX_BYTES * 0.8
         assert json.loads(data)["reason"].endswith("...")
+
+
+def test_a_long_way_out_is_shortened_too() -> None:
+    """Whatever is too long."""
+    data = termination.message(exit_code=1, reason="short", hint="h" * 10_000, progress=Progress())
+    assert len(data) <= termination.MAX_BYTES
+    assert json.loads(data)["way_out"].startswith("hhh")
 
 
 def test_a_file_that_cannot_be_written_is_told_and_no_more(tmp_path: Path) -> None:

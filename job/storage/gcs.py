@@ -23,7 +23,7 @@ import google_crc32c
 import requests
 import urllib3
 from google.api_core import exceptions as api
-from google.auth.exceptions import GoogleAuthError
+from google.auth.exceptions import GoogleAuthError, TransportError
 from google.cloud import storage
 from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
 from google.cloud.storage.retry import DEFAULT_RETRY
@@ -48,6 +48,7 @@ PERMISSIONS = (
 )
 UPLOAD_CHUNK_BYTES = 16 << 20
 TRIES = 3
+GONE = 410
 
 _NETWORK_ERRORS = (
     requests.RequestException,
@@ -187,17 +188,20 @@ class GcsStore:
             return int(stored.generation)
 
     def _ask(self, action: str, name: str, request: Callable[[], T]) -> T:
-        """Make a request, which the client sends again after most failures; here after the two that are left.
+        """Make a request, which the client sends again after most failures; here after the three that are left.
 
-        Bytes that arrived with another checksum than they left with, and the body of an error that broke off: the
-        client reads that one where it does not try again (google-cloud-storage 3.17; tests/test_gcs.py shows it).
+        Bytes that arrived with another checksum than they left with; a resumable upload that the server has forgotten;
+        and the body of an error that broke off: the client reads that one where it does not try again
+        (google-cloud-storage 3.17; tests/test_gcs.py shows it).
         """
         for tries_left in reversed(range(TRIES)):
             try:
                 with self._explained(action, name):
                     return request()
             except StorageError as error:
-                is_damage = isinstance(error, ObjectDamaged) or isinstance(error.__cause__, _NETWORK_ERRORS)
+                cause = error.__cause__
+                is_damage = isinstance(error, ObjectDamaged) or isinstance(cause, _NETWORK_ERRORS)
+                is_damage |= cause is not None and _status(cause) == GONE
                 if tries_left == 0 or not is_damage:
                     raise
         raise AssertionError("unreachable")
@@ -253,14 +257,19 @@ def explain(error: BaseException, action: str, uri: str) -> StorageError:
             failed,
             hint=f"the account of this process needs {', '.join(PERMISSIONS)} on the bucket (Storage Object User)",
         )
-    if code == 401 or (isinstance(error, GoogleAuthError) and not error.retryable):
+    if code == 401 or (isinstance(error, GoogleAuthError) and not _is_out_of_reach(error)):
         return StorageRefused(
             failed,
             hint="give this process credentials: Workload Identity, or gcloud auth application-default login",
         )
-    if code is not None and 400 <= code < 500 and code not in (408, 429):
+    if code is not None and 400 <= code < 500 and code not in (408, GONE, 429):
         return StorageRefused(failed, hint="check THAW_STORAGE_URI and the settings of the bucket")
     return StorageError(failed, hint=passing)
+
+
+def _is_out_of_reach(error: GoogleAuthError) -> bool:
+    """Whether no answer came from where credentials are had, in a cluster the metadata server: that passes."""
+    return error.retryable or isinstance(error, TransportError) or isinstance(error.__cause__, TransportError)
 
 
 def _status(error: BaseException) -> int | None:
