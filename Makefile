@@ -13,7 +13,7 @@ DEMO := THAW_DATASET=drawn_cats_vs_dogs THAW_DATA_DIR=.demo/data THAW_STORAGE_UR
 	THAW_HEAD_EPOCHS=2 THAW_FINE_TUNE_EPOCHS=10 THAW_FINE_TUNE_LEARNING_RATE=2e-3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test test-all soak lint types bench lock clean
+.PHONY: help setup demo run test test-all soak lint types bench render deploy lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -52,6 +52,15 @@ types: setup ## static types
 
 bench: setup ## measure, side by side, what the README claims of speed
 	$(BIN)/python -m bench
+
+OVERLAY ?= local
+RENDER = $(BIN)/python -m k8s.render $(OVERLAY) $(if $(RUN_ID),--run-id $(RUN_ID))
+
+render: setup ## print the manifests of one run: make render OVERLAY=gke [RUN_ID=...]
+	@$(RENDER)
+
+deploy: setup ## apply them; the same run again is unchanged, another is another Job
+	@manifests=$$($(RENDER)) && printf '%s\n' "$$manifests" | kubectl apply -f -
 
 lock: ## renew the lock files (needs uv)
 	uv pip compile pyproject.toml --extra cpu --universal --generate-hashes --no-header --no-annotate -q -o requirements/cpu.txt
