@@ -1,7 +1,7 @@
 """A real Prometheus and a real Pushgateway, for as long as a `with` block: on free ports, in a folder that is given.
 
-A server's first scrape comes some 5 s after its start, which is how long Prometheus gathers targets. A test of a file that
-needs both therefore starts them once, in a fixture of its module.
+A Prometheus scrapes for the first time some 5 s after its start, for so long it gathers targets: start it once for many
+tests, in a fixture of a module.
 """
 
 import json
