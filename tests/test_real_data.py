@@ -71,7 +71,8 @@ def test_our_way_does_not_move_them(real_data: Path, photographs: Splits, phase:
     before = {name: variable.numpy() for name, variable in model.named_variables(("backbone",)).items()}
     facts = train_phase(
         state, train=photographs.train, validation=photographs.validation, batch_size=32, epochs=1, seed=0, xla=False,
-        first_epoch=0, step=0, strategy=tf.distribute.get_strategy(), check_stop=lambda: None, ledger=Ledger(), steps_lost=0,
+        first_epoch=0, step=0, strategy=tf.distribute.get_strategy(), check_stop=lambda: None,
+        ledger=Ledger(), steps_lost=0,
     )  # fmt: skip
     assert isinstance(list(facts)[-1], EpochDone)
     for name, variable in model.named_variables(("backbone",)).items():

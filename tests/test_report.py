@@ -27,7 +27,8 @@ def test_versions_are_of_this_process() -> None:
 def test_the_report_is_json_and_complete() -> None:
     """Sizes, history, results, durations, settings and provenance."""
     epoch = EpochResult(
-        phase="head", epoch=0, step=3, ended=datetime.now(UTC), train_loss=0.1, train_accuracy=0.9, validation_loss=0.2, validation_accuracy=0.8,
+        phase="head", epoch=0, step=3, ended=datetime.now(UTC),
+        train_loss=0.1, train_accuracy=0.9, validation_loss=0.2, validation_accuracy=0.8,
         train_seconds=3.0, validation_seconds=1.0, images_per_second=40.0,
     )  # fmt: skip
     report = compose(
