@@ -33,7 +33,7 @@ from tests.manifests import (
 pytestmark = pytest.mark.usefixtures("kustomize_is_there")
 
 OLDEST, NEWEST = "1.31", latest_version()
-WITHOUT_SCHEMA = {"PodMonitor", "PodMonitoring", "PrometheusRule", "Rules"}
+WITHOUT_SCHEMA = {"PodMonitor", "PodMonitoring", "PrometheusRule", "ClusterRules"}
 """Kinds of operators, which no cluster has of itself."""
 
 every_overlay = pytest.mark.parametrize("name", OVERLAYS)
