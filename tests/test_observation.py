@@ -16,6 +16,8 @@ from job.metrics.table import OUTCOME
 from tests.conftest import REPOSITORY, SMALL_RUN, job, process_environment
 from tests.services import Prometheus, Pushgateway, free_port, scrape, wait_for
 
+pytestmark = pytest.mark.slow
+
 Environment = Callable[..., dict[str, str]]
 
 
