@@ -20,7 +20,7 @@ DEMO := THAW_DATASET=drawn_cats_vs_dogs THAW_DATA_DIR=.demo/data THAW_STORAGE_UR
 	THAW_HEAD_EPOCHS=2 THAW_FINE_TUNE_EPOCHS=10 THAW_FINE_TUNE_LEARNING_RATE=2e-3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test test-all soak lint types bench image image-gpu image-test render deploy e2e lock clean
+.PHONY: help setup setup-services demo run test test-all soak lint types bench image image-gpu image-test render deploy e2e lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -32,6 +32,21 @@ $(VENV)/.installed: $(LOCK)
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $(LOCK)
 	@touch $@
+
+SERVICES := prometheus prometheus-pushgateway chromium
+
+# Debian would start the servers, now and with the machine, and Prometheus would hold the port of a run's metrics. A policy
+# keeps it from that while they are installed; afterwards they are disabled. The tests start their own.
+setup-services: ## Debian packages that some tests need, where they are missing (root)
+	@missing=$$(for name in $(SERVICES); do command -v $$name >/dev/null || echo $$name; done); \
+	policy=/usr/sbin/policy-rc.d; \
+	if [ -n "$$missing" ]; then \
+		set -e; \
+		[ -e $$policy ] || { trap "rm -f $$policy" EXIT; printf '#!/bin/sh\nexit 101\n' >$$policy; chmod +x $$policy; }; \
+		apt-get update -qq; \
+		DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends $$missing >/dev/null; \
+		for name in $$missing; do systemctl disable --quiet $$name 2>/dev/null || true; done; \
+	fi
 
 demo: setup ## the whole pipeline on a built-in sample: CPU, a folder as the store, no network
 	@$(DEMO) $(BIN)/python -m job

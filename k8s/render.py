@@ -7,12 +7,13 @@ depends on the caller's environment. A CronJob keeps its name: its template may 
 """
 
 import argparse
+import contextlib
 import hashlib
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import yaml
 
 from job.command_line import read_settings
 from job.errors import ExitCode, InvalidSettings, ThawError
-from job.settings import PREFIX, Settings, variable
+from job.settings import Settings, variable
 
 OVERLAYS = Path(__file__).parent / "overlays"
 RUN_ID = variable("run_id")
@@ -113,14 +114,24 @@ def container_of(workload: Manifest) -> Manifest:
 def settings_of(container: Manifest, data: dict[str, str]) -> Settings:
     """The settings that the program will read in this container. Raises InvalidSettings.
 
-    What only the cluster knows (the downward API) is left out. The environment of this process is made that of the
-    container, since it is the environment that pydantic-settings reads.
+    What only the cluster knows (the downward API) is left out.
     """
     literals = {entry["name"]: entry["value"] for entry in container.get("env", []) if "value" in entry}
-    for name in [name for name in os.environ if name.upper().startswith(PREFIX)]:
-        del os.environ[name]
-    os.environ.update({**data, **literals})
-    return read_settings([], os.environ)
+    with _environment(data | literals):
+        return read_settings([], os.environ)
+
+
+@contextlib.contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    """The environment of the container in place of this process's: it is what pydantic-settings reads."""
+    before = dict(os.environ)
+    os.environ.clear()
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _config_of(container: Manifest, manifests: list[Manifest]) -> Manifest:
