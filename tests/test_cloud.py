@@ -146,9 +146,10 @@ def test_the_outcome_is_read_from_the_record() -> None:
     assert fields <= set(Record.model_fields)
 
 
-@pytest.fixture
-def gcloud_calls(tmp_path: Path) -> list[list[str]]:
+@pytest.fixture(scope="module")
+def gcloud_calls(tmp_path_factory: pytest.TempPathFactory) -> list[list[str]]:
     """The calls of gcloud that install.sh makes in an empty project."""
+    tmp_path = tmp_path_factory.mktemp("gcloud")
     log = tmp_path / "calls"
     (tmp_path / "gcloud").write_text(
         f"#!{sys.executable}\nimport json, sys\nprint(json.dumps(sys.argv[1:]), file=open({str(log)!r}, 'a'))\n"
