@@ -117,7 +117,7 @@ class Pipeline:
         steps = num_batches(len(splits.train), settings.batch_size)
         self.reader.event(
             events.DATA_LOADED, dataset=splits.identity["dataset"], cache=settings.cache, **splits.identity["splits"],
-            num_steps={phase.name: phase.epochs * steps for phase in settings.phases()},
+            **{f"{phase.name}_steps": phase.epochs * steps for phase in settings.phases()},
         )  # fmt: skip
         return splits
 

@@ -143,7 +143,7 @@ def test_every_second_has_a_category_and_they_add_up(scraped: dict[str, float]) 
 def test_a_step_is_recorded_without_reading_the_loss() -> None:
     """Reading it would wait for the device."""
     metrics = metrics_of()
-    metrics.event(events.DATA_LOADED, num_steps={"head": 4, "fine_tune": 0})
+    metrics.event(events.DATA_LOADED, head_steps=4)
     metrics.event(events.PHASE_STARTED, phase="head", epoch=0, step=0, learning_rate=0.1)
     for number in (1, 2, 3):
         metrics.step(step(number), means)

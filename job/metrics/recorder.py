@@ -117,9 +117,9 @@ class Metrics:
         self._told("thaw_attempts", attempts)
         self._evaluated(accuracy=test_accuracy, loss=test_loss)
 
-    def _data_loaded(self, *, num_steps: Mapping[str, int], **_: Any) -> None:
-        self._estimate = Estimate(num_steps)
-        for phase, count in num_steps.items():
+    def _data_loaded(self, **facts: Any) -> None:
+        self._estimate = Estimate.of(facts)
+        for phase, count in self._estimate.num_steps.items():
             self._series("thaw_steps_expected", phase).set(count)
         self._estimated()
 
