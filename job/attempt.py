@@ -58,7 +58,10 @@ def make(
     progress.ledger.earlier = tuple(attempt.seconds for attempt in attempts)
     if record.is_done:
         outcome = record.content.outcome or {}
-        reader.event(events.RUN_ALREADY_DONE, at=store.uri, attempts=len(record.content.attempts), **outcome)
+        reader.event(
+            events.RUN_ALREADY_DONE, at=store.uri, attempts=len(attempts), ended=f"{record.attempt.end:%FT%TZ}",
+            **outcome,
+        )  # fmt: skip
     else:
         reader.event(events.RUN_CLAIMED, at=store.uri, attempt=record.attempt.number, state=record.content.state)
         _carry_out(settings, store=store, record=record, reader=reader, progress=progress, check_stop=check_stop)
