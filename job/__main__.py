@@ -142,14 +142,16 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _attempt(settings: "Settings", console: "Console", progress: Progress, stop: StopSignal) -> None:
-    from job import attempt, holder
+    from job import attempt, holder, lease
     from job.storage import open_store
 
     run_id = settings.resolved_run_id()
     console.bind(run_id=run_id)
     attempt.make(
         settings,
-        store=open_store(f"{settings.storage_uri}/{run_id}"),
+        store=open_store(
+            f"{settings.storage_uri}/{run_id}", timeout_seconds=lease.request_seconds(settings.lease_seconds)
+        ),
         holder=holder.this_process(settings.job_uid),
         reader=console,
         progress=progress,
@@ -158,10 +160,7 @@ def _attempt(settings: "Settings", console: "Console", progress: Progress, stop:
 
 
 def _mirror(settings: "Settings", to: str, console: "Console", stop: StopSignal) -> None:
-    from job.console import without_native_notes
-
-    with without_native_notes():
-        from job import mirror_command
+    from job import mirror_command
 
     mirror_command.fill(settings, to=to, reader=console, check_stop=stop.check)
 

@@ -53,6 +53,18 @@ def _checked_bucket(uri: str) -> str:
     return uri.rstrip("/")
 
 
+def checked_store(uri: str) -> str:
+    """The URI of a place for objects, without a slash at its end. Raises ValueError."""
+    scheme = uri.split("://")[0] if "://" in uri else ""
+    if scheme not in ("", "file", "gs"):
+        raise ValueError(f"{scheme}:// is not a store: expected gs://bucket/prefix, file:///dir, or a path")
+    if scheme == "gs":
+        _checked_bucket(uri)
+    if scheme == "file" and not uri.startswith("file:///"):
+        raise ValueError("expected an absolute path: file:///dir")
+    return uri.rstrip("/") or "/"
+
+
 class Settings(BaseSettings):
     """The settings of one run. The defaults are the recipe: nothing needs to be set to get it."""
 
@@ -170,14 +182,7 @@ class Settings(BaseSettings):
     @field_validator("storage_uri")
     @classmethod
     def _known_scheme(cls, uri: str) -> str:
-        scheme = uri.split("://")[0] if "://" in uri else ""
-        if scheme not in ("", "file", "gs"):
-            raise ValueError(f"{scheme}:// is not a store: expected gs://bucket/prefix, file:///dir, or a path")
-        if scheme == "gs":
-            _checked_bucket(uri)
-        if scheme == "file" and not uri.startswith("file:///"):
-            raise ValueError("expected an absolute path: file:///dir")
-        return uri.rstrip("/") or "/"
+        return checked_store(uri)
 
     @field_validator("cache_dir", "termination_log")
     @classmethod

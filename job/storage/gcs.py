@@ -7,11 +7,13 @@ Storage Object User (roles/storage.objectUser) has them.
 
 Every write is conditional on a generation, so the client may send it again after an error whose outcome it does not
 know. The server may have done the first one: a refused write is read back before it counts as a conflict. Both ways
-the checksum (CRC32C) of every object is verified.
+every object is verified: what the server says that it holds, size and CRC32C, is compared with what was sent, and what
+arrives with what the server holds.
 """
 
 import base64
 import contextlib
+import hashlib
 import time
 from collections.abc import Callable, Iterator
 from email.utils import parsedate_to_datetime
@@ -36,7 +38,7 @@ from job.errors import (
     StorageError,
     StorageRefused,
 )
-from job.storage.protocol import MISSING, Digest, StoredObject, digest_of
+from job.storage.protocol import MISSING, Digest, StoredObject
 
 T = TypeVar("T")
 
@@ -63,8 +65,9 @@ _FOREIGN_ERRORS = (api.GoogleAPIError, GoogleAuthError, DataCorruption, InvalidR
 class GcsStore:
     """Objects under gs://bucket/prefix.
 
-    A request that gets no answer in `timeout_seconds` is given up; one that fails in a way that may pass is sent again,
-    after `first_delay_seconds`, then after ever longer ones, until `retry_seconds` have gone by.
+    A request that gets no answer in `timeout_seconds`, or `file_timeout_seconds` where it carries a file, is given up;
+    one that fails in a way that may pass is sent again, after `first_delay_seconds`, then after ever longer ones, until
+    `retry_seconds` have gone by.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class GcsStore:
         bucket: str,
         prefix: str,
         timeout_seconds: float = 60.0,
+        file_timeout_seconds: float = 60.0,
         retry_seconds: float = 120.0,
         first_delay_seconds: float = 1.0,
     ) -> None:
@@ -90,6 +94,7 @@ class GcsStore:
             initial=first_delay_seconds, maximum=20 * first_delay_seconds, multiplier=2.0
         )
         self._options: dict[str, Any] = {"timeout": timeout_seconds, "retry": retry}
+        self._file_options = self._options | {"timeout": file_timeout_seconds}
 
     def read(self, name: str) -> StoredObject:
         blob = self._blob(name)
@@ -113,32 +118,33 @@ class GcsStore:
                 **self._options,
             )
 
-        return self._sent(name, blob, send, size=len(data), crc32c=lambda: google_crc32c.value(data))
+        return self._sent(name, blob, send, size=len(data), crc32c=google_crc32c.value(data))
 
     def upload(self, name: str, source: Path, *, if_generation: int) -> Digest:
-        digest = digest_of(source)
+        digest, crc32c = _checksums_of(source)
         blob = self._blob(name)
         blob.chunk_size = UPLOAD_CHUNK_BYTES
 
         def send() -> None:
             with scratch.explained(source), source.open("rb") as file, self._explained("write", name):
                 blob.upload_from_file(
-                    file, size=digest.size, if_generation_match=if_generation, checksum="crc32c", **self._options
+                    file, size=digest.size, if_generation_match=if_generation, checksum="crc32c", **self._file_options
                 )
 
-        self._sent(name, blob, send, size=digest.size, crc32c=lambda: _crc32c_of(source))
+        self._sent(name, blob, send, size=digest.size, crc32c=crc32c)
         return digest
 
     def download(self, name: str, target: Path) -> Digest:
         blob = self._blob(name)
 
-        def receive() -> None:
+        def receive() -> Digest:
             with scratch.explained(target), target.open("wb") as file, self._explained("read", name):
-                blob.download_to_file(file, checksum="crc32c", **self._options)
-            _verify(blob, _crc32c_of(target), f"{self.uri}/{name}")
+                blob.download_to_file(file, checksum="crc32c", **self._file_options)
+            digest, crc32c = _checksums_of(target)
+            _verify(blob, crc32c, f"{self.uri}/{name}")
+            return digest
 
-        self._ask("read", name, receive)
-        return digest_of(target)
+        return self._ask("read", name, receive)
 
     def generation(self, name: str) -> int:
         try:
@@ -171,21 +177,28 @@ class GcsStore:
         self._ask("read", name, lambda: blob.reload(**self._options))
         return blob
 
-    def _sent(
-        self, name: str, blob: storage.Blob, send: Callable[[], None], *, size: int, crc32c: Callable[[], int]
-    ) -> int:
-        """Send an object; returns its generation. A refusal may be of our own write: read back and compare."""
+    def _sent(self, name: str, blob: storage.Blob, send: Callable[[], None], *, size: int, crc32c: int) -> int:
+        """Send an object, and compare what the server then holds with what was meant; returns its generation.
+
+        A refusal may be of our own write: read back and compare.
+        """
+        meant = (size, _encoded(crc32c))
         try:
             self._ask("write", name, send)
-            return int(blob.generation)
         except PreconditionFailed:
             try:
-                stored = self._reloaded(name)
+                blob = self._reloaded(name)
             except ObjectMissing:
-                stored = None
-            if stored is None or (stored.size, stored.crc32c) != (size, _encoded(crc32c())):
+                blob = None
+            if blob is None or (blob.size, blob.crc32c) != meant:
                 raise
-            return int(stored.generation)
+        if (blob.size, blob.crc32c) != meant:
+            raise ObjectDamaged(
+                f"{self.uri}/{name} is not what was sent: the store holds {blob.size} bytes with CRC32C {blob.crc32c}, "
+                f"sent were {size} bytes with {meant[1]}",
+                hint="check the disk of THAW_CACHE_DIR, and start the run again: nothing is lost",
+            )
+        return int(blob.generation)
 
     def _ask(self, action: str, name: str, request: Callable[[], T]) -> T:
         """Make a request, which the client sends again after most failures; here after the three that are left.
@@ -225,11 +238,14 @@ def _verify(blob: storage.Blob, crc32c: int, uri: str) -> None:
         raise ObjectDamaged(f"{uri} arrived with another checksum than the store has for it")
 
 
-def _crc32c_of(path: Path) -> int:
-    value = 0
+def _checksums_of(path: Path) -> tuple[Digest, int]:
+    """The digest of a temporary file and its CRC32C, in one reading."""
+    sha256, crc32c, size = hashlib.sha256(), 0, 0
     for chunk in scratch.chunks(path):
-        value = google_crc32c.extend(value, chunk)
-    return value
+        sha256.update(chunk)
+        crc32c = google_crc32c.extend(crc32c, chunk)
+        size += len(chunk)
+    return Digest(size, sha256.hexdigest()), crc32c
 
 
 def _encoded(crc32c: int) -> str:
@@ -249,7 +265,9 @@ def explain(error: BaseException, action: str, uri: str) -> StorageError:
     if code == 404 and "bucket does not exist" not in str(error):
         return ObjectMissing(f"there is no object {uri}")
     if code == 404:
-        return StorageRefused(failed, hint="create the bucket, or correct THAW_STORAGE_URI")
+        return StorageRefused(
+            failed, hint="create the bucket, or correct its name: in THAW_STORAGE_URI, or wherever it was given"
+        )
     if code == 412:
         return PreconditionFailed(f"{uri} is not of the expected generation: another process wrote it")
     if code == 403:

@@ -8,11 +8,12 @@ from job.storage.local import LocalStore
 from job.storage.protocol import ObjectStore
 
 
-def open_store(uri: str) -> ObjectStore:
+def open_store(uri: str, *, timeout_seconds: float = 60.0) -> ObjectStore:
     """The store of gs://bucket/prefix, file:///dir, or a path.
 
-    Nothing is asked of the store yet, but for the credentials of a bucket. Raises InvalidSettings for a scheme that has
-    no store, StorageRefused when there are no credentials.
+    A small request to a bucket that gets no answer in `timeout_seconds` is sent again. Nothing is asked of the store
+    yet, but for the credentials of a bucket. Raises InvalidSettings for a scheme that has no store, StorageRefused when
+    there are no credentials.
     """
     if "://" not in uri:
         return LocalStore(Path(uri).expanduser())
@@ -23,7 +24,7 @@ def open_store(uri: str) -> ObjectStore:
         # Imported here: it takes most of a second, and only runs on a bucket need it.
         from job.storage.gcs import GcsStore
 
-        return GcsStore(bucket=parts.netloc, prefix=parts.path.strip("/"))
+        return GcsStore(bucket=parts.netloc, prefix=parts.path.strip("/"), timeout_seconds=timeout_seconds)
     raise InvalidSettings(
         f"{uri!r}: there is no store for {parts.scheme}://", hint="give gs://bucket/prefix, file:///dir, or a path"
     )
