@@ -122,7 +122,7 @@ class Checkpoints:
             try:
                 save_file({key: np.asarray(array, order="C") for key, array in arrays.items()}, path)
             except SafetensorError as error:
-                raise temporary.unavailable(path, str(error)) from error
+                raise temporary.unavailable(path, str(error), _os_error(error)) from error
             try:
                 digest = self._store.upload(name, path, if_generation=MISSING)
             except PreconditionFailed as error:
@@ -140,6 +140,12 @@ class Checkpoints:
             attempt=attempt,
             time=datetime.now(UTC),
         )
+
+
+def _os_error(error: SafetensorError) -> int | None:
+    """The operating system's number of an error, of which safetensors keeps the words alone."""
+    match = re.search(r"\(os error (\d+)\)", str(error))
+    return int(match[1]) if match else None
 
 
 def check_finite(arrays: Arrays, phase: str, step: int) -> None:
