@@ -7,11 +7,12 @@ stay cheap: a wrong variable is answered in about a second, before TensorFlow an
 import hashlib
 import json
 import re
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from job import splits
@@ -59,10 +60,13 @@ def checked_store(uri: str) -> str:
     if scheme not in ("", "file", "gs"):
         raise ValueError(f"{scheme}:// is not a store: expected gs://bucket/prefix, file:///dir, or a path")
     if scheme == "gs":
-        _checked_bucket(uri)
+        return _checked_bucket(uri)
     if scheme == "file" and not uri.startswith("file:///"):
         raise ValueError("expected an absolute path: file:///dir")
     return uri.rstrip("/") or "/"
+
+
+StoreUri = Annotated[str, AfterValidator(checked_store)]
 
 
 class Settings(BaseSettings):
@@ -76,7 +80,9 @@ class Settings(BaseSettings):
         None, "name of the run, one path segment; the same name continues it [default: <dataset>-<fingerprint>]",
         group=_RUN, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$",
     )  # fmt: skip
-    storage_uri: str = _setting("./runs", "where runs are kept: gs://bucket/prefix, file:///dir, or a path", group=_RUN)
+    storage_uri: StoreUri = _setting(
+        "./runs", "where runs are kept: gs://bucket/prefix, file:///dir, or a path", group=_RUN
+    )
 
     dataset: str = _setting(
         "cats_vs_dogs", "TFDS image classification data set: name, name/config or name:version",
@@ -162,6 +168,12 @@ class Settings(BaseSettings):
         None, "uid of the Kubernetes Job (downward API): its next pod takes over at once [default: none]",
         group=_OPERATION,
     )  # fmt: skip
+    job_name: str | None = _setting(
+        None, "name of the Kubernetes Job (downward API), told of who holds a run [default: none]", group=_OPERATION
+    )
+    node_name: str | None = _setting(
+        None, "name of the Kubernetes node (downward API), told likewise [default: none]", group=_OPERATION
+    )
     cache_dir: Path | None = _setting(
         None, "folder for temporary files and mirrored data [default: the system's]", group=_OPERATION
     )
@@ -178,11 +190,6 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "console", "json"] = _setting(
         "auto", "console, json, or auto: console on a terminal, json elsewhere", group=_OPERATION
     )
-
-    @field_validator("storage_uri")
-    @classmethod
-    def _known_scheme(cls, uri: str) -> str:
-        return checked_store(uri)
 
     @field_validator("cache_dir", "termination_log")
     @classmethod
@@ -253,6 +260,13 @@ class Settings(BaseSettings):
     def resolved_run_id(self) -> str:
         """The run's name: RUN_ID, or a name made of the data set and the fingerprint."""
         return self.run_id or f"{re.sub(r'[^a-z0-9_]+', '-', self.dataset)}-{self.fingerprint()}"
+
+    def local_folders(self) -> list[Path]:
+        """Where on this machine the run writes: temporary files, and the runs if they are kept in a folder."""
+        folders = [self.cache_dir or Path(tempfile.gettempdir())]
+        if not self.storage_uri.startswith("gs://"):
+            folders.append(Path(self.storage_uri.removeprefix("file://")).expanduser())
+        return folders
 
     def phases(self) -> tuple[Phase, ...]:
         """The phases that train, in order."""

@@ -25,7 +25,8 @@ from job.errors import (
     ThawError,
 )
 from job.storage import MISSING, open_store
-from job.storage.gcs import PERMISSIONS, UPLOAD_CHUNK_BYTES, GcsStore, explain
+from job.storage.gcs import UPLOAD_CHUNK_BYTES, GcsStore
+from job.storage.gcs_errors import PERMISSIONS, explain
 from tests.conftest import REPOSITORY
 from tests.gcs_server import BUCKET, FAULTS, OPERATIONS, GcsServer, Object
 

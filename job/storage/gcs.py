@@ -1,4 +1,4 @@
-"""A Google Cloud Storage bucket as an object store; the only importer of google.cloud.
+"""A Google Cloud Storage bucket as an object store; with `gcs_errors` the only importer of google.cloud.
 
 Credentials are the application default ones: Workload Identity in a cluster, `gcloud auth application-default login`
 on a desk; never a setting. `STORAGE_EMULATOR_HOST` is honoured, without credentials. A run needs four permissions on
@@ -13,21 +13,19 @@ arrives with what the server holds.
 
 import base64
 import contextlib
+import functools
 import hashlib
+import itertools
+import threading
 import time
 from collections.abc import Callable, Iterator
 from email.utils import parsedate_to_datetime
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any, TypeVar
 
 import google_crc32c
 import requests
-import urllib3
-from google.api_core import exceptions as api
-from google.auth.exceptions import GoogleAuthError, TransportError
 from google.cloud import storage
-from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
 from google.cloud.storage.retry import DEFAULT_RETRY
 
 from job import scratch
@@ -36,30 +34,14 @@ from job.errors import (
     ObjectMissing,
     PreconditionFailed,
     StorageError,
-    StorageRefused,
 )
-from job.storage.protocol import MISSING, Digest, StoredObject
+from job.storage.gcs_errors import FOREIGN_ERRORS, GONE, NETWORK_ERRORS, explain, status_of
+from job.storage.protocol import MISSING, Digest, Observer, StoredObject, Unobserved
 
 T = TypeVar("T")
 
-PERMISSIONS = (
-    "storage.objects.create",
-    "storage.objects.delete",
-    "storage.objects.get",
-    "storage.objects.list",
-)
 UPLOAD_CHUNK_BYTES = 16 << 20
 TRIES = 3
-GONE = 410
-
-_NETWORK_ERRORS = (
-    requests.RequestException,
-    urllib3.exceptions.HTTPError,
-    HTTPException,
-    ConnectionError,
-    TimeoutError,
-)
-_FOREIGN_ERRORS = (api.GoogleAPIError, GoogleAuthError, DataCorruption, InvalidResponse, *_NETWORK_ERRORS)
 
 
 class GcsStore:
@@ -79,13 +61,16 @@ class GcsStore:
         file_timeout_seconds: float = 60.0,
         retry_seconds: float = 120.0,
         first_delay_seconds: float = 1.0,
+        observer: Observer | None = None,
     ) -> None:
+        self._observer = observer or Unobserved()
+        self._asking = threading.local()
         self.uri = f"gs://{bucket}/{prefix}".rstrip("/")
         self._prefix = f"{prefix}/" if prefix else ""
         self._clock_skew_seconds = 0.0
         with self._explained("open", ""):
             self._client = storage.Client(project=None)
-            self._client._http.hooks["response"].append(self._read_clock)
+            self._client._http.hooks["response"].append(self._answered)
             # google-cloud-storage 3.17 asks for the bucket's own description in the background, for tracing: that takes
             # a permission that a run does not need (tests/test_gcs.py shows it).
             self._client._bucket_metadata_cache = None
@@ -93,7 +78,7 @@ class GcsStore:
         retry = DEFAULT_RETRY.with_timeout(retry_seconds).with_delay(
             initial=first_delay_seconds, maximum=20 * first_delay_seconds, multiplier=2.0
         )
-        self._options: dict[str, Any] = {"timeout": timeout_seconds, "retry": retry}
+        self._options: dict[str, Any] = {"timeout": timeout_seconds, "retry": self._observed(retry)}
         self._file_options = self._options | {"timeout": file_timeout_seconds}
 
     def read(self, name: str) -> StoredObject:
@@ -191,6 +176,7 @@ class GcsStore:
             except ObjectMissing:
                 blob = None
             if blob is None or (blob.size, blob.crc32c) != meant:
+                self._observer.conflict(name)
                 raise
         if (blob.size, blob.crc32c) != meant:
             raise ObjectDamaged(
@@ -207,20 +193,46 @@ class GcsStore:
         and the body of an error that broke off: the client reads that one where it does not try again
         (google-cloud-storage 3.17; tests/test_gcs.py shows it).
         """
+        self._asking.operation = action
         for tries_left in reversed(range(TRIES)):
             try:
                 with self._explained(action, name):
                     return request()
             except StorageError as error:
                 cause = error.__cause__
-                is_damage = isinstance(error, ObjectDamaged) or isinstance(cause, _NETWORK_ERRORS)
-                is_damage |= cause is not None and _status(cause) == GONE
+                is_damage = isinstance(error, ObjectDamaged) or isinstance(cause, NETWORK_ERRORS)
+                is_damage |= cause is not None and status_of(cause) == GONE
                 if tries_left == 0 or not is_damage:
                     raise
+                self._observer.retry(action)
         raise AssertionError("unreachable")
 
-    def _read_clock(self, response: requests.Response, *_: Any, **__: Any) -> None:
-        """Every answer tells the server's time, in whole seconds."""
+    def _observed(self, retry: Callable[[Callable[..., T]], Callable[..., T]]) -> Callable[..., Callable[..., T]]:
+        """The same policy, told to the observer: each try after the first, and each that got no answer."""
+
+        def policy(send: Callable[..., T], *policy_options: Any, **more_options: Any) -> Callable[..., T]:
+            tries = itertools.count()
+
+            @functools.wraps(send)
+            def observed(*arguments: Any, **options: Any) -> T:
+                if next(tries):
+                    self._observer.retry(self._asking.operation)
+                began = time.monotonic()
+                try:
+                    return send(*arguments, **options)
+                except NETWORK_ERRORS:
+                    self._observer.request(self._asking.operation, "error", time.monotonic() - began)
+                    raise
+
+            return retry(observed, *policy_options, **more_options)
+
+        return policy
+
+    def _answered(self, response: requests.Response, *_: Any, **__: Any) -> None:
+        """Every answer has a status, and tells the server's time, in whole seconds."""
+        self._observer.request(
+            getattr(self._asking, "operation", "read"), str(response.status_code), response.elapsed.total_seconds()
+        )
         with contextlib.suppress(KeyError, ValueError):
             self._clock_skew_seconds = parsedate_to_datetime(response.headers["Date"]).timestamp() - time.time()
 
@@ -228,7 +240,7 @@ class GcsStore:
     def _explained(self, action: str, name: str) -> Iterator[None]:
         try:
             yield
-        except _FOREIGN_ERRORS as error:
+        except FOREIGN_ERRORS as error:
             raise explain(error, action, f"{self.uri}/{name}".rstrip("/")) from error
 
 
@@ -251,55 +263,3 @@ def _checksums_of(path: Path) -> tuple[Digest, int]:
 def _encoded(crc32c: int) -> str:
     """As the API writes a checksum: base64 of four bytes, big-endian."""
     return base64.b64encode(crc32c.to_bytes(4, "big")).decode()
-
-
-def explain(error: BaseException, action: str, uri: str) -> StorageError:
-    """Our error for one of the client's: what was asked, of what, why it failed, and the way out."""
-    failed = f"cannot {action} {uri}: {_reason(error)}"
-    passing = "it may pass: start the run again, nothing is lost"
-    code = _status(error)
-    if isinstance(error, api.RetryError):
-        return StorageError(failed, hint=passing)
-    if isinstance(error, DataCorruption) or (code == 400 and "CRC32C" in str(error)):
-        return ObjectDamaged(failed, hint=passing)
-    if code == 404 and "bucket does not exist" not in str(error):
-        return ObjectMissing(f"there is no object {uri}")
-    if code == 404:
-        return StorageRefused(
-            failed, hint="create the bucket, or correct its name: in THAW_STORAGE_URI, or wherever it was given"
-        )
-    if code == 412:
-        return PreconditionFailed(f"{uri} is not of the expected generation: another process wrote it")
-    if code == 403:
-        return StorageRefused(
-            failed,
-            hint=f"the account of this process needs {', '.join(PERMISSIONS)} on the bucket (Storage Object User)",
-        )
-    if code == 401 or (isinstance(error, GoogleAuthError) and not _is_out_of_reach(error)):
-        return StorageRefused(
-            failed,
-            hint="give this process credentials: Workload Identity, or gcloud auth application-default login",
-        )
-    if code is not None and 400 <= code < 500 and code not in (408, GONE, 429):
-        return StorageRefused(failed, hint="check THAW_STORAGE_URI and the settings of the bucket")
-    return StorageError(failed, hint=passing)
-
-
-def _is_out_of_reach(error: GoogleAuthError) -> bool:
-    """Whether no answer came from where credentials are had, in a cluster the metadata server: that passes."""
-    return error.retryable or isinstance(error, TransportError) or isinstance(error.__cause__, TransportError)
-
-
-def _status(error: BaseException) -> int | None:
-    if isinstance(error, api.GoogleAPICallError) and error.code is not None:
-        return int(error.code)
-    if isinstance(error, InvalidResponse):
-        return int(error.response.status_code)
-    return None
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, api.RetryError) and error.cause is not None:
-        return f"tried until the deadline, at last {_reason(error.cause)}"
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0][:300]}" if text else type(error).__name__
