@@ -94,7 +94,7 @@ class Pipeline:
     def fetch(self) -> tuple[str | None, str]:
         """The local places of data and weights; what is not here is fetched or downloaded first."""
         settings = self.settings
-        fetching = Fetching(settings.cache_dir, reader=self.reader, check_stop=self.check_stop)
+        fetching = Fetching(settings.cache_dir, scratch=self.scratch, reader=self.reader, check_stop=self.check_stop)
         with self.progress.entering("fetch", "download"):
             data_dir, weights = fetching.inputs(
                 data_dir=settings.data_dir, dataset=settings.dataset, weights=settings.weights
