@@ -145,7 +145,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _attempt(settings: "Settings", console: "Console", progress: Progress, stop: StopSignal) -> None:
-    from job import attempt, holder
+    from job import attempt, holder, lease
     from job.observation import observing
     from job.storage import open_store
 
@@ -155,7 +155,11 @@ def _attempt(settings: "Settings", console: "Console", progress: Progress, stop:
         stop.on_signal = metrics.interrupted
         attempt.make(
             settings,
-            store=open_store(f"{settings.storage_uri}/{run_id}", observer=metrics),
+            store=open_store(
+                f"{settings.storage_uri}/{run_id}",
+                observer=metrics,
+                timeout_seconds=lease.request_seconds(settings.lease_seconds),
+            ),
             holder=holder.this_process(settings.job_uid, job_name=settings.job_name, node_name=settings.node_name),
             reader=reader,
             progress=progress,
@@ -164,10 +168,7 @@ def _attempt(settings: "Settings", console: "Console", progress: Progress, stop:
 
 
 def _mirror(settings: "Settings", to: str, console: "Console", stop: StopSignal) -> None:
-    from job.console import without_native_notes
-
-    with without_native_notes():
-        from job import mirror_command
+    from job import mirror_command
 
     mirror_command.fill(settings, to=to, reader=console, check_stop=stop.check)
 

@@ -17,7 +17,7 @@ from pydantic_settings import CliSettingsSource
 
 from job.backbones import BACKBONES
 from job.errors import InvalidSettings
-from job.settings import PREFIX, Settings, group_of, variable
+from job.settings import PREFIX, Settings, checked_store, group_of, variable
 
 NOT_SETTINGS = frozenset({f"{PREFIX}TEST_DATA", f"{PREFIX}TEST_GCS"})
 """Variables of the test suite; a person who has exported them may still start a run."""
@@ -55,7 +55,10 @@ def read_command(argv: Sequence[str], environ: Mapping[str, str]) -> Command:
             "mirror: it is not said where to",
             hint="python -m job mirror --to gs://bucket/prefix, with settings as flags",
         )
-    return Command(settings, mirror_to=namespace.to)
+    try:
+        return Command(settings, mirror_to=checked_store(namespace.to))
+    except ValueError as error:
+        raise InvalidSettings(f"--to={namespace.to!r}: {error}") from error
 
 
 def read_settings(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:

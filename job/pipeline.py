@@ -94,7 +94,7 @@ class Pipeline:
     def fetch(self) -> tuple[str | None, str]:
         """The local places of data and weights; what is not here is fetched or downloaded first."""
         settings = self.settings
-        fetching = Fetching(settings.cache_dir, reader=self.reader, check_stop=self.check_stop)
+        fetching = Fetching(settings.cache_dir, scratch=self.scratch, reader=self.reader, check_stop=self.check_stop)
         with self.progress.entering("fetch", "download"):
             data_dir, weights = fetching.inputs(
                 data_dir=settings.data_dir, dataset=settings.dataset, weights=settings.weights
@@ -117,7 +117,7 @@ class Pipeline:
         steps = num_batches(len(splits.train), settings.batch_size)
         self.reader.event(
             events.DATA_LOADED, dataset=splits.identity["dataset"], cache=settings.cache, **splits.identity["splits"],
-            num_steps={phase.name: phase.epochs * steps for phase in settings.phases()},
+            **{f"{phase.name}_steps": phase.epochs * steps for phase in settings.phases()},
         )  # fmt: skip
         return splits
 
