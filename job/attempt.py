@@ -16,7 +16,7 @@ from job.gate import missed_gate
 from job.holder import Holder
 from job.progress import Progress
 from job.record import RunRecord
-from job.report import summary
+from job.report.summary import summary
 from job.settings import Settings
 from job.storage import ObjectStore
 

@@ -13,28 +13,25 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from job import events, numerics, report, training
-from job.artefacts import Artefacts, save, save_json
+from job import events, numerics, training
+from job.artefacts import Artefacts
 from job.checkpoint import Checkpoints
 from job.commits import Commits
 from job.data import Splits, load_splits
 from job.durations import Durations
 from job.errors import CheckpointDamaged, ExitCode, Interrupted, StorageError
-from job.evaluation import Evaluation, evaluate, predict_logits, sample_predictions
+from job.export import MODEL, NAMES, Files, model_files, report_files
 from job.gate import missed_gate
 from job.mirror import Fetching
 from job.model import Classifier, build_classifier
 from job.progress import Progress
 from job.record import CheckpointEntry, EpochResult, RunRecord
+from job.report.content import compose
+from job.results import Results, measure
 from job.settings import Phase, Settings
 from job.state import PhaseState
 from job.storage import ObjectStore
 from job.training import EpochDone, StepDone
-
-NUM_SAMPLE_PREDICTIONS = 16
-EVALUATION_BATCH_SIZE = 64
-
-MODEL, LABELS, REPORT = "model/model.keras", "model/labels.json", "report/report.json"
 
 Restored = tuple[CheckpointEntry, dict[str, np.ndarray]]
 
@@ -79,15 +76,11 @@ class Pipeline:
             for phase in self.phases_left():
                 self.train(phase, classifier, splits)
         exported = classifier.export(self.settings.backbone)
-        test, predictions = self.evaluate(exported, splits)
-        outcome = {
-            "test_accuracy": test.accuracy,
-            "test_accuracy_interval": test.accuracy_interval,
-            "test_loss": test.loss,
-            "model_sha256": classifier.digest(),
-        }
-        self.export(exported, outcome, test, predictions, splits)
-        self.finish(outcome)
+        results = self.evaluate(exported, classifier, splits)
+        artefacts = Artefacts(self.store, self.record, names=NAMES)
+        self.export(artefacts, exported, splits)
+        self.report(artefacts, results)
+        self.finish(results.outcome)
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -248,51 +241,45 @@ class Pipeline:
                 accuracy=accuracy,
             )
 
-    def evaluate(self, exported: keras.Model, splits: Splits) -> tuple[Evaluation, list[dict[str, Any]]]:
-        """Metrics of the exported model over the test split, and predictions for its first images."""
+    def evaluate(self, exported: keras.Model, classifier: Classifier, splits: Splits) -> Results:
+        """Metrics of the exported model over the test split, and what can be shown of single images."""
         self.record.update(state="evaluate", durations=self.durations.so_far())
         with self.stage("evaluate"):
-            logits, labels = predict_logits(
-                exported, splits.test, batch_size=EVALUATION_BATCH_SIZE, check_stop=self.check_stop
-            )
-            test = evaluate(logits, labels, splits.class_names)
-            training.check_finite(test.loss, "over the test split")
-            predictions = sample_predictions(logits, labels, splits.class_names, count=NUM_SAMPLE_PREDICTIONS)
+            results = measure(exported, classifier, splits, seed=self.settings.seed, check_stop=self.check_stop)
+        test = results.test
         self.reader.event(events.EVALUATED, accuracy=test.accuracy, loss=test.loss, num_examples=test.num_examples)
-        return test, predictions
+        return results
 
-    def export(
-        self,
-        exported: keras.Model,
-        outcome: dict[str, Any],
-        test: Evaluation,
-        predictions: list[dict[str, Any]],
-        splits: Splits,
-    ) -> None:
-        """Write the model, its labels and the report; a later attempt writes them again, the same."""
-        artefacts = Artefacts(self.store, self.record, names=(MODEL, LABELS, REPORT))
+    def export(self, artefacts: Artefacts, exported: keras.Model, splits: Splits) -> None:
+        """Write the model and its labels; a later attempt writes them again, the same."""
         self.record.update(state="export", durations=self.durations.so_far())
         with self.stage("export"):
-            model = save(exported.save, self.scratch / "model.keras")
-            self.check_stop()
-            artefacts.write(MODEL, model)
-            self.check_stop()
-            artefacts.write(LABELS, save_json(list(splits.class_names), self.scratch / "labels.json"))
-        content = report.compose(
-            run_id=self.record.content.run_id,
-            fingerprint=self.record.content.fingerprint,
-            outcome=outcome,
-            test=test.as_json(),
-            predictions=predictions,
-            inputs=self.record.content.inputs,
-            history=self.commits.history,
-            durations=self.durations.so_far(),
-            num_attempts=self.record.attempt.number,
-            settings=self.settings.model_dump(mode="json"),
-            device=numerics.device_name(),
-        )
-        artefacts.write(REPORT, save_json(content, self.scratch / "report.json"))
+            self.write(artefacts, model_files(exported, splits.class_names, self.scratch))
+
+    def report(self, artefacts: Artefacts, results: Results) -> None:
+        """Write the report and the model's card."""
+        with self.stage("report"):
+            content = compose(
+                self.record.content,
+                self.settings,
+                outcome=results.outcome,
+                test=results.test.as_json(),
+                examples=results.gallery.examples,
+                layers=results.layers,
+                history=self.commits.history,
+                durations_seconds=self.durations.so_far(),
+                time_seconds=self.durations.so_far(),
+                goodput_ratio=None,
+                device=numerics.device_name(),
+            )
+            self.write(artefacts, report_files(content, results.gallery, self.scratch))
         self.reader.event(events.EXPORTED, model=f"{self.store.uri}/{MODEL}")
+
+    def write(self, artefacts: Artefacts, files: Files) -> None:
+        """Put files where readers expect them as they are made; a stop is honoured before each."""
+        for name, path in files:
+            self.check_stop()
+            artefacts.write(name, path)
 
     def finish(self, outcome: dict[str, Any]) -> None:
         exit_code = getattr(missed_gate(outcome, self.settings.min_test_accuracy), "exit_code", ExitCode.COMPLETE)
