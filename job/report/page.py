@@ -17,7 +17,8 @@ from job.settings import changes_result, group_of, variable
 MAX_MATRIX_CLASSES = 20
 """A confusion matrix of more classes is not read; its largest entries are."""
 
-MAX_CONFUSIONS = 10
+MAX_CONFUSIONS = 8
+MIN_SECONDS = 0.005
 
 TIME_MEANINGS: Mapping[Category, str] = {
     "productive": "training steps, done for the first time",
@@ -134,12 +135,12 @@ def _confusions(test: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _times(seconds: Mapping[str, float]) -> list[dict[str, Any]]:
-    """The longest first, without what took no time."""
+    """The longest first, without what took no time to speak of."""
     whole = sum(seconds.values())
     rows = [
         {"name": name, "meaning": TIME_MEANINGS.get(name, ""), "seconds": value, "share": value / whole}  # type: ignore[call-overload]
         for name, value in seconds.items()
-        if value > 0
+        if value >= MIN_SECONDS
     ]
     return sorted(rows, key=lambda row: -row["seconds"])
 

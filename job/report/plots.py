@@ -26,6 +26,7 @@ VARIABLES = {
 """Colours of the light scheme, by their names in the style sheet."""
 
 PHASE_TITLES = {"head": "head", "fine_tune": "fine-tuning"}
+LABELS = {"train": "training", "validation": "validation"}
 
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -62,7 +63,7 @@ def learning_curve(history: Sequence[Mapping[str, Any]], quantity: str, *, descr
         axes = figure.subplots()
         for split, color, marker in (("train", "first", "o"), ("validation", "second", "s")):
             values = [epoch[f"{split}_{quantity}"] for epoch in history]
-            axes.plot(epochs, values, color=VARIABLES[color], marker=marker, label=split, clip_on=False, zorder=3)
+            axes.plot(epochs, values, color=VARIABLES[color], marker=marker, label=LABELS[split], clip_on=False, zorder=3)
         axes.set_xlabel("epoch")
         axes.set_ylabel("loss in nats" if quantity == "loss" else "accuracy")
         axes.set_xlim(0.5, len(history) + 0.5)
@@ -85,7 +86,7 @@ def reliability_diagram(calibration: Mapping[str, Any], *, num_classes: int, des
     with matplotlib.rc_context(_STYLE | {"svg.hashsalt": "reliability"}):
         figure = Figure(figsize=(5.0, 4.2), layout="constrained")
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-        above.plot([0, 1], [0, 1], color=VARIABLES["muted"], linestyle=(0, (4, 3)), linewidth=1.2, label="calibrated")
+        above.plot([0, 1], [0, 1], color=VARIABLES["muted"], linestyle=(0, (4, 3)), linewidth=1.2, label="calibrated as it should be")
         probability = [row["mean_probability"] for row in bins]
         accuracy = [row["accuracy"] for row in bins]
         low = [max(0.0, row["accuracy"] - row["accuracy_interval"][0]) for row in bins]

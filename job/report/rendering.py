@@ -17,20 +17,24 @@ def render(template: str, **values: Any) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {
-        "percent": percent, "duration": duration, "count": count, "words": words, "moment": moment, "shape": shape,
-        "listed": listed,
-    }  # fmt: skip
+    environment.filters |= {filter_.__name__: filter_ for filter_ in FILTERS}
     return environment.get_template(template).render(**values)
 
 
-def percent(ratio: float, digits: int = 1) -> str:
-    """0.973 -> `97.3 %`; nothing but all is shown as 100 %, and nothing but none as 0 %."""
-    least = 10.0**-digits
+def bare_percent(ratio: float) -> str:
+    """0.973 -> `97.3`; only all is shown as 100.0, and only none as 0.0."""
     shown = 100.0 * ratio
-    if 0.0 < ratio < 1.0:
-        shown = min(max(shown, least), 100.0 - least)
-    return f"{shown:.{digits}f} %"
+    return f"{min(max(shown, 0.1), 99.9) if 0.0 < ratio < 1.0 else shown:.1f}"
+
+
+def percent(ratio: float) -> str:
+    """0.973 -> `97.3 %`."""
+    return f"{bare_percent(ratio)} %"
+
+
+def share(ratio: float) -> str:
+    """0.973 -> `97 %`, 0.001 -> `< 1 %`."""
+    return "< 1 %" if 0.0 < ratio < 0.01 else f"{100.0 * ratio:.0f} %"
 
 
 def duration(seconds: float) -> str:
@@ -70,3 +74,15 @@ def listed(names: Iterable[str], most: int = 20) -> str:
     names = list(names)
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def setting(value: Any) -> str:
+    """A setting as it would be written into its variable."""
+    if value is None:
+        return "not set"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+FILTERS = (bare_percent, percent, share, duration, count, words, moment, shape, listed, setting)
