@@ -4,6 +4,7 @@ Matplotlib draws in the colours of the light scheme; in the SVG each is a variab
 another value in the dark. Text stays text, in the page's own font.
 """
 
+import html
 import io
 import itertools
 import logging
@@ -27,6 +28,10 @@ VARIABLES = {
 
 PHASE_TITLES = {"head": "head", "fine_tune": "fine-tuning"}
 LABELS = {"train": "training", "validation": "validation"}
+
+# Fixed, so that no layout depends on the fonts that a machine happens to have.
+_MARGINS: dict[str, Any] = {"left": 0.165, "right": 0.955, "bottom": 0.15, "top": 0.86, "hspace": 0.12}
+_LEGEND: dict[str, Any] = {"loc": "upper right", "bbox_to_anchor": (0.985, 1.0), "borderaxespad": 0.2, "ncols": 2}
 
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -59,11 +64,13 @@ def learning_curve(history: Sequence[Mapping[str, Any]], quantity: str, *, descr
     """`loss` or `accuracy` of training and validation after each epoch of both phases, as SVG."""
     epochs = range(1, len(history) + 1)
     with matplotlib.rc_context(_STYLE | {"svg.hashsalt": quantity}):
-        figure = Figure(figsize=(5.0, 3.2), layout="constrained")
-        axes = figure.subplots()
+        figure = Figure(figsize=(5.0, 3.2))
+        axes = figure.subplots(gridspec_kw=_MARGINS)
         for split, color, marker in (("train", "first", "o"), ("validation", "second", "s")):
             values = [epoch[f"{split}_{quantity}"] for epoch in history]
-            axes.plot(epochs, values, color=VARIABLES[color], marker=marker, label=LABELS[split], clip_on=False, zorder=3)
+            axes.plot(
+                epochs, values, color=VARIABLES[color], marker=marker, label=LABELS[split], clip_on=False, zorder=3
+            )
         axes.set_xlabel("epoch")
         axes.set_ylabel("loss in nats" if quantity == "loss" else "accuracy")
         axes.set_xlim(0.5, len(history) + 0.5)
@@ -74,7 +81,7 @@ def learning_curve(history: Sequence[Mapping[str, Any]], quantity: str, *, descr
         else:
             axes.set_ylim(bottom=0.0)
         _mark_phases(axes, [epoch["phase"] for epoch in history])
-        figure.legend(loc="outside upper right", ncols=2)
+        figure.legend(**_LEGEND)
         return _as_svg(figure, quantity, description)
 
 
@@ -84,9 +91,16 @@ def reliability_diagram(calibration: Mapping[str, Any], *, num_classes: int, des
     # The probability of the predicted class is never below that of a coin with a side for each class.
     left = 0.5 if num_classes == 2 else 0.0
     with matplotlib.rc_context(_STYLE | {"svg.hashsalt": "reliability"}):
-        figure = Figure(figsize=(5.0, 4.2), layout="constrained")
-        above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-        above.plot([0, 1], [0, 1], color=VARIABLES["muted"], linestyle=(0, (4, 3)), linewidth=1.2, label="calibrated as it should be")
+        figure = Figure(figsize=(5.0, 4.2))
+        above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1), gridspec_kw=_MARGINS)
+        above.plot(
+            [0, 1],
+            [0, 1],
+            color=VARIABLES["muted"],
+            linestyle=(0, (4, 3)),
+            linewidth=1.2,
+            label="calibrated as it should be",
+        )
         probability = [row["mean_probability"] for row in bins]
         accuracy = [row["accuracy"] for row in bins]
         low = [max(0.0, row["accuracy"] - row["accuracy_interval"][0]) for row in bins]
@@ -107,7 +121,7 @@ def reliability_diagram(calibration: Mapping[str, Any], *, num_classes: int, des
         below.set_xlim(left, 1.0)
         below.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
         below.yaxis.set_major_locator(MaxNLocator(nbins=3, integer=True, min_n_ticks=1))
-        figure.legend(*above.get_legend_handles_labels(), loc="outside upper right", ncols=2)
+        figure.legend(*above.get_legend_handles_labels(), **_LEGEND)
         return _as_svg(figure, "reliability", description)
 
 
@@ -136,4 +150,4 @@ def _as_svg(figure: Figure, name: str, description: str) -> str:
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
     for variable, color in VARIABLES.items():
         svg = svg.replace(color, f"var(--{variable})")
-    return svg.replace("<svg ", f'<svg role="img" aria-label="{description}" ', 1)
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(description)}" ', 1)

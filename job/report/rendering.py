@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from datetime import datetime
+from functools import cache
 from typing import Any
 
 import jinja2
@@ -9,6 +10,11 @@ import jinja2
 
 def render(template: str, **values: Any) -> str:
     """Fill a template of this package."""
+    return _environment().get_template(template).render(**values)
+
+
+@cache
+def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("job.report"),
         autoescape=True,
@@ -18,7 +24,7 @@ def render(template: str, **values: Any) -> str:
         keep_trailing_newline=True,
     )
     environment.filters |= {filter_.__name__: filter_ for filter_ in FILTERS}
-    return environment.get_template(template).render(**values)
+    return environment
 
 
 def bare_percent(ratio: float) -> str:
