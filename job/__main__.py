@@ -33,11 +33,13 @@ TELLING_SECONDS = 0.5
 class StopSignal:
     """SIGTERM and SIGINT, as a question that the run asks now and then.
 
-    `on_leaving` is told why, right before the process is ended without the run's own doing.
+    `on_signal` is told its name, on a thread of its own. `on_leaving` is told why, right before the process is ended
+    without the run's own doing.
     """
 
     def __init__(self) -> None:
         self.grace_seconds = 15.0
+        self.on_signal: Callable[[str], None] = lambda name: None
         self.on_leaving: Callable[[str], None] = lambda reason: None
         self._received: str | None = None
         self._reading, self._writing = socket.socketpair()
@@ -62,6 +64,7 @@ class StopSignal:
     def _watch(self) -> NoReturn:
         self._received = signal.Signals(self._reading.recv(1)[0]).name
         self._reading.settimeout(GRACE_USED * self.grace_seconds)
+        self.on_signal(self._received)
         try:
             self._reading.recv(1)
             reason = "a second signal"
@@ -130,7 +133,7 @@ def main(argv: Sequence[str]) -> int:
         settings = command.settings
         stop.grace_seconds = settings.grace_seconds
         ending.path = str(settings.termination_log) if settings.termination_log else None
-        ending.console = Console(settings.log_format)
+        ending.console = Console(settings.log_format, ending.progress)
         # Keras imports Matplotlib, which reads this then, and by default writes to a home that may not be writable.
         os.environ.setdefault("MPLCONFIGDIR", str(scratch.place(settings.cache_dir) / "thaw-matplotlib"))
         stop.check()
@@ -146,18 +149,21 @@ def main(argv: Sequence[str]) -> int:
 
 def _attempt(settings: "Settings", console: "Console", progress: Progress, stop: StopSignal) -> None:
     from job import attempt, holder
+    from job.observation import observing
     from job.storage import open_store
 
     run_id = settings.resolved_run_id()
     console.bind(run_id=run_id)
-    attempt.make(
-        settings,
-        store=open_store(f"{settings.storage_uri}/{run_id}"),
-        holder=holder.this_process(settings.job_uid),
-        reader=console,
-        progress=progress,
-        check_stop=stop.check,
-    )
+    with observing(settings, progress=progress, console=console, environ=os.environ) as (reader, metrics):
+        stop.on_signal = metrics.interrupted
+        attempt.make(
+            settings,
+            store=open_store(f"{settings.storage_uri}/{run_id}", observer=metrics),
+            holder=holder.this_process(settings.job_uid, job_name=settings.job_name, node_name=settings.node_name),
+            reader=reader,
+            progress=progress,
+            check_stop=stop.check,
+        )
 
 
 def _mirror(settings: "Settings", to: str, console: "Console", stop: StopSignal) -> None:

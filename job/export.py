@@ -1,4 +1,4 @@
-"""The files of a finished run, made one after the other in the scratch folder: model, labels, card, report.
+"""The files of a finished run, made one after the other in the scratch folder: model, logs, report.
 
 This room makes them and says where they belong; `artefacts` puts them there.
 """
@@ -10,15 +10,20 @@ from typing import Any
 
 import keras
 
-from job import serving
+from job import serving, tensorboard
 from job.artefacts import save, save_json
 from job.gallery import Gallery
+from job.record import EpochResult
 
 MODEL, LABELS, CARD = "model/model.keras", "model/labels.json", "model/README.md"
 SAVED_MODEL = "model/saved_model"
+HISTORY = "logs/history.json"
 REPORT, PAGE = "report/report.json", "report/index.html"
 
-NAMES = (MODEL, *(f"{SAVED_MODEL}/{name}" for name in serving.FILES), LABELS, CARD, REPORT, PAGE)
+NAMES = (
+    MODEL, *(f"{SAVED_MODEL}/{name}" for name in serving.FILES), LABELS, HISTORY, *tensorboard.NAMES,
+    REPORT, PAGE, CARD,
+)  # fmt: skip
 """Every name under which something is written."""
 
 Files = Iterator[tuple[str, Path]]
@@ -32,6 +37,12 @@ def model_files(model: keras.Model, class_names: Sequence[str], folder: Path) ->
     for name in serving.FILES:
         yield f"{SAVED_MODEL}/{name}", saved_model / name
     yield LABELS, save_json(list(class_names), folder / "labels.json")
+
+
+def log_files(history: Sequence[EpochResult], folder: Path) -> Files:
+    """What each epoch came to: for programs, and for TensorBoard. Raises ScratchUnavailable."""
+    yield HISTORY, save_json([epoch.model_dump(mode="json") for epoch in history], folder / "history.json")
+    yield from tensorboard.event_files(history, folder=folder).items()
 
 
 def report_files(content: Mapping[str, Any], gallery: Gallery, folder: Path) -> Files:

@@ -5,7 +5,8 @@ Only this room touches the store, the record and the log; the rooms below take a
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from job import events, numerics, training
+from job import events, export, numerics, training
 from job.artefacts import Artefacts
 from job.checkpoint import Checkpoints
 from job.commits import Commits
 from job.data import Splits, load_splits
-from job.durations import Durations
+from job.dataset import prepared_builder
 from job.errors import CheckpointDamaged, ExitCode, Interrupted, StorageError
-from job.export import MODEL, NAMES, Files, model_files, report_files
 from job.gate import missed_gate
+from job.ledger import by_category, by_stage, goodput
 from job.mirror import Fetching
 from job.model import Classifier, build_classifier
 from job.progress import Progress
@@ -31,7 +32,7 @@ from job.results import Results, measure
 from job.settings import Phase, Settings
 from job.state import PhaseState
 from job.storage import ObjectStore
-from job.training import EpochDone, StepDone
+from job.training import EpochDone, num_batches
 
 Restored = tuple[CheckpointEntry, dict[str, np.ndarray]]
 
@@ -57,7 +58,7 @@ class Pipeline:
         self.progress = progress
         self.check_stop = check_stop
         self.scratch = scratch
-        self.durations = Durations(record.content.durations)
+        self.ledger = progress.ledger
         self.restored: Restored | None = None
         self.checkpoints = Checkpoints(store, record, keep=settings.keep_checkpoints, scratch=scratch)
         self.commits = Commits(self.checkpoints, reader=reader, progress=progress)
@@ -77,28 +78,23 @@ class Pipeline:
                 self.train(phase, classifier, splits)
         exported = classifier.export(self.settings.backbone)
         results = self.evaluate(exported, classifier, splits)
-        artefacts = Artefacts(self.store, self.record, names=NAMES)
-        self.export(artefacts, exported, splits)
-        self.report(artefacts, results)
+        self.export(exported, splits, results)
         self.finish(results.outcome)
 
-    @contextlib.contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """A part of the run, whose time is kept."""
-        self.progress.stage, self.progress.step = name, None
-        with self.durations.stage(name):
-            yield
-
     def fetch(self) -> tuple[str | None, str]:
-        """The local places of data and weights; what is in a bucket is fetched first."""
+        """The local places of data and weights; what is not here is fetched or downloaded first."""
         settings = self.settings
         fetching = Fetching(settings.cache_dir, reader=self.reader, check_stop=self.check_stop)
-        with self.stage("fetch"):
-            return fetching.inputs(data_dir=settings.data_dir, dataset=settings.dataset, weights=settings.weights)
+        with self.progress.entering("fetch", "download"):
+            data_dir, weights = fetching.inputs(
+                data_dir=settings.data_dir, dataset=settings.dataset, weights=settings.weights
+            )
+            prepared_builder(settings.dataset, data_dir)
+            return data_dir, weights
 
     def load_data(self, data_dir: str | None) -> Splits:
         settings = self.settings
-        with self.stage("data"):
+        with self.progress.entering("data", "cache"):
             splits = load_splits(
                 dataset=settings.dataset,
                 data_dir=data_dir,
@@ -108,9 +104,11 @@ class Pipeline:
                 cache_dir=self.scratch,
                 check_stop=self.check_stop,
             )
+        steps = num_batches(len(splits.train), settings.batch_size)
         self.reader.event(
-            events.DATA_LOADED, dataset=splits.identity["dataset"], cache=settings.cache, **splits.identity["splits"]
-        )
+            events.DATA_LOADED, dataset=splits.identity["dataset"], cache=settings.cache, **splits.identity["splits"],
+            **{f"{phase.name}_steps": phase.epochs * steps for phase in settings.phases()},
+        )  # fmt: skip
         return splits
 
     def build_model(self, weights: str, splits: Splits) -> Classifier:
@@ -118,7 +116,7 @@ class Pipeline:
         settings = self.settings
         # New weights are drawn from the process's one random generator, which the retries of a renewal draw from too.
         alone = self.record.quiet() if weights == "none" else contextlib.nullcontext()
-        with self.stage("model"), alone:
+        with self.progress.entering("model", "init"), alone:
             classifier = build_classifier(
                 backbone=settings.backbone,
                 weights=weights,
@@ -148,9 +146,11 @@ class Pipeline:
         def on_damaged(entry: CheckpointEntry, error: CheckpointDamaged) -> None:
             self.reader.warning(events.CHECKPOINT_DAMAGED, checkpoint=entry.name, reason=error.message)
 
-        with self.stage("restore"):
+        with self.progress.entering("restore", "restore"):
             self.restored = self.checkpoints.restore(on_damaged)
         if self.restored is None:
+            if self.record.content.checkpoints:
+                self.reader.warning(events.RESTORED, checkpoint=None, phase="prepare", step=0)
             return ()
         entry, _ = self.restored
         self.progress.last_commit = {"checkpoint": entry.name, "phase": entry.phase, "step": entry.step}
@@ -168,18 +168,22 @@ class Pipeline:
         settings = self.settings
         self.check_stop()
         state = PhaseState(classifier, phase=phase.name, trainable=phase.trainable, learning_rate=phase.learning_rate)
+        steps_lost = max(attempt.reached.get(phase.name, 0) for attempt in self.record.content.attempts)
         step = 0
         if self.restored is not None:
             (entry, arrays), self.restored = self.restored, None
             step = entry.step
-            state.load(arrays, step=step)
+            with self.ledger.during("restore"):
+                state.load(arrays, step=step)
             del arrays
         first_epoch = sum(epoch.phase == phase.name for epoch in self.commits.history)
         if first_epoch < phase.epochs:
-            self.reader.event(events.PHASE_STARTED, phase=phase.name, epoch=first_epoch, step=step)
+            self.reader.event(
+                events.PHASE_STARTED, phase=phase.name, epoch=first_epoch, step=step, learning_rate=phase.learning_rate
+            )
             self.record.update(state=phase.name)
         committed_at = time.monotonic()
-        with self.stage(phase.name):
+        with self.progress.entering(phase.name, "idle"):
             try:
                 for fact in training.train_phase(
                     state,
@@ -193,96 +197,91 @@ class Pipeline:
                     step=step,
                     strategy=tf.distribute.get_strategy(),
                     check_stop=self.check_stop,
+                    ledger=self.ledger,
+                    steps_lost=steps_lost,
                 ):
-                    step = self.progress.step = fact.step
+                    step = self.progress.step = self.progress.reached[phase.name] = fact.step
                     if isinstance(fact, EpochDone):
                         self.note_epoch(fact)
                         self.commit(state, step, reason="epoch")
                         committed_at = time.monotonic()
                     else:
-                        self.show_step(fact, state)
+                        self.tell_step(fact, state)
                         if time.monotonic() - committed_at >= settings.checkpoint_every_seconds:
                             self.commit(state, step, reason="interval")
                             committed_at = time.monotonic()
                     self.commits.report()
-                self.commits.flush()
+                with self.ledger.during("checkpoint_blocking"):
+                    self.commits.flush()
             except Interrupted:
                 self.commit_before_leaving(state, step)
                 raise
 
     def commit(self, state: PhaseState, step: int, *, reason: str) -> None:
-        self.commits.submit(
-            state.arrays, state=state.phase, step=step, reason=reason, durations=self.durations.so_far()
-        )
+        with self.ledger.during("checkpoint_blocking"):
+            self.commits.submit(state.arrays, state=state.phase, step=step, reason=reason)
 
     def commit_before_leaving(self, state: PhaseState, step: int) -> None:
         """Save what can be saved; if the store fails now, which is reported, the last commit stands."""
         if step > 0:
             self.commit(state, step, reason="stop")
-            with contextlib.suppress(StorageError):
+            with contextlib.suppress(StorageError), self.ledger.during("checkpoint_blocking"):
                 self.commits.flush()
 
     def note_epoch(self, fact: EpochDone) -> None:
-        result = EpochResult(**{name: getattr(fact, name) for name in EpochResult.model_fields})
+        result = EpochResult(**vars(fact), ended=datetime.now(UTC))
         self.commits.history.append(result)
-        self.reader.event(events.EPOCH_FINISHED, **result.model_dump())
+        self.reader.event(events.EPOCH_FINISHED, **vars(fact), **numerics.gpu_memory())
 
-    def show_step(self, fact: StepDone, state: PhaseState) -> None:
-        if fact.compile_seconds is not None:
-            self.reader.event(events.STEP_COMPILED, phase=fact.phase, seconds=fact.compile_seconds)
-        if self.reader.wants_steps:
-            loss, accuracy = state.totals.means()
-            self.reader.step(
-                title=f"{fact.phase} epoch {fact.epoch + 1}",
-                done=fact.batch,
-                total=fact.num_batches,
-                batch_size=self.settings.batch_size,
-                loss=loss,
-                accuracy=accuracy,
-            )
+    def tell_step(self, done: events.StepDone, state: PhaseState) -> None:
+        if done.is_first:
+            self.reader.event(events.STEP_COMPILED, phase=done.phase, seconds=done.seconds, **numerics.gpu_memory())
+        self.reader.step(done, state.totals.means)
 
     def evaluate(self, exported: keras.Model, classifier: Classifier, splits: Splits) -> Results:
         """Metrics of the exported model over the test split, and what can be shown of single images."""
-        self.record.update(state="evaluate", durations=self.durations.so_far())
-        with self.stage("evaluate"):
+        self.record.update(state="evaluate")
+        with self.progress.entering("evaluate", "evaluate"):
             results = measure(exported, classifier, splits, seed=self.settings.seed, check_stop=self.check_stop)
         test = results.test
         self.reader.event(events.EVALUATED, accuracy=test.accuracy, loss=test.loss, num_examples=test.num_examples)
         return results
 
-    def export(self, artefacts: Artefacts, exported: keras.Model, splits: Splits) -> None:
-        """Write the model and its labels; a later attempt writes them again, the same."""
-        self.record.update(state="export", durations=self.durations.so_far())
-        with self.stage("export"):
-            self.write(artefacts, model_files(exported, splits.class_names, self.scratch))
+    def export(self, exported: keras.Model, splits: Splits, results: Results) -> None:
+        """Write model, logs and report; a later attempt writes them again, the same."""
+        artefacts = Artefacts(self.store, self.record, names=export.NAMES)
+        self.record.update(state="export")
+        with self.progress.entering("export", "export"):
+            self.write(artefacts, export.model_files(exported, splits.class_names, self.scratch))
+            self.write(artefacts, export.log_files(self.commits.history, self.scratch))
+            content = self.compose_report(results)
+            self.write(artefacts, export.report_files(content, results.gallery, self.scratch))
+        self.reader.event(events.EXPORTED, model=f"{self.store.uri}/{export.MODEL}")
 
-    def report(self, artefacts: Artefacts, results: Results) -> None:
-        """Write the report and the model's card."""
-        with self.stage("report"):
-            content = compose(
-                self.record.content,
-                self.settings,
-                outcome=results.outcome,
-                test=results.test.as_json(),
-                examples=results.gallery.examples,
-                layers=results.layers,
-                history=self.commits.history,
-                durations_seconds=self.durations.so_far(),
-                time_seconds=self.durations.so_far(),
-                goodput_ratio=None,
-                device=numerics.device_name(),
-            )
-            self.write(artefacts, report_files(content, results.gallery, self.scratch))
-        self.reader.event(events.EXPORTED, model=f"{self.store.uri}/{MODEL}")
-
-    def write(self, artefacts: Artefacts, files: Files) -> None:
+    def write(self, artefacts: Artefacts, files: Iterable[tuple[str, Path]]) -> None:
         """Put files where readers expect them as they are made; a stop is honoured before each."""
         for name, path in files:
             self.check_stop()
             artefacts.write(name, path)
 
+    def compose_report(self, results: Results) -> dict[str, Any]:
+        attempts = self.ledger.of_run()
+        return compose(
+            self.record.content,
+            self.settings,
+            outcome=results.outcome,
+            test=results.test.as_json(),
+            examples=results.gallery.examples,
+            layers=results.layers,
+            history=self.commits.history,
+            durations_seconds=by_stage(attempts),
+            time_seconds=by_category(attempts),
+            goodput_ratio=goodput(attempts),
+            device=numerics.device_name(),
+        )
+
     def finish(self, outcome: dict[str, Any]) -> None:
         exit_code = getattr(missed_gate(outcome, self.settings.min_test_accuracy), "exit_code", ExitCode.COMPLETE)
         self.checkpoints.prune()
-        self.record.finish(outcome, exit_code=exit_code, durations=self.durations.so_far())
+        self.record.finish(outcome, exit_code=exit_code)
         self.reader.event(events.RUN_FINISHED, at=self.store.uri, **outcome)

@@ -20,7 +20,8 @@ def epoch(phase: str, number: int, **changes: float) -> EpochResult:
         "train_loss": 0.5, "train_accuracy": 0.8, "validation_loss": 0.4, "validation_accuracy": 0.9,
         "train_seconds": 3.0, "validation_seconds": 1.0, "images_per_second": 40.0,
     }  # fmt: skip
-    return EpochResult(phase=phase, epoch=number, **(values | changes))
+    ended = datetime(2026, 1, 2, 3, 5, tzinfo=UTC)
+    return EpochResult(phase=phase, epoch=number, step=3, ended=ended, **(values | changes))
 
 
 def content(
@@ -30,7 +31,7 @@ def content(
     num_examples: int = 60,
     history: tuple[EpochResult, ...] = (epoch("head", 0), epoch("fine_tune", 0)),
     run_id: str = "run",
-    goodput_ratio: float | None = None,
+    goodput_ratio: float = 0.75,
     **settings: Any,
 ) -> dict[str, Any]:
     """A report over `num_examples` test images, of which the first `wrong` are taken for the next class."""

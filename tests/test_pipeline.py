@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from job import events
+from job import events, tensorboard
 from job.errors import QualityGateMissed
 from job.record import RECORD_NAME
 from job.storage import LocalStore
@@ -55,7 +55,8 @@ def test_the_store_holds_what_the_layout_promises_and_no_more(undisturbed_run: U
         "model/README.md", "model/labels.json", "model/model.keras",
         "model/saved_model/fingerprint.pb", "model/saved_model/saved_model.pb",
         "model/saved_model/variables/variables.data-00000-of-00001", "model/saved_model/variables/variables.index",
-        "report/index.html", "report/report.json", "run.json",
+        "report/index.html", "report/report.json", "run.json", "logs/history.json",
+        *tensorboard.NAMES,
     }  # fmt: skip
     assert [entry.name for entry in record_of(store).checkpoints] == [
         checkpoints[2], checkpoints[0], checkpoints[1],
@@ -104,10 +105,11 @@ def test_two_runs_with_the_same_weights_have_the_same_report_but_for_times(
         start(small(head_epochs=1, fine_tune_epochs=0), place)
     first, second = (json.loads(place.read("report/report.json").data) for place in (store, other))
     for report in (first, second):
-        for timed in ("durations_seconds", "time_seconds", "attempts"):
+        for timed in ("durations_seconds", "time_seconds", "goodput_ratio", "attempts"):
             del report[timed]
         for epoch in report["history"]:
-            del epoch["train_seconds"], epoch["validation_seconds"], epoch["images_per_second"]
+            for timed in ("ended", "train_seconds", "validation_seconds", "images_per_second"):
+                del epoch[timed]
     assert first == second
     pages = [place.read("report/index.html").data.decode() for place in (store, other)]
     drawn = [re.findall(r"data:image[^\"]+|<svg .+?</svg>", html, re.DOTALL) for html in pages]

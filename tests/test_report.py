@@ -53,7 +53,10 @@ def test_the_report_is_json_and_every_key_is_documented() -> None:
     rows = re.findall(r"^\| (`.+?) \|", room.__doc__ or "", re.MULTILINE)
     assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == report.keys()
     assert report["splits"] == {"train": 40, "validation": 16, "test": 60}
-    assert report["history"] == [epoch("head", 0).model_dump(), epoch("fine_tune", 0).model_dump()]
+    assert report["history"] == [
+        epoch("head", 0).model_dump(mode="json"),
+        epoch("fine_tune", 0).model_dump(mode="json"),
+    ]
     assert report["num_attempts"] == 1
     assert report["provenance"]["backbone_sha256"] == "cd" * 32
 

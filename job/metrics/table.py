@@ -21,7 +21,11 @@ REQUEST_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.
 
 @dataclass(frozen=True)
 class Series:
-    """One metric. `known` lists label values that are there from the start, at 0: a rate over them misses nothing."""
+    """One metric.
+
+    `known` lists label values that are there from the start, at 0: a rate over them misses nothing. `is_live` ones are
+    read at the moment of a scrape.
+    """
 
     name: str
     kind: Literal["counter", "gauge", "histogram"]
@@ -29,6 +33,7 @@ class Series:
     labels: tuple[str, ...] = ()
     known: Sequence[tuple[str, ...]] = ()
     buckets: tuple[float, ...] = ()
+    is_live: bool = False
 
 
 def _each(values: Sequence[str]) -> tuple[tuple[str, ...], ...]:
@@ -38,12 +43,16 @@ def _each(values: Sequence[str]) -> tuple[tuple[str, ...], ...]:
 OUTCOME = (
     Series("thaw_last_success_timestamp_seconds", "gauge", "When an attempt last ended with the run complete."),
     Series("thaw_last_completion_timestamp_seconds", "gauge", "When an attempt last ended, however it did."),
-    Series("thaw_run_duration_seconds", "gauge", "Seconds that all attempts at the run have taken together."),
+    Series(
+        "thaw_run_duration_seconds", "gauge", "Seconds that all attempts at the run have taken together.", is_live=True
+    ),
     Series("thaw_exit_code", "gauge", "Exit code of the last attempt; only pushed."),
     Series("thaw_test_accuracy_ratio", "gauge", "Share of the test split that is classified correctly, 0 to 1."),
     Series("thaw_test_loss", "gauge", "Mean cross-entropy over the test split in nats."),
     Series("thaw_attempts", "gauge", "Attempts at the run so far, this one included."),
-    Series("thaw_goodput_ratio", "gauge", "Share of the seconds of all attempts in which steps were done first, 0 to 1."),
+    Series(
+        "thaw_goodput_ratio", "gauge", "Share of all attempts' seconds that went into new steps, 0 to 1.", is_live=True
+    ),
 )
 """What is known when an attempt ends, and is pushed then."""
 
@@ -53,12 +62,16 @@ SERIES = (
         "thaw_info", "gauge", "1, with what tells this run from others.",
         labels=("run_id", "fingerprint", "version", "dataset", "backbone", "precision", "device"),
     ),
-    Series("thaw_phase", "gauge", "1 for the phase that the run is in, 0 for the others.", labels=("phase",)),
     Series(
-        "thaw_phase_duration_seconds", "gauge", "Seconds that all attempts have spent in a phase.", labels=("phase",)
+        "thaw_phase", "gauge", "1 for the phase that the run is in, 0 for the others.",
+        labels=("phase",), is_live=True,
     ),
     Series(
-        "thaw_restores_total", "counter", "Checkpoints read at the start of an attempt, and what they were found to be.",
+        "thaw_phase_duration_seconds", "gauge", "Seconds that all attempts have spent in a phase.",
+        labels=("phase",), is_live=True,
+    ),
+    Series(
+        "thaw_restores_total", "counter", "Checkpoints that attempts began by reading, by what they were.",
         labels=("result",), known=_each(("good", "damaged", "none")),
     ),
     Series(
@@ -94,7 +107,7 @@ SERIES = (
     ),
     Series(
         "thaw_time_seconds_total", "counter", "Seconds of this attempt by what they went into; every one is in one.",
-        labels=("category",), known=_each(CATEGORIES),
+        labels=("category",), known=_each(CATEGORIES), is_live=True,
     ),
     Series(
         "thaw_checkpoint_commits_total", "counter", "Checkpoints committed, by occasion.",
@@ -115,7 +128,7 @@ SERIES = (
     Series("thaw_checkpoint_bytes_total", "counter", "Bytes of checkpoints committed."),
     Series("thaw_checkpoint_last_commit_timestamp_seconds", "gauge", "When a checkpoint was last committed."),
     Series(
-        "thaw_storage_requests_total", "counter", "Requests to the store: HTTP status of a bucket, ok or errno of a folder.",
+        "thaw_storage_requests_total", "counter", "Requests to the store, by HTTP status; of a folder, ok or why not.",
         labels=("operation", "code"),
     ),
     Series(
@@ -127,14 +140,17 @@ SERIES = (
         labels=("operation",), known=_each(OPERATIONS),
     ),
     Series(
-        "thaw_precondition_failures_total", "counter", "Writes refused because the object was not of the expected generation.",
+        "thaw_precondition_failures_total", "counter", "Writes refused because another process had written the object.",
         labels=("object",), known=_each(("record", "checkpoint", "artefact")),
     ),
     Series(
         "thaw_gpu_memory_bytes", "gauge", "Memory of a GPU that TensorFlow holds, now and at most.",
         labels=("device", "stat"),
     ),
-    Series("thaw_disk_free_bytes", "gauge", "Free space where temporary files and runs are kept.", labels=("path",)),
+    Series(
+        "thaw_disk_free_bytes", "gauge", "Free space where temporary files and runs are kept.",
+        labels=("path",), is_live=True,
+    ),
 )  # fmt: skip
 """Besides these, the process metrics of the Prometheus client: memory, processor time, open files."""
 

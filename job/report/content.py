@@ -14,7 +14,7 @@
 | `phases` | what trained in each, how fast, for how many epochs, and how many parameters |
 | `layers` | of the model from pixels to logits |
 | `durations_seconds` | by stage, over all attempts |
-| `time_seconds`, `goodput_ratio` | by what the time was good for, over all attempts; the productive share, or null |
+| `time_seconds`, `goodput_ratio` | by what the time was good for, over all attempts; the productive share, 0 to 1 |
 | `num_attempts`, `attempts` | starts of the program: number, start, end, exit code |
 | `settings`, `provenance` | every setting; versions, device, and what identifies data, weights and arithmetic |
 """
@@ -30,6 +30,7 @@ from job.record import EpochResult, Record
 from job.settings import Phase, Settings
 
 PACKAGES = ("tensorflow", "tensorflow-cpu", "keras", "tensorflow-datasets", "numpy")
+ATTEMPT_FIELDS = {"number", "start", "end", "exit_code"}
 
 
 def versions() -> dict[str, str]:
@@ -54,7 +55,7 @@ def compose(
     layers: Sequence[Mapping[str, Any]],
     durations_seconds: Mapping[str, float],
     time_seconds: Mapping[str, float],
-    goodput_ratio: float | None,
+    goodput_ratio: float,
     device: str,
 ) -> dict[str, Any]:
     """The content of report.json; every value is JSON.
@@ -74,14 +75,14 @@ def compose(
         "test": dict(test),
         **examples,
         "splits": record.inputs["data"]["splits"],
-        "history": [epoch.model_dump() for epoch in history],
+        "history": [epoch.model_dump(mode="json") for epoch in history],
         "phases": [_phase(phase, layers) for phase in settings.phases()],
         "layers": list(layers),
         "durations_seconds": dict(durations_seconds),
         "time_seconds": dict(time_seconds),
         "goodput_ratio": goodput_ratio,
         "num_attempts": len(record.attempts),
-        "attempts": [attempt.model_dump(mode="json", exclude={"holder"}) for attempt in record.attempts],
+        "attempts": [attempt.model_dump(mode="json", include=ATTEMPT_FIELDS) for attempt in record.attempts],
         "settings": settings.model_dump(mode="json"),
         "provenance": {"versions": versions(), "device": device, **record.inputs},
     }
