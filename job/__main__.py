@@ -124,6 +124,7 @@ def main(argv: Sequence[str]) -> int:
     # TensorFlow's C++ notes on start-up; its warnings and errors are kept.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
 
+    from job import scratch
     from job.command_line import read_command
     from job.console import Console
 
@@ -133,6 +134,8 @@ def main(argv: Sequence[str]) -> int:
         stop.grace_seconds = settings.grace_seconds
         ending.path = str(settings.termination_log) if settings.termination_log else None
         ending.console = Console(settings.log_format, ending.progress)
+        # Keras imports Matplotlib, which reads this then, and by default writes to a home that may not be writable.
+        os.environ.setdefault("MPLCONFIGDIR", str(scratch.place(settings.cache_dir) / "thaw-matplotlib"))
         stop.check()
         if command.mirror_to is not None:
             _mirror(settings, command.mirror_to, ending.console, stop)
