@@ -42,7 +42,7 @@ def pictures(count: int = 5, side: int = 40) -> list[np.ndarray]:
     return [rng.integers(0, 256, (side, side + 8, 3), dtype=np.uint8) for _ in range(count)]
 
 
-@pytest.mark.parametrize("class_names", [("cat", "dog"), ("a", "b", "c")])
+@pytest.mark.parametrize("class_names", [("cat", "dog"), pytest.param(("a", "b", "c"), marks=pytest.mark.slow)])
 def test_a_process_without_this_package_gets_the_same_numbers(tmp_path: Path, class_names: tuple[str, ...]) -> None:
     """From files of any size, from bytes and from floats: within 1e-5, with the names of the classes."""
     model = build(num_classes=len(class_names)).export("Tiny")
