@@ -118,6 +118,7 @@ def test_two_runs_with_the_same_weights_have_the_same_report_but_for_times(
     assert store.read("model/README.md").data == other.read("model/README.md").data
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", [0, 1])
 def test_the_code_in_the_model_card_works(undisturbed_run: Undisturbed, tmp_path: Path, block: int) -> None:
     """As it is written, in the folder of the model, without this package: it names the class of an image."""

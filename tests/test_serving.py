@@ -30,6 +30,7 @@ answers = {
     "float32": loaded.signatures["float32_images"](images=images.astype(np.float32)),
 }
 named = {f"{how}/{what}": value.numpy() for how, answer in answers.items() for what, value in answer.items()}
+named = {name: value.astype(str) if value.dtype == object else value for name, value in named.items()}
 np.savez("answers.npz", **named)
 assert not any(name.split(".")[0] == "job" for name in sys.modules)
 """
@@ -41,7 +42,7 @@ def pictures(count: int = 5, side: int = 40) -> list[np.ndarray]:
     return [rng.integers(0, 256, (side, side + 8, 3), dtype=np.uint8) for _ in range(count)]
 
 
-@pytest.mark.parametrize("class_names", [("cat", "dog"), ("a", "b", "c")])
+@pytest.mark.parametrize("class_names", [("cat", "dog"), pytest.param(("a", "b", "c"), marks=pytest.mark.slow)])
 def test_a_process_without_this_package_gets_the_same_numbers(tmp_path: Path, class_names: tuple[str, ...]) -> None:
     """From files of any size, from bytes and from floats: within 1e-5, with the names of the classes."""
     model = build(num_classes=len(class_names)).export("Tiny")
@@ -63,7 +64,7 @@ def test_a_process_without_this_package_gets_the_same_numbers(tmp_path: Path, cl
         np.testing.assert_allclose(answers[f"{how}/logits"], expected, rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(answers[f"{how}/probabilities"], keras.ops.softmax(of_classes), rtol=1e-5, atol=1e-5)
         labels = [class_names[index] for index in of_classes.argmax(axis=1)]
-        assert answers[f"{how}/label"].astype(str).tolist() == labels
+        assert answers[f"{how}/label"].tolist() == labels
 
 
 def test_the_class_is_the_greater_logit_where_probabilities_round_to_the_same() -> None:
