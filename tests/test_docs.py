@@ -64,8 +64,8 @@ def test_every_family_of_backbones_is_named() -> None:
 def test_every_target_of_the_makefile_that_is_named_exists() -> None:
     """And is shown by `make help`."""
     makefile = (REPOSITORY / "Makefile").read_text()
-    targets = set(re.findall(r"^([a-z-]+):.*## ", makefile, re.MULTILINE))
-    for words in re.findall(r"(?:^ {4}|`)make ([a-z -]+?)(?: {2,}|`|$)", README, re.MULTILINE):
+    targets = set(re.findall(r"^([a-z0-9-]+):.*## ", makefile, re.MULTILINE))
+    for words in re.findall(r"(?:^ {4}|`)make ([a-z0-9 -]+?)(?: {2,}|`|$)", README, re.MULTILINE):
         assert set(words.split()) <= targets, words
     assert {"help", "setup", "demo", "run", "test", "test-all", "soak", "lint", "types", "bench"} <= targets
 

@@ -17,6 +17,7 @@ import pytest
 
 from job import __version__
 from job.errors import ExitCode
+from job.settings import Settings
 from tests.conftest import REPOSITORY
 
 pytestmark = [pytest.mark.image, pytest.mark.timeout(600)]
@@ -175,12 +176,13 @@ def test_labels_say_which_version_and_revision_this_is() -> None:
     assert re.fullmatch(r"[0-9a-f]{40}", labels["org.opencontainers.image.revision"])
 
 
-def test_kubernetes_can_tell_that_the_user_is_not_root() -> None:
-    """`runAsNonRoot` needs a number; a shell in front would keep SIGTERM from the program."""
+def test_kubernetes_can_tell_what_it_starts() -> None:
+    """`runAsNonRoot` needs a user by number; a shell in front would keep SIGTERM from the program."""
     config = inspected()["Config"]
     assert config["User"] == USERS[0]
     assert config["Entrypoint"] == ["python", "-m", "job"]
     assert not config.get("Healthcheck")
+    assert list(config["ExposedPorts"]) == [f"{Settings().metrics_port}/tcp"]
 
 
 def test_nothing_is_there_to_build_with() -> None:

@@ -5,6 +5,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -48,6 +49,14 @@ def wait_for(what: str, condition: Callable[[], T | None]) -> T:
         assert time.monotonic() < until, f"waited {WAIT_SECONDS} s for {what}"
         time.sleep(POLL_SECONDS)
     return answer
+
+
+def seconds_until(event: str, *, pod: Manifest, log: list[Event]) -> float:
+    """From the moment at which a pod was given a node until its program told of an event."""
+    (scheduled,) = [it for it in pod["status"]["conditions"] if it["type"] == "PodScheduled"]
+    told = next(line for line in log if line["event"] == event)
+    began = datetime.fromisoformat(scheduled["lastTransitionTime"])
+    return (datetime.fromisoformat(told["time"]) - began).total_seconds()
 
 
 @dataclass(frozen=True)

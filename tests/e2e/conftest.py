@@ -3,14 +3,14 @@
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 from tests.e2e.cluster import Event, Manifest, Namespace, kubectl
-from tests.e2e.runs import IMAGE, Runs, name_of_job
+from tests.e2e.runs import IMAGE, NONE, Runs, name_of_job
 from tests.e2e.storage import volume_for
 
 See = Callable[[str], None]
@@ -77,8 +77,8 @@ def deploy(namespace: Namespace, runs: Runs) -> Iterator[Deploy]:
     """Applies a run, as `make deploy` does, and returns its Job's name; the Job is deleted afterwards."""
     deployed: list[str] = []
 
-    def deploy(run_id: str, **settings: str) -> str:
-        manifests = runs.render(run_id, **settings)
+    def deploy(run_id: str, settings: Mapping[str, str] = NONE) -> str:
+        manifests = runs.render(run_id, settings)
         deployed.append(name_of_job(manifests))
         namespace.apply(manifests)
         return deployed[-1]

@@ -4,8 +4,10 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -19,6 +21,7 @@ RESULT_SETTINGS = {"THAW_HEAD_EPOCHS": "3", "THAW_FINE_TUNE_EPOCHS": "4", "THAW_
 """The demo's recipe, but shorter, and with the same bits every time."""
 OTHER_SETTINGS = {"THAW_DATA_DIR": "/runs/data", "THAW_LEASE_SECONDS": "15"}
 """The pictures are drawn once, and kept beside the runs."""
+NONE: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -30,14 +33,14 @@ class Runs:
     def render(
         self,
         run_id: str | None,
+        settings: Mapping[str, str] = NONE,
         *,
         components: tuple[str, ...] = (),
         patches: tuple[dict[str, Any], ...] = (),
-        **settings: str,
     ) -> list[Manifest]:
-        """The manifests of one run; settings by the names of their variables."""
+        """The manifests of one run; `settings` by the names of their variables, on top of those above."""
         name, tag = IMAGE.rsplit(":", 1)
-        values = RESULT_SETTINGS | OTHER_SETTINGS | settings
+        values = {**RESULT_SETTINGS, **OTHER_SETTINGS, **settings}
         literals = [f"{variable}={value}" for variable, value in values.items()]
         overlay = {
             "resources": [self._path_of("overlays/local")],

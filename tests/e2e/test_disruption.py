@@ -4,28 +4,32 @@ import json
 
 import pytest
 
-from tests.e2e.cluster import Namespace, kubectl
+from tests.e2e.cluster import Namespace, kubectl, seconds_until
 from tests.e2e.conftest import Deploy, Finished, See
 
 PHASES = ("head", "fine_tune")
 
 
 def assert_resumed_with_the_same_bits(
-    namespace: Namespace, job: str, lost: str, undisturbed: Finished, see: See
+    namespace: Namespace, job: str, lost: str, undisturbed: Finished, see: See, *, phase: str = "fine_tune"
 ) -> None:
-    """The Job completes in another pod, which carries on and does not begin again."""
+    """The Job completes in another pod, which carries on in the phase in which the first was lost."""
     condition = namespace.wait_for_end(job)
-    pod = namespace.newest_pod(job)
-    assert pod is not None
-    assert pod != lost
-    log = namespace.log(pod)
+    pod = namespace.pods(job)[-1]
+    assert pod["metadata"]["name"] != lost
+    log = namespace.log(pod["metadata"]["name"])
     assert condition["type"] == "Complete", log
     assert log[-1]["model_sha256"] == undisturbed.outcome["model_sha256"]
     claimed = next(line for line in log if line["event"] == "run_claimed")
-    assert claimed["attempt"] == 2
-    see(f"attempt 2 began in {claimed['state']!r}; same digest {log[-1]['model_sha256'][:12]}")
+    assert (claimed["attempt"], claimed["state"]) == (2, phase)
+    restored = [line["step"] for line in log if line["event"] == "restored"]
+    assert all(step > 0 for step in restored)
+    assert bool(restored) == (phase != "prepare")
+    see(f"attempt 2 restored step {restored[0]} of {phase}" if restored else "attempt 2 began anew")
+    see(f"same digest {log[-1]['model_sha256'][:12]}")
+    see(f"first step {seconds_until('step_compiled', pod=pod, log=log):.0f} s after the pod had a node")
     failed = namespace.get("job", job)["status"].get("failed", 0)
-    see(f"{failed} counted as failed")
+    see(f"{failed} of the pods counted as a failure")
 
 
 def test_a_pod_deleted_before_training_is_replaced(
@@ -35,7 +39,7 @@ def test_a_pod_deleted_before_training_is_replaced(
     job = deploy("deleted-in-prepare")
     lost = namespace.wait_for_event(job, "run_claimed")
     namespace.kubectl("delete", "pod", lost, "--wait=false")
-    assert_resumed_with_the_same_bits(namespace, job, lost, undisturbed, see)
+    assert_resumed_with_the_same_bits(namespace, job, lost, undisturbed, see, phase="prepare")
 
 
 @pytest.mark.parametrize("phase", PHASES)
@@ -46,7 +50,7 @@ def test_a_pod_deleted_in_the_middle_of_a_phase_is_replaced(
     job = deploy(f"deleted-in-{phase.replace('_', '-')}")
     lost = namespace.wait_for_event(job, "epoch_finished", phase=phase, epoch=0)
     namespace.kubectl("delete", "pod", lost, "--wait=false")
-    assert_resumed_with_the_same_bits(namespace, job, lost, undisturbed, see)
+    assert_resumed_with_the_same_bits(namespace, job, lost, undisturbed, see, phase=phase)
 
 
 def test_a_pod_killed_without_a_warning_is_replaced(

@@ -36,9 +36,9 @@ def test_a_wrong_setting_fails_the_job_at_once(namespace: Namespace, runs: Runs,
 
 def test_two_jobs_of_one_run_do_not_both_train(namespace: Namespace, deploy: Deploy, runs: Runs, see: See) -> None:
     """The second waits for as long as a lease lasts, and leaves with 43; the first does not notice."""
-    first = deploy("shared", **LONG)
+    first = deploy("shared", LONG)
     trains = namespace.wait_for_event(first, "epoch_finished", phase="fine_tune", epoch=0)
-    manifests = runs.render("shared", **LONG)
+    manifests = runs.render("shared", LONG)
     named(manifests, "Job")["metadata"]["name"] = second = f"{first}-too"
     namespace.apply(manifests)
     try:
@@ -88,7 +88,7 @@ def test_a_slot_of_a_cronjob_is_one_run_however_often_it_is_retried(
 
 def test_metrics_are_scraped_from_the_pod(namespace: Namespace, deploy: Deploy, see: See) -> None:
     """At the port that the manifest names, while the run trains."""
-    job = deploy("scraped", **LONG)
+    job = deploy("scraped", LONG)
     pod = namespace.wait_for_event(job, "epoch_finished", phase="fine_tune", epoch=0)
     (container,) = namespace.get("pod", pod)["spec"]["containers"]
     (port,) = [port["containerPort"] for port in container["ports"] if port["name"] == "metrics"]
