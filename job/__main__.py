@@ -37,11 +37,13 @@ TELLING_SECONDS = 0.5
 class StopSignal:
     """SIGTERM and SIGINT, as a question that the run asks now and then.
 
-    `on_leaving` is told why, right before the process is ended without the run's own doing.
+    `on_signal` is told its name, on a thread of its own. `on_leaving` is told why, right before the process is ended
+    without the run's own doing.
     """
 
     def __init__(self) -> None:
         self.grace_seconds = 15.0
+        self.on_signal: Callable[[str], None] = lambda name: None
         self.on_leaving: Callable[[str], None] = lambda reason: None
         self._received: str | None = None
         self._reading, self._writing = socket.socketpair()
@@ -66,6 +68,7 @@ class StopSignal:
     def _watch(self) -> NoReturn:
         self._received = signal.Signals(self._reading.recv(1)[0]).name
         self._reading.settimeout(GRACE_USED * self.grace_seconds)
+        self.on_signal(self._received)
         try:
             self._reading.recv(1)
             reason = "a second signal"
@@ -133,7 +136,9 @@ def _answer(argv: Sequence[str]) -> int:
         from job import commands
         from job.arguments import read_command
 
-        return commands.answer(read_command(argv, os.environ))
+        question = read_command(argv, os.environ)
+        assert isinstance(question, commands.Question)
+        return commands.answer(question)
     except (KeyboardInterrupt, BrokenPipeError):
         # Told to stop, by a signal or by a reader that has gone, as `| head` does.
         return ExitCode.INTERRUPTED
@@ -158,7 +163,7 @@ def _carry_out(argv: Sequence[str]) -> int:
         settings = command.settings
         stop.grace_seconds = settings.grace_seconds
         ending.path = str(settings.termination_log) if settings.termination_log else None
-        ending.console = Console(settings.log_format)
+        ending.console = Console(settings.log_format, ending.progress)
         stop.check()
         if isinstance(command, Mirror):
             from job import commands
@@ -174,18 +179,21 @@ def _carry_out(argv: Sequence[str]) -> int:
 
 def _attempt(settings: "Settings", console: "Console", progress: Progress, stop: StopSignal) -> None:
     from job import attempt, holder
+    from job.observation import observing
     from job.storage import open_store
 
     run_id = settings.resolved_run_id()
     console.bind(run_id=run_id)
-    attempt.make(
-        settings,
-        store=open_store(f"{settings.storage_uri}/{run_id}"),
-        holder=holder.this_process(settings.job_uid),
-        reader=console,
-        progress=progress,
-        check_stop=stop.check,
-    )
+    with observing(settings, progress=progress, console=console, environ=os.environ) as (reader, metrics):
+        stop.on_signal = metrics.interrupted
+        attempt.make(
+            settings,
+            store=open_store(f"{settings.storage_uri}/{run_id}", observer=metrics),
+            holder=holder.this_process(settings.job_uid),
+            reader=reader,
+            progress=progress,
+            check_stop=stop.check,
+        )
 
 
 def leave(exit_code: int) -> NoReturn:

@@ -6,7 +6,7 @@ others name a run by its place, which is by default the one that THAW_* describe
 
 import argparse
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,13 +92,15 @@ def read_command(argv: Sequence[str], environ: Mapping[str, str]) -> Command:
     name, words = "run", list(argv)
     if words and not words[0].startswith("-"):
         name = words.pop(0)
-    reader = {"run": _run, "plan": _plan, "status": _status, "list": _list, "predict": _predict, "mirror": _mirror}
-    if name not in reader:
+    if name not in SUMMARIES:
         raise InvalidSettings(
             f"{name!r}: no such command{nearest(name, [*SUMMARIES, '--help'])}",
             hint=f"the commands are {', '.join(SUMMARIES)}; {PROGRAM} --help says what they do",
         )
-    return reader[name](words, environ)
+    readers: dict[str, Callable[[Sequence[str], Mapping[str, str]], Command]] = {
+        "run": _run, "plan": _plan, "status": _status, "list": _list, "predict": _predict, "mirror": _mirror
+    }  # fmt: skip
+    return readers[name](words, environ)
 
 
 def _run(words: Sequence[str], environ: Mapping[str, str]) -> Run:

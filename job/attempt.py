@@ -14,6 +14,7 @@ from job.errors import ExitCode, StorageError, Superseded, ThawError
 from job.events import Reader
 from job.gate import missed_gate
 from job.holder import Holder
+from job.ledger import by_stage
 from job.progress import Progress
 from job.record import RunRecord
 from job.report import summary
@@ -35,25 +36,29 @@ def make(
     `store` is the run's own place. `check_stop` raises Interrupted once the process was told to stop. Raises a
     ThawError for every other end: when the outcome is committed and below the gate, QualityGateMissed.
     """
-    progress.stage = "claim"
-    record = lease.claim(
-        store,
-        run_id=settings.resolved_run_id(),
-        fingerprint=settings.fingerprint(),
-        settings=settings.result_settings(),
-        holder=holder,
-        lease_seconds=settings.lease_seconds,
-        on_waiting=lambda held_by, at_most_seconds: reader.event(
-            events.WAITING,
-            held_by=held_by.holder,
-            attempt=held_by.number,
-            since=f"{held_by.start:%FT%TZ}",
-            at_most_seconds=at_most_seconds,
-        ),
-        check_stop=check_stop,
-    )
+    with progress.entering("claim", "idle"):
+        record = lease.claim(
+            store,
+            run_id=settings.resolved_run_id(),
+            fingerprint=settings.fingerprint(),
+            settings=settings.result_settings(),
+            holder=holder,
+            lease_seconds=settings.lease_seconds,
+            on_waiting=lambda held_by, at_most_seconds: reader.event(
+                events.WAITING,
+                held_by=held_by.holder,
+                attempt=held_by.number,
+                since=f"{held_by.start:%FT%TZ}",
+                at_most_seconds=at_most_seconds,
+            ),
+            check_stop=check_stop,
+            account=progress.account,
+        )
+    attempts = record.content.attempts if record.is_done else record.content.attempts[:-1]
+    progress.ledger.earlier = tuple(attempt.seconds for attempt in attempts)
     if record.is_done:
-        reader.event(events.RUN_ALREADY_DONE, at=store.uri, **(record.content.outcome or {}))
+        outcome = record.content.outcome or {}
+        reader.event(events.RUN_ALREADY_DONE, at=store.uri, attempts=len(record.content.attempts), **outcome)
     else:
         reader.event(events.RUN_CLAIMED, at=store.uri, attempt=record.attempt.number, state=record.content.state)
         _carry_out(settings, store=store, record=record, reader=reader, progress=progress, check_stop=check_stop)
@@ -61,7 +66,7 @@ def make(
     progress.stage = "done"
     reader.closing(
         f"Run {record.content.run_id} is complete",
-        summary(outcome, report_at=store.uri, durations=record.content.durations),
+        summary(outcome, report_at=store.uri, durations=by_stage(progress.ledger.of_run())),
     )
     missed = missed_gate(outcome, settings.min_test_accuracy)
     if missed is not None:
@@ -79,9 +84,8 @@ def _carry_out(
     check_stop: Callable[[], None],
 ) -> None:
     with _noting_the_end(record), scratch.folder(settings.cache_dir) as folder:
-        progress.stage = "import"
         # Before there is another thread: while TFDS is imported it swaps `__import__`, for all of them.
-        with without_native_notes():
+        with progress.entering("import", "init"), without_native_notes():
             from job.pipeline import Pipeline
 
         with lease.Renewal(record, lease_seconds=settings.lease_seconds) as renewal:

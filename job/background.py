@@ -26,7 +26,6 @@ class Snapshot:
     phase: str
     step: int
     history: tuple[EpochResult, ...]
-    durations: dict[str, float]
     reason: str
     blocking_seconds: float
 

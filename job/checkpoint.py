@@ -82,7 +82,6 @@ class Checkpoints:
         phase: str,
         step: int,
         history: Sequence[EpochResult],
-        durations: dict[str, float],
     ) -> CheckpointEntry:
         """Make the state after `step` steps of `phase`, and the history so far, what a restart finds.
 
@@ -101,7 +100,6 @@ class Checkpoints:
             checkpoints=tuple(entries),
             set_aside=tuple(self._set_aside),
             history=tuple(history),
-            durations=durations,
         )
         self._entries = entries
         self.prune()

@@ -34,9 +34,7 @@ class Commits:
         with self._background:
             yield
 
-    def submit(
-        self, arrays: Callable[[], Arrays], *, state: State, step: int, reason: str, durations: dict[str, float]
-    ) -> None:
+    def submit(self, arrays: Callable[[], Arrays], *, state: State, step: int, reason: str) -> None:
         """Copy the state, which `arrays` does, and have it committed while training goes on."""
         began = time.monotonic()
         copied = arrays()
@@ -47,7 +45,6 @@ class Commits:
                 phase=state,
                 step=step,
                 history=tuple(self.history),
-                durations=durations,
                 reason=reason,
                 blocking_seconds=time.monotonic() - began,
             )
@@ -70,8 +67,9 @@ class Commits:
             if isinstance(result.error, StorageError):
                 self._failed = result.error
                 self._reader.warning(
-                    events.COMMIT_FAILED, phase=snapshot.phase, step=snapshot.step, reason=result.error.message
-                )
+                    events.COMMIT_FAILED, phase=snapshot.phase, step=snapshot.step, reason=result.error.message,
+                    error=type(result.error).__name__,
+                )  # fmt: skip
             if not isinstance(result.error, StorageError) or isinstance(result.error, StorageRefused):
                 raise result.error
 
@@ -89,5 +87,4 @@ class Commits:
             phase=snapshot.phase,
             step=snapshot.step,
             history=snapshot.history,
-            durations=snapshot.durations,
         )

@@ -1,7 +1,7 @@
 """What a person or a log collector reads while a run goes on: events, a progress bar, a closing table.
 
 On a terminal events are readable lines and the epoch under way has a bar; elsewhere each event is one line of JSON
-on standard output, and nothing is written per step.
+on standard output, with time, level, run id, phase and step, and nothing is written per step.
 """
 
 import contextlib
@@ -13,11 +13,14 @@ from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Any, Literal
 
 import structlog
+from rich import progress as bars
 from rich.console import Console as Terminal
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from job import events
+from job.progress import Progress
+
+BAR_SECONDS = 0.2
 
 _NATIVE_NOTE = re.compile(rb"^(I\d{4} |WARNING: All log messages before absl::InitializeLog)")
 
@@ -51,30 +54,27 @@ _EVEN_IF_NOBODY_READS = contextlib.suppress(OSError)
 class Console:
     """Events through structlog; on a terminal with a progress bar."""
 
-    def __init__(self, log_format: Literal["auto", "console", "json"]) -> None:
+    def __init__(self, log_format: Literal["auto", "console", "json"], progress: Progress | None = None) -> None:
         is_terminal = sys.stdout.isatty()
         readable = log_format == "console" or (log_format == "auto" and is_terminal)
         self._terminal = Terminal(file=sys.stdout, highlight=False) if readable else None
         self._show_bar = readable and is_terminal
-        self._progress: Progress | None = None
-        self._task: TaskID | None = None
+        self._bar: bars.Progress | None = None
         self._stepped_at = 0.0
         renderer: Any = (
             structlog.dev.ConsoleRenderer(colors=is_terminal, pad_event_to=18, sort_keys=False)
             if readable
             else structlog.processors.JSONRenderer()
         )
-        stamp = structlog.processors.TimeStamper(fmt="%H:%M:%S" if readable else "iso", utc=not readable)
+        stamp = structlog.processors.TimeStamper(
+            fmt="%H:%M:%S" if readable else "iso", utc=not readable, key="timestamp" if readable else "time"
+        )
+        where = [] if readable or progress is None else [_Where(progress)]
         self._log = structlog.wrap_logger(
             structlog.PrintLogger(sys.stdout),
-            processors=[structlog.processors.add_log_level, stamp, _rounded, renderer],
+            processors=[structlog.processors.add_log_level, stamp, *where, _rounded, renderer],
             wrapper_class=structlog.make_filtering_bound_logger(20),
         )
-
-    @property
-    def wants_steps(self) -> bool:
-        """At most five times a second: reading the loss waits for the device."""
-        return self._show_bar and time.monotonic() - self._stepped_at > 0.2
 
     def bind(self, **facts: Any) -> None:
         """Add facts to every later event, where events are read by machines."""
@@ -101,27 +101,33 @@ class Console:
             rest = (f"{name}: {value}" for name, value in ({"hint": hint} | facts).items() if value)
             self._terminal.print("\n".join([f"error: {reason}", *rest]), markup=False, soft_wrap=True)
 
-    def step(self, *, title: str, done: int, total: int, batch_size: int, loss: float, accuracy: float) -> None:
+    def step(self, done: events.StepDone, running_means: events.RunningMeans) -> None:
+        """Move the bar, at most five times a second: reading the loss waits for the device."""
+        if not self._show_bar or time.monotonic() - self._stepped_at < BAR_SECONDS:
+            return
         self._stepped_at = time.monotonic()
-        if self._progress is None:
-            self._progress = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=30),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[numbers]}"),
-                TimeRemainingColumn(),
+        if self._bar is None:
+            self._bar = bars.Progress(
+                bars.TextColumn("{task.description}"),
+                bars.BarColumn(bar_width=30),
+                bars.MofNCompleteColumn(),
+                bars.TextColumn("{task.fields[numbers]}"),
+                bars.TimeRemainingColumn(),
                 console=self._terminal,
                 transient=True,
                 refresh_per_second=4,
             )
-            self._progress.start()
-            self._task = self._progress.add_task(title, total=total, completed=done - 1, numbers="")
-        if self._task is None:
-            return
-        task = self._progress.tasks[0]
-        rate = batch_size * (task.speed or 0.0)
-        numbers = f"{rate:5.1f} images/s  loss {loss:.4f}  accuracy {accuracy:.4f}"
-        self._progress.update(self._task, completed=done, description=title, numbers=numbers)
+            self._bar.start()
+            self._bar.add_task("", total=done.num_batches, completed=done.batch - 1, numbers="")
+        (task,) = self._bar.tasks
+        loss, accuracy = running_means()
+        rate = done.num_examples * (task.speed or 0.0)
+        self._bar.update(
+            task.id,
+            completed=done.batch,
+            description=f"{done.phase} epoch {done.epoch + 1}",
+            numbers=f"{rate:5.1f} images/s  loss {loss:.4f}  accuracy {accuracy:.4f}",
+        )
 
     def closing(self, title: str, rows: dict[str, str]) -> None:
         """A table at the end of a run, on a terminal."""
@@ -134,9 +140,21 @@ class Console:
         self._terminal.print(table)
 
     def _end_bar(self) -> None:
-        if self._progress is not None:
-            self._progress.stop()
-        self._progress, self._task = None, None
+        if self._bar is not None:
+            self._bar.stop()
+        self._bar = None
+
+
+class _Where:
+    """Adds phase and step to every event that does not say them itself."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def __call__(self, _: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        event.setdefault("phase", self._progress.stage)
+        event.setdefault("step", self._progress.step)
+        return event
 
 
 def _rounded(_: Any, __: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:

@@ -37,6 +37,7 @@ def claim(
     on_waiting: Waiting = lambda held_by, at_most_seconds: None,
     check_stop: Callable[[], None] = lambda: None,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    account: Callable[[], dict[str, Any]] = dict,
 ) -> RunRecord:
     """Open the run and take it, unless it is done: then nothing is written.
 
@@ -47,7 +48,9 @@ def claim(
     tries, is_told = 0, False
     seen, seen_at = -1, time.monotonic()
     while True:
-        record = RunRecord.open(store, run_id=run_id, fingerprint=fingerprint, settings=settings, clock=clock)
+        record = RunRecord.open(
+            store, run_id=run_id, fingerprint=fingerprint, settings=settings, clock=clock, account=account
+        )
         if record.is_done:
             return record
         if record.content.revision != seen:

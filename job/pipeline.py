@@ -5,7 +5,8 @@ Only this room touches the store, the record and the log; the rooms below take a
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,16 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from job import events, numerics, report, training
+from job import events, numerics, report, tensorboard, training
 from job.artefacts import Artefacts, save, save_json
 from job.checkpoint import Checkpoints
 from job.commits import Commits
 from job.data import Splits, load_splits
-from job.durations import Durations
+from job.dataset import prepared_builder
 from job.errors import CheckpointDamaged, ExitCode, Interrupted, StorageError
 from job.evaluation import Evaluation, evaluate, predict_logits, sample_predictions
 from job.gate import missed_gate
+from job.ledger import by_category, by_stage, goodput
 from job.mirror import Fetching
 from job.model import Classifier, build_classifier
 from job.progress import Progress
@@ -29,12 +31,12 @@ from job.record import CheckpointEntry, EpochResult, RunRecord
 from job.settings import Phase, Settings
 from job.state import PhaseState
 from job.storage import ObjectStore
-from job.training import EpochDone, StepDone
+from job.training import EpochDone, num_batches
 
 NUM_SAMPLE_PREDICTIONS = 16
 EVALUATION_BATCH_SIZE = 64
 
-MODEL, LABELS, REPORT = "model/model.keras", "model/labels.json", "report/report.json"
+MODEL, LABELS, REPORT, HISTORY = "model/model.keras", "model/labels.json", "report/report.json", "logs/history.json"
 
 Restored = tuple[CheckpointEntry, dict[str, np.ndarray]]
 
@@ -60,7 +62,7 @@ class Pipeline:
         self.progress = progress
         self.check_stop = check_stop
         self.scratch = scratch
-        self.durations = Durations(record.content.durations)
+        self.ledger = progress.ledger
         self.restored: Restored | None = None
         self.checkpoints = Checkpoints(store, record, keep=settings.keep_checkpoints, scratch=scratch)
         self.commits = Commits(self.checkpoints, reader=reader, progress=progress)
@@ -89,23 +91,20 @@ class Pipeline:
         self.export(exported, outcome, test, predictions, splits)
         self.finish(outcome)
 
-    @contextlib.contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """A part of the run, whose time is kept."""
-        self.progress.stage, self.progress.step = name, None
-        with self.durations.stage(name):
-            yield
-
     def fetch(self) -> tuple[str | None, str]:
-        """The local places of data and weights; what is in a bucket is fetched first."""
+        """The local places of data and weights; what is not here is fetched or downloaded first."""
         settings = self.settings
         fetching = Fetching(settings.cache_dir, reader=self.reader, check_stop=self.check_stop)
-        with self.stage("fetch"):
-            return fetching.inputs(data_dir=settings.data_dir, dataset=settings.dataset, weights=settings.weights)
+        with self.progress.entering("fetch", "download"):
+            data_dir, weights = fetching.inputs(
+                data_dir=settings.data_dir, dataset=settings.dataset, weights=settings.weights
+            )
+            prepared_builder(settings.dataset, data_dir)
+            return data_dir, weights
 
     def load_data(self, data_dir: str | None) -> Splits:
         settings = self.settings
-        with self.stage("data"):
+        with self.progress.entering("data", "cache"):
             splits = load_splits(
                 dataset=settings.dataset,
                 data_dir=data_dir,
@@ -115,9 +114,11 @@ class Pipeline:
                 cache_dir=self.scratch,
                 check_stop=self.check_stop,
             )
+        steps = num_batches(len(splits.train), settings.batch_size)
         self.reader.event(
-            events.DATA_LOADED, dataset=splits.identity["dataset"], cache=settings.cache, **splits.identity["splits"]
-        )
+            events.DATA_LOADED, dataset=splits.identity["dataset"], cache=settings.cache, **splits.identity["splits"],
+            num_steps={phase.name: phase.epochs * steps for phase in settings.phases()},
+        )  # fmt: skip
         return splits
 
     def build_model(self, weights: str, splits: Splits) -> Classifier:
@@ -125,7 +126,7 @@ class Pipeline:
         settings = self.settings
         # New weights are drawn from the process's one random generator, which the retries of a renewal draw from too.
         alone = self.record.quiet() if weights == "none" else contextlib.nullcontext()
-        with self.stage("model"), alone:
+        with self.progress.entering("model", "init"), alone:
             classifier = build_classifier(
                 backbone=settings.backbone,
                 weights=weights,
@@ -155,9 +156,11 @@ class Pipeline:
         def on_damaged(entry: CheckpointEntry, error: CheckpointDamaged) -> None:
             self.reader.warning(events.CHECKPOINT_DAMAGED, checkpoint=entry.name, reason=error.message)
 
-        with self.stage("restore"):
+        with self.progress.entering("restore", "restore"):
             self.restored = self.checkpoints.restore(on_damaged)
         if self.restored is None:
+            if self.record.content.checkpoints:
+                self.reader.warning(events.RESTORED, checkpoint=None, phase="prepare", step=0)
             return ()
         entry, _ = self.restored
         self.progress.last_commit = {"checkpoint": entry.name, "phase": entry.phase, "step": entry.step}
@@ -175,18 +178,22 @@ class Pipeline:
         settings = self.settings
         self.check_stop()
         state = PhaseState(classifier, phase=phase.name, trainable=phase.trainable, learning_rate=phase.learning_rate)
+        steps_lost = max(attempt.reached.get(phase.name, 0) for attempt in self.record.content.attempts)
         step = 0
         if self.restored is not None:
             (entry, arrays), self.restored = self.restored, None
             step = entry.step
-            state.load(arrays, step=step)
+            with self.ledger.during("restore"):
+                state.load(arrays, step=step)
             del arrays
         first_epoch = sum(epoch.phase == phase.name for epoch in self.commits.history)
         if first_epoch < phase.epochs:
-            self.reader.event(events.PHASE_STARTED, phase=phase.name, epoch=first_epoch, step=step)
+            self.reader.event(
+                events.PHASE_STARTED, phase=phase.name, epoch=first_epoch, step=step, learning_rate=phase.learning_rate
+            )
             self.record.update(state=phase.name)
         committed_at = time.monotonic()
-        with self.stage(phase.name):
+        with self.progress.entering(phase.name, "idle"):
             try:
                 for fact in training.train_phase(
                     state,
@@ -200,58 +207,51 @@ class Pipeline:
                     step=step,
                     strategy=tf.distribute.get_strategy(),
                     check_stop=self.check_stop,
+                    ledger=self.ledger,
+                    steps_lost=steps_lost,
                 ):
-                    step = self.progress.step = fact.step
+                    step = self.progress.step = self.progress.reached[phase.name] = fact.step
                     if isinstance(fact, EpochDone):
                         self.note_epoch(fact)
                         self.commit(state, step, reason="epoch")
                         committed_at = time.monotonic()
                     else:
-                        self.show_step(fact, state)
+                        self.tell_step(fact, state)
                         if time.monotonic() - committed_at >= settings.checkpoint_every_seconds:
                             self.commit(state, step, reason="interval")
                             committed_at = time.monotonic()
                     self.commits.report()
-                self.commits.flush()
+                with self.ledger.during("checkpoint_blocking"):
+                    self.commits.flush()
             except Interrupted:
                 self.commit_before_leaving(state, step)
                 raise
 
     def commit(self, state: PhaseState, step: int, *, reason: str) -> None:
-        self.commits.submit(
-            state.arrays, state=state.phase, step=step, reason=reason, durations=self.durations.so_far()
-        )
+        with self.ledger.during("checkpoint_blocking"):
+            self.commits.submit(state.arrays, state=state.phase, step=step, reason=reason)
 
     def commit_before_leaving(self, state: PhaseState, step: int) -> None:
         """Save what can be saved; if the store fails now, which is reported, the last commit stands."""
         if step > 0:
             self.commit(state, step, reason="stop")
-            with contextlib.suppress(StorageError):
+            with contextlib.suppress(StorageError), self.ledger.during("checkpoint_blocking"):
                 self.commits.flush()
 
     def note_epoch(self, fact: EpochDone) -> None:
-        result = EpochResult(**{name: getattr(fact, name) for name in EpochResult.model_fields})
+        result = EpochResult(**vars(fact), ended=datetime.now(UTC))
         self.commits.history.append(result)
-        self.reader.event(events.EPOCH_FINISHED, **result.model_dump())
+        self.reader.event(events.EPOCH_FINISHED, **vars(fact), **numerics.gpu_memory())
 
-    def show_step(self, fact: StepDone, state: PhaseState) -> None:
-        if fact.compile_seconds is not None:
-            self.reader.event(events.STEP_COMPILED, phase=fact.phase, seconds=fact.compile_seconds)
-        if self.reader.wants_steps:
-            loss, accuracy = state.totals.means()
-            self.reader.step(
-                title=f"{fact.phase} epoch {fact.epoch + 1}",
-                done=fact.batch,
-                total=fact.num_batches,
-                batch_size=self.settings.batch_size,
-                loss=loss,
-                accuracy=accuracy,
-            )
+    def tell_step(self, done: events.StepDone, state: PhaseState) -> None:
+        if done.is_first:
+            self.reader.event(events.STEP_COMPILED, phase=done.phase, seconds=done.seconds, **numerics.gpu_memory())
+        self.reader.step(done, state.totals.means)
 
     def evaluate(self, exported: keras.Model, splits: Splits) -> tuple[Evaluation, list[dict[str, Any]]]:
         """Metrics of the exported model over the test split, and predictions for its first images."""
-        self.record.update(state="evaluate", durations=self.durations.so_far())
-        with self.stage("evaluate"):
+        self.record.update(state="evaluate")
+        with self.progress.entering("evaluate", "evaluate"):
             logits, labels = predict_logits(
                 exported, splits.test, batch_size=EVALUATION_BATCH_SIZE, check_stop=self.check_stop
             )
@@ -270,14 +270,18 @@ class Pipeline:
         splits: Splits,
     ) -> None:
         """Write the model, its labels and the report; a later attempt writes them again, the same."""
-        artefacts = Artefacts(self.store, self.record, names=(MODEL, LABELS, REPORT))
-        self.record.update(state="export", durations=self.durations.so_far())
-        with self.stage("export"):
+        artefacts = Artefacts(self.store, self.record, names=(MODEL, LABELS, REPORT, HISTORY, *tensorboard.NAMES))
+        self.record.update(state="export")
+        with self.progress.entering("export", "export"):
             model = save(exported.save, self.scratch / "model.keras")
             self.check_stop()
             artefacts.write(MODEL, model)
             self.check_stop()
             artefacts.write(LABELS, save_json(list(splits.class_names), self.scratch / "labels.json"))
+            for name, path in tensorboard.event_files(self.commits.history, folder=self.scratch).items():
+                artefacts.write(name, path)
+            history = [epoch.model_dump(mode="json") for epoch in self.commits.history]
+            artefacts.write(HISTORY, save_json(history, self.scratch / "history.json"))
         content = report.compose(
             run_id=self.record.content.run_id,
             fingerprint=self.record.content.fingerprint,
@@ -286,7 +290,9 @@ class Pipeline:
             predictions=predictions,
             inputs=self.record.content.inputs,
             history=self.commits.history,
-            durations=self.durations.so_far(),
+            durations=by_stage(self.ledger.of_run()),
+            time_seconds=by_category(self.ledger.of_run()),
+            goodput=goodput(self.ledger.of_run()),
             num_attempts=self.record.attempt.number,
             settings=self.settings.model_dump(mode="json"),
             device=numerics.device_name(),
@@ -297,5 +303,5 @@ class Pipeline:
     def finish(self, outcome: dict[str, Any]) -> None:
         exit_code = getattr(missed_gate(outcome, self.settings.min_test_accuracy), "exit_code", ExitCode.COMPLETE)
         self.checkpoints.prune()
-        self.record.finish(outcome, exit_code=exit_code, durations=self.durations.so_far())
+        self.record.finish(outcome, exit_code=exit_code)
         self.reader.event(events.RUN_FINISHED, at=self.store.uri, **outcome)

@@ -32,13 +32,19 @@ class _Part(BaseModel):
 
 
 class Attempt(_Part):
-    """One start of the program on this run; `end` and `exit_code` stay empty when it was killed."""
+    """One start of the program on this run; `end` and `exit_code` stay empty when it was killed.
+
+    `seconds`, by stage and category (see `ledger`), and `reached`, the furthest step of each phase, are as of the last
+    write of the record by this attempt.
+    """
 
     number: int
     holder: str
     start: datetime
     end: datetime | None = None
     exit_code: int | None = None
+    seconds: dict[str, dict[str, float]] = {}
+    reached: dict[str, int] = {}
 
 
 class Lease(_Part):
@@ -67,10 +73,15 @@ class CheckpointEntry(_Part):
 
 
 class EpochResult(_Part):
-    """One finished epoch: mean loss in nats and accuracy in 0..1 over both splits, and its speed."""
+    """One finished epoch: mean loss in nats and accuracy in 0..1 over both splits, its speed, and when it ended.
+
+    `step` counts the steps of the phase that were done by then.
+    """
 
     phase: str
     epoch: int
+    step: int
+    ended: datetime
     train_loss: FiniteFloat
     train_accuracy: FiniteFloat
     validation_loss: FiniteFloat
@@ -92,7 +103,6 @@ class Record(_Part):
     inputs: dict[str, Any] = {}
     checkpoints: tuple[CheckpointEntry, ...] = ()
     history: tuple[EpochResult, ...] = ()
-    durations: dict[str, float] = {}
     outcome: dict[str, Any] | None = None
     lease: Lease | None = None
     set_aside: tuple[CheckpointEntry, ...] = ()
@@ -101,8 +111,16 @@ class Record(_Part):
 class RunRecord:
     """The record as this attempt last wrote it, and the right to write it again. Threads may share it."""
 
-    def __init__(self, store: ObjectStore, content: Record, generation: int, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        store: ObjectStore,
+        content: Record,
+        generation: int,
+        clock: Callable[[], datetime],
+        account: Callable[[], dict[str, Any]] = dict,
+    ) -> None:
         self._store = store
+        self._account = account
         self._generation = generation
         self._clock = clock
         self._lock = threading.RLock()
@@ -119,14 +137,16 @@ class RunRecord:
         fingerprint: str,
         settings: dict[str, Any],
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        account: Callable[[], dict[str, Any]] = dict,
     ) -> "RunRecord":
         """Read the record, or begin a new one; nothing is written.
 
+        `account` gives fields of `Attempt` that change while it lasts; each write of the record brings them along.
         Raises RunMismatch when the run id belongs to other settings.
         """
         found = _read(store)
         content = found[0] if found else Record(run_id=run_id, fingerprint=fingerprint, settings=settings)
-        record = cls(store, content, found[1] if found else MISSING, clock)
+        record = cls(store, content, found[1] if found else MISSING, clock, account)
         if content.fingerprint != fingerprint:
             if not record.is_untouched:
                 raise _mismatch(content, settings, run_id)
@@ -165,6 +185,9 @@ class RunRecord:
             if self._unanswered:
                 self._settle()
             content = self.content.model_copy(update={**changes, "revision": self.content.revision + 1})
+            *before, attempt = content.attempts
+            attempts = (*before, attempt.model_copy(update=self._account()))
+            content = content.model_copy(update={"attempts": attempts})
             data = (content.model_dump_json(indent=1) + "\n").encode()
             try:
                 generation = self._store.write(RECORD_NAME, data, if_generation=self._generation)

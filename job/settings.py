@@ -7,6 +7,7 @@ stay cheap: a wrong variable is answered in about a second, before TensorFlow an
 import hashlib
 import json
 import re
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -249,6 +250,13 @@ class Settings(BaseSettings):
     def resolved_run_id(self) -> str:
         """The run's name: RUN_ID, or a name made of the data set and the fingerprint."""
         return self.run_id or f"{re.sub(r'[^a-z0-9_]+', '-', self.dataset)}-{self.fingerprint()}"
+
+    def local_folders(self) -> list[Path]:
+        """Where on this machine the run writes: temporary files, and the runs if they are kept in a folder."""
+        folders = [self.cache_dir or Path(tempfile.gettempdir())]
+        if not self.storage_uri.startswith("gs://"):
+            folders.append(Path(self.storage_uri.removeprefix("file://")).expanduser())
+        return folders
 
     def phases(self) -> tuple[Phase, ...]:
         """The phases that train, in order."""

@@ -4,20 +4,19 @@ Pure functions of a record, so whoever shows a run says the same of it. This roo
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
 from job.errors import ExitCode
+from job.estimate import RELATIVE_COST
 from job.record import CheckpointEntry, Record
 
 Condition = Literal["done", "running", "stopped", "failed", "killed"]
 
 CARRIES_ON = frozenset({ExitCode.INTERRUPTED, ExitCode.SUPERSEDED, ExitCode.STORAGE_UNAVAILABLE})
 """The exit codes after which another attempt carries on where the last one stopped."""
-
-RELATIVE_COST = {"head": 1.0, "fine_tune": 3.0}
-"""Of a step. With a frozen backbone it is little more than a forward pass; a backward pass costs two more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +45,12 @@ def newest_checkpoint(record: Record) -> CheckpointEntry | None:
     return record.checkpoints[-1] if record.checkpoints else None
 
 
-def phases(record: Record) -> list[PhaseProgress]:
-    """The phases that train, in order, as far as they are committed."""
+def phases(record: Record, *, is_running: bool = False) -> list[PhaseProgress]:
+    """The phases that train, in order, as far as they are committed; of an attempt that goes on, as far as it got.
+
+    The latter is as of the last write of the record, which a living attempt renews several times in a lease.
+    """
+    reached: Mapping[str, int] = record.attempts[-1].reached if is_running else {}
     num_examples = record.inputs.get("data", {}).get("splits", {}).get("train")
     entry = newest_checkpoint(record)
     found: list[PhaseProgress] = []
@@ -66,18 +69,20 @@ def phases(record: Record) -> list[PhaseProgress]:
         num_epochs_done = sum(epoch.phase == name for epoch in record.history)
         found.append(
             PhaseProgress(
-                name=name, step=step, num_steps=num_steps, num_epochs_done=num_epochs_done, num_epochs=num_epochs
+                name=name,
+                step=max(step, reached.get(name, 0)),
+                num_steps=num_steps,
+                num_epochs_done=num_epochs_done,
+                num_epochs=num_epochs,
             )
         )
     return found
 
 
-def ratio(record: Record) -> float | None:
+def ratio(progress: list[PhaseProgress]) -> float | None:
     """The share of the training that is done, 0 to 1, weighted by what a step of its phase costs; None if unknown."""
-    if record.state == "done":
-        return 1.0
     done, whole = 0.0, 0.0
-    for phase in phases(record):
+    for phase in progress:
         if phase.num_steps is None:
             return None
         done += phase.step * RELATIVE_COST[phase.name]
@@ -85,32 +90,27 @@ def ratio(record: Record) -> float | None:
     return done / whole if whole else None
 
 
-def seconds_left(record: Record, *, now: datetime, is_running: bool) -> float | None:
+def seconds_left(record: Record, progress: list[PhaseProgress]) -> float | None:
     """About how long the rest takes, from what epochs have taken so far; None before the first one is done.
 
     Steps still to do at the newest speed of their phase, or of the other one by their relative cost; the validations
-    still to come; the test, at the speed of a validation. While an attempt goes on, the time since its last commit is
-    taken off.
+    still to come; the test, at the speed of a validation.
     """
     if record.state == "done":
         return 0.0
-    if not record.history or any(phase.num_steps is None for phase in phases(record)):
+    if not record.history or any(phase.num_steps is None for phase in progress):
         return None
     newest, batch_size = record.history[-1], record.settings["BATCH_SIZE"]
     speeds = {epoch.phase: epoch.images_per_second for epoch in record.history}
     seconds = 0.0
-    for phase in phases(record):
+    for phase in progress:
         speed = speeds.get(phase.name)
         if speed is None:
             speed = newest.images_per_second * RELATIVE_COST[newest.phase] / RELATIVE_COST[phase.name]
         seconds += ((phase.num_steps or 0) - phase.step) * batch_size / max(speed, 1e-9)
         seconds += (phase.num_epochs - phase.num_epochs_done) * newest.validation_seconds
     splits = record.inputs["data"]["splits"]
-    seconds += newest.validation_seconds * splits["test"] / max(1, splits["validation"])
-    entry = newest_checkpoint(record)
-    if is_running and entry is not None:
-        seconds -= (now - entry.time).total_seconds()
-    return max(0.0, seconds)
+    return seconds + newest.validation_seconds * splits["test"] / max(1, splits["validation"])
 
 
 def last_change(record: Record) -> datetime | None:

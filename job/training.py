@@ -16,25 +16,11 @@ import tensorflow as tf
 
 from job.data import Split, train_batches
 from job.errors import TrainingDiverged
+from job.events import StepDone
+from job.ledger import Category, Ledger
 from job.state import PhaseState, Totals
 
 DIVERGENCE_CHECK_STEPS = 50
-
-
-@dataclass(frozen=True)
-class StepDone:
-    """`step` steps of the phase are done, of `num_steps`; `batch` of them in epoch `epoch`.
-
-    `compile_seconds` is set on the first step of an attempt, which is traced and compiled.
-    """
-
-    phase: str
-    epoch: int
-    step: int
-    num_steps: int
-    batch: int
-    num_batches: int
-    compile_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -77,52 +63,79 @@ def train_phase(
     step: int,
     strategy: tf.distribute.Strategy,
     check_stop: Callable[[], None],
+    ledger: Ledger,
+    steps_lost: int,
 ) -> Iterator[Fact]:
     """Train from `step` steps done on, validating from epoch `first_epoch` on; yields facts in order.
 
     An epoch that is trained to its last step and not validated is validated first. `check_stop` is called after
-    each step and each validation batch, and raises to leave. Raises TrainingDiverged.
+    each step and each validation batch, and raises to leave. `ledger` is told what time goes into; the first
+    `steps_lost` steps of the phase were done before, by attempts that lost some of them. Raises TrainingDiverged.
     """
     validate = _validator(state, validation, batch_size, check_stop)
     train_step = _train_step(state, xla=xla, strategy=strategy)
     batches_per_epoch = num_batches(len(train), batch_size)
     key = _phase_key(seed, state.phase)
-    timer = _Timer()
+    is_first = True
     for epoch in range(first_epoch, epochs):
-        timer.start_epoch()
+        timer = _EpochTimer()
         skip_batches = step - epoch * batches_per_epoch
         if skip_batches == 0:
             state.totals = Totals()
         batches = train_batches(
             train, batch_size=batch_size, seed=seed, phase=state.phase, epoch=epoch, skip_batches=skip_batches
         )
-        distributed = strategy.experimental_distribute_dataset(batches)
-        for batch, (images, labels) in enumerate(distributed, start=skip_batches + 1):
-            state.totals.add(train_step(images, labels, tf.constant([key, step], tf.int32)))
-            step += 1
-            if not timer.is_compiled or step % DIVERGENCE_CHECK_STEPS == 0:
-                check_finite(state.totals.read()[0], f"after step {step} of phase {state.phase}")
-            yield StepDone(
+        loader = iter(strategy.experimental_distribute_dataset(batches))
+        for batch in range(skip_batches + 1, batches_per_epoch + 1):
+            began = time.monotonic()
+            with ledger.during("data_wait"):
+                images, labels = next(loader)
+            loaded = time.monotonic()
+            with ledger.during(_category(step, is_first=is_first, steps_lost=steps_lost)):
+                state.totals.add(train_step(images, labels, tf.constant([key, step], tf.int32)))
+                step += 1
+                if is_first or step % DIVERGENCE_CHECK_STEPS == 0:
+                    check_finite(state.totals.read()[0], f"after step {step} of phase {state.phase}")
+            done = StepDone(
                 phase=state.phase,
                 epoch=epoch,
                 step=step,
                 num_steps=epochs * batches_per_epoch,
                 batch=batch,
                 num_batches=batches_per_epoch,
-                compile_seconds=timer.count(min(batch_size, len(train) - (batch - 1) * batch_size)),
+                num_examples=min(batch_size, len(train) - (batch - 1) * batch_size),
+                seconds=time.monotonic() - loaded,
+                data_wait_seconds=loaded - began,
+                is_first=is_first,
             )
+            timer.count(done)
+            is_first = False
+            yield done
             check_stop()
-        yield _finished_epoch(state, epoch=epoch, step=step, validate=validate, timer=timer)
+        yield _finished_epoch(state, epoch=epoch, step=step, validate=validate, timer=timer, ledger=ledger)
+
+
+def _category(step: int, *, is_first: bool, steps_lost: int) -> Category:
+    if is_first:
+        return "compile"
+    return "recompute" if step < steps_lost else "productive"
 
 
 def _finished_epoch(
-    state: PhaseState, *, epoch: int, step: int, validate: Callable[[], tuple[float, float]], timer: "_Timer"
+    state: PhaseState,
+    *,
+    epoch: int,
+    step: int,
+    validate: Callable[[], tuple[float, float]],
+    timer: "_EpochTimer",
+    ledger: Ledger,
 ) -> EpochDone:
     where = f"after step {step} of phase {state.phase}"
     check_finite(state.totals.read()[0], where)
     train_loss, train_accuracy = state.totals.means()
-    images_per_second, train_seconds = timer.rate(), timer.epoch_seconds()
-    validation_loss, validation_accuracy = validate()
+    train_seconds = timer.seconds()
+    with ledger.during("validate"):
+        validation_loss, validation_accuracy = validate()
     check_finite(validation_loss, f"in validation {where}")
     return EpochDone(
         phase=state.phase,
@@ -133,36 +146,29 @@ def _finished_epoch(
         validation_loss=validation_loss,
         validation_accuracy=validation_accuracy,
         train_seconds=train_seconds,
-        validation_seconds=timer.epoch_seconds() - train_seconds,
-        images_per_second=images_per_second,
+        validation_seconds=timer.seconds() - train_seconds,
+        images_per_second=timer.images_per_second(),
     )
 
 
-class _Timer:
-    """Seconds since the start of an epoch, and its examples a second without the step that was compiled."""
+class _EpochTimer:
+    """Seconds since the start of an epoch, and its images a second without the step that was compiled."""
 
     def __init__(self) -> None:
-        self.is_compiled = False
-        self.start_epoch()
-
-    def start_epoch(self) -> None:
-        self._started = self._measured_from = time.monotonic()
+        self._started = time.monotonic()
         self._num_examples = 0
+        self._seconds = 0.0
 
-    def count(self, num_examples: int) -> float | None:
-        """A step is done; returns its seconds if it is the first one, which is traced and compiled."""
-        if self.is_compiled:
-            self._num_examples += num_examples
-            return None
-        self.is_compiled = True
-        self._measured_from = time.monotonic()
-        return self._measured_from - self._started
+    def count(self, done: StepDone) -> None:
+        if not done.is_first:
+            self._num_examples += done.num_examples
+            self._seconds += done.seconds + done.data_wait_seconds
 
-    def epoch_seconds(self) -> float:
+    def seconds(self) -> float:
         return time.monotonic() - self._started
 
-    def rate(self) -> float:
-        return self._num_examples / max(time.monotonic() - self._measured_from, 1e-9)
+    def images_per_second(self) -> float:
+        return self._num_examples / self._seconds if self._seconds else 0.0
 
 
 def check_finite(loss: float, where: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from job.command_line import NOT_SETTINGS
+from job.events import RunningMeans, StepDone
 from job.settings import PREFIX, Settings
 from job.storage import LocalStore
 from job.storage.gcs import GcsStore
@@ -32,6 +33,7 @@ SMALL_RUN: dict[str, Any] = {
     "head_learning_rate": 1e-2,
     "fine_tune_learning_rate": 1e-3,
     "precision": "float32",
+    "metrics_port": 0,
     "deterministic": True,
     "run_id": "small",
 }
@@ -145,10 +147,9 @@ def job(*argv: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
 class Recorder:
     """A reader that keeps the events of a run."""
 
-    wants_steps = False
-
     def __init__(self) -> None:
         self.events: list[tuple[str, dict[str, Any]]] = []
+        self.steps: list[StepDone] = []
 
     def event(self, name: str, **facts: Any) -> None:
         self.events.append((name, facts))
@@ -156,8 +157,8 @@ class Recorder:
     def warning(self, name: str, **facts: Any) -> None:
         self.events.append((name, facts))
 
-    def step(self, **facts: Any) -> None:
-        raise AssertionError("nobody asked for steps")
+    def step(self, done: StepDone, running_means: RunningMeans) -> None:
+        self.steps.append(done)
 
     def closing(self, title: str, rows: dict[str, str]) -> None:
         self.events.append((title, rows))

@@ -5,6 +5,7 @@ from typing import Any
 
 from job import attempt
 from job.errors import Interrupted
+from job.events import RunningMeans, StepDone
 from job.holder import Holder
 from job.progress import Progress
 from job.record import RECORD_NAME, Record
@@ -33,18 +34,15 @@ class StopAfter:
 
 
 class StopAtStep(Recorder):
-    """Tells a run to stop right after a step of a phase, which it learns as a terminal would."""
-
-    wants_steps = True
+    """Tells a run to stop right after a step of a phase."""
 
     def __init__(self, phase: str, step: int) -> None:
         super().__init__()
-        self._title = f"{phase} epoch {step // 3 + 1}"
-        self._batch = step % 3 + 1
+        self._position = (phase, step + 1)
         self._reached = False
 
-    def step(self, *, title: str, done: int, **_: Any) -> None:
-        self._reached |= (title, done) == (self._title, self._batch)
+    def step(self, done: StepDone, running_means: RunningMeans) -> None:
+        self._reached |= (done.phase, done.step) == self._position
 
     def check_stop(self) -> None:
         if self._reached:
@@ -75,7 +73,7 @@ def result_of(store: ObjectStore) -> dict[str, Any]:
     """What must be the same however often a run was interrupted."""
     record = record_of(store)
     assert record.outcome is not None
-    learned = [epoch.model_dump(exclude={"train_seconds", "validation_seconds", "images_per_second"})
+    learned = [epoch.model_dump(exclude={"train_seconds", "validation_seconds", "images_per_second", "ended"})
                for epoch in record.history]  # fmt: skip
     return {"outcome": record.outcome, "history": learned}
 

@@ -14,7 +14,7 @@ from job.record import CheckpointEntry
 
 def snapshot(step: int) -> Snapshot:
     return Snapshot(
-        arrays={"w": np.array(step)}, state="head", phase="head", step=step, history=(), durations={},
+        arrays={"w": np.array(step)}, state="head", phase="head", step=step, history=(),
         reason="interval", blocking_seconds=0.0,
     )  # fmt: skip
 

@@ -38,7 +38,7 @@ def commit(
     history: Sequence[EpochResult] = (),
 ) -> str:
     arrays = {"w": np.full(3, value, np.float32), "n": np.array(step)}
-    return checkpoints.commit(arrays, state="head", phase=phase, step=step, history=history, durations={}).name
+    return checkpoints.commit(arrays, state="head", phase=phase, step=step, history=history).name
 
 
 def restore(checkpoints: Checkpoints) -> tuple[int | None, list[str]]:
@@ -59,7 +59,7 @@ def test_what_is_committed_is_restored_bit_for_bit(store: MemoryStore, tmp_path:
         "b": np.array(7, np.int64),
         "c": np.arange(6, dtype=np.float64).reshape(2, 3).T,
     }
-    open_run(store, tmp_path).commit(arrays, state="head", phase="head", step=1, history=(), durations={})
+    open_run(store, tmp_path).commit(arrays, state="head", phase="head", step=1, history=())
     restored = open_run(store, tmp_path).restore(lambda *_: None)
     assert restored is not None
     for name, array in arrays.items():

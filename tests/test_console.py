@@ -27,7 +27,6 @@ def test_events_are_lines_of_json_off_a_terminal(capsys: pytest.CaptureFixture[s
     assert (content["event"], content["run_id"], content["step"]) == ("committed", "r", 3)
     assert content["seconds"] == 0.123457
     assert content["level"] == "info"
-    assert not console.wants_steps
 
 
 def test_failures_say_reason_and_hint_in_both_formats(

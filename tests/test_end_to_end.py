@@ -80,9 +80,9 @@ def undisturbed(undisturbed_process: dict[str, str]) -> dict[str, Any]:
 
 
 def test_off_a_terminal_each_event_is_one_line_of_json(undisturbed: dict[str, Any]) -> None:
-    """With time, level, event and run id; one line an epoch and a commit, none a step."""
+    """With time, level, event, run id, phase and step; one line an epoch and a commit, none a step."""
     log = events(undisturbed["stdout"])
-    assert all({"timestamp", "level", "event", "run_id"} <= event.keys() for event in log)
+    assert all({"time", "level", "event", "run_id", "phase", "step"} <= event.keys() for event in log)
     names = [event["event"] for event in log]
     assert names.count("epoch_finished") == 4
     assert names.count("committed") == 4

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from job import events
+from job import events, tensorboard
 from job.errors import QualityGateMissed
 from job.record import RECORD_NAME
 from job.storage import LocalStore
@@ -49,7 +49,8 @@ def test_the_store_holds_what_the_layout_promises_and_no_more(undisturbed_run: U
         "checkpoints/head-00000006",
     ]
     assert set(names) - set(checkpoints) == {
-        "model/labels.json", "model/model.keras", "report/report.json", "run.json",
+        "model/labels.json", "model/model.keras", "report/report.json", "run.json", "logs/history.json",
+        *tensorboard.NAMES,
     }  # fmt: skip
     assert [entry.name for entry in record_of(store).checkpoints] == [
         checkpoints[2], checkpoints[0], checkpoints[1],

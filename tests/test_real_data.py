@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from job.data import Splits, load_splits
 from job.errors import ExitCode, WeightsUnusable
+from job.ledger import Ledger
 from job.model import Classifier, build_classifier
 from job.state import PhaseState
 from job.training import EpochDone, train_phase
@@ -71,6 +72,7 @@ def test_our_way_does_not_move_them(real_data: Path, photographs: Splits, phase:
     facts = train_phase(
         state, train=photographs.train, validation=photographs.validation, batch_size=32, epochs=1, seed=0, xla=False,
         first_epoch=0, step=0, strategy=tf.distribute.get_strategy(), check_stop=lambda: None,
+        ledger=Ledger(), steps_lost=0,
     )  # fmt: skip
     assert isinstance(list(facts)[-1], EpochDone)
     for name, variable in model.named_variables(("backbone",)).items():

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from datetime import UTC, datetime
 
 from job import __version__
 from job.record import EpochResult
@@ -26,18 +27,21 @@ def test_versions_are_of_this_process() -> None:
 def test_the_report_is_json_and_complete() -> None:
     """Sizes, history, results, durations, settings and provenance."""
     epoch = EpochResult(
-        phase="head", epoch=0, train_loss=0.1, train_accuracy=0.9, validation_loss=0.2, validation_accuracy=0.8,
+        phase="head", epoch=0, step=3, ended=datetime.now(UTC),
+        train_loss=0.1, train_accuracy=0.9, validation_loss=0.2, validation_accuracy=0.8,
         train_seconds=3.0, validation_seconds=1.0, images_per_second=40.0,
     )  # fmt: skip
     report = compose(
         run_id="r", fingerprint="f", outcome=OUTCOME, test={"accuracy": 0.9656}, predictions=[{"index": 0}],
         inputs={"data": {"splits": {"train": 3}}, "backbone_sha256": "cd"}, history=[epoch], durations={"head": 4.0},
+        time_seconds={"productive": 3.0, "compile": 1.0}, goodput=0.75,
         num_attempts=2, settings={"seed": 0}, device="CPU",
     )  # fmt: skip
     again = json.loads(json.dumps(report))
     assert again["splits"] == {"train": 3}
-    assert again["history"] == [epoch.model_dump()]
+    assert again["history"] == [epoch.model_dump(mode="json")]
     assert again["durations_seconds"] == {"head": 4.0}
+    assert (again["time_seconds"], again["goodput_ratio"]) == ({"productive": 3.0, "compile": 1.0}, 0.75)
     assert again["num_attempts"] == 2
     assert again["provenance"]["backbone_sha256"] == "cd"
     assert again["provenance"]["device"] == "CPU"

@@ -14,10 +14,12 @@ import tensorflow as tf
 
 from job.data import Splits, load_splits
 from job.errors import Interrupted, TrainingDiverged
+from job.events import StepDone
+from job.ledger import Ledger
 from job.model import Classifier, build_classifier
 from job.settings import PhaseName
 from job.state import PhaseState
-from job.training import EpochDone, StepDone, loss_of, predicted_classes, train_phase
+from job.training import EpochDone, loss_of, predicted_classes, train_phase
 from tests.conftest import REPOSITORY
 
 
@@ -61,6 +63,8 @@ def train(
         "step": 0,
         "strategy": tf.distribute.get_strategy(),
         "check_stop": lambda: None,
+        "ledger": Ledger(),
+        "steps_lost": 0,
     }
     facts = [] if facts is None else facts
     for fact in train_phase(state, **(values | overrides)):
@@ -101,7 +105,8 @@ def test_facts_come_in_order_and_count_every_step(splits: Splits) -> None:
         ("StepDone", 1, 4), ("StepDone", 1, 5), ("StepDone", 1, 6), ("EpochDone", 1, 6),
     ]  # fmt: skip
     steps = [fact for fact in facts if isinstance(fact, StepDone)]
-    assert [step.compile_seconds is not None for step in steps] == [True] + [False] * 5
+    assert [step.is_first for step in steps] == [True] + [False] * 5
+    assert [step.num_examples for step in steps] == [16, 16, 8] * 2
 
 
 @pytest.mark.parametrize("phase", ["head", "fine_tune"])

@@ -11,6 +11,7 @@ import keras
 import tensorflow as tf
 
 from job.data import load_splits
+from job.ledger import Ledger
 from job.model import build_classifier
 from job.state import PhaseState
 from job.training import EpochDone, train_phase
@@ -39,7 +40,7 @@ def main(data_dir: str) -> None:
             state = PhaseState(classifier, phase="fine_tune", trainable=("backbone", "head"), learning_rate=1e-3)
             facts = train_phase(
                 state, train=splits.train, validation=splits.validation, batch_size=16, epochs=1, seed=0, xla=False,
-                first_epoch=0, step=0, strategy=strategy, check_stop=lambda: None,
+                first_epoch=0, step=0, strategy=strategy, check_stop=lambda: None, ledger=Ledger(), steps_lost=0,
             )  # fmt: skip
             last = list(facts)[-1]
         assert isinstance(last, EpochDone)

@@ -17,7 +17,7 @@ from job.arguments import Status
 from job.commands.output import COLORS, Paper, duration, plain, print_json, size
 from job.errors import ExitCode, InvalidSettings, RunUnavailable
 from job.record import Attempt, Record
-from job.standing import Condition
+from job.standing import Condition, PhaseProgress
 from job.storage import ObjectStore, open_store
 
 WATCH_EVERY_SECONDS = 2.0
@@ -38,8 +38,12 @@ class Seen:
         return standing.condition(self.record, held_seconds=self.held_seconds)
 
     @property
+    def phases(self) -> list[PhaseProgress]:
+        return standing.phases(self.record, is_running=self.condition == "running")
+
+    @property
     def seconds_left(self) -> float | None:
-        return standing.seconds_left(self.record, now=self.now, is_running=self.condition == "running")
+        return standing.seconds_left(self.record, self.phases)
 
 
 def status(question: Status) -> ExitCode:
@@ -89,8 +93,8 @@ def as_json(seen: Seen) -> dict[str, Any]:
         "fingerprint": found.fingerprint,
         "condition": seen.condition,
         "state": found.state,
-        "phases": [dataclasses.asdict(phase) for phase in standing.phases(found)],
-        "progress_ratio": standing.ratio(found),
+        "phases": [dataclasses.asdict(phase) for phase in seen.phases],
+        "progress_ratio": standing.ratio(seen.phases),
         "seconds_left": seen.seconds_left,
         "held_by": str(found.lease.holder) if found.lease and seen.held_seconds > 0 else None,
         "held_seconds": seen.held_seconds,
@@ -110,10 +114,10 @@ def as_table(seen: Seen) -> Group:
     table.add_row("state", plain(summary(found, seen.condition), COLORS[seen.condition]))
     if seen.held_seconds > 0 and found.lease is not None:
         table.add_row("held by", plain(f"{found.lease.holder}; its lease lives {duration(seen.held_seconds)} more"))
-    done = standing.ratio(found)
+    done = standing.ratio(seen.phases)
     if done is not None:
         table.add_row("progress", ProgressBar(total=1.0, completed=done, width=BAR_WIDTH))
-    for phase in standing.phases(found):
+    for phase in seen.phases:
         steps = f"step {phase.step}" + (f" of {phase.num_steps}" if phase.num_steps is not None else "")
         table.add_row(phase.name, f"{steps}, {phase.num_epochs_done} of {phase.num_epochs} epochs done")
     if seen.condition != "done":

@@ -12,6 +12,9 @@ the checksum (CRC32C) of every object is verified.
 
 import base64
 import contextlib
+import functools
+import itertools
+import threading
 import time
 from collections.abc import Callable, Iterator
 from email.utils import parsedate_to_datetime
@@ -36,7 +39,7 @@ from job.errors import (
     StorageError,
     StorageRefused,
 )
-from job.storage.protocol import MISSING, Digest, StoredObject, digest_of
+from job.storage.protocol import MISSING, Digest, Observer, StoredObject, Unobserved, digest_of
 
 T = TypeVar("T")
 
@@ -75,13 +78,16 @@ class GcsStore:
         timeout_seconds: float = 60.0,
         retry_seconds: float = 120.0,
         first_delay_seconds: float = 1.0,
+        observer: Observer | None = None,
     ) -> None:
+        self._observer = observer or Unobserved()
+        self._asking = threading.local()
         self.uri = f"gs://{bucket}/{prefix}".rstrip("/")
         self._prefix = f"{prefix}/" if prefix else ""
         self._clock_skew_seconds = 0.0
         with self._explained("open", ""):
             self._client = storage.Client(project=None)
-            self._client._http.hooks["response"].append(self._read_clock)
+            self._client._http.hooks["response"].append(self._answered)
             # google-cloud-storage 3.17 asks for the bucket's own description in the background, for tracing: that takes
             # a permission that a run does not need (tests/test_gcs.py shows it).
             self._client._bucket_metadata_cache = None
@@ -89,7 +95,7 @@ class GcsStore:
         retry = DEFAULT_RETRY.with_timeout(retry_seconds).with_delay(
             initial=first_delay_seconds, maximum=20 * first_delay_seconds, multiplier=2.0
         )
-        self._options: dict[str, Any] = {"timeout": timeout_seconds, "retry": retry}
+        self._options: dict[str, Any] = {"timeout": timeout_seconds, "retry": self._observed(retry)}
 
     def read(self, name: str) -> StoredObject:
         blob = self._blob(name)
@@ -196,6 +202,7 @@ class GcsStore:
             except ObjectMissing:
                 stored = None
             if stored is None or (stored.size, stored.crc32c) != (size, _encoded(crc32c())):
+                self._observer.conflict(name)
                 raise
             return int(stored.generation)
 
@@ -206,6 +213,7 @@ class GcsStore:
         and the body of an error that broke off: the client reads that one where it does not try again
         (google-cloud-storage 3.17; tests/test_gcs.py shows it).
         """
+        self._asking.operation = action
         for tries_left in reversed(range(TRIES)):
             try:
                 with self._explained(action, name):
@@ -216,10 +224,35 @@ class GcsStore:
                 is_damage |= cause is not None and _status(cause) == GONE
                 if tries_left == 0 or not is_damage:
                     raise
+                self._observer.retry(action)
         raise AssertionError("unreachable")
 
-    def _read_clock(self, response: requests.Response, *_: Any, **__: Any) -> None:
-        """Every answer tells the server's time, in whole seconds."""
+    def _observed(self, retry: Callable[[Callable[..., T]], Callable[..., T]]) -> Callable[..., Callable[..., T]]:
+        """The same policy, told to the observer: each try after the first, and each that got no answer."""
+
+        def policy(send: Callable[..., T], *policy_options: Any, **more_options: Any) -> Callable[..., T]:
+            tries = itertools.count()
+
+            @functools.wraps(send)
+            def observed(*arguments: Any, **options: Any) -> T:
+                if next(tries):
+                    self._observer.retry(self._asking.operation)
+                began = time.monotonic()
+                try:
+                    return send(*arguments, **options)
+                except _NETWORK_ERRORS:
+                    self._observer.request(self._asking.operation, "error", time.monotonic() - began)
+                    raise
+
+            return retry(observed, *policy_options, **more_options)
+
+        return policy
+
+    def _answered(self, response: requests.Response, *_: Any, **__: Any) -> None:
+        """Every answer has a status, and tells the server's time, in whole seconds."""
+        self._observer.request(
+            getattr(self._asking, "operation", "read"), str(response.status_code), response.elapsed.total_seconds()
+        )
         with contextlib.suppress(KeyError, ValueError):
             self._clock_skew_seconds = parsedate_to_datetime(response.headers["Date"]).timestamp() - time.time()
 

@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 from job import scratch
 from job.errors import ObjectMissing, PreconditionFailed, StorageError
-from job.storage.protocol import MISSING, Digest, StoredObject
+from job.storage.protocol import MISSING, Digest, Observer, StoredObject, Unobserved
 
 
 class LocalStore:
@@ -29,8 +29,9 @@ class LocalStore:
     _TEMPORARY = ".tmp-"
     _ABANDONED_SECONDS = 3600
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, observer: Observer | None = None) -> None:
         self.root = root.absolute()
+        self._observer = observer or Unobserved()
 
     @property
     def uri(self) -> str:
@@ -140,12 +141,19 @@ class LocalStore:
 
     @contextlib.contextmanager
     def _explained(self, action: str, name: str) -> Iterator[None]:
-        """Turn the operating system's errors into ours, with the path and the way out."""
+        """Tell the observer, and turn the operating system's errors into ours, with the path and the way out."""
+        began, code = time.monotonic(), "ok"
         try:
             yield
+        except PreconditionFailed:
+            code = "conflict"
+            self._observer.conflict(name)
+            raise
         except FileNotFoundError as error:
+            code = "missing"
             raise ObjectMissing(f"there is no object {self.uri}/{name}") from error
         except OSError as error:
+            code = errno.errorcode.get(error.errno or 0, "error")
             hints = {
                 errno.ENOSPC: "free space, or point THAW_STORAGE_URI at a larger volume",
                 errno.EDQUOT: "raise the quota, or point THAW_STORAGE_URI elsewhere",
@@ -156,6 +164,8 @@ class LocalStore:
                 f"cannot {action} {error.filename or f'{self.uri}/{name}'}: {os.strerror(error.errno or 0)}",
                 hint=hints.get(error.errno or 0, "check the volume, and start the run again: nothing is lost"),
             ) from error
+        finally:
+            self._observer.request(action, code, time.monotonic() - began)
 
 
 def _write(chunks: Iterator[bytes], target: BinaryIO) -> Digest:

@@ -27,6 +27,35 @@ class Digest:
     sha256: str
 
 
+class Observer(Protocol):
+    """Who is told of requests, from several threads. `operation` is read, write, list or delete."""
+
+    def request(self, operation: str, code: str, seconds: float) -> None:
+        """A request was answered: an HTTP status of a bucket; of a folder ok, or why not; error without an answer."""
+        ...
+
+    def retry(self, operation: str) -> None:
+        """A request is sent again."""
+        ...
+
+    def conflict(self, name: str) -> None:
+        """A write was refused because another process had written the object."""
+        ...
+
+
+class Unobserved:
+    """Nobody is told."""
+
+    def request(self, operation: str, code: str, seconds: float) -> None:
+        pass
+
+    def retry(self, operation: str) -> None:
+        pass
+
+    def conflict(self, name: str) -> None:
+        pass
+
+
 class ObjectStore(Protocol):
     """What a run needs of storage. Every method raises StorageError when the store does not do its part.
 

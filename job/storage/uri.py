@@ -5,25 +5,26 @@ from urllib.parse import unquote, urlsplit
 
 from job.errors import InvalidSettings
 from job.storage.local import LocalStore
-from job.storage.protocol import ObjectStore
+from job.storage.protocol import ObjectStore, Observer, Unobserved
 
 
-def open_store(uri: str) -> ObjectStore:
+def open_store(uri: str, observer: Observer | None = None) -> ObjectStore:
     """The store of gs://bucket/prefix, file:///dir, or a path.
 
-    Nothing is asked of the store yet, but for the credentials of a bucket. Raises InvalidSettings for a scheme that has
-    no store, StorageRefused when there are no credentials.
+    Nothing is asked of the store yet, but for the credentials of a bucket. `observer` hears of every request. Raises
+    InvalidSettings for a scheme that has no store, StorageRefused when there are no credentials.
     """
+    observer = observer or Unobserved()
     if "://" not in uri:
-        return LocalStore(Path(uri).expanduser())
+        return LocalStore(Path(uri).expanduser(), observer=observer)
     parts = urlsplit(uri)
     if parts.scheme == "file":
-        return LocalStore(Path(unquote(parts.path)))
+        return LocalStore(Path(unquote(parts.path)), observer=observer)
     if parts.scheme == "gs":
         # Imported here: it takes most of a second, and only runs on a bucket need it.
         from job.storage.gcs import GcsStore
 
-        return GcsStore(bucket=parts.netloc, prefix=parts.path.strip("/"))
+        return GcsStore(bucket=parts.netloc, prefix=parts.path.strip("/"), observer=observer)
     raise InvalidSettings(
         f"{uri!r}: there is no store for {parts.scheme}://", hint="give gs://bucket/prefix, file:///dir, or a path"
     )
