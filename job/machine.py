@@ -8,6 +8,9 @@ from pathlib import Path
 
 import psutil
 
+# The CPU flags that mean a processor multiplies bfloat16 itself; elsewhere it is emulated, and slower than float32.
+NATIVE_BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
+
 _CGROUPS = (
     (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
     (Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"), Path("/sys/fs/cgroup/memory/memory.usage_in_bytes")),
@@ -20,9 +23,10 @@ def processor() -> str:
     return next((line.partition(":")[2].strip() for line in _cpu_info() if line.startswith("model name")), "CPU")
 
 
-def processor_flags() -> frozenset[str]:
-    """What the processor can do, by the kernel's names."""
-    return frozenset(flag for line in _cpu_info() if line.startswith(("flags", "Features")) for flag in line.split())
+def has_native_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 itself."""
+    flags = {flag for line in _cpu_info() if line.startswith(("flags", "Features")) for flag in line.split()}
+    return bool(flags & NATIVE_BFLOAT16_FLAGS)
 
 
 def accelerators(root: Path = Path("/proc/driver/nvidia/gpus")) -> list[str]:

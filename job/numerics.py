@@ -11,8 +11,6 @@ import tensorflow as tf
 
 from job import machine
 
-# The CPU flags that mean a processor multiplies bfloat16 itself; elsewhere it is emulated, and slower than float32.
-NATIVE_BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 NATIVE_BFLOAT16_CAPABILITY = (8, 0)
 
 
@@ -59,4 +57,4 @@ def _has_native_bfloat16() -> bool:
     if gpus:
         details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
         return all(detail.get("compute_capability", (0, 0)) >= NATIVE_BFLOAT16_CAPABILITY for detail in details)
-    return bool(machine.processor_flags() & NATIVE_BFLOAT16_FLAGS)
+    return machine.has_native_bfloat16()

@@ -294,8 +294,10 @@ def _parse(data: bytes, uri: str) -> Record:
     try:
         return Record.model_validate_json(data)
     except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
         raise StorageError(
-            f"{uri} is not a run record: {error.errors()[0]['msg']}",
+            f"{uri} is not a run record: {where + ': ' if where else ''}{first['msg']}",
             hint="if it was edited by hand, restore it; else give the run another THAW_RUN_ID",
         ) from error
 
