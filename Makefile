@@ -6,6 +6,13 @@ BIN := $(VENV)/bin
 LOCK := requirements/dev.txt
 export PYTHONUNBUFFERED := 1
 
+# Images are built with whichever of these works here. IMAGE_FLAGS are further flags of the build.
+CONTAINER ?= $(shell for tool in docker podman buildah; do $$tool info >/dev/null 2>&1 && echo $$tool && break; done)
+VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' job/__init__.py)
+CPU_IMAGE ?= thaw:$(VERSION)-cpu
+GPU_IMAGE ?= thaw:$(VERSION)
+IMAGE_FLAGS ?=
+
 # The demo is a run like any other, on pictures that the project draws and a network small enough for a CPU.
 DEMO := THAW_DATASET=drawn_cats_vs_dogs THAW_DATA_DIR=.demo/data THAW_STORAGE_URI=.demo/runs \
 	THAW_TRAIN_SPLIT='train[:70%]' THAW_VALIDATION_SPLIT='train[70%:85%]' THAW_TEST_SPLIT='train[85%:]' \
@@ -13,10 +20,10 @@ DEMO := THAW_DATASET=drawn_cats_vs_dogs THAW_DATA_DIR=.demo/data THAW_STORAGE_UR
 	THAW_HEAD_EPOCHS=2 THAW_FINE_TUNE_EPOCHS=10 THAW_FINE_TUNE_LEARNING_RATE=2e-3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test test-all soak lint types bench lock clean
+.PHONY: help setup setup-services demo run test test-all soak lint types bench image image-gpu image-test render deploy e2e lock clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 setup: $(VENV)/.installed ## make .venv from the hashed lock
 
@@ -26,6 +33,21 @@ $(VENV)/.installed: $(LOCK)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $(LOCK)
 	@touch $@
 
+SERVICES := prometheus prometheus-pushgateway chromium
+
+# Debian would start the servers, now and with the machine, and Prometheus would hold the port of a run's metrics. A policy
+# keeps it from that while they are installed; afterwards they are disabled. The tests start their own.
+setup-services: ## Debian packages that some tests need, where they are missing (root)
+	@missing=$$(for name in $(SERVICES); do command -v $$name >/dev/null || echo $$name; done); \
+	policy=/usr/sbin/policy-rc.d; \
+	if [ -n "$$missing" ]; then \
+		set -e; \
+		[ -e $$policy ] || { trap "rm -f $$policy" EXIT; printf '#!/bin/sh\nexit 101\n' >$$policy; chmod +x $$policy; }; \
+		apt-get update -qq; \
+		DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends $$missing >/dev/null; \
+		for name in $$missing; do systemctl disable --quiet $$name 2>/dev/null || true; done; \
+	fi
+
 demo: setup ## the whole pipeline on a built-in sample: CPU, a folder as the store, no network
 	@$(DEMO) $(BIN)/python -m job
 	@echo "The results are in .demo/runs: run.json, model/ and report/ of each run. Once more, and it is done at once."
@@ -34,10 +56,10 @@ run: setup ## one attempt at the run that THAW_* describes
 	@$(BIN)/python -m job
 
 test: setup ## the fast tests, on two cores within six minutes
-	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow and not real_data"
+	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow and not real_data and not image and not e2e"
 
-test-all: setup ## every test; those on real data need THAW_TEST_DATA
-	$(BIN)/python -m pytest -n 2 --dist loadscope
+test-all: setup ## every test of the program; those on real data need THAW_TEST_DATA
+	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not image and not e2e"
 
 soak: setup ## kill small runs some hundred times at random, and see that none is lost
 	$(BIN)/python -m tests.soak --kills 200
@@ -46,12 +68,40 @@ lint: setup ## style, and the floors of the house
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/hadolint Dockerfile
 
 types: setup ## static types
 	$(BIN)/mypy
 
 bench: setup ## measure, side by side, what the README claims of speed
 	$(BIN)/python -m bench
+
+define build_image
+	@test -n "$(CONTAINER)" || { echo "building an image needs docker, podman or buildah, and none of them works here"; exit 1; }
+	$(CONTAINER) build --target $(1) --tag $(2) --build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git rev-parse HEAD) \
+		$(IMAGE_FLAGS) .
+endef
+
+image: ## the image for CPUs, with docker, podman or buildah
+	$(call build_image,cpu,$(CPU_IMAGE))
+
+image-gpu: ## the image for GPUs
+	$(call build_image,gpu,$(GPU_IMAGE))
+
+image-test: setup image ## build the CPU image, and see it work read-only, as any user, without a network
+	CONTAINER=$(CONTAINER) IMAGE=$(CPU_IMAGE) $(BIN)/python -m pytest -m image
+
+OVERLAY ?= local
+RENDER = $(BIN)/python -m k8s.render $(OVERLAY) $(if $(RUN_ID),--run-id $(RUN_ID))
+
+render: setup ## print the manifests of one run: make render OVERLAY=gke [RUN_ID=...]
+	@$(RENDER)
+
+deploy: setup ## apply them; the same run again is unchanged, another is another Job
+	@manifests=$$($(RENDER)) && printf '%s\n' "$$manifests" | kubectl apply -f -
+
+e2e: setup ## what the manifests promise, in the cluster that KUBECONFIG names and that has the CPU image
+	IMAGE=$(CPU_IMAGE) $(BIN)/python -m pytest -m e2e
 
 lock: ## renew the lock files (needs uv)
 	uv pip compile pyproject.toml --extra cpu --universal --generate-hashes --no-header --no-annotate -q -o requirements/cpu.txt

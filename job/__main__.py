@@ -189,7 +189,7 @@ def _attempt(settings: "Settings", console: "Console", progress: Progress, stop:
         attempt.make(
             settings,
             store=open_store(f"{settings.storage_uri}/{run_id}", observer=metrics),
-            holder=holder.this_process(settings.job_uid),
+            holder=holder.this_process(settings.job_uid, job_name=settings.job_name, node_name=settings.node_name),
             reader=reader,
             progress=progress,
             check_stop=stop.check,

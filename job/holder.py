@@ -16,7 +16,8 @@ class Holder(BaseModel):
     """One process. `started` is its start in seconds since the epoch, by its host's clock.
 
     `process_namespace` tells containers of one host name apart; it is empty where there are none. `job_uid` is the
-    uid of the Kubernetes Job, empty outside of one.
+    uid of the Kubernetes Job, empty outside of one. Its name and the node's tell a person where to look; nothing is
+    decided by them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -26,10 +27,13 @@ class Holder(BaseModel):
     started: float
     process_namespace: str = ""
     job_uid: str = ""
+    job_name: str = ""
+    node_name: str = ""
 
     def __str__(self) -> str:
         process = f"{self.host}:{self.pid}"
-        return f"{process} of Job {self.job_uid}" if self.job_uid else process
+        job = f" of Job {self.job_name or self.job_uid}" if self.job_name or self.job_uid else ""
+        return process + job + (f" on node {self.node_name}" if self.node_name else "")
 
     def must_yield_to(self, other: "Holder") -> bool:
         """Whether `other` may take the run over at once: it is of the same Job, or knows that this process is gone."""
@@ -39,7 +43,7 @@ class Holder(BaseModel):
         return is_same_host and not _is_there(self.pid, self.started)
 
 
-def this_process(job_uid: str | None) -> Holder:
+def this_process(job_uid: str | None, *, job_name: str | None = None, node_name: str | None = None) -> Holder:
     """The holder that this process would be."""
     namespace = Path("/proc/self/ns/pid")
     return Holder(
@@ -48,6 +52,8 @@ def this_process(job_uid: str | None) -> Holder:
         started=psutil.Process().create_time(),
         process_namespace=str(namespace.readlink()) if namespace.is_symlink() else "",
         job_uid=job_uid or "",
+        job_name=job_name or "",
+        node_name=node_name or "",
     )
 
 

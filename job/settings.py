@@ -152,6 +152,12 @@ class Settings(BaseSettings):
         None, "uid of the Kubernetes Job (downward API): its next pod takes over at once [default: none]",
         group=_OPERATION,
     )  # fmt: skip
+    job_name: str | None = _setting(
+        None, "name of the Kubernetes Job (downward API), told of who holds a run [default: none]", group=_OPERATION
+    )
+    node_name: str | None = _setting(
+        None, "name of the Kubernetes node (downward API), told likewise [default: none]", group=_OPERATION
+    )
     cache_dir: Path | None = _setting(
         None, "folder for temporary files and mirrored data [default: the system's]", group=_OPERATION
     )

@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -117,8 +117,7 @@ def environment(prepared: Path, tmp_path: Path) -> Callable[..., dict[str, str]]
     def make(**overrides: Any) -> dict[str, str]:
         places = {"data_dir": str(prepared), "storage_uri": str(tmp_path / "runs"), "cache_dir": str(tmp_path)}
         values = SMALL_RUN | places | overrides
-        clean = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-        return clean | {f"{PREFIX}{name.upper()}": str(value) for name, value in values.items()}
+        return process_environment(values)
 
     return make
 
@@ -128,13 +127,18 @@ def undisturbed_process(prepared: Path, tmp_path_factory: pytest.TempPathFactory
     """The environment of the small run, which has run in one go in a process; its log is kept beside it."""
     folder = tmp_path_factory.mktemp("undisturbed-process")
     values = SMALL_RUN | {"data_dir": prepared, "storage_uri": folder}
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-    env = clean | {f"{PREFIX}{name.upper()}": str(value) for name, value in values.items()}
+    env = process_environment(values)
     done = job(env=env)
     assert done.returncode == 0, done.stderr
     (folder / "stdout").write_text(done.stdout)
     (folder / "stderr").write_text(done.stderr)
     return env
+
+
+def process_environment(settings: Mapping[str, Any]) -> dict[str, str]:
+    """This process's environment with these settings, and no others."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    return clean | {f"{PREFIX}{name.upper()}": str(value) for name, value in settings.items()}
 
 
 def job(*argv: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:

@@ -121,7 +121,8 @@ class Pushgateway(Service):
     program = "prometheus-pushgateway"
 
     def _arguments(self) -> Sequence[str]:
-        return ()
+        # Debian's keeps what was pushed in a file of the system, for the next one to find.
+        return ("--persistence.file=",)
 
 
 class Prometheus(Service):

@@ -41,6 +41,14 @@ def test_of_another_host_or_container_nothing_is_known(change: dict[str, str]) -
     assert not here.model_copy(update={**change, "pid": 999_999_999}).must_yield_to(here)
 
 
+def test_a_holder_is_told_by_names_where_there_are_names() -> None:
+    """A person looks for `kubectl logs job/NAME`, not for a uid."""
+    here = this_process("uid", job_name="thaw-1", node_name="node-1")
+    assert str(here).endswith(f":{here.pid} of Job thaw-1 on node node-1")
+    assert str(this_process("uid")).endswith(" of Job uid")
+    assert str(this_process(None)) == f"{here.host}:{here.pid}"
+
+
 def test_pods_of_one_job_yield_to_each_other() -> None:
     """Kubernetes starts the next when it has given up the last."""
     first = Holder(host="pod-a", pid=1, started=0.0, job_uid="uid")

@@ -42,6 +42,8 @@ OTHER_VALUES: dict[str, Any] = {
     "lease_seconds": 90,
     "grace_seconds": 25,
     "job_uid": "uid",
+    "job_name": "job",
+    "node_name": "node",
     "cache_dir": "/cache",
     "termination_log": "/log",
     "min_test_accuracy": 0.9,
@@ -52,8 +54,8 @@ OTHER_VALUES: dict[str, Any] = {
 
 OPERATION_ONLY = {
     "run_id", "storage_uri", "data_dir", "cache", "checkpoint_every_seconds", "keep_checkpoints", "lease_seconds",
-    "grace_seconds", "job_uid", "cache_dir", "termination_log", "min_test_accuracy", "metrics_port", "pushgateway_url",
-    "log_format",
+    "grace_seconds", "job_uid", "job_name", "node_name", "cache_dir", "termination_log", "min_test_accuracy",
+    "metrics_port", "pushgateway_url", "log_format",
 }  # fmt: skip
 
 

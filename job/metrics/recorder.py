@@ -28,14 +28,14 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._progress = progress
         self._constants = {"version": __version__} | constants
-        self._metrics: dict[str, Any] = {}
+        self._metrics: dict[tuple[str, ...], Any] = {}
         self._estimate = Estimate({})
         self._outcome: dict[str, float] = {}
         for series in SERIES:
             if series.kind != "gauge" and not series.is_live:
-                metric = self._series(series.name)
+                self._series(series.name)
                 for values in series.known:
-                    metric.labels(*values)
+                    self._series(series.name, *values)
         ProcessCollector(registry=self.registry)
         self.registry.register(Live(progress, disks))
         self._handlers: dict[str, Callable[..., None]] = {
@@ -44,7 +44,7 @@ class Metrics:
             events.DATA_LOADED: self._data_loaded,
             events.MODEL_BUILT: self._model_built,
             events.RESTORED: self._restored,
-            events.CHECKPOINT_DAMAGED: lambda **_: self._series("thaw_restores_total").labels("damaged").inc(),
+            events.CHECKPOINT_DAMAGED: lambda **_: self._series("thaw_restores_total", "damaged").inc(),
             events.PHASE_STARTED: self._phase_started,
             events.STEP_COMPILED: self._step_compiled,
             events.EPOCH_FINISHED: self._epoch_finished,
@@ -63,12 +63,12 @@ class Metrics:
 
     def step(self, done: events.StepDone, running_means: events.RunningMeans) -> None:
         """Costs some microseconds; the loss is not read."""
-        self._series("thaw_steps_total").labels(done.phase).inc()
-        self._series("thaw_examples_total").labels(done.phase).inc(done.num_examples)
+        self._series("thaw_steps_total", done.phase).inc()
+        self._series("thaw_examples_total", done.phase).inc(done.num_examples)
         self._series("thaw_data_wait_seconds_total").inc(done.data_wait_seconds)
         self._series("thaw_last_step_timestamp_seconds").set_to_current_time()
         if not done.is_first:
-            self._series("thaw_step_duration_seconds").labels(done.phase).observe(done.seconds)
+            self._series("thaw_step_duration_seconds", done.phase).observe(done.seconds)
         self._estimate.done(done.step)
         self._estimated()
 
@@ -77,21 +77,21 @@ class Metrics:
 
     def interrupted(self, signal_name: str) -> None:
         """The attempt was told to stop."""
-        self._series("thaw_interrupted_total").labels(signal_name).inc()
+        self._series("thaw_interrupted_total", signal_name).inc()
 
     def request(self, operation: str, code: str, seconds: float) -> None:
         """The store has answered, or has not; called from several threads, as the two below."""
-        self._series("thaw_storage_requests_total").labels(operation, code).inc()
-        self._series("thaw_storage_request_seconds").labels(operation).observe(seconds)
+        self._series("thaw_storage_requests_total", operation, code).inc()
+        self._series("thaw_storage_request_seconds", operation).observe(seconds)
 
     def retry(self, operation: str) -> None:
         """A request is sent again."""
-        self._series("thaw_storage_retries_total").labels(operation).inc()
+        self._series("thaw_storage_retries_total", operation).inc()
 
     def conflict(self, name: str) -> None:
         """A write of this object was refused: another process had written it."""
         kinds = {"run.json": "record", "checkpoints": "checkpoint"}
-        self._series("thaw_precondition_failures_total").labels(kinds.get(name.split("/")[0], "artefact")).inc()
+        self._series("thaw_precondition_failures_total", kinds.get(name.split("/")[0], "artefact")).inc()
 
     def outcome(self, exit_code: int) -> CollectorRegistry:
         """What is pushed when the attempt ends: what is known of the outcome, and of nothing else."""
@@ -120,46 +120,46 @@ class Metrics:
     def _data_loaded(self, *, num_steps: Mapping[str, int], **_: Any) -> None:
         self._estimate = Estimate(num_steps)
         for phase, count in num_steps.items():
-            self._series("thaw_steps_expected").labels(phase).set(count)
+            self._series("thaw_steps_expected", phase).set(count)
         self._estimated()
 
     def _model_built(self, *, precision: str, device: str, **_: Any) -> None:
         self._series("thaw_info").labels(**self._constants, precision=precision, device=device).set(1)
 
     def _restored(self, *, checkpoint: str | None, **_: Any) -> None:
-        self._series("thaw_restores_total").labels("good" if checkpoint else "none").inc()
+        self._series("thaw_restores_total", "good" if checkpoint else "none").inc()
 
     def _phase_started(self, *, phase: str, epoch: int, step: int, learning_rate: float, **_: Any) -> None:
-        self._series("thaw_epoch").labels(phase).set(epoch)
-        self._series("thaw_learning_rate").labels(phase).set(learning_rate)
+        self._series("thaw_epoch", phase).set(epoch)
+        self._series("thaw_learning_rate", phase).set(learning_rate)
         self._estimate.begin(phase, step)
         self._estimated()
 
     def _step_compiled(self, *, phase: str, seconds: float, **facts: Any) -> None:
-        self._series("thaw_compile_duration_seconds").labels(phase).set(seconds)
+        self._series("thaw_compile_duration_seconds", phase).set(seconds)
         self._gpu_memory(**facts)
 
     def _epoch_finished(self, *, phase: str, epoch: int, **facts: Any) -> None:
-        self._series("thaw_epoch").labels(phase).set(epoch + 1)
+        self._series("thaw_epoch", phase).set(epoch + 1)
         for split in ("train", "validation"):
-            self._series("thaw_loss").labels(phase, split).set(facts[f"{split}_loss"])
-            self._series("thaw_accuracy_ratio").labels(phase, split).set(facts[f"{split}_accuracy"])
+            self._series("thaw_loss", phase, split).set(facts[f"{split}_loss"])
+            self._series("thaw_accuracy_ratio", phase, split).set(facts[f"{split}_accuracy"])
         self._gpu_memory(**facts)
 
     def _gpu_memory(self, *, gpu_memory: Mapping[str, Mapping[str, int]] | None = None, **_: Any) -> None:
         for device, stats in (gpu_memory or {}).items():
             for stat, size in stats.items():
-                self._series("thaw_gpu_memory_bytes").labels(device, stat).set(size)
+                self._series("thaw_gpu_memory_bytes", device, stat).set(size)
 
     def _committed(self, *, reason: str, bytes: int, seconds: float, blocking_seconds: float, **_: Any) -> None:
-        self._series("thaw_checkpoint_commits_total").labels(reason).inc()
+        self._series("thaw_checkpoint_commits_total", reason).inc()
         self._series("thaw_checkpoint_bytes_total").inc(bytes)
         self._series("thaw_checkpoint_upload_seconds").observe(seconds)
         self._series("thaw_checkpoint_blocking_seconds").observe(blocking_seconds)
         self._series("thaw_checkpoint_last_commit_timestamp_seconds").set_to_current_time()
 
     def _commit_failed(self, *, error: str, **_: Any) -> None:
-        self._series("thaw_checkpoint_failures_total").labels(error).inc()
+        self._series("thaw_checkpoint_failures_total", error).inc()
 
     def _evaluated(self, *, accuracy: float, loss: float, **_: Any) -> None:
         self._told("thaw_test_accuracy_ratio", accuracy)
@@ -175,10 +175,14 @@ class Metrics:
         self._outcome[name] = float(value)
         self._series(name).set(value)
 
-    def _series(self, name: str) -> Any:
-        """The metric of a row of the table, made when it is first asked for."""
-        if name not in self._metrics:
+    def _series(self, name: str, *labels: str) -> Any:
+        """The metric of a row of the table, or its child with these labels, made when it is first asked for."""
+        key = (name, *labels)
+        if key not in self._metrics:
             row = BY_NAME[name]
-            options = {"buckets": row.buckets} if row.buckets else {}
-            self._metrics[name] = KINDS[row.kind](name, row.help, row.labels, registry=self.registry, **options)
-        return self._metrics[name]
+            if labels:
+                self._metrics[key] = self._series(name).labels(*labels)
+            else:
+                options = {"buckets": row.buckets} if row.buckets else {}
+                self._metrics[key] = KINDS[row.kind](name, row.help, row.labels, registry=self.registry, **options)
+        return self._metrics[key]

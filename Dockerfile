@@ -1,0 +1,74 @@
+# Two images of one job: `gpu`, the last and so the default, and `cpu`. Build them with `make image-gpu` and `make image`.
+#
+# Nothing in them is written at run time: the root file system may be read-only, the user any, the network absent. All
+# that a run writes goes to one volume, mounted at /work.
+
+# Python 3.11.16 on Debian 12. Whoever renews the digest renews nothing else.
+ARG PYTHON_IMAGE=python:3.11-slim-bookworm@sha256:528257d48c1da0dcecc2e725d1ae34498d60c965f1241e39cd6a85a8859bdf84
+
+# Weights of a backbone, for clusters that reach neither the network nor a bucket. There are none by default;
+# `--build-context weights=FOLDER` puts a folder in their place, and `--build-arg WEIGHTS=/weights/FILE` says which to use.
+FROM scratch AS weights
+
+FROM ${PYTHON_IMAGE} AS builder
+# Packages go into an environment of their own, which moves to the image without pip and what pip needs.
+RUN python -m venv --without-pip /opt/venv
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+
+# The locks come before the source: a change of the source downloads nothing. TensorFlow's headers, 290 MB, are for
+# those who compile against it.
+FROM builder AS cpu-packages
+COPY requirements/cpu.txt /build/
+RUN python -m pip --python /opt/venv/bin/python install --no-deps --require-hashes -r /build/cpu.txt \
+    && rm -r /opt/venv/lib/python3*/site-packages/tensorflow/include
+
+FROM builder AS gpu-packages
+COPY requirements/gpu.txt /build/
+RUN python -m pip --python /opt/venv/bin/python install --no-deps --require-hashes -r /build/gpu.txt \
+    && rm -r /opt/venv/lib/python3*/site-packages/tensorflow/include
+
+FROM builder AS source
+COPY job /app/job
+# Readable for any user, whatever the umask of the checkout; compiled, because nobody can do it later.
+RUN chmod -R go=rX /app && python -m compileall -q --invalidation-mode unchecked-hash /app
+
+FROM ${PYTHON_IMAGE} AS runtime
+# A running job installs nothing.
+RUN python -m pip uninstall --yes --quiet pip setuptools wheel && mkdir /work && chown 65532:65532 /work
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONPATH=/app \
+    # Files that lie in /work must not pass for modules.
+    PYTHONSAFEPATH=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    # TFDS, Keras, matplotlib and CUDA keep their files under HOME.
+    HOME=/work \
+    TMPDIR=/work \
+    THAW_CACHE_DIR=/work/cache
+WORKDIR /work
+# By number, so that Kubernetes can tell that it is not root. Any other user will do, if it may write to /work.
+USER 65532:65532
+EXPOSE 9090
+ENTRYPOINT ["python", "-m", "job"]
+LABEL org.opencontainers.image.title="Thaw" \
+      org.opencontainers.image.description="One idempotent Kubernetes Job that fine-tunes a pre-trained image classifier"
+
+FROM runtime AS cpu
+COPY --from=cpu-packages /opt/venv /opt/venv
+COPY --from=weights / /weights/
+COPY --from=source /app /app
+# Last, because they differ from build to build.
+ARG WEIGHTS=imagenet VERSION=unknown REVISION=unknown
+ENV THAW_WEIGHTS=$WEIGHTS
+LABEL org.opencontainers.image.version=$VERSION org.opencontainers.image.revision=$REVISION
+
+FROM runtime AS gpu
+# Where GKE mounts the driver. Elsewhere the container runtime puts it where it is found anyway.
+ENV LD_LIBRARY_PATH=/usr/local/nvidia/lib64 \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility
+COPY --from=gpu-packages /opt/venv /opt/venv
+COPY --from=weights / /weights/
+COPY --from=source /app /app
+ARG WEIGHTS=imagenet VERSION=unknown REVISION=unknown
+ENV THAW_WEIGHTS=$WEIGHTS
+LABEL org.opencontainers.image.version=$VERSION org.opencontainers.image.revision=$REVISION

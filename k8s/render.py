@@ -1,0 +1,151 @@
+"""An overlay -> the manifests of one run, on standard output: `python -m k8s.render OVERLAY`.
+
+Kustomize renders; this adds what it cannot know. The settings in the ConfigMap are read as the program would read
+them, so a wrong one is refused here and not in the cluster. Job and ConfigMap are then named by the run: the pod
+template of a Job can never change, so another run must be another Job, and the same run must be the same one. Nothing
+depends on the caller's environment. A CronJob keeps its name: its template may change, and each slot is its own run.
+"""
+
+import argparse
+import contextlib
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from job.command_line import read_settings
+from job.errors import ExitCode, InvalidSettings, ThawError
+from job.settings import Settings, variable
+
+OVERLAYS = Path(__file__).parent / "overlays"
+RUN_ID = variable("run_id")
+INSTANCE = "app.kubernetes.io/instance"
+
+Manifest = dict[str, Any]
+
+
+class CannotRender(ThawError):
+    """Kustomize is not there, or refuses the overlay."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Print the manifests of the overlay that `argv` names; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m k8s.render", description="Print the manifests of one run.")
+    parser.add_argument("overlay", help="name of a folder in k8s/overlays, or path of any other")
+    parser.add_argument("--run-id", help=f"{RUN_ID} of this run, in place of the overlay's", default=None)
+    arguments = parser.parse_args(argv)
+    try:
+        manifests = kustomize(folder_of(arguments.overlay))
+        print(yaml.safe_dump_all(of_one_run(manifests, run_id=arguments.run_id), sort_keys=False), end="")
+    except ThawError as error:
+        print(f"error: {error.message}" + (f"\nhint: {error.hint}" if error.hint else ""), file=sys.stderr)
+        return error.exit_code
+    return ExitCode.COMPLETE
+
+
+def folder_of(overlay: str) -> Path:
+    """The folder of an overlay, by name or by path. Raises CannotRender when there is none."""
+    for folder in (OVERLAYS / overlay, Path(overlay)):
+        if overlay and (folder / "kustomization.yaml").is_file():
+            return folder
+    names = ", ".join(sorted(path.parent.name for path in OVERLAYS.glob("*/kustomization.yaml")))
+    raise CannotRender(f"{overlay!r} is no overlay: there are {names}", hint="make render OVERLAY=local")
+
+
+def kustomize(folder: Path) -> list[Manifest]:
+    """The manifests of a folder, as Kustomize renders them. Raises CannotRender."""
+    commands = (["kubectl", "kustomize"], ["kustomize", "build"])
+    command = next((words for words in commands if shutil.which(words[0])), None)
+    if command is None:
+        raise CannotRender(
+            "neither kubectl nor kustomize is there to render the manifests",
+            hint="install kubectl 1.27 or newer; no cluster is needed to render",
+        )
+    done = subprocess.run([*command, str(folder)], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise CannotRender(f"{' '.join(command)} {folder}: {done.stderr.strip()}")
+    return [manifest for manifest in yaml.safe_load_all(done.stdout) if manifest]
+
+
+def of_one_run(manifests: list[Manifest], *, run_id: str | None = None) -> list[Manifest]:
+    """The same manifests, with settings that hold, and Job and ConfigMap named by their run.
+
+    Raises InvalidSettings; CannotRender when there is not exactly one Job or CronJob.
+    """
+    workloads = [manifest for manifest in manifests if manifest["kind"] in ("Job", "CronJob")]
+    if len(workloads) != 1:
+        raise CannotRender(f"an overlay is one Job or CronJob, and this one has {len(workloads)}")
+    (workload,) = workloads
+    container = container_of(workload)
+    config = _config_of(container, manifests)
+    if run_id is not None:
+        config["data"][RUN_ID] = run_id
+    settings = settings_of(container, config["data"])
+    if workload["kind"] == "CronJob":
+        if RUN_ID in config["data"]:
+            raise InvalidSettings(
+                f"{RUN_ID}={config['data'][RUN_ID]!r}: each slot of a CronJob is a run of its own", hint="leave it out"
+            )
+        return manifests
+    config["data"][RUN_ID] = settings.resolved_run_id()
+    name = f"{workload['metadata']['name']}-{settings.fingerprint()}-{_place_digest(settings)}"
+    config["metadata"]["name"] = name
+    for source in container["envFrom"]:
+        source["configMapRef"]["name"] = name
+    workload["metadata"]["name"] = name
+    for labelled in (workload, config, workload["spec"]["template"]):
+        labelled["metadata"].setdefault("labels", {})[INSTANCE] = name
+    return manifests
+
+
+def container_of(workload: Manifest) -> Manifest:
+    """The one container of a Job or CronJob."""
+    job = workload["spec"]["jobTemplate"] if workload["kind"] == "CronJob" else workload
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    return container  # type: ignore[no-any-return]
+
+
+def settings_of(container: Manifest, data: dict[str, str]) -> Settings:
+    """The settings that the program will read in this container. Raises InvalidSettings.
+
+    What only the cluster knows (the downward API) is left out.
+    """
+    literals = {entry["name"]: entry["value"] for entry in container.get("env", []) if "value" in entry}
+    with _environment(data | literals):
+        return read_settings([], os.environ)
+
+
+@contextlib.contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    """The environment of the container in place of this process's: it is what pydantic-settings reads."""
+    before = dict(os.environ)
+    os.environ.clear()
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _config_of(container: Manifest, manifests: list[Manifest]) -> Manifest:
+    names = [source["configMapRef"]["name"] for source in container.get("envFrom", []) if "configMapRef" in source]
+    found = [item for item in manifests if item["kind"] == "ConfigMap" and item["metadata"]["name"] in names]
+    if len(found) != 1:
+        raise CannotRender(f"the settings are one ConfigMap in `envFrom`, and there are {len(found)}")
+    return found[0]
+
+
+def _place_digest(settings: Settings) -> str:
+    """Six hexadecimal digits that tell runs of the same settings apart: by run id, and by the store they are in."""
+    return hashlib.sha256(f"{settings.storage_uri}/{settings.resolved_run_id()}".encode()).hexdigest()[:6]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""What the manifests promise, row by row, in a real cluster."""

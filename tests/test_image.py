@@ -1,0 +1,212 @@
+"""The CPU image: what is in it, and that it works where a cluster allows the least.
+
+`make image-test` builds the image, and says by CONTAINER and IMAGE what runs it and how it is called.
+"""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from job import __version__
+from job.errors import ExitCode
+from tests.conftest import REPOSITORY
+
+pytestmark = [pytest.mark.image, pytest.mark.timeout(600)]
+
+CONTAINER = os.environ.get("CONTAINER", "")
+IMAGE = os.environ.get("IMAGE", f"thaw:{__version__}-cpu")
+MAX_BYTES = 2_000_000_000
+USERS = ("65532:65532", "12345:0")
+"""The image's own, and one as OpenShift assigns: any number, of group 0."""
+
+TOOLS = ("gcc", "cc", "g++", "clang", "make", "ld", "as", "nvcc")
+SECRET_FILES = (
+    ".git",
+    ".netrc",
+    ".pypirc",
+    "pip.conf",
+    ".env",
+    ".aws",
+    ".ssh",
+    ".docker",
+    "*.key",
+    "credentials*.json",
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _something_that_runs_images() -> None:
+    if CONTAINER.rpartition("/")[2] in ("docker", "podman"):
+        return
+    if os.environ.get("CI"):
+        pytest.fail(f"CI must run the image, and CONTAINER={CONTAINER!r} is neither docker nor podman")
+    pytest.skip("running an image needs docker or podman")
+
+
+def container(*argv: str) -> subprocess.CompletedProcess[str]:
+    """Run a command of docker or podman."""
+    return subprocess.run([CONTAINER, *argv], capture_output=True, text=True, timeout=300)
+
+
+def hardened(user: str, volume: Path) -> list[str]:
+    """The flags that allow a container the least: what Pod Security `restricted` asks, and more."""
+    flags = ["--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--network=none", f"--user={user}"]
+    if CONTAINER.endswith("podman"):
+        # Kubernetes makes nothing writable on a read-only root, not even /tmp.
+        flags.append("--read-only-tmpfs=false")
+    return [*flags, f"--volume={volume}:/work:Z"]
+
+
+def demo() -> dict[str, str]:
+    """The settings of `make demo`, but for its places: in the image everything is in /work."""
+    (text,) = re.findall(r"^DEMO := ((?:.*\\\n)*.*)$", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
+    settings = dict(word.split("=", 1) for word in shlex.split(text.replace("\\\n", " ")))
+    return {name: value for name, value in settings.items() if name not in ("THAW_DATA_DIR", "THAW_STORAGE_URI")}
+
+
+def environment(**settings: str) -> list[str]:
+    return [f"--env={name}={value}" for name, value in (demo() | settings).items()]
+
+
+@pytest.fixture
+def volume(tmp_path: Path) -> Iterator[Path]:
+    """A folder that any user may write to; whose files only its users may remove."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    folder.chmod(0o777)
+    yield folder
+    for user in USERS:
+        container(
+            "run", "--rm", *hardened(user, folder), "--entrypoint=find", IMAGE, "/work", "-mindepth", "1", "-delete"
+        )
+
+
+@pytest.fixture
+def start(volume: Path) -> Iterator[Callable[..., str]]:
+    """Starts the demo in the background and returns the container's id; it is removed afterwards."""
+    started: list[str] = []
+
+    def start(**settings: str) -> str:
+        done = container("run", "--detach", *hardened(USERS[0], volume), *environment(**settings), IMAGE)
+        assert done.returncode == 0, done.stderr
+        started.append(done.stdout.strip())
+        return started[-1]
+
+    yield start
+    for name in started:
+        container("rm", "--force", name)
+
+
+def wait_for_event(name: str, event: str) -> None:
+    """Return once the log of a container has an event."""
+    until = time.monotonic() + 240
+    while f'"event": "{event}"' not in container("logs", name).stdout:
+        assert time.monotonic() < until, container("logs", name)
+        time.sleep(0.2)
+
+
+def inspected() -> dict[str, Any]:
+    done = container("image", "inspect", IMAGE)
+    assert done.returncode == 0, f"{done.stderr}\nbuild it first: make image-test"
+    (image,) = json.loads(done.stdout)
+    return dict(image)
+
+
+def found(*condition: str) -> list[str]:
+    """The paths in the image of which a condition of `find` holds, as any user sees them."""
+    skipped = ["(", "-path", "/proc", "-o", "-path", "/sys", "-o", "-path", "/dev", ")", "-prune", "-o"]
+    done = container(
+        "run", "--rm", f"--user={USERS[1]}", "--entrypoint=find", IMAGE, "/", *skipped, "(", *condition, ")", "-print"
+    )
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize("user", USERS)
+def test_the_demo_runs_without_rights_and_is_answered_at_once_the_second_time(user: str, volume: Path) -> None:
+    """Read-only root, no network, no capabilities; all that is written is in /work."""
+    command = ["run", "--rm", *hardened(user, volume), *environment(), IMAGE]
+    first = container(*command)
+    assert first.returncode == ExitCode.COMPLETE, first.stdout + first.stderr
+    (record,) = [json.loads(path.read_text()) for path in volume.glob("runs/*/run.json")]
+    assert record["state"] == "done"
+    assert record["outcome"]["test_accuracy"] >= 0.9
+    began = time.monotonic()
+    second = container(*command)
+    assert time.monotonic() - began < 10
+    assert (second.returncode, second.stdout.count("\n")) == (ExitCode.COMPLETE, 1)
+    assert json.loads(second.stdout)["event"] == "run_already_done"
+
+
+@pytest.mark.parametrize("event", ["run_claimed", "phase_started"])
+def test_sigterm_ends_with_42(event: str, start: Callable[..., str]) -> None:
+    """While TensorFlow is imported, and while the demo trains. As process 1, a program without a handler goes on."""
+    name = start()
+    wait_for_event(name, event)
+    container("kill", "--signal=TERM", name)
+    assert container("wait", name).stdout.strip() == str(int(ExitCode.INTERRUPTED)), container("logs", name)
+
+
+def test_a_wrong_setting_is_told_in_one_message(volume: Path) -> None:
+    """And nothing is written."""
+    done = container("run", "--rm", *hardened(USERS[0], volume), "--env=THAW_BATCH_SIZES=8", IMAGE)
+    assert done.returncode == ExitCode.INVALID_SETTINGS
+    assert "THAW_BATCH_SIZE" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(volume.iterdir())
+
+
+def test_the_image_is_no_larger_than_it_must_be() -> None:
+    """Most of it is TensorFlow."""
+    assert inspected()["Size"] < MAX_BYTES
+
+
+def test_labels_say_which_version_and_revision_this_is() -> None:
+    """In the names of the OCI."""
+    labels = inspected()["Config"]["Labels"]
+    assert labels["org.opencontainers.image.version"] == __version__
+    assert re.fullmatch(r"[0-9a-f]{40}", labels["org.opencontainers.image.revision"])
+
+
+def test_kubernetes_can_tell_that_the_user_is_not_root() -> None:
+    """`runAsNonRoot` needs a number; a shell in front would keep SIGTERM from the program."""
+    config = inspected()["Config"]
+    assert config["User"] == USERS[0]
+    assert config["Entrypoint"] == ["python", "-m", "job"]
+    assert not config.get("Healthcheck")
+
+
+def test_nothing_is_there_to_build_with() -> None:
+    """No compiler, no linker, no pip."""
+    script = f"for tool in {' '.join(TOOLS)}; do command -v $tool; done; python -m pip --version"
+    done = container("run", "--rm", "--entrypoint=sh", IMAGE, "-c", script)
+    assert done.stdout == ""
+    assert "No module named pip" in done.stderr
+
+
+def test_no_secret_is_in_the_image() -> None:
+    """Neither as a file, nor in the environment, nor in how it was built."""
+    named = [word for pattern in SECRET_FILES for word in ("-o", "-name", pattern)][1:]
+    assert found("(", *named, ")", "-not", "-empty") == []
+    telling = inspected()["Config"]["Env"] + container("history", "--no-trunc", IMAGE).stdout.splitlines()
+    assert not [line for line in telling if re.search(r"(?i)password|passwd|token|secret|://[^/]*@|index-url", line)]
+
+
+def test_only_temporary_folders_are_writable() -> None:
+    """For a user of group 0, who owns nothing; on a read-only root not even those are."""
+    assert set(found("-writable", "-not", "-type", "l")) <= {"/tmp", "/var/tmp", "/run/lock"}
+
+
+def test_every_module_is_compiled() -> None:
+    """On a read-only root nobody can do it later, and each start would pay for it."""
+    sources = found("-path", "/app/*.py", "-o", "-path", "/opt/venv/lib/*.py")
+    compiled = found("-name", "*.cpython-*.pyc")
+    assert "/app/job/__main__.py" in sources
+    assert set(sources) <= {re.sub(r"__pycache__/(.+)\.cpython-\d+\.pyc$", r"\1.py", path) for path in compiled}
