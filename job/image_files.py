@@ -4,10 +4,10 @@ Names are yielded one at a time, so a list without end is read as it comes. This
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from job.errors import InvalidSettings
 
@@ -29,15 +29,15 @@ class Unreadable:
     reason: str
 
 
-def find(names: Iterable[str], *, standard_input: BinaryIO) -> Iterator[str | Unreadable]:
+def find(names: Iterable[str], *, standard_input: Callable[[], BufferedReader]) -> Iterator[str | Unreadable]:
     """The paths of image files in the order of `names`; those of a folder are sorted, at any depth.
 
-    `-` stands for the paths on standard input. A file that is named is taken whatever it is called; what cannot be
-    looked at is Unreadable. Raises InvalidSettings when an image, and no paths, comes on standard input.
+    `-` stands for the paths on standard input, which is opened for it. A file that is named is taken whatever it is
+    called; what cannot be looked at is Unreadable. Raises InvalidSettings when an image comes on standard input.
     """
     for name in names:
         if name == STANDARD_INPUT:
-            for line in _listed(standard_input):
+            for line in _listed(standard_input()):
                 yield from _of(line)
         else:
             yield from _of(name)
@@ -77,31 +77,26 @@ def _of(name: str) -> Iterator[str | Unreadable]:
         yield Unreadable(name, f"no image file in this folder ({' '.join(sorted(SUFFIXES))})")
 
 
-def _listed(file: BinaryIO) -> Iterator[str]:
+def _listed(file: BufferedReader) -> Iterator[str]:
     """Paths that end with a new line, or with a zero byte where there is one in the beginning."""
-    piece = file.readline(_PIECE_BYTES)
-    if piece.startswith(_SIGNATURES):
+    begin = file.peek(_PIECE_BYTES)
+    if begin.startswith(_SIGNATURES):
         raise InvalidSettings(
             "predict: - reads paths from standard input, one a line, and an image came",
             hint="name the image's file; /dev/stdin is the name of what comes through a pipe",
         )
-    if b"\0" in piece:
-        yield from _ended_by_zero(file, piece)
+    if b"\0" in begin:
+        yield from _ended_by_zero(file)
         return
-    while piece:
-        if path := piece.rstrip(b"\r\n"):
+    for line in file:
+        if path := line.rstrip(b"\r\n"):
             yield os.fsdecode(path)
-        piece = file.readline()
 
 
-def _ended_by_zero(file: BinaryIO, rest: bytes) -> Iterator[str]:
-    while True:
-        *paths, rest = rest.split(b"\0")
-        for path in paths:
-            yield os.fsdecode(path)
-        piece = file.read(_PIECE_BYTES)
-        if not piece:
-            break
-        rest += piece
+def _ended_by_zero(file: BufferedReader) -> Iterator[str]:
+    rest = b""
+    while piece := file.read1(_PIECE_BYTES):
+        *paths, rest = (rest + piece).split(b"\0")
+        yield from map(os.fsdecode, paths)
     if rest:
         yield os.fsdecode(rest)

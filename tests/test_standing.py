@@ -23,8 +23,9 @@ def checkpoint(phase: str, step: int) -> CheckpointEntry:
 
 def epoch(phase: str, index: int, images_per_second: float) -> EpochResult:
     return EpochResult(
-        phase=phase, epoch=index, step=10 * (index + 1), ended=NOON, train_loss=0.1, train_accuracy=0.9, validation_loss=0.1, validation_accuracy=0.9,
-        train_seconds=1.0, validation_seconds=2.0, images_per_second=images_per_second,
+        phase=phase, epoch=index, step=10 * (index + 1), ended=NOON, train_loss=0.1, train_accuracy=0.9,
+        validation_loss=0.1, validation_accuracy=0.9, train_seconds=1.0, validation_seconds=2.0,
+        images_per_second=images_per_second,
     )  # fmt: skip
 
 

@@ -10,7 +10,9 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from io import BufferedReader
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from rich.table import Table
@@ -18,7 +20,7 @@ from rich.table import Table
 from job import evaluation, image_files, images, model, record, scratch
 from job.arguments import Predict
 from job.commands.output import Paper, plain, print_json
-from job.errors import ExitCode, InputError, ObjectMissing, RunUnavailable
+from job.errors import ExitCode, InputError, InvalidSettings, ObjectMissing, RunUnavailable
 from job.image_files import Unreadable
 from job.record import Record
 from job.storage import ObjectStore, open_store
@@ -64,7 +66,7 @@ def predict(question: Predict) -> ExitCode:
         labeller = _labeller(store, found, folder)
     paper = None if question.as_json or not sys.stdout.isatty() else Paper()
     num_images, num_failed = 0, 0
-    paths = image_files.find(question.images, standard_input=sys.stdin.buffer)
+    paths = image_files.find(question.images, standard_input=_standard_input)
     for batch in _labelled(paths, labeller, question.batch_size):
         if paper is None:
             for path, answer in batch:
@@ -78,6 +80,12 @@ def predict(question: Predict) -> ExitCode:
     if num_failed:
         print(f"{num_failed} of {num_images} could not be read", file=sys.stderr)
     return ExitCode.BAD_INPUT if num_failed else ExitCode.COMPLETE
+
+
+def _standard_input() -> BufferedReader:
+    if sys.stdin is None:
+        raise InvalidSettings("predict: - reads paths from standard input, which is closed", hint="name the images")
+    return cast(BufferedReader, sys.stdin.buffer)
 
 
 def _finished(store: ObjectStore) -> Record:
