@@ -129,7 +129,8 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _answer(argv: Sequence[str]) -> int:
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.default_int_handler)
     # TensorFlow's C++ code has an error for every image that it cannot decode, which the answer says.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:

@@ -17,15 +17,16 @@ from typing import cast
 import numpy as np
 from rich.table import Table
 
-from job import evaluation, image_files, images, model, record, scratch
+from job import evaluation, image_files, images, model, scratch
 from job.arguments import Predict
 from job.commands.output import Paper, plain, print_json
+from job.commands.runs import recorded
 from job.errors import ExitCode, InputError, InvalidSettings, ObjectMissing, RunUnavailable
 from job.image_files import Unreadable
+from job.pipeline import LABELS, MODEL
 from job.record import Record
 from job.storage import ObjectStore, open_store
 
-MODEL, LABELS = "model/model.keras", "model/labels.json"
 NUM_THREADS = 4
 
 Labelled = tuple[str, float] | str
@@ -89,12 +90,7 @@ def _standard_input() -> BufferedReader:
 
 
 def _finished(store: ObjectStore) -> Record:
-    found = record.read(store)
-    if found is None:
-        raise RunUnavailable(
-            f"there is no run at {store.uri}: it has no run.json",
-            hint="give --run the storage URI and the run id, as in ./runs/cats; python -m job list shows what there is",
-        )
+    found = recorded(store)
     if found.outcome is None:
         raise RunUnavailable(
             f"run {found.run_id!r} is not finished: it is in {found.state}, and has no model yet",

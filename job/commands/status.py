@@ -12,10 +12,11 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from job import holder, lease, record, standing
+from job import holder, lease, standing
 from job.arguments import Status
 from job.commands.output import COLORS, Paper, duration, plain, print_json, size
-from job.errors import ExitCode, InvalidSettings, RunUnavailable
+from job.commands.runs import recorded
+from job.errors import ExitCode, InvalidSettings
 from job.record import Attempt, Record
 from job.standing import Condition, PhaseProgress
 from job.storage import ObjectStore, open_store
@@ -64,12 +65,7 @@ def status(question: Status) -> ExitCode:
 
 def look(store: ObjectStore) -> Seen:
     """Read the record of a run."""
-    found = record.read(store)
-    if found is None:
-        raise RunUnavailable(
-            f"there is no run at {store.uri}: it has no run.json",
-            hint="give --run the storage URI and the run id, as in ./runs/cats; python -m job list shows what there is",
-        )
+    found = recorded(store)
     held_seconds = lease.held_seconds(found, store, holder.this_process(None))
     return Seen(found, store.uri, held_seconds, datetime.now(UTC))
 
