@@ -20,10 +20,10 @@ DEMO := THAW_DATASET=drawn_cats_vs_dogs THAW_DATA_DIR=.demo/data THAW_STORAGE_UR
 	THAW_HEAD_EPOCHS=2 THAW_FINE_TUNE_EPOCHS=10 THAW_FINE_TUNE_LEARNING_RATE=2e-3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-services demo run test test-all soak lint types bench image image-gpu image-test render deploy e2e lock clean
+.PHONY: help setup setup-services demo run test test-all soak lint types bench image image-gpu image-test render deploy e2e dashboard lock clean
 
 help: ## list the targets
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 setup: $(VENV)/.installed ## make .venv from the hashed lock
 
@@ -102,6 +102,9 @@ deploy: setup ## apply them; the same run again is unchanged, another is another
 
 e2e: setup ## what the manifests promise, in the cluster that KUBECONFIG names and that has the CPU image
 	IMAGE=$(CPU_IMAGE) $(BIN)/python -m pytest -m e2e
+
+dashboard: setup ## renew Grafana's dashboard from its description
+	$(BIN)/python k8s/components/monitoring/dashboard.py > k8s/components/monitoring/thaw.json
 
 lock: ## renew the lock files (needs uv)
 	uv pip compile pyproject.toml --extra cpu --universal --generate-hashes --no-header --no-annotate -q -o requirements/cpu.txt

@@ -155,6 +155,7 @@ def _carry_out(argv: Sequence[str]) -> int:
     # TensorFlow's C++ notes on start-up; its warnings and errors are kept.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
 
+    from job import scratch
     from job.arguments import Mirror, Run, read_command
     from job.console import Console
 
@@ -165,6 +166,8 @@ def _carry_out(argv: Sequence[str]) -> int:
         stop.grace_seconds = settings.grace_seconds
         ending.path = str(settings.termination_log) if settings.termination_log else None
         ending.console = Console(settings.log_format, ending.progress)
+        # Keras imports Matplotlib, which reads this then, and by default writes to a home that may not be writable.
+        os.environ.setdefault("MPLCONFIGDIR", str(scratch.place(settings.cache_dir) / "thaw-matplotlib"))
         stop.check()
         if isinstance(command, Mirror):
             from job import commands
@@ -179,7 +182,7 @@ def _carry_out(argv: Sequence[str]) -> int:
 
 
 def _attempt(settings: "Settings", console: "Console", progress: Progress, stop: StopSignal) -> None:
-    from job import attempt, holder
+    from job import attempt, holder, lease
     from job.observation import observing
     from job.storage import open_store
 
@@ -189,7 +192,11 @@ def _attempt(settings: "Settings", console: "Console", progress: Progress, stop:
         stop.on_signal = metrics.interrupted
         attempt.make(
             settings,
-            store=open_store(f"{settings.storage_uri}/{run_id}", observer=metrics),
+            store=open_store(
+                f"{settings.storage_uri}/{run_id}",
+                observer=metrics,
+                timeout_seconds=lease.request_seconds(settings.lease_seconds),
+            ),
             holder=holder.this_process(settings.job_uid, job_name=settings.job_name, node_name=settings.node_name),
             reader=reader,
             progress=progress,

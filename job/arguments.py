@@ -12,7 +12,7 @@ from pathlib import Path
 
 from job.command_line import Origin, Parser, Resolved, nearest, problems_of_words, read_settings, resolve
 from job.errors import InvalidSettings
-from job.settings import PREFIX, Settings, checked_bucket
+from job.settings import PREFIX, Settings, checked_store
 
 PROGRAM = "python -m job"
 
@@ -124,7 +124,7 @@ def _mirror(words: Sequence[str], environ: Mapping[str, str]) -> Mirror:
             "mirror: it is not said where to",
             hint=f"{PROGRAM} mirror --to gs://bucket/prefix, with settings as flags",
         )
-    return Mirror(resolved.settings, resolved.options.to)
+    return Mirror(resolved.settings, _place(resolved.options.to, "--to="))
 
 
 def _plan(words: Sequence[str], environ: Mapping[str, str]) -> Plan:
@@ -231,18 +231,17 @@ def _read(parser: Parser, words: Sequence[str]) -> argparse.Namespace:
 
 def _run_of(given: str | None, environ: Mapping[str, str]) -> str:
     if given is not None:
-        return _place(given)
+        return _place(given, "--run=")
     settings = read_settings((), environ)
     return f"{settings.storage_uri}/{settings.resolved_run_id()}"
 
 
-def _place(uri: str) -> str:
+def _place(uri: str, name: str = "") -> str:
     """A URI as given, once it can be one."""
+    hint = "give gs://bucket/prefix, file:///dir, or a path"
     if not uri.strip():
-        raise InvalidSettings("an empty URI names no place", hint="give gs://bucket/prefix, file:///dir, or a path")
-    if not uri.startswith("gs://"):
-        return uri
+        raise InvalidSettings(f"{name}{uri!r}: an empty URI names no place", hint=hint)
     try:
-        return checked_bucket(uri)
+        return checked_store(uri)
     except ValueError as error:
-        raise InvalidSettings(f"{uri!r}: {error}") from error
+        raise InvalidSettings(f"{name}{uri!r}: {error}", hint=hint) from error

@@ -17,7 +17,7 @@ from job.holder import Holder
 from job.ledger import by_stage
 from job.progress import Progress
 from job.record import RunRecord
-from job.report import summary
+from job.report.summary import summary
 from job.settings import Settings
 from job.storage import ObjectStore
 
@@ -58,7 +58,10 @@ def make(
     progress.ledger.earlier = tuple(attempt.seconds for attempt in attempts)
     if record.is_done:
         outcome = record.content.outcome or {}
-        reader.event(events.RUN_ALREADY_DONE, at=store.uri, attempts=len(record.content.attempts), **outcome)
+        reader.event(
+            events.RUN_ALREADY_DONE, at=store.uri, attempts=len(attempts), ended=f"{record.attempt.end:%FT%TZ}",
+            **outcome,
+        )  # fmt: skip
     else:
         reader.event(events.RUN_CLAIMED, at=store.uri, attempt=record.attempt.number, state=record.content.state)
         _carry_out(settings, store=store, record=record, reader=reader, progress=progress, check_stop=check_stop)
@@ -83,20 +86,27 @@ def _carry_out(
     progress: Progress,
     check_stop: Callable[[], None],
 ) -> None:
-    with _noting_the_end(record), scratch.folder(settings.cache_dir) as folder:
-        # Before there is another thread: while TFDS is imported it swaps `__import__`, for all of them.
+    with (
+        _noting_the_end(record),
+        scratch.folder(settings.cache_dir) as folder,
+        lease.Renewal(record, lease_seconds=settings.lease_seconds) as renewal,
+    ):
+
+        def check() -> None:
+            check_stop()
+            renewal.check()
+
+        # TensorFlow takes as long as a short lease, so the lease is renewed meanwhile. TFDS swaps `__import__` while it
+        # is imported, for all threads: none may be at work then.
         with progress.entering("import", "init"), without_native_notes():
-            from job.pipeline import Pipeline
+            import job.model  # noqa: F401  and TensorFlow with it
 
-        with lease.Renewal(record, lease_seconds=settings.lease_seconds) as renewal:
-
-            def check() -> None:
-                check_stop()
-                renewal.check()
-
-            Pipeline(
-                settings, store=store, record=record, reader=reader, progress=progress, check_stop=check, scratch=folder
-            ).carry_out()
+            with record.quiet():
+                from job.pipeline import Pipeline
+        check()
+        Pipeline(
+            settings, store=store, record=record, reader=reader, progress=progress, check_stop=check, scratch=folder
+        ).carry_out()
 
 
 @contextlib.contextmanager

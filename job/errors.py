@@ -15,7 +15,7 @@
     └── StorageError           44   the object store does not answer
         ├── StorageRefused          it will not, however often it is asked: permission, bucket, credentials
         ├── ObjectMissing           an object is not there
-        ├── ObjectDamaged           an object does not have the checksum that the store has for it
+        ├── ObjectDamaged           an object is not what was sent, or not what the store has a checksum for
         ├── PreconditionFailed      the object changed since it was read
         ├── ScratchUnavailable      a temporary file cannot be written or read back
         └── CheckpointDamaged       a checkpoint is not, byte for byte, what the record names
@@ -123,7 +123,7 @@ class StorageRefused(StorageError):
 
 
 class ObjectDamaged(StorageError):
-    """An object arrived, several times, other than the store says it is."""
+    """An object is stored other than it was sent, or arrived, several times, other than the store says it is."""
 
 
 class ObjectMissing(StorageError):

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 RELATIVE_COST = {"head": 1.0, "fine_tune": 3.0}
 """Of a step. With a frozen backbone it is little more than a forward pass; a backward pass costs two more."""
@@ -11,11 +12,16 @@ class Estimate:
     """Steps done and left, by phase in order; `num_steps` are those of each phase in all."""
 
     def __init__(self, num_steps: Mapping[str, int], clock: Callable[[], float] = time.monotonic) -> None:
-        self._num_steps = dict(num_steps)
+        self.num_steps = dict(num_steps)
         self._clock = clock
         self._phase = ""
         self._step = 0
         self._first: tuple[int, float] | None = None
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any]) -> "Estimate":
+        """Of a run whose data is loaded: `head_steps` and `fine_tune_steps` are facts of that event."""
+        return cls({phase: facts[f"{phase}_steps"] for phase in RELATIVE_COST if f"{phase}_steps" in facts})
 
     def begin(self, phase: str, step: int) -> None:
         """A phase begins, or is continued, with `step` of its steps done."""
@@ -28,7 +34,7 @@ class Estimate:
 
     def ratio(self) -> float:
         """The share of the training that is done, 0 to 1, weighted by what a step of its phase costs."""
-        whole = sum(count * RELATIVE_COST[phase] for phase, count in self._num_steps.items())
+        whole = sum(count * RELATIVE_COST[phase] for phase, count in self.num_steps.items())
         return 1.0 - self._left() / whole if whole else 0.0
 
     def seconds_left(self) -> float | None:
@@ -42,7 +48,7 @@ class Estimate:
     def _left(self) -> float:
         """What is left to do, in steps of the head phase."""
         left, is_ahead = 0.0, not self._phase
-        for phase, count in self._num_steps.items():
+        for phase, count in self.num_steps.items():
             if phase == self._phase:
                 left += (count - self._step) * RELATIVE_COST[phase]
                 is_ahead = True

@@ -1,7 +1,7 @@
 """Who holds a run: a process, on a host, perhaps of a Kubernetes Job; and whether it is still there.
 
-What can be known for certain is little: a process of this very host, in this very process namespace, is there or not.
-Of any other, the lease decides.
+What can be known for certain is little: a process of this very host, since its last start, and in this very process
+namespace, is there or not. Of any other, the lease decides.
 """
 
 import os
@@ -15,9 +15,9 @@ from pydantic import BaseModel, ConfigDict
 class Holder(BaseModel):
     """One process. `started` is its start in seconds since the epoch, by its host's clock.
 
-    `process_namespace` tells containers of one host name apart; it is empty where there are none. `job_uid` is the
-    uid of the Kubernetes Job, empty outside of one. Its name and the node's tell a person where to look; nothing is
-    decided by them.
+    `boot_id` tells machines of one host name apart, and `process_namespace` containers; both are empty where there are
+    none. `job_uid` is the uid of the Kubernetes Job, empty outside of one. Its name and the node's tell a person where
+    to look; nothing is decided by them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -25,6 +25,7 @@ class Holder(BaseModel):
     host: str
     pid: int
     started: float
+    boot_id: str = ""
     process_namespace: str = ""
     job_uid: str = ""
     job_name: str = ""
@@ -39,17 +40,22 @@ class Holder(BaseModel):
         """Whether `other` may take the run over at once: it is of the same Job, or knows that this process is gone."""
         if self.job_uid and self.job_uid == other.job_uid:
             return True
-        is_same_host = (self.host, self.process_namespace) == (other.host, other.process_namespace)
-        return is_same_host and not _is_there(self.pid, self.started)
+        return self._place == other._place and not _is_there(self.pid, self.started)
+
+    @property
+    def _place(self) -> tuple[str, str, str]:
+        """Where a process id means one process."""
+        return self.host, self.boot_id, self.process_namespace
 
 
 def this_process(job_uid: str | None, *, job_name: str | None = None, node_name: str | None = None) -> Holder:
     """The holder that this process would be."""
-    namespace = Path("/proc/self/ns/pid")
+    boot_id, namespace = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
     return Holder(
         host=socket.gethostname(),
         pid=os.getpid(),
         started=psutil.Process().create_time(),
+        boot_id=boot_id.read_text().strip() if boot_id.is_file() else "",
         process_namespace=str(namespace.readlink()) if namespace.is_symlink() else "",
         job_uid=job_uid or "",
         job_name=job_name or "",

@@ -65,7 +65,7 @@ class Reporter:
 
     def event(self, name: str, **facts: Any) -> None:
         if name == events.DATA_LOADED:
-            self._estimate = Estimate(facts["num_steps"])
+            self._estimate = Estimate.of(facts)
         elif name == events.PHASE_STARTED:
             self._estimate.begin(facts["phase"], facts["step"])
         elif name == events.EPOCH_FINISHED:

@@ -20,10 +20,17 @@ from job.storage import ObjectStore
 MIN_POLL_SECONDS, MAX_POLL_SECONDS = 0.2, 5.0
 POLLS_IN_A_LEASE = 20
 RENEWALS_IN_A_LEASE = 3
+REQUESTS_IN_A_LEASE = 4
+MIN_REQUEST_SECONDS, MAX_REQUEST_SECONDS = 2.0, 60.0
 TAKE_TRIES = 10
 JOIN_SECONDS = 5.0
 
 Waiting = Callable[[Attempt, float], None]
+
+
+def request_seconds(lease_seconds: float) -> float:
+    """After how long a request on the record counts as lost: one that hangs must not cost the lease."""
+    return min(max(lease_seconds / REQUESTS_IN_A_LEASE, MIN_REQUEST_SECONDS), MAX_REQUEST_SECONDS)
 
 
 def claim(

@@ -7,6 +7,7 @@ tests/test_model.py shows it.) This room builds, loads and exports; it does not 
 
 import contextlib
 import hashlib
+import math
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -98,6 +99,21 @@ class Classifier:
             hasher.update(array.tobytes())
         return hasher.hexdigest()
 
+    def structure(self) -> list[dict[str, Any]]:
+        """Each layer from pixels to logits: its part, name, kind, output shape without the batch, and parameters."""
+        depth = self.backbone.output_shape[-1]
+        return [
+            _layer("input", "rescaling", "Rescaling", self.backbone.input_shape[1:]),
+            *(
+                _layer("backbone", layer.name, type(layer).__name__, layer.output.shape[1:], layer)
+                for layer in self.backbone.layers
+                if not isinstance(layer, keras.layers.InputLayer)
+            ),
+            _layer("head", "pooling", "GlobalAveragePooling2D", (depth,)),
+            _layer("head", "dropout", "Dropout", (depth,)),
+            _layer("head", self.head.name, type(self.head).__name__, (self.num_logits,), self.head),
+        ]
+
     def export(self, backbone_name: str) -> keras.Model:
         """A plain Keras model of the same weights: pixels 0..255 [b, s, s, 3] -> logits, in float32.
 
@@ -118,6 +134,21 @@ class Classifier:
         backbone.set_weights(self.backbone.get_weights())
         head.set_weights(self.head.get_weights())
         return model
+
+
+def _layer(
+    part: str, name: str, kind: str, output_shape: Sequence[int], layer: keras.layers.Layer | None = None
+) -> dict[str, Any]:
+    """A row of the structure; BatchNorm's statistics count as parameters that never train."""
+    trainable = sum(math.prod(weight.shape) for weight in layer.trainable_weights) if layer else 0
+    return {
+        "part": part,
+        "name": name,
+        "kind": kind,
+        "output_shape": list(output_shape),
+        "num_parameters": layer.count_params() if layer else 0,
+        "num_trainable": trainable,
+    }
 
 
 def load_exported(path: Path) -> keras.Model:

@@ -44,7 +44,8 @@ def observing(
         exit_code = error.exit_code
         raise
     finally:
-        if settings.pushgateway_url is not None:
+        # An attempt that another one keeps from running has nothing to say of the run: that one does.
+        if settings.pushgateway_url is not None and exit_code != ExitCode.SUPERSEDED:
             push(
                 metrics.outcome(exit_code),
                 settings.pushgateway_url,

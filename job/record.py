@@ -23,6 +23,7 @@ from job.holder import Holder
 from job.storage import MISSING, ObjectStore
 
 RECORD_NAME = "run.json"
+CLOSING_SECONDS = 2.0
 
 State = Literal["prepare", "head", "fine_tune", "evaluate", "export", "done"]
 
@@ -253,12 +254,19 @@ class RunRecord:
         self.update(state="done", outcome=outcome, attempts=self._closed(exit_code), lease=None, **changes)
 
     def close_attempt(self, exit_code: int) -> None:
-        """Note how this attempt ended, unless `finish` has done so, and let go of the run."""
-        with self._lock:
+        """Note how this attempt ended, unless `finish` has done so, and let go of the run.
+
+        Raises StorageError when another thread's write gets no answer: whoever ends cannot wait for that.
+        """
+        if not self._lock.acquire(timeout=CLOSING_SECONDS):
+            raise StorageError(f"{self._store.uri}/{RECORD_NAME} is still being written; the end is not noted")
+        try:
             if self._unanswered:
                 self._settle()
             if self.attempt.end is None:
                 self.update(attempts=self._closed(exit_code), lease=None)
+        finally:
+            self._lock.release()
 
     def _closed(self, exit_code: int) -> tuple[Attempt, ...]:
         closed = self.attempt.model_copy(update={"end": self._clock(), "exit_code": exit_code})

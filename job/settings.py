@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from job import splits
@@ -55,6 +55,21 @@ def checked_bucket(uri: str) -> str:
     return uri.rstrip("/")
 
 
+def checked_store(uri: str) -> str:
+    """The URI of a place for objects, without a slash at its end. Raises ValueError."""
+    scheme = uri.split("://")[0] if "://" in uri else ""
+    if scheme not in ("", "file", "gs"):
+        raise ValueError(f"{scheme}:// is not a store: expected gs://bucket/prefix, file:///dir, or a path")
+    if scheme == "gs":
+        return checked_bucket(uri)
+    if scheme == "file" and not uri.startswith("file:///"):
+        raise ValueError("expected an absolute path: file:///dir")
+    return uri.rstrip("/") or "/"
+
+
+StoreUri = Annotated[str, AfterValidator(checked_store)]
+
+
 class Settings(BaseSettings):
     """The settings of one run. The defaults are the recipe: nothing needs to be set to get it."""
 
@@ -66,7 +81,9 @@ class Settings(BaseSettings):
         None, "name of the run, one path segment; the same name continues it [default: <dataset>-<fingerprint>]",
         group=_RUN, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$",
     )  # fmt: skip
-    storage_uri: str = _setting("./runs", "where runs are kept: gs://bucket/prefix, file:///dir, or a path", group=_RUN)
+    storage_uri: StoreUri = _setting(
+        "./runs", "where runs are kept: gs://bucket/prefix, file:///dir, or a path", group=_RUN
+    )
 
     dataset: str = _setting(
         "cats_vs_dogs", "TFDS image classification data set: name, name/config or name:version",
@@ -174,18 +191,6 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "console", "json"] = _setting(
         "auto", "console, json, or auto: console on a terminal, json elsewhere", group=_OPERATION
     )
-
-    @field_validator("storage_uri")
-    @classmethod
-    def _known_scheme(cls, uri: str) -> str:
-        scheme = uri.split("://")[0] if "://" in uri else ""
-        if scheme not in ("", "file", "gs"):
-            raise ValueError(f"{scheme}:// is not a store: expected gs://bucket/prefix, file:///dir, or a path")
-        if scheme == "gs":
-            checked_bucket(uri)
-        if scheme == "file" and not uri.startswith("file:///"):
-            raise ValueError("expected an absolute path: file:///dir")
-        return uri.rstrip("/") or "/"
 
     @field_validator("cache_dir", "termination_log")
     @classmethod

@@ -106,8 +106,9 @@ def gcs(gcs_server: GcsServer, monkeypatch: pytest.MonkeyPatch) -> GcsServer:
 def gcs_store(gcs: GcsServer) -> GcsStore:
     """A run's place on the server, with a client that is quick to try again."""
     return GcsStore(
-        bucket=BUCKET, prefix="runs/small", timeout_seconds=0.5, retry_seconds=10.0, first_delay_seconds=0.01
-    )
+        bucket=BUCKET, prefix="runs/small", timeout_seconds=0.5, file_timeout_seconds=0.5, retry_seconds=10.0,
+        first_delay_seconds=0.01,
+    )  # fmt: skip
 
 
 @pytest.fixture

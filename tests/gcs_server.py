@@ -29,6 +29,8 @@ FAULTS = (
     "503 before", "503 after", "429", "401", "403", "404 of the bucket", "reset before", "reset after", "stall",
     "truncated", "corrupt",
 )  # fmt: skip
+HALF_AND_STALL = "half and stall"
+"""Half of a body and then nothing, until whoever waits for the rest is gone: for tests that kill it."""
 OPERATIONS = ("read", "stat", "write", "start", "chunk", "list", "delete")
 
 
@@ -52,12 +54,15 @@ class Fault:
     times: int = 1
     operation: str | None = None
     seen: int = 0
+    struck: int = 0
 
     def strikes(self, operation: str) -> bool:
         if self.operation not in (None, operation):
             return False
+        strikes = self.first <= self.seen < self.first + self.times
         self.seen += 1
-        return self.first <= self.seen - 1 < self.first + self.times
+        self.struck += strikes
+        return strikes
 
 
 @dataclass
@@ -222,9 +227,11 @@ class Handler(BaseHTTPRequestHandler):
                 self.send_header(key, value)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
-            if fault == "truncated" and content:
+            if fault in ("truncated", HALF_AND_STALL) and content:
                 self.wfile.write(content[: len(content) // 2])
                 self.wfile.flush()
+                if fault == HALF_AND_STALL:
+                    self.connection.recv(1)
                 self._reset()
             else:
                 self.wfile.write(content)

@@ -29,12 +29,12 @@ Scrape = Mapping[str, Any]
 START_SECONDS = 30.0
 
 
-def program(name: str) -> str:
+def program(name: str, *, way_out: str = "`make setup-services` as root installs it") -> str:
     """The path of a program. Without it a test is skipped on a desk, and fails in CI."""
     path = shutil.which(name)
     if path is None:
         complain = pytest.fail if os.environ.get("CI") else pytest.skip
-        complain(f"{name} is not installed: `make setup-services` as root installs it")
+        complain(f"{name} is not installed: {way_out}")
     return path
 
 
@@ -149,9 +149,9 @@ class Prometheus(Service):
         """The data of an answer of /api/v1. Raises `URLError`, with 400 for an expression that is not PromQL."""
         return json.loads(self.get(f"/api/v1/{path}", **query))["data"]
 
-    def query(self, expression: str) -> dict[tuple[tuple[str, str], ...], float]:
-        """What an expression is worth now: values by labels, which are sorted pairs of name and value."""
-        data = self.api("query", query=expression)
+    def query(self, expression: str, *, at: float | None = None) -> dict[tuple[tuple[str, str], ...], float]:
+        """What an expression is worth now, or was at an instant: values by labels, sorted pairs of name and value."""
+        data = self.api("query", query=expression, **({"time": str(at)} if at else {}))
         if data["resultType"] == "scalar":
             return {(): float(data["result"][1])}
         return {tuple(sorted(sample["metric"].items())): float(sample["value"][1]) for sample in data["result"]}

@@ -1,9 +1,10 @@
 """Random kills, by the hundred: `make soak`, or `python -m tests.soak --kills 200`.
 
 Small runs on the server of Cloud Storage, each killed several times at random instants of its life by SIGKILL or
-SIGTERM, sometimes with a second attempt beside it and sometimes with a store that fails; then left to end. A run is
-lost when it does not end, doubled when an epoch is in its history twice, and different when one bit of outcome or
-history is not that of an undisturbed run.
+SIGTERM, sometimes with a second attempt beside it, of the same Job or of another, and sometimes with a store that
+fails; then left to end. A run is lost when it does not end, or when a process ends with 0 and the record does not say
+`done`; doubled when an epoch is in its history twice; and different when one bit of outcome or history is not that of
+an undisturbed run.
 """
 
 import argparse
@@ -27,8 +28,12 @@ from tests.conftest import REPOSITORY, SMALL_RUN
 from tests.gcs_server import BUCKET, GcsServer
 
 KILLS_IN_A_RUN = 5
-LONGEST_LIFE_SECONDS = 7.0
-ALLOWED = {-signal.SIGKILL, ExitCode.COMPLETE, ExitCode.INTERRUPTED, ExitCode.SUPERSEDED, ExitCode.STORAGE_UNAVAILABLE}
+RIVALS = 0.2
+"""The share of processes that have a second one beside them; half of these are of another Job."""
+SHORTEST_LIFE_SECONDS, SHARE_OF_A_LIFE = 0.5, 0.7
+PATIENCE_SECONDS = 600
+ALLOWED = {ExitCode.COMPLETE, ExitCode.SUPERSEDED, ExitCode.STORAGE_UNAVAILABLE}
+ALLOWED_WHEN_KILLED = {-signal.SIGKILL, ExitCode.INTERRUPTED}
 PASSING_FAULTS = ("503 before", "503 after", "429", "reset before", "reset after", "truncated", "corrupt")
 
 
@@ -43,10 +48,14 @@ class Soak:
         self.codes: Counter[int] = Counter()
         self.kills: Counter[str] = Counter()
         self.stages: Counter[str] = Counter()
+        self.rivals: Counter[str] = Counter()
         self.seconds_to_exit: list[float] = []
         self.problems: list[str] = []
         self.num_runs = 0
+        began = time.monotonic()
         self.expected = self.result(self.run_to_the_end("undisturbed"))
+        # On this machine. Most processes are to be alive when they are killed, and the last part of a run is soon done.
+        self.longest_life_seconds = SHARE_OF_A_LIFE * (time.monotonic() - began)
 
     def environment(self, run_id: str, **overrides: Any) -> dict[str, str]:
         values = SMALL_RUN | {
@@ -67,11 +76,22 @@ class Soak:
 
     def run_to_the_end(self, run_id: str) -> str:
         for _ in range(10):
-            process = self.begin(run_id)
-            if process.wait(timeout=120) == ExitCode.COMPLETE:
+            code = self.begin(run_id).wait(timeout=PATIENCE_SECONDS)
+            self.check_end(run_id, code)
+            if code == ExitCode.COMPLETE:
                 return run_id
         self.problems.append(f"{run_id} is lost: {self.message(run_id)}")
         return run_id
+
+    def check_end(self, run_id: str, code: int, *, was_killed: bool = False) -> None:
+        """Whether a process ended in a way that is documented, and 0 only when the result is committed."""
+        state = self.record(run_id).get("state")
+        with self.lock:
+            self.codes[code] += 1
+            if code not in ALLOWED | (ALLOWED_WHEN_KILLED if was_killed else set()):
+                self.problems.append(f"{run_id} ended with {code}: {self.message(run_id)}")
+            if code == ExitCode.COMPLETE and state != "done":
+                self.problems.append(f"{run_id} is lost: a process ended with 0, and the record says {state}")
 
     def message(self, run_id: str) -> str:
         path = self.folder / f"{run_id}.json"
@@ -95,25 +115,29 @@ class Soak:
             if rng.random() < 0.3:
                 self.server.fail(rng.choice(PASSING_FAULTS), at=rng.randrange(40))
             process = self.begin(run_id, checkpoint_every_seconds=interval)
-            rival = self.begin(run_id, checkpoint_every_seconds=interval) if rng.random() < 0.1 else None
-            time.sleep(rng.uniform(0.2, LONGEST_LIFE_SECONDS))
+            rival = None
+            if rng.random() < RIVALS:
+                uid = rng.choice([run_id, "another-job"])
+                rival = self.begin(run_id, checkpoint_every_seconds=interval, job_uid=uid)
+                with self.lock:
+                    self.rivals["of the same Job" if uid == run_id else "of another Job"] += 1
+            time.sleep(rng.uniform(SHORTEST_LIFE_SECONDS, self.longest_life_seconds))
             stage = str(self.record(run_id).get("state", "before the claim"))
             kind = rng.choice([signal.SIGKILL, signal.SIGTERM])
             is_alive = process.poll() is None
             process.send_signal(kind)
             began = time.monotonic()
             code = process.wait(timeout=60)
-            with self.lock:
-                self.codes[code] += 1
-                if is_alive:
+            seconds = time.monotonic() - began
+            self.check_end(run_id, code, was_killed=True)
+            if is_alive:
+                with self.lock:
                     self.kills[kind.name] += 1
                     self.stages[stage] += 1
                     if kind == signal.SIGTERM:
-                        self.seconds_to_exit.append(time.monotonic() - began)
-                if code not in ALLOWED:
-                    self.problems.append(f"{run_id} ended with {code} after {kind.name}: {self.message(run_id)}")
+                        self.seconds_to_exit.append(seconds)
             if rival is not None:
-                rival.wait(timeout=120)
+                self.check_end(run_id, rival.wait(timeout=PATIENCE_SECONDS))
             if code == ExitCode.COMPLETE:
                 break
         self.run_to_the_end(run_id)
@@ -153,6 +177,7 @@ def main() -> int:
     seconds = sorted(soak.seconds_to_exit)
     print(f"kills: {soak.num_kills} ({dict(soak.kills)}) in {soak.num_runs} runs, {time.monotonic() - began:.0f} s")
     print(f"record's state at the kill: {dict(soak.stages)}")
+    print(f"second attempts beside them: {dict(soak.rivals)}")
     print(f"exit codes: {dict(sorted(soak.codes.items()))}")
     if seconds:
         print(f"seconds from SIGTERM to exit: median {seconds[len(seconds) // 2]:.1f}, longest {seconds[-1]:.1f}")

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,7 +25,8 @@ from job.errors import (
     ThawError,
 )
 from job.storage import MISSING, open_store
-from job.storage.gcs import PERMISSIONS, UPLOAD_CHUNK_BYTES, GcsStore, explain
+from job.storage.gcs import UPLOAD_CHUNK_BYTES, GcsStore
+from job.storage.gcs_errors import PERMISSIONS, explain
 from tests.conftest import REPOSITORY
 from tests.gcs_server import BUCKET, FAULTS, OPERATIONS, GcsServer, Object
 
@@ -90,8 +92,9 @@ def test_a_fault_that_passes_is_survived(
     """Whether the server had done it or not, and whichever of the requests it strikes."""
     fault = gcs.fail(kind, at=at, operation=operation)
     do(operation)
-    assert fault.seen > 0
+    assert fault.struck == (fault.seen > at)
     if at == 0:
+        assert fault.struck == 1
         assert kind == "corrupt" or fault.seen > 1 or operation in ("stat", "delete", "start", "list")
 
 
@@ -152,6 +155,40 @@ def test_bytes_that_were_damaged_before_the_connection_broke_are_noticed(
     gcs.objects["runs/small/a"] = Damaged(data, whole.generation, whole.updated)
     with pytest.raises(ObjectDamaged):
         gcs_store.download("a", tmp_path / "a")
+
+
+def test_a_small_request_that_hangs_is_given_up_sooner_than_a_file(gcs: GcsServer, small: Path) -> None:
+    """The lease is at stake: the record cannot wait as long as a checkpoint may."""
+    store = GcsStore(
+        bucket=BUCKET, prefix="p", timeout_seconds=0.2, file_timeout_seconds=10.0, first_delay_seconds=0.01
+    )
+    seconds = []
+    for send in (
+        lambda: store.write("a", SMALL, if_generation=MISSING),
+        lambda: store.upload("b", small, if_generation=MISSING),
+    ):
+        fault, began = gcs.fail("stall", at=0), time.monotonic()
+        send()
+        assert fault.struck == 1
+        seconds.append(time.monotonic() - began)
+    assert seconds[0] < gcs.stall_seconds <= seconds[1]
+
+
+@pytest.mark.parametrize("operation", ["write", "chunk"])
+def test_what_the_server_holds_is_compared_with_what_was_sent(
+    gcs: GcsServer, do: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, operation: str
+) -> None:
+    """Its answer to an upload has size and checksum of the object."""
+    put = gcs.put
+
+    def damaging(name: str, data: bytes, match: int | None) -> Object:
+        whole = put(name, data, match)
+        gcs.objects[name] = Object(data[:-1], whole.generation, whole.updated)
+        return gcs.objects[name]
+
+    monkeypatch.setattr(gcs, "put", damaging)
+    with pytest.raises(ObjectDamaged, match="gs://bucket/runs/small/a"):
+        do(operation)
 
 
 class Damaged(Object):

@@ -34,9 +34,11 @@ def test_a_number_given_to_another_process_is_not_the_holder() -> None:
     assert earlier.must_yield_to(here)
 
 
-@pytest.mark.parametrize("change", [{"host": "elsewhere"}, {"process_namespace": "pid:[1]"}])
-def test_of_another_host_or_container_nothing_is_known(change: dict[str, str]) -> None:
-    """The lease decides."""
+@pytest.mark.parametrize(
+    "change", [{"host": "elsewhere"}, {"boot_id": "another machine"}, {"process_namespace": "pid:[1]"}]
+)
+def test_of_another_host_machine_or_container_nothing_is_known(change: dict[str, str]) -> None:
+    """The lease decides; two machines may have one name."""
     here = this_process(None)
     assert not here.model_copy(update={**change, "pid": 999_999_999}).must_yield_to(here)
 

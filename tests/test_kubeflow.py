@@ -92,7 +92,7 @@ def test_the_status_of_a_run_arrives_and_ends_with_100_percent(trainer: Trainer,
     """With the token as it is then, in the words of the API."""
     reporter = Reporter.of(environment(trainer.url, trainer.certificate, token), Recorder())
     with reporter:
-        reporter.event(events.DATA_LOADED, num_steps={"head": 4})
+        reporter.event(events.DATA_LOADED, head_steps=4)
         reporter.event(events.PHASE_STARTED, phase="head", step=0)
         for step in (1, 2):
             reporter.step(done(step), unread)
@@ -118,7 +118,7 @@ def test_the_status_of_a_run_arrives_and_ends_with_100_percent(trainer: Trainer,
 def test_a_run_that_is_about_to_be_complete_is_not(trainer: Trainer, token: Path) -> None:
     """All steps done are 99 %: evaluation and export are to come."""
     reporter = Reporter.of(environment(trainer.url, trainer.certificate, token), Recorder())
-    reporter.event(events.DATA_LOADED, num_steps={"head": 2})
+    reporter.event(events.DATA_LOADED, head_steps=2)
     reporter.event(events.PHASE_STARTED, phase="head", step=0)
     reporter.step(done(2), unread)
     assert reporter.status()["trainerStatus"]["progressPercentage"] == 99

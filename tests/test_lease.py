@@ -139,6 +139,12 @@ def test_a_claim_that_keeps_losing_gives_up() -> None:
         claim(AlwaysLoses(), SECOND)
 
 
+@pytest.mark.parametrize(("lease_seconds", "seconds"), [(5, 2), (60, 15), (3600, 60)])
+def test_several_requests_that_hang_fit_in_a_lease(lease_seconds: float, seconds: float) -> None:
+    """A quarter of it, but never so short that a slow network fails, nor longer than anybody would wait."""
+    assert lease.request_seconds(lease_seconds) == seconds
+
+
 # The thread that renews
 
 

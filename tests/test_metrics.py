@@ -5,6 +5,7 @@ import re
 import socket
 import subprocess
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -14,7 +15,7 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from job import events
+from job import __version__, events
 from job.events import Readers, StepDone
 from job.metrics import Metrics, push, serving
 from job.metrics.table import BY_NAME, OUTCOME, SERIES
@@ -143,7 +144,7 @@ def test_every_second_has_a_category_and_they_add_up(scraped: dict[str, float]) 
 def test_a_step_is_recorded_without_reading_the_loss() -> None:
     """Reading it would wait for the device."""
     metrics = metrics_of()
-    metrics.event(events.DATA_LOADED, num_steps={"head": 4, "fine_tune": 0})
+    metrics.event(events.DATA_LOADED, head_steps=4)
     metrics.event(events.PHASE_STARTED, phase="head", epoch=0, step=0, learning_rate=0.1)
     for number in (1, 2, 3):
         metrics.step(step(number), means)
@@ -265,6 +266,28 @@ def test_a_failure_leaves_the_time_of_the_last_success_on_the_gateway(gateway: P
     assert second["thaw_last_success_timestamp_seconds"] == first["thaw_last_success_timestamp_seconds"]
     assert second["thaw_last_completion_timestamp_seconds"] > first["thaw_last_completion_timestamp_seconds"]
     assert reader.events == []
+
+
+def test_a_finished_run_that_is_asked_again_was_completed_when_it_was(gateway: Pushgateway) -> None:
+    """An old success does not become a new one by being looked at."""
+    metrics = metrics_of()
+    facts = {"test_accuracy": 0.9, "test_loss": 0.3, "model_sha256": "ab"}
+    metrics.event(events.RUN_ALREADY_DONE, at="", attempts=2, ended="2026-01-02T03:04:05Z", **facts)
+    push(metrics.outcome(0), gateway.url, grouping={"dataset": "d"}, timeout_seconds=5, reader=Recorder())
+    expected = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC).timestamp()
+    assert pushed(gateway)["thaw_last_success_timestamp_seconds"] == expected
+
+
+def test_what_a_run_is_known_by_is_one_series_from_the_start() -> None:
+    """Precision and device are added to it when the model is built."""
+    metrics = metrics_of()
+    assert [name for name in values(metrics) if name.startswith("thaw_info")] == [
+        f"thaw_info{{Tiny}}{{d}}{{}}{{f}}{{}}{{r}}{{{__version__}}}"
+    ]
+    metrics.event(events.MODEL_BUILT, backbone="Tiny", weights="none", precision="float32", xla=False, device="CPU")
+    (name,) = [name for name in values(metrics) if name.startswith("thaw_info")]
+    assert "{float32}" in name
+    assert "{CPU}" in name
 
 
 def test_a_dead_gateway_is_a_warning() -> None:

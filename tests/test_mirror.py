@@ -1,15 +1,20 @@
 """Data and weights in object storage: fetched whole or not at all, verified, and resumed after a kill."""
 
+import contextlib
 import json
 import os
 import shutil
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from job import events, mirror
+from job import events, mirror, scratch
 from job.errors import (
     DataUnavailable,
     ExitCode,
@@ -20,9 +25,9 @@ from job.errors import (
     WeightsUnusable,
 )
 from job.mirror import Fetching, files_of_dataset
-from job.storage import LocalStore, open_store
-from tests.conftest import Recorder, job
-from tests.gcs_server import BUCKET, GcsServer
+from job.storage import LocalStore, digest_of, open_store
+from tests.conftest import REPOSITORY, Recorder, job
+from tests.gcs_server import BUCKET, HALF_AND_STALL, GcsServer
 from tests.test_end_to_end import begin, wait_for
 
 DATA = f"gs://{BUCKET}/mirror/tfds"
@@ -43,8 +48,9 @@ def filled(gcs: GcsServer, prepared: Path) -> GcsServer:
 
 
 def fetching(tmp_path: Path, *, check_stop: Callable[[], None] = never) -> tuple[Fetching, Recorder]:
-    reader = Recorder()
-    return Fetching(tmp_path / "cache", reader=reader, check_stop=check_stop), reader
+    reader, scratch = Recorder(), tmp_path / "cache" / "scratch"
+    scratch.mkdir(parents=True, exist_ok=True)
+    return Fetching(tmp_path / "cache", scratch=scratch, reader=reader, check_stop=check_stop), reader
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -60,7 +66,7 @@ def test_a_data_set_is_fetched_file_by_file_and_no_other(filled: GcsServer, prep
 
 
 def test_what_is_here_is_not_fetched_again(filled: GcsServer, tmp_path: Path) -> None:
-    """A later attempt on the same disk reads nothing but the list."""
+    """A later attempt on the same disk reads no more than whether it is still the same."""
     fetching(tmp_path)[0].dataset(DATA, "two_shapes")
     filled.requests.clear()
     fetching(tmp_path)[0].dataset(DATA, "two_shapes")
@@ -78,20 +84,76 @@ def test_a_fetch_that_was_stopped_goes_on_where_it_was(filled: GcsServer, tmp_pa
     filled.fail("stall", at=2, operation="read")
     with pytest.raises(Interrupted):
         fetching(tmp_path, check_stop=stop)[0].dataset(DATA, "two_shapes")
+    # Outside of tests the process ends now. Here its threads would make their last requests in the next test.
+    for thread in threading.enumerate():
+        if thread.name.startswith("fetch"):
+            thread.join()
     folder = fetching(tmp_path)[0].dataset(DATA, "two_shapes")
-    complete = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(mirror.PART)]
-    assert len(complete) == len([name for name in filled.objects if "/two_shapes/" in name])
+    assert len(contents(folder)) == len([name for name in filled.objects if "/two_shapes/" in name])
 
 
-def test_what_killed_fetches_left_is_removed(filled: GcsServer, tmp_path: Path) -> None:
-    """When it is old enough to be nobody's."""
-    folder = fetching(tmp_path)[0].dataset(DATA, "two_shapes")
-    old, young = folder / f"{mirror.PART}old", folder / f"{mirror.PART}young"
-    for path in (old, young):
-        path.write_bytes(b"half")
-    os.utime(old, (0, 0))
-    fetching(tmp_path)[0].dataset(DATA, "two_shapes")
-    assert (old.exists(), young.exists()) == (False, True)
+def test_an_object_that_was_changed_is_fetched_again(filled: GcsServer, tmp_path: Path) -> None:
+    """Its generation tells, where no manifest does."""
+    uri = f"gs://{BUCKET}/mirror/weights/tiny.weights.h5"
+    fetching(tmp_path)[0].weights(uri)
+    filled.put("mirror/weights/tiny.weights.h5", b"changed", None)
+    fetch, reader = fetching(tmp_path)
+    assert fetch.weights(uri).read_bytes() == b"changed"
+    fetch.weights(uri)
+    assert [facts["num_files"] for facts in reader.of(events.FETCHED)] == [1, 0]
+
+
+@pytest.mark.parametrize("harm", ["copy", "note", "note missing"])
+def test_a_copy_that_was_damaged_is_fetched_again(filled: GcsServer, tmp_path: Path, harm: str) -> None:
+    """Or one of which is not known any more what it should be."""
+    path = fetching(tmp_path)[0].weights(f"gs://{BUCKET}/mirror/weights/tiny.weights.h5")
+    (note,) = (tmp_path / "cache").rglob("*.json")
+    if harm == "note missing":
+        note.unlink()
+    else:
+        (path if harm == "copy" else note).write_bytes(b"damaged")
+    fetch, reader = fetching(tmp_path)
+    fetch.weights(f"gs://{BUCKET}/mirror/weights/tiny.weights.h5")
+    assert path.read_bytes() == b"weights"
+    assert reader.of(events.FETCHED)[0]["num_files"] == 1
+
+
+FETCH = """
+import sys
+from pathlib import Path
+from job import scratch
+from job.mirror import Fetching
+with scratch.folder(Path(sys.argv[1])) as folder:
+    Fetching(Path(sys.argv[1]), scratch=folder, reader=None, check_stop=lambda: None).weights(sys.argv[2])
+"""
+
+
+def test_what_a_killed_fetch_left_is_swept_at_once_and_what_a_living_one_has_is_not(
+    gcs: GcsServer, tmp_path: Path
+) -> None:
+    """Half a file is as big as half a file; a sibling on the same disk keeps its own."""
+    gcs.put("weights.h5", os.urandom(8 << 20), None)
+    gcs.fail(HALF_AND_STALL, at=1, operation="read")
+    with subprocess.Popen(
+        [sys.executable, "-c", FETCH, str(tmp_path), f"gs://{BUCKET}/weights.h5"], cwd=REPOSITORY
+    ) as fetch:
+        while sizes_under(tmp_path) < 1 << 20:
+            assert fetch.poll() is None
+            time.sleep(0.05)
+        with scratch.folder(tmp_path):
+            assert sizes_under(tmp_path) >= 1 << 20
+        fetch.kill()
+    with scratch.folder(tmp_path):
+        assert sizes_under(tmp_path) == 0
+
+
+def sizes_under(folder: Path) -> int:
+    """The bytes of all files, of which some may be going away."""
+    total = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            total += path.stat().st_size if path.is_file() else 0
+    return total
 
 
 @pytest.mark.parametrize("kind", ["503 before", "reset after", "truncated", "corrupt", "429"])
@@ -121,10 +183,8 @@ def test_weights_that_are_not_there_are_told(filled: GcsServer, tmp_path: Path) 
         fetching(tmp_path)[0].weights(f"gs://{BUCKET}/mirror/weights/none.h5")
 
 
-def test_a_full_disk_is_told_by_the_path_and_leaves_no_half_file(
-    filled: GcsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Not the store is to blame."""
+def test_a_cache_that_cannot_be_made_is_told_by_the_path(filled: GcsServer, tmp_path: Path) -> None:
+    """Not the store is to blame; test_disks.py has real disks that are full."""
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "thaw-mirror").write_text("in the way")
     with pytest.raises(ScratchUnavailable, match="thaw-mirror") as caught:
@@ -192,6 +252,22 @@ def test_a_file_that_is_not_what_the_manifest_says_is_refused(
     assert not any("tfrecord" in path.name for path in (tmp_path / "cache").rglob("*"))
 
 
+def test_a_file_that_was_overwritten_in_the_mirror_is_mended_by_filling_it_again(tmp_path: Path) -> None:
+    """The manifest knows the generation of what was sent."""
+    store, _, paths = fill(tmp_path, {"a": b"right"})
+    store.write("a", b"wrong", if_generation=store.generation("a"))
+    mirror.send(store, paths, reader=Recorder(), check_stop=never)
+    assert store.read("a").data == b"right"
+
+
+def test_a_manifest_that_is_none_is_told_with_the_way_out(filled: GcsServer, tmp_path: Path) -> None:
+    """It is nobody's fault but a person's."""
+    filled.put(f"mirror/tfds/{mirror.MANIFEST}", b"{", None)
+    with pytest.raises(InputError, match=rf"{DATA}/{mirror.MANIFEST} is not the manifest of a mirror") as caught:
+        fetching(tmp_path)[0].dataset(DATA, "two_shapes")
+    assert "delete it" in caught.value.hint
+
+
 def test_a_local_copy_that_was_changed_is_fetched_again(filled: GcsServer, prepared: Path, tmp_path: Path) -> None:
     """Where the manifest tells what it should be."""
     files = {
@@ -220,6 +296,8 @@ def test_a_run_reads_data_and_weights_from_a_bucket_that_the_command_has_filled(
     assert done.returncode == ExitCode.COMPLETE, done.stdout + done.stderr
     told = json.loads(done.stdout.splitlines()[-1])
     assert (told["event"], told["THAW_DATA_DIR"]) == (events.MIRROR_SETTINGS, f"gs://{BUCKET}/m/tfds")
+    sha256 = digest_of(weights).sha256
+    assert told["THAW_WEIGHTS"] == f"gs://{BUCKET}/m/weights/weights-{sha256[:12]}.weights.h5"
     places: dict[str, Any] = {"data_dir": told["THAW_DATA_DIR"], "weights": told["THAW_WEIGHTS"]}
     done = job(env=environment(storage_uri=f"gs://{BUCKET}/runs", head_epochs=1, fine_tune_epochs=0, **places))
     assert done.returncode == ExitCode.COMPLETE, done.stdout + done.stderr
@@ -245,6 +323,39 @@ def test_a_mirror_command_that_was_killed_goes_on_where_it_was(
     assert set(listed) == {f"two_shapes/{name}" for name in files}
     again = {name for operation, name in gcs.requests if operation == "write"}
     assert len(sent & again) <= 1 <= len(sent)
+
+
+NO_TENSORFLOW = """
+import sys
+from job.__main__ import main
+code = main(["mirror", "--to", sys.argv[1]])
+sys.exit(99 if "tensorflow" in sys.modules else code)
+"""
+
+
+@pytest.mark.parametrize(
+    ("to", "fault", "reason"),
+    [
+        ("gs://no-such-bucket/m", None, "bucket does not exist"),
+        (f"gs://{BUCKET}/m", "403", "does not have storage.objects"),
+        ("gs://", None, "--to='gs://': expected gs://bucket/prefix"),
+        ("s3://bucket/m", None, "s3:// is not a store"),
+        ("/proc/mirror", None, "/proc/mirror"),
+    ],
+)
+def test_a_place_that_cannot_be_filled_is_told_before_anything_is_prepared(
+    gcs: GcsServer, environment: Callable[..., dict[str, str]], tmp_path: Path, to: str, fault: str | None, reason: str
+) -> None:
+    """In about a second, without TensorFlow, and without a download."""
+    if fault is not None:
+        gcs.fail(fault, at=0, times=1000, operation="write")
+    env = environment(data_dir=tmp_path / "nothing")
+    done = subprocess.run(
+        [sys.executable, "-c", NO_TENSORFLOW, to], env=env, cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert done.returncode in (ExitCode.STORAGE_UNAVAILABLE, ExitCode.INVALID_SETTINGS), done.stdout + done.stderr
+    assert reason in done.stdout + done.stderr
+    assert not (tmp_path / "nothing").exists()
 
 
 def test_the_command_says_where_to() -> None:

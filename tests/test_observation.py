@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from job.errors import ExitCode
 from job.metrics.table import OUTCOME
 from tests.conftest import REPOSITORY, SMALL_RUN, job, process_environment
+from tests.monitoring import dashboard_queries
 from tests.services import Prometheus, Pushgateway, free_port, scrape, wait_for
 
 pytestmark = pytest.mark.slow
@@ -28,6 +30,7 @@ class Observed:
     prometheus: Prometheus
     gateway: Pushgateway
     steps: tuple[float, float]
+    training_at: float
     returncode: int
     record: dict[str, object]
 
@@ -40,7 +43,7 @@ def observed(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     (folder / "prometheus").mkdir()
     with Pushgateway(folder / "gateway") as gateway:
         scrapes = [
-            scrape("run", f"http://127.0.0.1:{port}"),
+            scrape("run", f"http://127.0.0.1:{port}", labels={"namespace": "ml", "pod": "run"}),
             scrape("pushgateway", gateway.url, honor_labels=True),
         ]
         with Prometheus(folder / "prometheus", scrapes=scrapes) as prometheus:
@@ -54,10 +57,13 @@ def observed(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
             with subprocess.Popen(command, env=env, cwd=REPOSITORY, stdout=subprocess.DEVNULL) as run:
                 first = prometheus.await_value('sum(thaw_steps_total{job="run"}) > 0', seconds=120)
                 later = prometheus.await_value(f'sum(thaw_steps_total{{job="run"}}) > {first}', seconds=120)
+                for series in ("thaw_loss", "thaw_checkpoint_last_commit_timestamp_seconds"):
+                    prometheus.await_value(f'count({series}{{job="run"}})')
+                training_at = time.time()
                 returncode = run.wait(timeout=240)
             prometheus.await_value('thaw_exit_code{job="thaw"}')
             record = json.loads((folder / "runs/small/run.json").read_text())
-            yield Observed(prometheus, gateway, (first, later), returncode, record)
+            yield Observed(prometheus, gateway, (first, later), training_at, returncode, record)
 
 
 def test_the_series_of_a_run_move_while_it_trains(observed: Observed) -> None:
@@ -76,6 +82,16 @@ def test_the_categories_of_time_add_up_in_every_scrape(observed: Observed) -> No
     ratio = 'sum(thaw_time_seconds_total{job="run"}) / sum(thaw_run_duration_seconds{job="run"})'
     for bound in ("min", "max"):
         assert observed.prometheus.value(f"{bound}_over_time(({ratio})[10m:500ms])") == pytest.approx(1, abs=0.01)
+
+
+def test_the_dashboard_shows_a_run_that_trains(observed: Observed) -> None:
+    """Every panel has data while it trains, or of its outcome afterwards; but for the GPU that there is not."""
+    empty = {
+        title
+        for title, query in dashboard_queries(namespace="ml", pod="run", dataset="two_shapes")
+        if not observed.prometheus.query(query, at=observed.training_at) and not observed.prometheus.query(query)
+    }
+    assert empty <= {"GPU memory"}
 
 
 def test_the_outcome_is_pushed_after_the_exit(observed: Observed) -> None:

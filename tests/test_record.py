@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+import job.record
 from job.errors import InputError, PreconditionFailed, RunMismatch, StorageError, Superseded
 from job.holder import Holder
 from job.record import RECORD_NAME, Record, RunRecord
@@ -213,3 +214,26 @@ def test_a_record_that_is_no_record_is_an_error_that_names_it() -> None:
     with pytest.raises(StorageError, match=r"memory:///run\.json is not a run record"):
         claim(store)
     assert store.read(RECORD_NAME).data == b"{}"
+
+
+def test_an_attempt_that_ends_does_not_wait_for_a_write_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The renewal of the lease may be stuck in a request: the end is then not noted, and the process leaves."""
+    monkeypatch.setattr(job.record, "CLOSING_SECONDS", 0.05)
+    store = MemoryStore()
+    record = claim(store)
+    is_held, may_end = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        with record.quiet():
+            is_held.set()
+            may_end.wait(10)
+
+    thread = threading.Thread(target=hang)
+    thread.start()
+    is_held.wait(10)
+    with pytest.raises(StorageError, match=r"run\.json is still being written"):
+        record.close_attempt(42)
+    may_end.set()
+    thread.join()
+    record.close_attempt(42)
+    assert [a.exit_code for a in stored(store).attempts] == [42]

@@ -8,9 +8,9 @@ from job.model import build_classifier
 from job.state import PhaseState
 
 
-def new_state(parts: tuple[str, ...]) -> PhaseState:
+def new_state(parts: tuple[str, ...], *, backbone: str = "Tiny", image_size: int = 16) -> PhaseState:
     classifier = build_classifier(
-        backbone="Tiny", weights="none", image_size=16, num_classes=2, dropout=0.2, flip="none", rotation=0.0,
+        backbone=backbone, weights="none", image_size=image_size, num_classes=2, dropout=0.2, flip="none", rotation=0.0,
         policy="float32", seed=0,
     )  # fmt: skip
     return PhaseState(classifier, phase="head", trainable=parts, learning_rate=1e-3)
@@ -42,3 +42,9 @@ def test_a_checkpoint_of_another_step_is_refused() -> None:
     state = new_state(("head",))
     with pytest.raises(ValueError, match="is at step 0, its checkpoint at 3"):
         state.load(state.arrays(), step=3)
+
+
+def test_what_the_head_phase_keeps_of_xception_is_small() -> None:
+    """The backbone does not change: a checkpoint has the head and its optimizer, and a commit stays under 200 kB."""
+    arrays = new_state(("head",), backbone="Xception", image_size=71).arrays()
+    assert 0 < sum(array.nbytes for array in arrays.values()) < 50_000

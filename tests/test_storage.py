@@ -8,11 +8,12 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
-from job.errors import InvalidSettings, ObjectMissing, PreconditionFailed, StorageError
-from job.storage import MISSING, LocalStore, ObjectStore, digest_of, open_store
+from job.errors import InvalidSettings, ObjectDamaged, ObjectMissing, PreconditionFailed, StorageError
+from job.storage import MISSING, Digest, LocalStore, ObjectStore, digest_of, local, open_store
 from tests.conftest import REPOSITORY
 from tests.stores import MemoryStore
 
@@ -282,6 +283,26 @@ def test_a_full_disk_is_told_with_the_way_out_and_leaves_the_old_object(
     assert "THAW_STORAGE_URI" in caught.value.hint
     assert store.read("a").data == b"old"
     assert store.list("") == ["a"]
+
+
+def test_a_file_that_is_not_written_as_it_was_sent_never_gets_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is read back before; here the disk loses the last byte."""
+    write = local._write
+
+    def lossy(chunks: Iterator[bytes], target: BinaryIO) -> Digest:
+        digest = write(chunks, target)
+        target.truncate(digest.size - 1)
+        return digest
+
+    (tmp_path / "source").write_bytes(b"whole")
+    store = LocalStore(tmp_path / "store")
+    with monkeypatch.context() as patch:
+        patch.setattr(local, "_write", lossy)
+        with pytest.raises(ObjectDamaged, match=f"{tmp_path}/store/a is not what was sent: 4 bytes"):
+            store.upload("a", tmp_path / "source", if_generation=MISSING)
+    assert store.list("") == []
 
 
 def test_a_store_under_something_that_is_no_folder_is_told(tmp_path: Path) -> None:

@@ -36,9 +36,6 @@ def answer(question: Question) -> ExitCode:
 
 def fill_mirror(mirror: Mirror, *, reader: Reader, check_stop: Callable[[], None]) -> None:
     """Put data and weights into a mirror."""
-    from job.console import without_native_notes
-
-    with without_native_notes():
-        from job.commands.mirror import fill
+    from job.commands.mirror import fill
 
     fill(mirror.settings, to=mirror.to, reader=reader, check_stop=check_stop)

@@ -22,8 +22,8 @@ from job.arguments import Predict
 from job.commands.output import Paper, plain, print_json
 from job.commands.runs import recorded
 from job.errors import ExitCode, InputError, InvalidSettings, ObjectMissing, RunUnavailable
+from job.export import LABELS, MODEL
 from job.image_files import Unreadable
-from job.pipeline import LABELS, MODEL
 from job.record import Record
 from job.storage import ObjectStore, open_store
 

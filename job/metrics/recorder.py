@@ -5,6 +5,7 @@ A gauge without a value yet is absent, never 0: an alert on it stays silent.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,13 @@ class Metrics:
         self._metrics: dict[tuple[str, ...], Any] = {}
         self._estimate = Estimate({})
         self._outcome: dict[str, float] = {}
+        self._completed_at: float | None = None
         for series in SERIES:
             if series.kind != "gauge" and not series.is_live:
                 self._series(series.name)
                 for values in series.known:
                     self._series(series.name, *values)
+        self._tell_info(precision="", device="")
         ProcessCollector(registry=self.registry)
         self.registry.register(Live(progress, disks))
         self._handlers: dict[str, Callable[..., None]] = {
@@ -103,7 +106,7 @@ class Metrics:
             "thaw_goodput_ratio": goodput(seconds),
         }
         if exit_code == 0:
-            values["thaw_last_success_timestamp_seconds"] = now
+            values["thaw_last_success_timestamp_seconds"] = self._completed_at or now
         registry = CollectorRegistry()
         for series in OUTCOME:
             if series.name in values:
@@ -113,18 +116,25 @@ class Metrics:
     def _claimed(self, *, attempt: int, **_: Any) -> None:
         self._told("thaw_attempts", attempt)
 
-    def _already_done(self, *, attempts: int, test_accuracy: float, test_loss: float, **_: Any) -> None:
+    def _already_done(self, *, attempts: int, ended: str, test_accuracy: float, test_loss: float, **_: Any) -> None:
         self._told("thaw_attempts", attempts)
+        self._completed_at = datetime.fromisoformat(ended).timestamp()
         self._evaluated(accuracy=test_accuracy, loss=test_loss)
 
-    def _data_loaded(self, *, num_steps: Mapping[str, int], **_: Any) -> None:
-        self._estimate = Estimate(num_steps)
-        for phase, count in num_steps.items():
+    def _data_loaded(self, **facts: Any) -> None:
+        self._estimate = Estimate.of(facts)
+        for phase, count in self._estimate.num_steps.items():
             self._series("thaw_steps_expected", phase).set(count)
         self._estimated()
 
     def _model_built(self, *, precision: str, device: str, **_: Any) -> None:
-        self._series("thaw_info").labels(**self._constants, precision=precision, device=device).set(1)
+        self._tell_info(precision=precision, device=device)
+
+    def _tell_info(self, *, precision: str, device: str) -> None:
+        """What a run computes with is known only once its model is built; until then those labels are empty."""
+        info = self._series("thaw_info")
+        info.clear()
+        info.labels(**self._constants, precision=precision, device=device).set(1)
 
     def _restored(self, *, checkpoint: str | None, **_: Any) -> None:
         self._series("thaw_restores_total", "good" if checkpoint else "none").inc()

@@ -41,7 +41,7 @@ def _each(values: Sequence[str]) -> tuple[tuple[str, ...], ...]:
 
 
 OUTCOME = (
-    Series("thaw_last_success_timestamp_seconds", "gauge", "When an attempt last ended with the run complete."),
+    Series("thaw_last_success_timestamp_seconds", "gauge", "When a run was last completed."),
     Series("thaw_last_completion_timestamp_seconds", "gauge", "When an attempt last ended, however it did."),
     Series(
         "thaw_run_duration_seconds", "gauge", "Seconds that all attempts at the run have taken together.", is_live=True

@@ -1,4 +1,4 @@
-"""A Google Cloud Storage bucket as an object store; the only importer of google.cloud.
+"""A Google Cloud Storage bucket as an object store; with `gcs_errors` the only importer of google.cloud.
 
 Credentials are the application default ones: Workload Identity in a cluster, `gcloud auth application-default login`
 on a desk; never a setting. `STORAGE_EMULATOR_HOST` is honoured, without credentials. A run needs four permissions on
@@ -7,28 +7,25 @@ Storage Object User (roles/storage.objectUser) has them.
 
 Every write is conditional on a generation, so the client may send it again after an error whose outcome it does not
 know. The server may have done the first one: a refused write is read back before it counts as a conflict. Both ways
-the checksum (CRC32C) of every object is verified.
+every object is verified: what the server says that it holds, size and CRC32C, is compared with what was sent, and what
+arrives with what the server holds.
 """
 
 import base64
 import contextlib
 import functools
+import hashlib
 import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
 from email.utils import parsedate_to_datetime
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any, TypeVar
 
 import google_crc32c
 import requests
-import urllib3
-from google.api_core import exceptions as api
-from google.auth.exceptions import GoogleAuthError, TransportError
 from google.cloud import storage
-from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
 from google.cloud.storage.retry import DEFAULT_RETRY
 
 from job import scratch
@@ -37,37 +34,22 @@ from job.errors import (
     ObjectMissing,
     PreconditionFailed,
     StorageError,
-    StorageRefused,
 )
-from job.storage.protocol import MISSING, Digest, Observer, StoredObject, Unobserved, digest_of
+from job.storage.gcs_errors import FOREIGN_ERRORS, GONE, NETWORK_ERRORS, explain, status_of
+from job.storage.protocol import MISSING, Digest, Observer, StoredObject, Unobserved
 
 T = TypeVar("T")
 
-PERMISSIONS = (
-    "storage.objects.create",
-    "storage.objects.delete",
-    "storage.objects.get",
-    "storage.objects.list",
-)
 UPLOAD_CHUNK_BYTES = 16 << 20
 TRIES = 3
-GONE = 410
-
-_NETWORK_ERRORS = (
-    requests.RequestException,
-    urllib3.exceptions.HTTPError,
-    HTTPException,
-    ConnectionError,
-    TimeoutError,
-)
-_FOREIGN_ERRORS = (api.GoogleAPIError, GoogleAuthError, DataCorruption, InvalidResponse, *_NETWORK_ERRORS)
 
 
 class GcsStore:
     """Objects under gs://bucket/prefix.
 
-    A request that gets no answer in `timeout_seconds` is given up; one that fails in a way that may pass is sent again,
-    after `first_delay_seconds`, then after ever longer ones, until `retry_seconds` have gone by.
+    A request that gets no answer in `timeout_seconds`, or `file_timeout_seconds` where it carries a file, is given up;
+    one that fails in a way that may pass is sent again, after `first_delay_seconds`, then after ever longer ones, until
+    `retry_seconds` have gone by.
     """
 
     def __init__(
@@ -76,6 +58,7 @@ class GcsStore:
         bucket: str,
         prefix: str,
         timeout_seconds: float = 60.0,
+        file_timeout_seconds: float = 60.0,
         retry_seconds: float = 120.0,
         first_delay_seconds: float = 1.0,
         observer: Observer | None = None,
@@ -96,6 +79,7 @@ class GcsStore:
             initial=first_delay_seconds, maximum=20 * first_delay_seconds, multiplier=2.0
         )
         self._options: dict[str, Any] = {"timeout": timeout_seconds, "retry": self._observed(retry)}
+        self._file_options = self._options | {"timeout": file_timeout_seconds}
 
     def read(self, name: str) -> StoredObject:
         blob = self._blob(name)
@@ -119,32 +103,33 @@ class GcsStore:
                 **self._options,
             )
 
-        return self._sent(name, blob, send, size=len(data), crc32c=lambda: google_crc32c.value(data))
+        return self._sent(name, blob, send, size=len(data), crc32c=google_crc32c.value(data))
 
     def upload(self, name: str, source: Path, *, if_generation: int) -> Digest:
-        digest = digest_of(source)
+        digest, crc32c = _checksums_of(source)
         blob = self._blob(name)
         blob.chunk_size = UPLOAD_CHUNK_BYTES
 
         def send() -> None:
             with scratch.explained(source), source.open("rb") as file, self._explained("write", name):
                 blob.upload_from_file(
-                    file, size=digest.size, if_generation_match=if_generation, checksum="crc32c", **self._options
+                    file, size=digest.size, if_generation_match=if_generation, checksum="crc32c", **self._file_options
                 )
 
-        self._sent(name, blob, send, size=digest.size, crc32c=lambda: _crc32c_of(source))
+        self._sent(name, blob, send, size=digest.size, crc32c=crc32c)
         return digest
 
     def download(self, name: str, target: Path) -> Digest:
         blob = self._blob(name)
 
-        def receive() -> None:
+        def receive() -> Digest:
             with scratch.explained(target), target.open("wb") as file, self._explained("read", name):
-                blob.download_to_file(file, checksum="crc32c", **self._options)
-            _verify(blob, _crc32c_of(target), f"{self.uri}/{name}")
+                blob.download_to_file(file, checksum="crc32c", **self._file_options)
+            digest, crc32c = _checksums_of(target)
+            _verify(blob, crc32c, f"{self.uri}/{name}")
+            return digest
 
-        self._ask("read", name, receive)
-        return digest_of(target)
+        return self._ask("read", name, receive)
 
     def generation(self, name: str) -> int:
         try:
@@ -189,22 +174,29 @@ class GcsStore:
         self._ask("read", name, lambda: blob.reload(**self._options))
         return blob
 
-    def _sent(
-        self, name: str, blob: storage.Blob, send: Callable[[], None], *, size: int, crc32c: Callable[[], int]
-    ) -> int:
-        """Send an object; returns its generation. A refusal may be of our own write: read back and compare."""
+    def _sent(self, name: str, blob: storage.Blob, send: Callable[[], None], *, size: int, crc32c: int) -> int:
+        """Send an object, and compare what the server then holds with what was meant; returns its generation.
+
+        A refusal may be of our own write: read back and compare.
+        """
+        meant = (size, _encoded(crc32c))
         try:
             self._ask("write", name, send)
-            return int(blob.generation)
         except PreconditionFailed:
             try:
-                stored = self._reloaded(name)
+                blob = self._reloaded(name)
             except ObjectMissing:
-                stored = None
-            if stored is None or (stored.size, stored.crc32c) != (size, _encoded(crc32c())):
+                blob = None
+            if blob is None or (blob.size, blob.crc32c) != meant:
                 self._observer.conflict(name)
                 raise
-            return int(stored.generation)
+        if (blob.size, blob.crc32c) != meant:
+            raise ObjectDamaged(
+                f"{self.uri}/{name} is not what was sent: the store holds {blob.size} bytes with CRC32C {blob.crc32c}, "
+                f"sent were {size} bytes with {meant[1]}",
+                hint="check the disk of THAW_CACHE_DIR, and start the run again: nothing is lost",
+            )
+        return int(blob.generation)
 
     def _ask(self, action: str, name: str, request: Callable[[], T]) -> T:
         """Make a request, which the client sends again after most failures; here after the three that are left.
@@ -220,8 +212,8 @@ class GcsStore:
                     return request()
             except StorageError as error:
                 cause = error.__cause__
-                is_damage = isinstance(error, ObjectDamaged) or isinstance(cause, _NETWORK_ERRORS)
-                is_damage |= cause is not None and _status(cause) == GONE
+                is_damage = isinstance(error, ObjectDamaged) or isinstance(cause, NETWORK_ERRORS)
+                is_damage |= cause is not None and status_of(cause) == GONE
                 if tries_left == 0 or not is_damage:
                     raise
                 self._observer.retry(action)
@@ -240,7 +232,7 @@ class GcsStore:
                 began = time.monotonic()
                 try:
                     return send(*arguments, **options)
-                except _NETWORK_ERRORS:
+                except NETWORK_ERRORS:
                     self._observer.request(self._asking.operation, "error", time.monotonic() - began)
                     raise
 
@@ -260,7 +252,7 @@ class GcsStore:
     def _explained(self, action: str, name: str) -> Iterator[None]:
         try:
             yield
-        except _FOREIGN_ERRORS as error:
+        except FOREIGN_ERRORS as error:
             raise explain(error, action, f"{self.uri}/{name}".rstrip("/")) from error
 
 
@@ -270,63 +262,16 @@ def _verify(blob: storage.Blob, crc32c: int, uri: str) -> None:
         raise ObjectDamaged(f"{uri} arrived with another checksum than the store has for it")
 
 
-def _crc32c_of(path: Path) -> int:
-    value = 0
+def _checksums_of(path: Path) -> tuple[Digest, int]:
+    """The digest of a temporary file and its CRC32C, in one reading."""
+    sha256, crc32c, size = hashlib.sha256(), 0, 0
     for chunk in scratch.chunks(path):
-        value = google_crc32c.extend(value, chunk)
-    return value
+        sha256.update(chunk)
+        crc32c = google_crc32c.extend(crc32c, chunk)
+        size += len(chunk)
+    return Digest(size, sha256.hexdigest()), crc32c
 
 
 def _encoded(crc32c: int) -> str:
     """As the API writes a checksum: base64 of four bytes, big-endian."""
     return base64.b64encode(crc32c.to_bytes(4, "big")).decode()
-
-
-def explain(error: BaseException, action: str, uri: str) -> StorageError:
-    """Our error for one of the client's: what was asked, of what, why it failed, and the way out."""
-    failed = f"cannot {action} {uri}: {_reason(error)}"
-    passing = "it may pass: start the run again, nothing is lost"
-    code = _status(error)
-    if isinstance(error, api.RetryError):
-        return StorageError(failed, hint=passing)
-    if isinstance(error, DataCorruption) or (code == 400 and "CRC32C" in str(error)):
-        return ObjectDamaged(failed, hint=passing)
-    if code == 404 and "bucket does not exist" not in str(error):
-        return ObjectMissing(f"there is no object {uri}")
-    if code == 404:
-        return StorageRefused(failed, hint="create the bucket, or correct THAW_STORAGE_URI")
-    if code == 412:
-        return PreconditionFailed(f"{uri} is not of the expected generation: another process wrote it")
-    if code == 403:
-        return StorageRefused(
-            failed,
-            hint=f"the account of this process needs {', '.join(PERMISSIONS)} on the bucket (Storage Object User)",
-        )
-    if code == 401 or (isinstance(error, GoogleAuthError) and not _is_out_of_reach(error)):
-        return StorageRefused(
-            failed,
-            hint="give this process credentials: Workload Identity, or gcloud auth application-default login",
-        )
-    if code is not None and 400 <= code < 500 and code not in (408, GONE, 429):
-        return StorageRefused(failed, hint="check THAW_STORAGE_URI and the settings of the bucket")
-    return StorageError(failed, hint=passing)
-
-
-def _is_out_of_reach(error: GoogleAuthError) -> bool:
-    """Whether no answer came from where credentials are had, in a cluster the metadata server: that passes."""
-    return error.retryable or isinstance(error, TransportError) or isinstance(error.__cause__, TransportError)
-
-
-def _status(error: BaseException) -> int | None:
-    if isinstance(error, api.GoogleAPICallError) and error.code is not None:
-        return int(error.code)
-    if isinstance(error, InvalidResponse):
-        return int(error.response.status_code)
-    return None
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, api.RetryError) and error.cause is not None:
-        return f"tried until the deadline, at last {_reason(error.cause)}"
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0][:300]}" if text else type(error).__name__

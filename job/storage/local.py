@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from job import scratch
-from job.errors import ObjectMissing, PreconditionFailed, StorageError
+from job.errors import ObjectDamaged, ObjectMissing, PreconditionFailed, StorageError
 from job.storage.protocol import MISSING, Digest, Observer, StoredObject, Unobserved
 
 
@@ -49,6 +49,7 @@ class LocalStore:
     def upload(self, name: str, source: Path, *, if_generation: int) -> Digest:
         with self._explained("write", name), self._temporary(name) as (path, file):
             digest = _write(scratch.chunks(source), file)
+            self._verify(path, file, name, digest)
             self._publish(path, file, name, if_generation)
             return digest
 
@@ -117,6 +118,18 @@ class LocalStore:
             with contextlib.suppress(FileNotFoundError):
                 if time.time() - path.stat().st_mtime > self._ABANDONED_SECONDS:
                     path.unlink()
+
+    def _verify(self, path: Path, file: BinaryIO, name: str, sent: Digest) -> None:
+        """Read back what was written, before it has its name."""
+        file.flush()
+        with path.open("rb") as written:
+            digest = Digest(os.fstat(written.fileno()).st_size, hashlib.file_digest(written, "sha256").hexdigest())
+        if digest != sent:
+            raise ObjectDamaged(
+                f"{self.uri}/{name} is not what was sent: {digest.size} bytes with SHA-256 {digest.sha256[:12]}, "
+                f"expected {sent.size} bytes with {sent.sha256[:12]}",
+                hint="check the volume of THAW_STORAGE_URI, and start the run again: nothing is lost",
+            )
 
     def _publish(self, path: Path, file: BinaryIO, name: str, if_generation: int) -> int:
         """Make a complete temporary file the object, if the object is still of the expected generation."""

@@ -80,7 +80,10 @@ class ObjectStore(Protocol):
         ...
 
     def upload(self, name: str, source: Path, *, if_generation: int) -> Digest:
-        """Write a file of any size, under the same condition as `write`; the digest is of what was sent."""
+        """Write a file of any size, under the same condition as `write`, and verify that the store holds it.
+
+        Returns the file's digest. Raises ObjectDamaged when what the store holds is not the file.
+        """
         ...
 
     def download(self, name: str, target: Path) -> Digest:

@@ -8,11 +8,12 @@ from job.storage.local import LocalStore
 from job.storage.protocol import ObjectStore, Observer, Unobserved
 
 
-def open_store(uri: str, observer: Observer | None = None) -> ObjectStore:
+def open_store(uri: str, *, observer: Observer | None = None, timeout_seconds: float = 60.0) -> ObjectStore:
     """The store of gs://bucket/prefix, file:///dir, or a path.
 
-    Nothing is asked of the store yet, but for the credentials of a bucket. `observer` hears of every request. Raises
-    InvalidSettings for a scheme that has no store, StorageRefused when there are no credentials.
+    `observer` hears of every request. A small request to a bucket that gets no answer in `timeout_seconds` is sent
+    again. Nothing is asked of the store yet, but for the credentials of a bucket. Raises InvalidSettings for a scheme
+    that has no store, StorageRefused when there are no credentials.
     """
     observer = observer or Unobserved()
     if "://" not in uri:
@@ -24,7 +25,9 @@ def open_store(uri: str, observer: Observer | None = None) -> ObjectStore:
         # Imported here: it takes most of a second, and only runs on a bucket need it.
         from job.storage.gcs import GcsStore
 
-        return GcsStore(bucket=parts.netloc, prefix=parts.path.strip("/"), observer=observer)
+        return GcsStore(
+            bucket=parts.netloc, prefix=parts.path.strip("/"), observer=observer, timeout_seconds=timeout_seconds
+        )
     raise InvalidSettings(
         f"{uri!r}: there is no store for {parts.scheme}://", hint="give gs://bucket/prefix, file:///dir, or a path"
     )

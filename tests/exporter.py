@@ -1,0 +1,156 @@
+"""Every series of the table, as a run would export it: for tests of what reads them.
+
+A `SeriesOfARun` is well: it trains, steps, commits and asks the store. A sick one has what alerts are for.
+"""
+
+import itertools
+import math
+import time
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any, Self
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, start_http_server
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from job.metrics.table import OUTCOME, PHASES, SERIES, TRAINING_PHASES, Series
+
+KINDS: dict[str, Any] = {"counter": Counter, "gauge": Gauge, "histogram": Histogram}
+DAY = 86400.0
+LABELS = {
+    "phase": TRAINING_PHASES,
+    "split": ("train", "validation"),
+    "operation": ("read", "write"),
+    "code": ("200", "503"),
+    "device": ("GPU:0",),
+    "stat": ("current", "peak"),
+    "path": ("/work",),
+}
+"""Values of labels whose values are not known from the start; others have their own name as the value."""
+
+VALUES = {"thaw_info": 1.0, "thaw_exit_code": 0.0, "thaw_attempts": 2.0}
+"""Gauges that are not 0.5."""
+
+AGES = {
+    "thaw_last_success_timestamp_seconds": 3600.0,
+    "thaw_last_completion_timestamp_seconds": 3600.0,
+    "thaw_eta_timestamp_seconds": -60.0,
+    "thaw_last_step_timestamp_seconds": 1.0,
+    "thaw_checkpoint_last_commit_timestamp_seconds": 60.0,
+}
+"""How many seconds ago a timestamp is."""
+
+SICK_VALUES = {"thaw_loss": math.nan, "thaw_exit_code": 5.0}
+SICK_AGES = {
+    "thaw_last_success_timestamp_seconds": 9 * DAY,
+    "thaw_eta_timestamp_seconds": -DAY,
+    "thaw_last_step_timestamp_seconds": 2000.0,
+    "thaw_checkpoint_last_commit_timestamp_seconds": 4000.0,
+}
+
+
+class SeriesOfARun(Collector):
+    """Answers each scrape with counters that have gone on, as fast as `speeds` say for each second, else 0.1."""
+
+    def __init__(self, *, sick: bool = False) -> None:
+        self._registry = CollectorRegistry()
+        self._values = VALUES | (SICK_VALUES if sick else {})
+        self._ages = AGES | (SICK_AGES if sick else {})
+        self._sick = sick
+        self._metrics = {series: _metric(series, self._registry) for series in SERIES}
+        ProcessCollector(registry=self._registry)
+        self._before = time.monotonic()
+
+    def collect(self) -> Iterator[Metric]:
+        now = time.monotonic()
+        seconds, self._before = now - self._before, now
+        for series, metric in self._metrics.items():
+            for labels in _label_values(series):
+                child = metric.labels(*labels) if series.labels else metric
+                if series.kind == "counter":
+                    child.inc(seconds * self._speed(series.name, labels))
+                elif series.kind == "histogram":
+                    child.observe(0.2)
+                else:
+                    child.set(self._value(series.name, labels))
+        yield from self._registry.collect()
+
+    def _value(self, name: str, labels: tuple[str, ...]) -> float:
+        if name == "thaw_phase":
+            return float(labels == ("head",))
+        if name in self._ages:
+            return time.time() - self._ages[name]
+        return self._values.get(name, 0.5)
+
+    def _speed(self, name: str, labels: tuple[str, ...]) -> float:
+        if name == "thaw_time_seconds_total":
+            return float(labels == ("recompute" if self._sick else "productive",))
+        if name in ("thaw_checkpoint_failures_total", "thaw_restores_total"):
+            return 10.0 * self._sick
+        if name == "thaw_data_wait_seconds_total":
+            # More than there can be: its alert looks at ten minutes, and a test has only seconds for them.
+            return 100.0 if self._sick else 0.01
+        return 0.1
+
+
+class SeriesOfAJob(Collector):
+    """What kube-state-metrics tells of a Job that has failed, and of one whose deadline is near."""
+
+    def __init__(self, *, namespace: str, failed: str, late: str) -> None:
+        self._registry = CollectorRegistry()
+        failure = Gauge("kube_job_failed", "", ("namespace", "job_name", "condition"), registry=self._registry)
+        failure.labels(namespace, failed, "true").set(1)
+        of_late = {
+            "kube_job_status_start_time": time.time() - 3300,
+            "kube_job_spec_active_deadline_seconds": 3600.0,
+            "kube_job_status_active": 1.0,
+        }
+        for name, value in of_late.items():
+            Gauge(name, "", ("namespace", "job_name"), registry=self._registry).labels(namespace, late).set(value)
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._registry.collect()
+
+
+class Exporter:
+    """Serves a collector on a free port of this machine."""
+
+    def __init__(self, collector: Collector) -> None:
+        self._registry = CollectorRegistry()
+        self._registry.register(collector)
+
+    def __enter__(self) -> Self:
+        self._server, self._thread = start_http_server(0, "127.0.0.1", self._registry)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+def outcome(**values: float) -> CollectorRegistry:
+    """What an attempt pushes at its end; keywords replace values."""
+    registry = CollectorRegistry()
+    for series in OUTCOME:
+        age = AGES.get(series.name)
+        usual = VALUES.get(series.name, 0.5) if age is None else time.time() - age
+        Gauge(series.name, series.help, registry=registry).set(values.get(series.name, usual))
+    return registry
+
+
+def _metric(series: Series, registry: CollectorRegistry) -> Any:
+    options = {"buckets": series.buckets} if series.buckets else {}
+    return KINDS[series.kind](series.name, series.help, series.labels, registry=registry, **options)
+
+
+def _label_values(series: Series) -> list[tuple[str, ...]]:
+    if series.name == "thaw_phase":
+        return [(phase,) for phase in PHASES]
+    if series.known or not series.labels:
+        return list(series.known) or [()]
+    return list(itertools.product(*(LABELS.get(label, (label,)) for label in series.labels)))

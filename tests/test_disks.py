@@ -1,0 +1,201 @@
+"""Real disks that are full, read-only, or another's: told by the path with the right exit code, and nothing is lost."""
+
+import contextlib
+import errno
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from job import events, scratch
+from job.errors import ExitCode, InvalidSettings, ScratchUnavailable, StorageError, ThawError
+from job.mirror import Fetching
+from job.storage import MISSING, LocalStore
+from tests.conftest import Recorder
+from tests.gcs_server import BUCKET, GcsServer
+from tests.runs import Small, Undisturbed, record_of, result_of, start
+
+NOBODY = 65534
+
+
+class Disk:
+    """A small file system of its own, in memory, with a folder that is there from the start."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.place = root / "place"
+        self._filler = root / "filler"
+        self._mount("-t", "tmpfs", "-o", "size=64m", "thaw-test")
+        self.place.mkdir()
+
+    def fill(self) -> None:
+        with self._filler.open("wb") as file, contextlib.suppress(OSError):
+            os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(self.root).free)
+        assert shutil.disk_usage(self.root).free < 4096
+
+    def make_read_only(self) -> None:
+        self._mount("-o", "remount,ro")
+
+    def mend(self) -> None:
+        self._mount("-o", "remount,rw")
+        self._filler.unlink(missing_ok=True)
+
+    def unmount(self) -> None:
+        subprocess.run(["umount", "--lazy", self.root], check=True)
+
+    def _mount(self, *options: str) -> None:
+        done = subprocess.run(["mount", *options, self.root], capture_output=True, text=True)
+        if done.returncode != 0:
+            raise OSError(done.stderr.strip())
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    (tmp_path / "disk").mkdir()
+    try:
+        disk = Disk(tmp_path / "disk")
+    except OSError as error:
+        pytest.skip(f"no disk can be mounted here, which takes root: {error}")
+    yield disk
+    disk.unmount()
+
+
+class HarmsAtACommit(Recorder):
+    """Does its harm right after the first commit."""
+
+    def __init__(self, harm: Callable[[], None]) -> None:
+        super().__init__()
+        self._harm = harm
+
+    def event(self, name: str, **facts: Any) -> None:
+        if name == events.COMMITTED and events.COMMITTED not in self.names():
+            self._harm()
+        super().event(name, **facts)
+
+
+HARMS = {
+    "full": (Disk.fill, errno.ENOSPC, "larger volume"),
+    "read-only": (Disk.make_read_only, errno.EROFS, ""),
+}
+
+
+@pytest.mark.parametrize("harm", ["full", pytest.param("read-only", marks=pytest.mark.slow)])
+def test_a_store_on_a_disk_that_fails_ends_a_run_with_44_and_loses_nothing(
+    disk: Disk, small: Small, undisturbed_run: Undisturbed, harm: str
+) -> None:
+    """What was committed stands; once the disk is mended, the run ends as if nothing had been."""
+    store, (do_harm, number, hint) = LocalStore(disk.place), HARMS[harm]
+    with pytest.raises(StorageError, match=f"{disk.place}.*{os.strerror(number)}") as caught:
+        start(small(), store, reader=HarmsAtACommit(lambda: do_harm(disk)))
+    assert caught.value.exit_code == ExitCode.STORAGE_UNAVAILABLE
+    assert "THAW_STORAGE_URI" in caught.value.hint
+    assert hint in caught.value.hint
+    assert [entry.step for entry in record_of(store).checkpoints] == [3]
+    disk.mend()
+    assert start(small(), store).of(events.RESTORED)[0]["step"] == 3
+    assert result_of(store) == result_of(undisturbed_run[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("harm", ["full", "read-only"])
+def test_temporary_files_on_a_disk_that_fails_end_a_run_with_44_and_lose_nothing(
+    disk: Disk, small: Small, store: LocalStore, undisturbed_run: Undisturbed, harm: str
+) -> None:
+    """Not the store is to blame, and the variable is named."""
+    do_harm, number, hint = HARMS[harm]
+    with pytest.raises(ScratchUnavailable, match=str(disk.place)) as caught:
+        start(small(cache_dir=disk.place), store, reader=HarmsAtACommit(lambda: do_harm(disk)))
+    assert os.strerror(number) in caught.value.message
+    assert caught.value.exit_code == record_of(store).attempts[-1].exit_code == ExitCode.STORAGE_UNAVAILABLE
+    assert "THAW_CACHE_DIR" in caught.value.hint
+    assert hint in caught.value.hint
+    disk.mend()
+    start(small(cache_dir=disk.place), store)
+    assert result_of(store) == result_of(undisturbed_run[0])
+
+
+def test_fetching_to_a_full_disk_is_told_and_goes_on_once_there_is_room(gcs: GcsServer, disk: Disk) -> None:
+    """What is complete stays, no half file has a name, and the room of the half is given back."""
+    weights = os.urandom(8 << 20)
+    for name in ("first.h5", "second.h5"):
+        gcs.put(name, weights, None)
+
+    def fetch(name: str) -> Path:
+        with scratch.folder(disk.place) as folder:
+            fetching = Fetching(disk.place, scratch=folder, reader=Recorder(), check_stop=lambda: None)
+            return fetching.weights(f"gs://{BUCKET}/{name}")
+
+    first = fetch("first.h5")
+    room = disk.root / "room"
+    room.write_bytes(bytes(4 << 20))
+    disk.fill()
+    room.unlink()
+    with pytest.raises(ScratchUnavailable, match=f"{disk.place}.*{os.strerror(errno.ENOSPC)}") as caught:
+        fetch("second.h5")
+    assert caught.value.exit_code == ExitCode.STORAGE_UNAVAILABLE
+    assert "THAW_CACHE_DIR" in caught.value.hint
+    assert sorted(path.name for path in disk.place.rglob("*.h5")) == ["first.h5"]
+    assert shutil.disk_usage(disk.root).free > 3 << 20
+    disk.mend()
+    assert fetch("second.h5").read_bytes() == first.read_bytes() == weights
+
+
+def test_a_cache_that_is_read_only_ends_with_2(disk: Disk) -> None:
+    """It was so before the run began: a setting to correct."""
+    disk.make_read_only()
+    with pytest.raises(InvalidSettings, match=r"THAW_CACHE_DIR=.*Read-only"), scratch.folder(disk.place):
+        pass
+
+
+@contextlib.contextmanager
+def as_somebody_else() -> Iterator[None]:
+    """Without root's right to write anywhere."""
+    is_root = os.geteuid() == 0
+    if is_root:
+        os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        if is_root:
+            os.seteuid(0)
+
+
+@pytest.fixture
+def not_ours(disk: Disk) -> Path:
+    """A folder that this user may read."""
+    disk.root.chmod(0o755)
+    disk.place.chmod(0o555)
+    for folder in disk.root.parents:
+        if folder.stat().st_mode & 0o005 != 0o005 and folder.owner() == disk.root.owner():
+            folder.chmod(folder.stat().st_mode | 0o005)
+    return disk.place
+
+
+def write_to_the_store(place: Path) -> None:
+    LocalStore(place).write("run.json", b"", if_generation=MISSING)
+
+
+def make_a_temporary_folder(place: Path) -> None:
+    with scratch.folder(place):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("act", "exit_code", "variable"),
+    [
+        (write_to_the_store, ExitCode.STORAGE_UNAVAILABLE, "THAW_STORAGE_URI"),
+        (make_a_temporary_folder, ExitCode.INVALID_SETTINGS, "THAW_CACHE_DIR"),
+    ],
+)
+def test_a_folder_of_another_user_is_told_with_the_way_out(
+    not_ours: Path, act: Callable[[Path], None], exit_code: ExitCode, variable: str
+) -> None:
+    """As for a pod that does not run as root."""
+    with pytest.raises(ThawError, match=f"{not_ours}.*{os.strerror(errno.EACCES)}") as caught, as_somebody_else():
+        act(not_ours)
+    assert caught.value.exit_code == exit_code
+    assert variable in caught.value.hint
