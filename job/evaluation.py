@@ -38,14 +38,19 @@ class Evaluation:
         return asdict(self)
 
 
+def forward_of(model: keras.Model) -> Callable[[np.ndarray], tf.Tensor]:
+    """The function from uint8 [b, s, s, 3], for any b, to logits float32 [b, 1 or k]; traced once."""
+    return tf.function(
+        lambda images: model(tf.cast(images, tf.float32), training=False),
+        input_signature=[tf.TensorSpec([None, *model.input_shape[1:]], tf.uint8)],
+    )
+
+
 def predict_logits(
     model: keras.Model, split: Split, *, batch_size: int, check_stop: Callable[[], None]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Logits float64 [n, 1 or k] and labels int64 [n] of every example of a split, in order."""
-    forward = tf.function(
-        lambda images: model(tf.cast(images, tf.float32), training=False),
-        input_signature=[tf.TensorSpec([None, *model.input_shape[1:]], tf.uint8)],
-    )
+    forward = forward_of(model)
     logits, labels = [], []
     for images, batch_labels in split.batches(batch_size):
         check_stop()
