@@ -2,7 +2,8 @@
 
 The handler for SIGTERM and SIGINT is installed before anything slow is imported: as process 1 of a container a
 signal without a handler is lost. The first signal asks the run to commit and leave; a second one, or the end of the
-grace period, ends the process at once, and the last commit stands.
+grace period, ends the process at once, and the last commit stands. Questions about runs have nothing to commit: a
+signal ends them wherever they are.
 """
 
 import contextlib
@@ -23,6 +24,9 @@ from job.progress import Progress
 if TYPE_CHECKING:
     from job.console import Console
     from job.settings import Settings
+
+QUESTIONS = frozenset({"plan", "status", "list", "predict"})
+"""The commands that change no run."""
 
 RESUME = "start the same run again to carry on"
 GRACE_USED = 0.9
@@ -85,11 +89,12 @@ class StopSignal:
 
 
 class Ending:
-    """How the process ends, for the log and for Kubernetes' termination message."""
+    """How the process ends, for the log and, unless it only answers a question, for Kubernetes' termination message."""
 
-    def __init__(self, environ: os._Environ[str]) -> None:
+    def __init__(self, *, writes_message: bool = False, path: str | None = None) -> None:
         self.progress = Progress()
-        self.path = environ.get("THAW_TERMINATION_LOG")
+        self.path = path
+        self._writes_message = writes_message
         self.console: Console | None = None
 
     def failed(self, error: Exception) -> int:
@@ -102,13 +107,16 @@ class Ending:
             facts = {"traceback": traceback.format_exc()}
         self.note(int(exit_code), reason, hint)
         if self.console is None:
-            print(f"error: {reason}" + (f"\nhint: {hint}" if hint else ""), file=sys.stderr)
+            rest = (f"{name}: {value}" for name, value in ({"hint": hint} | facts).items() if value)
+            print("\n".join([f"error: {reason}", *rest]), file=sys.stderr)
         else:
             self.console.failure(exit_code=int(exit_code), reason=reason, hint=hint, **facts)
         return exit_code
 
     def note(self, exit_code: int, reason: str, hint: str = "") -> None:
         """Write the termination message; that this cannot be done is no reason to end otherwise."""
+        if not self._writes_message:
+            return
         data = termination.message(exit_code=exit_code, reason=reason, hint=hint, progress=self.progress)
         problem = termination.write(Path(self.path).expanduser() if self.path else None, data)
         if problem is not None:
@@ -117,25 +125,54 @@ class Ending:
 
 def main(argv: Sequence[str]) -> int:
     """Carry out the command of flags and environment; returns the exit code."""
+    return _answer(argv) if argv and argv[0] in QUESTIONS else _carry_out(argv)
+
+
+def _answer(argv: Sequence[str]) -> int:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.default_int_handler)
+    # TensorFlow's C++ code has an error for every image that it cannot decode, which the answer says.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        from job import commands
+        from job.arguments import read_command
+
+        question = read_command(argv, os.environ)
+        assert isinstance(question, commands.Question)
+        return commands.answer(question)
+    except (KeyboardInterrupt, BrokenPipeError):
+        # Told to stop, by a signal or by a reader that has gone, as `| head` does.
+        return ExitCode.INTERRUPTED
+    except Exception as error:
+        return Ending().failed(error)
+
+
+def _carry_out(argv: Sequence[str]) -> int:
     stop = StopSignal()
     stop.install()
-    ending = Ending(os.environ)
+    ending = Ending(writes_message=True, path=os.environ.get("THAW_TERMINATION_LOG"))
     stop.on_leaving = lambda reason: ending.note(ExitCode.INTERRUPTED, reason, RESUME)
     # TensorFlow's C++ notes on start-up; its warnings and errors are kept.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
 
-    from job.command_line import read_command
+    from job import scratch
+    from job.arguments import Mirror, Run, read_command
     from job.console import Console
 
     try:
         command = read_command(argv, os.environ)
+        assert isinstance(command, Run | Mirror)
         settings = command.settings
         stop.grace_seconds = settings.grace_seconds
         ending.path = str(settings.termination_log) if settings.termination_log else None
         ending.console = Console(settings.log_format, ending.progress)
+        # Keras imports Matplotlib, which reads this then, and by default writes to a home that may not be writable.
+        os.environ.setdefault("MPLCONFIGDIR", str(scratch.place(settings.cache_dir) / "thaw-matplotlib"))
         stop.check()
-        if command.mirror_to is not None:
-            _mirror(settings, command.mirror_to, ending.console, stop)
+        if isinstance(command, Mirror):
+            from job import commands
+
+            commands.fill_mirror(command, reader=ending.console, check_stop=stop.check)
         else:
             _attempt(settings, ending.console, ending.progress, stop)
     except Exception as error:
@@ -165,12 +202,6 @@ def _attempt(settings: "Settings", console: "Console", progress: Progress, stop:
             progress=progress,
             check_stop=stop.check,
         )
-
-
-def _mirror(settings: "Settings", to: str, console: "Console", stop: StopSignal) -> None:
-    from job import mirror_command
-
-    mirror_command.fill(settings, to=to, reader=console, check_stop=stop.check)
 
 
 def leave(exit_code: int) -> NoReturn:

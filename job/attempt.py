@@ -17,7 +17,7 @@ from job.holder import Holder
 from job.ledger import by_stage
 from job.progress import Progress
 from job.record import RunRecord
-from job.report import summary
+from job.report.summary import summary
 from job.settings import Settings
 from job.storage import ObjectStore
 

@@ -1,14 +1,15 @@
 """Environment and flags -> Settings, or one message that lists every problem.
 
 pydantic-settings reads and checks the values. This room adds what it leaves out: names that nobody reads
-(a misspelt variable is otherwise ignored), empty values, and one answer to all problems at once.
+(a misspelt variable is otherwise ignored), empty values, one answer to all problems at once, and where each value
+came from.
 """
 
 import argparse
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, Literal, NoReturn, get_args
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
@@ -17,7 +18,7 @@ from pydantic_settings import CliSettingsSource
 
 from job.backbones import BACKBONES
 from job.errors import InvalidSettings
-from job.settings import PREFIX, Settings, checked_store, group_of, variable
+from job.settings import PREFIX, Settings, group_of, variable
 
 NOT_SETTINGS = frozenset({f"{PREFIX}TEST_DATA", f"{PREFIX}TEST_GCS"})
 """Variables of the test suite; a person who has exported them may still start a run."""
@@ -31,38 +32,40 @@ _RULES = {
 }
 
 
+Origin = Literal["default", "environment", "flag"]
+
+
 @dataclass(frozen=True)
-class Command:
-    """What the program was asked to do: one attempt at a run, or to fill a mirror."""
+class Resolved:
+    """Settings, the origin of each by field, and what the parser's own options were given."""
 
     settings: Settings
-    mirror_to: str | None = None
+    origins: Mapping[str, Origin]
+    options: argparse.Namespace
 
 
-def read_command(argv: Sequence[str], environ: Mapping[str, str]) -> Command:
-    """The command and its settings. Raises InvalidSettings, SystemExit(0) after `--help`."""
-    if list(argv[:1]) != ["mirror"]:
-        return Command(read_settings(argv, environ))
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--to", default="")
-    try:
-        namespace, rest = parser.parse_known_args(argv[1:])
-    except argparse.ArgumentError as error:
-        raise InvalidSettings(str(error), hint="python -m job mirror --to gs://bucket/prefix") from error
-    settings = read_settings(rest, environ)
-    if not namespace.to:
-        raise InvalidSettings(
-            "mirror: it is not said where to",
-            hint="python -m job mirror --to gs://bucket/prefix, with settings as flags",
+class Parser(argparse.ArgumentParser):
+    """Raises argparse.ArgumentError, where argparse would end the process."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(
+            formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=34, width=110),
+            exit_on_error=False,
+            allow_abbrev=False,
+            **options,
         )
-    try:
-        return Command(settings, mirror_to=checked_store(namespace.to))
-    except ValueError as error:
-        raise InvalidSettings(f"--to={namespace.to!r}: {error}") from error
+
+    def error(self, message: str) -> NoReturn:
+        raise argparse.ArgumentError(None, message)
 
 
 def read_settings(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
-    """The settings of flags over environment over defaults.
+    """The settings of flags over environment over defaults. Raises as `resolve` does."""
+    return resolve(argv, environ, Parser(prog="python -m job")).settings
+
+
+def resolve(argv: Sequence[str], environ: Mapping[str, str], parser: Parser) -> Resolved:
+    """Read flags over environment over defaults; `parser` may bring options of its own, which are no settings.
 
     `environ` is looked at for names and empty values; pydantic-settings reads the values themselves.
     Raises InvalidSettings with every problem found, SystemExit(0) after `--help`.
@@ -71,8 +74,9 @@ def read_settings(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
     settings: Settings | None = None
     source: CliSettingsSource[Any] | None = None
     given: Mapping[str, Any] = {}
+    options = argparse.Namespace()
     try:
-        source = _flags(argv, problems)
+        source = _flags(argv, parser, options, problems)
         given = source()
     except argparse.ArgumentError as error:
         problems.append(str(error))
@@ -85,42 +89,42 @@ def read_settings(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise InvalidSettings(
             f"{count} with the settings; nothing was started.\n" + "\n".join(f"  {line}" for line in problems),
-            hint="python -m job --help lists every setting with its unit and default",
+            hint=f"{parser.prog} --help lists every setting with its unit and default",
         )
-    return settings
+    return Resolved(settings, {field: _origin(field, given, environ) for field in Settings.model_fields}, options)
 
 
-def _flags(argv: Sequence[str], problems: list[str]) -> CliSettingsSource[Any]:
-    """The flags as a source of settings; unknown ones are appended to `problems`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m job",
-        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=34, width=110),
-        usage="python -m job [mirror --to URI] [settings]",
-        description="Fine-tune a pre-trained image classifier: one run, safe to start any number of times. "
-        "`mirror --to gs://bucket/prefix` puts its data and weights into object storage instead.",
-        epilog="Each flag is also an environment variable: --batch-size is THAW_BATCH_SIZE. Flags win. "
-        "Exit codes: 0 complete, 2 settings, 3 other run, 4 data or weights, 5 diverged, 6 quality gate, "
-        "42 interrupted, 43 superseded, 44 storage.",
-        exit_on_error=False,
-        allow_abbrev=False,
-    )
+def _origin(field: str, given: Mapping[str, Any], environ: Mapping[str, str]) -> Origin:
+    if field in given:
+        return "flag"
+    return "environment" if variable(field) in environ else "default"
+
+
+def _flags(
+    argv: Sequence[str], parser: Parser, options: argparse.Namespace, problems: list[str]
+) -> CliSettingsSource[Any]:
+    """The flags as a source of settings; the parser's own go to `options`, unknown ones to `problems`."""
     groups: dict[str, argparse._ArgumentGroup] = {}
+    fields = {_flag(field) for field in Settings.model_fields}
 
-    def add_argument(_: argparse._ActionsContainer, *names: str, **options: Any) -> argparse.Action:
+    def add_argument(_: argparse._ActionsContainer, *names: str, **settings: Any) -> argparse.Action:
         field = names[0].lstrip("-").replace("-", "_")
         group = group_of(field)
         container = groups.setdefault(group, parser.add_argument_group(group))
-        return container.add_argument(*names, **options | _help_of(field))
+        return container.add_argument(*names, **settings | _help_of(field))
 
     def parse(_: argparse.ArgumentParser, words: Sequence[str] | None = None) -> argparse.Namespace:
         namespace, unknown = parser.parse_known_args(words)
-        problems.extend(_problems_of_flags(unknown))
+        for name in [name for name in vars(namespace) if _flag(name) not in fields]:
+            setattr(options, name, vars(namespace).pop(name))
+        known = fields | {_flag(name) for name in vars(options)}
+        problems.extend(problems_of_words(unknown, known, "settings are given as --name value"))
         return namespace
 
     return CliSettingsSource(
         Settings,
         cli_parse_args=list(argv),
-        cli_prog_name="python -m job",
+        cli_prog_name=parser.prog,
         cli_kebab_case=True,
         cli_avoid_json=True,
         cli_hide_none_type=True,
@@ -131,14 +135,14 @@ def _flags(argv: Sequence[str], problems: list[str]) -> CliSettingsSource[Any]:
     )
 
 
-def _problems_of_flags(unknown: Sequence[str]) -> Iterator[str]:
-    flags = [_flag(field) for field in Settings.model_fields]
-    previous = ""
+def problems_of_words(unknown: Sequence[str], flags: Iterable[str], expected: str) -> Iterator[str]:
+    """What is wrong with the words that a parser did not know."""
+    candidates, previous = list(flags), ""
     for word in unknown:
         if word.startswith("-"):
-            yield f"{word}: no such flag{_nearest(word.partition('=')[0], flags)}"
+            yield f"{word}: no such flag{nearest(word.partition('=')[0], candidates)}"
         elif not previous.startswith("-"):
-            yield f"{word!r}: unexpected; settings are given as --name value"
+            yield f"{word!r}: unexpected; {expected}"
         previous = word
 
 
@@ -176,7 +180,7 @@ def _problems_of_names(environ: Mapping[str, str]) -> Iterator[str]:
             if name.startswith((f"{PREFIX}PORT", f"{PREFIX}SERVICE_")):
                 way_out = "; Kubernetes adds it for a Service: set enableServiceLinks: false in the pod"
             else:
-                way_out = _nearest(name.upper(), known)
+                way_out = nearest(name.upper(), known)
             yield f"{name}={value!r}: no such setting{way_out}"
         elif not value.strip():
             default = _default(Settings.model_fields[name.removeprefix(PREFIX).lower()])
@@ -199,14 +203,15 @@ def _problem_of_value(details: ErrorDetails, given: Mapping[str, Any]) -> str:
     else:
         rule = _RULES.get(kind, details["msg"].replace("Input should be", "must be"))
     choices: Sequence[str] = list(BACKBONES) if field == "backbone" else _choices(field)
-    return f"{shown}={str(details['input'])!r}: {rule}{_nearest(str(details['input']), choices)}"
+    return f"{shown}={str(details['input'])!r}: {rule}{nearest(str(details['input']), choices)}"
 
 
 def _choices(field: str) -> list[str]:
     return [choice for choice in get_args(Settings.model_fields[field].annotation) if isinstance(choice, str)]
 
 
-def _nearest(word: str, candidates: Sequence[str]) -> str:
+def nearest(word: str, candidates: Iterable[str]) -> str:
+    """The end of a sentence that proposes the candidate most like a word, or nothing when none is."""
     by_folded = {candidate.lower(): candidate for candidate in candidates}
     matches = difflib.get_close_matches(word.lower(), list(by_folded), n=1, cutoff=0.5)
     return f"; did you mean {by_folded[matches[0]]}?" if matches else ""

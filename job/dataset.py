@@ -36,12 +36,10 @@ def read_config(**options: Any) -> tfds.ReadConfig:
     return tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False, **options)
 
 
-def prepared_builder(dataset: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
+def find_builder(dataset: str, data_dir: str | None) -> tuple[tfds.core.DatasetBuilder, bool]:
+    """The builder of a data set, and whether its data is prepared. Raises DataUnavailable when it cannot be either."""
     place = data_dir or "~/tensorflow_datasets"
-    hint = (
-        f"either point THAW_DATA_DIR at a folder that holds {dataset} as prepared TFDS data, "
-        "or start where there is a network, which downloads it, or try `make demo`, whose data is built in"
-    )
+    hint = _hint(dataset)
     try:
         builder = tfds.builder(dataset, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as error:
@@ -53,6 +51,12 @@ def prepared_builder(dataset: str, data_dir: str | None) -> tfds.core.DatasetBui
         is_prepared = builder.is_prepared()
     if not is_prepared:
         _reach(builder, hint)
+    return builder, is_prepared
+
+
+def prepared_builder(dataset: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
+    """The builder of a data set whose data is prepared, now if not before. Raises DataUnavailable."""
+    builder, _ = find_builder(dataset, data_dir)
     try:
         with _without_tfds_chatter():
             builder.download_and_prepare()
@@ -61,9 +65,16 @@ def prepared_builder(dataset: str, data_dir: str | None) -> tfds.core.DatasetBui
         raise DataUnavailable(
             f"data set {builder.info.full_name} is not prepared in {builder.data_dir}, and cannot be downloaded: "
             f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
-            hint=hint,
+            hint=_hint(dataset),
         ) from error
     return builder
+
+
+def _hint(dataset: str) -> str:
+    return (
+        f"either point THAW_DATA_DIR at a folder that holds {dataset} as prepared TFDS data, "
+        "or start where there is a network, which downloads it, or try `make demo`, whose data is built in"
+    )
 
 
 @contextlib.contextmanager

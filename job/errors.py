@@ -6,7 +6,8 @@
     ├── InputError              4   data or weights are not what the run needs
     │   ├── DataUnavailable         the data set is not there and cannot be fetched
     │   ├── DataCorrupt             an example cannot be decoded
-    │   └── WeightsUnusable         weights are missing, unreadable, or not of this backbone
+    │   ├── WeightsUnusable         weights are missing, unreadable, or not of this backbone
+    │   └── RunUnavailable          a run that was asked about is not there, or not as far as that
     ├── TrainingDiverged        5   the loss or a weight stopped being a finite number
     ├── QualityGateMissed       6   the result is committed, and below the gate
     ├── Interrupted            42   told to stop; what was committed stands
@@ -81,6 +82,10 @@ class DataCorrupt(InputError):
 
 class WeightsUnusable(InputError):
     """The weights are missing, unreadable, or do not fit the backbone."""
+
+
+class RunUnavailable(InputError):
+    """There is no such run, or it does not have yet what was asked of it."""
 
 
 class TrainingDiverged(ThawError):

@@ -1,4 +1,4 @@
-"""Exact metrics of a model over a split, and predictions for a few of its images.
+"""Exact metrics of a model over a split.
 
 The model is the exported one, in float32: what is measured is what is shipped. Metrics are computed in float64
 from the logits of every example once, not averaged over batches.
@@ -18,6 +18,8 @@ from job.data import Split
 Z_95 = 1.959963984540054
 """The 97.5 % quantile of the normal distribution: 95 % lie within it on both sides."""
 
+NUM_CALIBRATION_BINS = 10
+
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
@@ -30,19 +32,25 @@ class Evaluation:
     auroc: float | None
     confusion: list[list[int]]
     per_class: list[dict[str, Any]]
+    calibration: dict[str, Any]
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def forward_of(model: keras.Model) -> Callable[[np.ndarray], tf.Tensor]:
+    """The function from uint8 [b, s, s, 3], for any b, to logits float32 [b, 1 or k]; traced once."""
+    return tf.function(
+        lambda images: model(tf.cast(images, tf.float32), training=False),
+        input_signature=[tf.TensorSpec([None, *model.input_shape[1:]], tf.uint8)],
+    )
 
 
 def predict_logits(
     model: keras.Model, split: Split, *, batch_size: int, check_stop: Callable[[], None]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Logits float64 [n, 1 or k] and labels int64 [n] of every example of a split, in order."""
-    forward = tf.function(
-        lambda images: model(tf.cast(images, tf.float32), training=False),
-        input_signature=[tf.TensorSpec([None, *model.input_shape[1:]], tf.uint8)],
-    )
+    forward = forward_of(model)
     logits, labels = [], []
     for images, batch_labels in split.batches(batch_size):
         check_stop()
@@ -89,7 +97,41 @@ def evaluate(logits: np.ndarray, labels: np.ndarray, class_names: Sequence[str])
             }
             for index, name in enumerate(class_names)
         ],
+        calibration=calibration(np.exp(log_probability), labels),
     )
+
+
+def calibration(probability: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """How far the probability of the predicted class is its accuracy: a reliability diagram and its one number.
+
+    `probability` is float64 [n, k], `labels` int64 [n]. Examples fall into bins of equal width by the probability of
+    their predicted class, lower edge excluded. The expected calibration error is the mean over the examples of
+    |accuracy - mean probability| of their bin (C. Guo et al., On calibration of modern neural networks, 2017, ICML,
+    equation 3; M. P. Naeini et al., 2015, AAAI).
+    """
+    confidence = probability.max(axis=1)
+    correct = probability.argmax(axis=1) == labels
+    bin_of = np.clip(np.ceil(confidence * NUM_CALIBRATION_BINS).astype(int) - 1, 0, NUM_CALIBRATION_BINS - 1)
+    bins, error = [], 0.0
+    for index in range(NUM_CALIBRATION_BINS):
+        inside = bin_of == index
+        num_examples, num_correct = int(inside.sum()), int(correct[inside].sum())
+        mean = accuracy = interval = None
+        if num_examples > 0:
+            mean, accuracy = float(confidence[inside].mean()), num_correct / num_examples
+            interval = wilson_interval(num_correct, num_examples)
+            error += abs(accuracy - mean) * num_examples / len(labels)
+        bins.append(
+            {
+                "low": index / NUM_CALIBRATION_BINS,
+                "high": (index + 1) / NUM_CALIBRATION_BINS,
+                "num_examples": num_examples,
+                "mean_probability": mean,
+                "accuracy": accuracy,
+                "accuracy_interval": interval,
+            }
+        )
+    return {"expected_calibration_error": error, "bins": bins}
 
 
 def wilson_interval(num_correct: int, num_examples: int) -> tuple[float, float]:
@@ -114,22 +156,6 @@ def auroc(scores: np.ndarray, positive: np.ndarray) -> float | None:
     mean_ranks = (last_rank - (counts - 1) / 2)[inverse]
     rank_sum = float(mean_ranks[positive].sum())
     return (rank_sum - num_positive * (num_positive + 1) / 2) / (num_positive * num_negative)
-
-
-def sample_predictions(
-    logits: np.ndarray, labels: np.ndarray, class_names: Sequence[str], *, count: int
-) -> list[dict[str, Any]]:
-    """The first `count` examples with their label, prediction and probability."""
-    probability = probabilities(logits[:count])
-    return [
-        {
-            "index": index,
-            "label": class_names[labels[index]],
-            "predicted": class_names[row.argmax()],
-            "probability": float(row.max()),
-        }
-        for index, row in enumerate(probability)
-    ]
 
 
 def _log_softmax(logits: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ Every source gives the same bytes for the same index: how images are kept is no 
 """
 
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Literal, Protocol
@@ -29,6 +30,15 @@ def decode(encoded: tf.Tensor, image_size: int) -> tf.Tensor:
     image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
     resized = tf.image.resize(image, (image_size, image_size), method="bilinear")
     return tf.saturate_cast(tf.round(resized), tf.uint8)
+
+
+def decode_bytes(encoded: bytes, image_size: int) -> np.ndarray:
+    """The same, of bytes at hand. Raises ValueError, which says why, when they are no image."""
+    try:
+        return np.asarray(decode(tf.constant(encoded), image_size).numpy())
+    except (tf.errors.InvalidArgumentError, tf.errors.ResourceExhaustedError) as error:
+        reason = re.sub(r"\{\{.*?\}\} | \[Op:\w+\].*", "", error.message).strip() or "no reason given"
+        raise ValueError(f"cannot be decoded: {reason.splitlines()[0]}") from error
 
 
 def allocate(shape: tuple[int, ...], cache: Literal["memory", "disk", "none"], cache_dir: Path) -> np.ndarray | None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from job.errors import Superseded
 from job.holder import Holder
-from job.record import RECORD_NAME, Attempt, RunRecord
+from job.record import RECORD_NAME, Attempt, Record, RunRecord
 from job.storage import ObjectStore
 
 MIN_POLL_SECONDS, MAX_POLL_SECONDS = 0.2, 5.0
@@ -62,8 +62,8 @@ def claim(
             return record
         if record.content.revision != seen:
             seen, seen_at = record.content.revision, time.monotonic()
-        held_seconds = _held_seconds(record, store, holder, unchanged_seconds=time.monotonic() - seen_at)
-        if held_seconds <= 0:
+        held = held_seconds(record.content, store, holder, unchanged_seconds=time.monotonic() - seen_at)
+        if held <= 0:
             try:
                 record.take(holder, lease_seconds=lease_seconds)
             except Superseded:
@@ -77,18 +77,26 @@ def claim(
         if not is_told:
             on_waiting(record.attempt, lease_seconds)
             is_told = True
-        _pause(min(held_seconds, lease_seconds / POLLS_IN_A_LEASE), check_stop)
+        _pause(min(held, lease_seconds / POLLS_IN_A_LEASE), check_stop)
 
 
-def _held_seconds(record: RunRecord, store: ObjectStore, holder: Holder, *, unchanged_seconds: float) -> float:
-    """For how long the run is still held by another; 0 when it may be taken.
+def held_seconds(
+    record: Record,
+    store: ObjectStore,
+    holder: Holder,
+    *,
+    name: str = RECORD_NAME,
+    unchanged_seconds: float = 0.0,
+) -> float:
+    """For how long the run is still held by another than `holder`; 0 when it may be taken.
 
-    Whatever its clock says, a record that was seen unchanged for the whole lease is nobody's.
+    The record was read from `name` in the store. Whatever its clock says, one that was seen unchanged for the whole
+    lease is nobody's.
     """
-    lease = record.content.lease
+    lease = record.lease
     if lease is None or lease.holder.must_yield_to(holder):
         return 0.0
-    return max(0.0, lease.seconds - max(store.age_seconds(RECORD_NAME), unchanged_seconds))
+    return max(0.0, lease.seconds - max(store.age_seconds(name), unchanged_seconds))
 
 
 def _pause(seconds: float, check_stop: Callable[[], None]) -> None:

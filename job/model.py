@@ -7,6 +7,7 @@ tests/test_model.py shows it.) This room builds, loads and exports; it does not 
 
 import contextlib
 import hashlib
+import math
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ import tensorflow as tf
 
 from job.augmentation import Flip, augment
 from job.backbones import BACKBONES, TINY, BackboneSpec
-from job.errors import WeightsUnusable
+from job.errors import InputError, WeightsUnusable
 
 
 class Classifier:
@@ -98,6 +99,21 @@ class Classifier:
             hasher.update(array.tobytes())
         return hasher.hexdigest()
 
+    def structure(self) -> list[dict[str, Any]]:
+        """Each layer from pixels to logits: its part, name, kind, output shape without the batch, and parameters."""
+        depth = self.backbone.output_shape[-1]
+        return [
+            _layer("input", "rescaling", "Rescaling", self.backbone.input_shape[1:]),
+            *(
+                _layer("backbone", layer.name, type(layer).__name__, layer.output.shape[1:], layer)
+                for layer in self.backbone.layers
+                if not isinstance(layer, keras.layers.InputLayer)
+            ),
+            _layer("head", "pooling", "GlobalAveragePooling2D", (depth,)),
+            _layer("head", "dropout", "Dropout", (depth,)),
+            _layer("head", self.head.name, type(self.head).__name__, (self.num_logits,), self.head),
+        ]
+
     def export(self, backbone_name: str) -> keras.Model:
         """A plain Keras model of the same weights: pixels 0..255 [b, s, s, 3] -> logits, in float32.
 
@@ -118,6 +134,44 @@ class Classifier:
         backbone.set_weights(self.backbone.get_weights())
         head.set_weights(self.head.get_weights())
         return model
+
+
+def _layer(
+    part: str, name: str, kind: str, output_shape: Sequence[int], layer: keras.layers.Layer | None = None
+) -> dict[str, Any]:
+    """A row of the structure; BatchNorm's statistics count as parameters that never train."""
+    trainable = sum(math.prod(weight.shape) for weight in layer.trainable_weights) if layer else 0
+    return {
+        "part": part,
+        "name": name,
+        "kind": kind,
+        "output_shape": list(output_shape),
+        "num_parameters": layer.count_params() if layer else 0,
+        "num_trainable": trainable,
+    }
+
+
+def load_exported(path: Path) -> keras.Model:
+    """The model that `Classifier.export` made. Raises InputError when the file is no such model."""
+    try:
+        model = keras.saving.load_model(path, compile=False)
+        model.get_layer("head")
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"the model cannot be loaded: {reason}", hint=f"load it with Keras {keras.__version__}"
+        ) from error
+    return model
+
+
+def digest_of_exported(model: keras.Model) -> str:
+    """What `Classifier.digest` gives of the same weights."""
+    (backbone,) = (layer for layer in model.layers if isinstance(layer, keras.Model))
+    spec = BackboneSpec(min_image_size=1, scale=(1.0,) * 3, offset=(0.0,) * 3)
+    parts = Classifier(
+        backbone=backbone, head=model.get_layer("head"), spec=spec, dropout=0.0, flip="none", rotation=0.0
+    )
+    return parts.digest()
 
 
 def build_classifier(

@@ -4,14 +4,13 @@ A run decides once: the first attempt's choice goes into the record, and every l
 whatever machine it finds itself.
 """
 
-from pathlib import Path
 from typing import Any, Literal
 
 import keras
 import tensorflow as tf
 
-# The CPU flags that mean a processor multiplies bfloat16 itself; elsewhere it is emulated, and slower than float32.
-NATIVE_BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
+from job import machine
+
 NATIVE_BFLOAT16_CAPABILITY = (8, 0)
 
 
@@ -43,7 +42,7 @@ def device_name() -> str:
         return ", ".join(
             str(tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)) for gpu in gpus
         )
-    return next((line.partition(":")[2].strip() for line in _cpu_info() if line.startswith("model name")), "CPU")
+    return machine.processor()
 
 
 def gpu_memory() -> dict[str, dict[str, dict[str, int]]]:
@@ -58,10 +57,4 @@ def _has_native_bfloat16() -> bool:
     if gpus:
         details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
         return all(detail.get("compute_capability", (0, 0)) >= NATIVE_BFLOAT16_CAPABILITY for detail in details)
-    flags = {flag for line in _cpu_info() if line.startswith(("flags", "Features")) for flag in line.split()}
-    return bool(flags & NATIVE_BFLOAT16_FLAGS)
-
-
-def _cpu_info() -> list[str]:
-    path = Path("/proc/cpuinfo")
-    return path.read_text().splitlines() if path.exists() else []
+    return machine.has_native_bfloat16()

@@ -5,7 +5,7 @@ Only this room touches the store, the record and the log; the rooms below take a
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,29 +14,25 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from job import events, numerics, report, tensorboard, training
-from job.artefacts import Artefacts, save, save_json
+from job import events, export, numerics, training
+from job.artefacts import Artefacts
 from job.checkpoint import Checkpoints
 from job.commits import Commits
 from job.data import Splits, load_splits
 from job.dataset import prepared_builder
 from job.errors import CheckpointDamaged, ExitCode, Interrupted, StorageError
-from job.evaluation import Evaluation, evaluate, predict_logits, sample_predictions
 from job.gate import missed_gate
 from job.ledger import by_category, by_stage, goodput
 from job.mirror import Fetching
 from job.model import Classifier, build_classifier
 from job.progress import Progress
 from job.record import CheckpointEntry, EpochResult, RunRecord
+from job.report.content import compose
+from job.results import Results, measure
 from job.settings import Phase, Settings
 from job.state import PhaseState
 from job.storage import ObjectStore
 from job.training import EpochDone, num_batches
-
-NUM_SAMPLE_PREDICTIONS = 16
-EVALUATION_BATCH_SIZE = 64
-
-MODEL, LABELS, REPORT, HISTORY = "model/model.keras", "model/labels.json", "report/report.json", "logs/history.json"
 
 Restored = tuple[CheckpointEntry, dict[str, np.ndarray]]
 
@@ -81,15 +77,9 @@ class Pipeline:
             for phase in self.phases_left():
                 self.train(phase, classifier, splits)
         exported = classifier.export(self.settings.backbone)
-        test, predictions = self.evaluate(exported, splits)
-        outcome = {
-            "test_accuracy": test.accuracy,
-            "test_accuracy_interval": test.accuracy_interval,
-            "test_loss": test.loss,
-            "model_sha256": classifier.digest(),
-        }
-        self.export(exported, outcome, test, predictions, splits)
-        self.finish(outcome)
+        results = self.evaluate(exported, classifier, splits)
+        self.export(exported, splits, results)
+        self.finish(results.outcome)
 
     def fetch(self) -> tuple[str | None, str]:
         """The local places of data and weights; what is not here is fetched or downloaded first."""
@@ -248,57 +238,47 @@ class Pipeline:
             self.reader.event(events.STEP_COMPILED, phase=done.phase, seconds=done.seconds, **numerics.gpu_memory())
         self.reader.step(done, state.totals.means)
 
-    def evaluate(self, exported: keras.Model, splits: Splits) -> tuple[Evaluation, list[dict[str, Any]]]:
-        """Metrics of the exported model over the test split, and predictions for its first images."""
+    def evaluate(self, exported: keras.Model, classifier: Classifier, splits: Splits) -> Results:
+        """Metrics of the exported model over the test split, and what can be shown of single images."""
         self.record.update(state="evaluate")
         with self.progress.entering("evaluate", "evaluate"):
-            logits, labels = predict_logits(
-                exported, splits.test, batch_size=EVALUATION_BATCH_SIZE, check_stop=self.check_stop
-            )
-            test = evaluate(logits, labels, splits.class_names)
-            training.check_finite(test.loss, "over the test split")
-            predictions = sample_predictions(logits, labels, splits.class_names, count=NUM_SAMPLE_PREDICTIONS)
+            results = measure(exported, classifier, splits, seed=self.settings.seed, check_stop=self.check_stop)
+        test = results.test
         self.reader.event(events.EVALUATED, accuracy=test.accuracy, loss=test.loss, num_examples=test.num_examples)
-        return test, predictions
+        return results
 
-    def export(
-        self,
-        exported: keras.Model,
-        outcome: dict[str, Any],
-        test: Evaluation,
-        predictions: list[dict[str, Any]],
-        splits: Splits,
-    ) -> None:
-        """Write the model, its labels and the report; a later attempt writes them again, the same."""
-        artefacts = Artefacts(self.store, self.record, names=(MODEL, LABELS, REPORT, HISTORY, *tensorboard.NAMES))
+    def export(self, exported: keras.Model, splits: Splits, results: Results) -> None:
+        """Write model, logs and report; a later attempt writes them again, the same."""
+        artefacts = Artefacts(self.store, self.record, names=export.NAMES)
         self.record.update(state="export")
         with self.progress.entering("export", "export"):
-            model = save(exported.save, self.scratch / "model.keras")
+            self.write(artefacts, export.model_files(exported, splits.class_names, self.scratch))
+            self.write(artefacts, export.log_files(self.commits.history, self.scratch))
+            content = self.compose_report(results)
+            self.write(artefacts, export.report_files(content, results.gallery, self.scratch))
+        self.reader.event(events.EXPORTED, model=f"{self.store.uri}/{export.MODEL}")
+
+    def write(self, artefacts: Artefacts, files: Iterable[tuple[str, Path]]) -> None:
+        """Put files where readers expect them as they are made; a stop is honoured before each."""
+        for name, path in files:
             self.check_stop()
-            artefacts.write(MODEL, model)
-            self.check_stop()
-            artefacts.write(LABELS, save_json(list(splits.class_names), self.scratch / "labels.json"))
-            for name, path in tensorboard.event_files(self.commits.history, folder=self.scratch).items():
-                artefacts.write(name, path)
-            history = [epoch.model_dump(mode="json") for epoch in self.commits.history]
-            artefacts.write(HISTORY, save_json(history, self.scratch / "history.json"))
-        content = report.compose(
-            run_id=self.record.content.run_id,
-            fingerprint=self.record.content.fingerprint,
-            outcome=outcome,
-            test=test.as_json(),
-            predictions=predictions,
-            inputs=self.record.content.inputs,
+            artefacts.write(name, path)
+
+    def compose_report(self, results: Results) -> dict[str, Any]:
+        attempts = self.ledger.of_run()
+        return compose(
+            self.record.content,
+            self.settings,
+            outcome=results.outcome,
+            test=results.test.as_json(),
+            examples=results.gallery.examples,
+            layers=results.layers,
             history=self.commits.history,
-            durations=by_stage(self.ledger.of_run()),
-            time_seconds=by_category(self.ledger.of_run()),
-            goodput=goodput(self.ledger.of_run()),
-            num_attempts=self.record.attempt.number,
-            settings=self.settings.model_dump(mode="json"),
+            durations_seconds=by_stage(attempts),
+            time_seconds=by_category(attempts),
+            goodput_ratio=goodput(attempts),
             device=numerics.device_name(),
         )
-        artefacts.write(REPORT, save_json(content, self.scratch / "report.json"))
-        self.reader.event(events.EXPORTED, model=f"{self.store.uri}/{MODEL}")
 
     def finish(self, outcome: dict[str, Any]) -> None:
         exit_code = getattr(missed_gate(outcome, self.settings.min_test_accuracy), "exit_code", ExitCode.COMPLETE)

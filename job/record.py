@@ -273,28 +273,39 @@ class RunRecord:
         return (*self.content.attempts[:-1], closed)
 
 
-def _read(store: ObjectStore) -> tuple[Record, int] | None:
+def read(store: ObjectStore, name: str = RECORD_NAME) -> Record | None:
+    """What is recorded of a run; None when there is no record. Raises StorageError when it cannot be read as one.
+
+    `store` is the run's own place, unless `name` leads there from above.
+    """
+    found = _read(store, name)
+    return found[0] if found else None
+
+
+def _read(store: ObjectStore, name: str = RECORD_NAME) -> tuple[Record, int] | None:
     try:
-        stored = store.read(RECORD_NAME)
+        stored = store.read(name)
     except ObjectMissing:
         return None
-    return _parse(stored.data, store), stored.generation
+    return _parse(stored.data, f"{store.uri}/{name}"), stored.generation
 
 
 def _superseded(data: bytes, store: ObjectStore) -> Superseded:
-    winner = _parse(data, store).attempts[-1]
+    winner = _parse(data, f"{store.uri}/{RECORD_NAME}").attempts[-1]
     return Superseded(
         f"this attempt was superseded by attempt {winner.number} of {winner.holder}, started {winner.start:%FT%TZ}",
         hint="nothing is lost: the other attempt carries the run on",
     )
 
 
-def _parse(data: bytes, store: ObjectStore) -> Record:
+def _parse(data: bytes, uri: str) -> Record:
     try:
         return Record.model_validate_json(data)
     except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
         raise StorageError(
-            f"{store.uri}/{RECORD_NAME} is not a run record: {error.errors()[0]['msg']}",
+            f"{uri} is not a run record: {where + ': ' if where else ''}{first['msg']}",
             hint="if it was edited by hand, restore it; else give the run another THAW_RUN_ID",
         ) from error
 

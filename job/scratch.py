@@ -21,6 +21,11 @@ _PREFIX = "thaw-"
 _LOCK = ".alive"
 
 
+def place(cache_dir: Path | None) -> Path:
+    """Where temporary files go: THAW_CACHE_DIR, or the system's folder for them."""
+    return cache_dir or Path(tempfile.gettempdir())
+
+
 @contextlib.contextmanager
 def folder(cache_dir: Path | None) -> Iterator[Path]:
     """A folder of this process's own in `cache_dir` (by default the system's temporary one).
@@ -29,10 +34,10 @@ def folder(cache_dir: Path | None) -> Iterator[Path]:
     when the disk is full.
     """
     try:
-        place = cache_dir or Path(tempfile.gettempdir())
-        place.mkdir(parents=True, exist_ok=True)
-        _sweep(place)
-        path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=place))
+        parent = place(cache_dir)
+        parent.mkdir(parents=True, exist_ok=True)
+        _sweep(parent)
+        path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
         # Locked before it has its name: a sweep never sees it free.
         lock = (path / ".new").open("wb")
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -52,9 +57,9 @@ def folder(cache_dir: Path | None) -> Iterator[Path]:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _sweep(place: Path) -> None:
+def _sweep(parent: Path) -> None:
     """Remove the folders of processes that are no more."""
-    for lock in place.glob(f"{_PREFIX}*/{_LOCK}"):
+    for lock in parent.glob(f"{_PREFIX}*/{_LOCK}"):
         with contextlib.suppress(OSError), lock.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(lock.parent, ignore_errors=True)

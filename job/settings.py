@@ -48,7 +48,8 @@ _PHASES, _NUMERICS, _OPERATION = "phases", "numerics", "operation"
 Split = Annotated[str, Field(min_length=1)]
 
 
-def _checked_bucket(uri: str) -> str:
+def checked_bucket(uri: str) -> str:
+    """A gs:// URI without the slash at its end. Raises ValueError when it names no bucket."""
     if not re.match(r"^gs://[a-z0-9][a-z0-9._-]{1,220}[a-z0-9](/|$)", uri):
         raise ValueError("expected gs://bucket/prefix with a bucket of 3 to 222 lower-case characters")
     return uri.rstrip("/")
@@ -60,7 +61,7 @@ def checked_store(uri: str) -> str:
     if scheme not in ("", "file", "gs"):
         raise ValueError(f"{scheme}:// is not a store: expected gs://bucket/prefix, file:///dir, or a path")
     if scheme == "gs":
-        return _checked_bucket(uri)
+        return checked_bucket(uri)
     if scheme == "file" and not uri.startswith("file:///"):
         raise ValueError("expected an absolute path: file:///dir")
     return uri.rstrip("/") or "/"
@@ -200,7 +201,7 @@ class Settings(BaseSettings):
     @classmethod
     def _data_without_tilde(cls, place: str | None) -> str | None:
         if place is None or "://" in place:
-            return _checked_bucket(place) if place else None
+            return checked_bucket(place) if place else None
         return str(Path(place).expanduser())
 
     @field_validator("train_split", "validation_split", "test_split")
@@ -235,7 +236,7 @@ class Settings(BaseSettings):
     def _weights_exist_for_backbone(cls, weights: str, info: ValidationInfo) -> str:
         backbone = info.data.get("backbone")
         if "://" in weights:
-            return _checked_bucket(weights)
+            return checked_bucket(weights)
         if weights == "imagenet" and backbone and not BACKBONES[backbone].has_imagenet_weights:
             raise ValueError(f"there are no ImageNet weights of {backbone}: give a path, or none")
         return weights

@@ -354,8 +354,15 @@ class Handler(BaseHTTPRequestHandler):
     def _list(self, prefix: str, query: dict[str, str], body: bytes) -> Any:
         with self.server_state.lock:
             names = sorted(name for name in self.server_state.objects if name.startswith(prefix))
+        delimiter, length = query.get("delimiter"), len(prefix)
+        if delimiter:
+            names = sorted({name[:length] + "".join(name[length:].partition(delimiter)[:2]) for name in names})
         begin = int(query.get("pageToken", 0))
-        content: dict[str, Any] = {"items": [{"name": name} for name in names[begin : begin + PAGE_SIZE]]}
+        page = names[begin : begin + PAGE_SIZE]
+        folders = [name for name in page if delimiter and name.endswith(delimiter)]
+        content: dict[str, Any] = {"items": [{"name": name} for name in page if name not in folders]}
+        if folders:
+            content["prefixes"] = folders
         if begin + PAGE_SIZE < len(names):
             content["nextPageToken"] = str(begin + PAGE_SIZE)
         return self._json(content)

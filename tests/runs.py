@@ -59,9 +59,12 @@ def start(
     *,
     reader: Recorder | None = None,
     check_stop: Callable[[], None] = never,
+    progress: Progress | None = None,
 ) -> Recorder:
     reader = reader or Recorder()
-    attempt.make(settings, store=store, holder=HOLDER, reader=reader, progress=Progress(), check_stop=check_stop)
+    attempt.make(
+        settings, store=store, holder=HOLDER, reader=reader, progress=progress or Progress(), check_stop=check_stop
+    )
     return reader
 
 

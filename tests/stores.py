@@ -50,6 +50,9 @@ class MemoryStore:
         self.read(name)
         return self.now() - self.written_at[name]
 
+    def folders(self) -> list[str]:
+        return sorted({name.partition("/")[0] for name in self.objects if "/" in name})
+
     def list(self, prefix: str) -> list[str]:
         return sorted(name for name in self.objects if name.startswith(prefix))
 

@@ -1,6 +1,7 @@
 """The README says what the code says."""
 
 import re
+import tomllib
 
 import pytest
 
@@ -11,6 +12,7 @@ from job.settings import Settings, changes_result, variable
 from tests.conftest import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text()
+ARCHITECTURE = (REPOSITORY / "docs/architecture.md").read_text()
 
 
 @pytest.mark.parametrize("field", list(Settings.model_fields))
@@ -76,3 +78,24 @@ def test_the_lock_files_name_no_host() -> None:
     assert [path.stem for path in locks] == ["cpu", "dev", "gpu"]
     for path in locks:
         assert not re.search(r"https?://|--index-url|--find-links", path.read_text()), path.name
+
+
+def test_the_floors_in_the_architecture_are_those_that_lint_holds() -> None:
+    """From the door down to the errors."""
+    contracts = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    layers = [layer.replace("job.", "") for layer in contracts[0]["layers"]]
+    (drawn,) = re.findall(r"## The floors\n.*?\n\n((?: {4}[^\n]+\n)+)", ARCHITECTURE, re.DOTALL)
+    assert [re.split(r" {2,}", line.strip())[0] for line in drawn.splitlines()] == layers
+
+
+def test_every_file_that_the_architecture_names_is_there() -> None:
+    """Rooms, tests and manifests."""
+    named = set(re.findall(r"`((?:job|tests|k8s)/[\w./]+)`", ARCHITECTURE))
+    assert len(named) > 20
+    assert [name for name in sorted(named) if not (REPOSITORY / name).exists()] == []
+
+
+def test_pages_keep_to_their_length() -> None:
+    """A page that nobody reads to its end helps nobody."""
+    assert len(README.splitlines()) < 400
+    assert len(ARCHITECTURE.splitlines()) < 250

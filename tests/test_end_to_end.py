@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -98,7 +99,7 @@ def test_a_finished_run_is_answered_without_tensorflow(undisturbed: dict[str, An
     """It prints the outcome and ends with 0."""
     program = (
         "import sys; from job.__main__ import main; code = main([]); "
-        "sys.exit(99 if 'tensorflow' in sys.modules else code)"
+        "sys.exit(99 if {'tensorflow', 'matplotlib', 'jinja2'} & set(sys.modules) else code)"
     )
     done = subprocess.run(
         [sys.executable, "-c", program],
@@ -302,6 +303,41 @@ def test_a_run_on_a_bucket_survives_kills(
         assert process.returncode == (ExitCode.INTERRUPTED if number == signal.SIGTERM else -number)
     assert job(env=env).returncode == ExitCode.COMPLETE
     assert result_in(env, gcs) == result(undisturbed["env"])
+
+
+IMPORTS_SLOWLY = """
+import sys, time
+from importlib.abc import MetaPathFinder
+from job import __main__
+
+class Slow(MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "tensorflow":
+            time.sleep(6)
+
+sys.meta_path.insert(0, Slow())
+sys.exit(__main__.main([]))
+"""
+
+
+@pytest.mark.slow
+def test_a_lease_is_renewed_while_tensorflow_is_imported(environment: Environment) -> None:
+    """That takes longer than a short lease, on a slow disk."""
+    env = environment(lease_seconds=5, head_epochs=1, fine_tune_epochs=0)
+    with subprocess.Popen(
+        [sys.executable, "-c", IMPORTS_SLOWLY], env=env, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
+    ) as process:
+        wait_for(process, "run_claimed")
+        assert process.stdout is not None
+        revisions = [run_json(env)["revision"]]
+        next_event = threading.Thread(target=process.stdout.readline)
+        next_event.start()
+        while next_event.is_alive():
+            revisions.append(run_json(env)["revision"])
+            time.sleep(0.05)
+        process.communicate()
+    assert process.returncode == ExitCode.COMPLETE
+    assert len(set(revisions)) >= 3
 
 
 HANGS = """

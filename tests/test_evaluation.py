@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from job.evaluation import auroc, evaluate, probabilities, sample_predictions, wilson_interval
+from job.evaluation import auroc, calibration, evaluate, probabilities, wilson_interval
 
 
 def test_the_wilson_interval_has_the_published_values() -> None:
@@ -83,10 +83,32 @@ def test_huge_logits_do_not_overflow() -> None:
     assert probabilities(np.array([[1000.0, -1000.0, 0.0]])).tolist() == [[1.0, 0.0, 0.0]]
 
 
-def test_predictions_say_class_and_probability() -> None:
-    """Of the first images, in order."""
-    logits, labels = np.array([[0.0], [math.log(3)], [-5.0]]), np.array([0, 0, 0])
-    assert sample_predictions(logits, labels, ("cat", "dog"), count=2) == [
-        {"index": 0, "label": "cat", "predicted": "cat", "probability": 0.5},
-        {"index": 1, "label": "cat", "predicted": "dog", "probability": pytest.approx(0.75)},
-    ]
+def test_the_calibration_error_is_the_mean_gap_of_the_bins() -> None:
+    """Four at 0.9 of which three are right, two at 0.65 of which one is: (4 * 0.15 + 2 * 0.15) / 6, by hand."""
+    probability = np.array([[0.9, 0.1]] * 4 + [[0.35, 0.65]] * 2)
+    found = calibration(probability, np.array([0, 0, 0, 1, 1, 0]))
+    assert found["expected_calibration_error"] == pytest.approx(0.15)
+    filled = {row["low"]: row for row in found["bins"] if row["num_examples"]}
+    assert {low: (row["num_examples"], row["accuracy"]) for low, row in filled.items()} == {
+        0.6: (2, 0.5),
+        0.8: (4, 0.75),
+    }
+    assert filled[0.8]["mean_probability"] == pytest.approx(0.9)
+    low, high = filled[0.8]["accuracy_interval"]
+    assert low < 0.75 < high
+
+
+def test_a_bin_holds_its_upper_edge_and_all_examples_are_in_one() -> None:
+    """1.0 is in the last, and a bin without examples has no accuracy."""
+    found = calibration(np.array([[1.0, 0.0], [0.5, 0.5], [0.8, 0.2]]), np.array([0, 0, 0]))
+    assert [row["num_examples"] for row in found["bins"]] == [0, 0, 0, 0, 1, 0, 0, 1, 0, 1]
+    assert found["bins"][0]["accuracy"] is None
+
+
+@given(st.lists(st.tuples(st.floats(0.5, 1.0), st.booleans()), min_size=1, max_size=60))
+def test_the_calibration_error_is_a_distance(predictions: list[tuple[float, bool]]) -> None:
+    """0 to 1, whatever is predicted; each example is counted once."""
+    probability = np.array([[p, 1 - p] for p, _ in predictions])
+    found = calibration(probability, np.array([0 if right else 1 for _, right in predictions]))
+    assert 0 <= found["expected_calibration_error"] <= 1
+    assert sum(row["num_examples"] for row in found["bins"]) == len(predictions)

@@ -112,6 +112,19 @@ def test_a_forward_pass_changes_no_weight(images: np.ndarray) -> None:
     assert classifier.digest() == before
 
 
+@pytest.mark.parametrize("name", ["Tiny", "MobileNetV2"])
+def test_the_structure_counts_what_trains(name: str) -> None:
+    """Layer by layer, what the optimizer would be given; and every parameter, statistics included."""
+    classifier = build(backbone=name, image_size=32)
+    layers = classifier.structure()
+    for part in ("backbone", "head"):
+        trained = sum(int(np.prod(variable.shape)) for variable in classifier.trainable_variables((part,)))
+        assert sum(layer["num_trainable"] for layer in layers if layer["part"] == part) == trained
+    everything = classifier.named_variables(("backbone", "head")).values()
+    assert sum(layer["num_parameters"] for layer in layers) == sum(int(np.prod(weight.shape)) for weight in everything)
+    assert (layers[0]["output_shape"], layers[-1]["output_shape"]) == ([32, 32, 3], [1])
+
+
 def test_dropout_is_a_function_of_its_seed(images: np.ndarray) -> None:
     """The same seed drops the same features; no seed drops none."""
     classifier = build()

@@ -7,7 +7,7 @@ import keras
 import pytest
 import tensorflow as tf
 
-from job import numerics
+from job import machine, numerics
 
 INTEL = "model name\t: Some Xeon\nflags\t\t: fpu avx512f avx512_bf16 amx_bf16\n"
 OLD = "model name\t: Some Core\nflags\t\t: fpu avx2 avx512f\n"
@@ -19,7 +19,7 @@ ARM = "Features\t: fp asimd bf16 i8mm\n"
 )
 def test_auto_is_bfloat16_where_a_processor_has_it(monkeypatch: pytest.MonkeyPatch, cpu: str, precision: str) -> None:
     """By its flags; an unknown processor gets float32."""
-    monkeypatch.setattr(numerics, "_cpu_info", cpu.splitlines)
+    monkeypatch.setattr(machine, "_cpu_info", cpu.splitlines)
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda _: [])
     assert numerics.choose(precision="auto", xla="auto") == {"precision": precision, "xla": False}
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from job.backbones import BACKBONES
-from job.mirror_command import DATA, WEIGHTS
+from job.commands.mirror import DATA, WEIGHTS
 from job.settings import Settings
 from tests.conftest import REPOSITORY
 from tests.manifests import (

@@ -1,6 +1,9 @@
 """The run as a whole, in this process: what a complete run leaves, and the ways to set one up."""
 
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +52,10 @@ def test_the_store_holds_what_the_layout_promises_and_no_more(undisturbed_run: U
         "checkpoints/head-00000006",
     ]
     assert set(names) - set(checkpoints) == {
-        "model/labels.json", "model/model.keras", "report/report.json", "run.json", "logs/history.json",
+        "model/README.md", "model/labels.json", "model/model.keras",
+        "model/saved_model/fingerprint.pb", "model/saved_model/saved_model.pb",
+        "model/saved_model/variables/variables.data-00000-of-00001", "model/saved_model/variables/variables.index",
+        "report/index.html", "report/report.json", "run.json", "logs/history.json",
         *tensorboard.NAMES,
     }  # fmt: skip
     assert [entry.name for entry in record_of(store).checkpoints] == [
@@ -75,6 +81,62 @@ def test_the_report_has_sizes_history_results_and_provenance(undisturbed_run: Un
     assert {"thaw", "python", "tensorflow", "keras", "tensorflow-datasets"} <= provenance["versions"].keys()
     assert provenance["data"]["dataset"] == "two_shapes/1.0.0"
     assert len(provenance["backbone_sha256"]) == 64
+
+
+def test_the_page_is_of_the_same_run_and_shows_its_pictures(undisturbed_run: Undisturbed) -> None:
+    """12 training images, 4 of them with 5 variants, and the surest predictions."""
+    store, _, _ = undisturbed_run
+    html = store.read("report/index.html").data.decode()
+    report = json.loads(store.read("report/report.json").data)
+    surest = report["most_confident"]
+    assert html.count("<img ") == 12 + 4 * 6 + len(surest["right"]) + len(surest["wrong"])
+    assert f"<h1>{report['run_id']}</h1>" in html
+    assert report["outcome"]["model_sha256"] in html
+    assert report["test"]["calibration"]["expected_calibration_error"] > 0
+    assert {part["name"]: part["num_trainable"] for part in report["phases"]} == {"head": 129, "fine_tune": 190_161}
+
+
+def test_two_runs_with_the_same_weights_have_the_same_report_but_for_times(
+    small: Small, store: LocalStore, tmp_path: Path
+) -> None:
+    """Pictures, plots and numbers are functions of the result."""
+    other = LocalStore(tmp_path / "other")
+    for place in (store, other):
+        start(small(head_epochs=1, fine_tune_epochs=0), place)
+    first, second = (json.loads(place.read("report/report.json").data) for place in (store, other))
+    for report in (first, second):
+        for timed in ("durations_seconds", "time_seconds", "goodput_ratio", "attempts"):
+            del report[timed]
+        for epoch in report["history"]:
+            for timed in ("ended", "train_seconds", "validation_seconds", "images_per_second"):
+                del epoch[timed]
+    assert first == second
+    pages = [place.read("report/index.html").data.decode() for place in (store, other)]
+    drawn = [re.findall(r"data:image[^\"]+|<svg .+?</svg>", html, re.DOTALL) for html in pages]
+    assert drawn[0] == drawn[1]
+    assert len(drawn[0]) > 40
+    assert store.read("model/README.md").data == other.read("model/README.md").data
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", [0, 1])
+def test_the_code_in_the_model_card_works(undisturbed_run: Undisturbed, tmp_path: Path, block: int) -> None:
+    """As it is written, in the folder of the model, without this package: it names the class of an image."""
+    from tests.shapes import draw, encode
+
+    store, _, _ = undisturbed_run
+    for name in store.list("model/"):
+        path = tmp_path / name.removeprefix("model/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        store.download(name, path)
+    report = json.loads(store.read("report/report.json").data)
+    surest = report["most_confident"]["right"][0]
+    (tmp_path / "image.jpg").write_bytes(encode(draw((56 + surest["index"]) % 2, 56 + surest["index"])))
+    code = re.findall(r"```python\n(.+?)```", (tmp_path / "README.md").read_text(), re.DOTALL)[block]
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=True
+    )
+    assert done.stdout.split()[0] == surest["predicted"]
 
 
 def test_the_shipped_model_has_the_accuracy_that_the_outcome_says(undisturbed_run: Undisturbed, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from job.errors import (
     Superseded,
     TrainingDiverged,
 )
+from job.progress import Progress
 from job.record import RECORD_NAME
 from job.storage import LocalStore
 from tests.conftest import Recorder
@@ -202,6 +203,42 @@ def test_a_damaged_checkpoint_is_reported_and_the_run_ends_the_same(
     again = start(small(), store)
     assert [facts["checkpoint"] for facts in again.of(events.CHECKPOINT_DAMAGED)] == [newest]
     assert [(facts["phase"], facts["step"]) for facts in again.of(events.RESTORED)] == [("fine_tune", 3)]
+    assert result_of(store) == result_of(undisturbed_run[0])
+
+
+def test_when_every_checkpoint_is_damaged_the_run_begins_again_and_ends_the_same(
+    undisturbed_run: Undisturbed, small: Small, store: LocalStore
+) -> None:
+    """At the pre-trained weights; each one is named and kept."""
+    with pytest.raises(Crash):
+        start(small(), store, reader=CrashOn(events.COMMITTED, phase="fine_tune", step=3))
+    names = [entry.name for entry in record_of(store).checkpoints]
+    for name in names:
+        (store.root / name).write_bytes(b"damaged")
+    again = start(small(), store)
+    assert [facts["checkpoint"] for facts in again.of(events.CHECKPOINT_DAMAGED)] == names[::-1]
+    assert again.of(events.PHASE_STARTED)[0] == {"phase": "head", "epoch": 0, "step": 0}
+    assert result_of(store) == result_of(undisturbed_run[0])
+    assert all(store.read(name).data == b"damaged" for name in names)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["import", "data", "head", "fine_tune", "evaluate", "export"])
+def test_a_stop_is_honoured_in_every_stage_and_the_run_ends_the_same(
+    undisturbed_run: Undisturbed, small: Small, store: LocalStore, stage: str
+) -> None:
+    """Waiting and fetching are in test_end_to_end.py."""
+    progress = Progress()
+
+    def check_stop() -> None:
+        if progress.stage == stage:
+            raise Interrupted("told to stop")
+
+    with pytest.raises(Interrupted):
+        start(small(), store, check_stop=check_stop, progress=progress)
+    assert progress.stage == stage
+    assert [attempt.exit_code for attempt in record_of(store).attempts] == [42]
+    start(small(), store)
     assert result_of(store) == result_of(undisturbed_run[0])
 
 

@@ -149,6 +149,16 @@ def test_names_are_listed_by_prefix_and_sorted(store: ObjectStore) -> None:
     assert store.list("nothing/") == []
 
 
+def test_folders_are_the_first_parts_of_names(store: ObjectStore) -> None:
+    """Whatever they hold, and over more than one page of answers; objects at the top are none."""
+    runs = [f"run {number:02d}" for number in range(9)]
+    for run in runs:
+        for name in (f"{run}/run.json", f"{run}/model/labels.json"):
+            store.write(name, b"", if_generation=MISSING)
+    store.write("run 00.json", b"", if_generation=MISSING)
+    assert store.folders() == runs
+
+
 def test_deleting_twice_is_success(store: ObjectStore) -> None:
     """That it is already gone is what was wanted."""
     store.write("a", b"", if_generation=MISSING)

@@ -141,6 +141,18 @@ class GcsStore:
         written = self._reloaded(name).updated.timestamp()
         return max(0.0, time.time() + self._clock_skew_seconds - written)
 
+    def folders(self) -> list[str]:
+        def ask() -> list[str]:
+            pages = self._client.list_blobs(
+                self._bucket, prefix=self._prefix, delimiter="/", fields="prefixes,nextPageToken", **self._options
+            )
+            # The prefixes are complete once every page has been read.
+            for _ in pages:
+                pass
+            return sorted(prefix.removeprefix(self._prefix).rstrip("/") for prefix in pages.prefixes)
+
+        return self._ask("list", "", ask)
+
     def list(self, prefix: str) -> list[str]:
         def ask() -> list[str]:
             blobs = self._client.list_blobs(

@@ -65,6 +65,10 @@ class LocalStore:
         with self._explained("read", name):
             return max(0.0, time.time() - self._path(name).stat().st_mtime)
 
+    def folders(self) -> list[str]:
+        with self._explained("list", ""), os.scandir(self.root) as entries:
+            return sorted(entry.name for entry in entries if entry.is_dir())
+
     def list(self, prefix: str) -> list[str]:
         folder = self._path(prefix.rpartition("/")[0]) if "/" in prefix else self.root
         with self._explained("list", prefix):

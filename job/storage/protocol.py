@@ -98,6 +98,13 @@ class ObjectStore(Protocol):
         """Seconds since the object was last written, by the clock of the store. Raises ObjectMissing."""
         ...
 
+    def folders(self) -> list[str]:
+        """The first parts of the names that have a second one, sorted; it costs what they are, not what they hold.
+
+        One that holds nothing any more may be among them.
+        """
+        ...
+
     def list(self, prefix: str) -> list[str]:
         """The names that begin with `prefix`, sorted."""
         ...

@@ -1,0 +1,60 @@
+"""How answers are written: a table for a person, JSON for a program; always on standard output."""
+
+import json
+import sys
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+WIDTH_ELSEWHERE = 200
+"""Columns where there is no terminal: rich would fold at 80."""
+
+
+COLORS = {
+    "done": "green", "running": "cyan", "stopped": "yellow", "killed": "yellow", "failed": "red", "damaged": "red",
+}  # fmt: skip
+"""Of what became of a run."""
+
+
+class Paper(Console):
+    """Standard output for tables. Raises BrokenPipeError when nobody reads it, where rich ends the process."""
+
+    def __init__(self) -> None:
+        super().__init__(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else WIDTH_ELSEWHERE)
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
+def print_json(content: Any, *, indent: int | None = None) -> None:
+    """One document; on one line unless it is indented."""
+    print(json.dumps(content, indent=indent, allow_nan=False), flush=True)
+
+
+def plain(text: str, style: str = "") -> Text:
+    """A name from outside, which may hold anything: no markup, and nothing that moves the cursor."""
+    return Text("".join(char if char.isprintable() else _escaped(char) for char in text), style=style)
+
+
+def _escaped(char: str) -> str:
+    return char.encode("unicode_escape").decode()
+
+
+def duration(seconds: float) -> str:
+    """Two units are enough: 45 s, 3 min 20 s, 2 h 5 min, 4 d 1 h."""
+    whole = round(seconds)
+    for unit, length, smaller, part in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
+        if whole >= length:
+            rest = whole % length // part
+            return f"{whole // length} {unit}" + (f" {rest} {smaller}" if rest else "")
+    return f"{whole} s"
+
+
+def size(num_bytes: float) -> str:
+    """Bytes in the largest decimal unit that leaves a digit before the point."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if num_bytes < 1000:
+            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:.1f} TB"

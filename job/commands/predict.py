@@ -1,0 +1,158 @@
+"""`python -m job predict`: label and probability of images, by the model of a finished run.
+
+An image is decoded and resized as training does, and the model is the one whose metrics the report has: an image of the
+test split gets the probability that the report gives it. Images are taken a batch at a time, so there may be any
+number of them.
+"""
+
+import itertools
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from io import BufferedReader
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+from rich.table import Table
+
+from job import evaluation, image_files, images, model, scratch
+from job.arguments import Predict
+from job.commands.output import Paper, plain, print_json
+from job.commands.runs import recorded
+from job.errors import ExitCode, InputError, InvalidSettings, ObjectMissing, RunUnavailable
+from job.export import LABELS, MODEL
+from job.image_files import Unreadable
+from job.record import Record
+from job.storage import ObjectStore, open_store
+
+NUM_THREADS = 4
+
+Labelled = tuple[str, float] | str
+"""Label and probability of an image, or why there are none."""
+
+
+class Labeller:
+    """The model of a run and the names of its classes."""
+
+    def __init__(self, model_file: Path, class_names: Sequence[str], *, weights_sha256: str) -> None:
+        """Raises InputError unless the file holds the model that the run ended with, of that many classes."""
+        network = model.load_exported(model_file)
+        digest = model.digest_of_exported(network)
+        if digest != weights_sha256:
+            raise InputError(
+                f"{MODEL} is not the model that the run ended with: its weights have SHA-256 {digest[:12]}, "
+                f"expected {weights_sha256[:12]}",
+                hint="restore the object, or train the run again under another THAW_RUN_ID",
+            )
+        num_classes = max(2, network.output_shape[-1])
+        if len(class_names) != num_classes:
+            raise InputError(f"{LABELS} has {len(class_names)} names, and the model tells {num_classes} classes apart")
+        self.class_names = class_names
+        self._forward = evaluation.forward_of(network)
+        self.image_size = int(network.input_shape[1])
+
+    def label(self, batch: np.ndarray) -> list[tuple[str, float]]:
+        """Label and probability of each of uint8 [b, s, s, 3]."""
+        probabilities = evaluation.probabilities(self._forward(batch).numpy().astype(np.float64))
+        return [(self.class_names[row.argmax()], float(row.max())) for row in probabilities]
+
+
+def predict(question: Predict) -> ExitCode:
+    """Show a label for each image. Raises RunUnavailable, InputError, StorageError; BAD_INPUT when some had none."""
+    store = open_store(question.run)
+    found = _finished(store)
+    with scratch.folder(question.cache_dir) as folder:
+        labeller = _labeller(store, found, folder)
+    paper = None if question.as_json or not sys.stdout.isatty() else Paper()
+    num_images, num_failed = 0, 0
+    paths = image_files.find(question.images, standard_input=_standard_input)
+    for batch in _labelled(paths, labeller, question.batch_size):
+        if paper is None:
+            for path, answer in batch:
+                print_json(_as_json(path, answer))
+        else:
+            paper.print(_as_table(batch, show_header=num_images == 0, labeller=labeller))
+        num_images += len(batch)
+        num_failed += sum(isinstance(answer, str) for _, answer in batch)
+    if num_images == 0:
+        raise InputError("no image was named on standard input", hint="give a path on each line")
+    if num_failed:
+        print(f"{num_failed} of {num_images} could not be read", file=sys.stderr)
+    return ExitCode.BAD_INPUT if num_failed else ExitCode.COMPLETE
+
+
+def _standard_input() -> BufferedReader:
+    if sys.stdin is None:
+        raise InvalidSettings("predict: - reads paths from standard input, which is closed", hint="name the images")
+    return cast(BufferedReader, sys.stdin.buffer)
+
+
+def _finished(store: ObjectStore) -> Record:
+    found = recorded(store)
+    if found.outcome is None:
+        raise RunUnavailable(
+            f"run {found.run_id!r} is not finished: it is in {found.state}, and has no model yet",
+            hint=f"python -m job status --run {store.uri}",
+        )
+    return found
+
+
+def _labeller(store: ObjectStore, found: Record, folder: Path) -> Labeller:
+    path = folder / "model.keras"
+    try:
+        class_names = json.loads(store.read(LABELS).data)
+        store.download(MODEL, path)
+    except ObjectMissing as error:
+        raise InputError(error.message, hint="restore it, or train the run again under another THAW_RUN_ID") from error
+    except ValueError as error:
+        raise InputError(f"{store.uri}/{LABELS} is not JSON: {error}") from error
+    assert found.outcome is not None
+    return Labeller(path, class_names, weights_sha256=found.outcome["model_sha256"])
+
+
+def _labelled(
+    paths: Iterator[str | Unreadable], labeller: Labeller, batch_size: int
+) -> Iterator[list[tuple[str, Labelled]]]:
+    """The answers in the order of the paths, a batch at a time."""
+
+    def load(path: str | Unreadable) -> np.ndarray | str:
+        if isinstance(path, Unreadable):
+            return path.reason
+        try:
+            return images.decode_bytes(image_files.read(path), labeller.image_size)
+        except ValueError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="decode") as executor:
+        while batch := list(itertools.islice(paths, batch_size)):
+            loaded = list(executor.map(load, batch))
+            pixels = [image for image in loaded if not isinstance(image, str)]
+            labels = iter(labeller.label(np.stack(pixels)) if pixels else ())
+            yield [
+                (path if isinstance(path, str) else path.path, image if isinstance(image, str) else next(labels))
+                for path, image in zip(batch, loaded, strict=True)
+            ]
+
+
+def _as_json(path: str, answer: Labelled) -> dict[str, str | float]:
+    if isinstance(answer, str):
+        return {"image": path, "error": answer}
+    label, probability = answer
+    return {"image": path, "label": label, "probability": probability}
+
+
+def _as_table(batch: Sequence[tuple[str, Labelled]], *, show_header: bool, labeller: Labeller) -> Table:
+    """The columns of every batch have the same width, so that batches read as one table."""
+    table = Table(box=None, show_header=show_header, header_style="bold", padding=(0, 2, 0, 0))
+    width = max(len("label"), *map(len, labeller.class_names))
+    table.add_column("label", width=width, no_wrap=True)
+    table.add_column("probability", width=len("probability"), justify="right")
+    table.add_column("image", overflow="fold")
+    for path, answer in batch:
+        if isinstance(answer, str):
+            table.add_row("", "", plain(f"{path}: {answer}", "red"))
+        else:
+            table.add_row(plain(answer[0]), f"{answer[1]:.4f}", plain(path))
+    return table

@@ -1,0 +1,63 @@
+"""What this machine has: processor, accelerators, memory, disk; read without TensorFlow.
+
+In a container memory is what its control group leaves, not what the host has.
+"""
+
+import shutil
+from pathlib import Path
+
+import psutil
+
+# The CPU flags that mean a processor multiplies bfloat16 itself; elsewhere it is emulated, and slower than float32.
+NATIVE_BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
+
+_CGROUPS = (
+    (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
+    (Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"), Path("/sys/fs/cgroup/memory/memory.usage_in_bytes")),
+)
+"""Limit and use of this container, of version 2 and 1 of the interface."""
+
+
+def processor() -> str:
+    """The name of the processor."""
+    return next((line.partition(":")[2].strip() for line in _cpu_info() if line.startswith("model name")), "CPU")
+
+
+def has_native_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 itself."""
+    flags = {flag for line in _cpu_info() if line.startswith(("flags", "Features")) for flag in line.split()}
+    return bool(flags & NATIVE_BFLOAT16_FLAGS)
+
+
+def accelerators(root: Path = Path("/proc/driver/nvidia/gpus")) -> list[str]:
+    """The names of the NVIDIA GPUs that the driver shows."""
+    names = []
+    for path in sorted(root.glob("*/information")):
+        lines = path.read_text(errors="replace").splitlines()
+        names += [line.partition(":")[2].strip() for line in lines if line.startswith("Model")]
+    return names
+
+
+def available_memory_bytes() -> int:
+    """Memory that this process may still take."""
+    available = psutil.virtual_memory().available
+    for limit, used in _CGROUPS:
+        try:
+            left = int(limit.read_text()) - int(used.read_text())
+        except (OSError, ValueError):
+            # No such control group, or no limit, which version 2 writes as a word.
+            continue
+        available = min(available, max(0, left))
+    return int(available)
+
+
+def free_disk_bytes(place: Path) -> int:
+    """Room on the disk of a folder, which need not be there yet."""
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    return shutil.disk_usage(place).free
+
+
+def _cpu_info() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.exists() else []

@@ -1,0 +1,114 @@
+"""What a run needs of memory and disk, estimated from its settings and the size of its data, before anything is loaded.
+
+In bytes, with n examples, images of s x s pixels, batches of b, and a backbone of p parameters that gives a values for
+each pixel of its input, over all its layers:
+
+    images      n * s^2 * 3                     decoded, as uint8
+    model       4 * p                           float32
+    checkpoint  3 * 4 * p                       in fine-tuning: weights and Adam's two moments
+    activations b * s^2 * a * 2 or 4            kept for the backward pass, in bfloat16 or float32
+
+    memory      1 GB for the libraries + images in memory + the model, its gradients and Adam's moments (4 * 4 * p)
+                + two checkpoints on their way into the store + activations
+    scratch     images on disk + a checkpoint + the exported model
+    storage     THAW_KEEP_CHECKPOINTS + 2 checkpoints + the exported model
+
+The head is left out: it is a thousandth of any backbone. tests/test_need.py holds the estimate against a run.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+LIBRARIES_BYTES = 1_000_000_000
+FLOAT32_BYTES = 4
+ARRAYS_OF_A_CHECKPOINT = 3
+ARRAYS_IN_TRAINING = 4
+CHECKPOINTS_UNDER_WAY = 2
+CHECKPOINTS_BESIDE_THE_KEPT = 2
+"""The last one of the phase before, and the next one before the oldest is pruned."""
+
+
+class Size(NamedTuple):
+    """Of a backbone without its top: parameters, and values of all layers for each pixel of the input."""
+
+    num_parameters: int
+    values_per_pixel: float
+
+
+SIZES = {
+    "Xception": Size(20_861_480, 689.0),
+    "InceptionV3": Size(21_802_784, 333.5),
+    "InceptionResNetV2": Size(54_336_736, 811.7),
+    "MobileNet": Size(3_228_864, 335.7),
+    "MobileNetV2": Size(2_257_984, 434.7),
+    "ResNet50V2": Size(23_564_800, 625.4),
+    "ResNet101V2": Size(42_626_560, 1_021.6),
+    "ResNet152V2": Size(58_331_648, 1_509.7),
+    "NASNetMobile": Size(4_269_716, 551.8),
+    "NASNetLarge": Size(84_916_818, 2_567.3),
+    "DenseNet121": Size(7_037_504, 995.0),
+    "DenseNet169": Size(12_642_880, 1_197.6),
+    "DenseNet201": Size(18_321_984, 1_540.4),
+    "EfficientNetV2B0": Size(5_919_312, 322.2),
+    "EfficientNetV2B1": Size(6_931_124, 427.0),
+    "EfficientNetV2B2": Size(8_769_374, 461.3),
+    "EfficientNetV2B3": Size(12_930_622, 576.0),
+    "EfficientNetV2S": Size(20_331_360, 836.5),
+    "EfficientNetV2M": Size(53_150_388, 1_357.9),
+    "EfficientNetV2L": Size(117_746_848, 2_392.2),
+    "MobileNetV3Small": Size(939_120, 106.7),
+    "MobileNetV3Large": Size(2_996_352, 307.4),
+    "ConvNeXtTiny": Size(27_820_128, 573.8),
+    "ConvNeXtSmall": Size(49_454_688, 924.8),
+    "ConvNeXtBase": Size(87_566_464, 1_231.0),
+    "ConvNeXtLarge": Size(196_230_336, 1_843.5),
+    "ConvNeXtXLarge": Size(348_147_968, 2_456.0),
+    "Tiny": Size(190_704, 25.5),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Need:
+    """Bytes; see the formulas above."""
+
+    images: int
+    model: int
+    checkpoint: int
+    activations: int
+    memory: int
+    scratch: int
+    storage: int
+
+
+def estimate(
+    *,
+    backbone: str,
+    num_examples: int,
+    image_size: int,
+    batch_size: int,
+    cache: Literal["memory", "disk", "none"],
+    value_bytes: int,
+    fine_tunes: bool,
+    keep_checkpoints: int,
+) -> Need:
+    """The need of a run; `value_bytes` is 2 in bfloat16 and 4 in float32."""
+    images = num_examples * image_size**2 * 3
+    size = SIZES[backbone]
+    model = FLOAT32_BYTES * size.num_parameters
+    # With a frozen backbone neither moments nor activations of it are kept, and a checkpoint has kilobytes.
+    trained = model if fine_tunes else 0
+    checkpoint = ARRAYS_OF_A_CHECKPOINT * trained
+    activations = int(batch_size * image_size**2 * size.values_per_pixel * value_bytes) if fine_tunes else 0
+    return Need(
+        images=images,
+        model=model,
+        checkpoint=checkpoint,
+        activations=activations,
+        memory=LIBRARIES_BYTES
+        + (images if cache == "memory" else 0)
+        + max(model, ARRAYS_IN_TRAINING * trained)
+        + CHECKPOINTS_UNDER_WAY * checkpoint
+        + activations,
+        scratch=(images if cache == "disk" else 0) + checkpoint + model,
+        storage=(keep_checkpoints + CHECKPOINTS_BESIDE_THE_KEPT) * checkpoint + model,
+    )

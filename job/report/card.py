@@ -1,0 +1,48 @@
+"""The model card: `model/README.md`, in the form that model hubs read (YAML front matter, then Markdown).
+
+It states no licence: those of the data and of the pre-trained weights bind, and neither is known here.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from markupsafe import Markup
+
+from job.report.plots import PHASE_TITLES
+from job.report.rendering import render
+
+
+def card(content: Mapping[str, Any]) -> str:
+    """The card of the model that a report's content describes."""
+    return render(
+        "model_card.md",
+        report=content,
+        front_matter=Markup(_front_matter(content)),
+        classes=[row["name"] for row in content["test"]["per_class"]],
+        num_parameters=sum(layer["num_parameters"] for layer in content["layers"]),
+        phase_titles=PHASE_TITLES,
+    )
+
+
+def _front_matter(content: Mapping[str, Any]) -> str:
+    """The card's metadata as JSON values by key, which YAML reads as they are."""
+    settings, dataset = content["settings"], content["provenance"]["data"]["dataset"]
+    metrics = [
+        {"type": "accuracy", "name": "Test accuracy", "value": content["outcome"]["test_accuracy"]},
+        {"type": "loss", "name": "Test loss", "value": content["outcome"]["test_loss"]},
+    ]
+    result = {
+        "task": {"type": "image-classification", "name": "Image classification"},
+        "dataset": {"type": settings["dataset"], "name": dataset, "split": settings["test_split"]},
+        "metrics": metrics,
+    }
+    values = {
+        "library_name": "keras",
+        "pipeline_tag": "image-classification",
+        "tags": ["image-classification", "keras", "tensorflow", "transfer-learning", settings["backbone"]],
+        "datasets": [settings["dataset"]],
+        "metrics": ["accuracy"],
+        "model-index": [{"name": content["run_id"], "results": [result]}],
+    }
+    return "\n".join(f"{key}: {json.dumps(value)}" for key, value in values.items())

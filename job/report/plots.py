@@ -1,0 +1,153 @@
+"""Plots as SVG inside a page: the same bytes for the same values, and legible on light and dark.
+
+Matplotlib draws in the colours of the light scheme; in the SVG each is a variable of the page's style sheet, which has
+another value in the dark. Text stays text, in the page's own font.
+"""
+
+import html
+import io
+import itertools
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+VARIABLES = {
+    "ink": "#17212b",
+    "muted": "#52616f",
+    "line": "#d5dde4",
+    "first": "#0b63a5",
+    "second": "#b4460f",
+}
+"""Colours of the light scheme, by their names in the style sheet."""
+
+PHASE_TITLES = {"head": "head", "fine_tune": "fine-tuning"}
+LABELS = {"train": "training", "validation": "validation"}
+
+# Fixed, so that no layout depends on the fonts that a machine happens to have.
+_MARGINS: dict[str, Any] = {"left": 0.165, "right": 0.955, "bottom": 0.15, "top": 0.86, "hspace": 0.12}
+_LEGEND: dict[str, Any] = {"loc": "upper right", "bbox_to_anchor": (0.985, 1.0), "borderaxespad": 0.2, "ncols": 2}
+
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "font.size": 10.5,
+    "text.color": VARIABLES["ink"],
+    "axes.labelcolor": VARIABLES["ink"],
+    "axes.edgecolor": VARIABLES["muted"],
+    "axes.facecolor": "none",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": VARIABLES["line"],
+    "grid.linewidth": 0.8,
+    "xtick.color": VARIABLES["muted"],
+    "ytick.color": VARIABLES["muted"],
+    "xtick.labelcolor": VARIABLES["ink"],
+    "ytick.labelcolor": VARIABLES["ink"],
+    "lines.linewidth": 2.0,
+    "lines.markersize": 5.0,
+    "legend.frameon": False,
+    "figure.facecolor": "none",
+}
+
+# Its notes on fonts and folders are not for the log of a run.
+logging.getLogger("matplotlib").setLevel(logging.ERROR)
+
+
+def learning_curve(history: Sequence[Mapping[str, Any]], quantity: str, *, description: str) -> str:
+    """`loss` or `accuracy` of training and validation after each epoch of both phases, as SVG."""
+    epochs = range(1, len(history) + 1)
+    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": quantity}):
+        figure = Figure(figsize=(5.0, 3.2))
+        axes = figure.subplots(gridspec_kw=_MARGINS)
+        for split, color, marker in (("train", "first", "o"), ("validation", "second", "s")):
+            values = [epoch[f"{split}_{quantity}"] for epoch in history]
+            axes.plot(
+                epochs, values, color=VARIABLES[color], marker=marker, label=LABELS[split], clip_on=False, zorder=3
+            )
+        axes.set_xlabel("epoch")
+        axes.set_ylabel("loss in nats" if quantity == "loss" else "accuracy")
+        axes.set_xlim(0.5, len(history) + 0.5)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        if quantity == "accuracy":
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None, symbol=" %"))
+            axes.set_ylim(top=1.0)
+        else:
+            axes.set_ylim(bottom=0.0)
+        _mark_phases(axes, [epoch["phase"] for epoch in history])
+        figure.legend(**_LEGEND)
+        return _as_svg(figure, quantity, description)
+
+
+def reliability_diagram(calibration: Mapping[str, Any], *, num_classes: int, description: str) -> str:
+    """Accuracy against probability, bin by bin, with 95 % intervals, over how many examples are in each; as SVG."""
+    bins = [row for row in calibration["bins"] if row["num_examples"]]
+    # The probability of the predicted class is never below that of a coin with a side for each class.
+    left = 0.5 if num_classes == 2 else 0.0
+    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": "reliability"}):
+        figure = Figure(figsize=(5.0, 4.2))
+        above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1), gridspec_kw=_MARGINS)
+        above.plot(
+            [0, 1],
+            [0, 1],
+            color=VARIABLES["muted"],
+            linestyle=(0, (4, 3)),
+            linewidth=1.2,
+            label="calibrated as it should be",
+        )
+        probability = [row["mean_probability"] for row in bins]
+        accuracy = [row["accuracy"] for row in bins]
+        low = [max(0.0, row["accuracy"] - row["accuracy_interval"][0]) for row in bins]
+        high = [max(0.0, row["accuracy_interval"][1] - row["accuracy"]) for row in bins]
+        above.errorbar(
+            probability, accuracy, yerr=(low, high), color=VARIABLES["first"], marker="o", linewidth=1.2, capsize=3,
+            label="this model", clip_on=False, zorder=3,
+        )  # fmt: skip
+        above.set_ylabel("accuracy")
+        above.set_ylim(0.0, 1.0)
+        above.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
+        below.bar(
+            [row["low"] for row in bins], [row["num_examples"] for row in bins], width=0.094, align="edge",
+            color=VARIABLES["first"],
+        )  # fmt: skip
+        below.set_ylabel("images")
+        below.set_xlabel("probability of the predicted class")
+        below.set_xlim(left, 1.0)
+        below.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
+        below.yaxis.set_major_locator(MaxNLocator(nbins=3, integer=True, min_n_ticks=1))
+        figure.legend(*above.get_legend_handles_labels(), **_LEGEND)
+        return _as_svg(figure, "reliability", description)
+
+
+def _mark_phases(axes: Axes, phases: Sequence[str]) -> None:
+    """Name the phase of each stretch of epochs, and draw a line where the backbone is unfrozen."""
+    first_epoch = 1
+    for index, (phase, epochs) in enumerate(itertools.groupby(phases)):
+        num_epochs = len(list(epochs))
+        if index > 0:
+            axes.axvline(first_epoch - 0.5, color=VARIABLES["muted"], linestyle=(0, (4, 3)), linewidth=1.2)
+        axes.annotate(
+            PHASE_TITLES.get(phase, phase), (first_epoch - 0.5 + num_epochs / 2, 1.0), xytext=(0, 4),
+            xycoords=axes.get_xaxis_transform(), textcoords="offset points", ha="center", color=VARIABLES["muted"],
+        )  # fmt: skip
+        first_epoch += num_epochs
+
+
+def _as_svg(figure: Figure, name: str, description: str) -> str:
+    """The SVG element alone, with identifiers of its own and a description for those who cannot see it."""
+    buffer = io.StringIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(buffer, format="svg", metadata=nothing)
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    # Several are in one page, where an identifier may be there only once.
+    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
+    for variable, color in VARIABLES.items():
+        svg = svg.replace(color, f"var(--{variable})")
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(description)}" ', 1)

@@ -1,0 +1,94 @@
+"""Templates to text: everything that is put into one is escaped, and a name that is missing is an error."""
+
+from collections.abc import Iterable
+from datetime import datetime
+from functools import cache
+from typing import Any
+
+import jinja2
+
+
+def render(template: str, **values: Any) -> str:
+    """Fill a template of this package."""
+    return _environment().get_template(template).render(**values)
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("job.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {filter_.__name__: filter_ for filter_ in FILTERS}
+    return environment
+
+
+def bare_percent(ratio: float) -> str:
+    """0.973 -> `97.3`; only all is shown as 100.0, and only none as 0.0."""
+    shown = 100.0 * ratio
+    return f"{min(max(shown, 0.1), 99.9) if 0.0 < ratio < 1.0 else shown:.1f}"
+
+
+def percent(ratio: float) -> str:
+    """0.973 -> `97.3 %`."""
+    return f"{bare_percent(ratio)} %"
+
+
+def share(ratio: float) -> str:
+    """0.973 -> `97 %`, 0.001 -> `< 1 %`."""
+    return "< 1 %" if 0.0 < ratio < 0.01 else f"{100.0 * ratio:.0f} %"
+
+
+def duration(seconds: float) -> str:
+    """`0.42 s`, `41.3 s`, `12 min 5 s`, `3 h 20 min`."""
+    if seconds < 1:
+        return f"{seconds:.2f} s"
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600:,} h {whole % 3600 // 60} min"
+
+
+def count(number: int) -> str:
+    """`20,863,529`."""
+    return f"{number:,}"
+
+
+def words(name: str) -> str:
+    """`fine_tune` -> `fine tune`."""
+    return name.replace("_", " ")
+
+
+def moment(iso: str | None) -> str:
+    """An ISO time as `2026-03-01 12:30:05`, in UTC as the record has it."""
+    return f"{datetime.fromisoformat(iso):%F %T}" if iso else ""
+
+
+def shape(sizes: Iterable[int]) -> str:
+    """`150 × 150 × 3`."""
+    return " × ".join(f"{size:,}" for size in sizes)
+
+
+def listed(names: Iterable[str], most: int = 20) -> str:
+    """`cat, dog`; after `most` of them, how many more there are."""
+    names = list(names)
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def setting(value: Any) -> str:
+    """A setting as it would be written into its variable."""
+    if value is None:
+        return "not set"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+FILTERS = (bare_percent, percent, share, duration, count, words, moment, shape, listed, setting)

@@ -1,0 +1,48 @@
+"""What a trained model comes to: measured over the test split, with what can be shown of single images."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+from job.data import Splits
+from job.evaluation import Evaluation, evaluate, predict_logits
+from job.gallery import Gallery, gather
+from job.model import Classifier
+from job.training import check_finite
+
+BATCH_SIZE = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """`outcome` is what the record keeps; `layers` the structure of the model."""
+
+    outcome: dict[str, Any]
+    test: Evaluation
+    gallery: Gallery
+    layers: list[dict[str, Any]]
+
+
+def measure(
+    exported: keras.Model, classifier: Classifier, splits: Splits, *, seed: int, check_stop: Callable[[], None]
+) -> Results:
+    """Measure the exported model, which has the weights of the classifier.
+
+    `check_stop` is called now and then, and raises to leave. Raises TrainingDiverged when the loss is not finite.
+    """
+    logits, labels = predict_logits(exported, splits.test, batch_size=BATCH_SIZE, check_stop=check_stop)
+    test = evaluate(logits, labels, splits.class_names)
+    check_finite(test.loss, "over the test split")
+    return Results(
+        outcome={
+            "test_accuracy": test.accuracy,
+            "test_accuracy_interval": test.accuracy_interval,
+            "test_loss": test.loss,
+            "model_sha256": classifier.digest(),
+        },
+        test=test,
+        gallery=gather(classifier, splits, logits=logits, labels=labels, seed=seed),
+        layers=classifier.structure(),
+    )

@@ -1,0 +1,99 @@
+"""Contents of reports as a run would compose them, from logits and epochs that a test chooses."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+from job.evaluation import evaluate
+from job.gallery import predictions, training_sample
+from job.record import Attempt, EpochResult, Record
+from job.report.content import compose
+from job.report.page import page
+from job.settings import Settings
+
+SIDE = 24
+
+
+def epoch(phase: str, number: int, **changes: float) -> EpochResult:
+    values = {
+        "train_loss": 0.5, "train_accuracy": 0.8, "validation_loss": 0.4, "validation_accuracy": 0.9,
+        "train_seconds": 3.0, "validation_seconds": 1.0, "images_per_second": 40.0,
+    }  # fmt: skip
+    ended = datetime(2026, 1, 2, 3, 5, tzinfo=UTC)
+    return EpochResult(phase=phase, epoch=number, step=3, ended=ended, **(values | changes))
+
+
+def content(
+    class_names: tuple[str, ...] = ("cat", "dog"),
+    *,
+    wrong: int = 3,
+    num_examples: int = 60,
+    history: tuple[EpochResult, ...] = (epoch("head", 0), epoch("fine_tune", 0)),
+    run_id: str = "run",
+    goodput_ratio: float = 0.75,
+    **settings: Any,
+) -> dict[str, Any]:
+    """A report over `num_examples` test images, of which the first `wrong` are taken for the next class."""
+    num_classes = len(class_names)
+    labels = np.arange(num_examples) % num_classes
+    predicted = np.where(np.arange(num_examples) < wrong, (labels + 1) % num_classes, labels)
+    sureness = 0.5 + np.random.default_rng(0).uniform(0, 6, (num_examples, 1))
+    logits = np.eye(num_classes)[predicted] * sureness
+    chosen = Settings(
+        **(
+            {"head_epochs": 1, "fine_tune_epochs": 1, "backbone": "Tiny", "weights": "none", "image_size": SIDE}
+            | settings
+        )
+    )
+    record = Record(
+        run_id=run_id, fingerprint="0123456789ab", settings=chosen.result_settings(),
+        attempts=(Attempt(number=1, holder="host", start=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)),),
+        inputs={
+            "data": {
+                "dataset": "shapes/1.0.0", "splits": {"train": 40, "validation": 16, "test": 60}, "sha256": "ab" * 32,
+            },
+            "backbone_sha256": "cd" * 32,
+            "arithmetic": {"precision": "float32", "xla": False},
+        },
+    )  # fmt: skip
+    test = evaluate(logits, labels, class_names)
+    sample = training_sample(np.arange(40) % num_classes, class_names, seed=0)
+    return compose(
+        record,
+        chosen,
+        outcome={
+            "test_accuracy": test.accuracy, "test_accuracy_interval": test.accuracy_interval, "test_loss": test.loss,
+            "model_sha256": "ef" * 32,
+        },
+        test=test.as_json(),
+        examples={"training_sample": sample, **predictions(logits, labels, class_names)},
+        history=history,
+        layers=[
+            {"part": "input", "name": "rescaling", "kind": "Rescaling", "output_shape": [24, 24, 3],
+             "num_parameters": 0, "num_trainable": 0},
+            {"part": "backbone", "name": "bn", "kind": "BatchNormalization", "output_shape": [12, 12, 8],
+             "num_parameters": 32, "num_trainable": 16},
+            {"part": "head", "name": "head", "kind": "Dense", "output_shape": [1],
+             "num_parameters": 9, "num_trainable": 9},
+        ],
+        durations_seconds={"head": 4.0, "fine_tune": 4.0},
+        time_seconds={"productive": 6.0, "compile": 2.0, "recompute": 0.0},
+        goodput_ratio=goodput_ratio,
+        device="a processor",
+    )  # fmt: skip
+
+
+def render(report: dict[str, Any]) -> str:
+    """The page of a report, with noise for pictures."""
+    rng = np.random.default_rng(0)
+
+    def noise(*shape: int) -> np.ndarray:
+        return rng.integers(0, 256, (*shape, SIDE, SIDE, 3), dtype=np.uint8)
+
+    surest = report["most_confident"]
+    training = noise(len(report["training_sample"]))
+    return page(
+        report, training=training, augmented=noise(min(4, len(training)), 5), right=noise(len(surest["right"])),
+        wrong=noise(len(surest["wrong"])),
+    )  # fmt: skip

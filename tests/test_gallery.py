@@ -1,0 +1,65 @@
+"""Which examples a report shows."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from job.data import load_splits
+from job.gallery import NUM_VARIANTS, gather, predictions, training_sample
+from tests.test_model import build
+
+
+def test_the_training_sample_has_every_class_in_turn() -> None:
+    """Also where one is rare; which of its examples, the seed decides."""
+    labels = np.array([0] * 50 + [1] * 40 + [2])
+    sample = training_sample(labels, ("a", "b", "c"), seed=0)
+    assert [row["label"] for row in sample] == ["a", "b", "c", *["a", "b"] * 4, "a"]
+    assert all("abc"[labels[row["index"]]] == row["label"] for row in sample)
+    assert len({row["index"] for row in sample}) == 12
+    assert sample == training_sample(labels, ("a", "b", "c"), seed=0)
+    assert sample != training_sample(labels, ("a", "b", "c"), seed=1)
+
+
+def test_a_small_split_is_shown_whole() -> None:
+    """Three images are three."""
+    assert len(training_sample(np.array([0, 1, 0]), ("a", "b"), seed=0)) == 3
+
+
+def test_predictions_say_class_and_probability() -> None:
+    """Of the first images, in order."""
+    logits, labels = np.array([[0.0], [math.log(3)]]), np.array([0, 0])
+    assert predictions(logits, labels, ("cat", "dog"))["predictions"] == [
+        {"index": 0, "label": "cat", "predicted": "cat", "probability": 0.5},
+        {"index": 1, "label": "cat", "predicted": "dog", "probability": pytest.approx(0.75)},
+    ]
+
+
+def test_the_surest_predictions_come_first_right_and_wrong_apart() -> None:
+    """Ties in the order of the split; an empty list where there is none."""
+    logits, labels = np.array([[1.0], [-3.0], [2.0], [3.0], [-4.0]]), np.array([1, 0, 0, 1, 1])
+    surest = predictions(logits, labels, ("cat", "dog"))["most_confident"]
+    assert [row["index"] for row in surest["right"]] == [1, 3, 0]
+    assert [row["index"] for row in surest["wrong"]] == [4, 2]
+    assert predictions(logits[:2], labels[:2], ("cat", "dog"))["most_confident"]["wrong"] == []
+
+
+def test_the_pictures_are_those_of_the_examples(prepared: Path, tmp_path: Path) -> None:
+    """Pixel by pixel; augmented ones differ from each other, and are the same each time."""
+    splits = load_splits(
+        dataset="two_shapes", data_dir=str(prepared), specs=("train[:40]", "train[40:56]", "train[56:80]"),
+        image_size=16, cache="memory", cache_dir=tmp_path, check_stop=lambda: None,
+    )  # fmt: skip
+    logits = np.linspace(-2, 2, 24)[:, None]
+    first, again = (gather(build(), splits, logits=logits, labels=splits.test.labels, seed=0) for _ in range(2))
+    for split, images, rows in (
+        (splits.train, first.training, first.examples["training_sample"]),
+        (splits.test, first.right, first.examples["most_confident"]["right"]),
+        (splits.test, first.wrong, first.examples["most_confident"]["wrong"]),
+    ):
+        ((pixels, _),) = split.batches(len(split))
+        np.testing.assert_array_equal(images, pixels.numpy()[[row["index"] for row in rows]])
+    assert first.augmented.shape == (4, NUM_VARIANTS, 16, 16, 3)
+    assert len({variant.tobytes() for variant in first.augmented[0]}) == NUM_VARIANTS
+    np.testing.assert_array_equal(first.augmented, again.augmented)

@@ -1,0 +1,211 @@
+"""Labels of images: the numbers of the report, whatever stands between the images."""
+
+import io
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import pytest
+from PIL import Image
+
+from job.arguments import Predict
+from job.commands import predict
+from job.errors import ExitCode, InputError, RunUnavailable
+from job.storage import LocalStore, open_store
+from tests.conftest import REPOSITORY, job
+from tests.gcs_server import BUCKET, GcsServer
+from tests.runs import Undisturbed, start
+from tests.shapes import draw, encode
+from tests.terminal import run_in_terminal
+
+FIRST_OF_TEST = 56
+"""The test split of the small run is train[56:80] of two_shapes, whose images tests/shapes.py draws."""
+
+
+@pytest.fixture(scope="module")
+def test_split(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The images of the small run's test split, as files."""
+    folder = tmp_path_factory.mktemp("images")
+    for index in range(24):
+        number = FIRST_OF_TEST + index
+        (folder / f"{index:02d}.png").write_bytes(encode(draw(number % 2, number)))
+    return folder
+
+
+@pytest.fixture
+def ask(undisturbed_run: Undisturbed, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, list[Any]]]:
+    """Exit code and lines of an answer, in this process."""
+
+    def ask_of(*images: str | Path, run: str | None = None, batch_size: int = 64) -> tuple[int, list[Any]]:
+        names = tuple(str(image) for image in images)
+        question = Predict(run or undisturbed_run[0].uri, names, batch_size, cache_dir=None, as_json=True)
+        code = predict.predict(question)
+        return int(code), [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+    return ask_of
+
+
+def standard_input(content: bytes) -> io.TextIOWrapper:
+    return io.TextIOWrapper(io.BufferedReader(io.BytesIO(content)))
+
+
+def reported(store: Any) -> list[tuple[str, float]]:
+    report = json.loads(store.read("report/report.json").data)
+    return [(entry["predicted"], pytest.approx(entry["probability"], abs=1e-6)) for entry in report["predictions"]]
+
+
+def answers(lines: list[Any]) -> list[tuple[str, float]]:
+    return [(line["label"], line["probability"]) for line in lines]
+
+
+def test_the_numbers_are_those_of_the_report(
+    ask: Callable[..., Any], undisturbed_run: Undisturbed, test_split: Path
+) -> None:
+    """Label and probability of the same images, from their files; whatever the batch."""
+    for batch_size in (64, 5):
+        code, lines = ask(test_split, batch_size=batch_size)
+        assert code == ExitCode.COMPLETE
+        assert [line["image"] for line in lines] == sorted(str(path) for path in test_split.iterdir())
+        assert answers(lines)[:16] == reported(undisturbed_run[0])
+
+
+def test_images_that_cannot_be_read_are_told_and_the_others_go_on(
+    ask: Callable[..., Any], undisturbed_run: Undisturbed, test_split: Path, tmp_path: Path
+) -> None:
+    """One line each, in order; the exit code says that not all were done."""
+    good = test_split / "00.png"
+    (tmp_path / "half.png").write_bytes(good.read_bytes()[:300])
+    (tmp_path / "text.jpg").write_text("no image")
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    names = [tmp_path / "half.png", good, tmp_path / "text.jpg", tmp_path / "nothing.jpg", tmp_path / "empty.jpg", good]
+    code, lines = ask(*names, batch_size=4)
+    assert code == ExitCode.BAD_INPUT
+    assert [line["image"] for line in lines] == [str(name) for name in names]
+    assert answers([lines[1], lines[5]]) == [reported(undisturbed_run[0])[0]] * 2
+    reasons = [line.get("error", "") for line in lines]
+    for index, expected in {0: "cannot be decoded", 2: "Unknown image file format", 3: "No such", 4: "empty"}.items():
+        assert expected in reasons[index]
+    assert ask(tmp_path / "half.png")[0] == ExitCode.BAD_INPUT
+
+
+@pytest.mark.parametrize("kind", ["BMP", "GIF", "JPEG", "PNG", "WEBP"])
+def test_every_format_that_training_decodes_is_taken(ask: Callable[..., Any], tmp_path: Path, kind: str) -> None:
+    """By its content: the name does not matter. Of any size."""
+    Image.fromarray(draw(0, 1)).resize((90, 41)).save(tmp_path / "image", kind)
+    code, (line,) = ask(tmp_path / "image")
+    assert (code, line["label"] in ("disc", "bar"), 0.5 <= line["probability"] <= 1) == (0, True, True)
+
+
+@pytest.mark.slow
+def test_a_run_of_three_classes_names_one_of_three(
+    ask: Callable[..., Any], small: Callable[..., Any], test_split: Path, tmp_path: Path
+) -> None:
+    """Its probability is above a third."""
+    store = LocalStore(tmp_path / "three")
+    start(small(dataset="three_shapes", head_epochs=1, fine_tune_epochs=0), store)
+    code, (line,) = ask(test_split / "00.png", run=store.uri)
+    assert code == ExitCode.COMPLETE
+    assert line["label"] in ("disc", "across", "down")
+    assert 1 / 3 <= line["probability"] <= 1
+
+
+def test_a_run_that_is_not_finished_is_refused(ask: Callable[..., Any], copied: Path, tmp_path: Path) -> None:
+    """As is one that is not there; both with the way on."""
+    with pytest.raises(RunUnavailable, match="there is no run") as caught:
+        ask("a.png", run=str(tmp_path / "nothing"))
+    assert "python -m job list" in caught.value.hint
+    record = json.loads((copied / "run.json").read_text()) | {"state": "export", "outcome": None}
+    (copied / "run.json").write_text(json.dumps(record))
+    with pytest.raises(RunUnavailable, match="is not finished: it is in export") as caught:
+        ask("a.png", run=str(copied))
+    assert "python -m job status" in caught.value.hint
+
+
+@pytest.fixture
+def copied(undisturbed_run: Undisturbed, tmp_path: Path) -> Path:
+    """A copy of the finished run, to be damaged."""
+    return Path(shutil.copytree(undisturbed_run[0].root, tmp_path / "copied"))
+
+
+def test_a_model_that_is_not_the_runs_is_refused(ask: Callable[..., Any], copied: Path) -> None:
+    """One weight of it is another, so its digest is not the one in the record."""
+    path = copied / "model/model.keras"
+    other = keras.saving.load_model(path)
+    other.get_layer("head").bias.assign([0.5])
+    other.save(path)
+    with pytest.raises(InputError, match="not the model that the run ended with"):
+        ask("a.png", run=str(copied))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("model/model.keras", b"no model", "the model cannot be loaded"),
+        ("model/model.keras", None, "there is no object"),
+        ("model/labels.json", b"{", "is not JSON"),
+        ("model/labels.json", b'["one", "two", "three"]', "3 names, and the model tells 2 classes apart"),
+    ],
+)
+def test_damage_is_told(ask: Callable[..., Any], copied: Path, name: str, content: bytes | None, expected: str) -> None:
+    """By the object's name, with exit code 4."""
+    if content is None:
+        (copied / name).unlink()
+    else:
+        (copied / name).write_bytes(content)
+    with pytest.raises(InputError, match=expected):
+        ask("a.png", run=str(copied))
+
+
+def test_paths_come_on_standard_input(
+    ask: Callable[..., Any], undisturbed_run: Undisturbed, test_split: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where - is named; that none came is an error."""
+    lines = "\n".join(str(path) for path in sorted(test_split.iterdir()))
+    monkeypatch.setattr(sys, "stdin", standard_input(lines.encode()))
+    code, found = ask("-")
+    assert (code, answers(found)[:16]) == (ExitCode.COMPLETE, reported(undisturbed_run[0]))
+    monkeypatch.setattr(sys, "stdin", standard_input(b""))
+    with pytest.raises(InputError, match="no image was named"):
+        ask("-")
+
+
+def test_a_run_in_a_bucket_answers_a_process(
+    undisturbed_run: Undisturbed, gcs: GcsServer, test_split: Path, tmp_path: Path
+) -> None:
+    """JSON lines on standard output and nothing else; standard error counts what could not be read."""
+    store, _, _ = undisturbed_run
+    uri = f"gs://{BUCKET}/runs/small"
+    bucket = open_store(uri)
+    for name in store.list(""):
+        bucket.upload(name, store.root / name, if_generation=0)
+    (tmp_path / "text.jpg").write_text("no image")
+    done = job(
+        "predict",
+        "--run",
+        uri,
+        str(test_split),
+        str(tmp_path / "text.jpg"),
+        env={name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"},
+    )
+    assert done.returncode == ExitCode.BAD_INPUT
+    assert done.stderr == "1 of 25 could not be read\n"
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert answers(lines[:16]) == reported(store)
+
+
+def test_a_terminal_gets_one_table(undisturbed_run: Undisturbed, test_split: Path, tmp_path: Path) -> None:
+    """Over all batches; a name from outside does not reach the terminal as it is."""
+    odd = tmp_path / "[red]\x1b[31m.png"
+    odd.write_bytes(b"no image")
+    command = ["predict", "--run", undisturbed_run[0].uri, "--batch-size", "5", str(test_split), str(odd)]
+    code, text = run_in_terminal(command, cwd=REPOSITORY)
+    assert code == ExitCode.BAD_INPUT
+    rows = text.splitlines()
+    assert sum("probability" in row for row in rows) == 1
+    assert sum(str(test_split) in row for row in rows) == 24
+    assert r"[red]\x1b[31m.png" in text.replace("\n", "")

@@ -1,0 +1,168 @@
+"""The page in a real browser: light and dark, on a phone, on paper, without scripts, alone with itself."""
+
+import itertools
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from tests.reports import content, epoch, render
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+ARGUMENTS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+TEN = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+REPORTS = {
+    "ten classes": content(TEN, wrong=20, min_test_accuracy=0.5),
+    "long names": content(("a" * 70, "b " * 40, "c"), run_id="r" * 120, wrong=2),
+    "two classes": content(min_test_accuracy=0.96),
+    "no mistakes, one epoch": content(wrong=0, history=(epoch("head", 0),), fine_tune_epochs=0),
+}
+
+LOW_CONTRAST = """
+() => {
+  const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
+  const rgba = color => {
+    canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = color; canvas.fillRect(0, 0, 1, 1);
+    return [...canvas.getImageData(0, 0, 1, 1).data];
+  };
+  const luminance = color => {
+    const linear = v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
+    const [r, g, b] = rgba(color).slice(0, 3).map(v => linear(v / 255));
+    return .2126 * r + .7152 * g + .0722 * b;
+  };
+  const background = element => {
+    for (; element; element = element.parentElement) {
+      const color = getComputedStyle(element).backgroundColor;
+      if (rgba(color)[3] === 255) return color;
+    }
+    return 'white';
+  };
+  const low = [], seen = [];
+  const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (texts.nextNode()) {
+    const element = texts.currentNode.parentElement, text = texts.currentNode.data.trim();
+    if (!text || ['STYLE', 'TITLE'].includes(element.tagName) || !element.getClientRects().length) continue;
+    const style = getComputedStyle(element);
+    const color = element.closest('svg') ? style.fill : style.color;
+    const [a, b] = [luminance(color), luminance(background(element))].sort((x, y) => y - x);
+    const size = parseFloat(style.fontSize), bold = parseInt(style.fontWeight) >= 700;
+    const needed = size >= 24 || (bold && size >= 18.66) ? 3 : 4.5;
+    seen.push(text);
+    if ((a + .05) / (b + .05) < needed) low.push([text, color, background(element), (a + .05) / (b + .05)]);
+  }
+  return {low, num_seen: seen.length};
+}
+"""
+"""Texts below the contrast that WCAG 2.2 asks of level AA (1.4.3), by its formula of relative luminance."""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if CHROMIUM is None:
+        if os.environ.get("CI"):
+            pytest.fail("there is no Chromium: `make setup-services` installs it")
+        pytest.skip("there is no Chromium: `make setup-services` installs it")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+QUICK, MORE = list(REPORTS)[:2], list(REPORTS)[2:]
+
+
+@pytest.fixture(scope="module", params=[*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in MORE)])
+def report(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("report") / "index.html"
+    path.write_text(render(REPORTS[request.param]), "utf-8")
+    return path
+
+
+def opened(browser: Browser, path: Path, **context: Any) -> Page:
+    page = browser.new_context(**context).new_page()
+    page.goto(path.as_uri())
+    return page
+
+
+def test_nothing_is_asked_of_others_and_nothing_goes_wrong(browser: Browser, report: Path) -> None:
+    """One request, which is the page; an empty console; every picture is seen."""
+    page = browser.new_context().new_page()
+    requests, complaints = [], []
+    page.on("request", lambda request: requests.append(request.url))
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto(report.as_uri())
+    assert [url for url in requests if not url.startswith("data:")] == [report.as_uri()]
+    assert complaints == []
+    pictures = page.evaluate("[...document.images].map(image => image.complete && image.naturalWidth)")
+    assert len(pictures) > 12
+    assert all(pictures)
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_the_page_fits_the_screen(browser: Browser, report: Path, width: int) -> None:
+    """Wide tables scroll in a frame of their own; the page never does sideways."""
+    page = opened(browser, report, viewport={"width": width, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    outside = page.evaluate(
+        """width => [...document.querySelectorAll('body *')]
+            .filter(element => !element.parentElement.closest('.wide'))
+            .filter(element => element.getBoundingClientRect().right > width + 1)
+            .map(element => element.outerHTML.slice(0, 80))""",
+        width,
+    )
+    assert outside == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_text_can_be_read(browser: Browser, report: Path, scheme: str) -> None:
+    """Contrast of each text with what is behind it, plots included; and the dark is dark."""
+    page = opened(browser, report, color_scheme=scheme)
+    found = page.evaluate(LOW_CONTRAST)
+    assert found["num_seen"] > 150
+    assert found["low"] == []
+    colors = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (colors == "rgb(255, 255, 255)") == (scheme == "light")
+
+
+def test_the_structure_can_be_heard(browser: Browser, report: Path) -> None:
+    """A language, one main heading, no level left out, a header for every column, a name for every picture."""
+    page = opened(browser, report)
+    assert page.evaluate("document.documentElement.lang") == "en"
+    levels = [
+        int(level) for level in page.evaluate("[...document.querySelectorAll('h1,h2,h3')].map(h => h.tagName[1])")
+    ]
+    assert levels.count(1) == 1
+    assert levels[0] == 1
+    assert all(later - earlier <= 1 for earlier, later in itertools.pairwise(levels))
+    assert page.evaluate("[...document.images].filter(image => !image.alt).length") == 0
+    assert page.evaluate("[...document.querySelectorAll('th')].filter(cell => !cell.scope).length") == 0
+    assert (
+        page.evaluate("[...document.querySelectorAll('table')].filter(t => !t.querySelector('thead th')).length") == 0
+    )
+    assert page.get_by_role("img").count() >= len(page.query_selector_all("img")) + 4
+
+
+def test_it_works_without_scripts_and_on_paper(browser: Browser, report: Path) -> None:
+    """As it must, by its own policy."""
+    page = opened(browser, report, java_script_enabled=False, color_scheme="dark")
+    assert page.get_by_role("heading", level=1).is_visible()
+    assert page.get_by_text("Every class in numbers").is_visible()
+    printed = page.pdf(format="A4")
+    assert printed.startswith(b"%PDF")
+    assert len(printed) > 20_000
+
+
+def test_paper_is_white(browser: Browser, report: Path) -> None:
+    """Also where the screen is dark, and every text on it is dark enough."""
+    page = opened(browser, report, color_scheme="dark")
+    page.emulate_media(media="print")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert page.evaluate(LOW_CONTRAST)["low"] == []

@@ -1,0 +1,114 @@
+"""The SavedModel: what it answers, to whom, and that it is what was measured."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from job import serving
+from job.errors import ScratchUnavailable
+from job.images import decode
+from tests.shapes import encode
+from tests.test_model import build
+
+ANSWER = """
+import sys
+import numpy as np
+import tensorflow as tf
+loaded = tf.saved_model.load(sys.argv[1])
+images = np.load(sys.argv[2])
+encoded = tf.constant([open(name, "rb").read() for name in sys.argv[3:]])
+answers = {
+    "encoded": loaded.signatures["serving_default"](encoded_images=encoded),
+    "uint8": loaded.signatures["uint8_images"](images=images),
+    "float32": loaded.signatures["float32_images"](images=images.astype(np.float32)),
+}
+named = {f"{how}/{what}": value.numpy() for how, answer in answers.items() for what, value in answer.items()}
+named = {name: value.astype(str) if value.dtype == object else value for name, value in named.items()}
+np.savez("answers.npz", **named)
+assert not any(name.split(".")[0] == "job" for name in sys.modules)
+"""
+
+
+def pictures(count: int = 5, side: int = 40) -> list[np.ndarray]:
+    """Images that are not of the model's size."""
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 256, (side, side + 8, 3), dtype=np.uint8) for _ in range(count)]
+
+
+@pytest.mark.parametrize("class_names", [("cat", "dog"), pytest.param(("a", "b", "c"), marks=pytest.mark.slow)])
+def test_a_process_without_this_package_gets_the_same_numbers(tmp_path: Path, class_names: tuple[str, ...]) -> None:
+    """From files of any size, from bytes and from floats: within 1e-5, with the names of the classes."""
+    model = build(num_classes=len(class_names)).export("Tiny")
+    serving.save(model, class_names, tmp_path / "saved_model")
+    encoded = [encode(image) for image in pictures()]
+    names = [tmp_path / f"{index}.png" for index in range(len(encoded))]
+    for name, content in zip(names, encoded, strict=True):
+        name.write_bytes(content)
+    images = np.stack([decode(content, 16) for content in encoded])
+    np.save(tmp_path / "images.npy", images)
+    subprocess.run(
+        [sys.executable, "-c", ANSWER, "saved_model", "images.npy", *map(str, names)],
+        check=True, cwd=tmp_path, timeout=120,
+    )  # fmt: skip
+    expected = np.array(model(images.astype(np.float32), training=False))
+    of_classes = np.concatenate([np.zeros_like(expected), expected], axis=1) if len(class_names) == 2 else expected
+    answers = np.load(tmp_path / "answers.npz")
+    for how in ("encoded", "uint8", "float32"):
+        np.testing.assert_allclose(answers[f"{how}/logits"], expected, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(answers[f"{how}/probabilities"], keras.ops.softmax(of_classes), rtol=1e-5, atol=1e-5)
+        labels = [class_names[index] for index in of_classes.argmax(axis=1)]
+        assert answers[f"{how}/label"].tolist() == labels
+
+
+def test_the_class_is_the_greater_logit_where_probabilities_round_to_the_same() -> None:
+    """A logit of 1e-9 is class 1, as in the evaluation, though both probabilities are 0.5."""
+    inputs = keras.Input((16, 16, 3))
+    head = keras.layers.Dense(1, kernel_initializer="zeros", bias_initializer=keras.initializers.Constant(1e-9))
+    model = keras.Model(inputs, head(keras.layers.GlobalAveragePooling2D()(inputs)))
+    answer = serving.signatures(model, ("cat", "dog"))["float32_images"](tf.zeros([1, 16, 16, 3]))
+    assert answer["probabilities"].numpy().tolist() == [[0.5, 0.5]]
+    assert answer["label"].numpy().tolist() == [b"dog"]
+
+
+def test_it_is_as_large_as_its_weights_and_a_graph(tmp_path: Path) -> None:
+    """Each weight is written once."""
+    model = build().export("Tiny")
+    serving.save(model, ("cat", "dog"), tmp_path)
+    weights = sum(weight.numpy().nbytes for weight in model.weights)
+    assert weights <= (tmp_path / "variables/variables.data-00000-of-00001").stat().st_size < 1.05 * weights
+    assert (tmp_path / "saved_model.pb").stat().st_size < 300_000
+    files = [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()]
+    assert sorted(files) == sorted(serving.FILES)
+
+
+def test_a_disk_that_does_not_take_it_is_told(tmp_path: Path) -> None:
+    """With the folder and the way out."""
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ScratchUnavailable, match="cannot be used"):
+        serving.save(build().export("Tiny"), ("cat", "dog"), tmp_path / "file" / "saved_model")
+
+
+def test_a_run_ships_what_it_measured(undisturbed_run: Any, tmp_path: Path) -> None:
+    """The SavedModel of a run answers the first test images as the report says, from their encoded bytes."""
+    from tests.shapes import draw
+
+    store, _, _ = undisturbed_run
+    for name in serving.FILES:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        store.download(f"model/saved_model/{name}", tmp_path / name)
+    report = json.loads(store.read("report/report.json").data)
+    expected = report["predictions"]
+    classify = tf.saved_model.load(tmp_path).signatures["serving_default"]
+    encoded = [encode(draw((56 + row["index"]) % 2, 56 + row["index"])) for row in expected]
+    answer = classify(encoded_images=tf.constant(encoded))
+    assert answer["label"].numpy().astype(str).tolist() == [row["predicted"] for row in expected]
+    np.testing.assert_allclose(
+        answer["probabilities"].numpy().max(axis=1), [row["probability"] for row in expected], rtol=1e-5
+    )

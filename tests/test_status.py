@@ -1,0 +1,227 @@
+"""How runs are doing, for a person and for a program, while they go on and when they have ended."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from job.arguments import ListRuns, Status
+from job.commands import list as list_command
+from job.commands import status as status_command
+from job.commands.output import duration, plain, size
+from job.errors import ExitCode, RunUnavailable
+from job.record import RECORD_NAME
+from job.storage import LocalStore, open_store
+from tests.conftest import REPOSITORY, job
+from tests.gcs_server import BUCKET, GcsServer
+from tests.runs import Undisturbed
+from tests.terminal import run_in_terminal
+from tests.test_end_to_end import Environment, begin, wait_for
+from tests.test_standing import NOON, attempt, record
+
+Said = Callable[[], str]
+
+
+@pytest.fixture
+def said(capsys: pytest.CaptureFixture[str]) -> Said:
+    return lambda: capsys.readouterr().out
+
+
+def status_of(run: str, said: Said) -> dict[str, Any]:
+    assert status_command.status(Status(run, watch=False, as_json=True)) == ExitCode.COMPLETE
+    return dict(json.loads(said()))
+
+
+def rows_of(place: str, said: Said) -> list[dict[str, Any]]:
+    assert list_command.list_runs(ListRuns(place, as_json=True)) == ExitCode.COMPLETE
+    return [json.loads(line) for line in said().splitlines()]
+
+
+def keep(store: LocalStore, folder: str, **fields: Any) -> None:
+    """A record of a run that never was."""
+    content = record(**({"run_id": folder} | fields))
+    store.write(f"{folder}/{RECORD_NAME}", content.model_dump_json().encode(), if_generation=0)
+
+
+def test_a_finished_run_says_all_that_is_known(undisturbed_run: Undisturbed, said: Said) -> None:
+    """Outcome, attempts, phases, and no time left."""
+    store, _, settings = undisturbed_run
+    found = status_of(store.uri, said)
+    assert (found["run_id"], found["condition"], found["state"]) == ("small", "done", "done")
+    assert found["fingerprint"] == settings.fingerprint()
+    assert [(phase["name"], phase["step"], phase["num_steps"]) for phase in found["phases"]] == [
+        ("head", 6, 6), ("fine_tune", 6, 6)
+    ]  # fmt: skip
+    assert (found["progress_ratio"], found["seconds_left"], found["held_by"]) == (1.0, 0.0, None)
+    assert [entry["exit_code"] for entry in found["attempts"]] == [0]
+    assert found["last_commit"]["phase"] == "fine_tune"
+    assert 0 <= found["outcome"]["test_accuracy"] <= 1
+    status_command.status(Status(store.uri, watch=False, as_json=False))
+    table = said()
+    for expected in ("small", "done", "step 6 of 6, 2 of 2 epochs done", "test accuracy", "exit code 0"):
+        assert expected in table
+
+
+def test_a_run_is_followed_from_its_start_to_its_kill(environment: Environment, tmp_path: Path) -> None:
+    """A living holder is named; after a kill the attempt has no end, and the next start carries on."""
+    env = environment(head_epochs=1000)
+    process = begin(env)
+    wait_for(process, "committed", phase="head")
+    running = job("status", "--json", env=env)
+    process.kill()
+    process.wait()
+    found = json.loads(running.stdout)
+    assert (running.returncode, found["condition"], found["state"]) == (0, "running", "head")
+    assert f":{process.pid}" in found["held_by"]
+    assert found["held_seconds"] > 0
+    assert found["seconds_left"] > 0
+    assert 0 < found["progress_ratio"] < 1
+    killed = job("status", env=env)
+    assert "killed in head; the same start carries it on" in killed.stdout
+    assert "held by" not in killed.stdout
+    listed = json.loads(job("list", "--json", str(tmp_path / "runs"), env=env).stdout)
+    assert (listed["run_id"], listed["condition"], listed["state"]) == ("small", "killed", "head")
+
+
+def test_watching_ends_when_the_run_is_done(undisturbed_run: Undisturbed, tmp_path: Path) -> None:
+    """What is on the terminal changes with the record."""
+    store = LocalStore(tmp_path / "run")
+    done = undisturbed_run[0].read(RECORD_NAME).data
+    before = json.loads(done) | {"state": "evaluate", "outcome": None}
+    generation = store.write(RECORD_NAME, json.dumps(before).encode(), if_generation=0)
+    code, text = run_in_terminal(
+        ["status", "--run", store.uri, "--watch"], cwd=REPOSITORY,
+        until=lambda text: "in evaluate" in text,
+        then=lambda process: store.write(RECORD_NAME, done, if_generation=generation) and None,
+    )  # fmt: skip
+    assert code == ExitCode.COMPLETE
+    assert "test accuracy" in text
+    assert "Traceback" not in text
+
+
+def test_watching_ends_when_told_to(tmp_path: Path) -> None:
+    """Ctrl-C is no error to explain."""
+    store = LocalStore(tmp_path)
+    keep(store, "a")
+    code, text = run_in_terminal(
+        ["status", "--run", f"{store.uri}/a", "--watch"], cwd=REPOSITORY,
+        until=lambda text: "killed in prepare" in text,
+        then=lambda process: process.send_signal(2),
+    )  # fmt: skip
+    assert code == ExitCode.INTERRUPTED
+    assert "Traceback" not in text
+
+
+def test_status_and_list_import_no_tensorflow(undisturbed_run: Undisturbed) -> None:
+    """So they answer in about a second."""
+    run = undisturbed_run[0]
+    for words in (["status", "--run", run.uri], ["list", str(run.root.parent)]):
+        program = f"import sys; from job.__main__ import main; main({words!r}); sys.exit('tensorflow' in sys.modules)"
+        assert (
+            subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, stdout=subprocess.DEVNULL).returncode == 0
+        )
+
+
+def test_runs_are_listed_with_what_became_of_them(tmp_path: Path, said: Said) -> None:
+    """The newest first; a damaged record is a row that says so, and what is no run is none."""
+    store = LocalStore(tmp_path)
+    end = NOON + timedelta(minutes=5)
+    keep(store, "old", state="done", outcome={"test_accuracy": 0.9}, attempts=(attempt(end=end, exit_code=0),))
+    keep(store, "new", state="head", attempts=(attempt(), attempt(start=NOON + timedelta(days=1), end=None)))
+    keep(store, "diverged", state="fine_tune", attempts=(attempt(end=NOON + timedelta(hours=1), exit_code=5),))
+    store.write(f"broken/{RECORD_NAME}", b'{"run_id"', if_generation=0)
+    store.write("no run/file", b"", if_generation=0)
+    rows = rows_of(store.uri, said)
+    assert [(row["run_id"], row["condition"]) for row in rows] == [
+        ("new", "killed"), ("diverged", "failed"), ("old", "done"), ("broken", "damaged")
+    ]  # fmt: skip
+    assert (rows[2]["test_accuracy"], rows[0]["num_attempts"]) == (0.9, 2)
+    assert rows[2]["age_seconds"] == pytest.approx((datetime.now(UTC) - end).total_seconds(), abs=60)
+    assert f"broken/{RECORD_NAME} is not a run record" in rows[3]["problem"]
+    list_command.list_runs(ListRuns(store.uri, as_json=False))
+    table = said()
+    for expected in ("killed in head", "failed in fine_tune", "0.9000", "damaged: "):
+        assert expected in table
+
+
+def test_a_place_without_runs_is_told_from_a_run_and_from_nothing(tmp_path: Path, said: Said) -> None:
+    """Three answers to three mistakes."""
+    list_command.list_runs(ListRuns(str(tmp_path), as_json=False))
+    assert f"There is no run in {tmp_path}." in said()
+    with pytest.raises(RunUnavailable, match="there is no folder"):
+        list_command.list_runs(ListRuns(str(tmp_path / "nothing"), as_json=False))
+    keep(LocalStore(tmp_path), "a")
+    with pytest.raises(RunUnavailable, match="is a run itself") as caught:
+        list_command.list_runs(ListRuns(str(tmp_path / "a"), as_json=False))
+    assert f"status --run {tmp_path}/a" in caught.value.hint
+
+
+def test_a_run_in_a_bucket_costs_one_read_however_much_it_holds(gcs: GcsServer, said: Said) -> None:
+    """And one more while it is held; the names of its objects are never listed."""
+    for run in range(3):
+        content = record(run_id=f"{run}", state="done", outcome={"test_accuracy": 0.5})
+        gcs.put(f"runs/{run}/{RECORD_NAME}", content.model_dump_json().encode(), None)
+        for number in range(50):
+            gcs.put(f"runs/{run}/checkpoints/{number}", b"", None)
+    rows = rows_of(f"gs://{BUCKET}/runs", said)
+    assert [row["run_id"] for row in rows] == ["0", "1", "2"]
+    assert sorted(operation for operation, _ in gcs.requests) == ["list", "read", "read", "read"]
+
+
+def test_a_thousand_runs_are_listed_in_seconds(tmp_path: Path, said: Said) -> None:
+    """Most of the time is reading their records."""
+    content = record(state="done", outcome={"test_accuracy": 0.5}).model_dump_json()
+    for run in range(1000):
+        (tmp_path / f"{run:04d}").mkdir()
+        (tmp_path / f"{run:04d}" / RECORD_NAME).write_text(content)
+    began = datetime.now(UTC)
+    assert len(rows_of(str(tmp_path), said)) == 1000
+    assert (datetime.now(UTC) - began).total_seconds() < 10
+
+
+def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
+    """As `| head` does."""
+    store = LocalStore(tmp_path)
+    keep(store, "a")
+    reading, writing = os.pipe()
+    os.close(reading)
+    for words in (["list", store.uri], ["list", "--json", store.uri], ["status", "--run", f"{store.uri}/a"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "job", *words], cwd=REPOSITORY, stdout=writing, stderr=subprocess.PIPE, text=True
+        )
+        assert (done.returncode, done.stderr) == (ExitCode.INTERRUPTED, "")
+    os.close(writing)
+
+
+def test_a_store_that_is_a_bucket_needs_the_same_words(gcs: GcsServer, said: Said) -> None:
+    """A URI in place of a path."""
+    uri = f"gs://{BUCKET}/runs/a"
+    open_store(uri).write(RECORD_NAME, record(run_id="a").model_dump_json().encode(), if_generation=0)
+    assert status_of(uri, said)["run_id"] == "a"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [(0.4, "0 s"), (59, "59 s"), (60, "1 min"), (200, "3 min 20 s"), (7500, "2 h 5 min"), (350_000, "4 d 1 h")],
+)
+def test_durations_have_two_units(seconds: float, expected: str) -> None:
+    """The larger one and the next."""
+    assert duration(seconds) == expected
+
+
+def test_sizes_have_a_digit_before_the_point() -> None:
+    """In decimal units."""
+    assert [size(number) for number in (12, 25_264, 249_979_208, 3.8e9, 2e13)] == [
+        "12 B", "25.3 kB", "250.0 MB", "3.8 GB", "20.0 TB"
+    ]  # fmt: skip
+
+
+def test_names_from_outside_do_not_reach_the_terminal_as_they_are() -> None:
+    """Neither as markup nor as what moves the cursor."""
+    assert plain("[red]a\x1b[2J\n").plain == r"[red]a\x1b[2J\n"
