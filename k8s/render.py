@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
     arguments = parser.parse_args(argv)
     try:
         manifests = kustomize(folder_of(arguments.overlay))
-        print(yaml.safe_dump_all(of_one_run(manifests, run_id=arguments.run_id), sort_keys=False), end="")
+        print(as_text(of_one_run(manifests, run_id=arguments.run_id)), end="")
     except ThawError as error:
         print(f"error: {error.message}" + (f"\nhint: {error.hint}" if error.hint else ""), file=sys.stderr)
         return error.exit_code
@@ -82,6 +82,9 @@ def of_one_run(manifests: list[Manifest], *, run_id: str | None = None) -> list[
     if len(workloads) != 1:
         raise CannotRender(f"an overlay is one Job or CronJob, and this one has {len(workloads)}")
     (workload,) = workloads
+    if not pod_of(workload).get("tolerations"):
+        # An empty list is for components to add to. The server drops it, so every apply would find it changed.
+        pod_of(workload).pop("tolerations", None)
     container = container_of(workload)
     config = _config_of(container, manifests)
     if run_id is not None:
@@ -104,10 +107,35 @@ def of_one_run(manifests: list[Manifest], *, run_id: str | None = None) -> list[
     return manifests
 
 
+def as_text(manifests: list[Manifest]) -> str:
+    """The manifests as YAML that Kubernetes reads as they are meant."""
+    return yaml.dump_all(manifests, Dumper=_Dumper, sort_keys=False)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what looks like a number: PyYAML 6 leaves the text 2e-3 bare, and Kubernetes reads that as a number."""
+
+
+def _represent_text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    try:
+        float(text)
+    except ValueError:
+        return dumper.represent_str(text)
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="'")
+
+
+_Dumper.add_representer(str, _represent_text)
+
+
+def pod_of(workload: Manifest) -> Manifest:
+    """The specification of the pods of a Job or CronJob."""
+    job = workload["spec"]["jobTemplate"] if workload["kind"] == "CronJob" else workload
+    return job["spec"]["template"]["spec"]  # type: ignore[no-any-return]
+
+
 def container_of(workload: Manifest) -> Manifest:
     """The one container of a Job or CronJob."""
-    job = workload["spec"]["jobTemplate"] if workload["kind"] == "CronJob" else workload
-    (container,) = job["spec"]["template"]["spec"]["containers"]
+    (container,) = pod_of(workload)["containers"]
     return container  # type: ignore[no-any-return]
 
 

@@ -153,3 +153,14 @@ def test_without_kustomize_it_is_said_what_is_missing(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "neither kubectl nor kustomize is there" in done.stderr
     assert "install kubectl" in done.stderr
+
+
+def test_a_setting_that_looks_like_a_number_is_printed_as_text(kustomize_is_there: None) -> None:  # noqa: F811
+    """Kubernetes refuses a ConfigMap with a number in it, and reads 2e-3 as one."""
+    assert "THAW_FINE_TUNE_LEARNING_RATE: '2e-3'" in render("local").stdout.replace("  ", "")
+
+
+@pytest.mark.parametrize("name", ["local", "cron"])
+def test_no_list_is_empty(name: str, kustomize_is_there: None) -> None:  # noqa: F811
+    """The server drops an empty one, and says of each apply after that something has changed."""
+    assert ": []" not in render(name).stdout

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
 
+from k8s.render import Manifest, as_text
+
 T = TypeVar("T")
-Manifest = dict[str, Any]
 Event = dict[str, Any]
 """A line of the program's log."""
 
@@ -72,9 +73,8 @@ class Namespace:
         return get(f"--namespace={self.name}", *argv)
 
     def apply(self, manifests: list[Manifest]) -> str:
-        """Apply manifests; returns what kubectl says of each."""
-        listed = {"apiVersion": "v1", "kind": "List", "items": manifests}
-        return self.kubectl("apply", "--filename=-", stdin=json.dumps(listed))
+        """Apply manifests as `make deploy` would print them; returns what kubectl says of each."""
+        return self.kubectl("apply", "--filename=-", stdin=as_text(manifests))
 
     def pods(self, job: str) -> list[Manifest]:
         """The pods of a Job, the newest last. One that was deleted is gone from here, too."""

@@ -1,6 +1,7 @@
 """A namespace for the tests, one undisturbed run to compare with, and a table of what was seen."""
 
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -51,6 +52,8 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 @pytest.fixture(scope="session")
 def namespace() -> Iterator[Namespace]:
     """A namespace in which Pod Security `restricted` is enforced, with a volume; all of it is gone afterwards."""
+    if shutil.which("kubectl") is None:
+        pytest.fail("kubectl is not installed")
     answer = subprocess.run(["kubectl", "get", "--raw=/readyz"], capture_output=True, text=True)
     if answer.returncode != 0:
         pytest.fail(f"no cluster answers; KUBECONFIG must name one: {answer.stderr}")
