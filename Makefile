@@ -89,7 +89,7 @@ image-gpu: ## the image for GPUs
 	$(call build_image,gpu,$(GPU_IMAGE))
 
 image-test: setup image ## build the CPU image, and see it work read-only, as any user, without a network
-	CONTAINER=$(CONTAINER) IMAGE=$(CPU_IMAGE) $(BIN)/python -m pytest -m image
+	CONTAINER=$(CONTAINER) IMAGE=$(CPU_IMAGE) $(BIN)/python -m pytest -m image tests/test_image.py
 
 OVERLAY ?= local
 RENDER = $(BIN)/python -m k8s.render $(OVERLAY) $(if $(RUN_ID),--run-id $(RUN_ID))
@@ -101,7 +101,7 @@ deploy: setup ## apply them; the same run again is unchanged, another is another
 	@manifests=$$($(RENDER)) && printf '%s\n' "$$manifests" | kubectl apply -f -
 
 e2e: setup ## what the manifests promise, in the cluster that KUBECONFIG names and that has the CPU image
-	IMAGE=$(CPU_IMAGE) $(BIN)/python -m pytest -m e2e
+	IMAGE=$(CPU_IMAGE) $(BIN)/python -m pytest -m e2e tests/e2e
 
 dashboard: setup ## renew Grafana's dashboard from its description
 	$(BIN)/python k8s/components/monitoring/dashboard.py > k8s/components/monitoring/thaw.json
