@@ -53,11 +53,11 @@ def test_a_pod_deleted_in_the_middle_of_a_phase_is_replaced(
     assert_resumed_with_the_same_bits(namespace, job, lost, undisturbed, see, phase=phase)
 
 
-def test_a_pod_killed_without_a_warning_is_replaced(
+def test_a_pod_deleted_by_force_is_replaced(
     namespace: Namespace, deploy: Deploy, undisturbed: Finished, see: See
 ) -> None:
-    """No SIGTERM, no commit on the way out: the last commit stands."""
-    job = deploy("killed")
+    """The server forgets it at once; on its node it has a moment left, in which another may already have begun."""
+    job = deploy("deleted-by-force")
     lost = namespace.wait_for_event(job, "epoch_finished", phase="fine_tune", epoch=0)
     namespace.kubectl("delete", "pod", lost, "--grace-period=0", "--force", "--wait=false")
     assert_resumed_with_the_same_bits(namespace, job, lost, undisturbed, see)
