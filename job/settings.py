@@ -186,8 +186,9 @@ class Settings(BaseSettings):
     )
     metrics_port: int = _setting(9090, "port of /metrics; 0 = off", group=_OPERATION, ge=0, le=65535)
     pushgateway_url: str | None = _setting(
-        None, "Pushgateway for the outcome metrics [default: no push]", group=_OPERATION, pattern=r"^https?://\S+$"
-    )
+        None, "Pushgateway for the outcome metrics, without a password: the report shows it [default: no push]",
+        group=_OPERATION, pattern=r"^https?://[^\s@]+$",
+    )  # fmt: skip
     log_format: Literal["auto", "console", "json"] = _setting(
         "auto", "console, json, or auto: console on a terminal, json elsewhere", group=_OPERATION
     )
