@@ -1,6 +1,7 @@
 """Small runs in this process: started, stopped at a step, crashed at an event, and what is left of them."""
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from job import attempt
@@ -19,6 +20,22 @@ HOLDER = Holder(host="test", pid=1, started=0.0, job_uid="uid")
 
 Undisturbed = tuple[LocalStore, Recorder, Settings]
 Small = Callable[..., Settings]
+
+
+FEW = 6
+"""Calls of one kind in a row; a run has no more of them before its files are written."""
+
+
+def places(operations: Sequence[str]) -> list[int]:
+    """Where in a sequence of calls to a store something may strike, by number from 0.
+
+    At each of them, but for the many files of a finished run, which are alike: there the first, the middle, the last.
+    """
+    struck: list[int] = []
+    for _, calls in itertools.groupby(enumerate(operations), key=lambda call: call[1]):
+        alike = [at for at, _ in calls]
+        struck += alike if len(alike) <= FEW else [alike[0], alike[len(alike) // 2], alike[-1]]
+    return struck
 
 
 class StopAfter:

@@ -71,16 +71,17 @@ class CrashingStore:
         self._store = store
         self._at_call = at_call
         self._after = after
-        self.calls = 0
+        self.calls: list[str] = []
         self.uri = store.uri
 
     def __getattr__(self, method: str):
         def call(*args, **kwargs):
-            self.calls += 1
-            if self.calls > self._at_call or (self.calls == self._at_call and not self._after):
+            self.calls.append(method)
+            number = len(self.calls)
+            if number > self._at_call or (number == self._at_call and not self._after):
                 raise Crash(f"{method}{args}")
             result = getattr(self._store, method)(*args, **kwargs)
-            if self.calls == self._at_call:
+            if number == self._at_call:
                 raise Crash(f"{method}{args}")
             return result
 

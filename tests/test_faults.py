@@ -22,15 +22,12 @@ from job.storage import LocalStore
 from job.storage.gcs import GcsStore
 from tests.conftest import SMALL_RUN, Recorder
 from tests.gcs_server import BUCKET, FAULTS, GcsServer
-from tests.runs import CrashOn, Small, result_of, start
+from tests.runs import CrashOn, Small, places, result_of, start
 from tests.stores import Crash
 from tests.test_end_to_end import Environment, begin, result_in
 from tests.test_gcs import LASTING
 
 SHORT = {"head_epochs": 1, "fine_tune_epochs": 1, "lease_seconds": 3600}
-
-FEW = 6
-"""Requests of one kind in a row; a run has no more of them before its files are written."""
 
 
 def client() -> GcsStore:
@@ -50,19 +47,14 @@ def undisturbed(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
 
 
 @pytest.fixture(scope="module")
-def places(gcs_server: GcsServer, prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> list[int]:
-    """The requests where faults strike a run, by number: always the same, for it has no time to renew its lease.
-
-    All of them, but for the many files of a finished run, which are alike: there the first, the middle, the last.
-    """
+def struck(gcs_server: GcsServer, prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> list[int]:
+    """The requests where faults strike a run, by number: always the same, for it has no time to renew its lease."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STORAGE_EMULATOR_HOST", gcs_server.url)
         gcs_server.clear()
-        places = {"data_dir": str(prepared), "cache_dir": tmp_path_factory.mktemp("counted")}
-        start(Settings(**(SMALL_RUN | SHORT | places)), client())
-        numbered = enumerate(operation for operation, _ in gcs_server.requests)
-        alike = [[at for at, _ in group] for _, group in itertools.groupby(numbered, key=lambda request: request[1])]
-        return [at for group in alike for at in (group if len(group) <= FEW else group[:: len(group) // 2])]
+        folders = {"data_dir": str(prepared), "cache_dir": tmp_path_factory.mktemp("counted")}
+        start(Settings(**(SMALL_RUN | SHORT | folders)), client())
+        return places([operation for operation, _ in gcs_server.requests])
 
 
 def check_cell(gcs: GcsServer, small: Small, undisturbed: dict[str, Any], kind: str, at: int) -> None:
@@ -81,21 +73,21 @@ def check_cell(gcs: GcsServer, small: Small, undisturbed: dict[str, Any], kind: 
 
 @pytest.mark.parametrize("kind", FAULTS)
 def test_a_fault_at_a_request_of_a_run_loses_nothing(
-    gcs: GcsServer, small: Small, undisturbed: dict[str, Any], places: list[int], kind: str
+    gcs: GcsServer, small: Small, undisturbed: dict[str, Any], struck: list[int], kind: str
 ) -> None:
     """A sample of the matrix: each fault somewhere else."""
     place = (FAULTS.index(kind) + 0.5) / len(FAULTS)
-    check_cell(gcs, small, undisturbed, kind, places[int(place * len(places))])
+    check_cell(gcs, small, undisturbed, kind, struck[int(place * len(struck))])
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("kind", FAULTS)
 def test_each_fault_at_each_request_of_a_run_loses_nothing(
-    gcs: GcsServer, small: Small, undisturbed: dict[str, Any], places: list[int], kind: str
+    gcs: GcsServer, small: Small, undisturbed: dict[str, Any], struck: list[int], kind: str
 ) -> None:
     """The whole matrix: a request may strike any operation, of any object."""
-    for at in places:
+    for at in struck:
         check_cell(gcs, small, undisturbed, kind, at)
 
 

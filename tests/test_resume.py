@@ -24,7 +24,7 @@ from job.progress import Progress
 from job.record import RECORD_NAME
 from job.storage import LocalStore
 from tests.conftest import Recorder
-from tests.runs import CrashOn, Small, StopAfter, StopAtStep, Undisturbed, record_of, result_of, start
+from tests.runs import CrashOn, Small, StopAfter, StopAtStep, Undisturbed, places, record_of, result_of, start
 from tests.stores import BrokenStore, Crash, CrashingStore
 
 # The rows of the resume table
@@ -124,8 +124,13 @@ def test_a_finished_run_is_answered_and_nothing_is_written(undisturbed_run: Undi
 @pytest.mark.parametrize(
     ("phases", "every"),
     [
-        pytest.param({"head_epochs": 1, "fine_tune_epochs": 0}, 3, id="one phase, some calls"),
-        pytest.param({"head_epochs": 2, "fine_tune_epochs": 1}, 1, id="two phases", marks=pytest.mark.slow),
+        pytest.param({"head_epochs": 1, "fine_tune_epochs": 0}, 6, id="one phase, some calls"),
+        pytest.param(
+            {"head_epochs": 2, "fine_tune_epochs": 1},
+            1,
+            id="two phases",
+            marks=[pytest.mark.slow, pytest.mark.timeout(1800)],
+        ),
     ],
 )
 def test_a_crash_at_every_store_call_loses_nothing(
@@ -136,7 +141,7 @@ def test_a_crash_at_every_store_call_loses_nothing(
     whole = LocalStore(tmp_path / "whole")
     counting = CrashingStore(whole, at_call=10**9, after=False)
     start(settings, counting)
-    for call in range(1 + after, counting.calls + 1, every):
+    for call in [1 + at for at in places(counting.calls)][int(after) :: every]:
         store = LocalStore(tmp_path / f"call-{call}")
         # What the background commits depends a little on its pace: a run may come to its end with a call less.
         with contextlib.suppress(Crash):
