@@ -290,6 +290,7 @@ def test_a_stop_while_the_store_hangs_ends_with_42_in_the_grace_period(
     gcs.clear()
 
 
+@pytest.mark.slow
 def test_a_run_on_a_bucket_survives_kills(
     gcs: GcsServer, environment: Environment, undisturbed: dict[str, Any]
 ) -> None:

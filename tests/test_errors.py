@@ -13,7 +13,7 @@ def every_error() -> list[type[ThawError]]:
     while pending:
         error = pending.pop()
         found.append(error)
-        pending += error.__subclasses__()
+        pending += [kind for kind in error.__subclasses__() if kind.__module__ == ThawError.__module__]
     return found
 
 

@@ -96,6 +96,7 @@ def test_the_page_is_of_the_same_run_and_shows_its_pictures(undisturbed_run: Und
     assert {part["name"]: part["num_trainable"] for part in report["phases"]} == {"head": 129, "fine_tune": 190_161}
 
 
+@pytest.mark.slow
 def test_two_runs_with_the_same_weights_have_the_same_report_but_for_times(
     small: Small, store: LocalStore, tmp_path: Path
 ) -> None:
@@ -186,6 +187,7 @@ def test_the_gate_commits_the_results_and_then_fails(small: Small, store: LocalS
 # More than two classes, and other ways to keep the data
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cache", ["disk", "none"])
 def test_three_classes_run_to_the_end_under_every_cache(
     small: Small, store: LocalStore, tmp_path: Path, cache: str

@@ -124,7 +124,7 @@ def test_a_finished_run_is_answered_and_nothing_is_written(undisturbed_run: Undi
 @pytest.mark.parametrize(
     ("phases", "every"),
     [
-        pytest.param({"head_epochs": 1, "fine_tune_epochs": 0}, 6, id="one phase, some calls"),
+        pytest.param({"head_epochs": 1, "fine_tune_epochs": 0}, 8, id="one phase, some calls"),
         pytest.param(
             {"head_epochs": 2, "fine_tune_epochs": 1},
             1,
@@ -425,14 +425,14 @@ def test_a_loss_that_is_not_finite_outside_training_ends_the_run(
     small: Small, store: LocalStore, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
     """In validation, and over the test split: no report has a number that is none."""
-    from job import pipeline, training
+    from job import results, training
 
     if part == "validation":
         monkeypatch.setattr(training, "_validator", lambda *_: lambda: (float("inf"), 0.5))
     else:
-        predict = pipeline.predict_logits
+        predict = results.predict_logits
         monkeypatch.setattr(
-            pipeline, "predict_logits", lambda *a, **k: (predict(*a, **k)[0] * np.nan, predict(*a, **k)[1])
+            results, "predict_logits", lambda *a, **k: (predict(*a, **k)[0] * np.nan, predict(*a, **k)[1])
         )
     with pytest.raises(TrainingDiverged, match=part):
         start(small(), store)

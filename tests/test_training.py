@@ -215,6 +215,7 @@ def test_a_logit_is_judged_at_zero(logit: float, label: int, correct: bool) -> N
     assert bool(predicted_classes(tf.constant([[logit]]))[0] == label) == correct
 
 
+@pytest.mark.slow
 def test_two_devices_train_as_one_does(prepared: Path) -> None:
     """The batch size is global: the gradient is the mean over the batch of both devices, partial ones included."""
     done = subprocess.run(
