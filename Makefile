@@ -56,12 +56,13 @@ run: setup ## one attempt at the run that THAW_* describes
 	@$(BIN)/python -m job
 
 test: setup ## the fast tests, on two cores within six minutes
-	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow and not real_data and not image and not e2e"
+	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow and not real_data and not matrix and not image and not e2e"
 
 test-all: setup ## every test of the program; those on real data need THAW_TEST_DATA
-	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not image and not e2e"
+	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not matrix and not image and not e2e"
 
-soak: setup ## kill small runs some hundred times at random, and see that none is lost
+soak: setup ## the whole fault matrix; then kill small runs some hundred times at random, and see that none is lost
+	$(BIN)/python -m pytest -n 2 -m matrix
 	$(BIN)/python -m tests.soak --kills 200
 
 lint: setup ## style, and the floors of the house

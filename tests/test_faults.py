@@ -80,7 +80,7 @@ def test_a_fault_at_a_request_of_a_run_loses_nothing(
     check_cell(gcs, small, undisturbed, kind, struck[int(place * len(struck))])
 
 
-@pytest.mark.slow
+@pytest.mark.matrix
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("kind", FAULTS)
 def test_each_fault_at_each_request_of_a_run_loses_nothing(
@@ -169,7 +169,7 @@ FAST_CELLS = [(["a", "b"], "gcs", 0.0)]
 
 @pytest.mark.parametrize(
     ("uids", "on", "apart"),
-    [pytest.param(*cell, marks=[] if cell in FAST_CELLS else pytest.mark.slow) for cell in CELLS],
+    [pytest.param(*cell, marks=[] if cell in FAST_CELLS else pytest.mark.matrix) for cell in CELLS],
 )
 def test_attempts_started_together_never_both_commit(
     together: Callable[..., Any], gcs: GcsServer, undisturbed_process: Any, uids: list[str], on: str, apart: float

@@ -129,7 +129,7 @@ def test_a_finished_run_is_answered_and_nothing_is_written(undisturbed_run: Undi
             {"head_epochs": 2, "fine_tune_epochs": 1},
             1,
             id="two phases",
-            marks=[pytest.mark.slow, pytest.mark.timeout(1800)],
+            marks=[pytest.mark.matrix, pytest.mark.timeout(1800)],
         ),
     ],
 )
