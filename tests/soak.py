@@ -9,7 +9,6 @@ an undisturbed run.
 
 import argparse
 import json
-import os
 import random
 import signal
 import subprocess
@@ -23,8 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from job.errors import ExitCode
-from job.settings import PREFIX
-from tests.conftest import REPOSITORY, SMALL_RUN
+from tests.conftest import REPOSITORY, SMALL_RUN, process_environment
 from tests.gcs_server import BUCKET, GcsServer
 
 KILLS_IN_A_RUN = 5
@@ -63,9 +61,7 @@ class Soak:
             "storage_uri": f"gs://{BUCKET}/soak", "lease_seconds": 5, "job_uid": run_id,
             "termination_log": self.folder / f"{run_id}.json",
         }  # fmt: skip
-        clean = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-        variables = {f"{PREFIX}{name.upper()}": str(value) for name, value in (values | overrides).items()}
-        return clean | variables | {"STORAGE_EMULATOR_HOST": self.server.url}
+        return process_environment(values | overrides) | {"STORAGE_EMULATOR_HOST": self.server.url}
 
     def begin(self, run_id: str, **overrides: Any) -> subprocess.Popen[bytes]:
         return subprocess.Popen(

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from job.ledger import Ledger
 from job.model import Classifier, build_classifier
 from job.state import PhaseState
 from job.training import EpochDone, train_phase
-from tests.conftest import job
+from tests.conftest import job, process_environment
 
 pytestmark = pytest.mark.real_data
 
@@ -113,8 +112,7 @@ def run(real_data: Path, tmp_path: Path, **settings: Any) -> Iterator[dict[str, 
         "data_dir": real_data / "tfds", "weights": real_data / MOBILENET, "backbone": "MobileNetV2", "image_size": 96,
         "storage_uri": tmp_path, "run_id": "real", "cache_dir": tmp_path / "cache",
     }  # fmt: skip
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("THAW_")}
-    env = clean | {f"THAW_{name.upper()}": str(value) for name, value in (values | settings).items()}
+    env = process_environment(values | settings)
     done = job(env=env)
     assert done.returncode == ExitCode.COMPLETE, done.stdout + done.stderr
     yield json.loads((tmp_path / "real" / "report" / "report.json").read_text())

@@ -5,7 +5,7 @@ from urllib.parse import unquote, urlsplit
 
 from job.errors import InvalidSettings
 from job.storage.local import LocalStore
-from job.storage.protocol import ObjectStore, Observer, Unobserved
+from job.storage.protocol import ObjectStore, Observer
 
 
 def open_store(uri: str, *, observer: Observer | None = None, timeout_seconds: float = 60.0) -> ObjectStore:
@@ -15,7 +15,6 @@ def open_store(uri: str, *, observer: Observer | None = None, timeout_seconds: f
     again. Nothing is asked of the store yet, but for the credentials of a bucket. Raises InvalidSettings for a scheme
     that has no store, StorageRefused when there are no credentials.
     """
-    observer = observer or Unobserved()
     if "://" not in uri:
         return LocalStore(Path(uri).expanduser(), observer=observer)
     parts = urlsplit(uri)
