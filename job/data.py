@@ -19,9 +19,11 @@ import tensorflow_datasets as tfds
 from job import dataset as tfds_data
 from job.dataset import SPLIT_NAMES
 from job.errors import DataCorrupt
-from job.images import CachedImages, ImageSource, RecordImages, allocate, decode
+from job.images import PARALLEL_DECODES, CachedImages, ImageSource, RecordImages, allocate, decode
 
 CHECK_STOP_EVERY_EXAMPLES = 64
+PREFETCHED_BATCHES = 2
+PREFETCHED_EXAMPLES = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +41,7 @@ class Split:
         """(images uint8 [b, size, size, 3], labels int32 [b]) in `order`, which is 0, 1, 2, ... by default."""
         order = np.arange(len(self)) if order is None else order
         labels = tf.data.Dataset.from_tensor_slices(self.labels[order]).batch(batch_size)
-        return tf.data.Dataset.zip(self.images.batches(order, batch_size), labels).prefetch(tf.data.AUTOTUNE)
+        return _untuned(tf.data.Dataset.zip(self.images.batches(order, batch_size), labels).prefetch(PREFETCHED_BATCHES))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +53,17 @@ class Splits:
     test: Split
     class_names: tuple[str, ...]
     identity: dict[str, Any]
+
+
+def _untuned(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """`dataset`, whose parallelism and buffers are given: nothing is left for tf.data to tune while it runs.
+
+    The thread that would tune wakes up at growing intervals, and whoever leaves an iterator before its end waits for it
+    (TensorFlow 2.21): for as long again as the iterator has lived.
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return dataset.with_options(options)
 
 
 def epoch_order(num_examples: int, *, seed: int, phase: str, epoch: int) -> np.ndarray:
@@ -131,8 +144,8 @@ def _decode_all(
     check_stop: Callable[[], None],
 ) -> list[int]:
     """Decode every example in order into `labels` and `pixels`; returns the indices of those that cannot be."""
-    decoded = examples.map(lambda image, label: (decode(image, image_size), label), num_parallel_calls=tf.data.AUTOTUNE)
-    iterator = decoded.prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
+    decoded = examples.map(lambda image, label: (decode(image, image_size), label), num_parallel_calls=PARALLEL_DECODES)
+    iterator = _untuned(decoded.prefetch(PREFETCHED_EXAMPLES)).as_numpy_iterator()
     damaged = []
     for index in range(len(labels)):
         if index % CHECK_STOP_EVERY_EXAMPLES == 0:

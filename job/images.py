@@ -16,6 +16,8 @@ import tensorflow_datasets as tfds
 from job.errors import InvalidSettings
 from job.records import RecordReader
 
+PARALLEL_DECODES = os.cpu_count() or 1
+
 
 class ImageSource(Protocol):
     """Images of a split by index."""
@@ -72,7 +74,7 @@ class CachedImages:
             return tf.ensure_shape(images, [None, *self._pixels.shape[1:]])
 
         indices = tf.data.Dataset.from_tensor_slices(order).batch(batch_size)
-        return indices.map(gather, num_parallel_calls=tf.data.AUTOTUNE)
+        return indices.map(gather)
 
 
 class RecordImages:
@@ -99,4 +101,4 @@ class RecordImages:
             return decode(example[self._image_key], self._image_size)
 
         indices = tf.data.Dataset.from_tensor_slices(order)
-        return indices.map(load, num_parallel_calls=tf.data.AUTOTUNE).batch(batch_size)
+        return indices.map(load, num_parallel_calls=PARALLEL_DECODES).batch(batch_size)

@@ -6,10 +6,11 @@ tests/test_model.py shows it.) This room builds, loads and exports; it does not 
 """
 
 import contextlib
+import functools
 import hashlib
 import math
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import tensorflow as tf
 from job.augmentation import Flip, augment
 from job.backbones import BACKBONES, TINY, BackboneSpec
 from job.errors import InputError, WeightsUnusable
+from job.folding import folded
 
 
 class Classifier:
@@ -45,6 +47,10 @@ class Classifier:
         self._flip = flip
         self._rotation = rotation
 
+    @functools.cached_property
+    def _folded(self) -> keras.Model:
+        return folded(self.backbone, frozen=False)
+
     @property
     def num_logits(self) -> int:
         return int(self.head.units)
@@ -59,8 +65,15 @@ class Classifier:
 
     def features(self, images: tf.Tensor) -> tf.Tensor:
         """Pixels 0..255 [b, s, s, 3] -> pooled features float32 [b, d]; BatchNorm uses its fixed statistics."""
+        return self._pooled(self._folded, images)
+
+    def frozen_features(self) -> Callable[[tf.Tensor], tf.Tensor]:
+        """`features` of the backbone as it is now: faster, blind to later changes, and without gradients."""
+        return functools.partial(self._pooled, folded(self.backbone, frozen=True))
+
+    def _pooled(self, network: keras.Model, images: tf.Tensor) -> tf.Tensor:
         rescaled = tf.cast(images, tf.float32) * tf.constant(self._spec.scale) + tf.constant(self._spec.offset)
-        maps = self.backbone(rescaled, training=False)
+        maps = network(rescaled, training=False)
         return tf.reduce_mean(tf.cast(maps, tf.float32), axis=[1, 2])
 
     def logits(self, features: tf.Tensor, *, dropout_seed: tf.Tensor | None = None) -> tf.Tensor:

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from job.model import Classifier
+from job.optimizer import FusedAdam
 from job.settings import PhaseName
 
 
@@ -46,7 +47,7 @@ class PhaseState:
         self.phase = phase
         self.parts = tuple(trainable)
         self.variables = classifier.trainable_variables(trainable)
-        self.optimizer = keras.optimizers.Adam(learning_rate)
+        self.optimizer = FusedAdam(learning_rate)
         self.optimizer.build(self.variables)
         self.totals = Totals()
 

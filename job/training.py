@@ -43,6 +43,7 @@ class EpochDone:
 
 
 Fact = StepDone | EpochDone
+FeaturesOf = Callable[[tf.Tensor], tf.Tensor]
 
 
 def num_batches(num_examples: int, batch_size: int) -> int:
@@ -72,8 +73,10 @@ def train_phase(
     each step and each validation batch, and raises to leave. `ledger` is told what time goes into; the first
     `steps_lost` steps of the phase were done before, by attempts that lost some of them. Raises TrainingDiverged.
     """
-    validate = _validator(state, validation, batch_size, check_stop)
-    train_step = _train_step(state, xla=xla, strategy=strategy)
+    classifier = state.classifier
+    features_of = classifier.features if "backbone" in state.parts else classifier.frozen_features()
+    validate = _validator(state, features_of, validation, batch_size, check_stop)
+    train_step = _train_step(state, features_of, xla=xla, strategy=strategy)
     batches_per_epoch = num_batches(len(train), batch_size)
     key = _phase_key(seed, state.phase)
     is_first = True
@@ -208,18 +211,20 @@ def _phase_key(seed: int, phase: str) -> int:
     return int.from_bytes(digest[:4], "big", signed=True)
 
 
-def _train_step(state: PhaseState, *, xla: bool, strategy: tf.distribute.Strategy) -> Callable[..., tf.Tensor]:
+def _train_step(
+    state: PhaseState, features_of: FeaturesOf, *, xla: bool, strategy: tf.distribute.Strategy
+) -> Callable[..., tf.Tensor]:
     """(images uint8 [b, s, s, 3], labels int32 [b], seed int32 [2]) -> the batch's sums, float64 [3]."""
     classifier, optimizer, variables = state.classifier, state.optimizer, state.variables
     trains_backbone = "backbone" in state.parts
 
     # Augmentation stays outside: its image transform has no XLA kernel.
-    @tf.function(jit_compile=xla, reduce_retracing=True)
+    @tf.function(jit_compile=xla, reduce_retracing=True, autograph=False)
     def gradients(images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor, num_examples: tf.Tensor) -> Any:
-        frozen_features = None if trains_backbone else classifier.features(images)
+        frozen_features = None if trains_backbone else features_of(images)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch([variable.value for variable in variables])
-            features = classifier.features(images) if frozen_features is None else frozen_features
+            features = features_of(images) if frozen_features is None else frozen_features
             losses, sums = _sums(classifier.logits(features, dropout_seed=seed), labels)
             # Divided by the examples of all devices: the sum of the devices' gradients is the batch's mean.
             loss = tf.reduce_sum(losses) / tf.cast(num_examples, losses.dtype)
@@ -246,20 +251,21 @@ def _train_step(state: PhaseState, *, xla: bool, strategy: tf.distribute.Strateg
         return strategy.reduce("SUM", strategy.run(replica_step, args=(images, labels, seed)), axis=None)
 
     if strategy.num_replicas_in_sync == 1:
-        return tf.function(step, input_signature=signature)
-    return tf.function(step, reduce_retracing=True)
+        return tf.function(step, input_signature=signature, autograph=False)
+    return tf.function(step, reduce_retracing=True, autograph=False)
 
 
 def _validator(
-    state: PhaseState, split: Split, batch_size: int, check_stop: Callable[[], None]
+    state: PhaseState, features_of: FeaturesOf, split: Split, batch_size: int, check_stop: Callable[[], None]
 ) -> Callable[[], tuple[float, float]]:
     """A function that returns mean loss and accuracy over `split` with the model as it is then.
 
     While the backbone is frozen its features are computed once, at the first call.
     """
     classifier = state.classifier
-    features_of = tf.function(
-        classifier.features,
+    traced_features_of = tf.function(
+        features_of,
+        autograph=False,
         input_signature=[tf.TensorSpec([None, classifier.image_size, classifier.image_size, 3], tf.uint8)],
     )
     kept: list[tuple[tf.Tensor, tf.Tensor]] = []
@@ -267,7 +273,7 @@ def _validator(
     def features() -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
         for images, labels in split.batches(batch_size):
             check_stop()
-            yield features_of(images), labels
+            yield traced_features_of(images), labels
 
     def validate() -> tuple[float, float]:
         totals = Totals()

@@ -1,0 +1,72 @@
+"""The article's recipe as the plain Keras script that it is: what a run of Thaw is measured against.
+
+`python -m bench.article OPTIONS` with a JSON object of the sizes; prints a JSON object of what came out of it. It shares no code
+with the job: `fit`, float32 and a cache of float32 images, as the article says. Like it, it does not shuffle the examples
+itself (they are prepared in a random order), and the statistics of BatchNorm move in fine-tuning: Keras 3 overrides
+`training=False` inside `fit`.
+"""
+
+import json
+import resource
+import sys
+import time
+
+BATCH_SIZE = 32
+
+
+def main() -> None:
+    options = json.loads(sys.argv[1])
+    started = time.monotonic()
+
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+    from tensorflow import keras
+    from tensorflow.keras import layers
+
+    seconds = {"import": time.monotonic() - started}
+    keras.utils.set_random_seed(options["seed"])
+    size = (options["image_size"],) * 2
+    augmentation = keras.Sequential([layers.RandomFlip("horizontal"), layers.RandomRotation(0.1)])
+    splits = tfds.load(
+        options["dataset"], split=options["splits"], as_supervised=True, data_dir=options["data_dir"], download=False
+    )
+    train, validation, test = (
+        split.map(lambda x, y: (tf.image.resize(x, size), y)).cache().batch(BATCH_SIZE).prefetch(buffer_size=10)
+        for split in splits
+    )
+
+    base = keras.applications.Xception(weights=options["weights"], input_shape=(*size, 3), include_top=False)
+    base.trainable = False
+    inputs = keras.Input(shape=(*size, 3))
+    x = augmentation(inputs)
+    x = layers.Rescaling(scale=1 / 127.5, offset=-1)(x)
+    x = base(x, training=False)
+    x = layers.GlobalAveragePooling2D()(x)
+    x = layers.Dropout(0.2)(x)
+    model = keras.Model(inputs, layers.Dense(1)(x))
+
+    history = []
+    for phase, learning_rate, epochs in options["phases"]:
+        base.trainable = phase == "fine_tune"
+        model.compile(
+            optimizer=keras.optimizers.Adam(learning_rate),
+            loss=keras.losses.BinaryCrossentropy(from_logits=True),
+            metrics=[keras.metrics.BinaryAccuracy(threshold=0.0)],
+        )
+        began = time.monotonic()
+        fitted = model.fit(train, epochs=epochs, validation_data=validation, verbose=0)
+        seconds[phase] = time.monotonic() - began
+        history.append({"phase": phase, **fitted.history})
+
+    began = time.monotonic()
+    loss, accuracy = model.evaluate(test, verbose=0)
+    seconds["evaluate"] = time.monotonic() - began
+    result = {
+        "accuracy": accuracy, "loss": loss, "wall_seconds": time.monotonic() - started, "seconds": seconds,
+        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "history": history,
+    }  # fmt: skip
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""Folding: the same function of the same variables, with the same gradients."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from job.backbones import BACKBONES
+from job.folding import folded
+from job.model import tiny_backbone
+from tests.grappler import optimized_operations
+
+SIZE = {"Tiny": 32} | {name: max(32, spec.min_image_size) for name, spec in BACKBONES.items()}
+
+
+def network_of(name: str) -> keras.Model:
+    """A backbone with random weights and statistics that are far from those that fold into nothing."""
+    keras.utils.set_random_seed(0)
+    size = SIZE[name]
+    network = (
+        tiny_backbone(size)
+        if name == "Tiny"
+        else getattr(keras.applications, name)(include_top=False, weights=None, input_shape=(size, size, 3))
+    )
+    random = np.random.default_rng(0)
+    for layer in batch_norms(network):
+        for variable in layer.weights:
+            low, high = (0.5, 1.5) if variable.name in ("gamma", "moving_variance") else (-0.3, 0.3)
+            variable.assign(random.uniform(low, high, variable.shape))
+    return network
+
+
+def batch_norms(network: keras.Model) -> list[keras.layers.BatchNormalization]:
+    return [layer for layer in network.layers if isinstance(layer, keras.layers.BatchNormalization)]
+
+
+def maps_and_gradients(network: keras.Model, variables: list[keras.Variable]) -> tuple[np.ndarray, list[np.ndarray]]:
+    """The maps of two random images in -1..1, and the gradients of a function of them."""
+    size = network.input_shape[1]
+    images = tf.constant(np.random.default_rng(1).uniform(-1, 1, (2, size, size, 3)), tf.float32)
+
+    @tf.function(autograph=False)
+    def compute() -> tuple[tf.Tensor, list[tf.Tensor]]:
+        with tf.GradientTape() as tape:
+            maps = network(images, training=False)
+            loss = tf.reduce_mean(tf.sin(maps / (1e-6 + tf.stop_gradient(tf.math.reduce_std(maps)))))
+        return maps, tape.gradient(loss, [variable.value for variable in variables])
+
+    maps, gradients = compute()
+    return maps.numpy(), [gradient.numpy() for gradient in gradients]
+
+
+NUM_FOLDED = {
+    "Tiny": 3, "Xception": 40, "MobileNetV2": 52, "InceptionV3": 94, "ResNet50V2": 32, "DenseNet121": 61,
+    "MobileNetV3Small": 34, "EfficientNetV2B0": 76, "NASNetMobile": 100, "InceptionResNetV2": 203, "MobileNet": 27,
+}  # fmt: skip
+"""How many BatchNorms follow a convolution of their own."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in ("Tiny", "MobileNetV2") else pytest.mark.slow) for name in NUM_FOLDED]
+)
+def test_a_folded_network_computes_the_same_with_the_same_gradients(name: str) -> None:
+    """Of every variable that trains, gamma and beta among them."""
+    network = network_of(name)
+    short = folded(network, frozen=False)
+    assert len(batch_norms(network)) - len(batch_norms(short)) == NUM_FOLDED[name]
+    variables = network.trainable_weights
+    maps, gradients = maps_and_gradients(network, variables)
+    folded_maps, folded_gradients = maps_and_gradients(short, variables)
+    np.testing.assert_allclose(folded_maps, maps, rtol=1e-3, atol=1e-4 * np.abs(maps).max())
+    scale = np.median([np.linalg.norm(gradient) for gradient in gradients])
+    for variable, gradient, other in zip(variables, gradients, folded_gradients, strict=True):
+        error = np.linalg.norm(gradient - other) / (np.linalg.norm(gradient) + 1e-3 * scale)
+        assert error < 5e-3, variable.path
+
+
+def test_a_frozen_network_has_read_its_variables_once() -> None:
+    """The other sees the change; the first stays as it was."""
+    network = network_of("Tiny")
+    images = np.random.default_rng(1).uniform(-1, 1, (2, 32, 32, 3)).astype(np.float32)
+    frozen, live = folded(network, frozen=True), folded(network, frozen=False)
+    before = frozen(images).numpy()
+    np.testing.assert_array_equal(before, live(images))
+    gamma = batch_norms(network)[0].gamma
+    gamma.assign(gamma.value * 2)
+    np.testing.assert_array_equal(frozen(images), before)
+    assert not np.allclose(live(images), before)
+
+
+def test_a_network_without_such_a_batch_norm_is_left_alone() -> None:
+    """ConvNeXt has none; here another layer reads the convolution too."""
+    inputs = keras.Input((8, 8, 3))
+    maps = keras.layers.Conv2D(4, 3, padding="same")(inputs)
+    network = keras.Model(inputs, keras.layers.Add()([maps, keras.layers.BatchNormalization()(maps)]))
+    assert folded(network, frozen=False) is network
+    activated = keras.layers.BatchNormalization()(keras.layers.Conv2D(4, 3, activation="relu")(inputs))
+    network = keras.Model(inputs, activated)
+    assert folded(network, frozen=False) is network
+
+
+def test_the_variables_stay_those_of_the_network() -> None:
+    """What is saved, counted and digested is the network itself."""
+    network = network_of("Tiny")
+    before = [variable.path for variable in network.weights]
+    folded(network, frozen=False)
+    assert [variable.path for variable in network.weights] == before
+
+
+def test_tensorflow_fuses_convolution_bias_and_activation() -> None:
+    """Grappler gives up a whole graph at a residual sum, unless it is kept from seeing it."""
+    size = 32
+    inputs = keras.Input((size, size, 3))
+    maps = keras.layers.Conv2D(8, 3, padding="same")(inputs)
+    for _ in range(3):
+        x = keras.layers.Conv2D(8, 3, padding="same", use_bias=False)(keras.layers.Activation("relu")(maps))
+        x = keras.layers.Activation("relu")(keras.layers.BatchNormalization()(x))
+        x = keras.layers.Conv2D(8, 3, padding="same", use_bias=False)(x)
+        maps = keras.layers.Add()([keras.layers.BatchNormalization()(x), maps])
+    network = keras.Model(inputs, maps)
+    operations = optimized_operations(folded(network, frozen=True), (2, size, size, 3))
+    assert sum("FusedConv2D" in operation for operation in operations) >= 6
