@@ -41,7 +41,9 @@ class Split:
         """(images uint8 [b, size, size, 3], labels int32 [b]) in `order`, which is 0, 1, 2, ... by default."""
         order = np.arange(len(self)) if order is None else order
         labels = tf.data.Dataset.from_tensor_slices(self.labels[order]).batch(batch_size)
-        return _untuned(tf.data.Dataset.zip(self.images.batches(order, batch_size), labels).prefetch(PREFETCHED_BATCHES))
+        return _untuned(
+            tf.data.Dataset.zip(self.images.batches(order, batch_size), labels).prefetch(PREFETCHED_BATCHES)
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -59,9 +59,7 @@ def _is_plain(layer: Any) -> bool:
 class _FoldedConvolution(keras.layers.Layer):
     """A convolution and the BatchNorm after it, of which it reads the variables in float32."""
 
-    def __init__(
-        self, convolution: Any, batch_norm: keras.layers.BatchNormalization, *, frozen: bool
-    ) -> None:
+    def __init__(self, convolution: Any, batch_norm: keras.layers.BatchNormalization, *, frozen: bool) -> None:
         super().__init__(name=convolution.name, dtype=convolution.dtype_policy, autocast=False)
         # TensorFlow's variables, which no layer tracks, and which are read in float32 whatever layer is reading.
         self._kernels = [weight.value for weight in convolution.weights if "kernel" in weight.name]

@@ -1,5 +1,8 @@
 """Folding: the same function of the same variables, with the same gradients."""
 
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -8,7 +11,7 @@ import tensorflow as tf
 from job.backbones import BACKBONES
 from job.folding import folded
 from job.model import tiny_backbone
-from tests.grappler import optimized_operations
+from tests.conftest import REPOSITORY
 
 SIZE = {"Tiny": 32} | {name: max(32, spec.min_image_size) for name, spec in BACKBONES.items()}
 
@@ -51,14 +54,15 @@ def maps_and_gradients(network: keras.Model, variables: list[keras.Variable]) ->
 
 
 NUM_FOLDED = {
-    "Tiny": 3, "Xception": 40, "MobileNetV2": 52, "InceptionV3": 94, "ResNet50V2": 32, "DenseNet121": 61,
-    "MobileNetV3Small": 34, "EfficientNetV2B0": 76, "NASNetMobile": 100, "InceptionResNetV2": 203, "MobileNet": 27,
+    "Tiny": 5, "Xception": 40, "MobileNet": 27, "MobileNetV2": 52, "MobileNetV3Small": 34, "InceptionV3": 94,
+    "InceptionResNetV2": 204, "ResNet50V2": 32, "DenseNet121": 59, "EfficientNetV2B0": 59, "NASNetMobile": 188,
 }  # fmt: skip
 """How many BatchNorms follow a convolution of their own."""
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in ("Tiny", "MobileNetV2") else pytest.mark.slow) for name in NUM_FOLDED]
+    "name",
+    [pytest.param(name, marks=() if name in ("Tiny", "MobileNetV2") else pytest.mark.slow) for name in NUM_FOLDED],
 )
 def test_a_folded_network_computes_the_same_with_the_same_gradients(name: str) -> None:
     """Of every variable that trains, gamma and beta among them."""
@@ -107,16 +111,23 @@ def test_the_variables_stay_those_of_the_network() -> None:
     assert [variable.path for variable in network.weights] == before
 
 
-def test_tensorflow_fuses_convolution_bias_and_activation() -> None:
-    """Grappler gives up a whole graph at a residual sum, unless it is kept from seeing it."""
-    size = 32
-    inputs = keras.Input((size, size, 3))
-    maps = keras.layers.Conv2D(8, 3, padding="same")(inputs)
-    for _ in range(3):
-        x = keras.layers.Conv2D(8, 3, padding="same", use_bias=False)(keras.layers.Activation("relu")(maps))
-        x = keras.layers.Activation("relu")(keras.layers.BatchNormalization()(x))
-        x = keras.layers.Conv2D(8, 3, padding="same", use_bias=False)(x)
-        maps = keras.layers.Add()([keras.layers.BatchNormalization()(x), maps])
-    network = keras.Model(inputs, maps)
-    operations = optimized_operations(folded(network, frozen=True), (2, size, size, 3))
-    assert sum("FusedConv2D" in operation for operation in operations) >= 6
+RESIDUAL = """
+import keras, numpy as np, tensorflow as tf
+from job.folding import folded
+inputs = keras.Input((32, 32, 3))
+maps = keras.layers.Conv2D(8, 3, padding="same")(inputs)
+for _ in range(3):
+    x = keras.layers.Conv2D(8, 3, padding="same", use_bias=False)(keras.layers.Activation("relu")(maps))
+    x = keras.layers.Activation("relu")(keras.layers.BatchNormalization()(x))
+    x = keras.layers.Conv2D(8, 3, padding="same", use_bias=False)(x)
+    maps = keras.layers.Add()([keras.layers.BatchNormalization()(x), maps])
+network = folded(keras.Model(inputs, maps), frozen=True)
+tf.function(lambda images: network(images, training=False), autograph=False)(np.zeros((2, 32, 32, 3), np.float32))
+"""
+
+
+def test_grappler_does_not_give_up_a_residual_network() -> None:
+    """It says so on standard error, and then fuses nothing."""
+    done = subprocess.run([sys.executable, "-c", RESIDUAL], cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "remapper failed" not in done.stderr
