@@ -1,10 +1,10 @@
 """BatchNorm with fixed statistics, folded into the convolution before it.
 
 With s = gamma / sqrt(variance + epsilon), (conv(x, W) + b - mean) * s + beta is conv(x, W * s) + (b - mean) * s + beta:
-the same function of the same variables, and so with the same gradients, up to rounding. It scales the weights once instead
-of every activation, forward and backward, keeps one map less of each layer for the gradient, and leaves TensorFlow a
-convolution, a bias and an activation, which its kernels do in one pass. (Jacob et al. 2018, arXiv:1712.05877, section 3.2,
-fold for inference; nothing there depends on it.)
+the same function of the same variables, and so with the same gradients, up to rounding. It scales the weights once
+instead of every activation, forward and backward, keeps one map less of each layer for the gradient, and leaves
+TensorFlow a convolution, a bias and an activation, which its kernels do in one pass. Jacob et al. 2018
+(arXiv:1712.05877, section 3.2) fold so for training that simulates quantization.
 """
 
 from collections import Counter
