@@ -1,0 +1,46 @@
+"""Images a second that the input pipeline gives, against what a step takes."""
+
+import json
+import time
+from collections.abc import Iterable
+from typing import Literal
+
+from bench.measuring import JOB, Row, finished, interleaved
+from bench.workload import Workload
+from job.data import Split, load_splits, train_batches
+
+REPETITIONS = 5
+IMAGES = 960
+
+
+def rows(load: Workload) -> Iterable[Row]:
+    """Decoded, from the cache, and taken by the head's step, which is the faster of the two."""
+    cached, decoded = _split(load, "memory"), _split(load, "none")
+    fast, slow = interleaved(REPETITIONS, lambda: _images_per_second(cached), lambda: _images_per_second(decoded))
+    yield Row("images decoded and resized each time", "1/s", slow)
+    yield Row("images from the cache", "1/s", fast)
+    shares, rates = [], []
+    for repetition in range(REPETITIONS):
+        run_id = f"input-{repetition}"
+        splits = load.splits(IMAGES // 3, 16, 16)
+        finished(JOB, load.environment(run_id, splits, HEAD_EPOCHS=3, FINE_TUNE_EPOCHS=0, SEED=repetition))
+        record = json.loads(load.record(run_id).read_text())
+        seconds = record["attempts"][-1]["seconds"]["head"]
+        shares.append(100 * seconds["data_wait"] / (seconds["data_wait"] + seconds["productive"]))
+        rates.append(record["history"][-1]["images_per_second"])
+    yield Row("images that the head phase trains on", "1/s", rates)
+    yield Row("data wait of three head epochs, the first decoding", "%", shares, "under 1 % of an epoch")
+
+
+def _split(load: Workload, cache: Literal["memory", "none"]) -> Split:
+    return load_splits(
+        dataset=load.dataset, data_dir=str(load.data_dir), specs=load.splits(IMAGES, 8, 8),
+        image_size=load.image_size, cache=cache, cache_dir=load.place, check_stop=lambda: None,
+    ).train  # fmt: skip
+
+
+def _images_per_second(source: Split) -> float:
+    started = time.monotonic()
+    for _ in train_batches(source, batch_size=32, seed=0, phase="head", epoch=0):
+        pass
+    return len(source) / (time.monotonic() - started)

@@ -1,0 +1,99 @@
+"""How things are measured: processes with their peak memory, alternatives in turn, rows of numbers."""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+REPOSITORY = Path(__file__).parent.parent
+JOB = [sys.executable, "-m", "job"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One thing measured several times; `goal` in words, where there is one."""
+
+    what: str
+    unit: str
+    values: list[float]
+    goal: str = ""
+
+    def __post_init__(self) -> None:
+        print(f"  {self.what}: {statistics.median(self.values):.4g} {self.unit}", flush=True)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "what": self.what,
+            "unit": self.unit,
+            "median": statistics.median(self.values),
+            "lowest": min(self.values),
+            "highest": max(self.values),
+            "values": self.values,
+            "goal": self.goal,
+        }
+
+
+def against(
+    what: str, unit: str, others: list[float], ours: list[float], *, names: tuple[str, str], goal: str = ""
+) -> Iterable[Row]:
+    """Both alternatives, and pair by pair what the first has over the second."""
+    yield Row(f"{what}: {names[0]}", unit, others)
+    yield Row(f"{what}: {names[1]}", unit, ours)
+    ratios = [other / our for other, our in zip(others, ours, strict=True)]
+    yield Row(f"{what}: {names[0]} over {names[1]}", "x", ratios, goal)
+
+
+def interleaved(repetitions: int, *alternatives: Callable[[], T]) -> list[list[T]]:
+    """The results of each alternative, all of them in turn: what disturbs the machine disturbs all."""
+    rounds = [[alternative() for alternative in alternatives] for _ in range(repetitions)]
+    return [list(results) for results in zip(*rounds, strict=True)]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A process that has ended: wall seconds, most memory in bytes, and what it wrote to standard output."""
+
+    seconds: float
+    peak_bytes: int
+    output: str
+    started: float
+
+    def last_json(self) -> dict[str, Any]:
+        result: dict[str, Any] = json.loads(self.output.splitlines()[-1])
+        return result
+
+    def seconds_until(self, event: str, **fields: object) -> float:
+        """From the start of the process to the first line of the log that has this event and these fields."""
+        for line in self.output.splitlines():
+            entry = json.loads(line)
+            if entry["event"] == event and all(entry.get(name) == value for name, value in fields.items()):
+                return datetime.fromisoformat(entry["time"]).timestamp() - self.started
+        raise LookupError(f"no {event} with {fields} in the log:\n{self.output}")
+
+
+def finished(command: list[str], env: Mapping[str, str], *, kill_at: str = "") -> Finished:
+    """Run to the end, or to SIGKILL when a line of output has `kill_at`. Raises when it fails by itself."""
+    started, began = time.time(), time.monotonic()
+    process = subprocess.Popen(
+        command, env=env, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if kill_at and kill_at in line:
+            process.kill()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode and not kill_at:
+        raise RuntimeError(f"{command} ended with {process.returncode}:\n{''.join(lines)}")
+    return Finished(time.monotonic() - began, usage.ru_maxrss * 1024, "".join(lines), started)

@@ -1,0 +1,46 @@
+"""The results of `make bench` as the README shows them."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results.json"
+README = Path(__file__).parent.parent / "README.md"
+
+TITLES = {
+    "article": "Against the article's Keras script",
+    "around": "Around the training",
+    "input": "Input pipeline",
+    "growth": "Growth",
+}
+
+_PLACE = re.compile(r"(?<=<!-- make bench -->\n).*?(?=<!-- /make bench -->)", re.DOTALL)
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """A table of every section that has been measured."""
+    lines = ["| measured | median | lowest to highest | goal |", "|---|---|---|---|"]
+    for name, title in TITLES.items():
+        if name not in results:
+            continue
+        section = results[name]
+        on = section["on"]
+        numbers = "bfloat16" if on["bfloat16"] else "float32"
+        lines.append(f"| **{title}** ({on['data']}; {on['cores']} cores, {numbers}) | | | |")
+        for row in section["rows"]:
+            unit = f" {row['unit']}" if row["unit"] else ""
+            spread = f"{number(row['lowest'])} to {number(row['highest'])}" if len(row["values"]) > 1 else "once"
+            lines.append(f"| {row['what']} | {number(row['median'])}{unit} | {spread} | {row['goal']} |")
+    return "\n".join(lines) + "\n"
+
+
+def with_table(readme: str, results: dict[str, Any]) -> str:
+    """The text of the README with the table of these results in its place."""
+    return _PLACE.sub(lambda _: markdown(results), readme)
+
+
+def number(value: float) -> str:
+    """Three digits that count, all of those before the point."""
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.3g}" if abs(value) < 1 else f"{value:.{1 if abs(value) >= 10 else 2}f}"

@@ -1,0 +1,57 @@
+"""What is measured on: photographs and ImageNet weights where THAW_TEST_DATA has them, else drawn and random ones."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.measuring import JOB, finished
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A data set that is prepared, weights, and room for the runs that are measured."""
+
+    is_real: bool
+    dataset: str
+    data_dir: Path
+    weights: str
+    image_size: int
+    place: Path
+
+    def splits(self, train: int, validation: int, test: int) -> tuple[str, str, str]:
+        """Three parts of the data set without a common example, of these sizes."""
+        ends = train, train + validation, train + validation + test
+        return f"train[:{ends[0]}]", f"train[{ends[0]}:{ends[1]}]", f"train[{ends[1]}:{ends[2]}]"
+
+    def environment(self, run_id: str, splits: tuple[str, str, str], **settings: object) -> dict[str, str]:
+        """The environment of a run of Xception on this data, with the recipe's defaults; no other THAW_*."""
+        train, validation, test = splits
+        values: dict[str, object] = {
+            "RUN_ID": run_id, "STORAGE_URI": self.place / "runs", "DATASET": self.dataset, "DATA_DIR": self.data_dir,
+            "WEIGHTS": self.weights, "IMAGE_SIZE": self.image_size, "TRAIN_SPLIT": train,
+            "VALIDATION_SPLIT": validation, "TEST_SPLIT": test, "LOG_FORMAT": "json",
+        }  # fmt: skip
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("THAW_")}
+        return clean | {f"THAW_{name}": str(value) for name, value in (values | settings).items()}
+
+    def record(self, run_id: str) -> Path:
+        return self.place / "runs" / run_id / "run.json"
+
+
+def workload(place: Path) -> Workload:
+    """The workload of this machine. Drawing the pictures, where it must be, happens here."""
+    photographs = os.environ.get("THAW_TEST_DATA")
+    if photographs:
+        root = Path(photographs).resolve()
+        return Workload(
+            is_real=True, dataset="cats_vs_dogs", data_dir=root / "tfds",
+            weights=str(root / "weights" / "xception_imagenet_notop.h5"), image_size=150, place=place,
+        )  # fmt: skip
+    drawn = Workload(
+        is_real=False, dataset="drawn_cats_vs_dogs", data_dir=place / "data", weights="none", image_size=71, place=place
+    )
+    smallest = drawn.environment(
+        "drawn", drawn.splits(32, 8, 8), BACKBONE="Tiny", HEAD_EPOCHS=1, FINE_TUNE_EPOCHS=0, METRICS_PORT=0
+    )
+    finished(JOB, smallest)
+    return drawn
