@@ -131,10 +131,12 @@ def input_pipeline(place: Path) -> list[dict[str, object]]:
     )
 
     def split(cache: str) -> Split:
-        return load_splits(
+        splits = load_splits(
             dataset=dataset, data_dir=data_dir, specs=("train[:960]", "train[960:970]", "train[970:980]"),
             image_size=size, cache=cache, cache_dir=place, check_stop=lambda: None,  # type: ignore[arg-type]
-        ).train  # fmt: skip
+        )  # fmt: skip
+        splits.wait(check_stop=lambda: None)
+        return splits.train
 
     def images_per_second(source: Split) -> float:
         started = time.monotonic()
