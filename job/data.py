@@ -137,14 +137,15 @@ def load_splits(
     builder = tfds_data.prepared_builder(dataset, data_dir)
     image_key, class_names = tfds_data.supervision(builder)
     tfds_data.check_specs(builder, specs)
+    identity = tfds_data.identity(builder, specs)
     labels: dict[str, np.ndarray] = {}
     records: dict[str, RecordImages] = {}
     parts: list[Part] = []
     for name, spec in zip(SPLIT_NAMES, specs, strict=True):
         size = builder.info.splits[spec].num_examples
+        order = np.arange(size)
         pixels = allocate((size, image_size, image_size, 3), cache, cache_dir)
         labels[name] = _read_labels(builder, spec, num_classes=len(class_names), check_stop=check_stop)
-        order = np.arange(size)
         if pixels is None or has_random_access(builder):
             order = first_order(size) if name == "train" else order
             records[name] = RecordImages(builder, spec, image_key, image_size)
@@ -154,19 +155,14 @@ def load_splits(
         corrupt = partial(tfds_data.corrupt, builder, spec)
         parts.append(Part(name=name, order=order, images=images, pixels=pixels, corrupt=corrupt))
     decoding = Decoding(parts)
-    splits = {
-        part.name: Split(
-            name=part.name,
-            spec=spec,
-            labels=labels[part.name],
-            images=records[part.name]
-            if part.pixels is None
-            else CachedImages(part.pixels, partial(decoding.wait, part.name)),
-            decoding=decoding,
-        )
-        for part, spec in zip(parts, specs, strict=True)
-    }
-    return Splits(**splits, class_names=class_names, identity=tfds_data.identity(builder, specs), decoding=decoding)
+    splits = {}
+    for part, spec in zip(parts, specs, strict=True):
+        if part.pixels is None:
+            source: ImageSource = records[part.name]
+        else:
+            source = CachedImages(part.pixels, partial(decoding.wait, part.name))
+        splits[part.name] = Split(name=part.name, spec=spec, labels=labels[part.name], images=source, decoding=decoding)
+    return Splits(**splits, class_names=class_names, identity=identity, decoding=decoding)
 
 
 def _each_in_turn(builder: tfds.core.DatasetBuilder, spec: str, image_key: str, image_size: int) -> tf.data.Dataset:

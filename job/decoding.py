@@ -42,6 +42,7 @@ class Decoding:
     """The thread, which begins at once; it ends with its work, when this is closed, and when nobody refers to this."""
 
     def __init__(self, parts: Sequence[Part]) -> None:
+        assert all(np.array_equal(np.sort(part.order), np.arange(len(part.order))) for part in parts)
         self._state = _State({part.name: len(part.order) for part in parts})
         self._thread = threading.Thread(target=_work, args=(parts, self._state), daemon=True, name="decoding")
         weakref.finalize(self, self._state.end, _closed())
@@ -75,10 +76,11 @@ class Decoding:
 
 
 class _State:
-    """What the thread shares with those who wait: which images are `ready`, and how it ended, once it `is_over`."""
+    """What the thread shares with those who wait: the images that are `ready`, and once it is over its failure, if any."""
 
     def __init__(self, sizes: dict[str, int]) -> None:
         self.ready = {name: np.zeros(size, dtype=bool) for name, size in sizes.items()}
+        self._num_missing = sum(sizes.values())
         self.is_over = False
         self.failure: BaseException | None = None
         self._changed = threading.Condition()
@@ -95,10 +97,12 @@ class _State:
     def put(self, name: str, index: int) -> None:
         with self._changed:
             self.ready[name][index] = True
+            self._num_missing -= 1
+            self.is_over = self.is_over or self._num_missing == 0
             self._changed.notify_all()
 
-    def end(self, failure: BaseException | None) -> None:
-        """The first end counts."""
+    def end(self, failure: BaseException) -> None:
+        """The first end counts, which may be that the work was done."""
         with self._changed:
             if not self.is_over:
                 self.failure = failure
@@ -116,11 +120,8 @@ def _work(parts: Sequence[Part], state: _State) -> None:
             damaged = _decode(part, state)
             if damaged:
                 raise part.corrupt(damaged)
-            assert state.ready[part.name].all()
     except BaseException as error:
         state.end(error)
-    else:
-        state.end(None)
 
 
 def _decode(part: Part, state: _State) -> list[int]:

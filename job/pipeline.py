@@ -116,9 +116,7 @@ class Pipeline:
     def first_order(self, num_examples: int) -> np.ndarray:
         """The training images as this attempt takes them first, unless the newest checkpoint is damaged."""
         settings, checkpoints = self.settings, self.record.content.checkpoints
-        epochs: list[tuple[str, int]] = [
-            (phase.name, epoch) for phase in settings.phases() for epoch in range(phase.epochs)
-        ]
+        epochs = [(str(phase.name), epoch) for phase in settings.phases() for epoch in range(phase.epochs)]
         done = skip_batches = 0
         if checkpoints:
             newest = checkpoints[-1]
