@@ -76,7 +76,7 @@ class Decoding:
 
 
 class _State:
-    """What the thread shares with those who wait: the images that are `ready`, and once it is over its failure, if any."""
+    """What the thread shares with those who wait: the images that are `ready`, and in the end its failure, if any."""
 
     def __init__(self, sizes: dict[str, int]) -> None:
         self.ready = {name: np.zeros(size, dtype=bool) for name, size in sizes.items()}
