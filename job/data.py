@@ -160,7 +160,7 @@ def load_splits(
         if part.pixels is None:
             source: ImageSource = records[part.name]
         else:
-            source = CachedImages(part.pixels, partial(decoding.wait, part.name))
+            source = CachedImages(part.pixels, partial(decoding.wait_in_batch, part.name))
         splits[part.name] = Split(name=part.name, spec=spec, labels=labels[part.name], images=source, decoding=decoding)
     return Splits(**splits, class_names=class_names, identity=identity, decoding=decoding)
 

@@ -10,12 +10,15 @@ import threading
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import tensorflow as tf
 
 from job.errors import DataCorrupt
 from job.images import PARALLEL_DECODES, untuned
+
+Failure = Callable[[], BaseException]
 
 CHECK_STOP_SECONDS = 0.1
 CLOSING_SECONDS = 1.0
@@ -45,16 +48,14 @@ class Decoding:
         assert all(np.array_equal(np.sort(part.order), np.arange(len(part.order))) for part in parts)
         self._state = _State({part.name: len(part.order) for part in parts})
         self._thread = threading.Thread(target=_work, args=(parts, self._state), daemon=True, name="decoding")
-        weakref.finalize(self, self._state.end, _closed())
+        weakref.finalize(self, self._state.end, _closed)
         self._thread.start()
 
     def is_ready(self, name: str) -> bool:
         """Whether every image of a split is decoded, and none that was found is damaged, here or elsewhere."""
         return self._state.failure is None and bool(self._state.ready[name].all())
 
-    def wait(
-        self, name: str, indices: np.ndarray | None = None, *, check_stop: Callable[[], None] | None = None
-    ) -> None:
+    def wait(self, name: str, indices: np.ndarray | None, *, check_stop: Callable[[], None]) -> None:
         """Return when these images of a split are decoded, or all of them; at once when everything is.
 
         `check_stop` is called now and then, and raises to leave. Raises DataCorrupt when an image of any split is known
@@ -63,26 +64,33 @@ class Decoding:
         state = self._state
         if not state.is_complete:
             chosen = slice(None) if indices is None else indices
-            while not state.wait(name, chosen, None if check_stop is None else CHECK_STOP_SECONDS):
-                if check_stop is not None:
-                    check_stop()
+            while not state.wait(name, chosen, CHECK_STOP_SECONDS):
+                check_stop()
             if state.failure is not None:
-                raise state.failure
+                raise state.failure()
+
+    def wait_in_batch(self, name: str, indices: np.ndarray) -> None:
+        """The same for a thread of TensorFlow's, which cannot be told to stop. Raises RuntimeError if they never are."""
+        state = self._state
+        if not state.is_complete:
+            state.wait(name, indices, None)
+            if state.failure is not None:
+                raise RuntimeError("images of a batch are not decoded, and will not be")
 
     def close(self) -> None:
         """End the thread, wherever it is; what is not decoded by now never will be."""
-        self._state.end(_closed())
+        self._state.end(_closed)
         self._thread.join(CLOSING_SECONDS)
 
 
 class _State:
-    """What the thread shares with those who wait: the images that are `ready`, and in the end its failure, if any."""
+    """What the thread shares with those who wait: the images that are `ready`, and what makes its error, if it failed."""
 
     def __init__(self, sizes: dict[str, int]) -> None:
         self.ready = {name: np.zeros(size, dtype=bool) for name, size in sizes.items()}
         self._num_missing = sum(sizes.values())
         self.is_over = False
-        self.failure: BaseException | None = None
+        self.failure: Failure | None = None
         self._changed = threading.Condition()
 
     @property
@@ -101,7 +109,7 @@ class _State:
             self.is_over = self.is_over or self._num_missing == 0
             self._changed.notify_all()
 
-    def end(self, failure: BaseException) -> None:
+    def end(self, failure: Failure) -> None:
         """The first end counts, which may be that the work was done."""
         with self._changed:
             if not self.is_over:
@@ -119,9 +127,12 @@ def _work(parts: Sequence[Part], state: _State) -> None:
         for part in parts:
             damaged = _decode(part, state)
             if damaged:
-                raise part.corrupt(damaged)
+                # The names are looked up by whoever hears of it: TFDS may import meanwhile, which is not for threads.
+                state.end(partial(part.corrupt, damaged))
+                return
     except BaseException as error:
-        state.end(error)
+        failure = error
+        state.end(lambda: failure)
 
 
 def _decode(part: Part, state: _State) -> list[int]:
