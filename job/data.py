@@ -165,23 +165,27 @@ def load_splits(
     return Splits(**splits, class_names=class_names, identity=identity, decoding=decoding)
 
 
-def _each_in_turn(builder: tfds.core.DatasetBuilder, spec: str, image_key: str, image_size: int) -> tf.data.Dataset:
-    """The images of a split as uint8 [size, size, 3], in the only order that its files can be read in."""
-    examples = builder.as_dataset(
+def _examples(builder: tfds.core.DatasetBuilder, spec: str, image_key: str) -> tf.data.Dataset:
+    """The examples of a split in order, their images still encoded."""
+    return builder.as_dataset(
         split=spec, decoders={image_key: tfds.decode.SkipDecoding()}, read_config=tfds_data.read_config()
     )
-    return examples.map(lambda example: decode(example[image_key], image_size), num_parallel_calls=PARALLEL_DECODES)
+
+
+def _each_in_turn(builder: tfds.core.DatasetBuilder, spec: str, image_key: str, image_size: int) -> tf.data.Dataset:
+    """The images of a split as uint8 [size, size, 3], in the only order that its files can be read in."""
+    return _examples(builder, spec, image_key).map(
+        lambda example: decode(example[image_key], image_size), num_parallel_calls=PARALLEL_DECODES
+    )
 
 
 def _read_labels(
     builder: tfds.core.DatasetBuilder, spec: str, *, num_classes: int, check_stop: Callable[[], None]
 ) -> np.ndarray:
     """The labels of a split, int32 [n]; every example is read, and its checksum verified where it has one."""
-    _, label_key = builder.info.supervised_keys
-    examples = builder.as_dataset(
-        split=spec, decoders=tfds.decode.PartialDecoding({label_key: True}), read_config=tfds_data.read_config()
-    )
-    found = untuned(examples.map(lambda example: example[label_key]).prefetch(PREFETCHED_LABELS)).as_numpy_iterator()
+    image_key, label_key = builder.info.supervised_keys
+    examples = _examples(builder, spec, image_key).map(lambda example: example[label_key])
+    found = untuned(examples.prefetch(PREFETCHED_LABELS)).as_numpy_iterator()
     labels = np.empty(builder.info.splits[spec].num_examples, dtype=np.int32)
     for index in range(len(labels)):
         if index % CHECK_STOP_EVERY_EXAMPLES == 0:

@@ -70,7 +70,7 @@ class Decoding:
                 raise state.failure()
 
     def wait_in_batch(self, name: str, indices: np.ndarray) -> None:
-        """The same for a thread of TensorFlow's, which cannot be told to stop. Raises RuntimeError if they never are."""
+        """The same in a thread of TensorFlow's, which nobody stops. Raises RuntimeError if they never will be."""
         state = self._state
         if not state.is_complete:
             state.wait(name, indices, None)
@@ -84,7 +84,7 @@ class Decoding:
 
 
 class _State:
-    """What the thread shares with those who wait: the images that are `ready`, and what makes its error, if it failed."""
+    """What the thread shares with those who wait: what is `ready`, and what makes the error, once it failed."""
 
     def __init__(self, sizes: dict[str, int]) -> None:
         self.ready = {name: np.zeros(size, dtype=bool) for name, size in sizes.items()}
