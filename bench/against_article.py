@@ -16,7 +16,7 @@ BYTES_A_GIGABYTE = 1e9
 
 def rows(load: Workload) -> Iterable[Row]:
     """Wall time, time and rate of each phase, peak memory, and test accuracy, over `SEEDS` seeds."""
-    images, others, epochs = (960, 320, 5) if load.is_real else (128, 32, 1)
+    images, others, epochs = (480, 320, 5) if load.is_real else (128, 32, 1)
     splits = load.splits(images, others, others)
     scripts: list[tuple[Finished, dict[str, Any]]] = []
     runs: list[tuple[Finished, dict[str, Any], dict[str, float]]] = []

@@ -33,10 +33,12 @@ def rows(load: Workload) -> Iterable[Row]:
 
 
 def _split(load: Workload, cache: Literal["memory", "none"]) -> Split:
-    return load_splits(
+    split = load_splits(
         dataset=load.dataset, data_dir=str(load.data_dir), specs=load.splits(IMAGES, 8, 8),
         image_size=load.image_size, cache=cache, cache_dir=load.place, check_stop=lambda: None,
     ).train  # fmt: skip
+    split.wait(check_stop=lambda: None)
+    return split
 
 
 def _images_per_second(source: Split) -> float:

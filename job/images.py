@@ -6,6 +6,7 @@ Every source gives the same bytes for the same index: how images are kept is no 
 import os
 import re
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -25,6 +26,19 @@ class ImageSource(Protocol):
     def batches(self, order: np.ndarray, batch_size: int) -> tf.data.Dataset:
         """uint8 [batch, size, size, 3] for the indices of `order` in turn; the last batch may be smaller."""
         ...
+
+
+def untuned(dataset: tf.data.Dataset, *, num_threads: int | None = None) -> tf.data.Dataset:
+    """`dataset`, whose parallelism and buffers are given: nothing is left for tf.data to tune while it runs.
+
+    The thread that would tune wakes up at growing intervals, and whoever leaves an iterator before its end waits for it
+    (TensorFlow 2.21): for as long again as the iterator has lived. `num_threads` gives it threads of its own.
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    if num_threads is not None:
+        options.threading.private_threadpool_size = num_threads
+    return dataset.with_options(options)
 
 
 def decode(encoded: tf.Tensor, image_size: int) -> tf.Tensor:
@@ -63,28 +77,41 @@ def allocate(shape: tuple[int, ...], cache: Literal["memory", "disk", "none"], c
 
 
 class CachedImages:
-    """Decoded images in an array, in memory or mapped from disk."""
+    """Decoded images in an array, in memory or mapped from disk.
 
-    def __init__(self, pixels: np.ndarray) -> None:
+    `wait` is called with the indices of a batch, int64 [batch], and returns when they are in `pixels`, or raises.
+    """
+
+    def __init__(self, pixels: np.ndarray, wait: Callable[[np.ndarray], None]) -> None:
         self._pixels = pixels
+        self._wait = wait
 
     def batches(self, order: np.ndarray, batch_size: int) -> tf.data.Dataset:
+        def read(indices: np.ndarray) -> np.ndarray:
+            self._wait(indices)
+            return np.asarray(self._pixels[indices])
+
         def gather(indices: tf.Tensor) -> tf.Tensor:
-            images = tf.numpy_function(self._pixels.__getitem__, [indices], tf.uint8, stateful=False)
+            images = tf.numpy_function(read, [indices], tf.uint8, stateful=False)
             return tf.ensure_shape(images, [None, *self._pixels.shape[1:]])
 
         indices = tf.data.Dataset.from_tensor_slices(order).batch(batch_size)
         return indices.map(gather)
 
 
+def has_random_access(builder: tfds.core.DatasetBuilder) -> bool:
+    """Whether the examples of a data set can be read in any order."""
+    return bool(builder.info.file_format == tfds.core.FileFormat.TFRECORD)
+
+
 class RecordImages:
     """Images read and decoded again each time they are wanted: bounded in memory, and in disk."""
 
     def __init__(self, builder: tfds.core.DatasetBuilder, spec: str, image_key: str, image_size: int) -> None:
-        file_format = builder.info.file_format
-        if file_format != tfds.core.FileFormat.TFRECORD:
+        if not has_random_access(builder):
             raise InvalidSettings(
-                f"THAW_CACHE=none reads TFRecord files, and {builder.info.full_name} is kept as {file_format}",
+                f"THAW_CACHE=none reads TFRecord files, and {builder.info.full_name} is kept as "
+                f"{builder.info.file_format}",
                 hint="set THAW_CACHE=memory or disk",
             )
         self._reader = RecordReader(builder.info.splits[spec].file_instructions)
@@ -92,7 +119,9 @@ class RecordImages:
         self._image_key = image_key
         self._image_size = image_size
 
-    def batches(self, order: np.ndarray, batch_size: int) -> tf.data.Dataset:
+    def each(self, order: np.ndarray) -> tf.data.Dataset:
+        """uint8 [size, size, 3] for the indices of `order` in turn."""
+
         def load(index: tf.Tensor) -> tf.Tensor:
             serialized = tf.ensure_shape(tf.numpy_function(self._reader.read, [index], tf.string, stateful=False), [])
             example = self._features.deserialize_example(
@@ -100,5 +129,7 @@ class RecordImages:
             )
             return decode(example[self._image_key], self._image_size)
 
-        indices = tf.data.Dataset.from_tensor_slices(order)
-        return indices.map(load, num_parallel_calls=PARALLEL_DECODES).batch(batch_size)
+        return tf.data.Dataset.from_tensor_slices(order).map(load, num_parallel_calls=PARALLEL_DECODES)
+
+    def batches(self, order: np.ndarray, batch_size: int) -> tf.data.Dataset:
+        return self.each(order).batch(batch_size)

@@ -18,7 +18,7 @@ from job import events, export, numerics, training
 from job.artefacts import Artefacts
 from job.checkpoint import Checkpoints
 from job.commits import Commits
-from job.data import Splits, load_splits
+from job.data import Splits, epoch_order, load_splits
 from job.dataset import prepared_builder
 from job.errors import CheckpointDamaged, ExitCode, Interrupted, StorageError
 from job.gate import missed_gate
@@ -71,13 +71,13 @@ class Pipeline:
         """The straight line; the outcome is then in the record."""
         numerics.prepare_process(deterministic=self.settings.deterministic)
         data_dir, weights = self.fetch()
-        splits = self.load_data(data_dir)
-        classifier = self.build_model(weights, splits)
-        with self.commits.running(self.restore()):
-            for phase in self.phases_left():
-                self.train(phase, classifier, splits)
-        exported = classifier.export(self.settings.backbone)
-        results = self.evaluate(exported, classifier, splits)
+        with self.load_data(data_dir) as splits:
+            classifier = self.build_model(weights, splits)
+            with self.commits.running(self.restore()):
+                for phase in self.phases_left():
+                    self.train(phase, classifier, splits)
+            exported = classifier.export(self.settings.backbone)
+            results = self.evaluate(exported, classifier, splits)
         self.export(exported, splits, results)
         self.finish(results.outcome)
 
@@ -93,6 +93,7 @@ class Pipeline:
             return data_dir, weights
 
     def load_data(self, data_dir: str | None) -> Splits:
+        """The data, whose images are decoded in the background from now on."""
         settings = self.settings
         with self.progress.entering("data", "cache"):
             splits = load_splits(
@@ -103,6 +104,7 @@ class Pipeline:
                 cache=settings.cache,
                 cache_dir=self.scratch,
                 check_stop=self.check_stop,
+                first_order=self.first_order,
             )
         steps = num_batches(len(splits.train), settings.batch_size)
         self.reader.event(
@@ -110,6 +112,21 @@ class Pipeline:
             **{f"{phase.name}_steps": phase.epochs * steps for phase in settings.phases()},
         )  # fmt: skip
         return splits
+
+    def first_order(self, num_examples: int) -> np.ndarray:
+        """The training images as this attempt takes them first, unless the newest checkpoint is damaged."""
+        settings, checkpoints = self.settings, self.record.content.checkpoints
+        epochs = [(str(phase.name), epoch) for phase in settings.phases() for epoch in range(phase.epochs)]
+        done = skip_batches = 0
+        if checkpoints:
+            newest = checkpoints[-1]
+            done, skip_batches = divmod(newest.step, num_batches(num_examples, settings.batch_size))
+            done += epochs.index((newest.phase, 0))
+        if done >= len(epochs):
+            return np.arange(num_examples)
+        phase, epoch = epochs[done]
+        order = epoch_order(num_examples, seed=settings.seed, phase=phase, epoch=epoch)
+        return np.roll(order, -skip_batches * settings.batch_size)
 
     def build_model(self, weights: str, splits: Splits) -> Classifier:
         """The classifier with its pre-trained weights, once they are known to be those the run began with."""

@@ -1,4 +1,4 @@
-"""Random access to the examples of a prepared TFDS split, for runs that keep no cache.
+"""Random access to the examples of a prepared TFDS split.
 
 TFRecord files are a sequence of (length: uint64, checksum: uint32, bytes, checksum: uint32). Reading the lengths
 once gives the place of every example; after that any order of examples costs one read each.
@@ -35,9 +35,8 @@ class RecordReader:
         places: list[np.ndarray] = []
         for number, part in enumerate(slices):
             path = Path(part.filename)
-            offsets = _offsets(path)
             stop = None if part.take == -1 else part.skip + part.take
-            chosen = offsets[part.skip : stop]
+            chosen = _offsets(path, stop)[part.skip :]
             places.append(np.column_stack([np.full(len(chosen), number), chosen]))
             self._paths.append(path)
         self._places = np.concatenate(places).astype(np.int64)
@@ -54,13 +53,13 @@ class RecordReader:
             return file.read(length)
 
 
-def _offsets(path: Path) -> np.ndarray:
-    """Offset and length in bytes of each record of a file: int64 [records, 2]."""
-    places = []
+def _offsets(path: Path, stop: int | None) -> np.ndarray:
+    """Offset and length in bytes of the first `stop` records of a file, or of all: int64 [records, 2]."""
+    places: list[tuple[int, int]] = []
     size = path.stat().st_size
     with path.open("rb") as file:
         offset = 0
-        while offset < size:
+        while offset < size and (stop is None or len(places) < stop):
             file.seek(offset)
             length, _ = _HEADER.unpack(file.read(_HEADER.size))
             places.append((offset + _HEADER.size, length))

@@ -28,10 +28,12 @@ class Results:
 def measure(
     exported: keras.Model, classifier: Classifier, splits: Splits, *, seed: int, check_stop: Callable[[], None]
 ) -> Results:
-    """Measure the exported model, which has the weights of the classifier.
+    """Measure the exported model, which has the weights of the classifier, once every image is known to be good.
 
-    `check_stop` is called now and then, and raises to leave. Raises TrainingDiverged when the loss is not finite.
+    `check_stop` is called now and then, and raises to leave. Raises TrainingDiverged when the loss is not finite,
+    DataCorrupt when an image of any split is damaged.
     """
+    splits.wait(check_stop=check_stop)
     logits, labels = predict_logits(exported, splits.test, batch_size=BATCH_SIZE, check_stop=check_stop)
     test = evaluate(logits, labels, splits.class_names)
     check_finite(test.loss, "over the test split")

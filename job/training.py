@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from job.data import Split, train_batches
+from job.data import Split, epoch_order, train_batches
 from job.errors import TrainingDiverged
 from job.events import StepDone
 from job.ledger import Category, Ledger
@@ -70,8 +70,9 @@ def train_phase(
     """Train from `step` steps done on, validating from epoch `first_epoch` on; yields facts in order.
 
     An epoch that is trained to its last step and not validated is validated first. `check_stop` is called after
-    each step and each validation batch, and raises to leave. `ledger` is told what time goes into; the first
-    `steps_lost` steps of the phase were done before, by attempts that lost some of them. Raises TrainingDiverged.
+    each step and each validation batch, and while images are waited for, and raises to leave. `ledger` is told what
+    time goes into; the first `steps_lost` steps of the phase were done before, by attempts that lost some of them.
+    Raises TrainingDiverged, and DataCorrupt at the next step once an image of any split is known to be damaged.
     """
     classifier = state.classifier
     features_of = classifier.features if "backbone" in state.parts else classifier.frozen_features()
@@ -85,6 +86,7 @@ def train_phase(
         skip_batches = step - epoch * batches_per_epoch
         if skip_batches == 0:
             state.totals = Totals()
+        order = epoch_order(len(train), seed=seed, phase=state.phase, epoch=epoch)
         batches = train_batches(
             train, batch_size=batch_size, seed=seed, phase=state.phase, epoch=epoch, skip_batches=skip_batches
         )
@@ -92,6 +94,7 @@ def train_phase(
         for batch in range(skip_batches + 1, batches_per_epoch + 1):
             began = time.monotonic()
             with ledger.during("data_wait"):
+                train.wait(order[(batch - 1) * batch_size : batch * batch_size], check_stop=check_stop)
                 images, labels = next(loader)
             loaded = time.monotonic()
             with ledger.during(_category(step, is_first=is_first, steps_lost=steps_lost)):
@@ -271,6 +274,7 @@ def _validator(
     kept: list[tuple[tf.Tensor, tf.Tensor]] = []
 
     def features() -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
+        split.wait(check_stop=check_stop)
         for images, labels in split.batches(batch_size):
             check_stop()
             yield traced_features_of(images), labels

@@ -11,6 +11,7 @@ import pytest
 from job import dataset
 from job.data import Split, Splits, epoch_order, load_splits, train_batches
 from job.errors import DataCorrupt, DataUnavailable, InputError, Interrupted, InvalidSettings
+from tests.runs import never
 from tests.shapes import draw
 
 
@@ -116,9 +117,10 @@ def test_a_restart_in_the_middle_sees_the_rest_of_the_epoch(load: Callable[..., 
 
 
 def test_damaged_images_are_named_by_file_and_place(load: Callable[..., Splits]) -> None:
-    """All of a split at once, before anything trains."""
+    """All of a split at once, whichever image is waited for."""
+    splits = load(dataset="damaged_shapes", specs=("train[:60]", "train[60:70]", "train[70:80]"))
     with pytest.raises(DataCorrupt) as caught:
-        load(dataset="damaged_shapes", specs=("train[:60]", "train[60:70]", "train[70:80]"))
+        splits.validation.wait(check_stop=never)
     message = caught.value.message
     assert "2 of the images of train[:60] cannot be decoded" in message
     assert "shape-7.png at damaged_shapes-train.tfrecord-00000-of-00001__7" in message
@@ -128,9 +130,10 @@ def test_damaged_images_are_named_by_file_and_place(load: Callable[..., Splits])
 
 @pytest.mark.parametrize("cache", ["disk", "none"])
 def test_damaged_images_are_found_under_every_cache(load: Callable[..., Splits], cache: str) -> None:
-    """Also where nothing is kept, it is found at the start."""
+    """Also where nothing is kept, every image is decoded once to know."""
+    splits = load(dataset="damaged_shapes", cache=cache)
     with pytest.raises(DataCorrupt, match=r"shape-7\.png"):
-        load(dataset="damaged_shapes", cache=cache)
+        splits.wait(check_stop=never)
 
 
 @pytest.fixture
@@ -251,7 +254,7 @@ def test_a_disk_without_room_for_the_cache_is_told(
 
 
 def test_loading_stops_when_told_to(load: Callable[..., Splits]) -> None:
-    """A signal is honoured while the cache is filled."""
+    """A signal is honoured while labels are read."""
 
     def stop() -> None:
         raise Interrupted("now")

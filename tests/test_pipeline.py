@@ -4,16 +4,22 @@ import json
 import re
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from job import events, tensorboard
-from job.errors import QualityGateMissed
-from job.record import RECORD_NAME
+from job import events, lease, tensorboard
+from job.data import epoch_order
+from job.errors import DataCorrupt, QualityGateMissed
+from job.pipeline import Pipeline
+from job.progress import Progress
+from job.record import RECORD_NAME, CheckpointEntry
+from job.settings import Settings
 from job.storage import LocalStore
-from tests.runs import Small, Undisturbed, record_of, result_of, start
+from tests.conftest import Recorder
+from tests.runs import HOLDER, Small, Undisturbed, never, record_of, result_of, start
 
 # What a complete run leaves
 
@@ -200,3 +206,72 @@ def test_three_classes_run_to_the_end_under_every_cache(
     assert result_of(store) == result_of(other)
     report = json.loads(store.read("report/report.json").data)
     assert [row["name"] for row in report["test"]["per_class"]] == ["disc", "across", "down"]
+
+
+# Images that cannot be decoded
+
+
+@pytest.mark.parametrize("cache", ["memory", "none"])
+@pytest.mark.parametrize(
+    ("train", "validation", "test"),
+    [("[:48]", "[51:67]", "[67:91]"), ("[8:48]", "[48:64]", "[64:88]"), ("[51:91]", "[8:24]", "[:8]")],
+    ids=["train", "validation", "test"],
+)
+def test_a_damaged_image_ends_the_run_long_before_its_training_does(
+    small: Small, store: LocalStore, train: str, validation: str, test: str, cache: str
+) -> None:
+    """Whichever split it is of, and at each start again, with the exit code of the data."""
+    splits = {"train_split": f"train{train}", "validation_split": f"train{validation}", "test_split": f"train{test}"}
+    settings = small(dataset="damaged_shapes", head_epochs=10_000, cache=cache, **splits)
+    for _ in range(2):
+        with pytest.raises(DataCorrupt, match=r"(?s)1 of the images of .* cannot be decoded.*shape-(7|50)\.png"):
+            start(settings, store)
+    record = record_of(store)
+    assert [attempt.exit_code for attempt in record.attempts] == [4, 4]
+    assert record.outcome is None
+
+
+# Which images come first
+
+
+@pytest.mark.parametrize(
+    ("position", "expected"),
+    [
+        (None, ("head", 0, 0)),
+        (("head", 2), ("head", 0, 2)),
+        (("head", 3), ("head", 1, 0)),
+        (("head", 6), ("fine_tune", 0, 0)),
+        (("fine_tune", 4), ("fine_tune", 1, 1)),
+    ],
+)
+def test_images_are_decoded_in_the_order_of_the_epoch_that_comes_first(
+    small: Small, store: LocalStore, tmp_path: Path, position: tuple[str, int] | None, expected: tuple[str, int, int]
+) -> None:
+    """From the newest checkpoint on, three batches an epoch; what was done of that epoch comes last."""
+    phase, epoch, skipped = expected
+    order = epoch_order(40, seed=0, phase=phase, epoch=epoch)
+    assert pipeline_at(small(), store, position, tmp_path).first_order(40).tolist() == [
+        *order[16 * skipped :], *order[: 16 * skipped]
+    ]  # fmt: skip
+
+
+def test_once_all_is_trained_no_order_is_better(small: Small, store: LocalStore, tmp_path: Path) -> None:
+    """The images come as they are."""
+    assert pipeline_at(small(), store, ("fine_tune", 6), tmp_path).first_order(40).tolist() == list(range(40))
+
+
+def pipeline_at(settings: Settings, store: LocalStore, position: tuple[str, int] | None, scratch: Path) -> Pipeline:
+    """A pipeline whose record has its newest checkpoint after a step of a phase."""
+    record = lease.claim(
+        store, run_id="small", fingerprint="f", settings={}, holder=HOLDER, lease_seconds=60,
+        on_waiting=lambda *_: None, check_stop=never, account=Progress().account,
+    )  # fmt: skip
+    if position is not None:
+        newest = CheckpointEntry(
+            name="n", phase=position[0], step=position[1], num_epochs=0, size=0, sha256="", attempt=1,
+            time=datetime.now(UTC),
+        )  # fmt: skip
+        record.content = record.content.model_copy(update={"checkpoints": (newest,)})
+    return Pipeline(
+        settings, store=store, record=record, reader=Recorder(), progress=Progress(), check_stop=never, scratch=scratch
+    )
