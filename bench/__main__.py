@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from bench import against_article, around, growth, input_pipeline
 from bench.measuring import Row
-from bench.table import README, RESULTS, markdown, with_table
+from bench.table import PAGE, README, RESULTS, markdown, with_table
 from bench.workload import Workload, workload
 from job import machine
 
@@ -46,8 +46,9 @@ def main() -> None:
             print(name, flush=True)
             results[name] = _section(load, list(SECTIONS[name](load)))
             RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-    README.write_text(with_table(README.read_text(), results))
-    print("\n" + markdown(results))
+    for path in (README, PAGE):
+        path.write_text(with_table(path, results))
+    print("\n" + markdown(results, goals_only=False))
 
 
 def _section(load: Workload, rows: list[Row]) -> dict[str, Any]:

@@ -9,26 +9,28 @@ from job.ledger import by_stage
 
 REAL_SIZES = (500, 1000, 2000, 4000, 8000)
 DRAWN_SIZES = (250, 500, 1000, 1800)
+CACHES = ("memory", "disk", "none")
 
 
 def rows(load: Workload) -> Iterable[Row]:
-    """One epoch of the head for each size and cache: seconds for 1,000 images, and the most memory."""
+    """One epoch of the head for each size and cache; the values of a row are those of the sizes in turn."""
     seconds: dict[tuple[str, int], float] = {}
     memory: dict[tuple[str, int], float] = {}
     sizes = REAL_SIZES if load.is_real else DRAWN_SIZES
     for size in sizes:
-        for cache in ("memory", "disk", "none"):
+        for cache in CACHES:
             run_id = f"growth-{cache}-{size}"
             env = load.environment(run_id, load.splits(size, 32, 32), CACHE=cache, HEAD_EPOCHS=1, FINE_TUNE_EPOCHS=0)
             memory[cache, size] = finished(JOB, env).peak_bytes / 1e9
             record = json.loads(load.record(run_id).read_text())
             stages = by_stage(attempt["seconds"] for attempt in record["attempts"])
             seconds[cache, size] = (stages["data"] + stages["head"]) / size * 1000
-    for cache in ("memory", "disk", "none"):
-        for size in sizes:
-            yield Row(f"CACHE={cache}, {size:,} images: seconds for 1,000", "s", [seconds[cache, size]], "linear")
-            bound = "" if cache == "memory" else "bounded"
-            yield Row(f"CACHE={cache}, {size:,} images: peak memory", "GB", [memory[cache, size]], bound)
-        grown = (memory[cache, sizes[-1]] - memory[cache, sizes[0]]) / (sizes[-1] - sizes[0])
+    span = f"{sizes[0]:,} to {sizes[-1]:,} images"
+    for cache in CACHES:
+        rates = [seconds[cache, size] for size in sizes]
+        peaks = [memory[cache, size] for size in sizes]
+        yield Row(f"CACHE={cache}, {span}: time of 1,000", "s", rates, "the same for each size")
+        yield Row(f"CACHE={cache}, {span}: peak memory", "GB", peaks)
+        grown = (peaks[-1] - peaks[0]) / (sizes[-1] - sizes[0])
         goal = f"{load.image_size**2 * 3 / 1e3:.0f} kB, its pixels" if cache == "memory" else "0"
         yield Row(f"CACHE={cache}: memory for each further image", "kB", [grown * 1e6], goal)

@@ -1,4 +1,4 @@
-"""The results of `make bench` as the README shows them."""
+"""The results of `make bench` as tables: what has a goal in the README, everything in docs/performance.md."""
 
 import re
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Any
 
 RESULTS = Path(__file__).parent / "results.json"
 README = Path(__file__).parent.parent / "README.md"
+PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
 
 TITLES = {
     "article": "Against the article's Keras script",
@@ -17,8 +18,8 @@ TITLES = {
 _PLACE = re.compile(r"(?<=<!-- make bench -->\n).*?(?=<!-- /make bench -->)", re.DOTALL)
 
 
-def markdown(results: dict[str, Any]) -> str:
-    """A table of every section that has been measured."""
+def markdown(results: dict[str, Any], *, goals_only: bool) -> str:
+    """A table of every section that has been measured, or of what has a goal there."""
     lines = ["| measured | median | lowest to highest | goal |", "|---|---|---|---|"]
     for name, title in TITLES.items():
         if name not in results:
@@ -28,15 +29,17 @@ def markdown(results: dict[str, Any]) -> str:
         numbers = "bfloat16" if on["bfloat16"] else "float32"
         lines.append(f"| **{title}** ({on['data']}; {on['cores']} cores, {numbers}) | | | |")
         for row in section["rows"]:
+            if goals_only and not row["goal"]:
+                continue
             unit = f" {row['unit']}" if row["unit"] else ""
             spread = f"{number(row['lowest'])} to {number(row['highest'])}" if len(row["values"]) > 1 else "once"
             lines.append(f"| {row['what']} | {number(row['median'])}{unit} | {spread} | {row['goal']} |")
     return "\n".join(lines) + "\n"
 
 
-def with_table(readme: str, results: dict[str, Any]) -> str:
-    """The text of the README with the table of these results in its place."""
-    return _PLACE.sub(lambda _: markdown(results), readme)
+def with_table(path: Path, results: dict[str, Any]) -> str:
+    """The text of a file with the table of these results in its place: the README, or docs/performance.md."""
+    return _PLACE.sub(lambda _: markdown(results, goals_only=path == README), path.read_text())
 
 
 def number(value: float) -> str:

@@ -1,8 +1,9 @@
 """The classifier: a pre-trained backbone whose statistics never move, and a new head.
 
 Our own train step calls the parts directly, so `training=False` reaches every BatchNorm of the backbone in both
-phases. (A `fit` of a functional Keras 3 model overrides that argument of an inner call, and the statistics move:
-tests/test_model.py shows it.) This room builds, loads and exports; it does not train.
+phases, and most are folded into the convolution before them. (A `fit` of a functional Keras 3 model overrides that
+argument of an inner call, and the statistics move: tests/test_model.py shows it.) This room builds, loads and exports;
+it does not train.
 """
 
 import contextlib

@@ -1,16 +1,19 @@
-"""The table of speeds in the README is that of the results that `make bench` wrote."""
+"""The tables of speed in README and docs are those of the results that `make bench` wrote."""
 
 import json
+from pathlib import Path
 
-from bench.table import README, RESULTS, markdown, number, with_table
+import pytest
+
+from bench.table import PAGE, README, RESULTS, markdown, number, with_table
 
 
-def test_the_readme_shows_the_results() -> None:
+@pytest.mark.parametrize("path", [README, PAGE], ids=["README", "page"])
+def test_the_tables_show_the_results(path: Path) -> None:
     """Row by row, as they were measured."""
-    readme = README.read_text()
     results = json.loads(RESULTS.read_text())
-    assert markdown(results) in readme
-    assert with_table(readme, results) == readme
+    assert markdown(results, goals_only=path == README) in path.read_text()
+    assert with_table(path, results) == path.read_text()
 
 
 def test_numbers_keep_three_digits() -> None:
