@@ -52,10 +52,15 @@ class PhaseState:
         self.totals = Totals()
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """A copy of the state by name. In the head phase that is kilobytes: the backbone does not change."""
+        """The state as it is now, by name, read-only. In the head phase that is kilobytes: the backbone does not change.
+
+        On a processor nothing is copied here: tensors are immutable, and a variable whose value is still held by
+        somebody moves to new memory when it is next written.
+        """
         variables = self.classifier.named_variables(self.parts) | self._optimizer_variables()
-        # A copy: what `numpy()` returns may share the memory that the next step writes.
-        arrays = {name: np.array(variable.numpy()) for name, variable in variables.items()}
+        arrays = {
+            name: np.asarray(memoryview(tf.convert_to_tensor(variable.value))) for name, variable in variables.items()
+        }
         arrays["totals"] = self.totals.read()
         return arrays
 

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from job.model import build_classifier
 from job.state import PhaseState
@@ -27,14 +28,29 @@ def test_names_do_not_depend_on_what_the_process_has_built(parts: tuple[str, ...
     again.load(arrays, step=0)
 
 
-def test_a_copy_does_not_change_with_the_variables() -> None:
-    """Training goes on while the copy is uploaded."""
-    state = new_state(("head",))
+@pytest.mark.parametrize("parts", [("head",), ("backbone", "head")])
+def test_what_was_read_does_not_change_with_the_variables(parts: tuple[str, ...]) -> None:
+    """Training goes on while it is uploaded: steps of the optimizer, and values that are assigned."""
+    state = new_state(parts)
+    step = tf.function(
+        lambda: state.optimizer.apply([tf.ones_like(variable.value) for variable in state.variables], state.variables),
+        autograph=False,
+    )
+    step()
     arrays = state.arrays()
     before = {name: array.copy() for name, array in arrays.items()}
+    step()
     for variable in state.variables:
         variable.assign(variable + 1.0)
+    step()
     assert all(np.array_equal(arrays[name], before[name]) for name in arrays)
+    assert not any(np.array_equal(arrays[name], array) for name, array in state.arrays().items() if "kernel" in name)
+
+
+def test_what_was_read_cannot_be_written() -> None:
+    """It may be the memory of a variable."""
+    with pytest.raises(ValueError, match="read-only"):
+        new_state(("head",)).arrays()["head/kernel"][:] = 0
 
 
 def test_a_checkpoint_of_another_step_is_refused() -> None:
