@@ -133,3 +133,16 @@ def test_grappler_does_not_give_up_a_residual_network() -> None:
     done = subprocess.run([sys.executable, "-c", RESIDUAL], cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "remapper failed" not in done.stderr
+
+
+def test_it_compiles_with_xla_too() -> None:
+    """Which knows what keeps Grappler off a residual sum."""
+    inputs = keras.Input((16, 16, 3))
+    maps = keras.layers.Conv2D(4, 3, padding="same")(inputs)
+    summed = keras.layers.BatchNormalization()(keras.layers.Conv2D(4, 3, padding="same", use_bias=False)(maps))
+    network = keras.Model(inputs, keras.layers.Add()([summed, maps]))
+    images = np.random.default_rng(1).uniform(-1, 1, (2, 16, 16, 3)).astype(np.float32)
+    compiled = tf.function(
+        lambda batch: folded(network, frozen=False)(batch, training=False), jit_compile=True, autograph=False
+    )
+    np.testing.assert_allclose(compiled(images), network(images, training=False), rtol=1e-4, atol=1e-5)
