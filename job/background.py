@@ -1,10 +1,12 @@
 """Commits in the background: training goes on while a snapshot is on its way to the store.
 
 One thread commits one snapshot at a time. At most one more waits, and a newer one takes its place: what counts is the
-newest state, and the history in it is that of the older one too. The training thread blocks only while it copies the
+newest state, and the history in it is that of the older one too. The training thread blocks only while it reads the
 state, and hears of what became of its snapshots when it asks. This room does not know what a commit does.
 """
 
+import contextlib
+import os
 import threading
 import time
 from collections import deque
@@ -19,7 +21,7 @@ from job.record import CheckpointEntry, EpochResult, State
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """The state after `step` steps of a phase, copied, with the history so far and why it was taken."""
+    """The state after `step` steps of a phase, as it was then, with the history so far and why it was taken."""
 
     arrays: Mapping[str, np.ndarray] = field(repr=False)
     state: State
@@ -48,6 +50,9 @@ class NotCommitted:
 
 
 Result = Committed | NotCommitted
+
+NICENESS = 10
+LEAST_PRIORITY = 19
 
 
 class Background:
@@ -92,6 +97,7 @@ class Background:
             self._changed.wait_for(lambda: self._waiting is None and not self._is_busy)
 
     def _work(self) -> None:
+        _step_back()
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting is not None or self._is_over)
@@ -114,6 +120,13 @@ class Background:
         except BaseException as error:
             return NotCommitted(_without_arrays(snapshot), error)
         return Committed(_without_arrays(snapshot), entry, time.monotonic() - began)
+
+
+def _step_back() -> None:
+    """Have this thread take what training leaves of the processors. Only on Linux is a priority a thread's own."""
+    thread = threading.get_native_id()
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, thread, min(os.getpriority(os.PRIO_PROCESS, thread) + NICENESS, LEAST_PRIORITY))
 
 
 def _without_arrays(snapshot: Snapshot) -> Snapshot:

@@ -1,5 +1,6 @@
 """Commits in the background: one at a time, the newest next, and nothing lost on the way."""
 
+import os
 import threading
 import time
 from datetime import UTC, datetime
@@ -90,3 +91,17 @@ def test_leaving_waits_for_the_commit_under_way_and_drops_the_next() -> None:
         began = time.monotonic()
     assert time.monotonic() - began > 0.1
     assert commit.steps == [1]
+
+
+def test_it_steps_back_behind_training() -> None:
+    """The thread that commits is nicer than the one that trains, as far as there is something nicer."""
+    niceness: list[int] = []
+
+    def commit(snapshot: Snapshot) -> CheckpointEntry:
+        niceness.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+        return entry(snapshot.step)
+
+    with Background(commit) as background:
+        background.submit(snapshot(1))
+        background.wait()
+    assert niceness == [min(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) + 10, 19)]
