@@ -52,7 +52,7 @@ class PhaseState:
         self.totals = Totals()
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """The state as it is now, by name, read-only. In the head phase that is kilobytes: the backbone does not change.
+        """The state as it is now, by name, read-only; kilobytes in the head phase, as the backbone does not change.
 
         On a processor nothing is copied here: tensors are immutable, and a variable whose value is still held by
         somebody moves to new memory when it is next written.
