@@ -55,7 +55,7 @@ demo: setup ## the whole pipeline on a built-in sample: CPU, a folder as the sto
 run: setup ## one attempt at the run that THAW_* describes
 	@$(BIN)/python -m job
 
-test: setup ## the fast tests
+test: setup ## the fast tests: under six minutes on two cores
 	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow and not real_data and not matrix and not image and not e2e"
 
 test-all: setup ## every test of the program; those on real data need THAW_TEST_DATA

@@ -1,10 +1,12 @@
 """How things are measured: processes with their peak memory, alternatives in turn, rows of numbers."""
 
+import contextlib
 import json
-import os
+import re
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ from typing import Any, TypeVar
 
 REPOSITORY = Path(__file__).parent.parent
 JOB = [sys.executable, "-m", "job"]
+LOOK_SECONDS = 0.1
 
 T = TypeVar("T")
 
@@ -60,10 +63,14 @@ def interleaved(repetitions: int, *alternatives: Callable[[], T]) -> list[list[T
 
 @dataclass(frozen=True)
 class Finished:
-    """A process that has ended: wall seconds, most memory in bytes, and what it wrote to standard output."""
+    """A process that has ended: wall seconds, most memory in bytes, and what it wrote to standard output.
+
+    Anonymous memory is what the system cannot take back: without the pages of files, a cache on disk among them.
+    """
 
     seconds: float
     peak_bytes: int
+    peak_anonymous_bytes: int
     output: str
     started: float
 
@@ -87,13 +94,39 @@ def finished(command: list[str], env: Mapping[str, str], *, kill_at: str = "") -
         command, env=env, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
     assert process.stdout is not None
+    peak = _Peak(process.pid)
     lines = []
     for line in process.stdout:
         lines.append(line)
         if kill_at and kill_at in line:
             process.kill()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode and not kill_at:
-        raise RuntimeError(f"{command} ended with {process.returncode}:\n{''.join(lines)}")
-    return Finished(time.monotonic() - began, usage.ru_maxrss * 1024, "".join(lines), started)
+    code = process.wait()
+    if code and not kill_at:
+        raise RuntimeError(f"{command} ended with {code}:\n{''.join(lines)}")
+    ended = time.monotonic()
+    peak.join()
+    return Finished(ended - began, peak.bytes, peak.anonymous_bytes, "".join(lines), started)
+
+
+class _Peak:
+    """The most memory that a process has had, looked at until it is gone.
+
+    What the system tells of an ended child begins with the memory of its parent, which may be larger (getrusage(2)).
+    """
+
+    def __init__(self, process_id: int) -> None:
+        self.bytes = 0
+        self.anonymous_bytes = 0
+        self._status = Path(f"/proc/{process_id}/status")
+        self._thread = threading.Thread(target=self._look)
+        self._thread.start()
+
+    def _look(self) -> None:
+        with contextlib.suppress(OSError):
+            while sizes := dict(re.findall(r"(VmHWM|RssAnon):\s+(\d+) kB", self._status.read_text())):
+                self.bytes = 1024 * int(sizes["VmHWM"])
+                self.anonymous_bytes = max(self.anonymous_bytes, 1024 * int(sizes["RssAnon"]))
+                time.sleep(LOOK_SECONDS)
+
+    def join(self) -> None:
+        self._thread.join()
