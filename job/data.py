@@ -20,7 +20,7 @@ import tensorflow_datasets as tfds
 
 from job import dataset as tfds_data
 from job.dataset import SPLIT_NAMES
-from job.decoding import Decoding, Part
+from job.decoding import Decoding, Part, cut_short
 from job.errors import DataCorrupt
 from job.images import (
     PARALLEL_DECODES,
@@ -107,11 +107,8 @@ def epoch_order(num_examples: int, *, seed: int, phase: str, epoch: int) -> np.n
     return np.argsort(bits.random_raw(num_examples), kind="stable")
 
 
-def train_batches(
-    split: Split, *, batch_size: int, seed: int, phase: str, epoch: int, skip_batches: int = 0
-) -> tf.data.Dataset:
-    """The batches of one epoch, from batch `skip_batches` on; the last partial batch is kept."""
-    order = epoch_order(len(split), seed=seed, phase=phase, epoch=epoch)
+def train_batches(split: Split, order: np.ndarray, *, batch_size: int, skip_batches: int = 0) -> tf.data.Dataset:
+    """The batches of an epoch in its `epoch_order`, from batch `skip_batches` on; the last partial batch is kept."""
     return split.batches(batch_size, order=order[skip_batches * batch_size :])
 
 
@@ -193,10 +190,7 @@ def _read_labels(
         try:
             labels[index] = next(found)
         except (tf.errors.OpError, StopIteration) as error:
-            raise DataCorrupt(
-                f"the prepared data ends or is damaged at example {index} of {len(labels)}: {error}",
-                hint="prepare or copy the data set again",
-            ) from error
+            raise cut_short(index, len(labels), error) from error
         if not 0 <= labels[index] < num_classes:
             raise DataCorrupt(
                 f"example {index} has the label {labels[index]}, expected 0 to {num_classes - 1}",

@@ -122,6 +122,14 @@ def _closed() -> RuntimeError:
     return RuntimeError("the data was closed while its images were decoded")
 
 
+def cut_short(index: int, num_examples: int, error: BaseException) -> DataCorrupt:
+    """The error of a split whose files end, or cannot be read, at an example."""
+    return DataCorrupt(
+        f"the prepared data ends or is damaged at example {index} of {num_examples}: {error}",
+        hint="prepare or copy the data set again",
+    )
+
+
 def _work(parts: Sequence[Part], state: _State) -> None:
     try:
         for part in parts:
@@ -149,10 +157,7 @@ def _decode(part: Part, state: _State) -> list[int]:
             damaged.append(index)
             continue
         except (tf.errors.OpError, StopIteration) as error:
-            raise DataCorrupt(
-                f"the prepared data ends or is damaged at example {index} of {len(part.order)}: {error}",
-                hint="prepare or copy the data set again",
-            ) from error
+            raise cut_short(index, len(part.order), error) from error
         if part.pixels is not None:
             part.pixels[index] = image
         state.put(part.name, index)

@@ -87,9 +87,7 @@ def train_phase(
         if skip_batches == 0:
             state.totals = Totals()
         order = epoch_order(len(train), seed=seed, phase=state.phase, epoch=epoch)
-        batches = train_batches(
-            train, batch_size=batch_size, seed=seed, phase=state.phase, epoch=epoch, skip_batches=skip_batches
-        )
+        batches = train_batches(train, order, batch_size=batch_size, skip_batches=skip_batches)
         loader = iter(strategy.experimental_distribute_dataset(batches))
         for batch in range(skip_batches + 1, batches_per_epoch + 1):
             began = time.monotonic()

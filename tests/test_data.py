@@ -32,6 +32,12 @@ def load(prepared: Path, tmp_path: Path) -> Callable[..., Splits]:
     return load_with
 
 
+def epoch_of(split: Split, *, seed: int = 0, epoch: int = 0, skip_batches: int = 0) -> Any:
+    """The batches of 16 of an epoch of the head phase."""
+    order = epoch_order(len(split), seed=seed, phase="head", epoch=epoch)
+    return train_batches(split, order, batch_size=16, skip_batches=skip_batches)
+
+
 def read(dataset: Any) -> tuple[np.ndarray, np.ndarray, list[int]]:
     images, labels = zip(*dataset.as_numpy_iterator(), strict=True)
     return np.concatenate(images), np.concatenate(labels), [len(batch) for batch in labels]
@@ -59,10 +65,7 @@ def test_images_are_those_of_the_data_set_under_every_cache(load: Callable[..., 
 @pytest.mark.parametrize("cache", ["disk", "none"])
 def test_an_epoch_is_the_same_under_every_cache(load: Callable[..., Splits], cache: str) -> None:
     """The cache is not part of the fingerprint: it must not change the result."""
-    epochs = [
-        read(train_batches(load(cache=kind, image_size=16).train, batch_size=16, seed=1, phase="head", epoch=0))
-        for kind in ("memory", cache)
-    ]
+    epochs = [read(epoch_of(load(cache=kind, image_size=16).train, seed=1)) for kind in ("memory", cache)]
     np.testing.assert_array_equal(epochs[0][0], epochs[1][0])
     np.testing.assert_array_equal(epochs[0][1], epochs[1][1])
 
@@ -78,7 +81,7 @@ def test_images_are_resized_bilinearly_to_uint8(load: Callable[..., Splits]) -> 
 
 def test_the_last_partial_batch_is_kept(load: Callable[..., Splits]) -> None:
     """40 examples in batches of 16 are three batches."""
-    assert read(train_batches(load().train, batch_size=16, seed=0, phase="head", epoch=0))[2] == [16, 16, 8]
+    assert read(epoch_of(load().train))[2] == [16, 16, 8]
     assert read(load().test.batches(16))[2] == [16, 8]
 
 
@@ -106,10 +109,8 @@ def test_the_order_is_fixed_for_all_time() -> None:
 def test_a_restart_in_the_middle_sees_the_rest_of_the_epoch(load: Callable[..., Splits], skip: int) -> None:
     """What was seen before it and what is seen after it are the epoch, nothing twice."""
     split: Split = load().train
-    whole = list(train_batches(split, batch_size=16, seed=0, phase="head", epoch=1).as_numpy_iterator())
-    rest = list(
-        train_batches(split, batch_size=16, seed=0, phase="head", epoch=1, skip_batches=skip).as_numpy_iterator()
-    )
+    whole = list(epoch_of(split, epoch=1).as_numpy_iterator())
+    rest = list(epoch_of(split, epoch=1, skip_batches=skip).as_numpy_iterator())
     assert len(rest) == 3 - skip
     for (images, labels), (expected_images, expected_labels) in zip(rest, whole[skip:], strict=True):
         np.testing.assert_array_equal(images, expected_images)

@@ -113,7 +113,7 @@ def test_the_first_epoch_begins_before_the_last_image_is_decoded(load: Load, hel
     order = order_of(40)
     held.places = {(40, int(order[-1]))}
     train = load(first_order=order_of).train
-    batches = iter(train_batches(train, batch_size=16, seed=0, phase="head", epoch=0))
+    batches = iter(train_batches(train, order, batch_size=16))
     for indices in (order[:16], order[16:32]):
         train.wait(indices, check_stop=never)
         images, _ = next(batches)
@@ -140,7 +140,7 @@ def test_a_wrong_guess_gives_the_same_batches(load: Load) -> None:
     """The last image first."""
     order = order_of(40)
     train = load(first_order=lambda size: order_of(size)[::-1].copy()).train
-    batches = train_batches(train, batch_size=16, seed=0, phase="head", epoch=0)
+    batches = train_batches(train, order, batch_size=16)
     np.testing.assert_array_equal(
         np.concatenate([images for images, _ in batches.as_numpy_iterator()]), pictures(order)
     )
