@@ -1,11 +1,8 @@
 """What there is around the training: start, compilation, commits, metrics, the answer of a finished run, a resume."""
 
-import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Generator, Iterable
-from pathlib import Path
 
 import tensorflow as tf
 
@@ -80,7 +77,8 @@ def _commits(load: Workload) -> Generator[Row, None, float]:
     Returns the seconds of a step.
     """
     size = load.image_size
-    scratch = Path(tempfile.mkdtemp(dir=load.place))
+    scratch = load.place / "commits"
+    scratch.mkdir()
     splits = load_splits(
         dataset=load.dataset, data_dir=str(load.data_dir), specs=load.splits(320, 32, 32), image_size=size,
         cache="memory", cache_dir=scratch, check_stop=lambda: None,
@@ -125,7 +123,6 @@ def _commits(load: Workload) -> Generator[Row, None, float]:
         with_commits, without = interleaved(
             WINDOWS, lambda: window(commits_first=True), lambda: window(commits_first=False)
         )
-    shutil.rmtree(scratch)
     yield from against(
         "a fine-tune step", "s", with_commits, without, names=("a commit every 10 s", "none"), goal="at most 1.02"
     )
