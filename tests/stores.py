@@ -35,7 +35,7 @@ class MemoryStore:
             self._next += 1
             return self.objects[name].generation
 
-    def upload(self, name: str, source: Path, *, if_generation: int) -> Digest:
+    def upload(self, name: str, source: Path, *, if_generation: int, may_move: bool = False) -> Digest:
         self.write(name, source.read_bytes(), if_generation=if_generation)
         return digest_of(source)
 

@@ -8,9 +8,10 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from job.errors import InvalidSettings, ObjectDamaged, ObjectMissing, PreconditionFailed, StorageError
 from job.storage import MISSING, Digest, LocalStore, ObjectStore, digest_of, local, open_store
@@ -117,6 +118,29 @@ def test_an_empty_file_goes_up_and_comes_down(store: ObjectStore, tmp_path: Path
     assert target.read_bytes() == b""
 
 
+def test_a_file_that_may_be_moved_goes_up_like_any_other(store: ObjectStore, tmp_path: Path) -> None:
+    """Whether or not the store takes it over, and under the same condition."""
+    source, target, again = tmp_path / "source", tmp_path / "target", tmp_path / "again"
+    content = os.urandom(1 << 20)
+    source.write_bytes(content)
+    again.write_bytes(b"other content")
+    up = store.upload("a", source, if_generation=MISSING, may_move=True)
+    assert up == store.download("a", target) == digest_of(target)
+    assert target.read_bytes() == content
+    with pytest.raises(PreconditionFailed):
+        store.upload("a", again, if_generation=MISSING, may_move=True)
+    assert store.list("") == ["a"]
+
+
+def test_a_file_that_may_not_be_moved_stays(store: ObjectStore, tmp_path: Path) -> None:
+    """It is somebody's own, and what becomes of it later does not reach the store."""
+    source = tmp_path / "source"
+    source.write_bytes(b"kept")
+    store.upload("a", source, if_generation=MISSING)
+    source.write_bytes(b"changed")
+    assert store.read("a").data == b"kept"
+
+
 @pytest.mark.parametrize("name", ["a b", "ü/ö", "100%", "q?x=1#y", "a+b&c"])
 def test_names_may_have_odd_characters(store: ObjectStore, name: str) -> None:
     """Names are quoted where they must be."""
@@ -198,9 +222,8 @@ import sys, time
 from pathlib import Path
 from job.storage import LocalStore
 store = LocalStore(Path(sys.argv[1]))
-with store._temporary("a") as (path, file):
-    file.write(b"half")
-    file.flush()
+with store._temporary("a") as path:
+    path.write_bytes(b"half")
     print("written", flush=True)
     time.sleep(60)
 """
@@ -242,12 +265,27 @@ def test_old_temporary_files_are_removed_and_young_ones_are_not(tmp_path: Path) 
 
 def test_stored_files_have_the_permissions_of_any_file(tmp_path: Path) -> None:
     """Another user of the volume may read the results."""
+    source, store = tmp_path / "source", LocalStore(tmp_path / "store")
     before = os.umask(0o027)
     try:
-        LocalStore(tmp_path).write("a", b"", if_generation=MISSING)
+        store.write("written", b"", if_generation=MISSING)
+        save_file({"weights": np.zeros(1)}, source)
+        store.upload("copied", source, if_generation=MISSING)
+        store.upload("moved", source, if_generation=MISSING, may_move=True)
     finally:
         os.umask(before)
-    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
+    modes = {name: (store.root / name).stat().st_mode & 0o777 for name in store.list("")}
+    assert modes == dict.fromkeys(["copied", "moved", "written"], 0o640)
+
+
+def test_a_file_on_the_same_disk_is_taken_over(tmp_path: Path) -> None:
+    """Its content is not written a second time."""
+    source = tmp_path / "source"
+    source.write_bytes(b"content")
+    inode = source.stat().st_ino
+    LocalStore(tmp_path / "store").upload("a", source, if_generation=MISSING, may_move=True)
+    assert (tmp_path / "store" / "a").stat().st_ino == inode
+    assert not source.exists()
 
 
 def test_a_coarse_clock_does_not_repeat_generations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,17 +327,17 @@ def test_a_file_that_is_not_written_as_it_was_sent_never_gets_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is read back before; here the disk loses the last byte."""
-    write = local._write
+    copied = local._copied
 
-    def lossy(chunks: Iterator[bytes], target: BinaryIO) -> Digest:
-        digest = write(chunks, target)
-        target.truncate(digest.size - 1)
+    def lossy(chunks: Iterator[bytes], target: Path) -> Digest:
+        digest = copied(chunks, target)
+        os.truncate(target, digest.size - 1)
         return digest
 
     (tmp_path / "source").write_bytes(b"whole")
     store = LocalStore(tmp_path / "store")
     with monkeypatch.context() as patch:
-        patch.setattr(local, "_write", lossy)
+        patch.setattr(local, "_copied", lossy)
         with pytest.raises(ObjectDamaged, match=f"{tmp_path}/store/a is not what was sent: 4 bytes"):
             store.upload("a", tmp_path / "source", if_generation=MISSING)
     assert store.list("") == []

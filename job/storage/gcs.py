@@ -105,7 +105,7 @@ class GcsStore:
 
         return self._sent(name, blob, send, size=len(data), crc32c=google_crc32c.value(data))
 
-    def upload(self, name: str, source: Path, *, if_generation: int) -> Digest:
+    def upload(self, name: str, source: Path, *, if_generation: int, may_move: bool = False) -> Digest:
         digest, crc32c = _checksums_of(source)
         blob = self._blob(name)
         blob.chunk_size = UPLOAD_CHUNK_BYTES

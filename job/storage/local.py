@@ -6,10 +6,10 @@ import fcntl
 import hashlib
 import os
 import secrets
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 from job import scratch
 from job.errors import ObjectDamaged, ObjectMissing, PreconditionFailed, StorageError
@@ -20,9 +20,10 @@ class LocalStore:
     """Objects as files under a folder.
 
     A write goes to a temporary file in the same folder, is synced, and renamed over the name under an exclusive
-    `flock`, so a reader sees the old bytes or the new and a crash leaves at most a temporary file. The generation
-    is the file's modification time in nanoseconds, which the writer sets above the old one and which is renamed
-    into place with the content. Temporary files that a killed process left are removed when they are an hour old.
+    `flock`, so a reader sees the old bytes or the new and a crash leaves at most a temporary file. A file of the same
+    disk that may be moved becomes that temporary file. The generation is the file's modification time in nanoseconds,
+    which the writer sets above the old one and which is renamed into place with the content. Temporary files that a
+    killed process left are removed when they are an hour old.
     """
 
     _LOCK = ".lock"
@@ -42,20 +43,28 @@ class LocalStore:
             return StoredObject(file.read(), os.fstat(file.fileno()).st_mtime_ns)
 
     def write(self, name: str, data: bytes, *, if_generation: int) -> int:
-        with self._explained("write", name), self._temporary(name) as (path, file):
-            file.write(data)
-            return self._publish(path, file, name, if_generation)
+        with self._explained("write", name), self._temporary(name) as path:
+            path.write_bytes(data)
+            return self._publish(path, name, if_generation)
 
-    def upload(self, name: str, source: Path, *, if_generation: int) -> Digest:
-        with self._explained("write", name), self._temporary(name) as (path, file):
-            digest = _write(scratch.chunks(source), file)
-            self._verify(path, file, name, digest)
-            self._publish(path, file, name, if_generation)
-            return digest
+    def upload(self, name: str, source: Path, *, if_generation: int, may_move: bool = False) -> Digest:
+        with self._explained("write", name), self._temporary(name) as path:
+            sent = None if may_move and _moved(source, path) else _copied(scratch.chunks(source), path)
+            # Read back before it has its name: what the store holds, and not what was meant, is what counts.
+            with path.open("rb") as file:
+                held = Digest(os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest())
+            if sent is not None and sent != held:
+                raise ObjectDamaged(
+                    f"{self.uri}/{name} is not what was sent: {held.size} bytes with SHA-256 {held.sha256[:12]}, "
+                    f"expected {sent.size} bytes with {sent.sha256[:12]}",
+                    hint="check the volume of THAW_STORAGE_URI, and start the run again: nothing is lost",
+                )
+            self._publish(path, name, if_generation)
+            return held
 
     def download(self, name: str, target: Path) -> Digest:
-        with scratch.explained(target), target.open("wb") as file:
-            return _write(self._chunks(name), file)
+        with scratch.explained(target):
+            return _copied(self._chunks(name), target)
 
     def generation(self, name: str) -> int:
         with self._explained("read", name):
@@ -101,17 +110,16 @@ class LocalStore:
             return MISSING
 
     @contextlib.contextmanager
-    def _temporary(self, name: str) -> Iterator[tuple[Path, BinaryIO]]:
+    def _temporary(self, name: str) -> Iterator[Path]:
+        """A name for a file that does not exist yet; what is there at the end under that name is removed."""
         folder = self._path(name).parent
         folder.mkdir(parents=True, exist_ok=True)
         self._remove_abandoned(folder)
-        # With the permissions of any file: a volume may be read by others than who wrote it.
         path = folder / f"{self._TEMPORARY}{secrets.token_hex(8)}"
-        with path.open("xb") as file:
-            try:
-                yield path, file
-            finally:
-                path.unlink(missing_ok=True)
+        try:
+            yield path
+        finally:
+            path.unlink(missing_ok=True)
 
     def _remove_abandoned(self, folder: Path) -> None:
         for path in folder.glob(f"{self._TEMPORARY}*"):
@@ -119,22 +127,9 @@ class LocalStore:
                 if time.time() - path.stat().st_mtime > self._ABANDONED_SECONDS:
                     path.unlink()
 
-    def _verify(self, path: Path, file: BinaryIO, name: str, sent: Digest) -> None:
-        """Read back what was written, before it has its name."""
-        file.flush()
-        with path.open("rb") as written:
-            digest = Digest(os.fstat(written.fileno()).st_size, hashlib.file_digest(written, "sha256").hexdigest())
-        if digest != sent:
-            raise ObjectDamaged(
-                f"{self.uri}/{name} is not what was sent: {digest.size} bytes with SHA-256 {digest.sha256[:12]}, "
-                f"expected {sent.size} bytes with {sent.sha256[:12]}",
-                hint="check the volume of THAW_STORAGE_URI, and start the run again: nothing is lost",
-            )
-
-    def _publish(self, path: Path, file: BinaryIO, name: str, if_generation: int) -> int:
+    def _publish(self, path: Path, name: str, if_generation: int) -> int:
         """Make a complete temporary file the object, if the object is still of the expected generation."""
-        file.flush()
-        os.fsync(file.fileno())
+        _sync(path)
         with self._lock():
             current = self._generation(name)
             if current != if_generation:
@@ -143,7 +138,7 @@ class LocalStore:
                 )
             generation = _stamp(path, above=current)
             path.rename(self._path(name))
-            _sync_folder(self._path(name).parent)
+            _sync(self._path(name).parent)
         return generation
 
     @contextlib.contextmanager
@@ -181,12 +176,26 @@ class LocalStore:
             self._observer.request(action, code, time.monotonic() - began)
 
 
-def _write(chunks: Iterator[bytes], target: BinaryIO) -> Digest:
+def _moved(source: Path, target: Path) -> bool:
+    """Whether a file has the name of a new one now; onto another disk it cannot be moved, only copied.
+
+    It gets the permissions of any new file, as a volume may be read by others than who wrote it.
+    """
+    with contextlib.suppress(OSError):
+        target.touch()
+        source.chmod(stat.S_IMODE(target.stat().st_mode))
+        source.rename(target)
+        return True
+    return False
+
+
+def _copied(chunks: Iterator[bytes], target: Path) -> Digest:
     hasher, size = hashlib.sha256(), 0
-    for chunk in chunks:
-        hasher.update(chunk)
-        target.write(chunk)
-        size += len(chunk)
+    with target.open("wb") as file:
+        for chunk in chunks:
+            hasher.update(chunk)
+            file.write(chunk)
+            size += len(chunk)
     return Digest(size, hasher.hexdigest())
 
 
@@ -203,8 +212,9 @@ def _stamp(path: Path, *, above: int) -> int:
     raise OSError(errno.EIO, "the file system does not keep modification times", str(path))
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    """Have a file's content, or a folder's names, survive the loss of power."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

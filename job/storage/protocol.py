@@ -79,9 +79,10 @@ class ObjectStore(Protocol):
         """
         ...
 
-    def upload(self, name: str, source: Path, *, if_generation: int) -> Digest:
+    def upload(self, name: str, source: Path, *, if_generation: int, may_move: bool = False) -> Digest:
         """Write a file of any size, under the same condition as `write`, and verify that the store holds it.
 
+        A file that may be moved can be gone afterwards: a store on the same disk takes it over and copies nothing.
         Returns the file's digest. Raises ObjectDamaged when what the store holds is not the file.
         """
         ...
