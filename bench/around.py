@@ -26,7 +26,7 @@ REPETITIONS = 5
 RECORDED_STEPS = 10_000
 COMMIT_EVERY_SECONDS = 10
 WINDOW_STEPS = 4
-WINDOWS = 32
+WINDOWS = 24
 
 
 def rows(load: Workload) -> Iterable[Row]:

@@ -25,6 +25,8 @@ from job.errors import ExitCode
 from tests.conftest import REPOSITORY, SMALL_RUN, process_environment
 from tests.gcs_server import BUCKET, GcsServer
 
+EPOCHS = 25
+"""Of each phase: so many that a run trains for about as long as it prepares."""
 KILLS_IN_A_RUN = 5
 RIVALS = 0.2
 """The share of processes that have a second one beside them; half of these are of another Job."""
@@ -57,8 +59,9 @@ class Soak:
 
     def environment(self, run_id: str, **overrides: Any) -> dict[str, str]:
         values = SMALL_RUN | {
-            "data_dir": self.folder / "tfds", "cache_dir": self.folder / "cache", "run_id": run_id,
-            "storage_uri": f"gs://{BUCKET}/soak", "lease_seconds": 5, "job_uid": run_id,
+            "head_epochs": EPOCHS, "fine_tune_epochs": EPOCHS, "data_dir": self.folder / "tfds",
+            "cache_dir": self.folder / "cache", "run_id": run_id, "job_uid": run_id,
+            "storage_uri": f"gs://{BUCKET}/soak", "lease_seconds": 5,
             "termination_log": self.folder / f"{run_id}.json",
         }  # fmt: skip
         return process_environment(values | overrides) | {"STORAGE_EMULATOR_HOST": self.server.url}
