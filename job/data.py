@@ -28,6 +28,7 @@ from job.images import (
     ImageSource,
     RecordImages,
     allocate,
+    as_it_is,
     decode,
     has_random_access,
     untuned,
@@ -172,7 +173,7 @@ def _examples(builder: tfds.core.DatasetBuilder, spec: str, image_key: str) -> t
 def _each_in_turn(builder: tfds.core.DatasetBuilder, spec: str, image_key: str, image_size: int) -> tf.data.Dataset:
     """The images of a split as uint8 [size, size, 3], in the only order that its files can be read in."""
     return _examples(builder, spec, image_key).map(
-        lambda example: decode(example[image_key], image_size), num_parallel_calls=PARALLEL_DECODES
+        as_it_is(lambda example: decode(example[image_key], image_size)), num_parallel_calls=PARALLEL_DECODES
     )
 
 
@@ -181,7 +182,7 @@ def _read_labels(
 ) -> np.ndarray:
     """The labels of a split, int32 [n]; every example is read, and its checksum verified where it has one."""
     image_key, label_key = builder.info.supervised_keys
-    examples = _examples(builder, spec, image_key).map(lambda example: example[label_key])
+    examples = _examples(builder, spec, image_key).map(as_it_is(lambda example: example[label_key]))
     found = untuned(examples.prefetch(PREFETCHED_LABELS)).as_numpy_iterator()
     labels = np.empty(builder.info.splits[spec].num_examples, dtype=np.int32)
     for index in range(len(labels)):

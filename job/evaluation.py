@@ -43,6 +43,7 @@ def forward_of(model: keras.Model) -> Callable[[np.ndarray], tf.Tensor]:
     return tf.function(
         lambda images: model(tf.cast(images, tf.float32), training=False),
         input_signature=[tf.TensorSpec([None, *model.input_shape[1:]], tf.uint8)],
+        autograph=False,
     )
 
 

@@ -41,6 +41,10 @@ def untuned(dataset: tf.data.Dataset, *, num_threads: int | None = None) -> tf.d
     return dataset.with_options(options)
 
 
+as_it_is = tf.autograph.experimental.do_not_convert
+"""For functions of tf.data that need no AutoGraph: it takes time, and a killed process leaves its files behind."""
+
+
 def decode(encoded: tf.Tensor, image_size: int) -> tf.Tensor:
     """Encoded bytes of any image format -> uint8 [size, size, 3], resized bilinearly."""
     image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
@@ -91,6 +95,7 @@ class CachedImages:
             self._wait(indices)
             return np.asarray(self._pixels[indices])
 
+        @as_it_is
         def gather(indices: tf.Tensor) -> tf.Tensor:
             images = tf.numpy_function(read, [indices], tf.uint8, stateful=False)
             return tf.ensure_shape(images, [None, *self._pixels.shape[1:]])
@@ -122,6 +127,7 @@ class RecordImages:
     def each(self, order: np.ndarray) -> tf.data.Dataset:
         """uint8 [size, size, 3] for the indices of `order` in turn."""
 
+        @as_it_is
         def load(index: tf.Tensor) -> tf.Tensor:
             serialized = tf.ensure_shape(tf.numpy_function(self._reader.read, [index], tf.string, stateful=False), [])
             example = self._features.deserialize_example(

@@ -405,15 +405,18 @@ def test_a_run_killed_at_random_ends_with_the_same_bits(
     ],
 )
 def test_a_run_killed_in_a_phase_ends_with_the_same_bits(
-    environment: Environment, undisturbed: dict[str, Any], phase: str, number: signal.Signals
+    environment: Environment, undisturbed: dict[str, Any], tmp_path: Path, phase: str, number: signal.Signals
 ) -> None:
-    """Right after a commit inside an epoch of the phase."""
-    env = environment(checkpoint_every_seconds=0)
+    """Right after a commit inside an epoch of the phase. Nothing stays in the system's folder for temporary files."""
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    env = environment(checkpoint_every_seconds=0) | {"TMPDIR": str(temporary)}
     process = begin(env)
     wait_for(process, "committed", phase=phase, reason="interval")
     process.send_signal(number)
     process.communicate(timeout=60)
     assert process.returncode == (ExitCode.INTERRUPTED if number == signal.SIGTERM else -number)
+    assert list(temporary.iterdir()) == []
     done = job(env=env)
     assert done.returncode == ExitCode.COMPLETE
     restored = [event for event in events(done.stdout) if event["event"] == "restored"]
