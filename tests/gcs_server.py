@@ -161,7 +161,12 @@ class Handler(BaseHTTPRequestHandler):
     do_DELETE = do_GET  # noqa: N815
 
     def _serve(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        length = int(self.headers.get("Content-Length") or 0)
+        body = self.rfile.read(length)
+        if len(body) < length:
+            # Whoever sent it is gone, killed half way: nobody waits for an answer, and half a request is none.
+            self.close_connection = True
+            return
         url = urlsplit(self.path)
         query = {key: values[0] for key, values in parse_qs(url.query).items()}
         operation, name = self._operation(url.path, query)
