@@ -35,12 +35,12 @@ class Commits:
             yield
 
     def submit(self, arrays: Callable[[], Arrays], *, state: State, step: int, reason: str) -> None:
-        """Copy the state, which `arrays` does, and have it committed while training goes on."""
+        """Read the state, which `arrays` does, and have it committed while training goes on."""
         began = time.monotonic()
-        copied = arrays()
+        read = arrays()
         self._background.submit(
             Snapshot(
-                arrays=copied,
+                arrays=read,
                 state=state,
                 phase=state,
                 step=step,

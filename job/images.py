@@ -19,6 +19,9 @@ from job.records import RecordReader
 
 PARALLEL_DECODES = os.cpu_count() or 1
 
+as_it_is = tf.autograph.experimental.do_not_convert
+"""For functions of tf.data that need no AutoGraph: it takes time, and a killed process leaves its files behind."""
+
 
 class ImageSource(Protocol):
     """Images of a split by index."""
@@ -39,10 +42,6 @@ def untuned(dataset: tf.data.Dataset, *, num_threads: int | None = None) -> tf.d
     if num_threads is not None:
         options.threading.private_threadpool_size = num_threads
     return dataset.with_options(options)
-
-
-as_it_is = tf.autograph.experimental.do_not_convert
-"""For functions of tf.data that need no AutoGraph: it takes time, and a killed process leaves its files behind."""
 
 
 def decode(encoded: tf.Tensor, image_size: int) -> tf.Tensor:

@@ -51,8 +51,7 @@ class LocalStore:
         with self._explained("write", name), self._temporary(name) as path:
             sent = None if may_move and _moved(source, path) else _copied(scratch.chunks(source), path)
             # Read back before it has its name: what the store holds, and not what was meant, is what counts.
-            with path.open("rb") as file:
-                held = Digest(os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest())
+            held = Digest.of(path)
             if sent is not None and sent != held:
                 raise ObjectDamaged(
                     f"{self.uri}/{name} is not what was sent: {held.size} bytes with SHA-256 {held.sha256[:12]}, "

@@ -1,6 +1,7 @@
 """What every store does, and the values that it takes and gives."""
 
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -25,6 +26,12 @@ class Digest:
 
     size: int
     sha256: str
+
+    @classmethod
+    def of(cls, path: Path) -> "Digest":
+        """The digest of a file. Raises OSError."""
+        with path.open("rb") as file:
+            return cls(os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest())
 
 
 class Observer(Protocol):
@@ -117,5 +124,5 @@ class ObjectStore(Protocol):
 
 def digest_of(path: Path) -> Digest:
     """The digest of a temporary file. Raises ScratchUnavailable."""
-    with scratch.explained(path), path.open("rb") as file:
-        return Digest(path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
+    with scratch.explained(path):
+        return Digest.of(path)
