@@ -26,8 +26,8 @@ SUMMARIES = {
 }
 
 EXIT_CODES = (
-    "Exit codes: 0 complete, 2 settings, 3 other run, 4 data or weights, 5 diverged, 6 quality gate, 42 interrupted, "
-    "43 superseded, 44 storage."
+    "Exit codes: 0 complete, 2 settings, 3 other run, 4 data or weights, 5 diverged, 6 quality gate, "
+    "7 memory, 42 interrupted, 43 superseded, 44 storage."
 )
 FLAGS = "Each flag is also an environment variable: --batch-size is THAW_BATCH_SIZE. Flags win."
 

@@ -7,9 +7,11 @@
     │   ├── DataUnavailable         the data set is not there and cannot be fetched
     │   ├── DataCorrupt             an example cannot be decoded
     │   ├── WeightsUnusable         weights are missing, unreadable, or not of this backbone
-    │   └── RunUnavailable          a run that was asked about is not there, or not as far as that
+    │   ├── RunUnavailable          a run that was asked about is not there, or not as far as that
+    │   └── RecordDamaged           run.json is missing beside checkpoints, unreadable, or of another run
     ├── TrainingDiverged        5   the loss or a weight stopped being a finite number
     ├── QualityGateMissed       6   the result is committed, and below the gate
+    ├── MemoryExhausted         7   a device or the host has no memory left for a step
     ├── Interrupted            42   told to stop; what was committed stands
     ├── Superseded             43   another attempt holds the run
     └── StorageError           44   the object store does not answer
@@ -38,6 +40,7 @@ class ExitCode(IntEnum):
     BAD_INPUT = 4
     DIVERGED = 5
     QUALITY_GATE = 6
+    MEMORY_EXHAUSTED = 7
     INTERRUPTED = 42
     SUPERSEDED = 43
     STORAGE_UNAVAILABLE = 44
@@ -88,6 +91,10 @@ class RunUnavailable(InputError):
     """There is no such run, or it does not have yet what was asked of it."""
 
 
+class RecordDamaged(InputError):
+    """The run record is missing beside checkpoints, cannot be read, or is of another run; nothing is written."""
+
+
 class TrainingDiverged(ThawError):
     """The loss or a weight is not finite; no such state was committed."""
 
@@ -98,6 +105,12 @@ class QualityGateMissed(ThawError):
     """The result is committed, and its test accuracy is below MIN_TEST_ACCURACY."""
 
     exit_code = ExitCode.QUALITY_GATE
+
+
+class MemoryExhausted(ThawError):
+    """The memory of a device or of the host does not suffice; what was committed stands."""
+
+    exit_code = ExitCode.MEMORY_EXHAUSTED
 
 
 class Interrupted(ThawError):

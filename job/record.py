@@ -73,6 +73,13 @@ class CheckpointEntry(_Part):
     time: datetime
 
 
+class StoredFile(_Part):
+    """Size in bytes and SHA-256 in hexadecimal of an object under `model/`, `report/` or `logs/`."""
+
+    size: int
+    sha256: str
+
+
 class EpochResult(_Part):
     """One finished epoch: mean loss in nats and accuracy in 0..1 over both splits, its speed, and when it ended.
 
@@ -93,7 +100,10 @@ class EpochResult(_Part):
 
 
 class Record(_Part):
-    """The content of run.json. `set_aside` are checkpoints that were found damaged: kept, and never used again."""
+    """The content of run.json. `set_aside` are checkpoints that were found damaged: kept, and never used again.
+
+    `files` are the objects of a finished run by name: what was written last under `model/`, `report/` and `logs/`.
+    """
 
     run_id: str
     fingerprint: str
@@ -107,6 +117,7 @@ class Record(_Part):
     outcome: dict[str, Any] | None = None
     lease: Lease | None = None
     set_aside: tuple[CheckpointEntry, ...] = ()
+    files: dict[str, StoredFile] = {}
 
 
 class RunRecord:

@@ -27,6 +27,7 @@ def test_exit_codes_are_those_of_the_contract() -> None:
         "BAD_INPUT": 4,
         "DIVERGED": 5,
         "QUALITY_GATE": 6,
+        "MEMORY_EXHAUSTED": 7,
         "INTERRUPTED": 42,
         "SUPERSEDED": 43,
         "STORAGE_UNAVAILABLE": 44,

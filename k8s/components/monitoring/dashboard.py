@@ -21,7 +21,8 @@ SHORTHANDS = {
 }
 EXIT_CODES = {
     0: "complete", 1: "unexpected error", 2: "invalid settings", 3: "run id of other settings", 4: "data or weights",
-    5: "diverged", 6: "below the quality gate", 42: "interrupted", 43: "held or superseded", 44: "storage unavailable",
+    5: "diverged", 6: "below the quality gate", 7: "memory exhausted",
+    42: "interrupted", 43: "held or superseded", 44: "storage unavailable",
 }  # fmt: skip
 GRID_WIDTH = 24
 PANEL_WIDTH, PANEL_HEIGHT = 8, 7

@@ -1,0 +1,37 @@
+"""Names from outside -> paths inside a folder, or an error.
+
+Every name that somebody else chose (an object in a listing, an entry of a manifest or of `run.json`, a data set, a
+member of an archive) passes through here before it becomes part of a path. `checked_name` judges the text alone;
+`inside` also looks at the disk, where a link could lead out of the folder.
+"""
+
+from pathlib import Path
+
+
+class UnsafeName(ValueError):
+    """A name that would leave its folder, or that is not a name."""
+
+
+def checked_name(name: str) -> str:
+    """The same relative name, of one part or several with `/` between them. Raises UnsafeName.
+
+    No part may be empty, `.` or `..`, so the name is relative and has no slash at its end; nothing may be a control
+    character, so that it can be shown in one line.
+    """
+    if not name.isprintable():
+        raise UnsafeName(f"{name!r} is not a safe name: it has a character that cannot be printed")
+    for part in name.split("/"):
+        if part in ("", ".", ".."):
+            raise UnsafeName(f"{name!r} is not a safe name: it has the part {part!r}")
+    return name
+
+
+def inside(folder: Path, name: str) -> Path:
+    """The path of a name inside a folder. Raises UnsafeName, also when a link on the way leads out of the folder.
+
+    The file itself need not exist.
+    """
+    path = folder / checked_name(name)
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise UnsafeName(f"{name!r} is not a safe name: a link leads out of {folder}")
+    return path
