@@ -33,7 +33,7 @@ $(VENV)/.installed: $(LOCK)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $(LOCK)
 	@touch $@
 
-SERVICES := prometheus prometheus-pushgateway chromium
+SERVICES := prometheus prometheus-pushgateway chromium faketime
 
 # Debian would start the servers, now and with the machine, and Prometheus would hold the port of a run's metrics. A policy
 # keeps it from that while they are installed; afterwards they are disabled. The tests start their own.
@@ -61,9 +61,9 @@ test: setup ## the fast tests: under six minutes on two cores
 test-all: setup ## every test of the program; those on real data need THAW_TEST_DATA
 	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not matrix and not image and not e2e"
 
-soak: setup ## the whole fault matrix; then kill small runs some hundred times at random, and see that none is lost
+soak: setup ## the whole fault matrix; then kill and pause small runs at random, and see that none is lost
 	$(BIN)/python -m pytest -n 2 -m matrix
-	$(BIN)/python -m tests.soak --kills 200
+	$(BIN)/python -m tests.soak --signals 200
 
 lint: setup ## style, and the floors of the house
 	$(BIN)/ruff check .

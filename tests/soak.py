@@ -1,16 +1,20 @@
-"""Random kills, by the hundred: `make soak`, or `python -m tests.soak --kills 200`.
+"""Random signals, by the hundred: `make soak`, or `python -m tests.soak --signals 200`.
 
-Small runs on the server of Cloud Storage, each killed several times at random instants of its life by SIGKILL or
-SIGTERM, sometimes with a second attempt beside it, of the same Job or of another, and sometimes with a store that
-fails; then left to end. A run is lost when it does not end, or when a process ends with 0 and the record does not say
-`done`; doubled when an epoch is in its history twice; and different when one bit of outcome or history is not that of
-an undisturbed run.
+Small runs, on the server of Cloud Storage or in a folder, each disturbed several times at random instants of its life:
+killed by SIGKILL or SIGTERM, or paused by SIGSTOP for longer than its lease while a rival takes the run, and then
+continued. Each process has a clock of its own, up to an hour ahead or behind. Sometimes a second attempt, of the same
+Job or of another, runs beside it, and sometimes the store fails. Then the run is left to end. A run is lost when it
+does not end, or when a process ends with 0 and the record does not say `done`; doubled when an epoch is in its history
+twice; different when one bit of outcome or history is not that of an undisturbed run. A paused holder that has lost its
+run must end with 43.
 """
 
 import argparse
+import itertools
 import json
 import random
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -27,26 +31,40 @@ from tests.gcs_server import BUCKET, GcsServer
 
 EPOCHS = 25
 """Of each phase: so many that a run trains for about as long as it prepares."""
-KILLS_IN_A_RUN = 5
+LEASE_SECONDS = 5
+SIGNALS_IN_A_RUN = 5
+CLOCKS = ("+0", "+90", "-90", "+3600", "-3600")
+"""Seconds that the clock of a process is ahead; the time since its start is not changed."""
+PROGRAM = (
+    "import runpy, threading, time; time.sleep = lambda seconds: threading.Event().wait(seconds) and None; "
+    "runpy.run_module('job', run_name='__main__')"
+)
+"""`python -m job`, but for `time.sleep`: the system call behind it fails under libfaketime 0.9.10."""
 RIVALS = 0.2
 """The share of processes that have a second one beside them; half of these are of another Job."""
 SHORTEST_LIFE_SECONDS, SHARE_OF_A_LIFE = 0.5, 0.7
 PATIENCE_SECONDS = 600
 ALLOWED = {ExitCode.COMPLETE, ExitCode.SUPERSEDED, ExitCode.STORAGE_UNAVAILABLE}
 ALLOWED_WHEN_KILLED = {-signal.SIGKILL, ExitCode.INTERRUPTED}
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP)
 PASSING_FAULTS = ("503 before", "503 after", "429", "reset before", "reset after", "truncated", "corrupt")
 
 
 class Soak:
     """The runs of a soak, and what became of them."""
 
-    def __init__(self, server: GcsServer, folder: Path, *, seed: int) -> None:
+    def __init__(self, server: GcsServer, folder: Path, *, library: Path, seed: int) -> None:
         self.server = server
         self.folder = folder
+        self.library = library
         self.seed = seed
         self.lock = threading.Lock()
         self.codes: Counter[int] = Counter()
-        self.kills: Counter[str] = Counter()
+        self.numbers = itertools.count()
+        self.logs: dict[int, Path] = {}
+        self.signals: Counter[str] = Counter()
+        self.lost_while_paused = 0
+        self.places: Counter[str] = Counter()
         self.stages: Counter[str] = Counter()
         self.rivals: Counter[str] = Counter()
         self.seconds_to_exit: list[float] = []
@@ -57,48 +75,63 @@ class Soak:
         # On this machine. Most processes are to be alive when they are killed, and the last part of a run is soon done.
         self.longest_life_seconds = SHARE_OF_A_LIFE * (time.monotonic() - began)
 
-    def environment(self, run_id: str, **overrides: Any) -> dict[str, str]:
+    def environment(self, run_id: str, *, clock: str = "+0", **overrides: Any) -> dict[str, str]:
+        in_folder = run_id.endswith("-folder")
         values = SMALL_RUN | {
             "head_epochs": EPOCHS, "fine_tune_epochs": EPOCHS, "data_dir": self.folder / "tfds",
             "cache_dir": self.folder / "cache", "run_id": run_id, "job_uid": run_id,
-            "storage_uri": f"gs://{BUCKET}/soak", "lease_seconds": 5,
-            "termination_log": self.folder / f"{run_id}.json",
+            "storage_uri": self.folder / "runs" if in_folder else f"gs://{BUCKET}/soak", "lease_seconds": LEASE_SECONDS,
         }  # fmt: skip
-        return process_environment(values | overrides) | {"STORAGE_EMULATOR_HOST": self.server.url}
+        faketime = {"LD_PRELOAD": str(self.library), "FAKETIME": f"{clock}s", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+        return (
+            process_environment(values | overrides)
+            | {"STORAGE_EMULATOR_HOST": self.server.url}
+            | (faketime if clock != "+0" else {})
+        )
 
     def begin(self, run_id: str, **overrides: Any) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "job"],
-            env=self.environment(run_id, **overrides), cwd=REPOSITORY,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+        with self.lock:
+            log = self.folder / f"{next(self.numbers)}.log"
+        with log.open("wb") as file:
+            process = subprocess.Popen(
+                [sys.executable, "-c", PROGRAM], env=self.environment(run_id, **overrides), cwd=REPOSITORY,
+                stdout=file, stderr=file,
+            )  # fmt: skip
+        self.logs[process.pid] = log
+        return process
 
     def run_to_the_end(self, run_id: str) -> str:
         for _ in range(10):
-            code = self.begin(run_id).wait(timeout=PATIENCE_SECONDS)
-            self.check_end(run_id, code)
-            if code == ExitCode.COMPLETE:
+            if self.end_of(run_id, self.begin(run_id)) == ExitCode.COMPLETE:
                 return run_id
-        self.problems.append(f"{run_id} is lost: {self.message(run_id)}")
+        self.problems.append(f"{run_id} is lost")
         return run_id
 
-    def check_end(self, run_id: str, code: int, *, was_killed: bool = False) -> None:
-        """Whether a process ended in a way that is documented, and 0 only when the result is committed."""
+    def end_of(self, run_id: str, process: subprocess.Popen[bytes], *, was_killed: bool = False) -> int:
+        """The exit code, which must be one that is documented, and 0 only when the result is committed."""
+        code = process.wait(timeout=PATIENCE_SECONDS)
+        log = self.logs.pop(process.pid)
         state = self.record(run_id).get("state")
         with self.lock:
             self.codes[code] += 1
             if code not in ALLOWED | (ALLOWED_WHEN_KILLED if was_killed else set()):
-                self.problems.append(f"{run_id} ended with {code}: {self.message(run_id)}")
+                self.problems.append(f"{run_id} ended with {code}: {log.read_text()[-3000:]}")
             if code == ExitCode.COMPLETE and state != "done":
                 self.problems.append(f"{run_id} is lost: a process ended with 0, and the record says {state}")
-
-    def message(self, run_id: str) -> str:
-        path = self.folder / f"{run_id}.json"
-        return path.read_text() if path.exists() else "no termination message"
+        log.unlink()
+        return code
 
     def record(self, run_id: str) -> dict[str, Any]:
+        if run_id.endswith("-folder"):
+            path = self.folder / "runs" / run_id / "run.json"
+            return dict(json.loads(path.read_text())) if path.exists() else {}
         name = f"soak/{run_id}/run.json"
         return dict(json.loads(self.server.objects[name].data)) if name in self.server.objects else {}
+
+    def holds(self, run_id: str, process: subprocess.Popen[bytes]) -> bool:
+        """Whether the newest attempt is that of a process."""
+        attempts = self.record(run_id).get("attempts", [])
+        return bool(attempts) and f"{attempts[-1]['holder']} ".startswith(f"{socket.gethostname()}:{process.pid} ")
 
     def result(self, run_id: str) -> Any:
         record = self.record(run_id)
@@ -106,55 +139,86 @@ class Soak:
         return record.get("outcome"), [[epoch[key] for key in learned] for epoch in record.get("history", ())]
 
     def disturb(self, number: int) -> None:
-        """One run: killed several times, then left to end, and compared."""
+        """One run: disturbed several times, then left to end, and compared."""
         rng = random.Random(f"{self.seed}/{number}")
-        run_id = f"run-{number:04d}"
+        place = rng.choice(["bucket", "folder"])
+        run_id = f"run-{number:04d}-{place}"
         interval = rng.choice([0, 0.2, 120])
-        for _ in range(KILLS_IN_A_RUN):
+        for _ in range(SIGNALS_IN_A_RUN):
             if rng.random() < 0.3:
                 self.server.fail(rng.choice(PASSING_FAULTS), at=rng.randrange(40))
-            process = self.begin(run_id, checkpoint_every_seconds=interval)
+            process = self.begin(run_id, clock=rng.choice(CLOCKS), checkpoint_every_seconds=interval)
             rival = None
             if rng.random() < RIVALS:
                 uid = rng.choice([run_id, "another-job"])
-                rival = self.begin(run_id, checkpoint_every_seconds=interval, job_uid=uid)
+                rival = self.begin(run_id, clock=rng.choice(CLOCKS), checkpoint_every_seconds=interval, job_uid=uid)
                 with self.lock:
                     self.rivals["of the same Job" if uid == run_id else "of another Job"] += 1
             time.sleep(rng.uniform(SHORTEST_LIFE_SECONDS, self.longest_life_seconds))
             stage = str(self.record(run_id).get("state", "before the claim"))
-            kind = rng.choice([signal.SIGKILL, signal.SIGTERM])
-            is_alive = process.poll() is None
-            process.send_signal(kind)
-            began = time.monotonic()
-            code = process.wait(timeout=60)
-            seconds = time.monotonic() - began
-            self.check_end(run_id, code, was_killed=True)
-            if is_alive:
+            kind = rng.choice(SIGNALS)
+            if process.poll() is None:
                 with self.lock:
-                    self.kills[kind.name] += 1
+                    self.signals[kind.name] += 1
                     self.stages[stage] += 1
-                    if kind == signal.SIGTERM:
-                        self.seconds_to_exit.append(seconds)
+            is_pause = kind == signal.SIGSTOP
+            code = self.paused(run_id, process, rng) if is_pause else self.killed(run_id, process, kind)
             if rival is not None:
-                self.check_end(run_id, rival.wait(timeout=PATIENCE_SECONDS))
+                self.end_of(run_id, rival)
             if code == ExitCode.COMPLETE:
                 break
         self.run_to_the_end(run_id)
         with self.lock:
             self.num_runs += 1
+            self.places[place] += 1
             if self.result(run_id) != self.expected:
                 epochs = [(epoch["phase"], epoch["epoch"]) for epoch in self.record(run_id).get("history", ())]
                 kind_of_problem = "doubled" if len(set(epochs)) < len(epochs) else "different"
                 self.problems.append(f"{run_id} is {kind_of_problem}: {self.result(run_id)}")
 
+    def killed(self, run_id: str, process: subprocess.Popen[bytes], kind: signal.Signals) -> int:
+        """The exit code after SIGKILL or SIGTERM."""
+        is_alive = process.poll() is None
+        process.send_signal(kind)
+        began = time.monotonic()
+        code = self.end_of(run_id, process, was_killed=True)
+        if is_alive and kind == signal.SIGTERM:
+            with self.lock:
+                self.seconds_to_exit.append(time.monotonic() - began)
+        return code
+
+    def paused(self, run_id: str, process: subprocess.Popen[bytes], rng: random.Random) -> int:
+        """The exit code after a pause that is longer than the lease, with a rival of another Job meanwhile."""
+        process.send_signal(signal.SIGSTOP)
+        was_holder = self.holds(run_id, process)
+        rival = self.begin(run_id, clock=rng.choice(CLOCKS), job_uid="another-job")
+        time.sleep(LEASE_SECONDS * rng.uniform(1.2, 3.0))
+        has_lost = was_holder and not self.holds(run_id, process)
+        process.send_signal(signal.SIGCONT)
+        code = self.end_of(run_id, process)
+        self.end_of(run_id, rival)
+        with self.lock:
+            self.lost_while_paused += has_lost
+            if has_lost and code != ExitCode.SUPERSEDED:
+                self.problems.append(f"{run_id}: a paused holder lost its run, and ended with {code}")
+        return code
+
     @property
-    def num_kills(self) -> int:
-        return self.kills.total()
+    def num_signals(self) -> int:
+        return self.signals.total()
+
+
+def faketime_library() -> Path:
+    """Debian's libfaketime, which gives a process a clock of its own."""
+    found = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
+    if not found:
+        sys.exit("libfaketime is missing, which shifts the clocks of processes: `make setup-services` installs it")
+    return found[0]
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="kill small runs at random, and see that none is lost")
-    parser.add_argument("--kills", type=int, default=200, help="at least so many processes killed [default: 200]")
+    parser = argparse.ArgumentParser(description="kill and pause small runs at random, and see that none is lost")
+    parser.add_argument("--signals", type=int, default=200, help="at least so many signals [default: 200]")
     parser.add_argument("--workers", type=int, default=2, help="runs at the same time [default: 2]")
     parser.add_argument("--seed", type=int, default=0, help="of the instants and signals [default: 0]")
     arguments = parser.parse_args()
@@ -164,18 +228,21 @@ def main() -> int:
         from tests import shapes
 
         shapes.TwoShapes(data_dir=folder / "tfds").download_and_prepare()
-        soak = Soak(server, folder, seed=arguments.seed)
+        soak = Soak(server, folder, library=faketime_library(), seed=arguments.seed)
         number = 0
         with ThreadPoolExecutor(arguments.workers) as executor:
-            while soak.num_kills < arguments.kills and not soak.problems:
+            while soak.num_signals < arguments.signals and not soak.problems:
                 batch = [executor.submit(soak.disturb, number + index) for index in range(arguments.workers)]
                 number += len(batch)
                 for future in batch:
                     future.result()
-                print(f"{soak.num_kills} kills in {soak.num_runs} runs, {len(soak.problems)} problems", flush=True)
+                print(f"{soak.num_signals} signals in {soak.num_runs} runs, {len(soak.problems)} problems", flush=True)
     seconds = sorted(soak.seconds_to_exit)
-    print(f"kills: {soak.num_kills} ({dict(soak.kills)}) in {soak.num_runs} runs, {time.monotonic() - began:.0f} s")
-    print(f"record's state at the kill: {dict(soak.stages)}")
+    print(f"signals: {soak.num_signals} ({dict(soak.signals)}) in {soak.num_runs} runs, "
+          f"{time.monotonic() - began:.0f} s")  # fmt: skip
+    print(f"runs by store: {dict(soak.places)}")
+    print(f"paused holders that lost their run: {soak.lost_while_paused}")
+    print(f"record's state at the signal: {dict(soak.stages)}")
     print(f"second attempts beside them: {dict(soak.rivals)}")
     print(f"exit codes: {dict(sorted(soak.codes.items()))}")
     if seconds:
