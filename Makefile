@@ -20,7 +20,7 @@ DEMO := THAW_DATASET=drawn_cats_vs_dogs THAW_DATA_DIR=.demo/data THAW_STORAGE_UR
 	THAW_HEAD_EPOCHS=2 THAW_FINE_TUNE_EPOCHS=10 THAW_FINE_TUNE_LEARNING_RATE=2e-3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-services demo run test test-all soak lint types bench image image-gpu image-test render deploy e2e dashboard lock clean
+.PHONY: help setup setup-services demo run test test-all soak lint types bench image image-gpu image-test render render-shared deploy undeploy e2e dashboard lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -93,19 +93,26 @@ image-test: setup image ## build the CPU image, and see it work read-only, as an
 	CONTAINER=$(CONTAINER) IMAGE=$(CPU_IMAGE) $(BIN)/python -m pytest -m image tests/test_image.py
 
 OVERLAY ?= local
-RENDER = $(BIN)/python -m k8s.render $(OVERLAY) $(if $(RUN_ID),--run-id $(RUN_ID))
+RENDER = $(BIN)/python -m k8s.render $(OVERLAY)
+RENDER_RUN = $(RENDER) $(if $(RUN_ID),--run-id $(RUN_ID))
 
-render: setup ## print the manifests of one run: make render OVERLAY=gke [RUN_ID=...]
-	@$(RENDER)
+render: setup ## print the Job and the settings of one run: make render OVERLAY=gke [RUN_ID=...]
+	@$(RENDER_RUN)
 
-deploy: setup ## apply them; the same run again is unchanged, another is another Job
-	@manifests=$$($(RENDER)) && printf '%s\n' "$$manifests" | kubectl apply -f -
+render-shared: setup ## print what all runs of a namespace share: account, policies, claim
+	@$(RENDER) --shared
+
+deploy: setup ## apply what runs share, then the run; the same run again is unchanged, another is another Job
+	@shared=$$($(RENDER) --shared) && run=$$($(RENDER_RUN)) && printf '%s\n---\n%s\n' "$$shared" "$$run" | kubectl apply -f -
+
+undeploy: setup ## delete the Job and the settings of one run; its results, and what runs share, stay
+	@run=$$($(RENDER_RUN)) && printf '%s\n' "$$run" | kubectl delete --ignore-not-found -f -
 
 e2e: setup ## what the manifests promise, in the cluster that KUBECONFIG names and that has the CPU image
 	IMAGE=$(CPU_IMAGE) $(BIN)/python -m pytest -m e2e tests/e2e
 
 dashboard: setup ## renew Grafana's dashboard from its description
-	$(BIN)/python k8s/components/monitoring/dashboard.py > k8s/components/monitoring/thaw.json
+	$(BIN)/python k8s/components/monitoring/shared/dashboard.py > k8s/components/monitoring/shared/thaw.json
 
 lock: ## renew the lock files (needs uv)
 	uv pip compile pyproject.toml --extra cpu --universal --generate-hashes --no-header --no-annotate -q -o requirements/cpu.txt

@@ -1,5 +1,8 @@
 """An overlay -> the manifests of one run, on standard output: `python -m k8s.render OVERLAY`.
 
+A run is one Job or CronJob and the ConfigMap of its settings, and nothing else, so that deleting it deletes no more.
+What all runs of a namespace share (account, policies, claim) is in the overlay's folder `shared`; `--shared` prints it.
+
 Kustomize renders; this adds what it cannot know. The settings in the ConfigMap are read as the program would read
 them, so a wrong one is refused here and not in the cluster. Job and ConfigMap are then named by the run: the pod
 template of a Job can never change, so another run must be another Job, and the same run must be the same one. Nothing
@@ -26,6 +29,7 @@ from job.settings import Settings, variable
 OVERLAYS = Path(__file__).parent / "overlays"
 RUN_ID = variable("run_id")
 INSTANCE = "app.kubernetes.io/instance"
+SHARED = "shared"
 
 Manifest = dict[str, Any]
 
@@ -38,11 +42,14 @@ def main(argv: Sequence[str]) -> int:
     """Print the manifests of the overlay that `argv` names; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m k8s.render", description="Print the manifests of one run.")
     parser.add_argument("overlay", help="name of a folder in k8s/overlays, or path of any other")
-    parser.add_argument("--run-id", help=f"{RUN_ID} of this run, in place of the overlay's", default=None)
+    part = parser.add_mutually_exclusive_group()
+    part.add_argument("--run-id", help=f"{RUN_ID} of this run, in place of the overlay's", default=None)
+    part.add_argument("--shared", help="print what all runs of a namespace share instead", action="store_true")
     arguments = parser.parse_args(argv)
     try:
-        manifests = kustomize(folder_of(arguments.overlay))
-        print(as_text(of_one_run(manifests, run_id=arguments.run_id)), end="")
+        folder = folder_of(arguments.overlay)
+        manifests = shared_by_runs(folder) if arguments.shared else of_one_run(kustomize(folder), arguments.run_id)
+        print(as_text(manifests), end="")
     except ThawError as error:
         print(f"error: {error.message}" + (f"\nhint: {error.hint}" if error.hint else ""), file=sys.stderr)
         return error.exit_code
@@ -73,10 +80,20 @@ def kustomize(folder: Path) -> list[Manifest]:
     return [manifest for manifest in yaml.safe_load_all(done.stdout) if manifest]
 
 
-def of_one_run(manifests: list[Manifest], *, run_id: str | None = None) -> list[Manifest]:
-    """The same manifests, with settings that hold, and Job and ConfigMap named by their run.
+def shared_by_runs(folder: Path) -> list[Manifest]:
+    """The manifests of what all runs of a namespace share, for the overlay in `folder`. Raises CannotRender."""
+    if not (folder / SHARED / "kustomization.yaml").is_file():
+        raise CannotRender(
+            f"{folder} has no folder {SHARED!r} with what all runs of its namespace share",
+            hint=f"make {SHARED}/kustomization.yaml, with `resources: [.../overlays/gke/{SHARED}]` if nothing differs",
+        )
+    return kustomize(folder / SHARED)
 
-    Raises InvalidSettings; CannotRender when there is not exactly one Job or CronJob.
+
+def of_one_run(manifests: list[Manifest], run_id: str | None = None) -> list[Manifest]:
+    """The same manifests, with settings that hold, named and labelled by their run.
+
+    Raises InvalidSettings; CannotRender when there is not exactly one Job or CronJob, or anything but its settings.
     """
     workloads = [manifest for manifest in manifests if manifest["kind"] in ("Job", "CronJob")]
     if len(workloads) != 1:
@@ -87,6 +104,12 @@ def of_one_run(manifests: list[Manifest], *, run_id: str | None = None) -> list[
         pod_of(workload).pop("tolerations", None)
     container = container_of(workload)
     config = _config_of(container, manifests)
+    others = [f"{it['kind']} {it['metadata']['name']}" for it in manifests if it not in (workload, config)]
+    if others:
+        raise CannotRender(
+            f"a run is a workload and its settings, and this overlay also has {', '.join(others)}",
+            hint=f"what must stay when one run is deleted belongs in the overlay's folder {SHARED!r}",
+        )
     if run_id is not None:
         config["data"][RUN_ID] = run_id
     settings = settings_of(container, config["data"])
@@ -95,6 +118,7 @@ def of_one_run(manifests: list[Manifest], *, run_id: str | None = None) -> list[
             raise InvalidSettings(
                 f"{RUN_ID}={config['data'][RUN_ID]!r}: each slot of a CronJob is a run of its own", hint="leave it out"
             )
+        _label(workload["metadata"]["name"], workload, config, workload["spec"]["jobTemplate"], template_of(workload))
         return manifests
     config["data"][RUN_ID] = settings.resolved_run_id()
     name = f"{workload['metadata']['name']}-{settings.fingerprint()}-{_place_digest(settings)}"
@@ -102,8 +126,7 @@ def of_one_run(manifests: list[Manifest], *, run_id: str | None = None) -> list[
     for source in container["envFrom"]:
         source["configMapRef"]["name"] = name
     workload["metadata"]["name"] = name
-    for labelled in (workload, config, workload["spec"]["template"]):
-        labelled["metadata"].setdefault("labels", {})[INSTANCE] = name
+    _label(name, workload, config, template_of(workload))
     return manifests
 
 
@@ -127,10 +150,15 @@ def _represent_text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
 _Dumper.add_representer(str, _represent_text)
 
 
+def template_of(workload: Manifest) -> Manifest:
+    """The template of the pods of a Job or CronJob."""
+    job = workload["spec"]["jobTemplate"] if workload["kind"] == "CronJob" else workload
+    return job["spec"]["template"]  # type: ignore[no-any-return]
+
+
 def pod_of(workload: Manifest) -> Manifest:
     """The specification of the pods of a Job or CronJob."""
-    job = workload["spec"]["jobTemplate"] if workload["kind"] == "CronJob" else workload
-    return job["spec"]["template"]["spec"]  # type: ignore[no-any-return]
+    return template_of(workload)["spec"]  # type: ignore[no-any-return]
 
 
 def container_of(workload: Manifest) -> Manifest:
@@ -160,6 +188,12 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
     finally:
         os.environ.clear()
         os.environ.update(before)
+
+
+def _label(instance: str, *manifests: Manifest) -> None:
+    """What is of one run, and nothing that runs share, has this label: it can be listed and deleted by it."""
+    for manifest in manifests:
+        manifest.setdefault("metadata", {}).setdefault("labels", {})[INSTANCE] = instance
 
 
 def _config_of(container: Manifest, manifests: list[Manifest]) -> Manifest:

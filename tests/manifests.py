@@ -4,6 +4,8 @@ import copy
 import functools
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,14 @@ import pytest
 import yaml
 
 from job.settings import PREFIX, Settings, variable
-from k8s.render import Manifest, container_of, kustomize, of_one_run
+from k8s.render import Manifest, container_of, kustomize, of_one_run, shared_by_runs
 from tests.conftest import REPOSITORY
 
 K8S = REPOSITORY / "k8s"
 OVERLAYS = sorted(path.parent.name for path in K8S.glob("overlays/*/kustomization.yaml"))
-COMPONENTS = sorted(path.parent.name for path in K8S.glob("components/*/kustomization.yaml"))
+COMPONENTS = sorted(path.name for path in K8S.glob("components/*"))
+PLACES = [f"overlays/{name}" for name in OVERLAYS] + ["cloud"]
+"""Folders of all that is deployed."""
 
 
 @pytest.fixture
@@ -27,25 +31,53 @@ def kustomize_is_there() -> None:
         pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
 
 
+def render(*argv: str, **env: str) -> "subprocess.CompletedProcess[str]":
+    """What `make render` runs."""
+    command = [sys.executable, "-m", "k8s.render", *argv]
+    return subprocess.run(command, cwd=REPOSITORY, env=os.environ | env, capture_output=True, text=True, timeout=60)
+
+
 def overlay(name: str) -> list[Manifest]:
-    """An overlay as `make deploy` applies it."""
-    return copy.deepcopy(_overlay(name))
+    """An overlay as `make deploy` applies it: what runs share, and a run."""
+    return shared_part(f"overlays/{name}") + run_part(f"overlays/{name}")
+
+
+def run_part(place: str) -> list[Manifest]:
+    """What `make render` prints of a folder, and `make undeploy` deletes."""
+    return copy.deepcopy(_run_part(place))
+
+
+def shared_part(place: str) -> list[Manifest]:
+    """What `make render-shared` prints of a folder."""
+    return copy.deepcopy(_shared_part(place))
 
 
 @functools.cache
-def _overlay(name: str) -> list[Manifest]:
-    return of_one_run(kustomize(K8S / "overlays" / name))
+def _run_part(place: str) -> list[Manifest]:
+    return of_one_run(kustomize(K8S / place))
+
+
+@functools.cache
+def _shared_part(place: str) -> list[Manifest]:
+    return shared_by_runs(K8S / place)
 
 
 @functools.cache
 def base() -> list[Manifest]:
     """What all overlays have in common."""
-    return kustomize(K8S / "base")
+    return kustomize(K8S / "base" / "shared") + kustomize(K8S / "base")
 
 
 def component(name: str, folder: Path) -> list[Manifest]:
-    """The base with one component and nothing else, rendered in `folder`."""
-    places = {"resources": [K8S / "base"], "components": [K8S / "components" / name]}
+    """The base with one component and nothing else, rendered in `folder`: what runs share, and a run."""
+    return [manifest for part in ("shared", ".") for manifest in _with_component(name, folder, part)]
+
+
+def _with_component(name: str, folder: Path, part: str) -> list[Manifest]:
+    """One part of the base, with the same part of a component where that has one."""
+    base_part, component_part = K8S / "base" / part, K8S / "components" / name / part
+    components = [component_part] if (component_part / "kustomization.yaml").is_file() else []
+    places = {"resources": [base_part], "components": components}
     relative = {key: [os.path.relpath(path, folder.resolve()) for path in paths] for key, paths in places.items()}
     (folder / "kustomization.yaml").write_text(yaml.safe_dump(relative))
     return kustomize(folder)

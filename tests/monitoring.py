@@ -11,7 +11,7 @@ import yaml
 from job.metrics.table import SERIES
 from tests.conftest import REPOSITORY
 
-COMPONENT = REPOSITORY / "k8s/components/monitoring"
+COMPONENT = REPOSITORY / "k8s/components/monitoring/shared"
 DASHBOARD = COMPONENT / "thaw.json"
 PARTS = {"histogram": ("_bucket", "_sum", "_count"), "counter": ("",), "gauge": ("",)}
 THAW = {f"{series.name}{part}" for series in SERIES for part in PARTS[series.kind]}

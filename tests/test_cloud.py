@@ -115,7 +115,7 @@ def test_a_slot_is_a_name_for_job_and_run(slot_characters: int) -> None:
 def test_the_template_never_starts_by_itself() -> None:
     """The workflow makes the Jobs, and the Job's name is the run id."""
     manifests = kustomize(CLOUD)
-    for manifest in manifests:
+    for manifest in manifests + kustomize(CLOUD / "shared"):
         kubernetes_validate.validate(manifest, "1.31", strict=True)
     (cron_job,) = of_kind(manifests, "CronJob")
     assert cron_job["spec"]["suspend"] is True
@@ -128,7 +128,7 @@ def test_the_template_never_starts_by_itself() -> None:
 
 def test_the_workflow_may_do_what_it_does_and_no_more() -> None:
     """Read one CronJob, make Jobs and look at them, list pods."""
-    role, binding = yaml.safe_load_all((CLOUD / "rbac.yaml").read_text())
+    role, binding = yaml.safe_load_all((CLOUD / "shared" / "rbac.yaml").read_text())
     rights = {(resource, verb) for rule in role["rules"] for resource in rule["resources"] for verb in rule["verbs"]}
     assert rights == {("cronjobs", "get"), ("jobs", "create"), ("jobs", "get"), ("pods", "list")}
     paths = [node["path"] for node in nodes(WORKFLOW) if isinstance(node, dict) and "path" in node]
@@ -197,8 +197,8 @@ def test_each_account_has_the_least_roles(gcloud_calls: list[list[str]]) -> None
     }
     accounts = {f"{call[3]}@example-project.iam.gserviceaccount.com" for call in gcloud_calls
                 if call[:3] == ["iam", "service-accounts", "create"]}  # fmt: skip
-    component = (K8S / "components" / "workload-identity" / "kustomization.yaml").read_text()
-    files = [component, *(path.read_text() for path in CLOUD.glob("*.yaml"))]
+    component = (K8S / "components" / "workload-identity" / "shared" / "kustomization.yaml").read_text()
+    files = [component, *(path.read_text() for path in CLOUD.rglob("*.yaml"))]
     assert set(re.findall(r"[\w-]+@example-project\.iam\.gserviceaccount\.com", "".join(files))) <= accounts
 
 

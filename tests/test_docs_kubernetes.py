@@ -12,10 +12,11 @@ from job import __version__
 from job.command_line import read_settings
 from job.errors import ExitCode
 from job.settings import PREFIX
-from k8s.render import kustomize, of_one_run
+from k8s.render import kustomize, of_one_run, shared_by_runs
 from tests.conftest import REPOSITORY
 from tests.manifests import (
     COMPONENTS,
+    K8S,
     OVERLAYS,
     container,
     job_spec,
@@ -38,7 +39,11 @@ def table(first_column: str) -> dict[str, str]:
 def test_every_overlay_and_component_has_a_row() -> None:
     """And no row is of one that is gone."""
     assert sorted(table("overlay")) == OVERLAYS
-    assert sorted(name for names in table("component") for name in names.split("`, `")) == COMPONENTS
+    rows = {name: what for names, what in table("component").items() for name in names.split("`, `")}
+    assert sorted(rows) == COMPONENTS
+    for name, what in rows.items():
+        assert ("`shared`: " in what) == (K8S / "components" / name / "shared").is_dir(), name
+        assert what.startswith("`shared`: ") == (not (K8S / "components" / name / "kustomization.yaml").exists()), name
 
 
 @pytest.mark.usefixtures("kustomize_is_there")
@@ -70,15 +75,32 @@ def test_names_are_of_what_exists() -> None:
 @pytest.mark.usefixtures("kustomize_is_there")
 def test_an_overlay_of_ones_own_is_as_short_as_that(tmp_path: Path) -> None:
     """The example renders: its image, settings, queue and account are in the Job."""
-    (block,) = re.findall(r"^((?: {4}.*\n)+)", DOCS[DOCS.index("    resources: [") :], re.MULTILINE)[:1]
+    run, shared = re.findall(r"^((?: {4}.*\n)+)", DOCS[DOCS.index("    resources: [") :], re.MULTILINE)[:2]
     here = os.path.relpath(REPOSITORY, tmp_path.resolve())
-    (tmp_path / "kustomization.yaml").write_text(textwrap.dedent(block).replace("../../thaw", here))
+    (tmp_path / "shared").mkdir()
+    for folder, block in ((tmp_path, run), (tmp_path / "shared", shared)):
+        (folder / "kustomization.yaml").write_text(textwrap.dedent(block).replace("../../thaw", here))
     manifests = of_one_run(kustomize(tmp_path))
-    (job,), (account,) = of_kind(manifests, "Job"), of_kind(manifests, "ServiceAccount")
+    (job,), (account,) = of_kind(manifests, "Job"), of_kind(shared_by_runs(tmp_path), "ServiceAccount")
     assert container(manifests)["image"] == f"europe-docker.pkg.dev/my-project/ml/thaw:{__version__}"
     assert (settings(manifests).seed, settings(manifests).storage_uri) == (7, "gs://my-bucket/runs")
     assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "thaw"
     assert "my-project" in account["metadata"]["annotations"]["iam.gke.io/gcp-service-account"]
+
+
+def test_argo_cd_and_flux_prune_runs_and_not_what_runs_share() -> None:
+    """Two of each tool, in one namespace, with the folders that the lines above fill."""
+    argo, flux = (
+        list(yaml.safe_load_all(block)) for block in re.findall(r"```yaml\n(apiVersion.+?)```", DOCS, re.DOTALL)
+    )
+    folders = set(re.findall(r"^    make render.* > (\w+)/", DOCS, re.MULTILINE))
+    assert folders == {"shared", "runs"}
+    for item in argo:
+        assert item["spec"]["syncPolicy"]["automated"]["prune"] == (item["spec"]["source"]["path"] == "runs")
+    for item in flux:
+        assert item["spec"]["prune"] == (item["spec"]["path"] == "./runs")
+    assert {item["spec"]["source"]["path"] for item in argo} == folders
+    assert {item["spec"]["path"] for item in flux} == {f"./{folder}" for folder in folders}
 
 
 def test_the_gitlab_job_has_settings_that_hold(monkeypatch: pytest.MonkeyPatch) -> None:

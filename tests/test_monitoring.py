@@ -240,7 +240,9 @@ def test_kustomize_builds_a_resource_for_each_operator() -> None:
     kubectl = program("kubectl", way_out="1.27 or newer renders the manifests, without a cluster")
     built = {}
     for component in ("monitoring", "gke-monitoring"):
-        documents = yaml.safe_load_all(run([kubectl, "kustomize", str(COMPONENT.parent / component)]))
+        documents = yaml.safe_load_all(
+            run([kubectl, "kustomize", str(REPOSITORY / "k8s/components" / component / "shared")])
+        )
         built[component] = {document["kind"]: document for document in documents}
     operator, gke = built["monitoring"], built["gke-monitoring"]
     assert set(operator) == {"ConfigMap", "PodMonitor", "PrometheusRule"}

@@ -94,10 +94,11 @@ def test_the_scheduled_job_is_the_one_of_gke() -> None:
         (box,) = spec["template"]["spec"]["containers"]
         box["env"] = [entry for entry in box["env"] if entry["name"] != "THAW_RUN_ID"]
         box.pop("envFrom")
-        spec["template"]["metadata"]["labels"].pop("app.kubernetes.io/instance", None)
+        spec["template"]["metadata"]["labels"].pop("app.kubernetes.io/instance")
     assert scheduled == once
     (cron_job,) = of_kind(overlay("cron"), "CronJob")
     labels = cron_job["spec"]["jobTemplate"]["metadata"]["labels"]
+    assert labels.pop("app.kubernetes.io/instance") == cron_job["metadata"]["name"]
     assert labels == scheduled["template"]["metadata"]["labels"]
 
 

@@ -2,8 +2,6 @@
 
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +9,6 @@ import pytest
 import yaml
 
 from k8s.render import Manifest, folder_of, kustomize, of_one_run
-from tests.conftest import REPOSITORY
 from tests.manifests import (
     K8S,
     config,
@@ -19,14 +16,9 @@ from tests.manifests import (
     kustomize_is_there,  # noqa: F401
     of_kind,
     overlay,
+    render,
     settings,
 )
-
-
-def render(*argv: str, **env: str) -> "subprocess.CompletedProcess[str]":
-    """What `make render` runs."""
-    command = [sys.executable, "-m", "k8s.render", *argv]
-    return subprocess.run(command, cwd=REPOSITORY, env=os.environ | env, capture_output=True, text=True, timeout=60)
 
 
 def rendered(folder: str) -> list[Manifest]:

@@ -50,8 +50,8 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 
 @pytest.fixture(scope="session")
-def namespace() -> Iterator[Namespace]:
-    """A namespace in which Pod Security `restricted` is enforced, with a volume; all of it is gone afterwards."""
+def namespace(runs: Runs) -> Iterator[Namespace]:
+    """A namespace with a volume and what runs share, and Pod Security `restricted`; all of it is gone afterwards."""
     if shutil.which("kubectl") is None:
         pytest.fail("kubectl is not installed")
     answer = subprocess.run(["kubectl", "get", "--raw=/readyz"], capture_output=True, text=True)
@@ -63,6 +63,7 @@ def namespace() -> Iterator[Namespace]:
         modes = [f"pod-security.kubernetes.io/{mode}=restricted" for mode in ("enforce", "warn")]
         kubectl("label", "namespace", name, *modes)
         with volume_for(Namespace(name), image=IMAGE):
+            Namespace(name).apply(runs.render_shared())
             yield Namespace(name)
             # Pods first: what is left in their volume is removed next.
             kubectl(f"--namespace={name}", "delete", "jobs,cronjobs,pods", "--all")
@@ -77,7 +78,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
 
 @pytest.fixture
 def deploy(namespace: Namespace, runs: Runs) -> Iterator[Deploy]:
-    """Applies a run, as `make deploy` does, and returns its Job's name; the Job is deleted afterwards."""
+    """Applies a run beside what runs share, and returns its Job's name; the Job is deleted afterwards."""
     deployed: list[str] = []
 
     def deploy(run_id: str, settings: Mapping[str, str] = NONE) -> str:

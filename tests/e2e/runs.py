@@ -14,7 +14,7 @@ import yaml
 
 from job import __version__
 from tests.conftest import REPOSITORY
-from tests.e2e.cluster import Manifest
+from tests.e2e.cluster import Manifest, Namespace, kubectl
 
 IMAGE = os.environ.get("IMAGE", f"thaw:{__version__}-cpu")
 RESULT_SETTINGS = {"THAW_HEAD_EPOCHS": "3", "THAW_FINE_TUNE_EPOCHS": "4", "THAW_DETERMINISTIC": "true"}
@@ -50,13 +50,32 @@ class Runs:
             "patches": list(patches),
         }
         (self.folder / "kustomization.yaml").write_text(json.dumps(overlay))
-        argv = [sys.executable, "-m", "k8s.render", str(self.folder), *(["--run-id", run_id] if run_id else [])]
-        done = subprocess.run(argv, cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
+        return _rendered(str(self.folder), *(["--run-id", run_id] if run_id else []))
+
+    def render_shared(self) -> list[Manifest]:
+        """What all of these runs share."""
+        return _rendered("local", "--shared")
+
+    def undeploy(self, run_id: str, namespace: Namespace) -> str:
+        """`make undeploy` of a run that has the settings of the last one that was rendered; returns what it says."""
+        kubeconfig = self.folder / "kubeconfig"
+        kubeconfig.write_text(kubectl("config", "view", "--raw", "--flatten", "--minify"))
+        kubectl(f"--kubeconfig={kubeconfig}", "config", "set-context", "--current", f"--namespace={namespace.name}")
+        argv = ["make", "--old-file=setup", "undeploy", f"OVERLAY={self.folder}", f"RUN_ID={run_id}"]
+        env = os.environ | {"KUBECONFIG": str(kubeconfig)}
+        done = subprocess.run(argv, cwd=REPOSITORY, env=env, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
-        return list(yaml.safe_load_all(done.stdout))
+        return done.stdout
 
     def _path_of(self, part: str) -> str:
         return os.path.relpath(REPOSITORY / "k8s" / part, self.folder.resolve())
+
+
+def _rendered(*argv: str) -> list[Manifest]:
+    command = [sys.executable, "-m", "k8s.render", *argv]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return list(yaml.safe_load_all(done.stdout))
 
 
 def named(manifests: list[Manifest], kind: str) -> Manifest:

@@ -59,6 +59,30 @@ def test_deleted_and_applied_again_it_is_done_at_once(undisturbed: Finished, nam
     see(f"container ran for {seconds:.0f} s (the clock of Kubernetes has whole seconds)")
 
 
+def test_deleting_a_run_leaves_all_that_others_use(
+    undisturbed: Finished, namespace: Namespace, runs: Runs, see: See
+) -> None:
+    """`make undeploy`: its Job and ConfigMap are gone, every other object stays, and so do the results of both runs."""
+    manifests = runs.render("deleted")
+    job = name_of_job(manifests)
+    namespace.apply(manifests)
+    assert namespace.wait_for_end(job)["type"] == "Complete"
+    before = _uids(namespace)
+    said = runs.undeploy("deleted", namespace).splitlines()
+    assert sorted(said) == [f'configmap "{job}" deleted', f'job.batch "{job}" deleted']
+    after = _uids(namespace)
+    assert before.keys() - after.keys() == {f"ConfigMap/{job}", f"Job/{job}"}
+    assert after.items() <= before.items()
+    namespace.kubectl("delete", "job", undisturbed.job)
+    for again in (manifests, undisturbed.manifests):
+        namespace.apply(again)
+        assert namespace.wait_for_end(name_of_job(again))["type"] == "Complete"
+        (pod,) = namespace.pods(name_of_job(again))
+        (line,) = namespace.log(pod["metadata"]["name"])
+        assert (line["event"], line["model_sha256"]) == ("run_already_done", undisturbed.outcome["model_sha256"])
+    see(f"{' and '.join(sorted(said))}; {len(after)} objects untouched; both runs answer that they are done")
+
+
 def test_pod_security_restricted_is_enforced_and_the_job_meets_it(
     undisturbed: Finished, namespace: Namespace, see: See
 ) -> None:
@@ -72,3 +96,10 @@ def test_pod_security_restricted_is_enforced_and_the_job_meets_it(
     with pytest.raises(AssertionError, match=r'violates PodSecurity "restricted'):
         namespace.apply([pod])
     see("the Job without a warning; its pod without runAsNonRoot and seccomp profile is refused")
+
+
+def _uids(namespace: Namespace) -> dict[str, str]:
+    """Every object that a person applied, by kind and name."""
+    kinds = "jobs,cronjobs,configmaps,serviceaccounts,networkpolicies,persistentvolumeclaims"
+    found = namespace.get(kinds)["items"]
+    return {f"{it['kind']}/{it['metadata']['name']}": it["metadata"]["uid"] for it in found}
