@@ -9,10 +9,11 @@ from datetime import UTC, datetime
 import pytest
 
 import job.record
-from job.errors import InputError, PreconditionFailed, RunMismatch, StorageError, Superseded
+from job.errors import InputError, PreconditionFailed, RecordDamaged, RunMismatch, StorageError, Superseded
 from job.holder import Holder
-from job.record import RECORD_NAME, Record, RunRecord
+from job.record import RECORD_NAME, Outcome, Record, RunRecord
 from job.storage import MISSING, ObjectStore
+from tests.recorded import INPUTS, OUTCOME
 from tests.stores import MemoryStore
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -64,11 +65,11 @@ def test_other_settings_are_refused_and_each_difference_is_listed() -> None:
 def test_a_finished_run_is_not_written_again() -> None:
     """A claim of it registers no attempt."""
     store = MemoryStore()
-    claim(store).finish({"test_accuracy": 0.9}, exit_code=0)
+    claim(store).finish(OUTCOME, exit_code=0)
     before = store.read(RECORD_NAME)
     again = claim(store)
     assert again.is_done
-    assert again.content.outcome == {"test_accuracy": 0.9}
+    assert again.content.outcome == Outcome(**OUTCOME)
     assert store.read(RECORD_NAME) == before
 
 
@@ -76,7 +77,7 @@ def test_finishing_closes_the_attempt_once() -> None:
     """One write makes the outcome and the end of the attempt known together."""
     store = MemoryStore()
     record = claim(store)
-    record.finish({}, exit_code=6)
+    record.finish(OUTCOME, exit_code=6)
     record.close_attempt(1)
     assert [(a.exit_code, a.end) for a in stored(store).attempts] == [(6, NOON)]
 
@@ -98,7 +99,7 @@ def test_a_loser_stays_a_loser() -> None:
     claim(store)
     for _ in range(2):
         with pytest.raises(Superseded):
-            loser.finish({}, exit_code=0)
+            loser.finish(OUTCOME, exit_code=0)
     assert not stored(store).outcome
 
 
@@ -115,7 +116,7 @@ def test_a_refusal_of_ones_own_write_is_success() -> None:
     store = AnswersTwice()
     record = claim(store)
     record.update(state="head")
-    record.finish({}, exit_code=0)
+    record.finish(OUTCOME, exit_code=0)
     assert stored(store).state == "done"
 
 
@@ -155,9 +156,9 @@ def test_a_run_that_is_done_stays_done_when_the_answer_was_lost() -> None:
     record = claim(store)
     store.plan = ["lost after"]
     with pytest.raises(StorageError):
-        record.finish({"test_accuracy": 1.0}, exit_code=0)
+        record.finish(OUTCOME, exit_code=0)
     record.close_attempt(44)
-    assert (stored(store).state, stored(store).outcome) == ("done", {"test_accuracy": 1.0})
+    assert (stored(store).state, stored(store).outcome) == ("done", Outcome(**OUTCOME))
     assert stored(store).attempts[-1].exit_code == 0
 
 
@@ -176,11 +177,11 @@ def test_a_commit_whose_answer_was_lost_is_not_undone(last: str) -> None:
 def test_inputs_are_pinned_by_the_first_attempt() -> None:
     """A later one must find the same."""
     store = MemoryStore()
-    claim(store).pin_inputs({"data": "a", "weights": "b"})
+    claim(store).pin_inputs(INPUTS)
     again = claim(store)
-    again.pin_inputs({"data": "a", "weights": "b"})
-    with pytest.raises(InputError, match="weights differ"):
-        again.pin_inputs({"data": "a", "weights": "c"})
+    again.pin_inputs(INPUTS)
+    with pytest.raises(InputError, match="backbone_sha256 differ"):
+        again.pin_inputs(INPUTS | {"backbone_sha256": "0" * 64})
 
 
 def test_nobody_else_writes_while_it_must_be_quiet() -> None:
@@ -202,7 +203,7 @@ def test_a_record_of_an_earlier_version_is_read() -> None:
     store = MemoryStore()
     claim(store)
     content = json.loads(store.read(RECORD_NAME).data)
-    del content["lease"], content["set_aside"]
+    del content["lease"], content["set_aside"], content["lineages"], content["files"]
     store.write(RECORD_NAME, json.dumps(content).encode(), if_generation=store.generation(RECORD_NAME))
     assert claim(store).attempt.number == 2
 
@@ -211,7 +212,7 @@ def test_a_record_that_is_no_record_is_an_error_that_names_it() -> None:
     """It is not overwritten."""
     store = MemoryStore()
     store.write(RECORD_NAME, b"{}", if_generation=MISSING)
-    with pytest.raises(StorageError, match=r"memory:///run\.json is not a run record"):
+    with pytest.raises(RecordDamaged, match=r"memory:///run\.json is not a record of this run: run_id: Field required"):
         claim(store)
     assert store.read(RECORD_NAME).data == b"{}"
 
