@@ -22,12 +22,14 @@ from pydantic import ValidationError
 
 from job.errors import (
     InputError,
+    ObjectDamaged,
     ObjectMissing,
     PreconditionFailed,
     RecordDamaged,
     RunMismatch,
     StorageError,
     Superseded,
+    ThawError,
 )
 from job.holder import Holder
 from job.schema import (
@@ -268,7 +270,7 @@ def read(store: ObjectStore, name: str = RECORD_NAME) -> Record | None:
 
 def _read(store: ObjectStore, name: str = RECORD_NAME, *, run_id: str | None = None) -> tuple[Record, int] | None:
     place = f"{store.uri}/{name}".removesuffix(f"/{RECORD_NAME}")
-    problem = None
+    errors: list[ThawError] = []
     # Twice: it may be written between two requests, and what is called damaged must be damaged where it is kept.
     for _ in range(2):
         try:
@@ -279,11 +281,14 @@ def _read(store: ObjectStore, name: str = RECORD_NAME, *, run_id: str | None = N
             names = store.list(f"{above}{CHECKPOINTS}")
             if not names:
                 return None
-            problem = _missing(place, [name.removeprefix(above) for name in names])
-        except RecordDamaged as error:
-            problem = error
-    assert problem is not None
-    raise problem
+            errors.append(_missing(place, [name.removeprefix(above) for name in names]))
+        except (RecordDamaged, ObjectDamaged) as error:
+            errors.append(error)
+    first, second = errors
+    if isinstance(second, ObjectDamaged) and first.message == second.message:
+        # A folder under that name, say. Bytes that arrive damaged are damaged otherwise each time, and may yet arrive.
+        raise RecordDamaged(f"{second.message}. Nothing was written or deleted", hint=second.hint) from second
+    raise second
 
 
 def run_id_of(place: str) -> str:

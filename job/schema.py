@@ -307,5 +307,5 @@ def position(phase: str, step: int) -> tuple[int, int]:
 def problem_of(errors: list[Any]) -> str:
     """The first of pydantic's errors in one line that can be shown: field names of a record may hold anything."""
     where = ".".join(str(part) for part in errors[0]["loc"])
-    text = f"{where + ': ' if where else ''}{errors[0]['msg']}"
+    text = f"{where + ': ' if where else ''}{errors[0]['msg'].removeprefix('Value error, ')}"
     return text.encode("unicode_escape").decode()[:300]

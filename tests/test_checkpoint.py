@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import struct
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from job.errors import CheckpointDamaged, StorageError, TrainingDiverged
 from job.holder import Holder
 from job.record import RECORD_NAME, EpochResult, RunRecord
 from job.schema import CHECKPOINTS, CheckpointName
-from job.storage import MISSING, Digest, ObjectStore, StoredObject, digest_of
+from job.storage import MISSING, Digest, LocalStore, ObjectStore, StoredObject, digest_of
 from tests.recorded import INPUTS, epoch
 from tests.stores import BrokenStore, MemoryStore
 
@@ -97,6 +98,30 @@ def test_a_damaged_checkpoint_is_named_and_the_next_older_is_used(
         damaged = {"truncated": data[:-5], "altered": flipped, "emptied": b""}[harm]
         store.objects[newest] = StoredObject(damaged, generation)
     assert restore(open_run(store, tmp_path)) == (1, [newest])
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("kind", ["folder", "FIFO", "link to nothing", "behind a file"])
+def test_what_is_no_file_where_a_checkpoint_should_be_is_damage(tmp_path: Path, kind: str) -> None:
+    """It is set aside, and nothing waits for it."""
+    store = LocalStore(tmp_path / "run")
+    run = open_run(store, tmp_path)
+    names = [commit(run, step) for step in (1, 2)]
+    path = store.root / names[1]
+    path.unlink()
+    match kind:
+        case "folder":
+            path.mkdir()
+        case "FIFO":
+            os.mkfifo(path)
+        case "link to nothing":
+            path.symlink_to("nothing")
+        case _:
+            (store.root / names[0]).unlink()
+            path.parent.rmdir()
+            path.parent.write_bytes(b"")
+    expected = (None, names[::-1]) if kind == "behind a file" else (1, [names[1]])
+    assert restore(open_run(store, tmp_path)) == expected
 
 
 def test_when_every_checkpoint_is_damaged_the_run_begins_again(store: MemoryStore, tmp_path: Path) -> None:
