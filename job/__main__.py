@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from job.console import Console
     from job.settings import Settings
 
-QUESTIONS = frozenset({"plan", "status", "list", "predict"})
-"""The commands that change no run."""
+QUESTIONS = frozenset({"plan", "status", "list", "predict", "repair"})
+"""The commands that change no run, and `repair`, which loses nothing wherever it ends."""
 
 RESUME = "start the same run again to carry on"
 GRACE_USED = 0.9

@@ -22,6 +22,7 @@ SUMMARIES = {
     "status": "say how a run is doing",
     "list": "list the runs of a store",
     "predict": "label images with the model of a finished run",
+    "repair": "rebuild the record of a run, run.json, from the checkpoints",
     "mirror": "put the data and weights of the settings into object storage",
 }
 
@@ -84,7 +85,21 @@ class Predict:
     as_json: bool
 
 
-Command = Run | Mirror | Plan | Status | ListRuns | Predict
+@dataclass(frozen=True)
+class Repair:
+    """Rebuild the record of the run at a URI; without `is_confirmed` only what that would do is shown.
+
+    `fingerprint` chooses where checkpoints are of several; empty where nothing is chosen.
+    """
+
+    run: str
+    is_confirmed: bool
+    fingerprint: str
+    cache_dir: Path | None
+    as_json: bool
+
+
+Command = Run | Mirror | Plan | Status | ListRuns | Predict | Repair
 
 
 def read_command(argv: Sequence[str], environ: Mapping[str, str]) -> Command:
@@ -98,7 +113,8 @@ def read_command(argv: Sequence[str], environ: Mapping[str, str]) -> Command:
             hint=f"the commands are {', '.join(SUMMARIES)}; {PROGRAM} --help says what they do",
         )
     readers: dict[str, Callable[[Sequence[str], Mapping[str, str]], Command]] = {
-        "run": _run, "plan": _plan, "status": _status, "list": _list, "predict": _predict, "mirror": _mirror
+        "run": _run, "plan": _plan, "status": _status, "list": _list, "predict": _predict, "repair": _repair,
+        "mirror": _mirror,
     }  # fmt: skip
     return readers[name](words, environ)
 
@@ -176,21 +192,52 @@ def _predict(words: Sequence[str], environ: Mapping[str, str]) -> Predict:
     )  # fmt: skip
     _add_run(parser)
     parser.add_argument("--batch-size", type=int, default=64, metavar="INT", help="images at a time [default: 64]")
-    parser.add_argument("--cache-dir", metavar="DIR", help="folder for the model's copy [default: THAW_CACHE_DIR]")
+    _add_cache_dir(parser, "folder for the model's copy")
     _add_json(parser)
     options = _read(parser, words)
     if not options.images:
         raise InvalidSettings("predict: no image is named", hint=f"{parser.prog} --run URI/RUN-ID IMAGE|DIR|- [...]")
     if not 1 <= options.batch_size <= 4096:
         raise InvalidSettings(f"--batch-size={options.batch_size}: must be 1 to 4096", hint=f"{parser.prog} --help")
-    cache_dir = options.cache_dir or environ.get(f"{PREFIX}CACHE_DIR")
     return Predict(
         run=_run_of(options.run, environ),
         images=tuple(options.images),
         batch_size=options.batch_size,
-        cache_dir=Path(cache_dir).expanduser() if cache_dir else None,
+        cache_dir=_cache_dir(options, environ),
         as_json=options.json,
     )
+
+
+def _repair(words: Sequence[str], environ: Mapping[str, str]) -> Repair:
+    parser = _parser(
+        "repair", "[--run URI/RUN-ID] [--yes] [--fingerprint HEX] [--json]",
+        "Every checkpoint is read and verified, and what would be done is shown; with --yes it is done. A damaged "
+        "run.json is kept under another name, and no checkpoint is changed or deleted. Nothing is lost by a kill.",
+    )  # fmt: skip
+    _add_run(parser)
+    parser.add_argument("--yes", action="store_true", help="do it")
+    parser.add_argument(
+        "--fingerprint", default="", metavar="HEX", help="which settings, where checkpoints of several are there"
+    )
+    _add_cache_dir(parser, "folder for the copy of a checkpoint")
+    _add_json(parser)
+    options = _read(parser, words)
+    return Repair(
+        run=_run_of(options.run, environ),
+        is_confirmed=options.yes,
+        fingerprint=options.fingerprint,
+        cache_dir=_cache_dir(options, environ),
+        as_json=options.json,
+    )
+
+
+def _add_cache_dir(parser: Parser, text: str) -> None:
+    parser.add_argument("--cache-dir", metavar="DIR", help=f"{text} [default: THAW_CACHE_DIR]")
+
+
+def _cache_dir(options: argparse.Namespace, environ: Mapping[str, str]) -> Path | None:
+    place = options.cache_dir or environ.get(f"{PREFIX}CACHE_DIR")
+    return Path(place).expanduser() if place else None
 
 
 def _parser(command: str, usage: str, description: str, epilog: str = "") -> Parser:

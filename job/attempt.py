@@ -57,15 +57,14 @@ def make(
     attempts = record.content.attempts if record.is_done else record.content.attempts[:-1]
     progress.ledger.earlier = tuple(attempt.seconds for attempt in attempts)
     if record.is_done:
-        outcome = record.content.outcome or {}
         reader.event(
             events.RUN_ALREADY_DONE, at=store.uri, attempts=len(attempts), ended=f"{record.attempt.end:%FT%TZ}",
-            **outcome,
+            **_outcome(record),
         )  # fmt: skip
     else:
         reader.event(events.RUN_CLAIMED, at=store.uri, attempt=record.attempt.number, state=record.content.state)
         _carry_out(settings, store=store, record=record, reader=reader, progress=progress, check_stop=check_stop)
-    outcome = record.content.outcome or {}
+    outcome = _outcome(record)
     progress.stage = "done"
     reader.closing(
         f"Run {record.content.run_id} is complete",
@@ -75,6 +74,11 @@ def make(
     if missed is not None:
         raise missed
     return outcome
+
+
+def _outcome(record: RunRecord) -> dict[str, Any]:
+    assert record.content.outcome is not None
+    return record.content.outcome.model_dump(mode="json")
 
 
 def _carry_out(

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from job.record import CheckpointEntry, EpochResult, State
+from job.settings import PhaseName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,7 @@ class Snapshot:
 
     arrays: Mapping[str, np.ndarray] = field(repr=False)
     state: State
-    phase: str
+    phase: PhaseName
     step: int
     history: tuple[EpochResult, ...]
     reason: str

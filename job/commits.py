@@ -13,7 +13,8 @@ from job.background import Background, Committed, Snapshot
 from job.checkpoint import Arrays, Checkpoints
 from job.errors import StorageError, StorageRefused
 from job.progress import Progress
-from job.record import CheckpointEntry, EpochResult, State
+from job.record import CheckpointEntry, EpochResult
+from job.settings import PhaseName
 
 
 class Commits:
@@ -34,7 +35,7 @@ class Commits:
         with self._background:
             yield
 
-    def submit(self, arrays: Callable[[], Arrays], *, state: State, step: int, reason: str) -> None:
+    def submit(self, arrays: Callable[[], Arrays], *, state: PhaseName, step: int, reason: str) -> None:
         """Read the state, which `arrays` does, and have it committed while training goes on."""
         began = time.monotonic()
         read = arrays()

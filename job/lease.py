@@ -1,16 +1,18 @@
 """Taking a run, and holding it.
 
 A run that a living attempt holds is waited for, for as long as a lease lasts; then the waiting attempt gives up. A
-lease is renewed by every write of the record, and by a thread of its own when nothing else is written. Whether it has
-run out is told by the clock of the store alone. None of this makes a run safe: the generation of the record does,
-whatever the clocks say; it saves the work of two attempts that would train the same run at once.
+lease is renewed by every write of the record, and by a thread of its own when nothing else is written. It has run out
+when the record was seen unchanged for the whole lease, by the watcher's own monotonic clock; or when a store that has a
+clock of its own says so, which compares two of its own times. No time of one machine is compared with that of another.
+None of this makes a run safe: the generation of the record does; it saves the work of two attempts that would train the
+same run at once.
 """
 
 import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from job.errors import Superseded
 from job.holder import Holder
@@ -24,6 +26,17 @@ REQUESTS_IN_A_LEASE = 4
 MIN_REQUEST_SECONDS, MAX_REQUEST_SECONDS = 2.0, 60.0
 TAKE_TRIES = 10
 JOIN_SECONDS = 5.0
+
+
+class Hold(NamedTuple):
+    """For how many seconds at most a run is still held, if its holder is gone; 0 when it may be taken now.
+
+    `is_known` tells whether that is so: where it is not, only watching the record shows whether its holder is alive.
+    """
+
+    seconds: float
+    is_known: bool
+
 
 Waiting = Callable[[Attempt, float], None]
 
@@ -48,22 +61,26 @@ def claim(
 ) -> RunRecord:
     """Open the run and take it, unless it is done: then nothing is written.
 
-    Waits while another attempt holds it; `on_waiting` is told once which, and for how many seconds at most. Raises
-    RunMismatch when the run id belongs to other settings, Superseded when it is still held after `lease_seconds`.
+    Waits while another attempt holds it; `on_waiting` is called once with that attempt, and the seconds that this takes
+    at most. Raises RunMismatch when the run id belongs to other settings, RecordDamaged when there is no record to go
+    by, Superseded when the run is still held after `lease_seconds`, or after the holder's lease if that is longer.
     """
-    give_up_at = time.monotonic() + lease_seconds
-    tries, is_told = 0, False
-    seen, seen_at = -1, time.monotonic()
+    began = time.monotonic()
+    tries, is_told, is_alive = 0, False, False
+    seen, seen_at = None, began
     while True:
         record = RunRecord.open(
             store, run_id=run_id, fingerprint=fingerprint, settings=settings, clock=clock, account=account
         )
         if record.is_done:
             return record
-        if record.content.revision != seen:
-            seen, seen_at = record.content.revision, time.monotonic()
-        held = held_seconds(record.content, store, holder, unchanged_seconds=time.monotonic() - seen_at)
-        if held <= 0:
+        if record.version != seen:
+            is_alive = seen is not None
+            seen, seen_at = record.version, time.monotonic()
+        lease = record.content.lease
+        unchanged_seconds = time.monotonic() - seen_at
+        hold = look(record.content, store, holder)
+        if lease is None or hold.seconds <= 0 or unchanged_seconds >= lease.seconds:
             try:
                 record.take(holder, lease_seconds=lease_seconds)
             except Superseded:
@@ -72,31 +89,37 @@ def claim(
                     raise
                 continue
             return record
-        if time.monotonic() >= give_up_at:
+        # A holder of which nothing is known is watched for the whole of its lease, however short the own one is: else
+        # every attempt would give up before it knows.
+        patience_seconds = lease_seconds if hold.is_known or is_alive else max(lease_seconds, lease.seconds)
+        if time.monotonic() - began >= patience_seconds:
             raise _still_held(record, lease_seconds)
         if not is_told:
-            on_waiting(record.attempt, lease_seconds)
+            on_waiting(record.attempt, patience_seconds)
             is_told = True
-        _pause(min(held, lease_seconds / POLLS_IN_A_LEASE), check_stop)
+        _pause(min(hold.seconds, lease.seconds - unchanged_seconds, lease_seconds / POLLS_IN_A_LEASE), check_stop)
 
 
-def held_seconds(
-    record: Record,
-    store: ObjectStore,
-    holder: Holder,
-    *,
-    name: str = RECORD_NAME,
-    unchanged_seconds: float = 0.0,
-) -> float:
-    """For how long the run is still held by another than `holder`; 0 when it may be taken.
+def look(record: Record, store: ObjectStore, holder: Holder, *, name: str = RECORD_NAME) -> Hold:
+    """How the run is held by another than `holder`, as far as one look tells. Raises StorageError.
 
-    The record was read from `name` in the store. Whatever its clock says, one that was seen unchanged for the whole
-    lease is nobody's.
+    The record was read from `name` in the store.
     """
     lease = record.lease
     if lease is None or lease.holder.must_yield_to(holder):
-        return 0.0
-    return max(0.0, lease.seconds - max(store.age_seconds(name), unchanged_seconds))
+        return Hold(0.0, is_known=True)
+    age = store.age_seconds(name)
+    if age is None:
+        return Hold(lease.seconds, is_known=bool(lease.holder.is_there(holder)))
+    return Hold(max(0.0, lease.seconds - age), is_known=True)
+
+
+def estimated_seconds(record: Record, hold: Hold, now: datetime) -> float:
+    """For how long the run seems to be held, to be shown: where nothing is known, by the clock of the holder's host."""
+    if hold.is_known or record.lease is None:
+        return hold.seconds
+    renewed = record.lease.renewed or record.attempts[-1].start
+    return min(hold.seconds, max(0.0, hold.seconds - (now - renewed).total_seconds()))
 
 
 def _pause(seconds: float, check_stop: Callable[[], None]) -> None:

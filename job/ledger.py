@@ -83,12 +83,12 @@ def by_stage(attempts: Iterable[Seconds]) -> dict[str, float]:
 
 
 def by_category(attempts: Iterable[Seconds]) -> dict[str, float]:
-    """Seconds by category over attempts, every category named."""
+    """Seconds by category over attempts, every category named, and what attempts of another version had besides."""
     total = dict.fromkeys(CATEGORIES, 0.0)
     for attempt in attempts:
         for categories in attempt.values():
             for category, seconds in categories.items():
-                total[category] += seconds
+                total[category] = total.get(category, 0.0) + seconds
     return total
 
 

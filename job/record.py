@@ -10,114 +10,50 @@ This room decides who may write; it does not know what a checkpoint contains, an
 
 import contextlib
 import math
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
+from pydantic import ValidationError
 
-from job.errors import InputError, ObjectMissing, PreconditionFailed, RunMismatch, StorageError, Superseded
+from job.errors import (
+    InputError,
+    ObjectDamaged,
+    ObjectMissing,
+    PreconditionFailed,
+    RecordDamaged,
+    RunMismatch,
+    StorageError,
+    Superseded,
+    ThawError,
+)
 from job.holder import Holder
+from job.schema import (
+    CHECKPOINTS,
+    Attempt,
+    CheckpointEntry,
+    CheckpointName,
+    EpochResult,
+    Lease,
+    Outcome,
+    Record,
+    State,
+    StoredFile,
+    problem_of,
+    recorded_setting,
+)
 from job.storage import MISSING, ObjectStore
 
+__all__ = ["Attempt", "CheckpointEntry", "EpochResult", "Outcome", "Record", "RunRecord", "State", "StoredFile"]
+
 RECORD_NAME = "run.json"
+MAX_BYTES = 64 << 20
+"""Of a record. Ten thousand epochs and as many attempts are a fifth of it."""
 CLOSING_SECONDS = 2.0
-
-State = Literal["prepare", "head", "fine_tune", "evaluate", "export", "done"]
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Attempt(_Part):
-    """One start of the program on this run; `end` and `exit_code` stay empty when it was killed.
-
-    `seconds`, by stage and category (see `ledger`), and `reached`, the furthest step of each phase, are as of the last
-    write of the record by this attempt.
-    """
-
-    number: int
-    holder: str
-    start: datetime
-    end: datetime | None = None
-    exit_code: int | None = None
-    seconds: dict[str, dict[str, float]] = {}
-    reached: dict[str, int] = {}
-
-
-class Lease(_Part):
-    """The run is held: for `seconds` since the record was last written, by the clock of the store."""
-
-    attempt: int
-    holder: Holder
-    seconds: float
-
-
-class CheckpointEntry(_Part):
-    """A complete checkpoint: its object, its digest, and the position in the training that it holds.
-
-    `step` counts the steps done in the phase. `num_epochs` counts the entries of the record's history that
-    belong to it, over all phases: later ones were made after it.
-    """
-
-    name: str
-    phase: str
-    step: int
-    num_epochs: int
-    size: int
-    sha256: str
-    attempt: int
-    time: datetime
-
-
-class StoredFile(_Part):
-    """Size in bytes and SHA-256 in hexadecimal of an object under `model/`, `report/` or `logs/`."""
-
-    size: int
-    sha256: str
-
-
-class EpochResult(_Part):
-    """One finished epoch: mean loss in nats and accuracy in 0..1 over both splits, its speed, and when it ended.
-
-    `step` counts the steps of the phase that were done by then.
-    """
-
-    phase: str
-    epoch: int
-    step: int
-    ended: datetime
-    train_loss: FiniteFloat
-    train_accuracy: FiniteFloat
-    validation_loss: FiniteFloat
-    validation_accuracy: FiniteFloat
-    train_seconds: FiniteFloat
-    validation_seconds: FiniteFloat
-    images_per_second: FiniteFloat
-
-
-class Record(_Part):
-    """The content of run.json. `set_aside` are checkpoints that were found damaged: kept, and never used again.
-
-    `files` are the objects of a finished run by name: what was written last under `model/`, `report/` and `logs/`.
-    """
-
-    run_id: str
-    fingerprint: str
-    settings: dict[str, Any]
-    state: State = "prepare"
-    revision: int = 0
-    attempts: tuple[Attempt, ...] = ()
-    inputs: dict[str, Any] = {}
-    checkpoints: tuple[CheckpointEntry, ...] = ()
-    history: tuple[EpochResult, ...] = ()
-    outcome: dict[str, Any] | None = None
-    lease: Lease | None = None
-    set_aside: tuple[CheckpointEntry, ...] = ()
-    files: dict[str, StoredFile] = {}
 
 
 class RunRecord:
@@ -154,10 +90,11 @@ class RunRecord:
         """Read the record, or begin a new one; nothing is written.
 
         `account` gives fields of `Attempt` that change while it lasts; each write of the record brings them along.
-        Raises RunMismatch when the run id belongs to other settings.
+        Raises RunMismatch when the run id belongs to other settings, RecordDamaged when there are checkpoints and no
+        record, and when the record is damaged or of another run.
         """
-        found = _read(store)
-        content = found[0] if found else Record(run_id=run_id, fingerprint=fingerprint, settings=settings)
+        found = _read(store, run_id=run_id)
+        content = found[0] if found else new_record(run_id=run_id, fingerprint=fingerprint, settings=settings)
         record = cls(store, content, found[1] if found else MISSING, clock, account)
         if content.fingerprint != fingerprint:
             if not record.is_untouched:
@@ -169,7 +106,7 @@ class RunRecord:
     def take(self, holder: Holder, *, lease_seconds: float) -> None:
         """Register a new attempt, which holds the run. Raises Superseded when another attempt was quicker."""
         attempt = Attempt(number=len(self.content.attempts) + 1, holder=str(holder), start=self._clock())
-        lease = Lease(attempt=attempt.number, holder=holder, seconds=lease_seconds)
+        lease = Lease(attempt=attempt.number, holder=holder, seconds=lease_seconds, renewed=attempt.start)
         self.update(attempts=(*self.content.attempts, attempt), lease=lease)
 
     @property
@@ -179,7 +116,13 @@ class RunRecord:
     @property
     def is_untouched(self) -> bool:
         """Whether no attempt has begun to train, and none is under way."""
-        return not self.content.inputs and all(attempt.end is not None for attempt in self.content.attempts)
+        content = self.content
+        return not (content.inputs or content.checkpoints) and all(attempt.end for attempt in content.attempts)
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """What changes with every write of the record, by whomever."""
+        return self.content.revision, self._generation
 
     @property
     def attempt(self) -> Attempt:
@@ -199,8 +142,9 @@ class RunRecord:
             content = self.content.model_copy(update={**changes, "revision": self.content.revision + 1})
             *before, attempt = content.attempts
             attempts = (*before, attempt.model_copy(update=self._account()))
-            content = content.model_copy(update={"attempts": attempts})
-            data = (content.model_dump_json(indent=1) + "\n").encode()
+            lease = content.lease and content.lease.model_copy(update={"renewed": self._clock()})
+            content = content.model_copy(update={"attempts": attempts, "lease": lease})
+            data = encoded(content)
             try:
                 generation = self._store.write(RECORD_NAME, data, if_generation=self._generation)
             except PreconditionFailed:
@@ -262,7 +206,13 @@ class RunRecord:
 
     def finish(self, outcome: dict[str, Any], *, exit_code: int, **changes: Any) -> None:
         """The run is done: from here on every start is answered with this outcome."""
-        self.update(state="done", outcome=outcome, attempts=self._closed(exit_code), lease=None, **changes)
+        self.update(
+            state="done",
+            outcome=Outcome.model_validate(outcome),
+            attempts=self._closed(exit_code),
+            lease=None,
+            **changes,
+        )
 
     def close_attempt(self, exit_code: int) -> None:
         """Note how this attempt ended, unless `finish` has done so, and let go of the run.
@@ -284,8 +234,33 @@ class RunRecord:
         return (*self.content.attempts[:-1], closed)
 
 
+def new_record(
+    *,
+    run_id: str,
+    fingerprint: str,
+    settings: dict[str, Any],
+    earlier_lineages: tuple[str, ...] = (),
+    **fields: Any,
+) -> Record:
+    """A record with a lineage of its own, the last one."""
+    return Record(
+        run_id=run_id,
+        fingerprint=fingerprint,
+        settings=settings,
+        lineages=(*earlier_lineages, secrets.token_hex(4)),
+        **fields,
+    )
+
+
+def encoded(content: Record) -> bytes:
+    """The record as it is stored. Raises ValueError when it could not be read back: that is a bug, and not written."""
+    data = (content.model_dump_json(indent=1) + "\n").encode()
+    Record.model_validate_json(data, strict=True)
+    return data
+
+
 def read(store: ObjectStore, name: str = RECORD_NAME) -> Record | None:
-    """What is recorded of a run; None when there is no record. Raises StorageError when it cannot be read as one.
+    """What is recorded of a run; None when there is no run. Raises RecordDamaged, StorageError.
 
     `store` is the run's own place, unless `name` leads there from above.
     """
@@ -293,41 +268,84 @@ def read(store: ObjectStore, name: str = RECORD_NAME) -> Record | None:
     return found[0] if found else None
 
 
-def _read(store: ObjectStore, name: str = RECORD_NAME) -> tuple[Record, int] | None:
+def _read(store: ObjectStore, name: str = RECORD_NAME, *, run_id: str | None = None) -> tuple[Record, int] | None:
+    place = f"{store.uri}/{name}".removesuffix(f"/{RECORD_NAME}")
+    errors: list[ThawError] = []
+    # Twice: it may be written between two requests, and what is called damaged must be damaged where it is kept.
+    for _ in range(2):
+        try:
+            stored = store.read(name)
+            return parsed(stored.data, place, run_id=run_id or run_id_of(place)), stored.generation
+        except ObjectMissing:
+            above = name.removesuffix(RECORD_NAME)
+            names = store.list(f"{above}{CHECKPOINTS}")
+            if not names:
+                return None
+            errors.append(_missing(place, [name.removeprefix(above) for name in names]))
+        except (RecordDamaged, ObjectDamaged) as error:
+            errors.append(error)
+    first, second = errors
+    if isinstance(second, ObjectDamaged) and first.message == second.message:
+        # A folder under that name, say. Bytes that arrive damaged are damaged otherwise each time, and may yet arrive.
+        raise RecordDamaged(f"{second.message}. Nothing was written or deleted", hint=second.hint) from second
+    raise second
+
+
+def run_id_of(place: str) -> str:
+    """The name of the run at a place: its last part, of a folder once links are followed."""
+    return place.rpartition("/")[2] if "://" in place else Path(place).resolve().name
+
+
+def parsed(data: bytes, place: str, *, run_id: str) -> Record:
+    """The record of the run of that id. Raises RecordDamaged; an empty `run_id` is not compared."""
     try:
-        stored = store.read(name)
-    except ObjectMissing:
-        return None
-    return _parse(stored.data, f"{store.uri}/{name}"), stored.generation
+        if len(data) > MAX_BYTES:
+            raise ValueError(f"{len(data)} bytes, expected at most {MAX_BYTES}")
+        content = Record.model_validate_json(data, strict=True)
+        if not content.attempts:
+            raise ValueError("it has no attempt")
+        if run_id and content.run_id != run_id:
+            raise ValueError(f"it is of run {content.run_id!r}, expected {run_id!r}")
+    except ValidationError as error:
+        raise _damaged(place, problem_of(error.errors())) from error
+    except ValueError as error:
+        raise _damaged(place, str(error)) from error
+    return content
+
+
+def _damaged(place: str, problem: str) -> RecordDamaged:
+    return RecordDamaged(
+        f"{place}/{RECORD_NAME} is not a record of this run: {problem}. Nothing was written or deleted",
+        hint=f"restore the object, or rebuild it from the checkpoints: python -m job repair --run {place}",
+    )
+
+
+def _missing(place: str, names: list[str]) -> RecordDamaged:
+    found = [name for name in map(CheckpointName.parse, names) if name]
+    newest = f", the newest {max(found, key=lambda name: name.position)}" if found else ""
+    return RecordDamaged(
+        f"{place} has no {RECORD_NAME} beside {len(names)} objects in {CHECKPOINTS}{newest}. "
+        "Nothing was written or deleted",
+        hint=f"restore {RECORD_NAME}, or rebuild it: python -m job repair --run {place}. To begin anew, give another "
+        f"THAW_RUN_ID, or delete {CHECKPOINTS} too",
+    )
 
 
 def _superseded(data: bytes, store: ObjectStore) -> Superseded:
-    winner = _parse(data, f"{store.uri}/{RECORD_NAME}").attempts[-1]
+    winner = parsed(data, store.uri, run_id="").attempts[-1]
     return Superseded(
         f"this attempt was superseded by attempt {winner.number} of {winner.holder}, started {winner.start:%FT%TZ}",
         hint="nothing is lost: the other attempt carries the run on",
     )
 
 
-def _parse(data: bytes, uri: str) -> Record:
-    try:
-        return Record.model_validate_json(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise StorageError(
-            f"{uri} is not a run record: {where + ': ' if where else ''}{first['msg']}",
-            hint="if it was edited by hand, restore it; else give the run another THAW_RUN_ID",
-        ) from error
-
-
 def _mismatch(content: Record, settings: dict[str, Any], run_id: str) -> RunMismatch:
-    names = sorted(content.settings.keys() | settings.keys())
-    differing = [name for name in names if content.settings.get(name) != settings.get(name)]
-    lines = [
-        f"  THAW_{name}: the run has {content.settings.get(name)!r}, this start {settings.get(name)!r}"
-        for name in differing
-    ]
+    lines = []
+    for name in sorted(content.settings.keys() | settings.keys()):
+        had, has = recorded_setting(content.settings, name), recorded_setting(settings, name)
+        if had != has:
+            unknown = "this version does not know it"
+            lines.append(f"  THAW_{name}: the run has {had!r}, {unknown if has is None else f'this start {has!r}'}")
     if not lines:
         lines = ["  the same settings, of another version of the program"]
     return RunMismatch(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from job import splits
@@ -20,8 +21,12 @@ from job.backbones import BACKBONES
 
 PREFIX = "THAW_"
 
-RECIPE_VERSION = 1
-"""Part of the fingerprint: raised when the code itself changes what the same settings produce."""
+RECIPE_VERSION = 2
+"""Part of the fingerprint: raised when the code itself changes what the same settings produce.
+
+The default of a setting that changes the result is part of the recipe: another default is another recipe, and raises
+this number too. A new setting does not, if its default produces what the code produced before.
+"""
 
 
 PhaseName = Literal["head", "fine_tune"]
@@ -249,14 +254,26 @@ class Settings(BaseSettings):
             raise ValueError(f"nothing would train: {PREFIX}HEAD_EPOCHS is 0 too")
         return epochs
 
+    @classmethod
+    def recipe(cls) -> dict[str, Any]:
+        """The defaults of the settings that change the result, by variable name without the prefix; JSON values."""
+        return {name.upper(): info.default for name, info in cls.model_fields.items() if _is_of_result(info)}
+
     def result_settings(self) -> dict[str, Any]:
         """The settings that change the result, by variable name without the prefix; JSON values."""
         values = self.model_dump(mode="json")
-        return {name.upper(): values[name] for name in type(self).model_fields if changes_result(name)}
+        return {name: values[name.lower()] for name in self.recipe()}
 
     def fingerprint(self) -> str:
-        """Twelve hexadecimal digits over all that changes the result and nothing else."""
-        text = json.dumps([RECIPE_VERSION, self.result_settings()], sort_keys=True)
+        """Twelve hexadecimal digits over all that changes the result and nothing else.
+
+        Only what differs from the recipe enters it, so that a new setting leaves the runs under way what they are.
+        """
+        recipe = self.recipe()
+        differing = {name: value for name, value in self.result_settings().items() if value != recipe[name]}
+        # -0.0 is 0.0.
+        differing = {name: value + 0 if isinstance(value, float) else value for name, value in differing.items()}
+        text = json.dumps([RECIPE_VERSION, differing], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def resolved_run_id(self) -> str:
@@ -289,16 +306,20 @@ def variable(field: str) -> str:
 
 def changes_result(field: str) -> bool:
     """Whether a field is part of the fingerprint."""
-    return bool(_extra(field)["changes_result"])
+    return _is_of_result(Settings.model_fields[field])
 
 
 def group_of(field: str) -> str:
     """The group under which a field is shown in the help and the README."""
-    return str(_extra(field)["group"])
+    return str(_extra(Settings.model_fields[field])["group"])
 
 
-def _extra(field: str) -> dict[str, Any]:
-    extra = Settings.model_fields[field].json_schema_extra
+def _is_of_result(info: FieldInfo) -> bool:
+    return bool(_extra(info)["changes_result"])
+
+
+def _extra(info: FieldInfo) -> dict[str, Any]:
+    extra = info.json_schema_extra
     if not isinstance(extra, dict):
-        raise TypeError(f"{field} was not declared with _setting")
+        raise TypeError(f"{info} was not declared with _setting")
     return extra

@@ -3,15 +3,14 @@
 Pure functions of a record, so whoever shows a run says the same of it. This room reads no store and no clock.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 from job.errors import ExitCode
 from job.estimate import RELATIVE_COST
-from job.record import CheckpointEntry, Record
+from job.schema import PHASES, CheckpointEntry, Record, recorded_setting
 
 Condition = Literal["done", "running", "stopped", "failed", "killed"]
 
@@ -50,18 +49,15 @@ def phases(record: Record, *, is_running: bool = False) -> list[PhaseProgress]:
 
     The latter is as of the last write of the record, which a living attempt renews several times in a lease.
     """
-    reached: Mapping[str, int] = record.attempts[-1].reached if is_running else {}
-    num_examples = record.inputs.get("data", {}).get("splits", {}).get("train")
+    reached: Mapping[Any, int] = record.attempts[-1].reached if is_running else {}
     entry = newest_checkpoint(record)
     found: list[PhaseProgress] = []
     is_ahead = entry is None
-    for name in ("head", "fine_tune"):
-        num_epochs = int(record.settings.get(f"{name.upper()}_EPOCHS", 0))
+    for name in PHASES:
+        num_epochs = recorded_setting(record.settings, f"{name.upper()}_EPOCHS")
         if num_epochs == 0:
             continue
-        num_steps = None
-        if num_examples is not None:
-            num_steps = num_epochs * math.ceil(num_examples / record.settings["BATCH_SIZE"])
+        num_steps = record.num_steps(name)
         if entry is not None and entry.phase == name:
             step, is_ahead = entry.step, True
         else:
@@ -98,10 +94,10 @@ def seconds_left(record: Record, progress: list[PhaseProgress]) -> float | None:
     """
     if record.state == "done":
         return 0.0
-    if not record.history or any(phase.num_steps is None for phase in progress):
+    if not record.history or not record.inputs:
         return None
-    newest, batch_size = record.history[-1], record.settings["BATCH_SIZE"]
-    speeds = {epoch.phase: epoch.images_per_second for epoch in record.history}
+    newest, batch_size = record.history[-1], recorded_setting(record.settings, "BATCH_SIZE")
+    speeds: dict[str, float] = {epoch.phase: epoch.images_per_second for epoch in record.history}
     seconds = 0.0
     for phase in progress:
         speed = speeds.get(phase.name)

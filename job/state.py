@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from job.errors import InputError
 from job.model import Classifier
 from job.optimizer import FusedAdam
 from job.settings import PhaseName
@@ -65,14 +66,17 @@ class PhaseState:
         return arrays
 
     def load(self, arrays: dict[str, np.ndarray], *, step: int) -> None:
-        """Continue from `arrays`, which hold the state after `step` steps of this phase."""
+        """Continue from `arrays`, which hold the state after `step` steps of this phase.
+
+        Raises InputError when they are not those of this model.
+        """
         load_model(self.classifier, arrays, self.parts)
         for name, variable in self._optimizer_variables().items():
-            variable.assign(arrays[name])
-        self.totals.set(arrays["totals"])
+            _assign(variable, arrays, name)
+        self.totals.set(_fitting(arrays, "totals", (3,), "float64"))
         iterations = int(self.optimizer.iterations.numpy())
         if iterations != step:
-            raise ValueError(f"the optimizer of {self.phase} is at step {iterations}, its checkpoint at {step}")
+            raise _other_model(f"the optimizer of {self.phase} is at step {iterations}, expected {step}")
 
     def _optimizer_variables(self) -> dict[str, keras.Variable]:
         # By number: the names of slots hold names of layers, which depend on what else the process has built.
@@ -80,6 +84,26 @@ class PhaseState:
 
 
 def load_model(classifier: Classifier, arrays: dict[str, np.ndarray], parts: Sequence[str]) -> None:
-    """Give the model the weights of a checkpoint of a phase that trained `parts`."""
+    """Give the model the weights of a checkpoint of a phase that trained `parts`. Raises InputError."""
     for name, variable in classifier.named_variables(parts).items():
-        variable.assign(arrays[name])
+        _assign(variable, arrays, name)
+
+
+def _assign(variable: keras.Variable, arrays: dict[str, np.ndarray], name: str) -> None:
+    variable.assign(_fitting(arrays, name, tuple(variable.shape), variable.dtype))
+
+
+def _fitting(arrays: dict[str, np.ndarray], name: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    array = arrays.get(name)
+    if array is None:
+        raise _other_model(f"{name} is missing")
+    if (array.shape, str(array.dtype)) != (shape, dtype):
+        raise _other_model(f"{name} is {array.dtype} of shape {array.shape}, expected {dtype} of {shape}")
+    return array
+
+
+def _other_model(problem: str) -> InputError:
+    return InputError(
+        f"the checkpoint is not of this model: {problem}",
+        hint="if another version of the program wrote it, use that one; else give the run another THAW_RUN_ID",
+    )

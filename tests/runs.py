@@ -95,7 +95,7 @@ def result_of(store: ObjectStore) -> dict[str, Any]:
     assert record.outcome is not None
     learned = [epoch.model_dump(exclude={"train_seconds", "validation_seconds", "images_per_second", "ended"})
                for epoch in record.history]  # fmt: skip
-    return {"outcome": record.outcome, "history": learned}
+    return {"outcome": record.outcome.model_dump(mode="json"), "history": learned}
 
 
 class CrashOn(Recorder):

@@ -1,4 +1,4 @@
-"""The words after `python -m job`: five commands beside the run, and one clear answer to every mistake."""
+"""The words after `python -m job`: six commands beside the run, and one clear answer to every mistake."""
 
 import re
 from pathlib import Path
@@ -12,7 +12,10 @@ from job.errors import InvalidSettings
 from tests.conftest import job
 from tests.test_end_to_end import Environment
 
-QUESTIONS = {"plan": [], "status": ["--run", "r"], "list": ["place"], "predict": ["--run", "r", "cat.jpg"]}
+QUESTIONS = {
+    "plan": [], "status": ["--run", "r"], "list": ["place"], "predict": ["--run", "r", "cat.jpg"],
+    "repair": ["--run", "r"],
+}  # fmt: skip
 
 
 def test_without_a_name_the_words_are_settings_of_a_run() -> None:

@@ -1,11 +1,19 @@
 """Who may take a run over at once."""
 
+import shutil
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from job import holder as holder_module
 from job.holder import Holder, this_process
+from tests.conftest import REPOSITORY
 
 
 def test_this_process_does_not_yield_to_another_of_its_host() -> None:
@@ -14,24 +22,88 @@ def test_this_process_does_not_yield_to_another_of_its_host() -> None:
     assert not holder.must_yield_to(holder.model_copy(update={"pid": 1}))
 
 
-def test_a_process_that_is_gone_yields_to_any_of_its_host() -> None:
-    """Killed, it cannot let go by itself."""
-    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as process:
-        here = this_process(None)
-        import psutil
+Program = Callable[[str], tuple[subprocess.Popen[str], Holder]]
 
-        gone = here.model_copy(update={"pid": process.pid, "started": psutil.Process(process.pid).create_time()})
-        assert not gone.must_yield_to(here)
+
+@pytest.fixture
+def program() -> Iterator[Program]:
+    """Starts a Python program in a process of its own, which is the holder that it says once it runs."""
+    processes: list[subprocess.Popen[str]] = []
+
+    def begin(source: str) -> tuple[subprocess.Popen[str], Holder]:
+        says = "from job.holder import this_process; print(this_process(None).model_dump_json(), flush=True)"
+        process = subprocess.Popen(
+            [sys.executable, "-c", f"{says}\n{source}"], stdout=subprocess.PIPE, text=True, cwd=REPOSITORY
+        )
+        processes.append(process)
+        assert process.stdout is not None
+        return process, Holder.model_validate_json(process.stdout.readline())
+
+    yield begin
+    for process in processes:
         process.kill()
-        process.wait()
-    assert gone.must_yield_to(here)
+        process.communicate()
+
+
+def test_a_process_that_is_gone_yields_to_any_of_its_host(program: Program) -> None:
+    """Killed, it cannot let go by itself."""
+    here = this_process(None)
+    process, holder = program("import time; time.sleep(60)")
+    assert (holder.is_there(here), holder.must_yield_to(here)) == (True, False)
+    process.kill()
+    process.wait()
+    assert (holder.is_there(here), holder.must_yield_to(here)) == (False, True)
+
+
+def test_a_process_that_has_ended_and_was_not_waited_for_is_gone(program: Program) -> None:
+    """A zombie has its number still, and does nothing any more."""
+    process, holder = program("")
+    assert process.stdout is not None
+    process.stdout.read()
+    stat = Path(f"/proc/{process.pid}/stat")
+    while stat.read_text().rpartition(")")[2].split()[0] != "Z":
+        time.sleep(0.01)
+    assert holder.must_yield_to(this_process(None))
+
+
+def test_a_stopped_process_is_there(program: Program) -> None:
+    """It may go on at any time; the lease decides."""
+    process, holder = program("import time; time.sleep(60)")
+    process.send_signal(signal.SIGSTOP)
+    assert not holder.must_yield_to(this_process(None))
 
 
 def test_a_number_given_to_another_process_is_not_the_holder() -> None:
     """The start of the process tells them apart."""
     here = this_process(None)
-    earlier = here.model_copy(update={"started": here.started - 100})
-    assert earlier.must_yield_to(here)
+    assert here.start_ticks is not None
+    assert here.model_copy(update={"start_ticks": here.start_ticks - 1}).must_yield_to(here)
+
+
+def test_a_step_of_the_clock_makes_no_holder_look_dead() -> None:
+    """Ticks since the start of the host tell a process, and no clock changes them."""
+    here = this_process(None)
+    earlier = here.model_copy(update={"started": here.started - 90})
+    assert (earlier.is_there(here), earlier.must_yield_to(here)) == (True, False)
+
+
+def test_a_process_of_any_name_is_found(tmp_path: Path) -> None:
+    """The name is in /proc as it is, and may look like other fields."""
+    odd = tmp_path / ") Z 1 1 ("
+    shutil.copy("/bin/sleep", odd)
+    with subprocess.Popen([odd, "60"]) as process:
+        state, ticks = holder_module._look(process.pid) or ("", 0)
+        process.kill()
+    assert state in "RS"
+    assert ticks > (this_process(None).start_ticks or 0)
+
+
+@pytest.mark.parametrize("change", [{"start_ticks": None}, {"boot_id": ""}])
+def test_of_a_record_without_ticks_nothing_is_known(change: dict[str, Any]) -> None:
+    """An earlier version wrote it, or a system without /proc: the lease decides."""
+    here = this_process(None).model_copy(update=change)
+    gone = here.model_copy(update={"pid": 999_999_999})
+    assert (gone.is_there(here), gone.must_yield_to(here)) == (None, False)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,11 @@
 """Taking a run: at once when nobody holds it, after the lease when its holder is gone, not at all while it is held."""
 
+import contextlib
+import os
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -10,6 +14,8 @@ from job import lease
 from job.errors import Interrupted, StorageError, Superseded
 from job.holder import Holder
 from job.record import RECORD_NAME, RunRecord
+from job.storage import LocalStore, ObjectStore
+from tests.recorded import OUTCOME
 from tests.stores import MemoryStore
 
 FIRST = Holder(host="first", pid=1, started=0.0, job_uid="job-1")
@@ -40,7 +46,7 @@ def store(clock: Clock) -> MemoryStore:
     return store
 
 
-def claim(store: MemoryStore, holder: Holder, **options: Any) -> RunRecord:
+def claim(store: ObjectStore, holder: Holder, **options: Any) -> RunRecord:
     values: dict[str, Any] = {"run_id": "run", "fingerprint": "f", "settings": {}, "lease_seconds": 60}
     return lease.claim(store, holder=holder, **(values | options))
 
@@ -60,7 +66,7 @@ def test_a_run_that_was_let_go_is_taken_at_once(store: MemoryStore, clock: Clock
 
 def test_a_finished_run_is_answered_at_once(store: MemoryStore, clock: Clock) -> None:
     """Whoever asks."""
-    claim(store, FIRST).finish({}, exit_code=0)
+    claim(store, FIRST).finish(OUTCOME, exit_code=0)
     assert claim(store, SECOND).is_done
     assert clock.now == 0
 
@@ -104,10 +110,108 @@ def test_a_clock_that_runs_ahead_does_not_hold_a_run_for_ever(store: MemoryStore
     assert 30 <= clock.now < 36
 
 
+class WithoutClock(MemoryStore):
+    """A store that cannot tell how old an object is, as a folder."""
+
+    def age_seconds(self, name: str) -> None:
+        return None
+
+
+@pytest.mark.parametrize("own_seconds", [5, 60])
+def test_without_a_clock_of_the_store_a_lease_is_over_when_nothing_was_written_for_as_long(
+    clock: Clock, own_seconds: float
+) -> None:
+    """However long ago the record was written, and however short the lease of the one who watches."""
+    store = WithoutClock()
+    claim(store, FIRST, lease_seconds=30)
+    clock.pass_by(1000)
+    told: list[float] = []
+    record = claim(store, SECOND, lease_seconds=own_seconds, on_waiting=lambda _, seconds: told.append(seconds))
+    assert record.attempt.number == 2
+    assert 30 <= clock.now - 1000 < 36
+    assert told == [max(own_seconds, 30)]
+
+
+def test_a_holder_that_was_seen_to_renew_is_waited_for_no_longer_than_a_lease(clock: Clock) -> None:
+    """A short one here, though the holder's is long."""
+    store = WithoutClock()
+    first = claim(store, FIRST, lease_seconds=3600)
+    with pytest.raises(Superseded, match=r"held by attempt 1 .* and alive; waited 5 s"):
+        claim(store, SECOND, lease_seconds=5, check_stop=first.renew)
+    assert 5 <= clock.now < 7
+
+
+def test_the_same_bytes_written_again_are_a_sign_of_life(clock: Clock) -> None:
+    """The generation counts, not only what is in the record."""
+    store = WithoutClock()
+    first = claim(store, FIRST, lease_seconds=30)
+
+    def touch() -> None:
+        stored = store.read(RECORD_NAME)
+        first._generation = store.write(RECORD_NAME, stored.data, if_generation=stored.generation)
+
+    with pytest.raises(Superseded, match="and alive"):
+        claim(store, SECOND, check_stop=touch)
+
+
+@pytest.mark.parametrize("shift_seconds", [-90, 90], ids=["behind", "ahead"])
+@pytest.mark.parametrize("renews", [True, False], ids=["alive", "gone"])
+def test_no_clock_of_another_host_decides_over_a_run_in_a_folder(
+    tmp_path: Path, shift_seconds: float, renews: bool
+) -> None:
+    """A holder whose clock is wrong keeps its run while it renews it, and loses it a lease after it has gone."""
+    lease_seconds = 1.0
+    store = LocalStore(tmp_path)
+    first = claim(ShiftedClock(tmp_path, shift_seconds), FIRST, lease_seconds=lease_seconds)
+    began = time.monotonic()
+    with lease.Renewal(first, lease_seconds=lease_seconds) if renews else contextlib.nullcontext():
+        if renews:
+            with pytest.raises(Superseded, match="and alive"):
+                claim(store, SECOND, lease_seconds=lease_seconds)
+        else:
+            assert claim(store, SECOND, lease_seconds=lease_seconds).attempt.number == 2
+    assert lease_seconds <= time.monotonic() - began < 4 * lease_seconds
+
+
+class ShiftedClock(LocalStore):
+    """A folder as a host writes it whose clock is wrong: the time of a file is not this host's."""
+
+    def __init__(self, root: Path, shift_seconds: float) -> None:
+        super().__init__(root)
+        self._shift_ns = int(shift_seconds * 1e9)
+
+    def write(self, name: str, data: bytes, *, if_generation: int) -> int:
+        generation = super().write(name, data, if_generation=if_generation)
+        first = not if_generation
+        kept = generation + (self._shift_ns if first else 0)
+        os.utime(self.root / name, ns=(kept, kept))
+        return (self.root / name).stat().st_mtime_ns
+
+
+def test_of_two_that_wait_for_a_run_one_gets_it(tmp_path: Path) -> None:
+    """Both see the lease run out; the record is swapped once."""
+    claim(LocalStore(tmp_path), FIRST, lease_seconds=1.0)
+
+    def wait(host: str) -> str:
+        other = SECOND.model_copy(update={"host": host, "job_uid": host})
+        try:
+            return claim(LocalStore(tmp_path), other, lease_seconds=1.0).content.attempts[-1].holder
+        except Superseded:
+            return "lost"
+
+    with ThreadPoolExecutor(2) as executor:
+        ends = sorted(executor.map(wait, ["a", "b"]))
+    assert ends[1] == "lost"
+    assert [
+        attempt.number
+        for attempt in RunRecord.open(LocalStore(tmp_path), run_id="run", fingerprint="f", settings={}).content.attempts
+    ] == [1, 2]
+
+
 def test_whoever_waits_finds_the_run_done(store: MemoryStore) -> None:
     """And ends well."""
     first = claim(store, FIRST)
-    assert claim(store, SECOND, on_waiting=lambda *_: first.finish({"a": 1}, exit_code=0)).content.outcome == {"a": 1}
+    assert claim(store, SECOND, on_waiting=lambda *_: first.finish(OUTCOME, exit_code=0)).is_done
 
 
 def test_waiting_stops_when_told_to(store: MemoryStore) -> None:

@@ -77,7 +77,7 @@ def test_the_report_has_sizes_history_results_and_provenance(undisturbed_run: Un
     assert [(epoch["phase"], epoch["epoch"]) for epoch in report["history"]] == [
         ("head", 0), ("head", 1), ("fine_tune", 0), ("fine_tune", 1),
     ]  # fmt: skip
-    assert report["outcome"] == record_of(store).outcome
+    assert report["outcome"] == result_of(store)["outcome"]
     assert report["test"]["num_examples"] == 24
     assert sum(map(sum, report["test"]["confusion"])) == 24
     assert len(report["predictions"]) == 16
@@ -164,7 +164,7 @@ def test_the_shipped_model_has_the_accuracy_that_the_outcome_says(undisturbed_ru
     accuracy = float(np.mean((logits > 0) == np.array([index % 2 == 1 for index in indices])))
     outcome = record_of(store).outcome
     assert outcome is not None
-    assert accuracy == outcome["test_accuracy"]
+    assert accuracy == outcome.test_accuracy
     assert json.loads(store.read("model/labels.json").data) == ["disc", "bar"]
 
 

@@ -14,12 +14,12 @@ from job.arguments import Plan
 from job.command_line import Origin
 from job.commands import plan as plan_command
 from job.errors import ExitCode, Interrupted
-from job.holder import Holder
+from job.holder import Holder, this_process
 from job.lease import claim
 from job.record import RECORD_NAME
 from job.settings import Settings
 from job.splits import num_examples
-from job.storage import LocalStore, probe
+from job.storage import LocalStore, ObjectStore, probe
 from tests.conftest import REPOSITORY, job
 from tests.gcs_server import BUCKET, GcsServer
 from tests.runs import StopAtStep, Undisturbed, record_of, start
@@ -98,7 +98,8 @@ def test_a_finished_run_below_the_gate_ends_with_6(
 ) -> None:
     """As a start of it does."""
     record = record_of(undisturbed_run[0])
-    record = record.model_copy(update={"outcome": {**(record.outcome or {}), "test_accuracy": 0.5}})
+    assert record.outcome is not None
+    record = record.model_copy(update={"outcome": record.outcome.model_copy(update={"test_accuracy": 0.5})})
     LocalStore(tmp_path / "small").write(RECORD_NAME, record.model_dump_json().encode(), if_generation=0)
     answer = ask(at(undisturbed_run, storage_uri=str(tmp_path), min_test_accuracy=gate))
     assert (answer["next"]["action"], answer["exit_code"]) == ("nothing", code)
@@ -111,19 +112,31 @@ def test_other_settings_are_refused_with_each_difference(ask: Ask, undisturbed_r
     assert "THAW_DROPOUT: the run has 0.2, this start 0.5" in answer["next"]["text"]
 
 
-def test_a_held_run_is_waited_for(ask: Ask, small: Small, tmp_path: Path) -> None:
+def held(settings: Settings, store: ObjectStore, holder: Holder) -> None:
+    claim(
+        store, run_id="small", fingerprint=settings.fingerprint(), settings=settings.result_settings(), holder=holder,
+        lease_seconds=60,
+    )  # fmt: skip
+
+
+def test_a_run_that_is_held_by_a_living_process_is_waited_for(ask: Ask, small: Small, tmp_path: Path) -> None:
     """Its holder is named; exit code 43, which a start would end with if the holder went on."""
     settings = small()
     store = LocalStore(tmp_path / "runs/small")
-    elsewhere = Holder(host="elsewhere", pid=7, started=0.0)
-    claim(
-        store, run_id="small", fingerprint=settings.fingerprint(), settings=settings.result_settings(),
-        holder=elsewhere, lease_seconds=60,
-    )  # fmt: skip
+    held(settings, store, this_process(None))
     answer = ask(settings)
     assert (answer["next"]["action"], answer["exit_code"]) == ("wait", ExitCode.SUPERSEDED)
-    assert "wait for attempt 1 of elsewhere:7" in answer["next"]["text"]
+    assert f"wait for attempt 1 of {this_process(None)}, which holds the run" in answer["next"]["text"]
     assert len(record_of(store).attempts) == 1
+
+
+def test_a_holder_of_which_nothing_is_known_would_be_watched(ask: Ask, small: Small, tmp_path: Path) -> None:
+    """A folder has no clock: whether the holder is alive only a start finds out, so the exit code is 0."""
+    settings = small()
+    held(settings, LocalStore(tmp_path / "runs/small"), Holder(host="elsewhere", pid=7, started=0.0))
+    answer = ask(settings)
+    assert (answer["next"]["action"], answer["exit_code"]) == ("wait", ExitCode.COMPLETE)
+    assert "wait for attempt 1 of elsewhere:7, up to 1 min, and take the run over" in answer["next"]["text"]
 
 
 @pytest.mark.parametrize(
@@ -160,11 +173,12 @@ def test_what_does_not_fit_is_a_warning(ask: Ask, small: Small, monkeypatch: pyt
 
 
 def test_a_damaged_record_is_told(ask: Ask, small: Small, tmp_path: Path) -> None:
-    """With the exit code of a store that does not answer, as a start has it."""
+    """With the exit code of a start, which is not tried again, and how it is mended."""
     LocalStore(tmp_path / "runs/small").write(RECORD_NAME, b"{", if_generation=0)
     answer = ask(small())
-    assert (answer["next"]["action"], answer["exit_code"]) == ("unknown", ExitCode.STORAGE_UNAVAILABLE)
-    assert "is not a run record" in answer["next"]["text"]
+    assert (answer["next"]["action"], answer["exit_code"]) == ("refused", ExitCode.BAD_INPUT)
+    assert "is not a record of this run" in answer["next"]["text"]
+    assert "python -m job repair" in answer["next"]["hint"]
 
 
 def test_data_and_weights_in_a_mirror_are_found(ask: Ask, small: Small, gcs: GcsServer, prepared: Path) -> None:

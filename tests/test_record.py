@@ -3,17 +3,22 @@
 import contextlib
 import itertools
 import json
+import os
+import shutil
 import threading
+from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
 import job.record
-from job.errors import InputError, PreconditionFailed, RunMismatch, StorageError, Superseded
+from job.errors import InputError, PreconditionFailed, RecordDamaged, RunMismatch, StorageError, Superseded
 from job.holder import Holder
-from job.record import RECORD_NAME, Record, RunRecord
-from job.storage import MISSING, ObjectStore
-from tests.stores import MemoryStore
+from job.record import RECORD_NAME, Outcome, Record, RunRecord
+from job.storage import MISSING, LocalStore, ObjectStore, StoredObject
+from tests.recorded import INPUTS, OUTCOME
+from tests.stores import CrashingStore, MemoryStore
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -64,11 +69,11 @@ def test_other_settings_are_refused_and_each_difference_is_listed() -> None:
 def test_a_finished_run_is_not_written_again() -> None:
     """A claim of it registers no attempt."""
     store = MemoryStore()
-    claim(store).finish({"test_accuracy": 0.9}, exit_code=0)
+    claim(store).finish(OUTCOME, exit_code=0)
     before = store.read(RECORD_NAME)
     again = claim(store)
     assert again.is_done
-    assert again.content.outcome == {"test_accuracy": 0.9}
+    assert again.content.outcome == Outcome(**OUTCOME)
     assert store.read(RECORD_NAME) == before
 
 
@@ -76,7 +81,7 @@ def test_finishing_closes_the_attempt_once() -> None:
     """One write makes the outcome and the end of the attempt known together."""
     store = MemoryStore()
     record = claim(store)
-    record.finish({}, exit_code=6)
+    record.finish(OUTCOME, exit_code=6)
     record.close_attempt(1)
     assert [(a.exit_code, a.end) for a in stored(store).attempts] == [(6, NOON)]
 
@@ -98,7 +103,7 @@ def test_a_loser_stays_a_loser() -> None:
     claim(store)
     for _ in range(2):
         with pytest.raises(Superseded):
-            loser.finish({}, exit_code=0)
+            loser.finish(OUTCOME, exit_code=0)
     assert not stored(store).outcome
 
 
@@ -115,7 +120,7 @@ def test_a_refusal_of_ones_own_write_is_success() -> None:
     store = AnswersTwice()
     record = claim(store)
     record.update(state="head")
-    record.finish({}, exit_code=0)
+    record.finish(OUTCOME, exit_code=0)
     assert stored(store).state == "done"
 
 
@@ -155,9 +160,9 @@ def test_a_run_that_is_done_stays_done_when_the_answer_was_lost() -> None:
     record = claim(store)
     store.plan = ["lost after"]
     with pytest.raises(StorageError):
-        record.finish({"test_accuracy": 1.0}, exit_code=0)
+        record.finish(OUTCOME, exit_code=0)
     record.close_attempt(44)
-    assert (stored(store).state, stored(store).outcome) == ("done", {"test_accuracy": 1.0})
+    assert (stored(store).state, stored(store).outcome) == ("done", Outcome(**OUTCOME))
     assert stored(store).attempts[-1].exit_code == 0
 
 
@@ -176,11 +181,11 @@ def test_a_commit_whose_answer_was_lost_is_not_undone(last: str) -> None:
 def test_inputs_are_pinned_by_the_first_attempt() -> None:
     """A later one must find the same."""
     store = MemoryStore()
-    claim(store).pin_inputs({"data": "a", "weights": "b"})
+    claim(store).pin_inputs(INPUTS)
     again = claim(store)
-    again.pin_inputs({"data": "a", "weights": "b"})
-    with pytest.raises(InputError, match="weights differ"):
-        again.pin_inputs({"data": "a", "weights": "c"})
+    again.pin_inputs(INPUTS)
+    with pytest.raises(InputError, match="backbone_sha256 differ"):
+        again.pin_inputs(INPUTS | {"backbone_sha256": "0" * 64})
 
 
 def test_nobody_else_writes_while_it_must_be_quiet() -> None:
@@ -202,7 +207,7 @@ def test_a_record_of_an_earlier_version_is_read() -> None:
     store = MemoryStore()
     claim(store)
     content = json.loads(store.read(RECORD_NAME).data)
-    del content["lease"], content["set_aside"]
+    del content["lease"], content["set_aside"], content["lineages"], content["files"]
     store.write(RECORD_NAME, json.dumps(content).encode(), if_generation=store.generation(RECORD_NAME))
     assert claim(store).attempt.number == 2
 
@@ -211,9 +216,126 @@ def test_a_record_that_is_no_record_is_an_error_that_names_it() -> None:
     """It is not overwritten."""
     store = MemoryStore()
     store.write(RECORD_NAME, b"{}", if_generation=MISSING)
-    with pytest.raises(StorageError, match=r"memory:///run\.json is not a run record"):
+    with pytest.raises(RecordDamaged, match=r"memory:///run\.json is not a record of this run: run_id: Field required"):
         claim(store)
     assert store.read(RECORD_NAME).data == b"{}"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b'{"run_id": "ru', b"hello", b"[]", b"null", b"\xff\xfe", b"[" * 100_000, b'{"run_id": ' + b"9" * 5000],
+)
+def test_a_record_that_is_damaged_stops_a_start_which_is_not_tried_again(data: bytes) -> None:
+    """Nothing is written; the hint says how it is mended."""
+    store = MemoryStore()
+    store.write(RECORD_NAME, data, if_generation=MISSING)
+    with pytest.raises(RecordDamaged, match="Nothing was written or deleted") as caught:
+        claim(store)
+    assert "python -m job repair --run memory://" in caught.value.hint
+    assert (caught.value.exit_code, store.read(RECORD_NAME).data) == (4, data)
+
+
+def test_a_lost_record_beside_checkpoints_stops_a_start(tmp_path: Path) -> None:
+    """What is there is said, and all of it is kept."""
+    store = LocalStore(tmp_path / "run")
+    names = ["checkpoints/head-00000900-a1-1.safetensors", "checkpoints/fine_tune-00000007-a1-2-0123abcd.safetensors"]
+    for name in names:
+        store.write(name, b"", if_generation=MISSING)
+    with pytest.raises(
+        RecordDamaged, match=r"no run\.json beside 2 objects in checkpoints/, the newest .*tune-00000007"
+    ):
+        claim(store)
+    with pytest.raises(RecordDamaged):
+        job.record.read(store)
+    assert store.list("") == sorted(names)
+
+
+def test_names_are_listed_only_where_there_is_no_record() -> None:
+    """A start of a run that is there costs one read."""
+    counted = CrashingStore(MemoryStore(), at_call=1000, after=True)
+    claim(counted)
+    first = counted.calls.copy()
+    claim(counted)
+    assert (first, counted.calls[len(first) :]) == (["read", "list", "write"], ["read", "write"])
+
+
+def test_a_record_of_another_run_is_refused() -> None:
+    """As after a copy of a folder under another name."""
+    store = MemoryStore()
+    claim(store)
+    with pytest.raises(RecordDamaged, match="it is of run 'run', expected 'other'"):
+        RunRecord.open(store, run_id="other", fingerprint="abc", settings={})
+
+
+def test_a_run_that_is_reached_through_a_link_is_that_run(tmp_path: Path) -> None:
+    """Its name is that of the folder; of a copy under another name it is not."""
+    claim(LocalStore(tmp_path / "run"))
+    (tmp_path / "latest").symlink_to("run")
+    assert job.record.read(LocalStore(tmp_path / "latest")) is not None
+    shutil.copytree(tmp_path / "run", tmp_path / "copy")
+    with pytest.raises(RecordDamaged, match="it is of run 'run', expected 'copy'"):
+        job.record.read(LocalStore(tmp_path), "copy/run.json")
+
+
+class DamagesOneRead(MemoryStore):
+    """The next answer is damaged."""
+
+    is_next = False
+
+    def read(self, name: str) -> StoredObject:
+        stored = super().read(name)
+        if self.is_next:
+            self.is_next = False
+            return StoredObject(b"{", stored.generation)
+        return stored
+
+
+def test_a_record_is_read_twice_before_it_is_called_damaged() -> None:
+    """The answer may be, and the record not."""
+    store = DamagesOneRead()
+    claim(store)
+    store.is_next = True
+    assert claim(store).attempt.number == 2
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo], ids=["folder", "FIFO"])
+def test_what_is_no_file_where_the_record_should_be_is_damage(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    """Nothing waits for it, and a start is not tried again."""
+    make(tmp_path / RECORD_NAME)
+    with pytest.raises(RecordDamaged, match="Nothing was written or deleted"):
+        claim(LocalStore(tmp_path))
+
+
+def test_a_record_beyond_all_measure_is_refused_before_it_is_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its size is compared first."""
+    store = MemoryStore()
+    claim(store)
+    monkeypatch.setattr(job.record, "MAX_BYTES", 100)
+    with pytest.raises(RecordDamaged, match="bytes, expected at most 100"):
+        claim(store)
+
+
+def test_what_could_not_be_read_back_is_not_written() -> None:
+    """A fault of the program must not make its own run unreadable."""
+    store = MemoryStore()
+    record = claim(store)
+    before = store.read(RECORD_NAME)
+    with pytest.raises(ValueError, match="splits"):
+        record.update(inputs={"data": {"splits": "a"}})
+    assert store.read(RECORD_NAME) == before
+    record.renew()
+
+
+def test_a_setting_that_is_newer_than_the_record_has_its_default_there() -> None:
+    """And is no difference; one that is not the default is listed, and so is one that this version does not know."""
+    store = MemoryStore()
+    claim(store, SEED=1, MIXUP=0.5)
+    with pytest.raises(RunMismatch) as caught:
+        claim(store, fingerprint="other", SEED=1, DROPOUT=0.2, ROTATION=0.3)
+    assert "THAW_ROTATION: the run has 0.1, this start 0.3" in caught.value.message
+    assert "THAW_MIXUP: the run has 0.5, this version does not know it" in caught.value.message
+    assert "DROPOUT" not in caught.value.message
 
 
 def test_an_attempt_that_ends_does_not_wait_for_a_write_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,7 +113,7 @@ def test_a_finished_run_is_answered_and_nothing_is_written(undisturbed_run: Undi
     assert reader.names() == [events.RUN_ALREADY_DONE, "Run small is complete"]
     outcome = record_of(store).outcome
     assert outcome is not None
-    assert reader.events[0][1]["model_sha256"] == outcome["model_sha256"]
+    assert reader.events[0][1]["model_sha256"] == outcome.model_sha256
     assert {name: (store.generation(name), store.read(name).data) for name in store.list("")} == before
 
 

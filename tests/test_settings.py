@@ -10,7 +10,7 @@ import pytest
 
 from job.command_line import read_settings
 from job.errors import InvalidSettings
-from job.settings import Settings, changes_result, variable
+from job.settings import RECIPE_VERSION, Settings, _setting, changes_result, variable
 from tests.conftest import REPOSITORY, job
 
 OTHER_VALUES: dict[str, Any] = {
@@ -95,6 +95,50 @@ def test_the_fingerprint_covers_what_changes_the_result_and_nothing_else(field: 
     assert getattr(changed, field) != getattr(Settings(), field)
     assert (changed.fingerprint() == Settings().fingerprint()) == (field in OPERATION_ONLY)
     assert changes_result(field) == (field not in OPERATION_ONLY)
+
+
+def test_the_recipe_and_its_fingerprint_stay_what_they_are() -> None:
+    """A default is part of a run's identity without being written down: another default needs another RECIPE_VERSION.
+
+    A new setting whose default gives what was given before is added here, and the fingerprints stay.
+    """
+    assert Settings.recipe() == {
+        "DATASET": "cats_vs_dogs", "TRAIN_SPLIT": "train[:40%]", "VALIDATION_SPLIT": "train[40%:50%]",
+        "TEST_SPLIT": "train[50%:60%]", "BACKBONE": "Xception", "IMAGE_SIZE": 150, "BATCH_SIZE": 32,
+        "FLIP": "horizontal", "ROTATION": 0.1, "WEIGHTS": "imagenet", "DROPOUT": 0.2, "HEAD_EPOCHS": 5,
+        "HEAD_LEARNING_RATE": 0.001, "FINE_TUNE_EPOCHS": 5, "FINE_TUNE_LEARNING_RATE": 1e-05, "SEED": 0,
+        "PRECISION": "auto", "XLA": "auto", "DETERMINISTIC": False,
+    }  # fmt: skip
+    assert RECIPE_VERSION == 2
+    assert Settings().fingerprint() == "4a1779511a57"
+    assert Settings(seed=3, flip="none", dropout=0.5).fingerprint() == "0ec4f66701fd"
+
+
+class Newer(Settings):
+    """The settings of a later version, which has one more that changes the result."""
+
+    mixup: float = _setting(0.0, "mix images", group="augmentation", changes_result=True)
+
+
+def test_a_new_setting_leaves_the_runs_under_way_what_they_are() -> None:
+    """With its default no fingerprint changes; with another value it does."""
+    assert Newer().fingerprint() == Settings().fingerprint()
+    assert Newer(seed=3).fingerprint() == Settings(seed=3).fingerprint()
+    assert Newer(mixup=0.2).fingerprint() != Settings().fingerprint()
+    assert Newer().result_settings() == Settings().result_settings() | {"MIXUP": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"rotation": "0"}, {"rotation": 0.0}), ({"rotation": -0.0}, {"rotation": 0}),
+        ({"head_learning_rate": "2e-3"}, {"head_learning_rate": 0.002}), ({"head_epochs": "7"}, {"head_epochs": 7}),
+        ({"deterministic": "yes"}, {"deterministic": True}), ({"dropout": "0.20"}, {}), ({"seed": 0.0}, {}),
+    ],
+)  # fmt: skip
+def test_one_value_has_one_fingerprint_however_it_is_written(one: dict[str, Any], other: dict[str, Any]) -> None:
+    """As text, as a number, and as the default."""
+    assert Settings(**one).fingerprint() == Settings(**other).fingerprint()
 
 
 def test_a_run_is_named_by_data_set_and_fingerprint_by_default() -> None:

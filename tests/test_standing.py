@@ -1,40 +1,13 @@
 """What is said of a run: its condition, how far it is, and how long the rest takes."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from job import standing
-from job.record import Attempt, CheckpointEntry, EpochResult, Record
-
-NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
-
-
-def attempt(**fields: Any) -> Attempt:
-    return Attempt(**({"number": 1, "holder": "here:1", "start": NOON} | fields))
-
-
-def checkpoint(phase: str, step: int) -> CheckpointEntry:
-    return CheckpointEntry(
-        name="c", phase=phase, step=step, num_epochs=0, size=1, sha256="", attempt=1, time=NOON + timedelta(hours=1)
-    )
-
-
-def epoch(phase: str, index: int, images_per_second: float) -> EpochResult:
-    return EpochResult(
-        phase=phase, epoch=index, step=10 * (index + 1), ended=NOON, train_loss=0.1, train_accuracy=0.9,
-        validation_loss=0.1, validation_accuracy=0.9, train_seconds=1.0, validation_seconds=2.0,
-        images_per_second=images_per_second,
-    )  # fmt: skip
-
-
-def record(**fields: Any) -> Record:
-    """100 examples in batches of 10: ten steps an epoch, two epochs of either phase."""
-    settings = {"HEAD_EPOCHS": 2, "FINE_TUNE_EPOCHS": 2, "BATCH_SIZE": 10}
-    inputs = {"data": {"splits": {"train": 100, "validation": 20, "test": 40}}}
-    values = {"run_id": "r", "fingerprint": "f", "settings": settings, "inputs": inputs, "attempts": (attempt(),)}
-    return Record(**(values | fields))
+from job.schema import Record
+from tests.recorded import NOON, attempt, checkpoint, epoch, record
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from job.errors import InputError
 from job.model import build_classifier
 from job.state import PhaseState
 
@@ -56,8 +57,29 @@ def test_what_was_read_cannot_be_written() -> None:
 def test_a_checkpoint_of_another_step_is_refused() -> None:
     """The optimizer's own count must agree."""
     state = new_state(("head",))
-    with pytest.raises(ValueError, match="is at step 0, its checkpoint at 3"):
+    with pytest.raises(InputError, match="is at step 0, expected 3"):
         state.load(state.arrays(), step=3)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("head/kernel", None, "head/kernel is missing"),
+        ("head/kernel", np.zeros((1, 1), np.float32), r"head/kernel is float32 of shape \(1, 1\), expected float32 of"),
+        ("optimizer/001", np.zeros((), np.int8), "optimizer/001 is int8"),
+        ("totals", np.zeros(2), r"totals is float64 of shape \(2,\), expected float64 of \(3,\)"),
+    ],
+)
+def test_a_checkpoint_of_another_model_is_refused(name: str, value: np.ndarray | None, expected: str) -> None:
+    """With the array that does not fit; training on from it would be another run."""
+    state = new_state(("head",))
+    arrays = state.arrays()
+    if value is None:
+        del arrays[name]
+    else:
+        arrays[name] = value
+    with pytest.raises(InputError, match=expected):
+        state.load(arrays, step=0)
 
 
 def test_what_the_head_phase_keeps_of_xception_is_small() -> None:

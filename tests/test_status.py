@@ -20,10 +20,10 @@ from job.record import RECORD_NAME
 from job.storage import LocalStore, open_store
 from tests.conftest import REPOSITORY, job
 from tests.gcs_server import BUCKET, GcsServer
+from tests.recorded import NOON, attempt, record
 from tests.runs import Undisturbed
 from tests.terminal import run_in_terminal
 from tests.test_end_to_end import Environment, begin, wait_for
-from tests.test_standing import NOON, attempt, record
 
 Said = Callable[[], str]
 
@@ -91,7 +91,7 @@ def test_a_run_is_followed_from_its_start_to_its_kill(environment: Environment, 
 
 def test_watching_ends_when_the_run_is_done(undisturbed_run: Undisturbed, tmp_path: Path) -> None:
     """What is on the terminal changes with the record."""
-    store = LocalStore(tmp_path / "run")
+    store = LocalStore(tmp_path / "small")
     done = undisturbed_run[0].read(RECORD_NAME).data
     before = json.loads(done) | {"state": "evaluate", "outcome": None}
     generation = store.write(RECORD_NAME, json.dumps(before).encode(), if_generation=0)
@@ -132,8 +132,8 @@ def test_runs_are_listed_with_what_became_of_them(tmp_path: Path, said: Said) ->
     """The newest first; a damaged record is a row that says so, and what is no run is none."""
     store = LocalStore(tmp_path)
     end = NOON + timedelta(minutes=5)
-    keep(store, "old", state="done", outcome={"test_accuracy": 0.9}, attempts=(attempt(end=end, exit_code=0),))
-    keep(store, "new", state="head", attempts=(attempt(), attempt(start=NOON + timedelta(days=1), end=None)))
+    keep(store, "old", state="done", attempts=(attempt(end=end, exit_code=0),))
+    keep(store, "new", state="head", attempts=(attempt(), attempt(number=2, start=NOON + timedelta(days=1))))
     keep(store, "diverged", state="fine_tune", attempts=(attempt(end=NOON + timedelta(hours=1), exit_code=5),))
     store.write(f"broken/{RECORD_NAME}", b'{"run_id"', if_generation=0)
     store.write("no run/file", b"", if_generation=0)
@@ -143,7 +143,7 @@ def test_runs_are_listed_with_what_became_of_them(tmp_path: Path, said: Said) ->
     ]  # fmt: skip
     assert (rows[2]["test_accuracy"], rows[0]["num_attempts"]) == (0.9, 2)
     assert rows[2]["age_seconds"] == pytest.approx((datetime.now(UTC) - end).total_seconds(), abs=60)
-    assert f"broken/{RECORD_NAME} is not a run record" in rows[3]["problem"]
+    assert f"broken/{RECORD_NAME} is not a record of this run" in rows[3]["problem"]
     list_command.list_runs(ListRuns(store.uri, as_json=False))
     table = said()
     for expected in ("killed in head", "failed in fine_tune", "0.9000", "damaged: "):
@@ -165,7 +165,7 @@ def test_a_place_without_runs_is_told_from_a_run_and_from_nothing(tmp_path: Path
 def test_a_run_in_a_bucket_costs_one_read_however_much_it_holds(gcs: GcsServer, said: Said) -> None:
     """And one more while it is held; the names of its objects are never listed."""
     for run in range(3):
-        content = record(run_id=f"{run}", state="done", outcome={"test_accuracy": 0.5})
+        content = record(run_id=f"{run}", state="done")
         gcs.put(f"runs/{run}/{RECORD_NAME}", content.model_dump_json().encode(), None)
         for number in range(50):
             gcs.put(f"runs/{run}/checkpoints/{number}", b"", None)
@@ -176,10 +176,10 @@ def test_a_run_in_a_bucket_costs_one_read_however_much_it_holds(gcs: GcsServer, 
 
 def test_a_thousand_runs_are_listed_in_seconds(tmp_path: Path, said: Said) -> None:
     """Most of the time is reading their records."""
-    content = record(state="done", outcome={"test_accuracy": 0.5}).model_dump_json()
+    content = record(run_id="0000", state="done").model_dump_json()
     for run in range(1000):
         (tmp_path / f"{run:04d}").mkdir()
-        (tmp_path / f"{run:04d}" / RECORD_NAME).write_text(content)
+        (tmp_path / f"{run:04d}" / RECORD_NAME).write_text(content.replace('"0000"', f'"{run:04d}"'))
     began = datetime.now(UTC)
     assert len(rows_of(str(tmp_path), said)) == 1000
     assert (datetime.now(UTC) - began).total_seconds() < 10

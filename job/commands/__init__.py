@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 
-from job.arguments import ListRuns, Mirror, Plan, Predict, Status
+from job.arguments import ListRuns, Mirror, Plan, Predict, Repair, Status
 from job.errors import ExitCode
 from job.events import Reader
 
-Question = Plan | Status | ListRuns | Predict
-"""What is answered on standard output, and changes no run."""
+Question = Plan | Status | ListRuns | Predict | Repair
+"""What is answered on standard output, and can be ended anywhere."""
 
 
 def answer(question: Question) -> ExitCode:
@@ -32,6 +32,10 @@ def answer(question: Question) -> ExitCode:
                 from job.commands.predict import predict
 
             return predict(question)
+        case Repair():
+            from job.commands.repair import repair
+
+            return repair(question)
 
 
 def fill_mirror(mirror: Mirror, *, reader: Reader, check_stop: Callable[[], None]) -> None:

@@ -12,7 +12,7 @@ from rich.table import Table
 from job import holder, lease, record, standing
 from job.arguments import ListRuns
 from job.commands.output import COLORS, Paper, duration, plain, print_json
-from job.errors import ExitCode, ObjectMissing, RunUnavailable, StorageError
+from job.errors import ExitCode, ObjectMissing, RecordDamaged, RunUnavailable, StorageError
 from job.holder import Holder
 from job.record import RECORD_NAME
 from job.storage import MISSING, ObjectStore, open_store
@@ -23,7 +23,10 @@ Row = dict[str, Any]
 
 
 def list_runs(question: ListRuns) -> ExitCode:
-    """Show the runs, the newest first; one whose record is damaged says so. Raises StorageError, RunUnavailable."""
+    """Show the runs, the newest first; one whose record is damaged or cannot be read is a row that says so.
+
+    Raises RunUnavailable, and StorageError when the names of the runs cannot be read.
+    """
     store, now = open_store(question.storage_uri), datetime.now(UTC)
     rows = sorted(find(store, now=now), key=_newest_first)
     if not rows and store.generation(RECORD_NAME) != MISSING:
@@ -39,7 +42,7 @@ def list_runs(question: ListRuns) -> ExitCode:
 
 
 def find(store: ObjectStore, *, now: datetime) -> list[Row]:
-    """A row for each folder that has a record."""
+    """A row for each folder that has a record, or checkpoints without one."""
     try:
         folders = store.folders()
     except ObjectMissing as error:
@@ -53,19 +56,20 @@ def find(store: ObjectStore, *, now: datetime) -> list[Row]:
 def _row(store: ObjectStore, folder: str, watcher: Holder, now: datetime) -> Row | None:
     """What is shown of a folder; None when it is no run."""
     name = f"{folder}/{RECORD_NAME}"
-    row: Row = {"run_id": folder, "condition": "damaged"}
     try:
         found = record.read(store, name)
         if found is None:
             return None
-        held_seconds = lease.held_seconds(found, store, watcher, name=name)
-    except StorageError as error:
-        return row | {"problem": error.message}
+        hold = lease.look(found, store, watcher, name=name)
+    except (RecordDamaged, StorageError) as error:
+        condition = "damaged" if isinstance(error, RecordDamaged) else "unreadable"
+        return {"run_id": folder, "condition": condition, "problem": error.message}
     changed = standing.last_change(found)
-    return row | {
-        "condition": standing.condition(found, held_seconds=held_seconds),
+    return {
+        "run_id": folder,
+        "condition": standing.condition(found, held_seconds=lease.estimated_seconds(found, hold, now)),
         "state": found.state,
-        "test_accuracy": (found.outcome or {}).get("test_accuracy"),
+        "test_accuracy": found.outcome.test_accuracy if found.outcome else None,
         "num_attempts": len(found.attempts),
         "age_seconds": (now - changed).total_seconds() if changed else None,
     }
@@ -84,7 +88,7 @@ def _table(rows: list[Row]) -> Table:
     table.add_column("attempts", justify="right")
     table.add_column("last change")
     for row in rows:
-        is_over = row["condition"] in ("done", "damaged")
+        is_over = row["condition"] in ("done", "damaged", "unreadable")
         state = row["condition"] if is_over else f"{row['condition']} in {row['state']}"
         if "problem" in row:
             state = f"{state}: {row['problem']}"

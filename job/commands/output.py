@@ -13,6 +13,7 @@ WIDTH_ELSEWHERE = 200
 
 COLORS = {
     "done": "green", "running": "cyan", "stopped": "yellow", "killed": "yellow", "failed": "red", "damaged": "red",
+    "unreadable": "red",
 }  # fmt: skip
 """Of what became of a run."""
 

@@ -19,8 +19,10 @@ from job.command_line import Origin
 from job.commands.output import Paper, duration, plain, print_json
 from job.errors import ExitCode, StorageError, Superseded, ThawError
 from job.gate import missed_gate
+from job.lease import Hold
 from job.need import Need, estimate
 from job.record import Record, RunRecord
+from job.schema import recorded_setting
 from job.settings import PREFIX, Settings, changes_result
 from job.storage import ObjectStore, open_store
 
@@ -63,25 +65,27 @@ def what_next(settings: Settings, store: ObjectStore) -> tuple[Next, Record | No
         record = opened.content
         if record.state == "done":
             return _of_done(record, settings), record
-        held = lease.held_seconds(record, store, holder.this_process(settings.job_uid))
+        hold = lease.look(record, store, holder.this_process(settings.job_uid))
     except StorageError as error:
         return Next("unknown", error.message, error.hint, int(error.exit_code)), None
     except ThawError as error:
         return Next("refused", error.message, error.hint, int(error.exit_code)), None
-    if held > 0:
-        newest = opened.attempt
-        return Next(
-            "wait",
-            f"wait for attempt {newest.number} of {newest.holder}, which holds the run for {duration(held)} more",
-            "let it end, or stop it; a run of its own needs another THAW_RUN_ID",
-            int(Superseded.exit_code),
-        ), record
-    return _of_open(record), record
+    return (_of_held(record, hold) if hold.seconds > 0 else _of_open(record)), record
+
+
+def _of_held(record: Record, hold: Hold) -> Next:
+    newest, seconds = record.attempts[-1], duration(hold.seconds)
+    hint = "let it end, or stop it; a run of its own needs another THAW_RUN_ID"
+    who = f"attempt {newest.number} of {newest.holder}"
+    if hold.is_known:
+        return Next("wait", f"wait for {who}, which holds the run for {seconds} more", hint, int(Superseded.exit_code))
+    return Next("wait", f"wait for {who}, up to {seconds}, and take the run over if it does not renew its lease", hint)
 
 
 def _of_done(record: Record, settings: Settings) -> Next:
-    missed = missed_gate(record.outcome or {}, settings.min_test_accuracy)
-    accuracy = (record.outcome or {}).get("test_accuracy", float("nan"))
+    assert record.outcome is not None
+    missed = missed_gate(record.outcome.model_dump(), settings.min_test_accuracy)
+    accuracy = record.outcome.test_accuracy
     text = f"nothing: the run is complete, with a test accuracy of {accuracy:.4f}"
     if missed is None:
         return Next("nothing", text)
@@ -92,7 +96,7 @@ def _of_open(record: Record) -> Next:
     number = len(record.attempts) + 1
     entry = standing.newest_checkpoint(record)
     if entry is None:
-        first = "head" if record.settings.get("HEAD_EPOCHS") else "fine_tune"
+        first = "head" if recorded_setting(record.settings, "HEAD_EPOCHS") else "fine_tune"
         return Next("start", f"start attempt {number} with the first step of {first}")
     (phase,) = (phase for phase in standing.phases(record) if phase.name == entry.phase)
     text = f"carry on with attempt {number} at {entry.phase} step {entry.step}"

@@ -109,7 +109,7 @@ def _labeller(store: ObjectStore, found: Record, folder: Path) -> Labeller:
     except ValueError as error:
         raise InputError(f"{store.uri}/{LABELS} is not JSON: {error}") from error
     assert found.outcome is not None
-    return Labeller(path, class_names, weights_sha256=found.outcome["model_sha256"])
+    return Labeller(path, class_names, weights_sha256=found.outcome.model_sha256)
 
 
 def _labelled(

@@ -7,7 +7,7 @@ from job.storage import ObjectStore
 
 
 def recorded(store: ObjectStore) -> Record:
-    """The record of the run whose place `store` is. Raises RunUnavailable when there is none, StorageError."""
+    """The record of the run whose place `store` is. Raises RunUnavailable when there is none, RecordDamaged."""
     found = record.read(store)
     if found is None:
         raise RunUnavailable(

@@ -27,11 +27,15 @@ BAR_WIDTH = 40
 
 @dataclass(frozen=True)
 class Seen:
-    """A record as it was read, and what only the store and this moment tell: the lease, the time."""
+    """A record as it was read, and what only the store and this moment tell: the lease, the time.
+
+    `held_seconds` is an estimate by the clock of the holder's host unless `is_known`.
+    """
 
     record: Record
     at: str
     held_seconds: float
+    is_known: bool
     now: datetime
 
     @property
@@ -48,7 +52,7 @@ class Seen:
 
 
 def status(question: Status) -> ExitCode:
-    """Show the run. Raises RunUnavailable when there is none, StorageError."""
+    """Show the run. Raises RunUnavailable when there is none, RecordDamaged, StorageError."""
     store = open_store(question.run)
     if question.watch:
         if not sys.stdout.isatty():
@@ -66,8 +70,8 @@ def status(question: Status) -> ExitCode:
 def look(store: ObjectStore) -> Seen:
     """Read the record of a run."""
     found = recorded(store)
-    held_seconds = lease.held_seconds(found, store, holder.this_process(None))
-    return Seen(found, store.uri, held_seconds, datetime.now(UTC))
+    hold, now = lease.look(found, store, holder.this_process(None)), datetime.now(UTC)
+    return Seen(found, store.uri, lease.estimated_seconds(found, hold, now), hold.is_known, now)
 
 
 def _watch(store: ObjectStore) -> None:
@@ -94,10 +98,11 @@ def as_json(seen: Seen) -> dict[str, Any]:
         "seconds_left": seen.seconds_left,
         "held_by": str(found.lease.holder) if found.lease and seen.held_seconds > 0 else None,
         "held_seconds": seen.held_seconds,
+        "held_is_known": seen.is_known,
         "attempts": [attempt.model_dump(mode="json") for attempt in found.attempts],
         "last_commit": entry.model_dump(mode="json") | {"age_seconds": _age(seen, entry.time)} if entry else None,
         "last_epoch": found.history[-1].model_dump(mode="json") if found.history else None,
-        "outcome": found.outcome,
+        "outcome": found.outcome.model_dump(mode="json") if found.outcome else None,
     }
 
 
@@ -110,6 +115,8 @@ def as_table(seen: Seen) -> Group:
     table.add_row("state", plain(summary(found, seen.condition), COLORS[seen.condition]))
     if seen.held_seconds > 0 and found.lease is not None:
         table.add_row("held by", plain(f"{found.lease.holder}; its lease lives {duration(seen.held_seconds)} more"))
+    if not seen.is_known:
+        table.add_row("", "whether it lives is told by the clock of its host: only a start, which watches it, knows")
     done = standing.ratio(seen.phases)
     if done is not None:
         table.add_row("progress", ProgressBar(total=1.0, completed=done, width=BAR_WIDTH))
@@ -132,8 +139,8 @@ def as_table(seen: Seen) -> Group:
             f"loss {epoch.validation_loss:.4f}, {epoch.images_per_second:.1f} images/s",
         )
     if found.outcome is not None:
-        low, high = found.outcome["test_accuracy_interval"]
-        accuracy, loss = found.outcome["test_accuracy"], found.outcome["test_loss"]
+        low, high = found.outcome.test_accuracy_interval
+        accuracy, loss = found.outcome.test_accuracy, found.outcome.test_loss
         table.add_row("outcome", f"test accuracy {accuracy:.4f} ({low:.4f} to {high:.4f}), loss {loss:.4f}")
     return Group(table, _attempts(seen))
 

@@ -102,8 +102,11 @@ class ObjectStore(Protocol):
         """The current generation, MISSING (0) when there is no such object."""
         ...
 
-    def age_seconds(self, name: str) -> float:
-        """Seconds since the object was last written, by the clock of the store. Raises ObjectMissing."""
+    def age_seconds(self, name: str) -> float | None:
+        """Seconds since the object was last written, by the clock of the store; None where it has none.
+
+        Raises ObjectMissing.
+        """
         ...
 
     def folders(self) -> list[str]:

@@ -1,0 +1,311 @@
+"""The types of the run record: what run.json may hold, what a checkpoint says of itself, and the bounds of both.
+
+Both are read from a place that others can write to, so every value has a type and a bound here, and the values are
+compared with each other where code relies on it. What has passed can be shown, counted and formatted without another
+check. This module reads no store.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal, NamedTuple, Self
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+
+from job.holder import Holder, Text
+from job.paths import checked_name
+from job.settings import PhaseName, Settings
+
+CHECKPOINTS = "checkpoints/"
+"""Under this prefix checkpoints are kept; the only names that a record may give to one."""
+
+PHASES = ("head", "fine_tune")
+"""In the order of the training."""
+
+State = Literal["prepare", "head", "fine_tune", "evaluate", "export", "done"]
+
+
+def _checked_run_id(name: str) -> str:
+    if "/" in name:
+        raise ValueError(f"{name!r} is not one path segment")
+    return checked_name(name)
+
+
+def _checked_checkpoint(name: str) -> str:
+    if not checked_name(name).startswith(CHECKPOINTS):
+        raise ValueError(f"{name!r} is not under {CHECKPOINTS}")
+    return name
+
+
+def _checked_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings, of which those that a reader calculates with are whole numbers in their bounds."""
+    for name, lowest in (("HEAD_EPOCHS", 0), ("FINE_TUNE_EPOCHS", 0), ("BATCH_SIZE", 1)):
+        value = recorded_setting(settings, name)
+        if type(value) is not int or not lowest <= value <= 65_536:
+            raise ValueError(f"{name} is {value!r}, expected a whole number from {lowest} to 65536")
+    return settings
+
+
+def _checked_inputs(inputs: dict[str, Any]) -> dict[str, Any]:
+    """The inputs as they are, once the parts that a reader uses are what they should be."""
+    if inputs:
+        _Inputs.model_validate(inputs, strict=True)
+    return inputs
+
+
+def recorded_setting(settings: Mapping[str, Any], name: str) -> Any:
+    """The value of a setting that changes the result; one that a record does not have yet has its default.
+
+    None for a name that this version of the program does not know.
+    """
+    return settings.get(name, Settings.recipe().get(name))
+
+
+Count = Annotated[int, Field(ge=0, le=2**53)]
+Seconds = Annotated[FiniteFloat, Field(ge=0, le=1e10)]
+Ratio = Annotated[FiniteFloat, Field(ge=0, le=1)]
+Moment = Annotated[
+    AwareDatetime,
+    Field(ge=datetime(1970, 1, 1, tzinfo=UTC), lt=datetime(2500, 1, 1, tzinfo=UTC)),
+    AfterValidator(lambda moment: moment.astimezone(UTC)),
+]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Lineage = Annotated[str, Field(pattern=r"^[0-9a-f]{8}$")]
+RunId = Annotated[Text, AfterValidator(_checked_run_id)]
+Object = Annotated[Text, AfterValidator(checked_name)]
+CheckpointObject = Annotated[Text, AfterValidator(_checked_checkpoint)]
+Values = Annotated[dict[Text, bool | int | FiniteFloat | str | None], AfterValidator(_checked_settings)]
+Inputs = Annotated[dict[str, Any], AfterValidator(_checked_inputs)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class _Open(BaseModel):
+    """A part of which only some fields are known here."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+
+class _Splits(_Open):
+    train: Count
+    validation: Count
+    test: Count
+
+
+class _Data(_Open):
+    splits: _Splits
+
+
+class _Arithmetic(_Open):
+    precision: Literal["float32", "bfloat16"]
+    xla: bool
+
+
+class _Inputs(_Open):
+    data: _Data
+    backbone_sha256: Sha256 | None = None
+    arithmetic: _Arithmetic | None = None
+
+
+class Attempt(_Part):
+    """One start of the program on this run; `end` and `exit_code` stay empty when it was killed.
+
+    `seconds`, by stage and category (see `ledger`), and `reached`, the furthest step of each phase, are as of the last
+    write of the record by this attempt.
+    """
+
+    number: Annotated[int, Field(ge=1, le=2**31)]
+    holder: Text
+    start: Moment
+    end: Moment | None = None
+    exit_code: Annotated[int, Field(ge=0, le=255)] | None = None
+    seconds: dict[Text, dict[Text, Seconds]] = {}
+    reached: dict[PhaseName, Count] = {}
+
+
+class Lease(_Part):
+    """The run is held for `seconds` after the record was last written, at `renewed` by the clock of the holder's host.
+
+    Clocks differ, so `renewed` is only shown, and decides nothing.
+    """
+
+    attempt: int
+    holder: Holder
+    seconds: Annotated[FiniteFloat, Field(ge=0, le=3600)]
+    renewed: Moment | None = None
+
+
+class CheckpointEntry(_Part):
+    """A complete checkpoint: its object, its digest, and the position in the training that it holds.
+
+    `step` counts the steps done in the phase. `num_epochs` counts the entries of the record's history that
+    belong to it, over all phases: later ones were made after it.
+    """
+
+    name: CheckpointObject
+    phase: PhaseName
+    step: Count
+    num_epochs: Count
+    size: Count
+    sha256: Sha256
+    attempt: int
+    time: Moment
+
+
+class StoredFile(_Part):
+    """Size in bytes and SHA-256 in hexadecimal of an object under `model/`, `report/` or `logs/`."""
+
+    size: Count
+    sha256: Sha256
+
+
+class EpochResult(_Part):
+    """One finished epoch: mean loss in nats and accuracy in 0..1 over both splits, its speed, and when it ended.
+
+    `step` counts the steps of the phase that were done by then.
+    """
+
+    phase: PhaseName
+    epoch: Count
+    step: Count
+    ended: Moment
+    train_loss: FiniteFloat
+    train_accuracy: FiniteFloat
+    validation_loss: FiniteFloat
+    validation_accuracy: FiniteFloat
+    train_seconds: Seconds
+    validation_seconds: Seconds
+    images_per_second: Annotated[FiniteFloat, Field(ge=0)]
+
+
+class Outcome(_Part):
+    """What a run that is done comes to: accuracy in 0..1 with its 95 % interval, mean loss in nats over the test split.
+
+    `model_sha256` is the digest of the model's weights.
+    """
+
+    test_accuracy: Ratio
+    test_accuracy_interval: tuple[Ratio, Ratio]
+    test_loss: Annotated[FiniteFloat, Field(ge=0)]
+    model_sha256: Sha256
+
+
+class Record(_Part):
+    """The content of run.json. `set_aside` are checkpoints that were found damaged: kept, and never used again.
+
+    `files` are the objects of a finished run by name: what was written last under `model/`, `report/` and `logs/`.
+
+    `lineages` mark the checkpoints that this record may delete. A record gets a random lineage when it is created, and
+    puts it into the name of each checkpoint that it writes, so it never deletes what another record wrote, of which
+    nothing else is left than its checkpoints. A record that is rebuilt gets a lineage of its own too, the last one, and
+    keeps those of the checkpoints that it was rebuilt from: it names these, and deletes them in their turn. A record of
+    an earlier version has none, and its names have none.
+    """
+
+    run_id: RunId
+    fingerprint: Text
+    settings: Values
+    state: State = "prepare"
+    revision: Count = 0
+    lineages: tuple[Lineage, ...] = ()
+    attempts: tuple[Attempt, ...] = ()
+    inputs: Inputs = {}
+    checkpoints: tuple[CheckpointEntry, ...] = ()
+    history: tuple[EpochResult, ...] = ()
+    outcome: Outcome | None = None
+    lease: Lease | None = None
+    set_aside: tuple[CheckpointEntry, ...] = ()
+    files: dict[Object, StoredFile] = {}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        num_attempts = len(self.attempts)
+        if [attempt.number for attempt in self.attempts] != list(range(1, num_attempts + 1)):
+            raise ValueError("attempts are not numbered 1, 2, 3 ...")
+        if self.lease is not None and self.lease.attempt != num_attempts:
+            raise ValueError(f"the lease is of attempt {self.lease.attempt}, and the newest is {num_attempts}")
+        if (self.state == "done") != (self.outcome is not None):
+            raise ValueError(f"the state is {self.state}, {'with' if self.outcome else 'without'} an outcome")
+        if self.state == "done" and (not self.attempts or self.attempts[-1].end is None):
+            raise ValueError("the state is done, and no attempt has ended")
+        for entry in (*self.checkpoints, *self.set_aside):
+            if not 1 <= entry.attempt <= num_attempts:
+                raise ValueError(f"{entry.name} is of attempt {entry.attempt} of {num_attempts}")
+        for entry in self.checkpoints:
+            if entry.num_epochs > len(self.history):
+                raise ValueError(f"{entry.name} has {entry.num_epochs} epochs, and the history {len(self.history)}")
+            if recorded_setting(self.settings, f"{entry.phase.upper()}_EPOCHS") == 0:
+                raise ValueError(f"{entry.name} is of a phase that the settings do not have")
+            num_steps = self.num_steps(entry.phase)
+            if num_steps is not None and entry.step > num_steps:
+                raise ValueError(f"{entry.name} is of step {entry.step}, and the phase has {num_steps}")
+        return self
+
+    def num_steps(self, phase: str) -> int | None:
+        """The steps of a phase from its first to its last; None until the size of the data is known."""
+        if not self.inputs:
+            return None
+        num_batches = math.ceil(self.inputs["data"]["splits"]["train"] / recorded_setting(self.settings, "BATCH_SIZE"))
+        return int(recorded_setting(self.settings, f"{phase.upper()}_EPOCHS") * num_batches)
+
+
+class Description(_Part):
+    """What a checkpoint says of itself, in the metadata of its file: all that a lost record can be rebuilt from.
+
+    Fields are those of `Record` and `CheckpointEntry` at the time of the commit, `lineage` the one of its name.
+    """
+
+    format: Literal[1] = 1
+    run_id: RunId
+    fingerprint: Text
+    settings: Values
+    inputs: Inputs
+    lineage: Lineage | Literal[""]
+    attempt: Annotated[int, Field(ge=1, le=2**31)]
+    phase: PhaseName
+    step: Count
+    time: Moment
+    history: tuple[EpochResult, ...]
+
+
+class CheckpointName(NamedTuple):
+    """The parts of the name of a checkpoint's object; `lineage` is empty in names of earlier versions."""
+
+    phase: str
+    step: int
+    attempt: int
+    upload: int
+    lineage: str
+
+    def __str__(self) -> str:
+        lineage = f"-{self.lineage}" if self.lineage else ""
+        return f"{CHECKPOINTS}{self.phase}-{self.step:08d}-a{self.attempt}-{self.upload}{lineage}.safetensors"
+
+    @classmethod
+    def parse(cls, name: str) -> "CheckpointName | None":
+        """The parts of a name; None for one that is not ours."""
+        match = re.fullmatch(
+            rf"{CHECKPOINTS}(head|fine_tune)-(\d{{8,15}})-a(\d{{1,9}})-(\d{{1,9}})(?:-([0-9a-f]{{8}}))?\.safetensors",
+            name, re.ASCII,
+        )  # fmt: skip
+        return cls(match[1], int(match[2]), int(match[3]), int(match[4]), match[5] or "") if match else None
+
+    @property
+    def position(self) -> tuple[int, int, int, int]:
+        """Later in the training, or written later, is larger."""
+        return *position(self.phase, self.step), self.attempt, self.upload
+
+
+def position(phase: str, step: int) -> tuple[int, int]:
+    """How far in the training; later is larger."""
+    return PHASES.index(phase), step
+
+
+def problem_of(errors: list[Any]) -> str:
+    """The first of pydantic's errors in one line that can be shown: field names of a record may hold anything."""
+    where = ".".join(str(part) for part in errors[0]["loc"])
+    text = f"{where + ': ' if where else ''}{errors[0]['msg'].removeprefix('Value error, ')}"
+    return text.encode("unicode_escape").decode()[:300]

@@ -1,0 +1,245 @@
+"""A lost or damaged record, rebuilt from the checkpoints: shown first, nothing lost by a kill, and the run goes on."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from job.arguments import Repair
+from job.checkpoint import Checkpoints
+from job.commands.repair import mend, repair
+from job.errors import ExitCode, Interrupted, RecordDamaged, RunUnavailable, Superseded
+from job.holder import Holder
+from job.record import RECORD_NAME, RunRecord, read
+from job.schema import CHECKPOINTS, CheckpointName, Record
+from job.storage import LocalStore, ObjectStore
+from tests.conftest import job
+from tests.recorded import INPUTS, epoch
+from tests.runs import Small, StopAtStep, Undisturbed, record_of, result_of, start
+from tests.stores import Crash, CrashingStore
+from tests.test_end_to_end import Environment
+
+HISTORY = [epoch("head", 0), epoch("head", 1)]
+
+
+def open_run(store: ObjectStore, scratch: Path, *, fingerprint: str = "f", **settings: Any) -> Checkpoints:
+    record = RunRecord.open(store, run_id="run", fingerprint=fingerprint, settings={"BATCH_SIZE": 10} | settings)
+    record.take(Holder(host="me", pid=1, started=0.0), lease_seconds=60)
+    if not record.content.inputs:
+        record.update(inputs=INPUTS)
+    return Checkpoints(store, record, keep=3, scratch=scratch)
+
+
+def commit(run: Checkpoints, step: int, num_epochs: int) -> str:
+    arrays = {"w": np.full(3, step, np.float32)}
+    return run.commit(arrays, state="head", phase="head", step=step, history=HISTORY[:num_epochs]).name
+
+
+@pytest.fixture
+def run(store: LocalStore, tmp_path: Path) -> Record:
+    """Four commits of two attempts; three checkpoints are kept."""
+    first = open_run(store, tmp_path)
+    for step, num_epochs in ((5, 0), (10, 1), (15, 1)):
+        commit(first, step, num_epochs)
+    commit(open_run(store, tmp_path), 20, 2)
+    found = read(store)
+    assert found is not None
+    assert len(found.checkpoints) == 3
+    return found
+
+
+def mended(store: ObjectStore, tmp_path: Path, *, fingerprint: str = "", is_confirmed: bool = True) -> dict[str, Any]:
+    with pytest.raises(RecordDamaged) as caught:
+        read(store)
+    return mend(store, caught.value, fingerprint=fingerprint, is_confirmed=is_confirmed, scratch=tmp_path)
+
+
+def content_of(store: ObjectStore) -> dict[str, bytes]:
+    return {name: store.read(name).data for name in store.list("")}
+
+
+def test_what_would_be_done_is_shown_and_nothing_is_changed(run: Record, store: LocalStore, tmp_path: Path) -> None:
+    """Until it is confirmed."""
+    store.delete(RECORD_NAME)
+    before = content_of(store)
+    answer = mended(store, tmp_path, is_confirmed=False)
+    assert answer["checkpoints"] == [entry.name for entry in run.checkpoints]
+    assert (answer["phase"], answer["step"], answer["num_epochs"], answer["num_attempts"]) == ("head", 20, 2, 2)
+    assert "--yes" in answer["action"]
+    assert content_of(store) == before
+
+
+def test_the_rebuilt_record_says_what_the_lost_one_said(run: Record, store: LocalStore, tmp_path: Path) -> None:
+    """But for what only it knew: holders, times and ends of attempts."""
+    store.delete(RECORD_NAME)
+    mended(store, tmp_path)
+    rebuilt = read(store)
+    assert rebuilt is not None
+    for field in ("run_id", "fingerprint", "settings", "inputs", "checkpoints", "history", "state", "set_aside"):
+        assert getattr(rebuilt, field) == getattr(run, field), field
+    assert [attempt.number for attempt in rebuilt.attempts] == [1, 2]
+    assert rebuilt.lineages[:-1] == run.lineages
+    assert rebuilt.lineages[-1] not in run.lineages
+
+
+def test_a_rebuilt_record_deletes_in_its_turn_what_it_names(run: Record, store: LocalStore, tmp_path: Path) -> None:
+    """It has adopted what it was rebuilt from, and nothing else."""
+    of_another = str(CheckpointName("head", 1, 1, 1, "0123abcd"))
+    store.write(of_another, b"", if_generation=0)
+    store.delete(RECORD_NAME)
+    mended(store, tmp_path)
+    again = open_run(store, tmp_path)
+    names = [commit(again, step, 2) for step in (21, 22, 23)]
+    assert set(store.list(CHECKPOINTS)) == {*names, of_another}
+    assert all(name.endswith(f"{again._record.content.lineages[-1]}.safetensors") for name in names)
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"hello"], ids=["empty", "half", "text"])
+def test_a_damaged_record_is_kept_under_another_name(
+    run: Record, store: LocalStore, tmp_path: Path, data: bytes
+) -> None:
+    """Whatever it holds may be of use."""
+    (store.root / RECORD_NAME).write_bytes(data)
+    answer = mended(store, tmp_path)
+    assert store.read(answer["damaged_record_kept_as"]).data == data
+    assert read(store) is not None
+
+
+def test_damaged_checkpoints_are_set_aside_and_never_deleted(run: Record, store: LocalStore, tmp_path: Path) -> None:
+    """The newest good one is where the run goes on."""
+    newest = run.checkpoints[-1].name
+    data = bytearray((store.root / newest).read_bytes())
+    data[-1] ^= 1
+    (store.root / newest).write_bytes(data)
+    store.delete(RECORD_NAME)
+    answer = mended(store, tmp_path)
+    assert answer["set_aside"] == {newest: "does not have the checksum that it says"}
+    assert (answer["step"], answer["num_epochs"]) == (15, 1)
+    again = open_run(store, tmp_path)
+    for step in (16, 17, 18, 19):
+        commit(again, step, 1)
+    assert (store.root / newest).read_bytes() == data
+
+
+def test_checkpoints_of_other_settings_are_not_mixed(run: Record, store: LocalStore, tmp_path: Path) -> None:
+    """One is chosen by its fingerprint; the others stay where they are, unnamed."""
+    other = LocalStore(tmp_path / "other/run")
+    name = commit(open_run(other, tmp_path, fingerprint="g", SEED=5), 20, 0)
+    shutil.copy(other.root / name, store.root / name)
+    store.delete(RECORD_NAME)
+    with pytest.raises(RecordDamaged, match=r"of these fingerprints: .*f \(3 checkpoints\)") as caught:
+        mended(store, tmp_path)
+    assert "--fingerprint" in caught.value.hint
+    with pytest.raises(RecordDamaged, match="of these fingerprints"):
+        mended(store, tmp_path, fingerprint="h")
+    answer = mended(store, tmp_path, fingerprint="f")
+    assert answer["left_alone"] == {name: "is of another run than the newest: fingerprint differ"}
+    assert answer["checkpoints"] == [entry.name for entry in run.checkpoints]
+    assert (store.root / name).exists()
+
+
+def test_checkpoints_of_another_run_are_no_record_of_this_one(run: Record, store: LocalStore, tmp_path: Path) -> None:
+    """As after a copy under another name."""
+    shutil.copytree(store.root, tmp_path / "renamed")
+    with pytest.raises(RecordDamaged, match="they are of run 'run', and this place is of 'renamed'"):
+        mended(LocalStore(tmp_path / "renamed"), tmp_path)
+
+
+def test_checkpoints_that_say_nothing_are_no_record(run: Record, store: LocalStore, tmp_path: Path) -> None:
+    """Earlier versions wrote such; they are not touched."""
+    for name in store.list(CHECKPOINTS):
+        (store.root / name).write_bytes(b"\x02\0\0\0\0\0\0\0{}")
+    store.delete(RECORD_NAME)
+    before = content_of(store)
+    with pytest.raises(RecordDamaged, match=r"none of the 3 checkpoints .* does not say what it is of"):
+        mended(store, tmp_path)
+    assert content_of(store) == before
+
+
+def test_a_record_that_can_be_read_is_left_as_it_is(
+    run: Record, store: LocalStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """There is nothing to repair, and no run is no damage."""
+    before = content_of(store)
+    assert repair(Repair(store.uri, is_confirmed=True, fingerprint="", cache_dir=tmp_path, as_json=True)) == 0
+    assert json.loads(capsys.readouterr().out)["action"] == "nothing: the record can be read"
+    assert content_of(store) == before
+    with pytest.raises(RunUnavailable):
+        repair(Repair(str(tmp_path / "no"), is_confirmed=True, fingerprint="", cache_dir=tmp_path, as_json=True))
+
+
+class WritesMeanwhile(LocalStore):
+    """Another process restores the record while the checkpoints are read."""
+
+    def list(self, prefix: str) -> list[str]:
+        names = super().list(prefix)
+        (self.root / RECORD_NAME).write_bytes(b"restored")
+        return names
+
+
+def test_a_record_that_is_written_meanwhile_stays(run: Record, store: LocalStore, tmp_path: Path) -> None:
+    """It is swapped only for what was looked at."""
+    (store.root / RECORD_NAME).write_bytes(b"{")
+    with pytest.raises(Superseded, match="written by another process"):
+        mended(WritesMeanwhile(store.root), tmp_path)
+    assert store.read(RECORD_NAME).data == b"restored"
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("data", [None, b'{"run_id'], ids=["lost", "damaged"])
+def test_a_kill_at_any_moment_of_a_repair_loses_nothing(
+    run: Record, store: LocalStore, tmp_path: Path, data: bytes | None, after: bool
+) -> None:
+    """The next one does it: the same record each time, every checkpoint as it was, the damaged record kept."""
+    store.delete(RECORD_NAME)
+    if data is not None:
+        store.write(RECORD_NAME, data, if_generation=0)
+    damage = RecordDamaged("as a start says")
+    num_calls = 0
+    while True:
+        copied = LocalStore(tmp_path / f"copies/{num_calls}/run")
+        shutil.copytree(store.root, copied.root)
+        crashing = CrashingStore(copied, at_call=num_calls + 1, after=after)
+        try:
+            mend(crashing, damage, fingerprint="", is_confirmed=True, scratch=tmp_path)
+            break
+        except Crash:
+            num_calls += 1
+        for name in store.list(CHECKPOINTS):
+            assert copied.read(name) == store.read(name)
+        kept = [copied.read(name).data for name in copied.list("") if name.startswith(RECORD_NAME)]
+        try:
+            assert read(copied) is not None
+        except RecordDamaged:
+            assert data is None or data in kept
+            mended(copied, tmp_path)
+        found = read(copied)
+        assert found is not None
+        assert (found.checkpoints, found.history) == (run.checkpoints, run.history)
+        assert data is None or data in [copied.read(name).data for name in copied.list("") if ".damaged-" in name]
+    assert num_calls >= 5
+
+
+@pytest.mark.parametrize(("phase", "step"), [("head", 4), ("fine_tune", 2)])
+def test_a_run_whose_record_was_lost_ends_with_the_bits_of_an_undisturbed_one(
+    undisturbed_run: Undisturbed, small: Small, environment: Environment, tmp_path: Path, phase: str, step: int
+) -> None:
+    """A start refuses, the command rebuilds, and the next start carries on where the last commit was."""
+    store = LocalStore(tmp_path / "runs/small")
+    reader = StopAtStep(phase, step)
+    with pytest.raises(Interrupted):
+        start(small(), store, reader=reader, check_stop=reader.check_stop)
+    lost = record_of(store)
+    store.delete(RECORD_NAME)
+    with pytest.raises(RecordDamaged):
+        start(small(), store)
+    done = job("repair", "--yes", env=environment())
+    assert done.returncode == ExitCode.COMPLETE, done.stderr
+    assert f"{phase}" in done.stdout
+    assert record_of(store).checkpoints == lost.checkpoints
+    (restored,) = start(small(), store).of("restored")
+    assert (restored["phase"], restored["step"]) == (phase, step + 1)
+    assert result_of(store) == result_of(undisturbed_run[0])
