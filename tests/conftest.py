@@ -58,6 +58,17 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def prepared_as_array_records(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same data sets in the other format of files."""
+    from tests import shapes
+
+    folder = tmp_path_factory.mktemp("array-records")
+    for builder in (shapes.TwoShapes, shapes.DamagedShapes):
+        builder(data_dir=folder, file_format="array_record").download_and_prepare()
+    return folder
+
+
 @pytest.fixture
 def small(prepared: Path, tmp_path: Path) -> Callable[..., Settings]:
     """Settings of a small run over a store in `tmp_path`; keywords override."""
