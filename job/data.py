@@ -35,9 +35,8 @@ from job.images import (
 )
 from job.records import RecordReader
 
-CHECK_STOP_EVERY_EXAMPLES = 64
+EXAMPLES_READ_TOGETHER = 64
 PREFETCHED_BATCHES = 2
-PREFETCHED_EXAMPLES = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,24 +255,40 @@ def _read(
 
     Every example is read, and its checksum verified where it has one.
     """
-    labels = {name: np.empty(source.size, dtype=np.int32) for name, source in sources.items()}
-    digests = {name: np.empty((source.size, 32), dtype=np.uint8) for name, source in sources.items()}
-    for name, source in sources.items():
-        pairs = source.examples.map(as_it_is(lambda example: (example[found.label_key], example[found.image_key])))
-        examples = untuned(pairs.prefetch(PREFETCHED_EXAMPLES)).as_numpy_iterator()
-        for index in range(source.size):
-            if index % CHECK_STOP_EVERY_EXAMPLES == 0:
-                check_stop()
-            try:
-                label, image = next(examples)
-            except (tf.errors.OpError, StopIteration) as error:
-                raise cut_short(index, source.size, error) from error
-            if not 0 <= label < len(found.class_names):
-                raise DataCorrupt(
-                    f"example {index} of {source.spec} has the label {label}, expected 0 to "
-                    f"{len(found.class_names) - 1}",
-                    hint="choose splits whose examples are labelled",
-                )
-            labels[name][index] = label
-            digests[name][index] = np.frombuffer(hashlib.sha256(image).digest(), dtype=np.uint8)
+    found_here = {name: _read_split(source, found, check_stop) for name, source in sources.items()}
+    return (
+        {name: labels for name, (labels, _) in found_here.items()},
+        {name: digests for name, (_, digests) in found_here.items()},
+    )
+
+
+def _read_split(
+    source: _Source, found: Supervision, check_stop: Callable[[], None], *, batch_size: int = EXAMPLES_READ_TOGETHER
+) -> tuple[np.ndarray, np.ndarray]:
+    pairs = source.examples.map(as_it_is(lambda example: (example[found.label_key], example[found.image_key])))
+    batches = untuned(pairs.batch(batch_size).prefetch(PREFETCHED_BATCHES)).as_numpy_iterator()
+    labels, digests = np.empty(source.size, dtype=np.int32), np.empty((source.size, 32), dtype=np.uint8)
+    for start in range(0, source.size, batch_size):
+        check_stop()
+        try:
+            some_labels, images = next(batches)
+            if len(images) < min(batch_size, source.size - start):
+                raise EOFError("the files have no more")
+        except (tf.errors.OpError, StopIteration, EOFError) as error:
+            if batch_size > 1:
+                # Once more, one by one: which example it is should be told.
+                return _read_split(source, found, check_stop, batch_size=1)
+            raise cut_short(start, source.size, error) from error
+        wrong = np.flatnonzero((some_labels < 0) | (some_labels >= len(found.class_names)))
+        if wrong.size:
+            raise DataCorrupt(
+                f"example {start + wrong[0]} of {source.spec} has the label {some_labels[wrong[0]]}, expected 0 to "
+                f"{len(found.class_names) - 1}",
+                hint="choose splits whose examples are labelled",
+            )
+        rows = slice(start, start + len(images))
+        labels[rows] = some_labels
+        digests[rows] = np.frombuffer(b"".join(hashlib.sha256(image).digest() for image in images), np.uint8).reshape(
+            -1, 32
+        )
     return labels, digests

@@ -1,5 +1,6 @@
 """A cleared environment for each test, small prepared data, and a run of a few seconds."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -59,14 +60,18 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def prepared_as_array_records(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same data sets in the other format of files."""
+def prepared_as(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The same data in another format of files, by its name."""
     from tests import shapes
 
-    folder = tmp_path_factory.mktemp("array-records")
-    for builder in (shapes.TwoShapes, shapes.DamagedShapes):
-        builder(data_dir=folder, file_format="array_record").download_and_prepare()
-    return folder
+    @functools.cache
+    def prepare(file_format: str) -> Path:
+        folder = tmp_path_factory.mktemp(file_format)
+        for builder in (shapes.TwoShapes, shapes.DamagedShapes):
+            builder(data_dir=folder, file_format=file_format).download_and_prepare()
+        return folder
+
+    return prepare
 
 
 @pytest.fixture

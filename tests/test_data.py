@@ -117,36 +117,50 @@ def test_a_restart_in_the_middle_sees_the_rest_of_the_epoch(load: Callable[..., 
         np.testing.assert_array_equal(labels, expected_labels)
 
 
-@pytest.mark.parametrize("cache", ["memory", "none"])
-def test_array_records_are_read_as_tfrecords_are(
-    load: Callable[..., Splits], prepared_as_array_records: Path, cache: str
+@pytest.mark.parametrize(
+    ("file_format", "cache"), [("array_record", "memory"), ("array_record", "none"), ("parquet", "memory")]
+)
+def test_other_formats_of_files_are_read_as_tfrecords_are(
+    load: Callable[..., Splits], prepared_as: Callable[[str], Path], file_format: str, cache: str
 ) -> None:
     """The same images and labels in the same order, which the digest shows, and the same epoch."""
-    found, expected = load(data_dir=str(prepared_as_array_records), cache=cache), load(cache=cache)
+    found, expected = load(data_dir=str(prepared_as(file_format)), cache=cache), load(cache=cache)
     assert found.identity == expected.identity
     for images, expected_images in zip(read(epoch_of(found.train)), read(epoch_of(expected.train)), strict=True):
         np.testing.assert_array_equal(images, expected_images)
 
 
 def test_damaged_images_of_array_records_are_named(
-    load: Callable[..., Splits], prepared_as_array_records: Path
+    load: Callable[..., Splits], prepared_as: Callable[[str], Path]
 ) -> None:
     """By their file name; TFDS knows no place there."""
-    splits = load(data_dir=str(prepared_as_array_records), dataset="damaged_shapes")
+    splits = load(data_dir=str(prepared_as("array_record")), dataset="damaged_shapes")
     with pytest.raises(DataCorrupt, match=r"1 of the images of train\[:40\] cannot be decoded:\n  shape-7\.png"):
         splits.wait(check_stop=never)
 
 
 @pytest.mark.parametrize("size", [0, 70_000, 10_000])
 def test_array_records_that_were_copied_in_part_are_an_error_of_the_data(
-    load: Callable[..., Splits], prepared_as_array_records: Path, tmp_path: Path, size: int
+    load: Callable[..., Splits], prepared_as: Callable[[str], Path], tmp_path: Path, size: int
 ) -> None:
     """Whatever the library raises."""
-    folder = shutil.copytree(prepared_as_array_records, tmp_path / "copied")
+    folder = shutil.copytree(prepared_as("array_record"), tmp_path / "copied")
     shard = next(folder.glob("two_shapes/1.0.0/*array_record-*"))
     shard.write_bytes(shard.read_bytes()[:size])
     with pytest.raises(DataCorrupt, match="ends or is damaged at example"):
         load(data_dir=str(folder))
+
+
+@pytest.mark.parametrize("file_format", ["tfrecord", "array_record", "parquet"])
+def test_files_with_fewer_examples_than_their_description_says_are_an_error_of_the_data(
+    load: Callable[..., Splits], prepared_as: Callable[[str], Path], tmp_path: Path, file_format: str
+) -> None:
+    """The first that is not there is named."""
+    folder = shutil.copytree(prepared_as(file_format), tmp_path / "copied")
+    description = folder / "two_shapes/1.0.0/dataset_info.json"
+    description.write_text(description.read_text().replace('"96"', '"100"'))
+    with pytest.raises(DataCorrupt, match=r"ends or is damaged at example (16 of 20|96 of 100)"):
+        load(data_dir=str(folder), specs=("train[:40]", "train[40:56]", "train[80:]"))
 
 
 def test_damaged_images_are_named_by_file_and_place(load: Callable[..., Splits]) -> None:
