@@ -1,10 +1,9 @@
 """What a start needs from outside, tried without starting: storage, data, weights, device, memory, disk.
 
 A check changes nothing and loads nothing. It says what it found, or raises what a start would raise. TensorFlow
-Datasets is imported only where files do not tell: when data is not prepared.
+Datasets is imported to look at data, which takes half a second; TensorFlow is not.
 """
 
-import json
 import re
 import tempfile
 from collections.abc import Callable, Mapping
@@ -12,14 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from job import machine, mirror, splits
-from job.errors import DataUnavailable, InvalidSettings, ObjectMissing, ThawError, WeightsUnusable
+from job import machine, mirror, paths
+from job.errors import DataUnavailable, ObjectMissing, ThawError, WeightsUnusable
 from job.need import Need
-from job.settings import PREFIX, Settings
+from job.settings import Settings
 from job.storage import MISSING, LocalStore, ObjectStore, open_store, probe
 
-DEFAULT_DATA_DIR = Path("~/tensorflow_datasets")
-SPLITS = ("train", "validation", "test")
+DEFAULT_DATA_DIR = "~/tensorflow_datasets"
+DESCRIPTION_SUFFIXES = (".json", ".txt")
+"""Of the files beside the shards of prepared data, which say what the shards hold."""
 
 
 @dataclass(frozen=True)
@@ -49,27 +49,65 @@ def storage(store: ObjectStore) -> Check:
 
 
 def data(settings: Settings) -> Check:
-    """Whether the data is here, in a mirror, or to be had; `facts` has the sizes of the three splits that are known.
+    """Whether the data is here, in a mirror, or to be had; `facts` has the sizes of the three splits, if known.
 
-    Raises DataUnavailable, InvalidSettings when the splits do not fit the data.
+    It is judged by the function that a start asks. Raises DataUnavailable, InputError, DataCorrupt, InvalidSettings.
     """
-    place = settings.data_dir or str(DEFAULT_DATA_DIR.expanduser())
-    sizes = _sizes_of_named_splits(open_store(place), settings.dataset)
-    if sizes is not None:
-        kind = "a mirror, to be fetched" if mirror.is_remote(place) else "prepared"
-        facts = {"examples": _sizes(settings, sizes)}
-        text = ", ".join(f"{name} {count:,}" for name, count in facts["examples"].items() if count is not None)
-        return Check("data", "ok", f"{kind}: {settings.dataset} in {place} ({text or 'sizes not known'})", facts=facts)
+    place = settings.data_dir or DEFAULT_DATA_DIR
     if mirror.is_remote(place):
+        return _data_in_mirror(settings, place)
+    from job.dataset import find_builder
+
+    builder, is_prepared = find_builder(settings.dataset, settings.data_dir)
+    if not is_prepared:
+        text = f"{settings.dataset}: not here; a start would download or make it"
+        return Check("data", "ok", text, facts={"examples": {}})
+    return _judged(settings, builder, f"prepared: {settings.dataset} in {place}", Path.is_file)
+
+
+def _data_in_mirror(settings: Settings, place: str) -> Check:
+    """The same of a mirror: its description alone is read."""
+    from job.dataset import find_builder
+
+    store = open_store(place)
+    try:
+        names = mirror.files_of_dataset(store.list(f"{re.split('[/:]', settings.dataset)[0]}/"), settings.dataset)
+    except ObjectMissing:
+        names = []
+    if not names:
         raise DataUnavailable(
             f"there is no prepared data of {settings.dataset!r} under {place}",
             hint=f"fill it from a machine with a network: python -m job mirror --to URI --dataset {settings.dataset}",
         )
-    from job.dataset import find_builder
+    with tempfile.TemporaryDirectory() as folder:
+        for name in names:
+            if name.endswith(DESCRIPTION_SUFFIXES):
+                try:
+                    path = paths.inside(Path(folder), name)
+                except paths.UnsafeName as error:
+                    raise DataUnavailable(f"{place} has an object that is no file of a data set: {error}") from error
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(store.read(name).data)
+        builder, is_prepared = find_builder(settings.dataset, folder, place=place)
+        if not is_prepared:
+            text = f"{settings.dataset}: not in {place} as it is asked for; a start would download or make it"
+            return Check("data", "ok", text, facts={"examples": {}})
+        return _judged(
+            settings,
+            builder,
+            f"a mirror, to be fetched: {settings.dataset} in {place}",
+            lambda path: path.relative_to(folder).as_posix() in names,
+        )
 
-    _, is_prepared = find_builder(settings.dataset, settings.data_dir)
-    todo = "prepared" if is_prepared else "not here; a start would download or make it"
-    return Check("data", "ok", f"{settings.dataset}: {todo}", facts={"examples": {}})
+
+def _judged(settings: Settings, builder: Any, text: str, is_there: Callable[[Path], bool]) -> Check:
+    from job.description import SPLIT_NAMES, judge
+
+    specs = (settings.train_split, settings.validation_split, settings.test_split)
+    judge(builder, specs, cache=settings.cache, is_there=is_there)
+    sizes = {name: builder.info.splits[spec].num_examples for name, spec in zip(SPLIT_NAMES, specs, strict=True)}
+    counted = ", ".join(f"{name} {count:,}" for name, count in sizes.items())
+    return Check("data", "ok", f"{text} ({counted})", facts={"examples": sizes})
 
 
 def weights(settings: Settings) -> Check:
@@ -129,35 +167,3 @@ def _compared(name: str, needed: int | None, free: int, where: str, way_out: str
         return Check(name, "skipped", f"not known before the data is here; {free / 1e9:.1f} GB {where}", facts=facts)
     text = f"about {needed / 1e9:.1f} GB needed, {free / 1e9:.1f} GB {where}"
     return Check(name, "ok" if needed <= free else "warning", text, "" if needed <= free else way_out, facts=facts)
-
-
-def _sizes_of_named_splits(store: ObjectStore, dataset: str) -> dict[str, int] | None:
-    """The number of examples by split, from the description beside prepared data; None when there is none."""
-    try:
-        names = mirror.files_of_dataset(store.list(f"{re.split('[/:]', dataset)[0]}/"), dataset)
-    except ObjectMissing:
-        return None
-    descriptions = [name for name in names if name.endswith("/dataset_info.json")]
-    if not descriptions:
-        return None
-    try:
-        content = json.loads(store.read(descriptions[0]).data)
-        return {split["name"]: sum(map(int, split["shardLengths"])) for split in content["splits"]}
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataUnavailable(
-            f"{store.uri}/{descriptions[0]} does not describe a data set: {error}", hint="prepare or copy it again"
-        ) from error
-
-
-def _sizes(settings: Settings, sizes: Mapping[str, int]) -> dict[str, int | None]:
-    found: dict[str, int | None] = {}
-    problems = []
-    for name in SPLITS:
-        spec = getattr(settings, f"{name}_split")
-        try:
-            found[name] = splits.num_examples(spec, sizes)
-        except ValueError as error:
-            problems.append(f"{PREFIX}{name.upper()}_SPLIT={spec!r}: {error}")
-    if problems:
-        raise InvalidSettings("the splits do not fit the data.\n" + "\n".join(f"  {line}" for line in problems))
-    return found

@@ -8,14 +8,13 @@ import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from job.errors import InvalidSettings
-from job.records import RecordReader
 
 PARALLEL_DECODES = os.cpu_count() or 1
 
@@ -103,38 +102,35 @@ class CachedImages:
         return indices.map(gather)
 
 
-def has_random_access(builder: tfds.core.DatasetBuilder) -> bool:
-    """Whether the examples of a data set can be read in any order."""
-    return bool(builder.info.file_format == tfds.core.FileFormat.TFRECORD)
-
-
 class RecordImages:
-    """Images read and decoded again each time they are wanted: bounded in memory, and in disk."""
+    """Images read and decoded again each time they are wanted: bounded in memory, and in disk.
 
-    def __init__(self, builder: tfds.core.DatasetBuilder, spec: str, image_key: str, image_size: int) -> None:
-        if not has_random_access(builder):
-            raise InvalidSettings(
-                f"THAW_CACHE=none reads TFRecord files, and {builder.info.full_name} is kept as "
-                f"{builder.info.file_format}",
-                hint="set THAW_CACHE=memory or disk",
-            )
-        self._reader = RecordReader(builder.info.splits[spec].file_instructions)
-        self._features = builder.info.features
+    `read` gives the serialized example of an index, in any order, to several threads; `features` take it apart.
+    """
+
+    def __init__(
+        self, read: Callable[[int], bytes], features: tfds.features.FeaturesDict, image_key: str, image_size: int
+    ) -> None:
+        self._read = read
+        self._features = features
         self._image_key = image_key
         self._image_size = image_size
 
+    def examples(self, order: np.ndarray) -> tf.data.Dataset:
+        """The examples of the indices of `order` in turn, their images still encoded."""
+        return self._mapped(order, self._example)
+
     def each(self, order: np.ndarray) -> tf.data.Dataset:
         """uint8 [size, size, 3] for the indices of `order` in turn."""
+        return self._mapped(order, lambda index: decode(self._example(index)[self._image_key], self._image_size))
 
-        @as_it_is
-        def load(index: tf.Tensor) -> tf.Tensor:
-            serialized = tf.ensure_shape(tf.numpy_function(self._reader.read, [index], tf.string, stateful=False), [])
-            example = self._features.deserialize_example(
-                serialized, decoders={self._image_key: tfds.decode.SkipDecoding()}
-            )
-            return decode(example[self._image_key], self._image_size)
+    def _example(self, index: tf.Tensor) -> dict[str, tf.Tensor]:
+        serialized = tf.ensure_shape(tf.numpy_function(self._read, [index], tf.string, stateful=False), [])
+        return self._features.deserialize_example(serialized, decoders={self._image_key: tfds.decode.SkipDecoding()})
 
-        return tf.data.Dataset.from_tensor_slices(order).map(load, num_parallel_calls=PARALLEL_DECODES)
+    @staticmethod
+    def _mapped(order: np.ndarray, load: Callable[[tf.Tensor], Any]) -> tf.data.Dataset:
+        return tf.data.Dataset.from_tensor_slices(order).map(as_it_is(load), num_parallel_calls=PARALLEL_DECODES)
 
     def batches(self, order: np.ndarray, batch_size: int) -> tf.data.Dataset:
         return self.each(order).batch(batch_size)

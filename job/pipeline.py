@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from job import events, export, numerics, training
+from job import composition, events, export, numerics, training
 from job.artefacts import Artefacts
 from job.checkpoint import Checkpoints
 from job.commits import Commits
@@ -106,11 +106,15 @@ class Pipeline:
                 check_stop=self.check_stop,
                 first_order=self.first_order,
             )
+        composition.check_same(self.record.content.inputs.get("data"), splits.identity)
         steps = num_batches(len(splits.train), settings.batch_size)
         self.reader.event(
             events.DATA_LOADED, dataset=splits.identity["dataset"], cache=settings.cache, **splits.identity["splits"],
             **{f"{phase.name}_steps": phase.epochs * steps for phase in settings.phases()},
+            classes=splits.composition.summary(),
         )  # fmt: skip
+        for name, facts in splits.composition.findings():
+            self.reader.warning(name, **facts)
         return splits
 
     def first_order(self, num_examples: int) -> np.ndarray:
@@ -271,7 +275,7 @@ class Pipeline:
         with self.progress.entering("export", "export"):
             self.write(artefacts, export.model_files(exported, splits.class_names, self.scratch))
             self.write(artefacts, export.log_files(self.commits.history, self.scratch))
-            content = self.compose_report(results)
+            content = self.compose_report(splits, results)
             self.write(artefacts, export.report_files(content, results.gallery, self.scratch))
         self.reader.event(events.EXPORTED, model=f"{self.store.uri}/{export.MODEL}")
 
@@ -281,13 +285,15 @@ class Pipeline:
             self.check_stop()
             artefacts.write(name, path)
 
-    def compose_report(self, results: Results) -> dict[str, Any]:
+    def compose_report(self, splits: Splits, results: Results) -> dict[str, Any]:
         attempts = self.ledger.of_run()
         return compose(
             self.record.content,
             self.settings,
             outcome=results.outcome,
             test=results.test.as_json(),
+            class_counts=splits.composition.as_json(),
+            duplicates=splits.composition.duplicates,
             examples=results.gallery.examples,
             layers=results.layers,
             history=self.commits.history,

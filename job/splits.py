@@ -5,7 +5,6 @@ number of examples is known. What cannot be judged here is left to `data`, which
 """
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
 
@@ -79,30 +78,6 @@ def _percent(text: str | None, default: float) -> float:
 def overlap(first: str, second: str) -> bool:
     """True when two split specifications certainly share examples."""
     return any(a.overlaps(b) for a in parse(first) for b in parse(second))
-
-
-def num_examples(spec: str, sizes: Mapping[str, int]) -> int | None:
-    """How many examples a specification has, given the sizes of the named splits; None for what `parse` leaves out.
-
-    Raises ValueError when a named split is not there, or does not reach as far.
-    """
-    intervals = parse(spec)
-    if len(intervals) != spec.count("+") + 1:
-        return None
-    total = 0
-    for interval in intervals:
-        if interval.name not in sizes:
-            raise ValueError(f"there is no split {interval.name!r}: the data has {', '.join(sizes)}")
-        size = sizes[interval.name]
-        if interval.unit == "%":
-            # TFDS rounds to the closest example, and a half to the even one.
-            start, stop = round(interval.start * size / 100), round(interval.stop * size / 100)
-        else:
-            start, stop = int(interval.start), size if interval.stop == inf else int(interval.stop)
-        if max(start, stop) > size:
-            raise ValueError(f"{interval.name} has {size:,} examples")
-        total += max(0, stop - start)
-    return total
 
 
 def is_empty(spec: str) -> bool:

@@ -1,5 +1,6 @@
 """A cleared environment for each test, small prepared data, and a run of a few seconds."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -56,6 +57,21 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for builder in (shapes.TwoShapes, shapes.ThreeShapes, shapes.DamagedShapes):
         builder(data_dir=folder).download_and_prepare()
     return folder
+
+
+@pytest.fixture(scope="session")
+def prepared_as(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The same data in another format of files, by its name."""
+    from tests import shapes
+
+    @functools.cache
+    def prepare(file_format: str) -> Path:
+        folder = tmp_path_factory.mktemp(file_format)
+        for builder in (shapes.TwoShapes, shapes.DamagedShapes):
+            builder(data_dir=folder, file_format=file_format).download_and_prepare()
+        return folder
+
+    return prepare
 
 
 @pytest.fixture

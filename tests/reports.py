@@ -32,6 +32,7 @@ def content(
     history: tuple[EpochResult, ...] = (epoch("head", 0), epoch("fine_tune", 0)),
     run_id: str = "run",
     goodput_ratio: float = 0.75,
+    duplicates: dict[str, int] | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
     """A report over `num_examples` test images, of which the first `wrong` are taken for the next class."""
@@ -67,6 +68,11 @@ def content(
             "model_sha256": "ef" * 32,
         },
         test=test.as_json(),
+        class_counts={
+            split: dict.fromkeys(class_names, size // num_classes)
+            for split, size in {"train": 40, "validation": 16, "test": 60}.items()
+        },
+        duplicates=duplicates or {},
         examples={"training_sample": sample, **predictions(logits, labels, class_names)},
         history=history,
         layers=[

@@ -5,6 +5,7 @@ The program never imports this: it reads the prepared files by name, as it would
 
 import io
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -79,3 +80,73 @@ class ThreeShapes(_Shapes):
 class DamagedShapes(_Shapes):
     CLASSES: ClassVar[list[str]] = ["disc", "bar"]
     DAMAGED: ClassVar[set[int]] = {7, 50}
+
+
+features = tfds.features
+_IMAGE, _LABEL = features.Image(shape=(SIDE, SIDE, 3)), features.ClassLabel(names=["disc", "bar"])
+
+USABLE: dict[str, dict[str, Any]] = {
+    "no_keys": {"features": {"image": _IMAGE, "label": _LABEL}, "keys": None},
+    "reversed_keys": {"features": {"image": _IMAGE, "label": _LABEL}, "keys": ("label", "image")},
+    "weighted": {
+        "features": {"image": _IMAGE, "label": _LABEL, "w": features.Scalar(np.float32)},
+        "keys": ("image", "label", "w"),
+    },
+    "chosen": {
+        "features": {"image": _IMAGE, "mask": _IMAGE, "breed": _LABEL, "label": _LABEL}, "keys": ("image", "label")
+    },
+}  # fmt: skip
+"""Data sets with one image and one class label, whatever else: the features, and the supervised keys."""
+
+UNUSABLE: dict[str, dict[str, Any]] = {
+    "two_images": {"features": {"front": _IMAGE, "back": _IMAGE, "label": _LABEL}, "keys": None},
+    "two_labels": {"features": {"image": _IMAGE, "label": _LABEL, "breed": _LABEL}, "keys": None},
+    "text_label": {"features": {"image": _IMAGE, "label": features.Text()}, "keys": ("image", "label")},
+    "several_labels": {"features": {"image": _IMAGE, "labels": features.Sequence(_LABEL)}, "keys": ("image", "labels")},
+    "pixels": {
+        "features": {"image": features.Tensor(shape=(SIDE, SIDE, 3), dtype=np.uint8), "label": _LABEL},
+        "keys": ("image", "label"),
+    },
+    "float_images": {
+        "features": {
+            "image": features.Image(shape=(SIDE, SIDE, 1), dtype=np.float32, encoding_format="png"), "label": _LABEL
+        },
+        "keys": ("image", "label"),
+    },
+    "one_class": {"features": {"image": _IMAGE, "label": features.ClassLabel(names=["disc"])}, "keys": None},
+}  # fmt: skip
+"""Data sets that a classifier cannot be trained on."""
+
+
+def prepare(folder: Path, name: str, *, features: dict[str, Any], keys: Any, file_format: str | None = None) -> None:
+    """Write `name` as prepared data of ten examples, five of each class."""
+
+    def value(feature: Any, index: int) -> Any:
+        if isinstance(feature, tfds.features.ClassLabel):
+            return index % len(feature.names)
+        if isinstance(feature, tfds.features.Sequence):
+            return [index % 2]
+        if isinstance(feature, tfds.features.Text | tfds.features.Scalar):
+            return "disc" if isinstance(feature, tfds.features.Text) else 1.0
+        return draw(index % 2, index)[..., : feature.shape[-1]].astype(feature.np_dtype)
+
+    class Kind(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self) -> tfds.core.DatasetInfo:
+            return tfds.core.DatasetInfo(
+                builder=self,
+                features=tfds.features.FeaturesDict(features),
+                supervised_keys=keys,
+                disable_shuffling=True,
+            )
+
+        def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
+            for index in range(10):
+                yield index, {key: value(feature, index) for key, feature in features.items()}
+
+    Kind.name = name
+    Kind(data_dir=folder, file_format=file_format).download_and_prepare()

@@ -12,7 +12,7 @@ from job import dataset
 from job.data import Split, Splits, epoch_order, load_splits, train_batches
 from job.errors import DataCorrupt, DataUnavailable, InputError, Interrupted, InvalidSettings
 from tests.runs import never
-from tests.shapes import draw
+from tests.shapes import draw, encode
 
 
 @pytest.fixture
@@ -117,6 +117,52 @@ def test_a_restart_in_the_middle_sees_the_rest_of_the_epoch(load: Callable[..., 
         np.testing.assert_array_equal(labels, expected_labels)
 
 
+@pytest.mark.parametrize(
+    ("file_format", "cache"), [("array_record", "memory"), ("array_record", "none"), ("parquet", "memory")]
+)
+def test_other_formats_of_files_are_read_as_tfrecords_are(
+    load: Callable[..., Splits], prepared_as: Callable[[str], Path], file_format: str, cache: str
+) -> None:
+    """The same images and labels in the same order, which the digest shows, and the same epoch."""
+    found, expected = load(data_dir=str(prepared_as(file_format)), cache=cache), load(cache=cache)
+    assert found.identity == expected.identity
+    for images, expected_images in zip(read(epoch_of(found.train)), read(epoch_of(expected.train)), strict=True):
+        np.testing.assert_array_equal(images, expected_images)
+
+
+def test_damaged_images_of_array_records_are_named(
+    load: Callable[..., Splits], prepared_as: Callable[[str], Path]
+) -> None:
+    """By their file name; TFDS knows no place there."""
+    splits = load(data_dir=str(prepared_as("array_record")), dataset="damaged_shapes")
+    with pytest.raises(DataCorrupt, match=r"1 of the images of train\[:40\] cannot be decoded:\n  shape-7\.png"):
+        splits.wait(check_stop=never)
+
+
+@pytest.mark.parametrize("size", [0, 70_000, 10_000])
+def test_array_records_that_were_copied_in_part_are_an_error_of_the_data(
+    load: Callable[..., Splits], prepared_as: Callable[[str], Path], tmp_path: Path, size: int
+) -> None:
+    """Whatever the library raises."""
+    folder = shutil.copytree(prepared_as("array_record"), tmp_path / "copied")
+    shard = next(folder.glob("two_shapes/1.0.0/*array_record-*"))
+    shard.write_bytes(shard.read_bytes()[:size])
+    with pytest.raises(DataCorrupt, match="ends or is damaged at example"):
+        load(data_dir=str(folder))
+
+
+@pytest.mark.parametrize("file_format", ["tfrecord", "array_record", "parquet"])
+def test_files_with_fewer_examples_than_their_description_says_are_an_error_of_the_data(
+    load: Callable[..., Splits], prepared_as: Callable[[str], Path], tmp_path: Path, file_format: str
+) -> None:
+    """The first that is not there is named."""
+    folder = shutil.copytree(prepared_as(file_format), tmp_path / "copied")
+    description = folder / "two_shapes/1.0.0/dataset_info.json"
+    description.write_text(description.read_text().replace('"96"', '"100"'))
+    with pytest.raises(DataCorrupt, match=r"ends or is damaged at example (16 of 20|96 of 100)"):
+        load(data_dir=str(folder), specs=("train[:40]", "train[40:56]", "train[80:]"))
+
+
 def test_damaged_images_are_named_by_file_and_place(load: Callable[..., Splits]) -> None:
     """All of a split at once, whichever image is waited for."""
     splits = load(dataset="damaged_shapes", specs=("train[:60]", "train[60:70]", "train[70:80]"))
@@ -141,6 +187,60 @@ def test_damaged_images_are_found_under_every_cache(load: Callable[..., Splits],
 def copied(prepared: Path, tmp_path: Path) -> Path:
     """A copy of the prepared data that a test may damage."""
     return Path(shutil.copytree(prepared, tmp_path / "copied"))
+
+
+def change(shard: Path, index: int, changed: Callable[[Any], None]) -> None:
+    """Change one example of a shard."""
+    import tensorflow as tf
+
+    records = [record.numpy() for record in tf.data.TFRecordDataset(str(shard))]
+    example = tf.train.Example.FromString(records[index])
+    changed(example.features.feature)
+    records[index] = example.SerializeToString()
+    with tf.io.TFRecordWriter(str(shard)) as writer:
+        for record in records:
+            writer.write(record)
+
+
+def swap_label(feature: Any) -> None:
+    feature["label"].int64_list.value[0] ^= 1
+
+
+def touch_image(feature: Any) -> None:
+    """The last byte of a PNG is of its checksum, which decoders pass over."""
+    image = feature["image"].bytes_list.value[0]
+    feature["image"].bytes_list.value[0] = image[:-1] + bytes([image[-1] ^ 1])
+
+
+@pytest.mark.parametrize("cache", ["memory", "none"])
+@pytest.mark.parametrize("changed", [swap_label, touch_image])
+def test_another_label_or_byte_is_other_data(
+    load: Callable[..., Splits], copied: Path, changed: Callable[[Any], None], cache: str
+) -> None:
+    """In its split alone, though no size differs."""
+    shard = next(copied.glob("two_shapes/1.0.0/*.tfrecord*"))
+    before = load(data_dir=str(copied), cache=cache).identity
+    assert before == load(cache="disk").identity
+    size = shard.stat().st_size
+    change(shard, 60, changed)
+    assert shard.stat().st_size == size
+    after = load(data_dir=str(copied), cache=cache).identity
+    assert {name for name in after if after[name] != before[name]} == {"split_sha256", "sha256"}
+    digests = after["split_sha256"]
+    assert {name for name in digests if digests[name] != before["split_sha256"][name]} == {"test"}
+
+
+def test_an_image_that_two_splits_share_is_found(load: Callable[..., Splits], copied: Path) -> None:
+    """By its bytes; the data is read all the same."""
+    first = encode(draw(0, 0))
+
+    def copy_of_the_first(feature: Any) -> None:
+        feature["image"].bytes_list.value[0] = first
+
+    shard = next(copied.glob("two_shapes/1.0.0/*.tfrecord*"))
+    change(shard, 60, copy_of_the_first)
+    composition = load(data_dir=str(copied)).composition
+    assert composition.duplicates == {"train_validation": 0, "train_test": 1, "validation_test": 0}
 
 
 @pytest.mark.parametrize("cache", ["memory", "none"])

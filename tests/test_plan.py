@@ -18,7 +18,6 @@ from job.holder import Holder, this_process
 from job.lease import claim
 from job.record import RECORD_NAME
 from job.settings import Settings
-from job.splits import num_examples
 from job.storage import LocalStore, ObjectStore, probe
 from tests.conftest import REPOSITORY, job
 from tests.gcs_server import BUCKET, GcsServer
@@ -144,8 +143,9 @@ def test_a_holder_of_which_nothing_is_known_would_be_watched(ask: Ask, small: Sm
     [
         ({"storage_uri": "/proc/thaw"}, "storage", "/proc", ExitCode.STORAGE_UNAVAILABLE),
         ({"dataset": "no_such_data"}, "data", "there is no data set 'no_such_data'", ExitCode.BAD_INPUT),
-        ({"train_split": "train[:4000]"}, "data", "train has 96 examples", ExitCode.INVALID_SETTINGS),
-        ({"test_split": "test"}, "data", "there is no split 'test'", ExitCode.INVALID_SETTINGS),
+        ({"train_split": "train[:4000]"}, "data", "has train (96)", ExitCode.INVALID_SETTINGS),
+        ({"test_split": "test"}, "data", "THAW_TEST_SPLIT='test'", ExitCode.INVALID_SETTINGS),
+        ({"test_split": "train[55:80]"}, "data", "overlaps THAW_VALIDATION_SPLIT", ExitCode.INVALID_SETTINGS),
         ({"weights": "/nothing.h5"}, "weights", "there is no such file", ExitCode.BAD_INPUT),
     ],
 )
@@ -241,18 +241,6 @@ def test_a_plan_and_a_start_agree_on_wrong_settings(environment: Environment) ->
     plan, run = job("plan", env=env), job(env=env)
     assert plan.returncode == run.returncode == ExitCode.INVALID_SETTINGS
     assert plan.stderr.splitlines()[:2] == run.stderr.splitlines()[:2]
-
-
-@pytest.mark.parametrize(
-    ("spec", "expected"),
-    [
-        ("train", 97), ("train[:40%]", 39), ("train[40%:50%]", 9), ("train[10:30]", 20), ("train[90:]", 7),
-        ("train[:10]+test", 20), ("train[-10:]", None), ("train[:1shard]", None),
-    ],
-)  # fmt: skip
-def test_the_examples_of_a_split_are_counted_as_tfds_does(spec: str, expected: int | None) -> None:
-    """Percentages are rounded to the closest example; what needs more than sizes is left open."""
-    assert num_examples(spec, {"train": 97, "test": 10}) == expected
 
 
 def test_memory_is_what_the_control_group_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

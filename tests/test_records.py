@@ -1,11 +1,16 @@
 """Random access to prepared examples: every one, at its place."""
 
+import os
+import struct
 from pathlib import Path
 from types import SimpleNamespace
 
+import google_crc32c
+import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from job.errors import DataCorrupt
 from job.records import RecordReader
 
 
@@ -43,3 +48,39 @@ def test_the_examples_are_those_that_tfds_reads(prepared: Path) -> None:
     expected = list(builder.as_dataset(split="train[10:20]").as_numpy_iterator())
     assert [example["image/filename"] for example in read] == [example["image/filename"] for example in expected]
     assert len(read) == 10
+
+
+def cut(path: Path, size: int) -> Path:
+    path.write_bytes(path.read_bytes()[:size])
+    return path
+
+
+def with_length(path: Path, length: int) -> Path:
+    """The first record says that it is so long, with the checksum that makes a reader believe it."""
+    header = struct.pack("<Q", length)
+    checksum = google_crc32c.value(header)
+    masked = ((checksum >> 15 | checksum << 17) + 0xA282EAD8) & 0xFFFFFFFF
+    path.write_bytes(header + struct.pack("<I", masked) + path.read_bytes()[12:])
+    return path
+
+
+@pytest.mark.parametrize("length", [1000, 2**40, 2**62, 2**63, 2**64 - 1])
+def test_a_length_that_leads_out_of_the_file_is_damage(tmp_path: Path, length: int) -> None:
+    """TensorFlow 2.21 is killed by some of these: they must never come as far."""
+    with pytest.raises(DataCorrupt, match=r"example 0 of 3 of .*one"):
+        RecordReader([part(with_length(write(tmp_path / "one", [b"a"] * 3), length), take=3)])
+
+
+@pytest.mark.parametrize("size", [0, 5, 17, 18, 50])
+def test_a_file_that_ends_early_is_damage(tmp_path: Path, size: int) -> None:
+    """In a header, in a record, or between two: records of one byte take 17."""
+    with pytest.raises(DataCorrupt, match=f"example {size // 17} of 3 of .*one"):
+        RecordReader([part(cut(write(tmp_path / "one", [b"a"] * 3), size), take=3)])
+
+
+def test_what_is_no_file_is_damage(tmp_path: Path) -> None:
+    """It is not waited for: nobody writes into the pipe."""
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("pipe", "missing", "."):
+        with pytest.raises(DataCorrupt, match="example 0 of 3"):
+            RecordReader([part(tmp_path / name, take=3)])

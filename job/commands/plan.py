@@ -117,10 +117,8 @@ def look(settings: Settings, store: ObjectStore, record: Record | None) -> list[
     return [*found, checks.memory(need), *checks.disks(settings, need, store)]
 
 
-def _need(settings: Settings, examples: Mapping[str, int | None], record: Record | None) -> Need | None:
-    counts = [examples.get(name) for name in checks.SPLITS]
-    known = [count for count in counts if count is not None]
-    if len(known) < len(counts):
+def _need(settings: Settings, examples: Mapping[str, int], record: Record | None) -> Need | None:
+    if not examples:
         return None
     precision = settings.precision
     if precision == "auto":
@@ -128,7 +126,7 @@ def _need(settings: Settings, examples: Mapping[str, int | None], record: Record
         precision = recorded or ("bfloat16" if machine.has_native_bfloat16() else "float32")
     return estimate(
         backbone=settings.backbone,
-        num_examples=sum(known),
+        num_examples=sum(examples.values()),
         image_size=settings.image_size,
         batch_size=settings.batch_size,
         cache=settings.cache,

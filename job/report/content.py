@@ -10,6 +10,8 @@
 | `most_confident` | the same of the surest predictions that are `right` and `wrong` |
 | `training_sample` | the training images that the page shows: index, label |
 | `splits` | examples in each |
+| `class_counts` | examples of each class, by split and class name |
+| `duplicates` | by pair of splits, as `train_test`: examples of the second whose image is in the first too |
 | `history` | each epoch: losses, accuracies, seconds, images a second |
 | `phases` | what trained in each, how fast, for how many epochs, and how many parameters |
 | `layers` | of the model from pixels to logits |
@@ -50,6 +52,8 @@ def compose(
     *,
     outcome: Mapping[str, Any],
     test: Mapping[str, Any],
+    class_counts: Mapping[str, Mapping[str, int]],
+    duplicates: Mapping[str, int],
     examples: Mapping[str, Any],
     history: Sequence[EpochResult],
     layers: Sequence[Mapping[str, Any]],
@@ -75,6 +79,8 @@ def compose(
         "test": dict(test),
         **examples,
         "splits": record.inputs["data"]["splits"],
+        "class_counts": {split: dict(counts) for split, counts in class_counts.items()},
+        "duplicates": dict(duplicates),
         "history": [epoch.model_dump(mode="json") for epoch in history],
         "phases": [_phase(phase, layers) for phase in settings.phases()],
         "layers": list(layers),

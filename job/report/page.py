@@ -17,6 +17,7 @@ from job.settings import changes_result, group_of, variable
 MAX_MATRIX_CLASSES = 20
 """A confusion matrix of more classes is not read; its largest entries are."""
 
+MAX_CLASS_ROWS = 20
 MAX_CONFUSIONS = 8
 MIN_SECONDS = 0.005
 
@@ -51,6 +52,8 @@ def page(
         report=content,
         num_correct=sum(row["num_correct"] for row in content["test"]["per_class"]),
         classes=[row["name"] for row in content["test"]["per_class"]],
+        class_rows=_class_rows(content["class_counts"]),
+        shared=_shared(content["duplicates"]),
         speeds=_images_per_second(content["history"]),
         total_seconds=sum(content["time_seconds"].values()),
         training=_with_pictures(content["training_sample"], training),
@@ -72,6 +75,18 @@ def page(
 
 def _with_pictures(examples: Sequence[Mapping[str, Any]], pictures: np.ndarray) -> list[dict[str, Any]]:
     return [{**example, "picture": data_uri(pixels)} for example, pixels in zip(examples, pictures, strict=True)]
+
+
+def _class_rows(counts: Mapping[str, Mapping[str, int]]) -> list[dict[str, Any]]:
+    """Classes with their examples in each split, at most so many as are read."""
+    names = list(next(iter(counts.values())))[:MAX_CLASS_ROWS]
+    return [{"name": name, "counts": [of_split[name] for of_split in counts.values()]} for name in names]
+
+
+def _shared(duplicates: Mapping[str, int]) -> list[dict[str, Any]]:
+    """The pairs of splits that have images in common."""
+    pairs = [(*name.split("_"), count) for name, count in duplicates.items() if count]
+    return [{"first": first, "second": second, "count": count} for first, second, count in pairs]
 
 
 def _images_per_second(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:

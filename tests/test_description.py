@@ -1,0 +1,138 @@
+"""What a data set's description says of it: a start and a plan are told the same, before an example is read."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from job import checks
+from job.data import load_splits
+from job.dataset import find_builder
+from job.description import judge, supervision
+from job.errors import InputError, InvalidSettings, ThawError
+from job.settings import Settings
+from tests import shapes
+from tests.gcs_server import BUCKET, GcsServer
+from tests.runs import never
+
+SPLITS = ("train[:4]", "train[4:6]", "train[6:]")
+
+
+@pytest.fixture(scope="module")
+def kinds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with every kind of data set, prepared."""
+    folder = tmp_path_factory.mktemp("kinds")
+    for name, kind in (shapes.USABLE | shapes.UNUSABLE).items():
+        shapes.prepare(folder, name, **kind)
+    return folder
+
+
+@pytest.mark.parametrize("name", list(shapes.USABLE))
+def test_an_image_and_a_class_label_are_found_whatever_the_supervised_keys_say(kinds: Path, name: str) -> None:
+    """Absent, reversed, weighted, or choosing among several."""
+    found = supervision(find_builder(name, str(kinds))[0])
+    assert (found.image_key, found.label_key, found.class_names) == ("image", "label", ("disc", "bar"))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("two_images", ["front: Image of uint8", "back: Image of uint8", "supervised keys are None"]),
+        ("two_labels", ["label: ClassLabel of 2 classes", "breed: ClassLabel of 2 classes"]),
+        ("text_label", ["label: Text"]),
+        ("several_labels", ["labels: Sequence of ClassLabel of 2 classes"]),
+        ("pixels", ["image: Tensor of uint8 [24, 24, 3]"]),
+        ("float_images", ["'image' is Image of float32"]),
+        ("one_class", ["'label' is ClassLabel of 1 class:"]),
+    ],
+)
+def test_what_is_in_the_way_is_named_by_key_and_kind(kinds: Path, name: str, expected: list[str]) -> None:
+    """With what to do about it."""
+    with pytest.raises(InputError) as caught:
+        judge(find_builder(name, str(kinds))[0], SPLITS, cache="memory")
+    for text in expected:
+        assert text in caught.value.message
+    assert caught.value.hint
+
+
+def told_by(ask: Callable[[], Any]) -> tuple[int, str]:
+    """Exit code and message; 0 when there is no error."""
+    try:
+        ask()
+    except ThawError as error:
+        return int(error.exit_code), error.message
+    return 0, ""
+
+
+def told_by_both(folder: str, cache_dir: Path, **changes: str) -> list[tuple[int, str]]:
+    """What a plan and the data stage of a start end with."""
+    values = {"dataset": "no_keys", "train_split": SPLITS[0], "validation_split": SPLITS[1], "test_split": SPLITS[2]}
+    settings = Settings(**(values | {"data_dir": folder} | changes))
+    start = {
+        "dataset": settings.dataset, "data_dir": folder, "cache": settings.cache, "image_size": 16,
+        "specs": (settings.train_split, settings.validation_split, settings.test_split), "cache_dir": cache_dir,
+        "check_stop": never,
+    }  # fmt: skip
+    return [told_by(lambda: checks.data(settings)), told_by(lambda: load_splits(**start).close())]
+
+
+@pytest.mark.parametrize("name", [*shapes.USABLE, *shapes.UNUSABLE])
+def test_a_plan_and_a_start_say_the_same_of_every_kind(kinds: Path, tmp_path: Path, name: str) -> None:
+    """Word for word, with the same exit code."""
+    plan, start = told_by_both(str(kinds), tmp_path, dataset=name)
+    assert plan == start
+    assert plan[0] == (0 if name in shapes.USABLE else 4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "expected"),
+    [
+        ({"dataset": "no_keys:2.0.0"}, 4, "prepared there: no_keys/1.0.0"),
+        ({"dataset": "no_such_kind"}, 4, "there is no data set 'no_such_kind'"),
+        ({"test_split": "train[40%:]"}, 2, "overlaps THAW_VALIDATION_SPLIT"),
+        ({"test_split": "train[-3:]"}, 0, ""),
+        ({"test_split": "train[90%:93%]"}, 2, "has no examples"),
+    ],
+)
+def test_a_plan_and_a_start_say_the_same_of_versions_and_splits(
+    kinds: Path, tmp_path: Path, changes: dict[str, str], code: int, expected: str
+) -> None:
+    """What only the size of the data shows included."""
+    plan, start = told_by_both(str(kinds), tmp_path, **changes)
+    assert plan == start
+    assert plan[0] == code
+    assert expected in plan[1]
+
+
+def test_a_plan_and_a_start_say_the_same_of_a_missing_file(tmp_path: Path) -> None:
+    """By the name of the file."""
+    shapes.prepare(tmp_path, "no_keys", **shapes.USABLE["no_keys"])
+    next(tmp_path.glob("no_keys/1.0.0/*.tfrecord*")).unlink()
+    plan, start = told_by_both(str(tmp_path), tmp_path)
+    assert plan == start
+    assert plan[0] == 4
+    assert "no_keys-train.tfrecord-00000-of-00001" in plan[1]
+
+
+def test_without_a_cache_files_must_be_readable_in_any_order(kinds: Path) -> None:
+    """Told before an example is read."""
+    builder = find_builder("no_keys", str(kinds))[0]
+    builder.info.set_file_format("riegeli", override=True, override_if_initialized=True)
+    with pytest.raises(InvalidSettings, match="THAW_CACHE=none"):
+        judge(builder, SPLITS, cache="none")
+
+
+@pytest.mark.parametrize("name", ["no_keys", "text_label"])
+def test_a_mirror_is_judged_by_its_description_alone(kinds: Path, gcs: GcsServer, name: str) -> None:
+    """As the prepared data that it holds; no shard is read."""
+    for path in (kinds / name).rglob("*"):
+        if path.is_file():
+            gcs.put(f"mirror/{path.relative_to(kinds).as_posix()}", path.read_bytes(), None)
+    values = {"dataset": name, "train_split": SPLITS[0], "validation_split": SPLITS[1], "test_split": SPLITS[2]}
+    mirror, local = (
+        told_by(lambda place=place: checks.data(Settings(**values, data_dir=place)))
+        for place in (f"gs://{BUCKET}/mirror", str(kinds))
+    )
+    assert mirror == local
+    assert not [read for kind, read in gcs.requests if kind == "read" and "tfrecord" in read]
