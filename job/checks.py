@@ -5,14 +5,12 @@ Datasets is imported only where files do not tell: when data is not prepared.
 """
 
 import json
-import re
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from job import machine, mirror, splits
+from job import cache_folder, machine, mirror, splits
 from job.errors import DataUnavailable, InvalidSettings, ObjectMissing, ThawError, WeightsUnusable
 from job.need import Need
 from job.settings import PREFIX, Settings
@@ -106,7 +104,7 @@ def memory(need: Need | None) -> Check:
 
 def disks(settings: Settings, need: Need | None, store: ObjectStore) -> list[Check]:
     """The same of the disk for temporary files, and of the store where it is a disk."""
-    scratch = settings.cache_dir or Path(tempfile.gettempdir())
+    scratch = cache_folder.place(settings.cache_dir)
     found = [
         _compared(
             "scratch disk", need.scratch if need else None, machine.free_disk_bytes(scratch), f"free in {scratch}",
@@ -134,7 +132,7 @@ def _compared(name: str, needed: int | None, free: int, where: str, way_out: str
 def _sizes_of_named_splits(store: ObjectStore, dataset: str) -> dict[str, int] | None:
     """The number of examples by split, from the description beside prepared data; None when there is none."""
     try:
-        names = mirror.files_of_dataset(store.list(f"{re.split('[/:]', dataset)[0]}/"), dataset)
+        names = list(mirror.files_of_prepared(store, dataset))
     except ObjectMissing:
         return None
     descriptions = [name for name in names if name.endswith("/dataset_info.json")]

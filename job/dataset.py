@@ -8,7 +8,9 @@ import contextlib
 import hashlib
 import itertools
 import json
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import requests
@@ -17,6 +19,7 @@ import urllib3
 from absl import logging
 
 import job.sample  # noqa: F401  registers the built-in data set with TFDS
+from job import prepared
 from job.errors import DataCorrupt, DataUnavailable, InputError, InvalidSettings
 
 MAX_NAMED_EXAMPLES = 20
@@ -37,9 +40,13 @@ def read_config(**options: Any) -> tfds.ReadConfig:
 
 
 def find_builder(dataset: str, data_dir: str | None) -> tuple[tfds.core.DatasetBuilder, bool]:
-    """The builder of a data set, and whether its data is prepared. Raises DataUnavailable when it cannot be either."""
+    """The builder of a data set, and whether its data is prepared.
+
+    Raises DataUnavailable when it cannot be either, InputError when what is prepared is not safe to open.
+    """
     place = data_dir or "~/tensorflow_datasets"
     hint = _hint(dataset)
+    prepared.check(Path(data_dir or tfds.core.constants.DATA_DIR).expanduser() / re.split("[/:]", dataset)[0])
     try:
         builder = tfds.builder(dataset, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as error:
