@@ -28,20 +28,30 @@ def place(cache_dir: Path | None) -> Path:
 def make(cache_dir: Path | None) -> Path:
     """The folder, which is then there and open to this user alone. Raises InvalidSettings, and OSError as it comes."""
     path = place(cache_dir)
-    if cache_dir is None and not path.is_absolute():
-        raise InvalidSettings(f"this user has no home folder: {path}", hint="set THAW_CACHE_DIR")
+    check(cache_dir)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         path.mkdir(mode=0o700)
     except FileExistsError:
-        found = path.lstat()
-        problem = _problem(found)
-        if problem:
-            raise InvalidSettings(f"the folder for temporary files cannot be {path}: {problem}", hint=_HINT) from None
+        # Again: it may have come only now.
+        check(cache_dir)
         # Kubernetes opens a volume with an fsGroup to that group at every mount.
-        if found.st_mode & 0o077:
+        if path.stat().st_mode & 0o077:
             path.chmod(0o700)
     return path
+
+
+def check(cache_dir: Path | None) -> None:
+    """Raise InvalidSettings when what is under the folder's name cannot be trusted; nothing is changed."""
+    path = place(cache_dir)
+    if not path.is_absolute() and cache_dir is None:
+        raise InvalidSettings(f"this user has no home folder: {path}", hint="set THAW_CACHE_DIR")
+    try:
+        problem = _problem(path.lstat())
+    except OSError:
+        return
+    if problem:
+        raise InvalidSettings(f"the folder for temporary files cannot be {path}: {problem}", hint=_HINT)
 
 
 def _problem(found: os.stat_result) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from job import cache_folder, machine, mirror, splits
+from job import cache_folder, machine, mirror, prepared, splits
 from job.errors import DataUnavailable, InvalidSettings, ObjectMissing, ThawError, WeightsUnusable
 from job.need import Need
 from job.settings import PREFIX, Settings
@@ -52,6 +52,8 @@ def data(settings: Settings) -> Check:
     Raises DataUnavailable, InvalidSettings when the splits do not fit the data.
     """
     place = settings.data_dir or str(DEFAULT_DATA_DIR.expanduser())
+    if not mirror.is_remote(place):
+        prepared.check(Path(place) / prepared.family(settings.dataset))
     sizes = _sizes_of_named_splits(open_store(place), settings.dataset)
     if sizes is not None:
         kind = "a mirror, to be fetched" if mirror.is_remote(place) else "prepared"
@@ -104,13 +106,7 @@ def memory(need: Need | None) -> Check:
 
 def disks(settings: Settings, need: Need | None, store: ObjectStore) -> list[Check]:
     """The same of the disk for temporary files, and of the store where it is a disk."""
-    scratch = cache_folder.place(settings.cache_dir)
-    found = [
-        _compared(
-            "scratch disk", need.scratch if need else None, machine.free_disk_bytes(scratch), f"free in {scratch}",
-            "point THAW_CACHE_DIR at a larger volume",
-        )
-    ]  # fmt: skip
+    found = [attempted("scratch disk", lambda: _scratch(settings, need))]
     if isinstance(store, LocalStore):
         found.append(
             _compared(
@@ -119,6 +115,15 @@ def disks(settings: Settings, need: Need | None, store: ObjectStore) -> list[Che
             )
         )  # fmt: skip
     return found
+
+
+def _scratch(settings: Settings, need: Need | None) -> Check:
+    cache_folder.check(settings.cache_dir)
+    place = cache_folder.place(settings.cache_dir)
+    return _compared(
+        "scratch disk", need.scratch if need else None, machine.free_disk_bytes(place), f"free in {place}",
+        "point THAW_CACHE_DIR at a larger volume",
+    )  # fmt: skip
 
 
 def _compared(name: str, needed: int | None, free: int, where: str, way_out: str) -> Check:

@@ -8,7 +8,6 @@ import contextlib
 import hashlib
 import itertools
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -46,7 +45,7 @@ def find_builder(dataset: str, data_dir: str | None) -> tuple[tfds.core.DatasetB
     """
     place = data_dir or "~/tensorflow_datasets"
     hint = _hint(dataset)
-    prepared.check(Path(data_dir or tfds.core.constants.DATA_DIR).expanduser() / re.split("[/:]", dataset)[0])
+    prepared.check(Path(data_dir or tfds.core.constants.DATA_DIR).expanduser() / prepared.family(dataset))
     try:
         builder = tfds.builder(dataset, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as error:

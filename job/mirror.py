@@ -12,7 +12,6 @@ one that the manifest does not know are refused before anything is fetched. This
 import contextlib
 import hashlib
 import os
-import re
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -212,7 +211,7 @@ def files_of_prepared(store: ObjectStore, dataset: str) -> dict[str, Listed | No
     in a folder, where nothing is fetched, other files may lie beside those.
     """
     names = []
-    for name in store.list(f"{re.split('[/:]', dataset)[0]}/"):
+    for name in store.list(f"{prepared.family(dataset)}/"):
         # What the consoles of buckets show as folders are empty objects whose names end with a slash.
         with _named(store, name):
             checked_name(name.removesuffix("/"))

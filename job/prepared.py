@@ -21,6 +21,11 @@ TRUSTED_CLASSES = "tensorflow_datasets.core.features."
 _NEEDED = re.compile(r"LICENSE|.+\.(json|txt)|.+\.(tfrecord|array_record|riegeli|parquet)(-\d+-of-\d+)?")
 
 
+def family(dataset: str) -> str:
+    """The name of a data set without configuration and version, which is that of its folder."""
+    return re.split("[/:]", dataset)[0]
+
+
 def files_of_dataset(names: Iterable[str], dataset: str) -> list[str]:
     """The names that belong to `dataset`, which is name, name/config or either with :version.
 

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from job import cache_folder, scratch
+from job import cache_folder, checks, scratch
 from job.errors import InvalidSettings
+from job.settings import Settings
+from job.storage import LocalStore
 from tests.conftest import REPOSITORY
 
 OTHER_USER = 12345
@@ -59,7 +61,7 @@ def test_what_a_volume_opens_to_its_group_is_closed_again(tmp_path: Path) -> Non
 @pytest.mark.timeout(30)
 @pytest.mark.parametrize("kind", ["link", "file", "pipe", "open to all", pytest.param("of another", marks=as_root)])
 def test_a_folder_that_cannot_be_trusted_is_refused_by_path_kind_and_owner(tmp_path: Path, kind: str) -> None:
-    """Whoever came first under the predictable name."""
+    """Whoever came first under the predictable name; by `plan` as by a start."""
     path = cache_folder.place(tmp_path / "cache")
     path.parent.mkdir()
     if kind == "link":
@@ -74,6 +76,8 @@ def test_a_folder_that_cannot_be_trusted_is_refused_by_path_kind_and_owner(tmp_p
     expected = {"open to all": "every user can write", "of another": f"user {OTHER_USER}", "pipe": "a named pipe"}
     with pytest.raises(InvalidSettings) as caught, scratch.folder(tmp_path / "cache"):
         pass
+    planned = checks.disks(Settings(cache_dir=tmp_path / "cache"), None, LocalStore(tmp_path))[0]
+    assert (planned.text, planned.exit_code) == (caught.value.message, 2)
     assert str(path) in caught.value.message
     assert expected.get(kind, f"a {kind}") in caught.value.message
     assert "THAW_CACHE_DIR" in caught.value.hint

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from job import events, mirror, prepared
+from job import checks, events, mirror, prepared
 from job.dataset import find_builder
 from job.errors import InputError, WeightsUnusable
 from job.mirror import Fetching
+from job.settings import Settings
 from job.storage import open_store
 from tests.conftest import Recorder
 from tests.gcs_server import BUCKET, GcsServer
@@ -170,11 +171,13 @@ EVIL = "thaw_evil.Image"
 def test_a_description_that_names_code_or_files_of_elsewhere_is_refused(
     tmp_path: Path, name: str, content: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In every spelling that TFDS reads; before it reads any."""
+    """In every spelling that TFDS reads, before it reads any; by `plan` as by a start."""
     (tmp_path / "thaw_evil.py").write_text("")
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(InputError, match=f"{name}.*({EVIL}|outside)"):
         find_builder("set", str(write(tmp_path, name, content)))
+    with pytest.raises(InputError, match=name):
+        checks.data(Settings(dataset="set", data_dir=str(tmp_path)))
     assert "thaw_evil" not in sys.modules
 
 
