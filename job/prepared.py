@@ -57,10 +57,12 @@ def is_needed(name: str) -> bool:
 
 
 def check(folder: Path) -> None:
-    """Judge every description below the folder of a data set, which need not be there. Raises InputError."""
-    for path in sorted(folder.rglob("*.json")):
-        if path.name in (DESCRIPTION, FEATURES):
-            _check_description(path)
+    """Judge every description in the folder of a data set, which need not be there. Raises InputError."""
+    for name in (DESCRIPTION, FEATURES):
+        # In name/version and name/config/version, where TFDS looks, and also behind links, which `**` does not follow.
+        for pattern in (f"*/{name}", f"*/*/{name}"):
+            for path in sorted(folder.glob(pattern)):
+                _check_description(path)
 
 
 def _check_description(path: Path) -> None:

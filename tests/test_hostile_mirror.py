@@ -181,6 +181,15 @@ def test_a_description_that_names_code_or_files_of_elsewhere_is_refused(
     assert "thaw_evil" not in sys.modules
 
 
+def test_a_description_behind_a_link_is_judged_too(tmp_path: Path) -> None:
+    """Where somebody keeps versions on another disk."""
+    write(tmp_path / "elsewhere", "features.json", {"pythonClassName": EVIL})
+    (tmp_path / "data" / "set").mkdir(parents=True)
+    (tmp_path / "data" / "set" / "1.0.0").symlink_to(tmp_path / "elsewhere" / "set" / "1.0.0")
+    with pytest.raises(InputError, match=EVIL):
+        find_builder("set", str(tmp_path / "data"))
+
+
 def test_what_tfds_itself_writes_is_opened(request: pytest.FixtureRequest) -> None:
     """A data set of the tests."""
     assert find_builder("two_shapes", str(request.getfixturevalue("prepared")))[1]
