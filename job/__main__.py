@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, NoReturn
 from job import termination
 from job.errors import ExitCode, Interrupted, ThawError
 from job.progress import Progress
+from job.redaction import redacted, redacted_value
 
 if TYPE_CHECKING:
     from job.console import Console
@@ -102,9 +103,9 @@ class Ending:
         if isinstance(error, ThawError):
             exit_code, reason, hint, facts = error.exit_code, error.message, error.hint, {}
         else:
-            exit_code, reason = ExitCode.UNEXPECTED, f"{type(error).__name__}: {error}"
+            exit_code, reason = ExitCode.UNEXPECTED, redacted(f"{type(error).__name__}: {error}")
             hint = "this is a bug, or something that this program does not know; what was committed stands"
-            facts = {"traceback": traceback.format_exc()}
+            facts = {"traceback": redacted(traceback.format_exc())}
         self.note(int(exit_code), reason, hint)
         if self.console is None:
             rest = (f"{name}: {value}" for name, value in ({"hint": hint} | facts).items() if value)
@@ -120,7 +121,7 @@ class Ending:
         data = termination.message(exit_code=exit_code, reason=reason, hint=hint, progress=self.progress)
         problem = termination.write(Path(self.path).expanduser() if self.path else None, data)
         if problem is not None:
-            print(f"warning: no termination message: {problem}", file=sys.stderr)
+            print(f"warning: no termination message: {redacted_value(problem)}", file=sys.stderr)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -155,7 +156,7 @@ def _carry_out(argv: Sequence[str]) -> int:
     # TensorFlow's C++ notes on start-up; its warnings and errors are kept.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
 
-    from job import scratch
+    from job import cache_folder
     from job.arguments import Mirror, Run, read_command
     from job.console import Console
 
@@ -167,17 +168,19 @@ def _carry_out(argv: Sequence[str]) -> int:
         ending.path = str(settings.termination_log) if settings.termination_log else None
         ending.console = Console(settings.log_format, ending.progress)
         # Keras imports Matplotlib, which reads this then, and by default writes to a home that may not be writable.
-        os.environ.setdefault("MPLCONFIGDIR", str(scratch.place(settings.cache_dir) / "thaw-matplotlib"))
+        os.environ.setdefault("MPLCONFIGDIR", str(cache_folder.place(settings.cache_dir) / "matplotlib"))
         stop.check()
         if isinstance(command, Mirror):
             from job import commands
 
             commands.fill_mirror(command, reader=ending.console, check_stop=stop.check)
+            done = f"complete: the mirror at {command.to} is filled"
         else:
             _attempt(settings, ending.console, ending.progress, stop)
+            done = "complete: the result is committed"
     except Exception as error:
         return ending.failed(error)
-    ending.note(ExitCode.COMPLETE, "complete: the result is committed")
+    ending.note(ExitCode.COMPLETE, done)
     return ExitCode.COMPLETE
 
 

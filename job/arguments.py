@@ -12,6 +12,7 @@ from pathlib import Path
 
 from job.command_line import Origin, Parser, Resolved, nearest, problems_of_words, read_settings, resolve
 from job.errors import InvalidSettings
+from job.redaction import redacted_value
 from job.settings import PREFIX, Settings, checked_store
 
 PROGRAM = "python -m job"
@@ -109,7 +110,7 @@ def read_command(argv: Sequence[str], environ: Mapping[str, str]) -> Command:
         name = words.pop(0)
     if name not in SUMMARIES:
         raise InvalidSettings(
-            f"{name!r}: no such command{nearest(name, [*SUMMARIES, '--help'])}",
+            f"{redacted_value(name)!r}: no such command{nearest(name, [*SUMMARIES, '--help'])}",
             hint=f"the commands are {', '.join(SUMMARIES)}; {PROGRAM} --help says what they do",
         )
     readers: dict[str, Callable[[Sequence[str], Mapping[str, str]], Command]] = {
@@ -291,4 +292,4 @@ def _place(uri: str, name: str = "") -> str:
     try:
         return checked_store(uri)
     except ValueError as error:
-        raise InvalidSettings(f"{name}{uri!r}: {error}", hint=hint) from error
+        raise InvalidSettings(f"{name}{redacted_value(uri)!r}: {error}", hint=hint) from error

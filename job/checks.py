@@ -4,15 +4,14 @@ A check changes nothing and loads nothing. It says what it found, or raises what
 Datasets is imported to look at data, which takes half a second; TensorFlow is not.
 """
 
-import re
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from job import machine, mirror, paths
-from job.errors import DataUnavailable, ObjectMissing, ThawError, WeightsUnusable
+from job import cache_folder, machine, mirror
+from job.errors import DataUnavailable, ThawError, WeightsUnusable
 from job.need import Need
 from job.settings import Settings
 from job.storage import MISSING, LocalStore, ObjectStore, open_store, probe
@@ -70,10 +69,7 @@ def _data_in_mirror(settings: Settings, place: str) -> Check:
     from job.dataset import find_builder
 
     store = open_store(place)
-    try:
-        names = mirror.files_of_dataset(store.list(f"{re.split('[/:]', settings.dataset)[0]}/"), settings.dataset)
-    except ObjectMissing:
-        names = []
+    names = list(mirror.files_of_prepared(store, settings.dataset))
     if not names:
         raise DataUnavailable(
             f"there is no prepared data of {settings.dataset!r} under {place}",
@@ -82,10 +78,7 @@ def _data_in_mirror(settings: Settings, place: str) -> Check:
     with tempfile.TemporaryDirectory() as folder:
         for name in names:
             if name.endswith(DESCRIPTION_SUFFIXES):
-                try:
-                    path = paths.inside(Path(folder), name)
-                except paths.UnsafeName as error:
-                    raise DataUnavailable(f"{place} has an object that is no file of a data set: {error}") from error
+                path = Path(folder) / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(store.read(name).data)
         builder, is_prepared = find_builder(settings.dataset, folder, place=place)
@@ -144,13 +137,7 @@ def memory(need: Need | None) -> Check:
 
 def disks(settings: Settings, need: Need | None, store: ObjectStore) -> list[Check]:
     """The same of the disk for temporary files, and of the store where it is a disk."""
-    scratch = settings.cache_dir or Path(tempfile.gettempdir())
-    found = [
-        _compared(
-            "scratch disk", need.scratch if need else None, machine.free_disk_bytes(scratch), f"free in {scratch}",
-            "point THAW_CACHE_DIR at a larger volume",
-        )
-    ]  # fmt: skip
+    found = [attempted("scratch disk", lambda: _scratch(settings, need))]
     if isinstance(store, LocalStore):
         found.append(
             _compared(
@@ -159,6 +146,15 @@ def disks(settings: Settings, need: Need | None, store: ObjectStore) -> list[Che
             )
         )  # fmt: skip
     return found
+
+
+def _scratch(settings: Settings, need: Need | None) -> Check:
+    cache_folder.check(settings.cache_dir)
+    place = cache_folder.place(settings.cache_dir)
+    return _compared(
+        "scratch disk", need.scratch if need else None, machine.free_disk_bytes(place), f"free in {place}",
+        "point THAW_CACHE_DIR at a larger volume",
+    )  # fmt: skip
 
 
 def _compared(name: str, needed: int | None, free: int, where: str, way_out: str) -> Check:

@@ -18,6 +18,7 @@ from pydantic_settings import CliSettingsSource
 
 from job.backbones import BACKBONES
 from job.errors import InvalidSettings
+from job.redaction import redacted_value
 from job.settings import PREFIX, Settings, group_of, variable
 
 NOT_SETTINGS = frozenset({f"{PREFIX}TEST_DATA", f"{PREFIX}TEST_GCS"})
@@ -67,7 +68,7 @@ def read_settings(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
 def resolve(argv: Sequence[str], environ: Mapping[str, str], parser: Parser) -> Resolved:
     """Read flags over environment over defaults; `parser` may bring options of its own, which are no settings.
 
-    `environ` is looked at for names and empty values; pydantic-settings reads the values themselves.
+    Nothing else is read: what is not in `environ` is not set.
     Raises InvalidSettings with every problem found, SystemExit(0) after `--help`.
     """
     problems = list(_problems_of_names(environ))
@@ -82,7 +83,8 @@ def resolve(argv: Sequence[str], environ: Mapping[str, str], parser: Parser) -> 
         problems.append(str(error))
     problems += [f"{_flag(field)}='': is empty; leave it out" for field, text in given.items() if text == ""]
     try:
-        settings = Settings(_cli_settings_source=source)  # type: ignore[call-arg]
+        values = {field: environ[variable(field)] for field in Settings.model_fields if variable(field) in environ}
+        settings = Settings(_cli_settings_source=source, **values)  # type: ignore[call-arg, arg-type]
     except ValidationError as error:
         problems += [_problem_of_value(details, given) for details in error.errors() if _has_value(details)]
     if settings is None or problems:
@@ -140,9 +142,10 @@ def problems_of_words(unknown: Sequence[str], flags: Iterable[str], expected: st
     candidates, previous = list(flags), ""
     for word in unknown:
         if word.startswith("-"):
-            yield f"{word}: no such flag{nearest(word.partition('=')[0], candidates)}"
+            flag = word.partition("=")[0]
+            yield f"{flag}: no such flag{nearest(flag, candidates)}"
         elif not previous.startswith("-"):
-            yield f"{word!r}: unexpected; {expected}"
+            yield f"{redacted_value(word)!r}: unexpected; {expected}"
         previous = word
 
 
@@ -181,7 +184,8 @@ def _problems_of_names(environ: Mapping[str, str]) -> Iterator[str]:
                 way_out = "; Kubernetes adds it for a Service: set enableServiceLinks: false in the pod"
             else:
                 way_out = nearest(name.upper(), known)
-            yield f"{name}={value!r}: no such setting{way_out}"
+            # Without its value: what it means is not known, and it may be a secret.
+            yield f"{name}: no such setting{way_out}"
         elif not value.strip():
             default = _default(Settings.model_fields[name.removeprefix(PREFIX).lower()])
             yield f"{name}={value!r}: is empty; give a value, or unset it to get the default ({default})"
@@ -197,13 +201,14 @@ def _problem_of_value(details: ErrorDetails, given: Mapping[str, Any]) -> str:
     shown = _flag(field) if field in given else variable(field)
     kind = details["type"]
     if kind == "value_error":
-        rule = str(details["ctx"]["error"])
+        rule = redacted_value(str(details["ctx"]["error"]))
     elif kind == "string_pattern_mismatch":
         rule = f"must match {details['ctx']['pattern']} ({Settings.model_fields[field].description})"
     else:
         rule = _RULES.get(kind, details["msg"].replace("Input should be", "must be"))
     choices: Sequence[str] = list(BACKBONES) if field == "backbone" else _choices(field)
-    return f"{shown}={str(details['input'])!r}: {rule}{nearest(str(details['input']), choices)}"
+    given_value = str(details["input"])
+    return f"{shown}={redacted_value(given_value)!r}: {rule}{nearest(given_value, choices)}"
 
 
 def _choices(field: str) -> list[str]:

@@ -8,9 +8,10 @@ import contextlib
 import os
 import re
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, MutableMapping
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import structlog
 from rich import progress as bars
@@ -19,6 +20,7 @@ from rich.table import Table
 
 from job import events
 from job.progress import Progress
+from job.redaction import redacted_facts
 
 BAR_SECONDS = 0.2
 
@@ -33,7 +35,7 @@ def without_native_notes() -> Iterator[None]:
     """
     sys.stderr.flush()
     stderr = os.dup(2)
-    with os.fdopen(os.memfd_create("stderr"), "w+b") as captured:
+    with _nameless_file() as captured:
         os.dup2(captured.fileno(), 2)
         try:
             yield
@@ -45,6 +47,13 @@ def without_native_notes() -> Iterator[None]:
             for line in captured:
                 if not _NATIVE_NOTE.match(line):
                     os.write(2, line)
+
+
+def _nameless_file() -> BinaryIO:
+    """In memory where the system can, which is Linux: there need not be a folder for temporary files."""
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("stderr"), "w+b")
+    return tempfile.TemporaryFile()
 
 
 _EVEN_IF_NOBODY_READS = contextlib.suppress(OSError)
@@ -72,7 +81,7 @@ class Console:
         where = [] if readable or progress is None else [_Where(progress)]
         self._log = structlog.wrap_logger(
             structlog.PrintLogger(sys.stdout),
-            processors=[structlog.processors.add_log_level, stamp, *where, _rounded, renderer],
+            processors=[structlog.processors.add_log_level, stamp, *where, _rounded, _redacted, renderer],
             wrapper_class=structlog.make_filtering_bound_logger(20),
         )
 
@@ -99,7 +108,8 @@ class Console:
                 self._log.error(events.RUN_FAILED, exit_code=exit_code, reason=reason, hint=hint, **facts)
                 return
             rest = (f"{name}: {value}" for name, value in ({"hint": hint} | facts).items() if value)
-            self._terminal.print("\n".join([f"error: {reason}", *rest]), markup=False, soft_wrap=True)
+            text = redacted_facts("\n".join([f"error: {reason}", *rest]))
+            self._terminal.print(text, markup=False, soft_wrap=True)
 
     def step(self, done: events.StepDone, running_means: events.RunningMeans) -> None:
         """Move the bar, at most five times a second: reading the loss waits for the device."""
@@ -136,7 +146,7 @@ class Console:
             return
         table = Table(title=title, show_header=False, title_justify="left")
         for name, value in rows.items():
-            table.add_row(name, value)
+            table.add_row(name, redacted_facts(value))
         self._terminal.print(table)
 
     def _end_bar(self) -> None:
@@ -160,3 +170,8 @@ class _Where:
 def _rounded(_: Any, __: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
     """Six significant digits are enough to read; the record keeps every one."""
     return {key: float(f"{value:.6g}") if isinstance(value, float) else value for key, value in event.items()}
+
+
+def _redacted(_: Any, __: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
+    """No secret of a URL is shown, wherever the text comes from."""
+    return {key: redacted_facts(value) for key, value in event.items()}

@@ -20,6 +20,7 @@ from tensorflow_datasets.core.download.download_manager import NonMatchingChecks
 from tensorflow_datasets.core.download.resource import get_dl_fname
 
 import job.sample  # noqa: F401  registers the built-in data set with TFDS
+from job import prepared
 from job.description import supervision
 from job.errors import DataCorrupt, DataUnavailable
 
@@ -42,10 +43,11 @@ def find_builder(
     """The builder of a data set, and whether its data is prepared.
 
     `place` is the name of `data_dir` in messages, where that is a copy. Raises DataUnavailable when it is neither
-    prepared nor to be had, InputError when there is no use in a download: it has no image and class label.
+    prepared nor to be had, InputError when it is not safe to open, or has no image and class label.
     """
     place = place or data_dir or DEFAULT_DATA_DIR
     hint = _hint(dataset)
+    prepared.check(Path(data_dir or tfds.core.constants.DATA_DIR).expanduser() / prepared.family(dataset))
     others = _prepared_versions(dataset, data_dir)
     if others:
         others = f"; prepared there: {others}"

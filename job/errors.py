@@ -29,6 +29,8 @@ Nothing but `__main__` turns an error into an exit code.
 from enum import IntEnum
 from typing import ClassVar
 
+from job.redaction import redacted
+
 
 class ExitCode(IntEnum):
     """The contract with the manifest's podFailurePolicy (docs: README, "Exit codes")."""
@@ -47,14 +49,17 @@ class ExitCode(IntEnum):
 
 
 class ThawError(Exception):
-    """A failure that a person can act on; the message names the value and the rule, `hint` the way out."""
+    """A failure that a person can act on; the message names the value and the rule, `hint` what to do next.
+
+    Neither ever has the secrets of a URL, wherever its text comes from.
+    """
 
     exit_code: ClassVar[ExitCode] = ExitCode.UNEXPECTED
 
     def __init__(self, message: str, *, hint: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = redacted(message)
+        self.hint = redacted(hint)
+        super().__init__(self.message)
 
 
 class InvalidSettings(ThawError):

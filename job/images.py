@@ -8,7 +8,7 @@ import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, BinaryIO, Literal, Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -17,6 +17,7 @@ import tensorflow_datasets as tfds
 from job.errors import InvalidSettings
 
 PARALLEL_DECODES = os.cpu_count() or 1
+ZEROS_BYTES = 8 << 20
 
 as_it_is = tf.autograph.experimental.do_not_convert
 """For functions of tf.data that need no AutoGraph: it takes time, and a killed process leaves its files behind."""
@@ -68,7 +69,7 @@ def allocate(shape: tuple[int, ...], cache: Literal["memory", "disk", "none"], c
     try:
         with tempfile.TemporaryFile(dir=cache_dir) as file:
             # Reserve the space now: a full disk is an error here, and would be a crash in the mapped memory later.
-            os.posix_fallocate(file.fileno(), 0, int(np.prod(shape)))
+            _reserve(file, int(np.prod(shape)))
             return np.memmap(file, dtype=np.uint8, mode="r+", shape=shape)
     except OSError as error:
         needed = np.prod(shape) / 2**20
@@ -76,6 +77,17 @@ def allocate(shape: tuple[int, ...], cache: Literal["memory", "disk", "none"], c
             f"THAW_CACHE=disk needs {needed:,.0f} MiB in THAW_CACHE_DIR={str(cache_dir)!r}: {error.strerror}",
             hint="free space there, name another THAW_CACHE_DIR, or set THAW_CACHE=none",
         ) from error
+
+
+def _reserve(file: BinaryIO, num_bytes: int) -> None:
+    """Give a new file its size on the disk. Raises OSError when the disk has less."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, num_bytes)
+        return
+    # macOS has no such call, and a file that is only made longer has no space of its own.
+    for start in range(0, num_bytes, ZEROS_BYTES):
+        file.write(bytes(min(ZEROS_BYTES, num_bytes - start)))
+    file.flush()
 
 
 class CachedImages:

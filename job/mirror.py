@@ -4,23 +4,27 @@ A mirror is a folder of prepared TFDS data, file by file, and files of weights. 
 in a manifest with sizes and digests, and `Fetching` holds every file against it. A mirror that was filled otherwise has
 no manifest: there the store's own checksum must do, and a copy is good as long as its object has the generation that it
 was fetched at. A file has its name only once it is complete, so both may be killed anywhere, and go on from there.
-This room knows no TensorFlow.
+
+Whoever can write to the bucket chooses the names: one that would leave the folder, a file that no data set needs, and
+one that the manifest does not know are refused before anything is fetched. This module knows no TensorFlow.
 """
 
+import contextlib
 import hashlib
-import re
+import os
 import secrets
-import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from job import events, scratch
+from job import cache_folder, events, prepared, scratch
 from job.errors import DataUnavailable, InputError, ObjectMissing, WeightsUnusable
-from job.storage import MISSING, Digest, ObjectStore, digest_of, open_store
+from job.paths import UnsafeName, checked_name, inside
+from job.prepared import DESCRIPTION, files_of_dataset
+from job.storage import MISSING, Digest, LocalStore, ObjectStore, digest_of, open_store
 
 MANIFEST = "thaw-mirror.json"
 NUM_THREADS = 8
@@ -38,8 +42,8 @@ class Listed(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    size: int
-    sha256: str
+    size: int = Field(ge=0)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     generation: int = MISSING
 
     @property
@@ -52,6 +56,11 @@ class Manifest(BaseModel):
 
     files: dict[str, Listed] = {}
 
+    @field_validator("files")
+    @classmethod
+    def _names_are_safe(cls, files: dict[str, Listed]) -> dict[str, Listed]:
+        return {checked_name(name): listed for name, listed in files.items()}
+
 
 class Fetching:
     """Copies of remote places under the cache directory, which later attempts on the same disk find again.
@@ -62,7 +71,7 @@ class Fetching:
     def __init__(
         self, cache_dir: Path | None, *, scratch: Path, reader: events.Reader, check_stop: Callable[[], None]
     ) -> None:
-        self._root = (cache_dir or Path(tempfile.gettempdir())) / "thaw-mirror"
+        self._root = cache_folder.place(cache_dir) / "mirror"
         self._scratch = scratch
         self._reader = reader
         self._check_stop = check_stop
@@ -76,24 +85,24 @@ class Fetching:
         return data_dir, weights
 
     def dataset(self, uri: str, dataset: str) -> Path:
-        """A local data_dir with the prepared data set. Raises DataUnavailable, StorageError."""
+        """A local data_dir with the prepared data set. Raises DataUnavailable, InputError, StorageError."""
         store = open_store(uri)
-        names = files_of_dataset(store.list(f"{re.split('[/:]', dataset)[0]}/"), dataset)
-        if not names:
+        files = files_of_prepared(store, dataset)
+        if not files:
             raise DataUnavailable(
                 f"there is no prepared data of {dataset!r} under {uri}",
                 hint=f"fill it from a machine with a network: python -m job mirror --to {uri} --dataset {dataset}",
             )
         folder = self._folder(uri)
-        self._fetch(store, folder, names)
+        self._fetch(store, folder, files)
         return folder
 
     def weights(self, uri: str) -> Path:
-        """A local copy of a file of weights. Raises WeightsUnusable, StorageError."""
+        """A local copy of a file of weights. Raises WeightsUnusable, InputError, StorageError."""
         parent, _, name = uri.rpartition("/")
-        folder = self._folder(parent)
+        folder, store = self._folder(parent), open_store(parent)
         try:
-            self._fetch(open_store(parent), folder, [name])
+            self._fetch(store, folder, _listed(store, [name]))
         except ObjectMissing as error:
             raise WeightsUnusable(
                 f"THAW_WEIGHTS={uri!r}: there is no such object",
@@ -104,11 +113,11 @@ class Fetching:
     def _folder(self, uri: str) -> Path:
         return self._root / hashlib.sha256(uri.encode()).hexdigest()[:16]
 
-    def _fetch(self, store: ObjectStore, folder: Path, names: Iterable[str]) -> None:
-        manifest, began = manifest_of(store)[0], time.monotonic()
+    def _fetch(self, store: ObjectStore, folder: Path, files: Mapping[str, "Listed | None"]) -> None:
+        began = time.monotonic()
         fetched: list[int] = []
         executor = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="fetch")
-        copies = [Copy(store, name, folder=folder, listed=manifest.files.get(name)) for name in names]
+        copies = [Copy(store, name, folder=folder, listed=listed) for name, listed in files.items()]
         pending = {executor.submit(copy.ensure, self._scratch) for copy in copies}
         try:
             reported_at = time.monotonic()
@@ -131,13 +140,17 @@ class Fetching:
 
 
 class Copy:
-    """One file of a mirror on this disk, and beside the mirror's folder a note of what it was when it came."""
+    """One file of a mirror on this disk, and beside the mirror's folder a note of what it was when it came.
+
+    Raises InputError for a name that leads out of the folder.
+    """
 
     def __init__(self, store: ObjectStore, name: str, *, folder: Path, listed: Listed | None) -> None:
         self._store = store
         self._name = name
-        self._path = folder / name
-        self._note = folder.with_name(f"{folder.name}-notes") / f"{name}.json"
+        with _named(store, name):
+            self._path = _below(folder, name)
+            self._note = _below(folder.with_name(f"{folder.name}-notes"), f"{name}.json")
         self._listed = listed
 
     def ensure(self, scratch_folder: Path) -> int | None:
@@ -162,16 +175,25 @@ class Copy:
 
     def _is_here(self, generation: int) -> bool:
         """Whether the file has been fetched before, is as it came, and is what the mirror has."""
-        with scratch.explained(self._path):
-            if not self._path.is_file():
-                return False
         if self._listed is not None:
-            return digest_of(self._path) == self._listed.digest
+            return self._digest() == self._listed.digest
+        note = cache_folder.open_own(self._note)
+        if note is None:
+            return False
         try:
-            noted = Listed.model_validate_json(self._note.read_bytes())
+            with note:
+                noted = Listed.model_validate_json(note.read())
         except (OSError, ValidationError):
             return False
-        return noted.generation == generation != MISSING and digest_of(self._path) == noted.digest
+        return noted.generation == generation != MISSING and self._digest() == noted.digest
+
+    def _digest(self) -> Digest | None:
+        """The digest of the copy; None when there is none that can be trusted."""
+        copy = cache_folder.open_own(self._path)
+        if copy is None:
+            return None
+        with scratch.explained(self._path), copy:
+            return Digest(os.fstat(copy.fileno()).st_size, hashlib.file_digest(copy, "sha256").hexdigest())
 
     def _check(self, found: Digest) -> None:
         if self._listed is not None and found != self._listed.digest:
@@ -182,29 +204,61 @@ class Copy:
             )
 
 
-def files_of_dataset(names: Iterable[str], dataset: str) -> list[str]:
-    """The names that belong to `dataset`, which is name, name/config or either with :version.
+def files_of_prepared(store: ObjectStore, dataset: str) -> dict[str, Listed | None]:
+    """The files of a prepared data set by name, with what the manifest says of each where there is one.
 
-    Of several versions the highest; of several configurations, when none is asked for, all.
+    Raises InputError when the names are not all such that they may be fetched, or a file is there that should not be;
+    in a folder, where nothing is fetched, other files may lie beside those.
     """
-    match = re.match(r"^([^/:]+)(?:/([^:]+))?(?::(.+))?$", dataset)
-    assert match is not None, dataset
-    name, config, version = match.groups()
-    names = list(names)
-    folders: dict[PurePosixPath, PurePosixPath] = {}
-    for path in (PurePosixPath(entry) for entry in names):
-        if path.name != "dataset_info.json" or path.parts[0] != name:
-            continue
-        version_folder, family = path.parent, path.parent.parent
-        is_config = config is None or family.parts[1:] == tuple(config.split("/"))
-        is_version = version is None or re.fullmatch(version.replace(".", r"\.").replace("*", r"\d+"), path.parent.name)
-        if is_config and is_version and _version(version_folder) >= _version(folders.get(family)):
-            folders[family] = version_folder
-    return [entry for entry in names if PurePosixPath(entry).parent in folders.values()]
+    names = []
+    for name in store.list(f"{prepared.family(dataset)}/"):
+        # What the consoles of buckets show as folders are empty objects whose names end with a slash.
+        with _named(store, name):
+            checked_name(name.removesuffix("/"))
+        if not name.endswith("/"):
+            names.append(name)
+    names = files_of_dataset(names, dataset)
+    if isinstance(store, LocalStore):
+        return dict.fromkeys(names)
+    for name in names:
+        if not prepared.is_needed(name):
+            raise InputError(
+                f"{store.uri}/{name} is no file of a prepared data set, and nothing was fetched: expected descriptions "
+                "(.json), labels (.txt) and record files",
+                hint="delete it, if you know why it is there",
+            )
+    return _listed(store, names)
 
 
-def _version(folder: PurePosixPath | None) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d+", folder.name)) if folder else ()
+def _listed(store: ObjectStore, names: Iterable[str]) -> dict[str, Listed | None]:
+    """What the manifest says of each file; None where there is no manifest. Raises InputError for one it lacks."""
+    manifest, generation = manifest_of(store)
+    for name in names:
+        if generation != MISSING and name not in manifest.files:
+            raise InputError(
+                f"{store.uri}/{name} is not in the manifest of the mirror, and nothing was fetched: filling the mirror "
+                "was cut short, or somebody else put it there",
+                hint="fill the mirror again, with python -m job mirror; if it is still refused then, delete it",
+            )
+    return {name: manifest.files.get(name) for name in names}
+
+
+def _below(folder: Path, name: str) -> Path:
+    """Where a file is written. A link in its own place does no harm: the file takes that place."""
+    parent, _, last = checked_name(name).rpartition("/")
+    return inside(folder, parent) / last if parent else folder / last
+
+
+@contextlib.contextmanager
+def _named(store: ObjectStore, name: str) -> Iterator[None]:
+    """Turn an unsafe name into an error that says whose it is."""
+    try:
+        yield
+    except UnsafeName as error:
+        raise InputError(
+            f"{store.uri} has an object whose name cannot be that of a file here, and nothing was fetched: {error}",
+            hint="find out who put it there, and delete it",
+        ) from error
 
 
 def manifest_of(store: ObjectStore) -> tuple[Manifest, int]:
@@ -234,7 +288,9 @@ def send(
     """Put files into a mirror, but for those that are there as they were sent; a killed one goes on where it was."""
     manifest, manifest_generation = manifest_of(store)
     num_bytes, began = 0, time.monotonic()
-    for count, (name, path) in enumerate(sorted(files.items()), start=1):
+    # The description comes last: before it is there, nobody takes the mirror for full.
+    ordered = sorted(files.items(), key=lambda file: (file[0].endswith(f"/{DESCRIPTION}"), file[0]))
+    for count, (name, path) in enumerate(ordered, start=1):
         check_stop()
         digest, current = digest_of(path), store.generation(name)
         if current == MISSING or manifest.files.get(name) != Listed(**vars(digest), generation=current):

@@ -282,7 +282,7 @@ def _load_weights(network: keras.Model, path: Path, name: str) -> None:
         raise WeightsUnusable(f"THAW_WEIGHTS={str(path)!r}: there is no such file", hint=hint)
     try:
         if path.suffix == ".keras":
-            _copy_weights(network, keras.saving.load_model(path, compile=False), path)
+            _copy_weights(network, keras.saving.load_model(path, compile=False, safe_mode=True), path)
         else:
             network.load_weights(path)
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:

@@ -1,4 +1,4 @@
-"""The attempt's folder for temporary files, under THAW_CACHE_DIR: made, guarded, and swept.
+"""The attempt's folder for temporary files, in the user's cache folder: made, guarded, and swept.
 
 A killed process cannot remove its folder. Each folder holds a lock for as long as its process lives, and the next
 attempt on the same disk removes those whose lock is free. This room knows nothing of what the files are.
@@ -13,29 +13,24 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from job import cache_folder
 from job.errors import InvalidSettings, ScratchUnavailable
 
 CHUNK_BYTES = 8 << 20
 
-_PREFIX = "thaw-"
+_PREFIX = "attempt-"
 _LOCK = ".alive"
-
-
-def place(cache_dir: Path | None) -> Path:
-    """Where temporary files go: THAW_CACHE_DIR, or the system's folder for them."""
-    return cache_dir or Path(tempfile.gettempdir())
 
 
 @contextlib.contextmanager
 def folder(cache_dir: Path | None) -> Iterator[Path]:
-    """A folder of this process's own in `cache_dir` (by default the system's temporary one).
+    """A folder of this process's own in the user's part of `cache_dir`, or in the user's cache folder.
 
     It is gone afterwards, with all it holds. Raises InvalidSettings when it cannot be made there, ScratchUnavailable
     when the disk is full.
     """
     try:
-        parent = place(cache_dir)
-        parent.mkdir(parents=True, exist_ok=True)
+        parent = cache_folder.make(cache_dir)
         _sweep(parent)
         path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
         # Locked before it has its name: a sweep never sees it free.
@@ -44,8 +39,8 @@ def folder(cache_dir: Path | None) -> Iterator[Path]:
         (path / ".new").rename(path / _LOCK)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
-            raise unavailable(Path(cache_dir or ""), str(error.strerror), error.errno) from error
-        shown = f"THAW_CACHE_DIR={str(cache_dir)!r}" if cache_dir else "the system's temporary folder"
+            raise unavailable(cache_folder.place(cache_dir), str(error.strerror), error.errno) from error
+        shown = f"THAW_CACHE_DIR={str(cache_dir)!r}" if cache_dir else f"the cache folder {cache_folder.place(None)}"
         raise InvalidSettings(
             f"{shown} cannot be written: {error.strerror or error}",
             hint="point THAW_CACHE_DIR at a folder on a writable volume",
@@ -59,10 +54,13 @@ def folder(cache_dir: Path | None) -> Iterator[Path]:
 
 def _sweep(parent: Path) -> None:
     """Remove the folders of processes that are no more."""
-    for lock in parent.glob(f"{_PREFIX}*/{_LOCK}"):
-        with contextlib.suppress(OSError), lock.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(lock.parent, ignore_errors=True)
+    for path in parent.glob(f"{_PREFIX}*"):
+        lock = cache_folder.open_own(path / _LOCK)
+        if lock is None:
+            continue
+        with contextlib.suppress(OSError), lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(path, ignore_errors=True)
 
 
 @contextlib.contextmanager

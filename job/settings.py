@@ -7,17 +7,18 @@ stay cheap: a wrong variable is answered in about a second, before TensorFlow an
 import hashlib
 import json
 import re
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from job import splits
+from job import cache_folder, splits
 from job.backbones import BACKBONES
+from job.paths import checked_name
+from job.redaction import redacted_value
 
 PREFIX = "THAW_"
 
@@ -57,7 +58,24 @@ def checked_bucket(uri: str) -> str:
     """A gs:// URI without the slash at its end. Raises ValueError when it names no bucket."""
     if not re.match(r"^gs://[a-z0-9][a-z0-9._-]{1,220}[a-z0-9](/|$)", uri):
         raise ValueError("expected gs://bucket/prefix with a bucket of 3 to 222 lower-case characters")
-    return uri.rstrip("/")
+    return _without_query(uri).rstrip("/")
+
+
+def checked_object(uri: str) -> str:
+    """The gs:// URI of an object, whose name can be that of a file. Raises ValueError."""
+    uri = checked_bucket(uri)
+    _, _, name = uri.removeprefix("gs://").partition("/")
+    if not name:
+        raise ValueError("expected gs://bucket/prefix/object")
+    checked_name(name)
+    return uri
+
+
+def _without_query(uri: str) -> str:
+    """The URI of a place, as given. Raises ValueError for a query or a fragment: of a store they mean nothing."""
+    if re.search("[?#]", uri):
+        raise ValueError("expected a place without ? and #")
+    return uri
 
 
 def checked_store(uri: str) -> str:
@@ -67,12 +85,20 @@ def checked_store(uri: str) -> str:
         raise ValueError(f"{scheme}:// is not a store: expected gs://bucket/prefix, file:///dir, or a path")
     if scheme == "gs":
         return checked_bucket(uri)
-    if scheme == "file" and not uri.startswith("file:///"):
+    if scheme == "file" and not _without_query(uri).startswith("file:///"):
         raise ValueError("expected an absolute path: file:///dir")
     return uri.rstrip("/") or "/"
 
 
+def _local(path: Any) -> Any:
+    if isinstance(path, str) and "://" in path:
+        raise ValueError("expected a path on this machine, not a URL")
+    return path
+
+
 StoreUri = Annotated[str, AfterValidator(checked_store)]
+LocalPath = Annotated[Path, BeforeValidator(_local), AfterValidator(Path.expanduser)]
+KUBERNETES_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,252}$"
 
 
 class Settings(BaseSettings):
@@ -92,7 +118,7 @@ class Settings(BaseSettings):
 
     dataset: str = _setting(
         "cats_vs_dogs", "TFDS image classification data set: name, name/config or name:version",
-        group=_DATA, changes_result=True, pattern=r"^[a-z][a-z0-9_]*(/[\w.-]+)?(:\d+\.\d+\.\d+|:\d+\.\*\.\*)?$",
+        group=_DATA, changes_result=True, pattern=r"^[a-z][a-z0-9_]*(/[\w-][\w.-]*)?(:\d+\.\d+\.\d+|:\d+\.\*\.\*)?$",
     )  # fmt: skip
     data_dir: str | None = _setting(
         None, "folder of prepared TFDS data, local or gs:// [default: TFDS's own, ~/tensorflow_datasets]", group=_DATA
@@ -172,18 +198,21 @@ class Settings(BaseSettings):
     )
     job_uid: str | None = _setting(
         None, "uid of the Kubernetes Job (downward API): its next pod takes over at once [default: none]",
-        group=_OPERATION,
+        group=_OPERATION, pattern=KUBERNETES_NAME,
     )  # fmt: skip
     job_name: str | None = _setting(
-        None, "name of the Kubernetes Job (downward API), told of who holds a run [default: none]", group=_OPERATION
-    )
+        None, "name of the Kubernetes Job (downward API), told of who holds a run [default: none]",
+        group=_OPERATION, pattern=KUBERNETES_NAME,
+    )  # fmt: skip
     node_name: str | None = _setting(
-        None, "name of the Kubernetes node (downward API), told likewise [default: none]", group=_OPERATION
-    )
-    cache_dir: Path | None = _setting(
-        None, "folder for temporary files and mirrored data [default: the system's]", group=_OPERATION
-    )
-    termination_log: Path | None = _setting(
+        None, "name of the Kubernetes node (downward API), told likewise [default: none]",
+        group=_OPERATION, pattern=KUBERNETES_NAME,
+    )  # fmt: skip
+    cache_dir: LocalPath | None = _setting(
+        None, "folder for temporary files and mirrored data; each user has a part of their own "
+        "[default: thaw in the user's cache folder]", group=_OPERATION,
+    )  # fmt: skip
+    termination_log: LocalPath | None = _setting(
         None, "file for the termination message [default: /dev/termination-log where it exists]", group=_OPERATION
     )
     min_test_accuracy: float | None = _setting(
@@ -191,17 +220,19 @@ class Settings(BaseSettings):
     )
     metrics_port: int = _setting(9090, "port of /metrics; 0 = off", group=_OPERATION, ge=0, le=65535)
     pushgateway_url: str | None = _setting(
-        None, "Pushgateway for the outcome metrics, without a password: the report shows it [default: no push]",
-        group=_OPERATION, pattern=r"^https?://[^\s@]+$",
+        None, "Pushgateway for the outcome metrics, without user, password or query [default: no push]",
+        group=_OPERATION, pattern=r"^https?://[^\s@?#]+$",
     )  # fmt: skip
     log_format: Literal["auto", "console", "json"] = _setting(
         "auto", "console, json, or auto: console on a terminal, json elsewhere", group=_OPERATION
     )
 
-    @field_validator("cache_dir", "termination_log")
     @classmethod
-    def _without_tilde(cls, path: Path | None) -> Path | None:
-        return path.expanduser() if path else None
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *_: Any, **__: Any
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """What the caller gives, and flags, which pydantic-settings puts before it; never the process's environment."""
+        return (init_settings,)
 
     @field_validator("data_dir")
     @classmethod
@@ -242,7 +273,7 @@ class Settings(BaseSettings):
     def _weights_exist_for_backbone(cls, weights: str, info: ValidationInfo) -> str:
         backbone = info.data.get("backbone")
         if "://" in weights:
-            return checked_bucket(weights)
+            return checked_object(weights)
         if weights == "imagenet" and backbone and not BACKBONES[backbone].has_imagenet_weights:
             raise ValueError(f"there are no ImageNet weights of {backbone}: give a path, or none")
         return weights
@@ -264,6 +295,11 @@ class Settings(BaseSettings):
         values = self.model_dump(mode="json")
         return {name: values[name.lower()] for name in self.recipe()}
 
+    def shown(self) -> dict[str, Any]:
+        """Every setting by field, as it may be shown; JSON values."""
+        values = self.model_dump(mode="json")
+        return {field: redacted_value(value) if isinstance(value, str) else value for field, value in values.items()}
+
     def fingerprint(self) -> str:
         """Twelve hexadecimal digits over all that changes the result and nothing else.
 
@@ -282,7 +318,7 @@ class Settings(BaseSettings):
 
     def local_folders(self) -> list[Path]:
         """Where on this machine the run writes: temporary files, and the runs if they are kept in a folder."""
-        folders = [self.cache_dir or Path(tempfile.gettempdir())]
+        folders = [cache_folder.place(self.cache_dir)]
         if not self.storage_uri.startswith("gs://"):
             folders.append(Path(self.storage_uri.removeprefix("file://")).expanduser())
         return folders

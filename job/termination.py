@@ -4,6 +4,7 @@ One line of JSON of at most 4096 bytes, in the file that the container's `termin
 """
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,10 @@ def write(path: Path | None, data: bytes) -> str | None:
     if target is None:
         return None
     try:
-        target.write_bytes(data)
+        # A named pipe that nobody reads is an error, and no reason to wait.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK
+        with os.fdopen(os.open(target, flags, 0o666), "wb") as file:
+            file.write(data)
     except OSError as error:
         return f"{target}: {error.strerror}"
     return None

@@ -10,13 +10,11 @@ depends on the caller's environment. A CronJob keeps its name: its template may 
 """
 
 import argparse
-import contextlib
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -173,21 +171,7 @@ def settings_of(container: Manifest, data: dict[str, str]) -> Settings:
     What only the cluster knows (the downward API) is left out.
     """
     literals = {entry["name"]: entry["value"] for entry in container.get("env", []) if "value" in entry}
-    with _environment(data | literals):
-        return read_settings([], os.environ)
-
-
-@contextlib.contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
-    """The environment of the container in place of this process's: it is what pydantic-settings reads."""
-    before = dict(os.environ)
-    os.environ.clear()
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
+    return read_settings([], data | literals)
 
 
 def _label(instance: str, *manifests: Manifest) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from job import events, mirror, scratch
+from job import cache_folder, events, mirror, scratch
 from job.errors import (
     DataUnavailable,
     ExitCode,
@@ -24,7 +24,8 @@ from job.errors import (
     StorageError,
     WeightsUnusable,
 )
-from job.mirror import Fetching, files_of_dataset
+from job.mirror import Fetching
+from job.prepared import files_of_dataset
 from job.storage import LocalStore, digest_of, open_store
 from tests.conftest import REPOSITORY, Recorder, job
 from tests.gcs_server import BUCKET, HALF_AND_STALL, GcsServer
@@ -103,15 +104,21 @@ def test_an_object_that_was_changed_is_fetched_again(filled: GcsServer, tmp_path
     assert [facts["num_files"] for facts in reader.of(events.FETCHED)] == [1, 0]
 
 
-@pytest.mark.parametrize("harm", ["copy", "note", "note missing"])
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("harm", ["copy", "note", "note missing", "copy a pipe", "note a pipe", "copy a link"])
 def test_a_copy_that_was_damaged_is_fetched_again(filled: GcsServer, tmp_path: Path, harm: str) -> None:
     """Or one of which is not known any more what it should be."""
     path = fetching(tmp_path)[0].weights(f"gs://{BUCKET}/mirror/weights/tiny.weights.h5")
     (note,) = (tmp_path / "cache").rglob("*.json")
-    if harm == "note missing":
-        note.unlink()
+    place = path if harm.startswith("copy") else note
+    if harm in ("copy", "note"):
+        place.write_bytes(b"damaged")
     else:
-        (path if harm == "copy" else note).write_bytes(b"damaged")
+        place.rename(tmp_path / "elsewhere")
+    if harm.endswith("pipe"):
+        os.mkfifo(place)
+    if harm.endswith("link"):
+        place.symlink_to(tmp_path / "elsewhere")
     fetch, reader = fetching(tmp_path)
     fetch.weights(f"gs://{BUCKET}/mirror/weights/tiny.weights.h5")
     assert path.read_bytes() == b"weights"
@@ -185,9 +192,8 @@ def test_weights_that_are_not_there_are_told(filled: GcsServer, tmp_path: Path) 
 
 def test_a_cache_that_cannot_be_made_is_told_by_the_path(filled: GcsServer, tmp_path: Path) -> None:
     """Not the store is to blame; test_disks.py has real disks that are full."""
-    (tmp_path / "cache").mkdir()
-    (tmp_path / "cache" / "thaw-mirror").write_text("in the way")
-    with pytest.raises(ScratchUnavailable, match="thaw-mirror") as caught:
+    (cache_folder.make(tmp_path / "cache") / "mirror").write_text("in the way")
+    with pytest.raises(ScratchUnavailable, match="mirror") as caught:
         fetching(tmp_path)[0].dataset(DATA, "two_shapes")
     assert "THAW_CACHE_DIR" in caught.value.hint
 
@@ -303,14 +309,14 @@ def test_a_run_reads_data_and_weights_from_a_bucket_that_the_command_has_filled(
     assert done.returncode == ExitCode.COMPLETE, done.stdout + done.stderr
     log = [json.loads(line) for line in done.stdout.splitlines()]
     assert [event["num_files"] for event in log if event["event"] == events.FETCHED][1:] == [1]
-    shutil.rmtree(tmp_path / "thaw-mirror")
+    shutil.rmtree(cache_folder.place(tmp_path) / "mirror")
 
 
 def test_a_mirror_command_that_was_killed_goes_on_where_it_was(
-    gcs: GcsServer, environment: Callable[..., dict[str, str]], prepared: Path
+    gcs: GcsServer, environment: Callable[..., dict[str, str]], prepared: Path, tmp_path: Path
 ) -> None:
-    """What is there and listed is not sent again."""
-    env = environment()
+    """What is there and listed is not sent again; the termination message says what was done."""
+    env = environment(termination_log=tmp_path / "log")
     with begin(env, "mirror", "--to", f"gs://{BUCKET}/m") as process:
         wait_for(process, events.MIRRORED, number=2)
         process.kill()
@@ -323,6 +329,7 @@ def test_a_mirror_command_that_was_killed_goes_on_where_it_was(
     assert set(listed) == {f"two_shapes/{name}" for name in files}
     again = {name for operation, name in gcs.requests if operation == "write"}
     assert len(sent & again) <= 1 <= len(sent)
+    assert json.loads((tmp_path / "log").read_text())["reason"] == f"complete: the mirror at gs://{BUCKET}/m is filled"
 
 
 NO_TENSORFLOW = """

@@ -102,7 +102,7 @@ def test_wrong_settings_never_reach_the_cluster(overlay_with: Any) -> None:
     done = render(overlay_with("THAW_BATCHSIZE=3", "THAW_SEED=x"))
     assert done.returncode == 2
     assert done.stdout == ""
-    assert "THAW_BATCHSIZE='3': no such setting; did you mean THAW_BATCH_SIZE?" in done.stderr
+    assert "THAW_BATCHSIZE: no such setting; did you mean THAW_BATCH_SIZE?" in done.stderr
     assert "THAW_SEED='x': must be a whole number" in done.stderr
 
 

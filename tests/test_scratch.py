@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from job import scratch
+from job import cache_folder, scratch
 from job.errors import InvalidSettings, ScratchUnavailable
 from job.storage import MISSING, LocalStore
 from tests.conftest import REPOSITORY
@@ -26,7 +26,7 @@ def test_a_folder_is_gone_afterwards(tmp_path: Path) -> None:
     """With all it held."""
     with scratch.folder(tmp_path / "new" / "cache") as folder:
         (folder / "file").write_text("x")
-    assert list((tmp_path / "new" / "cache").iterdir()) == []
+    assert [path for path in (tmp_path / "new" / "cache").rglob("*") if path != folder.parent] == []
 
 
 def test_what_a_killed_process_left_is_swept_and_what_a_living_one_holds_is_not(tmp_path: Path) -> None:
@@ -40,15 +40,15 @@ def test_what_a_killed_process_left_is_swept_and_what_a_living_one_holds_is_not(
             assert (held / "big").exists()
         holder.kill()
     with scratch.folder(tmp_path) as folder:
-        assert list(tmp_path.iterdir()) == [folder]
+        assert list(folder.parent.iterdir()) == [folder]
 
 
 def test_folders_of_others_are_left_alone(tmp_path: Path) -> None:
     """A cache directory may be shared."""
-    (tmp_path / "thaw-of-somebody-else").mkdir()
-    with scratch.folder(tmp_path):
+    (cache_folder.make(tmp_path) / "attempt-of-somebody-else").mkdir()
+    with scratch.folder(tmp_path) as folder:
         pass
-    assert [path.name for path in tmp_path.iterdir()] == ["thaw-of-somebody-else"]
+    assert [path.name for path in folder.parent.iterdir()] == ["attempt-of-somebody-else"]
 
 
 def test_a_place_that_cannot_be_written_is_told_by_the_variable(tmp_path: Path) -> None:

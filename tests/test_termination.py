@@ -1,7 +1,10 @@
 """The termination message: short, complete, and no reason to fail."""
 
 import json
+import os
 from pathlib import Path
+
+import pytest
 
 from job import termination
 from job.progress import Progress
@@ -41,6 +44,13 @@ def test_a_long_way_out_is_shortened_too() -> None:
 def test_a_file_that_cannot_be_written_is_told_and_no_more(tmp_path: Path) -> None:
     """The exit code is the message that counts."""
     assert "nowhere" in (termination.write(tmp_path / "nowhere" / "log", b"{}") or "")
+
+
+@pytest.mark.timeout(30)
+def test_a_pipe_that_nobody_reads_keeps_nobody_waiting(tmp_path: Path) -> None:
+    """Somebody put it where the file should be."""
+    os.mkfifo(tmp_path / "log")
+    assert "log" in (termination.write(tmp_path / "log", b"{}") or "")
 
 
 def test_outside_of_kubernetes_nothing_is_written(tmp_path: Path, monkeypatch) -> None:

@@ -5,8 +5,9 @@ The place is tried before anything else: a wrong bucket is told at once, without
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from job import mirror, scratch
+from job import mirror, prepared, scratch
 from job.console import without_native_notes
 from job.errors import InvalidSettings, WeightsUnusable
 from job.events import MIRROR_SETTINGS, Reader
@@ -28,22 +29,27 @@ def fill(settings: Settings, *, to: str, reader: Reader, check_stop: Callable[[]
     data_store, weights_store = open_store(f"{to}/{DATA}"), open_store(f"{to}/{WEIGHTS}")
     mirror.probe(data_store)
     check_stop()
-    with without_native_notes():
-        from job import dataset
-    builder = dataset.prepared_builder(settings.dataset, settings.data_dir)
-    check_stop()
-    folder = Path(builder.data_dir)
-    parent = folder.parents[len(Path(builder.info.full_name).parts) - 1]
-    files = {path.relative_to(parent).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-    mirror.send(data_store, files, reader=reader, check_stop=check_stop)
     values = {"THAW_DATA_DIR": f"{to}/{DATA}"}
-    if settings.weights != "none":
-        with scratch.folder(settings.cache_dir) as temporary:
+    with scratch.folder(settings.cache_dir) as temporary:
+        with without_native_notes():
+            from job import dataset
+        builder = dataset.prepared_builder(settings.dataset, settings.data_dir)
+        check_stop()
+        mirror.send(data_store, _files(builder), reader=reader, check_stop=check_stop)
+        if settings.weights != "none":
             path = _weights_file(settings, temporary)
             name = _name_with_digest(path)
             mirror.send(weights_store, {name: path}, reader=reader, check_stop=check_stop)
-        values["THAW_WEIGHTS"] = f"{to}/{WEIGHTS}/{name}"
+            values["THAW_WEIGHTS"] = f"{to}/{WEIGHTS}/{name}"
     reader.event(MIRROR_SETTINGS, **values)
+
+
+def _files(builder: Any) -> dict[str, Path]:
+    """What a mirror needs of a prepared data set, by name below its data_dir."""
+    folder = Path(builder.data_dir)
+    parent = folder.parents[len(Path(builder.info.full_name).parts) - 1]
+    files = [path for path in folder.iterdir() if path.is_file() and prepared.is_needed(path.name)]
+    return {path.relative_to(parent).as_posix(): path for path in files}
 
 
 def _check_sources(settings: Settings) -> None:

@@ -137,7 +137,7 @@ def _need(settings: Settings, examples: Mapping[str, int], record: Record | None
 
 
 def _values(settings: Settings, origins: Mapping[str, Origin]) -> dict[str, dict[str, Any]]:
-    values = settings.model_dump(mode="json")
+    values = settings.shown()
     return {
         f"{PREFIX}{field.upper()}": {
             "value": values[field], "origin": origins[field], "changes_result": changes_result(field)

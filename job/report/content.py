@@ -89,7 +89,7 @@ def compose(
         "goodput_ratio": goodput_ratio,
         "num_attempts": len(record.attempts),
         "attempts": [attempt.model_dump(mode="json", include=ATTEMPT_FIELDS) for attempt in record.attempts],
-        "settings": settings.model_dump(mode="json"),
+        "settings": settings.shown(),
         "provenance": {"versions": versions(), "device": device, **record.inputs},
     }
 

@@ -1,0 +1,112 @@
+"""The files of a prepared TFDS data set: which they are, and whether TFDS may open them.
+
+TFDS 4.9 imports the class of every feature under the name that `features.json` or `dataset_info.json` has for it,
+which can be any module that Python finds, and joins the names of record files to the folder as they are. So a data set
+from elsewhere could run code. Here only TFDS's own features pass. This module knows no TensorFlow.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from job.errors import InputError
+from job.paths import UnsafeName, checked_name
+
+DESCRIPTION = "dataset_info.json"
+FEATURES = "features.json"
+TRUSTED_CLASSES = "tensorflow_datasets.core.features."
+
+_NEEDED = re.compile(r"LICENSE|.+\.(json|txt)|.+\.(tfrecord|array_record|riegeli|parquet)(-\d+-of-\d+)?")
+
+
+def family(dataset: str) -> str:
+    """The name of a data set without configuration and version, which is that of its folder."""
+    return re.split("[/:]", dataset)[0]
+
+
+def files_of_dataset(names: Iterable[str], dataset: str) -> list[str]:
+    """The names that belong to `dataset`, which is name, name/config or either with :version.
+
+    Of several versions the highest; of several configurations, when none is asked for, all.
+    """
+    match = re.match(r"^([^/:]+)(?:/([^:]+))?(?::(.+))?$", dataset)
+    assert match is not None, dataset
+    name, config, version = match.groups()
+    names = list(names)
+    folders: dict[PurePosixPath, PurePosixPath] = {}
+    for path in (PurePosixPath(entry) for entry in names):
+        if path.name != DESCRIPTION or path.parts[0] != name or len(path.parts) not in (3, 4):
+            continue
+        version_folder, family = path.parent, path.parent.parent
+        is_config = config is None or family.parts[1:] == tuple(config.split("/"))
+        is_version = version is None or re.fullmatch(version.replace(".", r"\.").replace("*", r"\d+"), path.parent.name)
+        if is_config and is_version and _version(version_folder) >= _version(folders.get(family)):
+            folders[family] = version_folder
+    return [entry for entry in names if PurePosixPath(entry).parent in folders.values()]
+
+
+def _version(folder: PurePosixPath | None) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", folder.name)) if folder else ()
+
+
+def is_needed(name: str) -> bool:
+    """Whether a file is a description, a list of labels, a licence or one with examples; TFDS reads no other."""
+    return _NEEDED.fullmatch(PurePosixPath(name).name) is not None
+
+
+def check(folder: Path) -> None:
+    """Judge every description in the folder of a data set, which need not be there. Raises InputError."""
+    for name in (DESCRIPTION, FEATURES):
+        # In name/version and name/config/version, where TFDS looks, and also behind links, which `**` does not follow.
+        for pattern in (f"*/{name}", f"*/*/{name}"):
+            for path in sorted(folder.glob(pattern)):
+                _check_description(path)
+
+
+def _check_description(path: Path) -> None:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        # TFDS cannot read it either, and says so.
+        return
+    hint = "prepare the data set with TFDS's own features, or take it from somebody you trust"
+    for key, value in _texts(content):
+        if key == "class" and not value.startswith(TRUSTED_CLASSES):
+            raise InputError(
+                f"{path} names {value!r} as the class of a feature, and TFDS would import it: expected one of "
+                f"{TRUSTED_CLASSES[:-1]}",
+                hint=hint,
+            )
+        if key == "template" and value:
+            try:
+                checked_name(value)
+            except UnsafeName as error:
+                raise InputError(
+                    f"{path} has a place of record files outside of its folder: {error}", hint=hint
+                ) from error
+
+
+def _texts(content: Any) -> Iterator[tuple[str, str]]:
+    """The names of classes (`class`) and of record files (`template`) in a description, at any depth."""
+    pending = [content]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, list):
+            pending += item
+        if not isinstance(item, dict):
+            continue
+        for key, value in item.items():
+            if not isinstance(value, str):
+                pending.append(value)
+            elif key in ("pythonClassName", "python_class_name") or (key == "type" and "content" in item):
+                yield "class", value
+            elif key in ("filepathTemplate", "filepath_template"):
+                yield "template", value
+            elif key in ("json", "content"):
+                # Descriptions of features of TFDS before 4.5 are JSON inside JSON.
+                try:
+                    pending.append(json.loads(value))
+                except (ValueError, RecursionError):
+                    continue

@@ -1,0 +1,208 @@
+"""A mirror that somebody else has written to: nothing leaves the cache folder, and nothing of it runs."""
+
+import contextlib
+import json
+import sys
+from pathlib import Path
+
+import keras
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from job import checks, events, mirror, prepared
+from job.dataset import find_builder
+from job.errors import InputError, WeightsUnusable
+from job.mirror import Fetching
+from job.settings import Settings
+from job.storage import open_store
+from tests.conftest import Recorder
+from tests.gcs_server import BUCKET, GcsServer
+from tests.test_model import build
+
+DATA = f"gs://{BUCKET}/m"
+FILES = ("dataset_info.json", "features.json", "label.labels.txt", "LICENSE", "set-train.tfrecord-00000-of-00001")
+
+
+def fetching(place: Path) -> Fetching:
+    scratch = place / "scratch"
+    scratch.mkdir(parents=True, exist_ok=True)
+    return Fetching(place / "cache", scratch=scratch, reader=Recorder(), check_stop=lambda: None)
+
+
+@pytest.fixture
+def bucket(gcs: GcsServer) -> GcsServer:
+    """A data set as a mirror has it, without a manifest."""
+    for name in FILES:
+        gcs.put(f"m/set/1.0.0/{name}", b"{}", None)
+    return gcs
+
+
+def files_under(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+
+
+def test_what_a_data_set_needs_is_fetched(bucket: GcsServer, tmp_path: Path) -> None:
+    """Also beside the empty objects that a console shows as folders."""
+    bucket.put("m/set/1.0.0/", b"", None)
+    assert files_under(fetching(tmp_path).dataset(DATA, "set")) == {f"set/1.0.0/{name}" for name in FILES}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "set/../../../../victim/dataset_info.json", "set/1.0.0/../../x.json", "set//1.0.0/x.json", "set/./x.json",
+        "set/2.0.0/..", "set/../", "set/1.0.0/a\nb.json",
+    ],
+)  # fmt: skip
+def test_one_name_that_is_none_of_a_file_refuses_the_whole_mirror(bucket: GcsServer, tmp_path: Path, name: str) -> None:
+    """It is named, and nothing is fetched."""
+    bucket.put(f"m/{name}", b"{}", None)
+    bucket.requests.clear()
+    with pytest.raises(InputError) as caught:
+        fetching(tmp_path).dataset(DATA, "set")
+    assert repr(name.removesuffix("/")) in caught.value.message
+    assert files_under(tmp_path) == set()
+    assert [operation for operation, _ in bucket.requests if operation == "read"] == []
+
+
+@pytest.mark.parametrize("name", ["card.py", "sitecustomize.pyc", "x.so", ".pth", "run.sh", "tfrecord", "a.json.py"])
+def test_a_file_that_no_data_set_needs_refuses_the_whole_mirror(bucket: GcsServer, tmp_path: Path, name: str) -> None:
+    """Programs above all."""
+    bucket.put(f"m/set/1.0.0/{name}", b"", None)
+    with pytest.raises(InputError, match=f"set/1.0.0/{name} is no file of a prepared data set"):
+        fetching(tmp_path).dataset(DATA, "set")
+    assert files_under(tmp_path) == set()
+
+
+def sources(folder: Path) -> dict[str, Path]:
+    folder.mkdir()
+    for name in FILES:
+        (folder / name).write_bytes(b"{}")
+    return {f"set/1.0.0/{name}": folder / name for name in FILES}
+
+
+def test_a_file_that_the_manifest_does_not_name_refuses_the_whole_mirror(gcs: GcsServer, tmp_path: Path) -> None:
+    """Filling it again says whose it was: what the killed command had sent is taken over."""
+    files = sources(tmp_path / "source")
+    cut_short = "set/1.0.0/set-train.tfrecord-00000-of-00001"
+    mirror.send(
+        open_store(DATA), {name: path for name, path in files.items() if name != cut_short},
+        reader=Recorder(), check_stop=lambda: None,
+    )  # fmt: skip
+    gcs.put(f"m/{cut_short}", b"half sent", None)
+    with pytest.raises(InputError, match=f"{cut_short} is not in the manifest") as caught:
+        fetching(tmp_path).dataset(DATA, "set")
+    assert "python -m job mirror" in caught.value.hint
+    assert not (tmp_path / "cache").exists()
+    mirror.send(open_store(DATA), files, reader=Recorder(), check_stop=lambda: None)
+    assert (fetching(tmp_path).dataset(DATA, "set") / cut_short).read_bytes() == b"{}"
+
+
+def test_weights_that_the_manifest_does_not_name_are_refused(gcs: GcsServer, tmp_path: Path) -> None:
+    """As files of data are."""
+    mirror.probe(open_store(f"{DATA}/weights"))
+    gcs.put("m/weights/x.h5", b"", None)
+    with pytest.raises(InputError, match=r"x\.h5 is not in the manifest"):
+        fetching(tmp_path).weights(f"{DATA}/weights/x.h5")
+
+
+def test_a_mirror_that_is_being_filled_has_no_data_set_yet(gcs: GcsServer, tmp_path: Path) -> None:
+    """The description, by which it is found, is sent last."""
+    reader = Recorder()
+    mirror.send(open_store(DATA), sources(tmp_path / "source"), reader=reader, check_stop=lambda: None)
+    assert reader.of(events.MIRRORED)[-1]["file"] == "set/1.0.0/dataset_info.json"
+
+
+@pytest.mark.parametrize("name", ["../x.json", "/etc/passwd", "a//b"])
+def test_a_manifest_with_a_name_that_is_none_is_refused(bucket: GcsServer, tmp_path: Path, name: str) -> None:
+    """Whether it is wanted or not."""
+    listed = {"size": 1, "sha256": "0" * 64}
+    bucket.put(f"m/{mirror.MANIFEST}", json.dumps({"files": {name: listed}}).encode(), None)
+    with pytest.raises(InputError, match="not a safe name"):
+        fetching(tmp_path).dataset(DATA, "set")
+
+
+PARTS = st.sampled_from(["..", ".", "", "1.0.0", "set", "dataset_info.json", "x.json", "a.py", "\0", "猫.json", "~"])
+NAMES = st.lists(PARTS, max_size=6).map(lambda parts: "/".join(["set", *parts]))
+
+
+@given(st.lists(st.one_of(NAMES, NAMES.map(lambda name: f"{name}/dataset_info.json")), min_size=1, max_size=6))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_nothing_is_written_outside_of_the_cache_folder(gcs: GcsServer, tmp_path: Path, names: list[str]) -> None:
+    """Whatever a listing has."""
+    gcs.objects.clear()
+    for name in names:
+        gcs.put(f"m/{name}", b"{}", None)
+    # InputError of a name, DataUnavailable of none that is wanted: never that a disk or the store is at fault.
+    with contextlib.suppress(InputError):
+        fetching(tmp_path / "in" / "a" / "folder").dataset(DATA, "set")
+    assert all(name.startswith("in/a/folder/cache/") for name in files_under(tmp_path))
+
+
+# What TFDS would open
+
+
+def write(folder: Path, name: str, content: object) -> Path:
+    path = folder / "set" / "1.0.0" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+    return folder
+
+
+IMAGE = {"pythonClassName": "tensorflow_datasets.core.features.image_feature.Image", "image": {}}
+EVIL = "thaw_evil.Image"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"pythonClassName": EVIL, "image": {}},
+        {"python_class_name": EVIL},
+        {"featuresDict": {"features": {"image": {"pythonClassName": EVIL}}}},
+        {"type": EVIL, "content": {}},
+        {"type": f"{prepared.TRUSTED_CLASSES}x.Y", "content": {"a": {"type": EVIL, "content": "{}"}}},
+        {**IMAGE, "jsonFeature": {"json": json.dumps({"a": {"type": EVIL, "content": {}}})}},
+        {"splits": [{"name": "train", "filepathTemplate": "../../etc/{SPLIT}"}]},
+        {"splits": [{"name": "train", "filepath_template": "/etc/passwd"}]},
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["features.json", "dataset_info.json"])
+def test_a_description_that_names_code_or_files_of_elsewhere_is_refused(
+    tmp_path: Path, name: str, content: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In every spelling that TFDS reads, before it reads any; by `plan` as by a start."""
+    (tmp_path / "thaw_evil.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(InputError, match=f"{name}.*({EVIL}|outside)"):
+        find_builder("set", str(write(tmp_path, name, content)))
+    with pytest.raises(InputError, match=name):
+        checks.data(Settings(dataset="set", data_dir=str(tmp_path)))
+    assert "thaw_evil" not in sys.modules
+
+
+def test_a_description_behind_a_link_is_judged_too(tmp_path: Path) -> None:
+    """Where somebody keeps versions on another disk."""
+    write(tmp_path / "elsewhere", "features.json", {"pythonClassName": EVIL})
+    (tmp_path / "data" / "set").mkdir(parents=True)
+    (tmp_path / "data" / "set" / "1.0.0").symlink_to(tmp_path / "elsewhere" / "set" / "1.0.0")
+    with pytest.raises(InputError, match=EVIL):
+        find_builder("set", str(tmp_path / "data"))
+
+
+def test_what_tfds_itself_writes_is_opened(request: pytest.FixtureRequest) -> None:
+    """A data set of the tests."""
+    assert find_builder("two_shapes", str(request.getfixturevalue("prepared")))[1]
+
+
+def test_a_statistic_is_no_class(tmp_path: Path) -> None:
+    """TFDS's schema of a data set has types too."""
+    prepared.check(write(tmp_path, "dataset_info.json", {"schema": {"feature": [{"name": "a", "type": "BYTES"}]}}))
+
+
+def test_a_model_with_a_function_in_it_gives_no_weights(tmp_path: Path) -> None:
+    """Keras would run it: a Lambda layer is code."""
+    network = keras.Sequential([keras.Input((16, 16, 3)), keras.layers.Lambda(lambda x: x), keras.layers.Flatten()])
+    network.save(tmp_path / "lambda.keras")
+    with pytest.raises(WeightsUnusable, match="lambda"):
+        build(weights=str(tmp_path / "lambda.keras"))
