@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -12,14 +13,18 @@ import pytest
 
 from job import events, lease, tensorboard
 from job.data import epoch_order
-from job.errors import DataCorrupt, QualityGateMissed
+from job.errors import DataCorrupt, InputError, Interrupted, QualityGateMissed
 from job.pipeline import Pipeline
 from job.progress import Progress
 from job.record import RECORD_NAME, CheckpointEntry
 from job.settings import Settings
 from job.storage import LocalStore
 from tests.conftest import Recorder
-from tests.runs import HOLDER, Small, Undisturbed, never, record_of, result_of, start
+from tests.runs import HOLDER, CrashOn, Small, StopAtStep, Undisturbed, never, record_of, result_of, start
+from tests.stores import Crash
+from tests.test_data import change, swap_label
+
+SIZES = {"train": 40, "validation": 16, "test": 24}
 
 # What a complete run leaves
 
@@ -206,6 +211,44 @@ def test_three_classes_run_to_the_end_under_every_cache(
     assert result_of(store) == result_of(other)
     report = json.loads(store.read("report/report.json").data)
     assert [row["name"] for row in report["test"]["per_class"]] == ["disc", "across", "down"]
+
+
+# Data that is not what the run began with, or not what a run wants
+
+
+def test_a_run_is_not_carried_on_with_another_label(
+    small: Small, store: LocalStore, prepared: Path, tmp_path: Path
+) -> None:
+    """Though no size differs: it ends as data that is not usable does, and its checkpoints stay."""
+    copied = Path(shutil.copytree(prepared, tmp_path / "copied"))
+    settings = small(data_dir=str(copied))
+    reader = StopAtStep("head", 4)
+    with pytest.raises(Interrupted):
+        start(settings, store, reader=reader, check_stop=reader.check_stop)
+    checkpoints = record_of(store).checkpoints
+    change(next(copied.glob("two_shapes/1.0.0/*.tfrecord*")), 45, swap_label)
+    with pytest.raises(InputError, match="validation: as many examples, 16, but other images or labels"):
+        start(settings, store)
+    assert [attempt.exit_code for attempt in record_of(store).attempts] == [42, 4]
+    assert record_of(store).checkpoints == checkpoints != ()
+
+
+def test_classes_are_counted_in_the_log_and_in_the_report(undisturbed_run: Undisturbed) -> None:
+    """By split and name."""
+    store, reader, _ = undisturbed_run
+    expected = {split: {"disc": size // 2, "bar": size // 2} for split, size in SIZES.items()}
+    (loaded,) = reader.of(events.DATA_LOADED)
+    assert loaded["classes"] == expected
+    assert json.loads(store.read("report/report.json").data)["class_counts"] == expected
+
+
+def test_a_rare_class_is_a_warning(small: Small, store: LocalStore) -> None:
+    """The run goes on to its model."""
+    reader = CrashOn(events.MODEL_BUILT)
+    with pytest.raises(Crash):
+        start(small(train_split="train[:12]"), store, reader=reader)
+    (told,) = reader.of(events.CLASS_RARE)
+    assert told == {"fewer_than": 10, "num_classes": 2, "classes": ["disc", "bar"]}
 
 
 # Images that cannot be decoded

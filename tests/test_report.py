@@ -202,6 +202,28 @@ def test_plots_are_svg_in_the_colours_of_the_page() -> None:
         assert not re.search(r"(fill|stroke): (#|black|white)", svg)
 
 
+def test_the_classes_of_each_split_are_a_table_that_stays_small() -> None:
+    """Class by split; of many classes the first."""
+    html = render(content())
+    assert (
+        '<tr><th scope="row">cat</th><td class="number">20</td><td class="number">8</td><td class="number">30</td></tr>'
+    ) in html
+    assert "Images of each class</caption>" in html
+    html = render(content(tuple(f"class {n}" for n in range(100)), num_examples=200))
+    assert "Images of each class, the first 20</caption>" in html
+
+
+def test_images_that_two_splits_share_are_told() -> None:
+    """And only those."""
+    assert "No image is in two of them" in render(content())
+    html = render(content(duplicates={"train_validation": 0, "train_test": 3, "validation_test": 1}))
+    assert "No image is in two of them" not in html
+    told = re.findall(r"✗ (\d+ of the \w+ images \w+ among the\s\w+) images", html)
+    assert [" ".join(text.split()) for text in told] == [
+        "3 of the test images are among the train", "1 of the test images is among the validation"
+    ]  # fmt: skip
+
+
 def test_settings_and_provenance_are_all_there() -> None:
     """What it takes to get the result again."""
     html = render(content(seed=1234))
