@@ -16,10 +16,10 @@ def open_store(uri: str, *, observer: Observer | None = None, timeout_seconds: f
     that has no store, StorageRefused when there are no credentials.
     """
     if "://" not in uri:
-        return LocalStore(Path(uri).expanduser(), observer=observer)
+        return LocalStore(Path(uri).expanduser(), observer=observer, timeout_seconds=timeout_seconds)
     parts = urlsplit(uri)
     if parts.scheme == "file":
-        return LocalStore(Path(unquote(parts.path)), observer=observer)
+        return LocalStore(Path(unquote(parts.path)), observer=observer, timeout_seconds=timeout_seconds)
     if parts.scheme == "gs":
         # Imported here: it takes most of a second, and only runs on a bucket need it.
         from job.storage.gcs import GcsStore
