@@ -7,6 +7,7 @@ https://cloud.google.com/storage/docs/json_api/v1 and its guides on uploads and 
 
 import base64
 import json
+import random
 import re
 import socket
 import struct
@@ -29,6 +30,8 @@ FAULTS = (
     "503 before", "503 after", "429", "401", "403", "404 of the bucket", "reset before", "reset after", "stall",
     "truncated", "corrupt",
 )  # fmt: skip
+FLIP = "flip"
+"""One bit of an answer is another: of its body, or of what its headers say of the object."""
 HALF_AND_STALL = "half and stall"
 """Half of a body and then nothing, until whoever waits for the rest is gone: for tests that kill it."""
 OPERATIONS = ("read", "stat", "write", "start", "chunk", "list", "delete")
@@ -47,19 +50,24 @@ class Object:
 
 @dataclass
 class Fault:
-    """Does its harm to requests `first` to `first + times - 1` (from 0) of those of `operation`, or of all."""
+    """Does its harm to requests `first` to `first + times - 1` (from 0) of those of `operation`, or of all.
+
+    Of these, to a share at random.
+    """
 
     kind: str
     first: int
     times: int = 1
     operation: str | None = None
+    share: float = 1.0
+    rng: random.Random = field(default_factory=random.Random)
     seen: int = 0
     struck: int = 0
 
     def strikes(self, operation: str) -> bool:
         if self.operation not in (None, operation):
             return False
-        strikes = self.first <= self.seen < self.first + self.times
+        strikes = self.first <= self.seen < self.first + self.times and self.rng.random() < self.share
         self.seen += 1
         self.struck += strikes
         return strikes
@@ -71,6 +79,7 @@ class Session:
 
     name: str
     match: int | None
+    crc32c: str | None = None
     data: bytearray = field(default_factory=bytearray)
     finished: tuple[int, dict[str, Any]] | None = None
 
@@ -101,6 +110,8 @@ class GcsServer:
         self.requests: list[tuple[str, str]] = []
         self.bytes_received = 0
         self.stall_seconds = stall_seconds
+        self.omitted: frozenset[str] = frozenset()
+        """Fields of an object that no answer has."""
         self._faults: list[Fault] = []
         self._generation = 1_700_000_000_000_000
         self.lock = threading.Lock()
@@ -123,10 +134,13 @@ class GcsServer:
             self.sessions.clear()
             self.requests.clear()
             self._faults.clear()
+            self.omitted = frozenset()
             self.bytes_received = 0
 
-    def fail(self, kind: str, *, at: int, times: int = 1, operation: str | None = None) -> Fault:
-        fault = Fault(kind, at, times, operation)
+    def fail(
+        self, kind: str, *, at: int, times: int = 1, operation: str | None = None, share: float = 1.0, seed: int = 0
+    ) -> Fault:
+        fault = Fault(kind, at, times, operation, share, random.Random(seed))
         self._faults.append(fault)
         return fault
 
@@ -224,8 +238,15 @@ class Handler(BaseHTTPRequestHandler):
         self.connection.close()
 
     def _answer(self, code: int, headers: dict[str, str], content: bytes, *, fault: str | None = None) -> None:
-        if fault == "corrupt" and "X-Goog-Hash" in headers and content:
+        if (
+            fault == "corrupt"
+            and "Content-Type" in headers
+            and not headers["Content-Type"].endswith("json")
+            and content
+        ):
             content = content[:-1] + bytes([content[-1] ^ 1])
+        if fault == FLIP:
+            headers, content = _flipped(headers, content)
         try:
             self.send_response(code)
             for key, value in headers.items():
@@ -279,8 +300,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def _resource(self, name: str, stored: Object) -> dict[str, Any]:
         updated = datetime.fromtimestamp(stored.updated, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-        return {
+        resource = {
             "kind": "storage#object",
+            "id": f"{BUCKET}/{name}/{stored.generation}",
             "bucket": BUCKET,
             "name": name,
             "generation": str(stored.generation),
@@ -290,6 +312,7 @@ class Handler(BaseHTTPRequestHandler):
             "updated": updated,
             "timeCreated": updated,
         }
+        return {key: value for key, value in resource.items() if key not in self.server_state.omitted}
 
     def _json(self, content: Any, code: int = 200) -> tuple[int, dict[str, str], bytes]:
         return code, {"Content-Type": "application/json"}, json.dumps(content).encode()
@@ -299,11 +322,13 @@ class Handler(BaseHTTPRequestHandler):
 
     def _read(self, name: str, query: dict[str, str], body: bytes) -> Any:
         stored = self._object(name)
-        headers = {
-            "Content-Type": "application/octet-stream",
-            "X-Goog-Hash": f"crc32c={stored.crc32c}",
-            "X-Goog-Generation": str(stored.generation),
-        }
+        if _match(query) not in (None, stored.generation):
+            raise HttpError(412, "At least one of the pre-conditions you specified did not hold.")
+        headers = {"Content-Type": "application/octet-stream"}
+        if "crc32c" not in self.server_state.omitted:
+            headers["X-Goog-Hash"] = f"crc32c={stored.crc32c}"
+        if "generation" not in self.server_state.omitted:
+            headers["X-Goog-Generation"] = str(stored.generation)
         wanted = re.match(r"bytes=(\d+)-(\d*)$", self.headers.get("Range") or "")
         if not wanted:
             return 200, headers, stored.data
@@ -338,7 +363,7 @@ class Handler(BaseHTTPRequestHandler):
         state = self.server_state
         with state.lock:
             upload_id = f"upload-{len(state.sessions)}"
-            state.sessions[upload_id] = Session(name, _match(query))
+            state.sessions[upload_id] = Session(name, _match(query), metadata.get("crc32c"))
         url = f"{state.url}/upload/storage/v1/b/{BUCKET}/o?uploadType=resumable&upload_id={upload_id}"
         return 200, {"Location": url}, b""
 
@@ -352,6 +377,7 @@ class Handler(BaseHTTPRequestHandler):
             if place[3] == "*" or len(session.data) < int(place[3]):
                 last = len(session.data) - 1
                 return 308, ({"Range": f"bytes=0-{last}"} if last >= 0 else {}), b""
+            self._check(bytes(session.data), session.crc32c)
             stored = self.server_state.put(session.name, bytes(session.data), session.match)
             session.finished = (200, self._resource(session.name, stored))
         return self._json(session.finished[1], session.finished[0])
@@ -377,6 +403,21 @@ class Handler(BaseHTTPRequestHandler):
             if self.server_state.objects.pop(name, None) is None:
                 raise HttpError(404, f"No such object: {BUCKET}/{name}")
         return 204, {}, b""
+
+
+def _flipped(headers: dict[str, str], content: bytes) -> tuple[dict[str, str], bytes]:
+    """The same answer with one bit of its body, or of a header about the object, the other way; a header stays text."""
+    about = [name for name in headers if name.startswith("X-Goog-")]
+    if about and (not content or random.random() < 0.5):
+        name = random.choice(about)
+        at = random.randrange(len(headers[name]))
+        other = chr(ord(headers[name][at]) ^ random.choice([1, 2, 4]))
+        return headers | {name: headers[name][:at] + other + headers[name][at + 1 :]}, content
+    if not content:
+        return headers, content
+    flipped = bytearray(content)
+    flipped[random.randrange(len(content))] ^= 1 << random.randrange(8)
+    return headers, bytes(flipped)
 
 
 def _match(query: dict[str, str]) -> int | None:

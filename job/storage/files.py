@@ -39,11 +39,10 @@ def open_file(path: Path, flags: int = os.O_RDONLY) -> int:
     """A descriptor of a regular file. Raises NotAFile for anything else, without waiting for it, and OSError."""
     try:
         descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
-    except FileNotFoundError:
-        raise
     except OSError:
         # A socket, a link, a folder to be written: each has an error of its own.
-        _check_kind(path, path.lstat().st_mode)
+        if os.path.lexists(path):
+            _check_kind(path, path.lstat().st_mode)
         raise
     try:
         _check_kind(path, os.fstat(descriptor).st_mode)
