@@ -14,6 +14,7 @@ import struct
 import sys
 import threading
 import time
+from collections.abc import Set
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.parser import BytesParser
@@ -32,6 +33,10 @@ FAULTS = (
 )  # fmt: skip
 FLIP = "flip"
 """One bit of an answer is another: of its body, or of what its headers say of the object."""
+WITHOUT = "without "
+"""Fields of an object, or the items of a listing, that an answer lacks: "without size crc32c"."""
+FALSE_412 = "412"
+"""A write is refused though the generation is the expected one."""
 HALF_AND_STALL = "half and stall"
 """Half of a body and then nothing, until whoever waits for the rest is gone: for tests that kill it."""
 OPERATIONS = ("read", "stat", "write", "start", "chunk", "list", "delete")
@@ -110,6 +115,7 @@ class GcsServer:
         self.requests: list[tuple[str, str]] = []
         self.bytes_received = 0
         self.stall_seconds = stall_seconds
+        self.rng = random.Random(0)
         self.omitted: frozenset[str] = frozenset()
         """Fields of an object that no answer has."""
         self._faults: list[Fault] = []
@@ -140,7 +146,8 @@ class GcsServer:
     def fail(
         self, kind: str, *, at: int, times: int = 1, operation: str | None = None, share: float = 1.0, seed: int = 0
     ) -> Fault:
-        fault = Fault(kind, at, times, operation, share, random.Random(seed))
+        self.rng.seed(seed)
+        fault = Fault(kind, at, times, operation, share, self.rng)
         self._faults.append(fault)
         return fault
 
@@ -162,6 +169,8 @@ class Handler(BaseHTTPRequestHandler):
     """One connection."""
 
     protocol_version = "HTTP/1.1"
+    # A body follows its headers in a packet of its own: otherwise it waits 40 ms for the client to confirm those.
+    disable_nagle_algorithm = True
     server_state: GcsServer
 
     def log_message(self, *_: Any) -> None:
@@ -208,6 +217,7 @@ class Handler(BaseHTTPRequestHandler):
             "401": "Invalid Credentials",
             "403": "someone does not have storage.objects.get access to the Google Cloud Storage object.",
             "404 of the bucket": "The specified bucket does not exist.",
+            FALSE_412: "At least one of the pre-conditions you specified did not hold.",
         }
         if fault in messages:
             code = 503 if fault == "503 before" else int(fault.split()[0])
@@ -238,15 +248,13 @@ class Handler(BaseHTTPRequestHandler):
         self.connection.close()
 
     def _answer(self, code: int, headers: dict[str, str], content: bytes, *, fault: str | None = None) -> None:
-        if (
-            fault == "corrupt"
-            and "Content-Type" in headers
-            and not headers["Content-Type"].endswith("json")
-            and content
-        ):
+        if fault == "corrupt" and "X-Goog-Hash" in headers and content:
             content = content[:-1] + bytes([content[-1] ^ 1])
+        fields = self.server_state.omitted | (set(fault.split()[1:]) if fault and fault.startswith(WITHOUT) else set())
+        if fields:
+            headers, content = _without(fields, headers, content)
         if fault == FLIP:
-            headers, content = _flipped(headers, content)
+            headers, content = _flipped(headers, content, self.server_state.rng)
         try:
             self.send_response(code)
             for key, value in headers.items():
@@ -300,7 +308,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _resource(self, name: str, stored: Object) -> dict[str, Any]:
         updated = datetime.fromtimestamp(stored.updated, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-        resource = {
+        return {
             "kind": "storage#object",
             "id": f"{BUCKET}/{name}/{stored.generation}",
             "bucket": BUCKET,
@@ -312,7 +320,6 @@ class Handler(BaseHTTPRequestHandler):
             "updated": updated,
             "timeCreated": updated,
         }
-        return {key: value for key, value in resource.items() if key not in self.server_state.omitted}
 
     def _json(self, content: Any, code: int = 200) -> tuple[int, dict[str, str], bytes]:
         return code, {"Content-Type": "application/json"}, json.dumps(content).encode()
@@ -324,11 +331,11 @@ class Handler(BaseHTTPRequestHandler):
         stored = self._object(name)
         if _match(query) not in (None, stored.generation):
             raise HttpError(412, "At least one of the pre-conditions you specified did not hold.")
-        headers = {"Content-Type": "application/octet-stream"}
-        if "crc32c" not in self.server_state.omitted:
-            headers["X-Goog-Hash"] = f"crc32c={stored.crc32c}"
-        if "generation" not in self.server_state.omitted:
-            headers["X-Goog-Generation"] = str(stored.generation)
+        headers = {
+            "Content-Type": "application/octet-stream",
+            "X-Goog-Hash": f"crc32c={stored.crc32c}",
+            "X-Goog-Generation": str(stored.generation),
+        }
         wanted = re.match(r"bytes=(\d+)-(\d*)$", self.headers.get("Range") or "")
         if not wanted:
             return 200, headers, stored.data
@@ -405,18 +412,29 @@ class Handler(BaseHTTPRequestHandler):
         return 204, {}, b""
 
 
-def _flipped(headers: dict[str, str], content: bytes) -> tuple[dict[str, str], bytes]:
+def _without(fields: Set[str], headers: dict[str, str], content: bytes) -> tuple[dict[str, str], bytes]:
+    headers_of = {"crc32c": "X-Goog-Hash", "generation": "X-Goog-Generation"}
+    gone = [headers_of.get(name) for name in fields]
+    headers = {name: value for name, value in headers.items() if name not in gone}
+    if content and headers.get("Content-Type") == "application/json":
+        content = json.dumps(
+            {name: value for name, value in json.loads(content).items() if name not in fields}
+        ).encode()
+    return headers, content
+
+
+def _flipped(headers: dict[str, str], content: bytes, rng: random.Random) -> tuple[dict[str, str], bytes]:
     """The same answer with one bit of its body, or of a header about the object, the other way; a header stays text."""
     about = [name for name in headers if name.startswith("X-Goog-")]
-    if about and (not content or random.random() < 0.5):
-        name = random.choice(about)
-        at = random.randrange(len(headers[name]))
-        other = chr(ord(headers[name][at]) ^ random.choice([1, 2, 4]))
+    if about and (not content or rng.random() < 0.5):
+        name = rng.choice(about)
+        at = rng.randrange(len(headers[name]))
+        other = chr(ord(headers[name][at]) ^ rng.choice([1, 2, 4]))
         return headers | {name: headers[name][:at] + other + headers[name][at + 1 :]}, content
     if not content:
         return headers, content
     flipped = bytearray(content)
-    flipped[random.randrange(len(content))] ^= 1 << random.randrange(8)
+    flipped[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
     return headers, bytes(flipped)
 
 

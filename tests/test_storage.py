@@ -33,14 +33,18 @@ from tests.conftest import REPOSITORY, job, process_environment
 from tests.stores import MemoryStore
 
 
-@pytest.fixture(params=["local", "memory", "gcs", "named by THAW_TEST_GCS"])
+@pytest.fixture(
+    params=["local", "memory", "gcs", "gcs without crc32c", "gcs without size id", "named by THAW_TEST_GCS"]
+)
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ObjectStore]:
     """The last is any server or bucket: THAW_TEST_GCS=gs://bucket/prefix, and STORAGE_EMULATOR_HOST for a server."""
     if request.param == "local":
         yield LocalStore(tmp_path / "store")
     elif request.param == "memory":
         yield MemoryStore()
-    elif request.param == "gcs":
+    elif request.param.startswith("gcs"):
+        gcs = request.getfixturevalue("gcs")
+        gcs.omitted = frozenset(request.param.split()[2:])
         yield request.getfixturevalue("gcs_store")
     else:
         uri = os.environ.get("THAW_TEST_GCS")

@@ -1,5 +1,6 @@
 """What the client of Cloud Storage raises, in our words: what was asked, of what, why it failed, and the way out."""
 
+import re
 from http.client import HTTPException
 
 import requests
@@ -17,6 +18,8 @@ PERMISSIONS = (
     "storage.objects.list",
 )
 GONE = 410
+_SECRET = re.compile(r"(?<=//)[^/\s@]+(?=@)|(?<=upload_id=)[^&\s)]+")
+"""In an address: a user name and password, and the right to go on with an upload."""
 
 NETWORK_ERRORS = (
     requests.RequestException,
@@ -96,5 +99,5 @@ def status_of(error: BaseException) -> int | None:
 def _reason(error: BaseException) -> str:
     if isinstance(error, api.RetryError) and error.cause is not None:
         return f"tried until the deadline, at last {_reason(error.cause)}"
-    text = str(error).strip().splitlines()
+    text = _SECRET.sub("***", str(error)).strip().splitlines()
     return f"{type(error).__name__}: {text[0][:300]}" if text else type(error).__name__

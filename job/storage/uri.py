@@ -24,9 +24,15 @@ def open_store(uri: str, *, observer: Observer | None = None, timeout_seconds: f
         # Imported here: it takes most of a second, and only runs on a bucket need it.
         from job.storage.gcs import GcsStore
 
+        if "@" in parts.netloc:
+            raise InvalidSettings(
+                "a gs:// URI has a user name in it, expected gs://bucket/prefix",
+                hint="leave it out: credentials are those of the process (see Object storage in the README)",
+            )
+
         return GcsStore(
             bucket=parts.netloc, prefix=parts.path.strip("/"), observer=observer, timeout_seconds=timeout_seconds
         )
     raise InvalidSettings(
-        f"{uri!r}: there is no store for {parts.scheme}://", hint="give gs://bucket/prefix, file:///dir, or a path"
+        f"there is no store for {parts.scheme}://", hint="give gs://bucket/prefix, file:///dir, or a path"
     )
