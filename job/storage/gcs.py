@@ -1,4 +1,4 @@
-"""A Google Cloud Storage bucket as an object store; with `gcs_errors` the only importer of google.cloud.
+"""A Google Cloud Storage bucket as an object store; with the other modules `gcs_*` the only importer of google.cloud.
 
 Credentials are the application default ones: Workload Identity in a cluster, `gcloud auth application-default login`
 on a desk; never a setting. `STORAGE_EMULATOR_HOST` is honoured, without credentials. A run needs four permissions on
@@ -20,17 +20,12 @@ Both ways every object is verified, by size and CRC32C. No single answer is beli
 
 import contextlib
 import dataclasses
-import functools
 import io
-import itertools
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-import requests
 from google.cloud import storage
 from google.cloud.storage.retry import DEFAULT_RETRY
 
@@ -51,13 +46,13 @@ from job.storage.gcs_answers import (
     is_confirmed,
     told_of,
 )
-from job.storage.gcs_errors import FOREIGN_ERRORS, MALFORMED, NETWORK_ERRORS, explain, is_of_the_moment, not_understood
+from job.storage.gcs_errors import MALFORMED
+from job.storage.gcs_requests import TRIES, Requests
 from job.storage.protocol import MISSING, Digest, Observer, StoredObject, Unobserved
 
 T = TypeVar("T")
 
 UPLOAD_CHUNK_BYTES = 16 << 20
-TRIES = 3
 
 
 class GcsStore:
@@ -80,13 +75,13 @@ class GcsStore:
         observer: Observer | None = None,
     ) -> None:
         self._observer = observer or Unobserved()
-        self._asking = threading.local()
         self.uri = f"gs://{bucket}/{prefix}".rstrip("/")
         self._prefix = f"{prefix}/" if prefix else ""
-        self._clock_skew_seconds = 0.0
+        self._requests = Requests(self.uri, self._observer)
+        self._ask, self._explained = self._requests.ask, self._requests.explained
         with self._explained("open", ""):
             self._client = storage.Client(project=None)
-            self._client._http.hooks["response"].append(self._answered)
+            self._client._http.hooks["response"].append(self._requests.answered)
             # google-cloud-storage 3.17 asks for the bucket's own description in the background, for tracing: that takes
             # a permission that a run does not need (tests/test_gcs.py shows it).
             self._client._bucket_metadata_cache = None
@@ -94,7 +89,7 @@ class GcsStore:
         retry = DEFAULT_RETRY.with_timeout(retry_seconds).with_delay(
             initial=first_delay_seconds, maximum=20 * first_delay_seconds, multiplier=2.0
         )
-        self._options: dict[str, Any] = {"timeout": timeout_seconds, "retry": self._observed(retry)}
+        self._options: dict[str, Any] = {"timeout": timeout_seconds, "retry": self._requests.observed(retry)}
         self._file_options = self._options | {"timeout": file_timeout_seconds}
 
     def read(self, name: str) -> StoredObject:
@@ -156,7 +151,7 @@ class GcsStore:
     def age_seconds(self, name: str) -> float:
         def ask() -> float:
             written: float = self._reloaded(name).updated.timestamp()
-            return max(0.0, time.time() + self._clock_skew_seconds - written)
+            return max(0.0, time.time() + self._requests.clock_skew_seconds - written)
 
         return self._ask("read", name, ask)
 
@@ -289,67 +284,3 @@ class GcsStore:
             return generation
 
         return self._ask("read", name, look_up)
-
-    def _ask(self, action: str, name: str, request: Callable[[], T]) -> T:
-        """Make a request, which the client sends again after most failures; here after the four that are left.
-
-        Bytes that arrived with another checksum than they left with; an answer that cannot be understood; a resumable
-        upload that the server has forgotten; and the body of an error that broke off: the client reads that one where
-        it does not try again (google-cloud-storage 3.17; tests/test_gcs.py shows it).
-        """
-        for tries_left in reversed(range(TRIES)):
-            self._asking.operation = action
-            try:
-                with self._explained(action, name), self._understood(action, name):
-                    return request()
-            except StorageError as error:
-                if tries_left == 0 or not is_of_the_moment(error):
-                    raise
-                self._observer.retry(action)
-        raise AssertionError("unreachable")
-
-    def _observed(self, retry: Callable[[Callable[..., T]], Callable[..., T]]) -> Callable[..., Callable[..., T]]:
-        """The same policy, told to the observer: each try after the first, and each that got no answer."""
-
-        def policy(send: Callable[..., T], *policy_options: Any, **more_options: Any) -> Callable[..., T]:
-            tries = itertools.count()
-
-            @functools.wraps(send)
-            def observed(*arguments: Any, **options: Any) -> T:
-                if next(tries):
-                    self._observer.retry(self._asking.operation)
-                began = time.monotonic()
-                try:
-                    return send(*arguments, **options)
-                except NETWORK_ERRORS:
-                    self._observer.request(self._asking.operation, "error", time.monotonic() - began)
-                    raise
-
-            return retry(observed, *policy_options, **more_options)
-
-        return policy
-
-    def _answered(self, response: requests.Response, *_: Any, **__: Any) -> None:
-        """Every answer has a status, and tells the server's time, in whole seconds."""
-        self._observer.request(
-            getattr(self._asking, "operation", "read"), str(response.status_code), response.elapsed.total_seconds()
-        )
-        with contextlib.suppress(KeyError, ValueError):
-            self._clock_skew_seconds = parsedate_to_datetime(response.headers["Date"]).timestamp() - time.time()
-
-    @contextlib.contextmanager
-    def _explained(self, action: str, name: str) -> Iterator[None]:
-        try:
-            yield
-        except FOREIGN_ERRORS as error:
-            raise explain(error, action, f"{self.uri}/{name}".rstrip("/")) from error
-
-    @contextlib.contextmanager
-    def _understood(self, action: str, name: str) -> Iterator[None]:
-        try:
-            yield
-        except FOREIGN_ERRORS:
-            # One of them is a ValueError too: that of an answer which is not JSON.
-            raise
-        except MALFORMED as error:
-            raise not_understood(error, action, f"{self.uri}/{name}".rstrip("/")) from error

@@ -74,7 +74,7 @@ def not_understood(error: Exception, action: str, uri: str) -> StorageError:
 
 
 def is_of_the_moment(error: StorageError) -> bool:
-    """Whether asking again may help where the client does not: see `GcsStore._ask`."""
+    """Whether asking again may help where the client does not: see `Requests.ask`."""
     cause = error.__cause__
     if isinstance(error, ObjectDamaged) or isinstance(cause, NETWORK_ERRORS):
         return True
