@@ -186,7 +186,7 @@ def _carry_out(argv: Sequence[str]) -> int:
 
 def _attempt(settings: "Settings", console: "Console", progress: Progress, stop: StopSignal) -> None:
     from job import attempt, holder, lease
-    from job.observation import observing
+    from job.observation import StoreObserver, observing
     from job.storage import open_store
 
     run_id = settings.resolved_run_id()
@@ -197,7 +197,7 @@ def _attempt(settings: "Settings", console: "Console", progress: Progress, stop:
             settings,
             store=open_store(
                 f"{settings.storage_uri}/{run_id}",
-                observer=metrics,
+                observer=StoreObserver(metrics, reader),
                 timeout_seconds=lease.request_seconds(settings.lease_seconds),
             ),
             holder=holder.this_process(settings.job_uid, job_name=settings.job_name, node_name=settings.node_name),

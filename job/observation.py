@@ -6,6 +6,7 @@ None of them changes how an attempt ends: what they cannot do is a warning.
 import contextlib
 from collections.abc import Iterator, Mapping
 
+from job import events
 from job.console import Console
 from job.errors import ExitCode, ThawError
 from job.events import Reader, Readers
@@ -15,6 +16,17 @@ from job.settings import Settings
 
 PUSH_SECONDS, HASTY_PUSH_SECONDS = 5.0, 1.0
 """For the outcome to be pushed; the second one when the process was told to stop."""
+
+
+class StoreObserver:
+    """What a store reports: requests to the metrics, and a wait for a lock to everyone who reads of the attempt."""
+
+    def __init__(self, metrics: Metrics, reader: Reader) -> None:
+        self.request, self.retry, self.conflict = metrics.request, metrics.retry, metrics.conflict
+        self._reader = reader
+
+    def waiting(self, lock: str, at_most_seconds: float) -> None:
+        self._reader.event(events.WAITING, lock=lock, at_most_seconds=at_most_seconds)
 
 
 @contextlib.contextmanager

@@ -7,12 +7,14 @@ https://cloud.google.com/storage/docs/json_api/v1 and its guides on uploads and 
 
 import base64
 import json
+import random
 import re
 import socket
 import struct
 import sys
 import threading
 import time
+from collections.abc import Set
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.parser import BytesParser
@@ -29,6 +31,12 @@ FAULTS = (
     "503 before", "503 after", "429", "401", "403", "404 of the bucket", "reset before", "reset after", "stall",
     "truncated", "corrupt",
 )  # fmt: skip
+FLIP = "flip"
+"""One bit of an answer is another: of its body, or of what its headers say of the object."""
+WITHOUT = "without "
+"""Fields of an object, or the items of a listing, that an answer lacks: "without size crc32c"."""
+FALSE_412 = "412"
+"""A write is refused though the generation is the expected one."""
 HALF_AND_STALL = "half and stall"
 """Half of a body and then nothing, until whoever waits for the rest is gone: for tests that kill it."""
 OPERATIONS = ("read", "stat", "write", "start", "chunk", "list", "delete")
@@ -47,19 +55,24 @@ class Object:
 
 @dataclass
 class Fault:
-    """Does its harm to requests `first` to `first + times - 1` (from 0) of those of `operation`, or of all."""
+    """Does its harm to requests `first` to `first + times - 1` (from 0) of those of `operation`, or of all.
+
+    Of these, to a share at random.
+    """
 
     kind: str
     first: int
     times: int = 1
     operation: str | None = None
+    share: float = 1.0
+    rng: random.Random = field(default_factory=random.Random)
     seen: int = 0
     struck: int = 0
 
     def strikes(self, operation: str) -> bool:
         if self.operation not in (None, operation):
             return False
-        strikes = self.first <= self.seen < self.first + self.times
+        strikes = self.first <= self.seen < self.first + self.times and self.rng.random() < self.share
         self.seen += 1
         self.struck += strikes
         return strikes
@@ -71,6 +84,7 @@ class Session:
 
     name: str
     match: int | None
+    crc32c: str | None = None
     data: bytearray = field(default_factory=bytearray)
     finished: tuple[int, dict[str, Any]] | None = None
 
@@ -101,6 +115,9 @@ class GcsServer:
         self.requests: list[tuple[str, str]] = []
         self.bytes_received = 0
         self.stall_seconds = stall_seconds
+        self.rng = random.Random(0)
+        self.omitted: frozenset[str] = frozenset()
+        """Fields of an object that no answer has."""
         self._faults: list[Fault] = []
         self._generation = 1_700_000_000_000_000
         self.lock = threading.Lock()
@@ -123,10 +140,14 @@ class GcsServer:
             self.sessions.clear()
             self.requests.clear()
             self._faults.clear()
+            self.omitted = frozenset()
             self.bytes_received = 0
 
-    def fail(self, kind: str, *, at: int, times: int = 1, operation: str | None = None) -> Fault:
-        fault = Fault(kind, at, times, operation)
+    def fail(
+        self, kind: str, *, at: int, times: int = 1, operation: str | None = None, share: float = 1.0, seed: int = 0
+    ) -> Fault:
+        self.rng.seed(seed)
+        fault = Fault(kind, at, times, operation, share, self.rng)
         self._faults.append(fault)
         return fault
 
@@ -148,6 +169,8 @@ class Handler(BaseHTTPRequestHandler):
     """One connection."""
 
     protocol_version = "HTTP/1.1"
+    # A body follows its headers in a packet of its own: otherwise it waits 40 ms for the client to confirm those.
+    disable_nagle_algorithm = True
     server_state: GcsServer
 
     def log_message(self, *_: Any) -> None:
@@ -194,6 +217,7 @@ class Handler(BaseHTTPRequestHandler):
             "401": "Invalid Credentials",
             "403": "someone does not have storage.objects.get access to the Google Cloud Storage object.",
             "404 of the bucket": "The specified bucket does not exist.",
+            FALSE_412: "At least one of the pre-conditions you specified did not hold.",
         }
         if fault in messages:
             code = 503 if fault == "503 before" else int(fault.split()[0])
@@ -226,6 +250,11 @@ class Handler(BaseHTTPRequestHandler):
     def _answer(self, code: int, headers: dict[str, str], content: bytes, *, fault: str | None = None) -> None:
         if fault == "corrupt" and "X-Goog-Hash" in headers and content:
             content = content[:-1] + bytes([content[-1] ^ 1])
+        fields = self.server_state.omitted | (set(fault.split()[1:]) if fault and fault.startswith(WITHOUT) else set())
+        if fields:
+            headers, content = _without(fields, headers, content)
+        if fault == FLIP:
+            headers, content = _flipped(headers, content, self.server_state.rng)
         try:
             self.send_response(code)
             for key, value in headers.items():
@@ -281,6 +310,7 @@ class Handler(BaseHTTPRequestHandler):
         updated = datetime.fromtimestamp(stored.updated, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         return {
             "kind": "storage#object",
+            "id": f"{BUCKET}/{name}/{stored.generation}",
             "bucket": BUCKET,
             "name": name,
             "generation": str(stored.generation),
@@ -299,6 +329,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def _read(self, name: str, query: dict[str, str], body: bytes) -> Any:
         stored = self._object(name)
+        if _match(query) not in (None, stored.generation):
+            raise HttpError(412, "At least one of the pre-conditions you specified did not hold.")
         headers = {
             "Content-Type": "application/octet-stream",
             "X-Goog-Hash": f"crc32c={stored.crc32c}",
@@ -338,7 +370,7 @@ class Handler(BaseHTTPRequestHandler):
         state = self.server_state
         with state.lock:
             upload_id = f"upload-{len(state.sessions)}"
-            state.sessions[upload_id] = Session(name, _match(query))
+            state.sessions[upload_id] = Session(name, _match(query), metadata.get("crc32c"))
         url = f"{state.url}/upload/storage/v1/b/{BUCKET}/o?uploadType=resumable&upload_id={upload_id}"
         return 200, {"Location": url}, b""
 
@@ -352,6 +384,7 @@ class Handler(BaseHTTPRequestHandler):
             if place[3] == "*" or len(session.data) < int(place[3]):
                 last = len(session.data) - 1
                 return 308, ({"Range": f"bytes=0-{last}"} if last >= 0 else {}), b""
+            self._check(bytes(session.data), session.crc32c)
             stored = self.server_state.put(session.name, bytes(session.data), session.match)
             session.finished = (200, self._resource(session.name, stored))
         return self._json(session.finished[1], session.finished[0])
@@ -377,6 +410,32 @@ class Handler(BaseHTTPRequestHandler):
             if self.server_state.objects.pop(name, None) is None:
                 raise HttpError(404, f"No such object: {BUCKET}/{name}")
         return 204, {}, b""
+
+
+def _without(fields: Set[str], headers: dict[str, str], content: bytes) -> tuple[dict[str, str], bytes]:
+    headers_of = {"crc32c": "X-Goog-Hash", "generation": "X-Goog-Generation"}
+    gone = [headers_of.get(name) for name in fields]
+    headers = {name: value for name, value in headers.items() if name not in gone}
+    if content and headers.get("Content-Type") == "application/json":
+        content = json.dumps(
+            {name: value for name, value in json.loads(content).items() if name not in fields}
+        ).encode()
+    return headers, content
+
+
+def _flipped(headers: dict[str, str], content: bytes, rng: random.Random) -> tuple[dict[str, str], bytes]:
+    """The same answer with one bit of its body, or of a header about the object, the other way; a header stays text."""
+    about = [name for name in headers if name.startswith("X-Goog-")]
+    if about and (not content or rng.random() < 0.5):
+        name = rng.choice(about)
+        at = rng.randrange(len(headers[name]))
+        other = chr(ord(headers[name][at]) ^ rng.choice([1, 2, 4]))
+        return headers | {name: headers[name][:at] + other + headers[name][at + 1 :]}, content
+    if not content:
+        return headers, content
+    flipped = bytearray(content)
+    flipped[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+    return headers, bytes(flipped)
 
 
 def _match(query: dict[str, str]) -> int | None:

@@ -17,6 +17,7 @@ import requests
 import urllib3
 
 from job.errors import (
+    InvalidSettings,
     ObjectDamaged,
     ObjectMissing,
     PreconditionFailed,
@@ -24,11 +25,12 @@ from job.errors import (
     StorageRefused,
     ThawError,
 )
-from job.storage import MISSING, open_store
+from job.storage import MISSING, StoredObject, open_store
 from job.storage.gcs import UPLOAD_CHUNK_BYTES, GcsStore
+from job.storage.gcs_answers import content_of
 from job.storage.gcs_errors import PERMISSIONS, explain
 from tests.conftest import REPOSITORY
-from tests.gcs_server import BUCKET, FAULTS, OPERATIONS, GcsServer, Object
+from tests.gcs_server import BUCKET, FALSE_412, FAULTS, FLIP, OPERATIONS, WITHOUT, GcsServer, Object
 
 PASSING = ("503 before", "503 after", "429", "reset before", "reset after", "stall", "truncated", "corrupt")
 LASTING = ("401", "403", "404 of the bucket")
@@ -189,6 +191,7 @@ def test_what_the_server_holds_is_compared_with_what_was_sent(
     monkeypatch.setattr(gcs, "put", damaging)
     with pytest.raises(ObjectDamaged, match="gs://bucket/runs/small/a"):
         do(operation)
+    assert "delete" not in {operation for operation, _ in gcs.requests}
 
 
 class Damaged(Object):
@@ -197,6 +200,119 @@ class Damaged(Object):
     @property
     def crc32c(self) -> str:
         return "AAAAAA=="
+
+
+@pytest.mark.parametrize("operation", ["read", "stat", "write", "chunk"])
+@pytest.mark.parametrize("field", ["generation", "crc32c", "size", "id"])
+def test_an_answer_that_lacks_a_field_is_made_up_for(
+    gcs: GcsServer, do: Callable[[str], None], field: str, operation: str
+) -> None:
+    """By another one."""
+    fault = gcs.fail(f"{WITHOUT}{field}", at=0, operation=operation)
+    do(operation)
+    assert fault.struck == 1
+
+
+@pytest.mark.parametrize("operation", ["read", "stat", "write", "chunk"])
+def test_a_server_that_never_tells_generations_is_given_up(
+    gcs: GcsServer, do: Callable[[str], None], operation: str
+) -> None:
+    """That is a fault of the store, and of no object."""
+    gcs.omitted = frozenset({"generation"})
+    with pytest.raises(StorageError, match="the answer is not understood") as caught:
+        do(operation)
+    assert type(caught.value) is StorageError
+    assert caught.value.hint
+
+
+def test_without_a_checksum_what_was_altered_on_its_way_is_noticed(
+    gcs: GcsServer, gcs_store: GcsStore, small: Path, tmp_path: Path
+) -> None:
+    """In both directions: it is received once more, and compared."""
+    gcs.omitted = frozenset({"crc32c"})
+    fault = gcs.fail("corrupt", at=0, operation="read")
+    gcs_store.upload("a", small, if_generation=MISSING)
+    assert fault.struck == 1
+    fault = gcs.fail("corrupt", at=0, operation="read")
+    assert gcs_store.read("a").data == SMALL
+    assert fault.struck == 1
+    fault = gcs.fail("corrupt", at=1, operation="read")
+    gcs_store.download("a", tmp_path / "a")
+    assert fault.struck == 1
+    assert (tmp_path / "a").read_bytes() == SMALL
+    whole = gcs.objects["runs/small/a"]
+    gcs.objects["runs/small/b"] = Object(SMALL[:-1], whole.generation, whole.updated)
+    with pytest.raises(ObjectDamaged, match="is not what was sent"):
+        gcs_store._held("b", content_of(SMALL))
+
+
+def test_a_listing_that_lacks_its_items_is_not_an_empty_one(gcs: GcsServer, gcs_store: GcsStore) -> None:
+    """Nothing is there only when it has been said twice."""
+    gcs.put("runs/small/a", b"", None)
+    gcs.fail(f"{WITHOUT}items", at=0)
+    assert gcs_store.list("") == ["a"]
+
+
+@pytest.mark.parametrize("operation", ["write", "start"])
+def test_a_refusal_of_the_generation_that_is_there_is_no_conflict(
+    gcs: GcsServer, gcs_store: GcsStore, big: Path, operation: str
+) -> None:
+    """The write is sent again; when that does not help, another process is still not to blame."""
+
+    def send() -> None:
+        if operation == "write":
+            gcs_store.write("a", SMALL, if_generation=gcs_store.generation("a"))
+        else:
+            gcs_store.upload("a", big, if_generation=gcs_store.generation("a"))
+
+    fault = gcs.fail(FALSE_412, at=0, operation=operation)
+    send()
+    assert fault.struck == 1
+    gcs.fail(FALSE_412, at=0, times=1000, operation=operation)
+    with pytest.raises(StorageError, match="a write on it is refused") as caught:
+        send()
+    assert not isinstance(caught.value, PreconditionFailed)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_with_bits_flipped_in_many_answers_nothing_false_is_believed(
+    gcs: GcsServer, gcs_store: GcsStore, tmp_path: Path, seed: int
+) -> None:
+    """Each call gives what is true, or says that the store fails: never a conflict, a missing object or other bytes."""
+    fault = gcs.fail(FLIP, at=0, times=10_000, share=0.3, seed=seed)
+    data, failed = b"first", []
+    gcs.put("runs/small/a", data, None)
+    for number in range(40):
+        stored, new = gcs.objects["runs/small/a"], f"{number}".encode() * 100
+        try:
+            assert gcs_store.generation("a") == stored.generation
+            assert gcs_store.read("a") == StoredObject(data, stored.generation)
+            gcs_store.download("a", tmp_path / "a")
+            assert (tmp_path / "a").read_bytes() == data
+            generation = gcs_store.write("a", new, if_generation=stored.generation)
+            assert generation == gcs.objects["runs/small/a"].generation
+        except StorageError as error:
+            failed.append(type(error))
+        data = gcs.objects["runs/small/a"].data
+        assert data in (new, stored.data)
+    assert fault.struck > 50
+    assert len(failed) < 20
+    assert set(failed) <= {StorageError, ObjectDamaged}
+
+
+def test_no_error_shows_a_password() -> None:
+    """Neither that of a proxy or a server's address, nor the right to go on with an upload."""
+    for text in ("Cannot connect to proxy http://me:secret@proxy:3128/", "PUT http://h/o?upload_id=secret&x=1 failed"):
+        error = explain(requests.ConnectionError(text), "read", "gs://b/a")
+        assert "secret" not in error.message
+
+
+@pytest.mark.parametrize("uri", ["gs://me:secret@bucket/x", "s3://me:secret@bucket/x", "ftp://h/x?token=secret"])
+def test_a_uri_with_a_password_is_refused_and_not_shown(uri: str) -> None:
+    """Credentials are never part of it."""
+    with pytest.raises(InvalidSettings) as caught:
+        open_store(uri)
+    assert "secret" not in caught.value.message + caught.value.hint
 
 
 def test_a_bucket_that_is_not_there_is_told(gcs: GcsServer) -> None:

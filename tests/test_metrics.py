@@ -19,6 +19,7 @@ from job import __version__, events
 from job.events import Readers, StepDone
 from job.metrics import Metrics, push, serving
 from job.metrics.table import BY_NAME, OUTCOME, SERIES
+from job.observation import StoreObserver
 from job.progress import Progress
 from job.settings import Settings
 from job.storage import LocalStore, open_store
@@ -66,8 +67,9 @@ def scraped(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     settings = Settings(**(SMALL_RUN | {"data_dir": str(prepared), "cache_dir": folder}))
     progress = Progress()
     metrics = metrics_of(progress, disks=[folder])
+    observer = StoreObserver(metrics, Recorder())
     attempt.make(
-        settings, store=open_store(str(folder / "runs/small"), observer=metrics), holder=HOLDER,
+        settings, store=open_store(str(folder / "runs/small"), observer=observer), holder=HOLDER,
         reader=Readers(Recorder(), metrics), progress=progress, check_stop=never,
     )  # fmt: skip
     return values(metrics) | {"record_seconds": _seconds(folder)}
@@ -181,7 +183,7 @@ def test_trouble_is_counted_by_kind() -> None:
 def test_a_folder_tells_how_each_request_ended(tmp_path: Path) -> None:
     """Missing and refused ones are no errors of the disk."""
     metrics = metrics_of()
-    store = LocalStore(tmp_path, observer=metrics)
+    store = LocalStore(tmp_path, observer=StoreObserver(metrics, Recorder()))
     store.write("run.json", b"a", if_generation=0)
     with pytest.raises(Exception, match="another process"):
         store.write("run.json", b"b", if_generation=0)

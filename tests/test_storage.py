@@ -1,8 +1,13 @@
 """One contract that every store passes, and what is true of files alone."""
 
+import contextlib
 import errno
+import fcntl
+import json
 import os
 import secrets
+import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,20 +18,33 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from job.errors import InvalidSettings, ObjectDamaged, ObjectMissing, PreconditionFailed, StorageError
+from job.errors import (
+    InvalidSettings,
+    ObjectDamaged,
+    ObjectMissing,
+    PreconditionFailed,
+    StorageError,
+    StorageRefused,
+)
 from job.storage import MISSING, Digest, LocalStore, ObjectStore, digest_of, local, open_store
-from tests.conftest import REPOSITORY
+from job.storage.files import TemporaryFile
+from job.storage.protocol import Unobserved
+from tests.conftest import REPOSITORY, job, process_environment
 from tests.stores import MemoryStore
 
 
-@pytest.fixture(params=["local", "memory", "gcs", "named by THAW_TEST_GCS"])
+@pytest.fixture(
+    params=["local", "memory", "gcs", "gcs without crc32c", "gcs without size id", "named by THAW_TEST_GCS"]
+)
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ObjectStore]:
     """The last is any server or bucket: THAW_TEST_GCS=gs://bucket/prefix, and STORAGE_EMULATOR_HOST for a server."""
     if request.param == "local":
         yield LocalStore(tmp_path / "store")
     elif request.param == "memory":
         yield MemoryStore()
-    elif request.param == "gcs":
+    elif request.param.startswith("gcs"):
+        gcs = request.getfixturevalue("gcs")
+        gcs.omitted = frozenset(request.param.split()[2:])
         yield request.getfixturevalue("gcs_store")
     else:
         uri = os.environ.get("THAW_TEST_GCS")
@@ -227,23 +245,38 @@ import sys, time
 from pathlib import Path
 from job.storage import LocalStore
 store = LocalStore(Path(sys.argv[1]))
-with store._temporary("a") as path:
-    path.write_bytes(b"half")
-    print("written", flush=True)
+with store._temporary("a") as temporary:
+    temporary.path.write_bytes(b"half")
+    print(temporary.path, flush=True)
     time.sleep(60)
 """
+HOLD_A_LOCK = """
+import fcntl, sys, time
+with open(sys.argv[1], "ab") as file:
+    fcntl.flock(file, fcntl.LOCK_EX)
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@contextlib.contextmanager
+def another_process(program: str, path: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A program that is given a path, once it has written a line, and the line; killed at the end."""
+    command = [sys.executable, "-c", program, str(path)]
+    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield process, process.stdout.readline().strip()
+        finally:
+            process.kill()
 
 
 def test_a_writer_killed_half_way_leaves_the_old_object_and_no_name(tmp_path: Path) -> None:
     """A temporary file may stay; it is no object."""
     store = LocalStore(tmp_path)
     generation = store.write("a", b"old", if_generation=MISSING)
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLD_A_HALF_WRITTEN_FILE, str(tmp_path)], cwd=REPOSITORY, stdout=subprocess.PIPE
-    ) as writer:
-        assert writer.stdout is not None
-        writer.stdout.readline()
-        writer.kill()
+    with another_process(HOLD_A_HALF_WRITTEN_FILE, tmp_path):
+        pass
     assert store.read("a").data == b"old"
     assert store.list("") == ["a"]
     store.write("a", b"new", if_generation=generation)
@@ -266,6 +299,181 @@ def test_old_temporary_files_are_removed_and_young_ones_are_not(tmp_path: Path) 
     os.utime(old, (0, 0))
     LocalStore(tmp_path).write("a", b"", if_generation=MISSING)
     assert (old.exists(), young.exists()) == (False, True)
+
+
+def test_a_living_writer_keeps_its_temporary_file_whatever_the_clock_says(tmp_path: Path) -> None:
+    """It holds a lock, which ends with the process: then the file is abandoned."""
+    store = LocalStore(tmp_path)
+    with another_process(HOLD_A_HALF_WRITTEN_FILE, tmp_path) as (_, path):
+        os.utime(path, (0, 0))
+        store.write("a", b"", if_generation=MISSING)
+        assert Path(path).read_bytes() == b"half"
+    store.write("b", b"", if_generation=MISSING)
+    assert not Path(path).exists()
+
+
+def test_a_file_that_was_taken_over_is_locked_too(tmp_path: Path) -> None:
+    """It has the name of the temporary file, and another inode."""
+    source = tmp_path / "source"
+    source.write_bytes(b"content")
+    os.utime(source, (0, 0))
+    with TemporaryFile(tmp_path) as first:
+        assert first.take_over(source)
+        with TemporaryFile(tmp_path):
+            assert first.path.read_bytes() == b"content"
+
+
+class Observed(Unobserved):
+    """Notes what is waited for."""
+
+    def __init__(self) -> None:
+        self.waited: list[tuple[str, float]] = []
+
+    def waiting(self, lock: str, at_most_seconds: float) -> None:
+        self.waited.append((lock, at_most_seconds))
+
+
+def test_a_lock_that_a_frozen_process_holds_is_given_up(tmp_path: Path) -> None:
+    """After a while that is announced, with the lock's path, and nothing is written."""
+    observer, lock = Observed(), tmp_path / ".lock"
+    with another_process(HOLD_A_LOCK, lock) as (holder, _):
+        holder.send_signal(signal.SIGSTOP)
+        with pytest.raises(StorageError, match=rf"{lock} was not free in 1\.1 s") as caught:
+            LocalStore(tmp_path, observer=observer, timeout_seconds=1.1).write("a", b"", if_generation=MISSING)
+    assert not isinstance(caught.value, StorageRefused)
+    assert "lslocks" in caught.value.hint
+    assert observer.waited == [(str(lock), 1.1)]
+    assert LocalStore(tmp_path).list("") == []
+
+
+def test_a_start_says_in_its_log_which_lock_it_waits_for(tmp_path: Path) -> None:
+    """And ends with 44."""
+    (tmp_path / "small").mkdir()
+    env = process_environment({"storage_uri": tmp_path, "run_id": "small", "lease_seconds": 5, "metrics_port": 0})
+    with another_process(HOLD_A_LOCK, tmp_path / "small/.lock"):
+        done = job(env=env)
+    waiting, failed = map(json.loads, done.stdout.splitlines())
+    assert (waiting["event"], waiting["lock"]) == ("waiting", f"{tmp_path}/small/.lock")
+    assert (failed["event"], failed["exit_code"], done.returncode) == ("run_failed", 44, 44)
+
+
+@pytest.mark.parametrize("kind", ["FIFO", "folder", "symbolic link"])
+def test_a_lock_that_is_no_file_is_refused(tmp_path: Path, kind: str) -> None:
+    """It is not waited for, and nothing is made where a link leads."""
+    plant(tmp_path / "store" / ".lock", kind, outside=tmp_path / "outside")
+    with pytest.raises(StorageRefused, match=rf"\.lock is a {kind}, expected a file"):
+        LocalStore(tmp_path / "store").write("a", b"", if_generation=MISSING)
+    assert not (tmp_path / "outside").exists()
+
+
+def plant(path: Path, kind: str, *, outside: Path) -> None:
+    """Put something else where a file is expected; a link leads to `outside`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if kind == "FIFO":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(str(path))
+    else:
+        path.symlink_to(outside)
+
+
+@pytest.mark.parametrize("target", ["nothing", "a file"])
+@pytest.mark.parametrize("kind", ["FIFO", "folder", "socket", "symbolic link"])
+def test_what_is_no_file_is_a_damaged_object(tmp_path: Path, kind: str, target: str) -> None:
+    """At once, named with its kind; a listing leaves it out, and a write does not replace it."""
+    store, outside = LocalStore(tmp_path / "s"), tmp_path / "outside"
+    if target == "a file":
+        outside.write_bytes(b"secret")
+    plant(store.root / "o/a", kind, outside=outside)
+    for ask in (
+        lambda: store.read("o/a"),
+        lambda: store.download("o/a", tmp_path / "down"),
+        lambda: store.generation("o/a"),
+        lambda: store.age_seconds("o/a"),
+        lambda: store.write("o/a", b"", if_generation=MISSING),
+    ):
+        with pytest.raises(ObjectDamaged, match=f"{tmp_path}/s/o/a is a {kind}, expected a file"):
+            ask()
+    assert store.list("") == store.list("o/") == []
+
+
+def test_an_object_behind_a_file_is_damaged(tmp_path: Path) -> None:
+    """It cannot be there; a write in its place is refused, as a person must act."""
+    store = LocalStore(tmp_path)
+    store.write("a", b"", if_generation=MISSING)
+    for ask in (
+        lambda: store.read("a/b"),
+        lambda: store.download("a/b", tmp_path / "x"),
+        lambda: store.generation("a/b"),
+    ):
+        with pytest.raises(ObjectDamaged, match=f"{tmp_path}/a/b: Not a directory"):
+            ask()
+    with pytest.raises(StorageRefused, match=f"{tmp_path}/a"):
+        store.write("a/b", b"", if_generation=MISSING)
+    store.delete("a/b")
+
+
+def test_nothing_is_read_or_written_behind_a_linked_folder(tmp_path: Path) -> None:
+    """It may lead out of the store."""
+    store, outside = LocalStore(tmp_path / "store"), tmp_path / "outside"
+    outside.mkdir()
+    (outside / "a").write_bytes(b"secret")
+    store.root.mkdir()
+    (store.root / "linked").symlink_to(outside)
+    for ask in (
+        lambda: store.read("linked/a"),
+        lambda: store.write("linked/b", b"", if_generation=MISSING),
+        lambda: store.delete("linked/a"),
+        lambda: store.list("linked/"),
+    ):
+        with pytest.raises(StorageRefused, match="linked is a symbolic link, expected a folder"):
+            ask()
+    assert store.list("") == []
+    assert [path.name for path in outside.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [
+        (errno.EACCES, StorageRefused), (errno.EPERM, StorageRefused), (errno.EROFS, StorageRefused),
+        (errno.ENOLCK, StorageRefused), (errno.EOPNOTSUPP, StorageRefused), (errno.EIO, StorageError),
+        (errno.ENOSPC, StorageError), (errno.ESTALE, StorageError),
+    ],
+)  # fmt: skip
+def test_errors_of_the_system_that_last_are_told_from_those_that_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, expected: type[StorageError]
+) -> None:
+    """Here each comes from the lock, as some do on network file systems."""
+
+    def fail(*_: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", fail)
+    with pytest.raises(StorageError, match=os.strerror(number)) as caught:
+        LocalStore(tmp_path).write("a", b"", if_generation=MISSING)
+    assert type(caught.value) is expected
+    assert caught.value.hint
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_that_is_too_long_is_refused(tmp_path: Path) -> None:
+    """With the setting that it comes from."""
+    with pytest.raises(StorageRefused, match="File name too long") as caught:
+        LocalStore(tmp_path).write("a" * 300, b"", if_generation=MISSING)
+    assert "THAW_RUN_ID" in caught.value.hint
+
+
+def test_a_clock_that_is_set_back_repeats_no_generation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It only grows from write to write; the age of an object from the future is 0."""
+    store = LocalStore(tmp_path)
+    generation = store.write("a", b"", if_generation=MISSING)
+    monkeypatch.setattr(time, "time_ns", lambda: generation - 10**12)
+    assert store.write("a", b"", if_generation=generation) > generation
+    monkeypatch.setattr(time, "time", lambda: generation / 1e9 - 1000)
+    assert store.age_seconds("a") == 0
 
 
 def test_stored_files_have_the_permissions_of_any_file(tmp_path: Path) -> None:
@@ -302,10 +510,10 @@ def test_a_coarse_clock_does_not_repeat_generations(tmp_path: Path, monkeypatch:
     assert store.write("a", b"2", if_generation=generation) > generation
 
 
-@pytest.mark.parametrize("name", ["../a", "/etc/passwd", "a/../../b"])
+@pytest.mark.parametrize("name", ["../a", "/etc/passwd", "a/../../b", "a//b", "", "a\nb"])
 def test_names_stay_inside_the_store(tmp_path: Path, name: str) -> None:
     """A name never reaches a file outside."""
-    with pytest.raises(ValueError, match="not a name inside the store"):
+    with pytest.raises(StorageRefused, match="not a safe name"):
         LocalStore(tmp_path).write(name, b"", if_generation=MISSING)
 
 

@@ -2,54 +2,80 @@
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import os
-import secrets
-import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from job import scratch
-from job.errors import ObjectDamaged, ObjectMissing, PreconditionFailed, StorageError
+from job.errors import ObjectDamaged, ObjectMissing, PreconditionFailed, StorageError, StorageRefused
+from job.paths import UnsafeName, checked_name
+from job.storage import files
+from job.storage.files import NotAFile, TemporaryFile
 from job.storage.protocol import MISSING, Digest, Observer, StoredObject, Unobserved
+
+_HINTS = {
+    errno.ENOSPC: "free space, or point THAW_STORAGE_URI at a larger volume",
+    errno.EDQUOT: "raise the quota, or point THAW_STORAGE_URI elsewhere",
+}
+_NO_LOCKS = "this file system has no locks (flock): mount it with locks, or point THAW_STORAGE_URI elsewhere"
+_REFUSED = {
+    errno.EROFS: "the disk is read-only: mount a writable volume, or point THAW_STORAGE_URI elsewhere",
+    errno.EACCES: "give this user the right to read and write there, or point THAW_STORAGE_URI elsewhere",
+    errno.EPERM: "give this user the right to read and write there, or point THAW_STORAGE_URI elsewhere",
+    errno.ELOOP: "links lead to each other there: replace them by a folder",
+    errno.ENAMETOOLONG: "the name is too long for this file system: give the run a shorter THAW_RUN_ID",
+    errno.ENOTDIR: "move away the file that is where a folder should be",
+    errno.EEXIST: "move away the file that is where a folder should be",
+    errno.ENOLCK: _NO_LOCKS,
+    errno.EOPNOTSUPP: _NO_LOCKS,
+    errno.ENOSYS: _NO_LOCKS,
+}
+"""Errors that last until a person changes something."""
 
 
 class LocalStore:
-    """Objects as files under a folder.
+    """Objects as regular files under a folder.
 
     A write goes to a temporary file in the same folder, is synced, and renamed over the name under an exclusive
     `flock`, so a reader sees the old bytes or the new and a crash leaves at most a temporary file. A file of the same
-    disk that may be moved becomes that temporary file. The generation is the file's modification time in nanoseconds,
-    which the writer sets above the old one and which is renamed into place with the content. Temporary files that a
-    killed process left are removed when they are an hour old.
+    disk that may be moved becomes that temporary file. Temporary files that a killed process left are removed when they
+    are an hour old (see `files.TemporaryFile`). A lock that another process holds for `timeout_seconds` is given up.
+
+    The generation is the file's modification time in nanoseconds, which the writer sets above the old one, whatever the
+    clock says, and which is renamed into place with the content. After an object is deleted nothing keeps its last
+    generation: a clock that is set back could give it to a new object of the same name. A run deletes only checkpoints,
+    and no two have the same name.
+
+    Nothing but a regular file is an object. Something else under an object's name is damage, and never waited for. No
+    link below the store's own folder is followed, for it may lead out: as an object it is damage, as a folder refused.
     """
 
     _LOCK = ".lock"
-    _TEMPORARY = ".tmp-"
-    _ABANDONED_SECONDS = 3600
 
-    def __init__(self, root: Path, *, observer: Observer | None = None) -> None:
+    def __init__(self, root: Path, *, observer: Observer | None = None, timeout_seconds: float = 60.0) -> None:
         self.root = root.absolute()
         self._observer = observer or Unobserved()
+        self._timeout_seconds = timeout_seconds
 
     @property
     def uri(self) -> str:
         return str(self.root)
 
     def read(self, name: str) -> StoredObject:
-        with self._explained("read", name), self._path(name).open("rb") as file:
+        with self._explained("read", name), os.fdopen(files.open_file(self._path(name)), "rb") as file:
             return StoredObject(file.read(), os.fstat(file.fileno()).st_mtime_ns)
 
     def write(self, name: str, data: bytes, *, if_generation: int) -> int:
-        with self._explained("write", name), self._temporary(name) as path:
-            path.write_bytes(data)
-            return self._publish(path, name, if_generation)
+        with self._explained("write", name), self._temporary(name) as temporary:
+            temporary.path.write_bytes(data)
+            return self._publish(temporary.path, name, if_generation)
 
     def upload(self, name: str, source: Path, *, if_generation: int, may_move: bool = False) -> Digest:
-        with self._explained("write", name), self._temporary(name) as path:
-            sent = None if may_move and _moved(source, path) else _copied(scratch.chunks(source), path)
+        with self._explained("write", name), self._temporary(name) as temporary:
+            path = temporary.path
+            sent = None if may_move and temporary.take_over(source) else _copied(scratch.chunks(source), path)
             # Read back before it has its name: what the store holds, and not what was meant, is what counts.
             held = Digest.of(path)
             if sent is not None and sent != held:
@@ -72,60 +98,67 @@ class LocalStore:
     def age_seconds(self, name: str) -> None:
         """A folder has no clock of its own: its files have the times of whoever wrote them."""
         with self._explained("read", name):
-            self._path(name).stat()
+            files.modified_ns(self._path(name))
 
     def folders(self) -> list[str]:
         with self._explained("list", ""), os.scandir(self.root) as entries:
             return sorted(entry.name for entry in entries if entry.is_dir())
 
     def list(self, prefix: str) -> list[str]:
-        folder = self._path(prefix.rpartition("/")[0]) if "/" in prefix else self.root
         with self._explained("list", prefix):
-            names = [
-                path.relative_to(self.root).as_posix()
-                for path in folder.rglob("*")
-                if path.is_file() and not path.name.startswith((self._LOCK, self._TEMPORARY))
-            ]
+            folder = self._folder(prefix.rpartition("/")[0])
+            names = [path.relative_to(self.root).as_posix() for path in self._files(folder)]
         return sorted(name for name in names if name.startswith(prefix))
 
     def delete(self, name: str) -> None:
-        with self._explained("delete", name), contextlib.suppress(FileNotFoundError):
+        with self._explained("delete", name), contextlib.suppress(FileNotFoundError, NotADirectoryError):
             self._path(name).unlink()
 
     def _chunks(self, name: str) -> Iterator[bytes]:
-        with self._explained("read", name), self._path(name).open("rb") as file:
+        with self._explained("read", name), os.fdopen(files.open_file(self._path(name)), "rb") as file:
             while chunk := file.read(scratch.CHUNK_BYTES):
                 yield chunk
 
+    def _files(self, folder: Path) -> Iterator[Path]:
+        """The objects under a folder; none where there is no folder."""
+        missing = (FileNotFoundError,) if folder == self.root else (FileNotFoundError, NotADirectoryError)
+        with contextlib.suppress(*missing):
+            for path in files.regular_files(folder):
+                if not path.name.startswith((self._LOCK, files.TEMPORARY)):
+                    yield path
+
     def _path(self, name: str) -> Path:
-        path = self.root / name
-        if name.startswith("/") or ".." in path.parts:
-            raise ValueError(f"{name!r} is not a name inside the store")
+        """Where an object is. Raises StorageRefused for a name that is not safe, or behind a link."""
+        folder, _, last = self._checked(name).rpartition("/")
+        return self._folder(folder) / last
+
+    def _folder(self, name: str) -> Path:
+        path = self.root
+        for part in self._checked(name).split("/") if name else ():
+            path /= part
+            if path.is_symlink():
+                raise StorageRefused(
+                    f"{path} is a symbolic link, expected a folder: it may lead out of the store",
+                    hint="replace the link by a folder, or mount what it leads to there",
+                )
         return path
+
+    def _checked(self, name: str) -> str:
+        try:
+            return checked_name(name)
+        except UnsafeName as error:
+            raise StorageRefused(f"{self.uri}: {error}", hint="rename the object, or correct what names it") from error
 
     def _generation(self, name: str) -> int:
         try:
-            return self._path(name).stat().st_mtime_ns
+            return files.modified_ns(self._path(name))
         except FileNotFoundError:
             return MISSING
 
-    @contextlib.contextmanager
-    def _temporary(self, name: str) -> Iterator[Path]:
-        """A name for a file that does not exist yet; what is there at the end under that name is removed."""
+    def _temporary(self, name: str) -> TemporaryFile:
         folder = self._path(name).parent
         folder.mkdir(parents=True, exist_ok=True)
-        self._remove_abandoned(folder)
-        path = folder / f"{self._TEMPORARY}{secrets.token_hex(8)}"
-        try:
-            yield path
-        finally:
-            path.unlink(missing_ok=True)
-
-    def _remove_abandoned(self, folder: Path) -> None:
-        for path in folder.glob(f"{self._TEMPORARY}*"):
-            with contextlib.suppress(FileNotFoundError):
-                if time.time() - path.stat().st_mtime > self._ABANDONED_SECONDS:
-                    path.unlink()
+        return TemporaryFile(folder)
 
     def _publish(self, path: Path, name: str, if_generation: int) -> int:
         """Make a complete temporary file the object, if the object is still of the expected generation."""
@@ -143,13 +176,30 @@ class LocalStore:
 
     @contextlib.contextmanager
     def _lock(self) -> Iterator[None]:
-        with (self.root / self._LOCK).open("ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        path, seconds = self.root / self._LOCK, self._timeout_seconds
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(
+                    files.locked(
+                        path, timeout_seconds=seconds, on_waiting=lambda: self._observer.waiting(str(path), seconds)
+                    )
+                )
+            except TimeoutError as error:
+                raise StorageError(
+                    f"the lock {path} was not free in {seconds:g} s: another process holds it",
+                    hint=f"it may be frozen, or on another host: `lslocks` or `fuser -v {path}` there shows it; "
+                    "end it, and start the run again: nothing is lost",
+                ) from error
+            except NotAFile as error:
+                raise StorageRefused(
+                    f"the lock of {self.uri} cannot be taken: {error}",
+                    hint="remove it: it is not of this program, which makes a file there",
+                ) from error
             yield
 
     @contextlib.contextmanager
     def _explained(self, action: str, name: str) -> Iterator[None]:
-        """Tell the observer, and turn the operating system's errors into ours, with the path and the way out."""
+        """Tell the observer, and turn the operating system's errors into ours, with the path and the hint."""
         began, code = time.monotonic(), "ok"
         try:
             yield
@@ -157,36 +207,31 @@ class LocalStore:
             code = "conflict"
             self._observer.conflict(name)
             raise
+        except StorageError:
+            code = "error"
+            raise
         except FileNotFoundError as error:
             code = "missing"
             raise ObjectMissing(f"there is no object {self.uri}/{name}") from error
+        except NotAFile as error:
+            code = "damaged"
+            raise ObjectDamaged(str(error), hint="move it away, and start the run again: nothing is lost") from error
         except OSError as error:
-            code = errno.errorcode.get(error.errno or 0, "error")
-            hints = {
-                errno.ENOSPC: "free space, or point THAW_STORAGE_URI at a larger volume",
-                errno.EDQUOT: "raise the quota, or point THAW_STORAGE_URI elsewhere",
-                errno.EROFS: "the disk is read-only: mount a writable volume, or point THAW_STORAGE_URI elsewhere",
-                errno.EACCES: "give this user the right to write there, or point THAW_STORAGE_URI elsewhere",
-            }
-            raise StorageError(
-                f"cannot {action} {error.filename or f'{self.uri}/{name}'}: {os.strerror(error.errno or 0)}",
-                hint=hints.get(error.errno or 0, "check the volume, and start the run again: nothing is lost"),
-            ) from error
+            number = error.errno or 0
+            code = errno.errorcode.get(number, "error")
+            raise _explanation(error, action, f"{self.uri}/{name}") from error
         finally:
             self._observer.request(action, code, time.monotonic() - began)
 
 
-def _moved(source: Path, target: Path) -> bool:
-    """Whether a file has the name of a new one now; onto another disk it cannot be moved, only copied.
-
-    It gets the permissions of any new file, as a volume may be read by others than who wrote it.
-    """
-    with contextlib.suppress(OSError):
-        target.touch()
-        source.chmod(stat.S_IMODE(target.stat().st_mode))
-        source.rename(target)
-        return True
-    return False
+def _explanation(error: OSError, action: str, uri: str) -> StorageError:
+    number = error.errno or 0
+    message = f"cannot {action} {error.filename or uri}: {os.strerror(number)}"
+    if action == "read" and isinstance(error, NotADirectoryError):
+        return ObjectDamaged(f"{message}: a file is where a folder should be", hint=_REFUSED[number])
+    if number in _REFUSED:
+        return StorageRefused(message, hint=_REFUSED[number])
+    return StorageError(message, hint=_HINTS.get(number, "check the volume, and start the run again: nothing is lost"))
 
 
 def _copied(chunks: Iterator[bytes], target: Path) -> Digest:

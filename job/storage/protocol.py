@@ -49,6 +49,10 @@ class Observer(Protocol):
         """A write was refused because another process had written the object."""
         ...
 
+    def waiting(self, lock: str, at_most_seconds: float) -> None:
+        """Another process has held a lock for a second; it is waited for so long in all. `lock` is a path."""
+        ...
+
 
 class Unobserved:
     """Nobody is told."""
@@ -60,6 +64,9 @@ class Unobserved:
         pass
 
     def conflict(self, name: str) -> None:
+        pass
+
+    def waiting(self, lock: str, at_most_seconds: float) -> None:
         pass
 
 
