@@ -29,10 +29,10 @@ from job.images import (
     RecordImages,
     allocate,
     as_it_is,
-    decode,
     has_random_access,
     untuned,
 )
+from job.pixels import decode
 
 CHECK_STOP_EVERY_EXAMPLES = 64
 PREFETCHED_BATCHES = 2

@@ -8,7 +8,7 @@ import contextlib
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import requests
@@ -158,8 +158,8 @@ def _share(a: _Range, b: _Range) -> bool:
     return a[0] == b[0] and max(a[1], b[1]) < min(a[2], b[2])
 
 
-def corrupt(builder: tfds.core.DatasetBuilder, spec: str, damaged: list[int]) -> DataCorrupt:
-    """An error that names the damaged examples by file name, where the data set keeps it, and place."""
+def corrupt(builder: tfds.core.DatasetBuilder, spec: str, damaged: Mapping[int, str]) -> DataCorrupt:
+    """An error that names the damaged examples by file name, where the data set keeps it, and place, and says why."""
     features = builder.info.features
     name_keys = [key for key in features if "filename" in key or "file_name" in key]
     examples = builder.as_dataset(
@@ -167,11 +167,11 @@ def corrupt(builder: tfds.core.DatasetBuilder, spec: str, damaged: list[int]) ->
         decoders={builder.info.supervised_keys[0]: tfds.decode.SkipDecoding()},
         read_config=read_config(add_tfds_id=True),
     )
-    wanted, names = set(damaged[:MAX_NAMED_EXAMPLES]), []
+    wanted, names = set(list(damaged)[:MAX_NAMED_EXAMPLES]), []
     for index, example in enumerate(examples.as_numpy_iterator()):
         if index in wanted:
             parts = [example[key].decode(errors="replace") for key in (*name_keys, "tfds_id")]
-            names.append(" at ".join(parts))
+            names.append(f"{' at '.join(parts)}: {damaged[index]}")
     more = f"\n  and {len(damaged) - len(names)} more" if len(damaged) > len(names) else ""
     listed = "\n".join(f"  {name}" for name in names)
     return DataCorrupt(
