@@ -36,6 +36,7 @@ _PLAIN_JPEG = r"\C{6}JFIF\C*"
 # Both sides under 4096; 8 bits; grey or RGB; no chunk between header and pixels that could give them another meaning.
 _PLAIN_PNG = r"\CPNG\r\n\x1a\n\x00\x00\x00\rIHDR(\x00\x00[\x00-\x0f]\C){2}\x08[\x00\x02]\C{11}IDAT\C*"
 _PNG = r"\CPNG\r\n\x1a\n\C*"
+_PNG_WITH_ALPHA = r"\CPNG\r\n\x1a\n\C{4}IHDR\C{9}([\x04\x06]\C*|\C*tRNS\C*)"
 _PALETTE_BMP = r"BM\C{26}[\x01-\x10]\x00\C*"
 _ORIENTED = r"\C*(Exif|eXIf|Orientation)\C*"
 
@@ -129,10 +130,19 @@ def _png_of_any_kind(encoded: tf.Tensor) -> tf.Tensor:
     """uint8 [h, w, 3] of 8 or 16 bits a channel, over white."""
     sides = tf.io.decode_raw(tf.strings.substr(encoded, 16, 8), tf.int32, little_endian=False)
     is_small = tf.reduce_prod(tf.cast(sides, tf.float32)) <= MAX_PIXELS
+
+    def values(channels: int) -> tf.Tensor:
+        return tf.cast(tf.io.decode_png(encoded, channels=channels, dtype=tf.uint16), tf.float32) / 257.0
+
+    def over_white() -> tf.Tensor:
+        rgba = values(4)
+        alpha = rgba[..., 3:] / 255.0
+        return rgba[..., :3] * alpha + 255.0 * (1.0 - alpha)
+
     with tf.control_dependencies([tf.debugging.Assert(is_small, ["an image of more pixels than the limit"])]):
-        values = tf.cast(tf.io.decode_png(encoded, channels=4, dtype=tf.uint16), tf.float32) / 257.0
-    alpha = values[..., 3:] / 255.0
-    return tf.saturate_cast(tf.round(values[..., :3] * alpha + 255.0 * (1.0 - alpha)), tf.uint8)
+        # Asked for an alpha that is not there, TensorFlow 2.21 gives almost transparent pixels below 8 bits.
+        image = tf.cond(_is_like(encoded, _PNG_WITH_ALPHA), over_white, lambda: values(3))
+    return tf.saturate_cast(tf.round(image), tf.uint8)
 
 
 def _resized(image: tf.Tensor, image_size: int) -> tf.Tensor:
