@@ -171,8 +171,8 @@ def _predict(words: Sequence[str], environ: Mapping[str, str]) -> Predict:
     )  # fmt: skip
     parser.add_argument(
         "images", nargs="*", metavar="IMAGE|DIR|URI|-",
-        help="image files; folders, also in buckets, searched for image files at any depth; - for paths and URIs on standard input, one a line "
-        "or each ended by a zero byte as `find -print0` does",
+        help="image files; folders, also in buckets, searched for image files at any depth; - for paths and URIs on "
+        "standard input, one a line or each ended by a zero byte as `find -print0` does",
     )  # fmt: skip
     _add_run(parser)
     parser.add_argument("--batch-size", type=int, default=64, metavar="INT", help="images at a time [default: 64]")
