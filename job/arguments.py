@@ -77,7 +77,7 @@ class ListRuns:
 
 @dataclass(frozen=True)
 class Predict:
-    """Label images: paths of files and folders, or `-` for paths on standard input."""
+    """Label images: paths or URIs of files and folders, or `-` for those on standard input."""
 
     run: str
     images: tuple[str, ...]
@@ -182,14 +182,14 @@ def _list(words: Sequence[str], environ: Mapping[str, str]) -> ListRuns:
 
 def _predict(words: Sequence[str], environ: Mapping[str, str]) -> Predict:
     parser = _parser(
-        "predict", "[--run URI/RUN-ID] [--json] IMAGE|DIR|- [...]",
+        "predict", "[--run URI/RUN-ID] [--json] IMAGE|DIR|URI|- [...]",
         "A table of label and probability on a terminal, and JSON lines elsewhere: one for each image, in order. An "
         "image that cannot be read is one with an error; the others go on, and the exit code is then 4.",
     )  # fmt: skip
     parser.add_argument(
-        "images", nargs="*", metavar="IMAGE|DIR|-",
-        help="image files; folders, searched for image files at any depth; - for paths on standard input, one a line "
-        "or each ended by a zero byte as `find -print0` does",
+        "images", nargs="*", metavar="IMAGE|DIR|URI|-",
+        help="image files; folders, also in buckets, searched for image files at any depth; - for paths and URIs on "
+        "standard input, one a line or each ended by a zero byte as `find -print0` does",
     )  # fmt: skip
     _add_run(parser)
     parser.add_argument("--batch-size", type=int, default=64, metavar="INT", help="images at a time [default: 64]")

@@ -30,9 +30,9 @@ from job.images import (
     RecordImages,
     allocate,
     as_it_is,
-    decode,
     untuned,
 )
+from job.pixels import decode
 from job.records import RecordReader
 
 EXAMPLES_READ_TOGETHER = 64

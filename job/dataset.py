@@ -8,7 +8,7 @@ import contextlib
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -166,15 +166,15 @@ def _reach(builder: tfds.core.DatasetBuilder, problem: str, hint: str) -> None:
 
 
 def corrupt(
-    builder: tfds.core.DatasetBuilder, spec: str, examples: Callable[[], Any], damaged: list[int]
+    builder: tfds.core.DatasetBuilder, spec: str, examples: Callable[[], Any], damaged: Mapping[int, str]
 ) -> DataCorrupt:
-    """An error that names the damaged examples of a split by file name, where the data set keeps it, and place."""
+    """An error that names the damaged examples by file name, where the data set keeps it, and place, and says why."""
     name_keys = [key for key in builder.info.features if "filename" in key or "file_name" in key]
-    wanted, names = set(damaged[:MAX_NAMED_EXAMPLES]), []
+    wanted, names = set(list(damaged)[:MAX_NAMED_EXAMPLES]), []
     for index, example in enumerate(examples().as_numpy_iterator()):
         if index in wanted:
             parts = [example[key].decode(errors="replace") for key in (*name_keys, "tfds_id") if key in example]
-            names.append(" at ".join(parts) or f"example {index}")
+            names.append(f"{' at '.join(parts) or f'example {index}'}: {damaged[index]}")
     more = f"\n  and {len(damaged) - len(names)} more" if len(damaged) > len(names) else ""
     listed = "\n".join(f"  {name}" for name in names)
     return DataCorrupt(

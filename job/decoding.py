@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from job.errors import DataCorrupt
 from job.images import PARALLEL_DECODES, untuned
+from job.pixels import reason_of
 
 Failure = Callable[[], BaseException]
 
@@ -31,14 +32,14 @@ class Part:
 
     `images` are uint8 [size, size, 3] for the indices of `order`, a permutation, in turn; one that cannot be decoded is
     an InvalidArgumentError. `pixels`, uint8 [n, size, size, 3], keeps them, if they are kept. `corrupt` makes the error
-    that names damaged ones, of their indices.
+    that names damaged ones, of their indices and what is wrong with each.
     """
 
     name: str
     order: np.ndarray
     images: tf.data.Dataset
     pixels: np.ndarray | None
-    corrupt: Callable[[list[int]], DataCorrupt]
+    corrupt: Callable[[dict[int, str]], DataCorrupt]
 
 
 class Decoding:
@@ -143,22 +144,22 @@ def _work(parts: Sequence[Part], state: _State) -> None:
         state.end(lambda: failure)
 
 
-def _decode(part: Part, state: _State) -> list[int]:
-    """Decode a split; returns the indices of what is damaged, in order."""
+def _decode(part: Part, state: _State) -> dict[int, str]:
+    """Decode a split; returns the indices of what is damaged, in order, each with the reason."""
     # Threads of its own: those that TensorFlow's operations share may all be waiting for images.
     images = untuned(part.images.prefetch(PREFETCHED_EXAMPLES), num_threads=PARALLEL_DECODES).as_numpy_iterator()
-    damaged = []
+    damaged: dict[int, str] = {}
     for index in part.order.tolist():
         if state.is_over:
             raise _closed()
         try:
             image = next(images)
-        except tf.errors.InvalidArgumentError:
-            damaged.append(index)
+        except tf.errors.InvalidArgumentError as error:
+            damaged[index] = reason_of(error)
             continue
         except (tf.errors.OpError, StopIteration) as error:
             raise cut_short(index, len(part.order), error) from error
         if part.pixels is not None:
             part.pixels[index] = image
         state.put(part.name, index)
-    return sorted(damaged)
+    return dict(sorted(damaged.items()))

@@ -1,18 +1,29 @@
-"""Image files that a person names: one by one, by folder, or as a list on standard input.
+"""Image files that a person names: one by one, by folder, in a bucket, or as a list on standard input.
 
-Names are yielded one at a time, so a list without end is read as it comes. This room decodes nothing.
+Names are yielded one at a time, so a list without end is read as it comes. This module decodes nothing.
 """
 
+import functools
 import os
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
+from urllib.parse import unquote
 
-from job.errors import InvalidSettings
+from job.errors import InvalidSettings, ObjectDamaged, ObjectMissing
+from job.storage import ObjectStore, open_store
 
-SUFFIXES = frozenset({".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".jxl", ".png", ".webp"})
-"""Of the formats that `images.decode` takes. In a folder, files of other names are passed over."""
+SUFFIXES = frozenset(
+    {".apng", ".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+)
+"""Of the formats that `pixels.decode` takes. In a folder, files of other names are passed over, but for these."""
+
+OTHER_SUFFIXES = frozenset(
+    {".arw", ".cr2", ".cr3", ".dng", ".heic", ".heif", ".hif", ".jp2", ".jxl", ".nef", ".orf", ".psd", ".raf", ".rw2"}
+)
+"""Of images that it does not take: each is named, so that none is left out in silence."""
 
 MAX_IMAGE_BYTES = 1 << 28
 STANDARD_INPUT = "-"
@@ -29,24 +40,44 @@ class Unreadable:
     reason: str
 
 
-def find(names: Iterable[str], *, standard_input: Callable[[], BufferedReader]) -> Iterator[str | Unreadable]:
-    """The paths of image files in the order of `names`; those of a folder are sorted, at any depth.
+def find(
+    names: Iterable[str], *, standard_input: Callable[[], BufferedReader], passed_over: Callable[[str], None]
+) -> Iterator[str | Unreadable]:
+    """The paths and URIs of image files in the order of `names`; those of a folder are sorted, at any depth.
 
     `-` stands for the paths on standard input, which is opened for it. A file that is named is taken whatever it is
-    called; what cannot be looked at is Unreadable. Raises InvalidSettings when an image comes on standard input.
+    called; what cannot be looked at is Unreadable. `passed_over` hears of links to folders, which are not followed:
+    they may lead back, or out. Raises InvalidSettings when an image comes on standard input, or a URI has no store,
+    StorageError when a bucket cannot be asked.
     """
     for name in names:
         if name == STANDARD_INPUT:
             for line in _listed(standard_input()):
-                yield from _of(line)
+                yield from _of(line, passed_over)
         else:
-            yield from _of(name)
+            yield from _of(name, passed_over)
 
 
-def read(path: str) -> bytes:
-    """The content of a file. Raises ValueError, which says why, when it cannot be had."""
+def read(path: str, folder: Path) -> bytes:
+    """The content of a file, or of an object by way of `folder`. Raises ValueError, which says why it cannot be had.
+
+    Raises StorageError when a bucket cannot be asked.
+    """
+    if "://" not in path:
+        return _content(Path(path))
+    store, name = _object(path)
+    # An object has any size: it is copied to the disk, and read no further than an image goes.
+    with tempfile.NamedTemporaryFile(dir=folder) as copy:
+        try:
+            store.download(name, Path(copy.name))
+        except (ObjectMissing, ObjectDamaged) as error:
+            raise ValueError(error.message) from error
+        return _content(Path(copy.name))
+
+
+def _content(path: Path) -> bytes:
     try:
-        with Path(path).open("rb") as file:
+        with path.open("rb") as file:
             data = file.read(MAX_IMAGE_BYTES + 1)
     except OSError as error:
         raise ValueError(error.strerror or str(error)) from error
@@ -57,24 +88,78 @@ def read(path: str) -> bytes:
     return data
 
 
-def _of(name: str) -> Iterator[str | Unreadable]:
-    if not os.path.isdir(name):  # noqa: PTH112  pathlib raises where a path is too long or may not be looked at
+def _of(name: str, passed_over: Callable[[str], None]) -> Iterator[str | Unreadable]:
+    if name.startswith("file://"):
+        name = unquote(name.removeprefix("file://"))
+    if "://" in name:
+        found = _in_bucket(name)
+    elif os.path.isdir(name):  # noqa: PTH112  pathlib raises where a path is too long or may not be looked at
+        found = _in_folder(name, passed_over)
+    else:
         yield name
         return
+    is_empty = True
+    for path in found:
+        is_empty = False
+        yield path
+    if is_empty:
+        yield Unreadable(name, f"no image file in this folder ({' '.join(sorted(SUFFIXES))})")
+
+
+def _in_folder(name: str, passed_over: Callable[[str], None]) -> Iterator[str | Unreadable]:
     problems: list[OSError] = []
-    num_told = 0
     for folder, subfolders, files in os.walk(name, onerror=problems.append):
         subfolders.sort()
-        # A dot begins what a desktop keeps beside an image, under the image's own suffix.
-        images = [file for file in files if Path(file).suffix.lower() in SUFFIXES and not file.startswith(".")]
-        for file in sorted(images):
-            num_told += 1
-            yield os.path.join(folder, file)  # noqa: PTH118  as the name was given: ./a stays ./a
+        # As the name was given: ./a stays ./a.
+        for linked in (os.path.join(folder, subfolder) for subfolder in subfolders):  # noqa: PTH118
+            if os.path.islink(linked):  # noqa: PTH114
+                passed_over(linked)
+        for path in (os.path.join(folder, file) for file in sorted(files)):  # noqa: PTH118
+            yield from _taken(path, is_file=os.path.isfile)
     for error in problems:
-        num_told += 1
         yield Unreadable(str(error.filename), error.strerror or str(error))
-    if num_told == 0:
-        yield Unreadable(name, f"no image file in this folder ({' '.join(sorted(SUFFIXES))})")
+
+
+def _in_bucket(uri: str) -> Iterator[str | Unreadable]:
+    """The images under a URI; the object itself when its name is an image's, or there is nothing under it."""
+    if Path(uri).suffix.lower() in SUFFIXES:
+        yield uri
+        return
+    store, name = _object(uri)
+    prefix = f"{name.rstrip('/')}/" if name else ""
+    objects = store.list(prefix)
+    if not objects and name and not name.endswith("/"):
+        yield uri
+    for found in objects:
+        yield from _taken(f"{store.uri}/{found}", is_file=lambda _: True)
+
+
+def _taken(path: str, *, is_file: Callable[[str], bool]) -> Iterator[str | Unreadable]:
+    """A file of a folder, if it is an image by its name."""
+    name, suffix = Path(path).name, Path(path).suffix.lower()
+    # A dot begins what a desktop keeps beside an image, under the image's own suffix.
+    if name.startswith(".") or suffix not in SUFFIXES | OTHER_SUFFIXES:
+        return
+    if suffix in OTHER_SUFFIXES:
+        yield Unreadable(path, f"{suffix[1:].upper()} is not read: convert it to JPEG or PNG")
+    else:
+        # A pipe would be waited for; a broken link leads nowhere.
+        yield path if is_file(path) else Unreadable(path, "is not a file, or a link to none")
+
+
+def _object(uri: str) -> tuple[ObjectStore, str]:
+    """The bucket of a URI, and the name in it, which may hold any character."""
+    scheme, _, rest = uri.partition("://")
+    bucket, _, name = rest.partition("/")
+    if "@" in bucket:
+        raise InvalidSettings(f"a URI with {scheme}:// has a user before the bucket", hint="give gs://bucket/name")
+    return _store(f"{scheme}://{bucket}"), name
+
+
+@functools.cache
+def _store(uri: str) -> ObjectStore:
+    """Opened once: a bucket asks for credentials."""
+    return open_store(uri)
 
 
 def _listed(file: BufferedReader) -> Iterator[str]:

@@ -4,7 +4,6 @@ Every source gives the same bytes for the same index: how images are kept is no 
 """
 
 import os
-import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from job.errors import InvalidSettings
+from job.pixels import decode
 
 PARALLEL_DECODES = os.cpu_count() or 1
 ZEROS_BYTES = 8 << 20
@@ -42,22 +42,6 @@ def untuned(dataset: tf.data.Dataset, *, num_threads: int | None = None) -> tf.d
     if num_threads is not None:
         options.threading.private_threadpool_size = num_threads
     return dataset.with_options(options)
-
-
-def decode(encoded: tf.Tensor, image_size: int) -> tf.Tensor:
-    """Encoded bytes of any image format -> uint8 [size, size, 3], resized bilinearly."""
-    image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
-    resized = tf.image.resize(image, (image_size, image_size), method="bilinear")
-    return tf.saturate_cast(tf.round(resized), tf.uint8)
-
-
-def decode_bytes(encoded: bytes, image_size: int) -> np.ndarray:
-    """The same, of bytes at hand. Raises ValueError, which says why, when they are no image."""
-    try:
-        return np.asarray(decode(tf.constant(encoded), image_size).numpy())
-    except (tf.errors.InvalidArgumentError, tf.errors.ResourceExhaustedError) as error:
-        reason = re.sub(r"\{\{.*?\}\} | \[Op:\w+\].*", "", error.message).strip() or "no reason given"
-        raise ValueError(f"cannot be decoded: {reason.splitlines()[0]}") from error
 
 
 def allocate(shape: tuple[int, ...], cache: Literal["memory", "disk", "none"], cache_dir: Path) -> np.ndarray | None:

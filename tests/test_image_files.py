@@ -2,6 +2,7 @@
 
 import io
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,15 @@ import pytest
 from job import image_files
 from job.errors import InvalidSettings
 from job.image_files import MAX_IMAGE_BYTES, Unreadable
+from job.storage import open_store
+from tests.gcs_server import BUCKET, GcsServer
 
 
-def find(*names: str, standard_input: bytes = b"") -> list[str | Unreadable]:
-    return list(image_files.find(names, standard_input=lambda: io.BufferedReader(io.BytesIO(standard_input))))
+def find(
+    *names: str, standard_input: bytes = b"", passed_over: Callable[[str], None] = pytest.fail
+) -> list[str | Unreadable]:
+    opened = lambda: io.BufferedReader(io.BytesIO(standard_input))  # noqa: E731
+    return list(image_files.find(names, standard_input=opened, passed_over=passed_over))
 
 
 def test_a_folder_gives_its_images_at_any_depth_in_order(tmp_path: Path) -> None:
@@ -35,6 +41,84 @@ def test_a_folder_without_an_image_is_told(tmp_path: Path) -> None:
     (found,) = find(str(tmp_path))
     assert isinstance(found, Unreadable)
     assert "no image file in this folder" in found.reason
+
+
+def test_images_of_formats_that_are_not_taken_are_named(tmp_path: Path) -> None:
+    """In their place, with what to do."""
+    for name in ("a.jpg", "b.HEIC", "c.png", "d.dng"):
+        (tmp_path / name).write_bytes(b"x")
+    first, heic, third, raw = find(str(tmp_path))
+    assert (first, third) == (str(tmp_path / "a.jpg"), str(tmp_path / "c.png"))
+    assert heic == Unreadable(str(tmp_path / "b.HEIC"), "HEIC is not read: convert it to JPEG or PNG")
+    assert isinstance(raw, Unreadable)
+
+
+def test_a_linked_folder_is_passed_over_by_name(tmp_path: Path) -> None:
+    """It may lead back to where it is; a linked file is taken."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "a.jpg").write_bytes(b"x")
+    (tmp_path / "folder" / "b.jpg").symlink_to("a.jpg")
+    (tmp_path / "folder" / "loop").symlink_to(tmp_path)
+    passed_over: list[str] = []
+    found = find(str(tmp_path), passed_over=passed_over.append)
+    assert found == [str(tmp_path / "folder" / name) for name in ("a.jpg", "b.jpg")]
+    assert passed_over == [str(tmp_path / "folder" / "loop")]
+
+
+def test_a_pipe_in_a_folder_is_not_waited_for(tmp_path: Path) -> None:
+    """Nor is a link that leads nowhere left out."""
+    os.mkfifo(tmp_path / "a.jpg")
+    (tmp_path / "b.jpg").symlink_to("nothing")
+    reasons = [row.reason for row in find(str(tmp_path)) if isinstance(row, Unreadable)]
+    assert reasons == ["is not a file, or a link to none"] * 2
+
+
+def test_a_uri_of_a_file_is_a_path(tmp_path: Path) -> None:
+    """Whose characters are quoted."""
+    (tmp_path / "a b.jpg").write_bytes(b"x")
+    assert find(f"file://{tmp_path}") == [str(tmp_path / "a b.jpg")]
+    assert find(f"file://{tmp_path}/a%20b.jpg") == [str(tmp_path / "a b.jpg")]
+
+
+@pytest.fixture
+def bucket(gcs: GcsServer) -> str:
+    """A bucket with images, and what lies beside them."""
+    store = open_store(f"gs://{BUCKET}")
+    for name in ("photos/b/2.JPG", "photos/a#1 ?.png", "photos/c.heic", "photos/notes.txt", "photos-2/d.png", "e"):
+        store.write(name, b"x", if_generation=0)
+    image_files._store.cache_clear()
+    return f"gs://{BUCKET}"
+
+
+def test_a_folder_in_a_bucket_gives_its_images(bucket: str) -> None:
+    """In order, by their URIs, and nothing of another folder whose name begins the same."""
+    for uri in (f"{bucket}/photos", f"{bucket}/photos/"):
+        *images, heic = find(uri)
+        assert images == [f"{bucket}/photos/a#1 ?.png", f"{bucket}/photos/b/2.JPG"]
+        assert isinstance(heic, Unreadable)
+        assert heic.path == f"{bucket}/photos/c.heic"
+    assert len(find(bucket)) == 4
+
+
+def test_an_object_is_taken_whatever_it_is_called(bucket: str, tmp_path: Path) -> None:
+    """If there is one; the name may hold what a URI has a meaning for."""
+    for uri in (f"{bucket}/e", f"{bucket}/photos/a#1 ?.png"):
+        assert find(uri) == [uri]
+        assert image_files.read(uri, tmp_path) == b"x"
+    assert find(f"{bucket}/nothing.jpg") == [f"{bucket}/nothing.jpg"]
+    with pytest.raises(ValueError, match=r"nothing\.jpg"):
+        image_files.read(f"{bucket}/nothing.jpg", tmp_path)
+    (found,) = find(f"{bucket}/none/")
+    assert isinstance(found, Unreadable)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("uri", ["s3://bucket/a.jpg", "gs://user:secret@bucket/a.jpg"])
+def test_a_uri_that_has_no_store_is_refused(uri: str, tmp_path: Path) -> None:
+    """And no password of it is shown."""
+    with pytest.raises(InvalidSettings) as caught:
+        image_files.read(uri, tmp_path)
+    assert "secret" not in caught.value.message
 
 
 def test_standard_input_is_a_list_of_paths(tmp_path: Path) -> None:
@@ -67,7 +151,7 @@ def test_what_is_on_standard_input_is_read_as_it_comes() -> None:
     reading, writing = os.pipe()
     with open(reading, "rb") as file:  # noqa: PTH123  a descriptor
         os.write(writing, b"first.jpg\n")
-        paths = image_files.find(["-"], standard_input=lambda: file)
+        paths = image_files.find(["-"], standard_input=lambda: file, passed_over=pytest.fail)
         assert next(paths) == "first.jpg"
         os.write(writing, b"second.jpg\n")
         assert next(paths) == "second.jpg"
@@ -84,10 +168,10 @@ def test_a_file_that_cannot_be_read_says_why(tmp_path: Path, path: str, reason: 
     (tmp_path / "empty.jpg").write_bytes(b"")
     (tmp_path / "folder").mkdir()
     with pytest.raises(ValueError, match=reason):
-        image_files.read(str(tmp_path / path))
+        image_files.read(str(tmp_path / path), tmp_path)
 
 
-def test_a_file_without_end_is_not_read_to_its_end() -> None:
+def test_a_file_without_end_is_not_read_to_its_end(tmp_path: Path) -> None:
     """/dev/zero is larger than any image."""
     with pytest.raises(ValueError, match=f"larger than {MAX_IMAGE_BYTES >> 20} MiB"):
-        image_files.read("/dev/zero")
+        image_files.read("/dev/zero", tmp_path)

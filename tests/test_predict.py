@@ -88,12 +88,17 @@ def test_images_that_cannot_be_read_are_told_and_the_others_go_on(
     assert [line["image"] for line in lines] == [str(name) for name in names]
     assert answers([lines[1], lines[5]]) == [reported(undisturbed_run[0])[0]] * 2
     reasons = [line.get("error", "") for line in lines]
-    for index, expected in {0: "cannot be decoded", 2: "Unknown image file format", 3: "No such", 4: "empty"}.items():
+    for index, expected in {
+        0: "cannot be decoded",
+        2: "no image of a format that is read",
+        3: "No such",
+        4: "empty",
+    }.items():
         assert expected in reasons[index]
     assert ask(tmp_path / "half.png")[0] == ExitCode.BAD_INPUT
 
 
-@pytest.mark.parametrize("kind", ["BMP", "GIF", "JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("kind", ["AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP"])
 def test_every_format_that_training_decodes_is_taken(ask: Callable[..., Any], tmp_path: Path, kind: str) -> None:
     """By its content: the name does not matter. Of any size."""
     Image.fromarray(draw(0, 1)).resize((90, 41)).save(tmp_path / "image", kind)
@@ -174,7 +179,7 @@ def test_paths_come_on_standard_input(
         ask("-")
 
 
-def test_a_run_in_a_bucket_answers_a_process(
+def test_a_run_and_images_in_a_bucket_answer_a_process(
     undisturbed_run: Undisturbed, gcs: GcsServer, test_split: Path, tmp_path: Path
 ) -> None:
     """JSON lines on standard output and nothing else; standard error counts what could not be read."""
@@ -183,19 +188,24 @@ def test_a_run_in_a_bucket_answers_a_process(
     bucket = open_store(uri)
     for name in store.list(""):
         bucket.upload(name, store.root / name, if_generation=0)
+    photos = open_store(f"gs://{BUCKET}/photos")
+    for path in test_split.iterdir():
+        photos.upload(path.name, path, if_generation=0)
     (tmp_path / "text.jpg").write_text("no image")
+    Image.fromarray(draw(0, 1)).save(tmp_path / "odd.jpg", exif=b"Exif\0\0MM\0\x2a\0\0\0\x08\0\x01\x01\x12")
+    (tmp_path / "linked").symlink_to(test_split)
     done = job(
-        "predict",
-        "--run",
-        uri,
-        str(test_split),
-        str(tmp_path / "text.jpg"),
+        "predict", "--run", uri, f"gs://{BUCKET}/photos", str(tmp_path), f"gs://{BUCKET}/nothing.png",
         env={name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"},
-    )
+    )  # fmt: skip
     assert done.returncode == ExitCode.BAD_INPUT
-    assert done.stderr == "1 of 25 could not be read\n"
+    note, count = done.stderr.splitlines()
+    assert note == f"{tmp_path}/linked: a link to a folder is not followed; name it to have its images"
+    assert count == "2 of 27 could not be read"
     lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line["image"] for line in lines[:24]] == [f"gs://{BUCKET}/photos/{index:02d}.png" for index in range(24)]
     assert answers(lines[:16]) == reported(store)
+    assert ["error" in line for line in lines[24:]] == [False, True, True]
 
 
 def test_a_terminal_gets_one_table(undisturbed_run: Undisturbed, test_split: Path, tmp_path: Path) -> None:

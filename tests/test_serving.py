@@ -1,5 +1,6 @@
 """The SavedModel: what it answers, to whom, and that it is what was measured."""
 
+import io
 import json
 import subprocess
 import sys
@@ -10,10 +11,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from job import serving
 from job.errors import ScratchUnavailable
-from job.images import decode
+from job.pixels import decode_bytes
 from tests.shapes import encode
 from tests.test_model import build
 
@@ -51,7 +53,7 @@ def test_a_process_without_this_package_gets_the_same_numbers(tmp_path: Path, cl
     names = [tmp_path / f"{index}.png" for index in range(len(encoded))]
     for name, content in zip(names, encoded, strict=True):
         name.write_bytes(content)
-    images = np.stack([decode(content, 16) for content in encoded])
+    images = np.stack([decode_bytes(content, 16) for content in encoded])
     np.save(tmp_path / "images.npy", images)
     subprocess.run(
         [sys.executable, "-c", ANSWER, "saved_model", "images.npy", *map(str, names)],
@@ -65,6 +67,48 @@ def test_a_process_without_this_package_gets_the_same_numbers(tmp_path: Path, cl
         np.testing.assert_allclose(answers[f"{how}/probabilities"], keras.ops.softmax(of_classes), rtol=1e-5, atol=1e-5)
         labels = [class_names[index] for index in of_classes.argmax(axis=1)]
         assert answers[f"{how}/label"].tolist() == labels
+
+
+def saved(image: Image.Image, kind: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def test_one_bad_image_does_not_fail_the_batch() -> None:
+    """It has no label and is marked; the others are answered as without it, though none be good."""
+    good = [encode(image) for image in pictures(2)]
+    palette = saved(Image.fromarray(pictures(1)[0]).convert("P"), "BMP")
+    classify = serving.signatures(build().export("Tiny"), ("cat", "dog"))["serving_default"]
+
+    def answer_of(images: list[bytes]) -> dict[str, np.ndarray]:
+        return {name: value.numpy() for name, value in classify(tf.constant(images, tf.string)).items()}
+
+    mixed = answer_of([good[0], b"text", good[0][:-200], b"", palette, good[1]])
+    expected = answer_of(good)
+    assert mixed["valid"].tolist() == [True, False, False, False, False, True]
+    assert mixed["label"][[0, 5]].tolist() == expected["label"].tolist()
+    np.testing.assert_allclose(mixed["probabilities"][[0, 5]], expected["probabilities"], rtol=1e-5)
+    assert mixed["label"][1:5].tolist() == [b""] * 4
+    assert not mixed["logits"][1:5].any()
+    assert not mixed["probabilities"][1:5].any()
+    assert answer_of([b"text"])["valid"].tolist() == [False]
+    assert answer_of([])["label"].tolist() == []
+
+
+def test_png_of_any_kind_has_the_pixels_of_training() -> None:
+    """To within 1: 16 bits, alpha, palettes; what is transparent is white."""
+    rgb = Image.fromarray(pictures(1)[0])
+    rgba = rgb.copy()
+    rgba.putalpha(Image.linear_gradient("L").resize(rgb.size))
+    grey = Image.fromarray(np.arange(0, 65536, 41, dtype=np.uint16)[:1560].reshape(40, 39))
+    palette = rgb.convert("P")
+    files = [saved(image, "PNG") for image in (rgba, rgba.convert("LA"), grey, palette, palette.convert("1"))]
+    files.append(saved(palette, "PNG", transparency=3))
+    pixels, valid = serving._decoded(tf.constant(files), 16)
+    assert valid.numpy().all()
+    expected = np.stack([decode_bytes(file, 16) for file in files]).astype(int)
+    np.testing.assert_allclose(pixels.numpy(), expected, atol=1)
 
 
 def test_the_class_is_the_greater_logit_where_probabilities_round_to_the_same() -> None:

@@ -17,7 +17,7 @@ from typing import cast
 import numpy as np
 from rich.table import Table
 
-from job import evaluation, image_files, images, model, scratch
+from job import evaluation, image_files, model, pixels, scratch
 from job.arguments import Predict
 from job.commands.output import Paper, plain, print_json
 from job.commands.runs import recorded
@@ -67,15 +67,16 @@ def predict(question: Predict) -> ExitCode:
         labeller = _labeller(store, found, folder)
     paper = None if question.as_json or not sys.stdout.isatty() else Paper()
     num_images, num_failed = 0, 0
-    paths = image_files.find(question.images, standard_input=_standard_input)
-    for batch in _labelled(paths, labeller, question.batch_size):
-        if paper is None:
-            for path, answer in batch:
-                print_json(_as_json(path, answer))
-        else:
-            paper.print(_as_table(batch, show_header=num_images == 0, labeller=labeller))
-        num_images += len(batch)
-        num_failed += sum(isinstance(answer, str) for _, answer in batch)
+    paths = image_files.find(question.images, standard_input=_standard_input, passed_over=_passed_over)
+    with scratch.folder(question.cache_dir) as folder:
+        for batch in _labelled(paths, labeller, question.batch_size, folder):
+            if paper is None:
+                for path, answer in batch:
+                    print_json(_as_json(path, answer))
+            else:
+                paper.print(_as_table(batch, show_header=num_images == 0, labeller=labeller))
+            num_images += len(batch)
+            num_failed += sum(isinstance(answer, str) for _, answer in batch)
     if num_images == 0:
         raise InputError("no image was named on standard input", hint="give a path on each line")
     if num_failed:
@@ -87,6 +88,10 @@ def _standard_input() -> BufferedReader:
     if sys.stdin is None:
         raise InvalidSettings("predict: - reads paths from standard input, which is closed", hint="name the images")
     return cast(BufferedReader, sys.stdin.buffer)
+
+
+def _passed_over(path: str) -> None:
+    print(f"{plain(path)}: a link to a folder is not followed; name it to have its images", file=sys.stderr)
 
 
 def _finished(store: ObjectStore) -> Record:
@@ -113,7 +118,7 @@ def _labeller(store: ObjectStore, found: Record, folder: Path) -> Labeller:
 
 
 def _labelled(
-    paths: Iterator[str | Unreadable], labeller: Labeller, batch_size: int
+    paths: Iterator[str | Unreadable], labeller: Labeller, batch_size: int, folder: Path
 ) -> Iterator[list[tuple[str, Labelled]]]:
     """The answers in the order of the paths, a batch at a time."""
 
@@ -121,15 +126,15 @@ def _labelled(
         if isinstance(path, Unreadable):
             return path.reason
         try:
-            return images.decode_bytes(image_files.read(path), labeller.image_size)
+            return pixels.decode_bytes(image_files.read(path, folder), labeller.image_size)
         except ValueError as error:
             return str(error)
 
     with ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="decode") as executor:
         while batch := list(itertools.islice(paths, batch_size)):
             loaded = list(executor.map(load, batch))
-            pixels = [image for image in loaded if not isinstance(image, str)]
-            labels = iter(labeller.label(np.stack(pixels)) if pixels else ())
+            decoded = [image for image in loaded if not isinstance(image, str)]
+            labels = iter(labeller.label(np.stack(decoded)) if decoded else ())
             yield [
                 (path if isinstance(path, str) else path.path, image if isinstance(image, str) else next(labels))
                 for path, image in zip(batch, loaded, strict=True)

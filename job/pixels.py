@@ -1,0 +1,218 @@
+"""From the bytes of an image file to pixels: the same in training, in `predict` and in the report.
+
+Pillow reads the files, because it knows what they say of their own pixels; JPEG data alone is decoded by TensorFlow.
+There the two differ by up to 5 of 255, in most pixels (Pillow 13.0, TensorFlow 2.21), and the recipe's pixels are
+TensorFlow's. Plain JPEG and PNG files, which say nothing of the kind, are decoded in TensorFlow's graph without Python,
+for speed; of PNG the two give the same.
+
+What a file says is followed: the EXIF orientation turns the image, a palette gives it colours, and of an animation the
+first frame counts. What is transparent shows white: colours hidden there do not count. 16 bits are scaled to 8. Colour
+profiles are ignored. Refused are pixels whose range is not known, and images of more than MAX_PIXELS.
+"""
+
+import contextlib
+import io
+import re
+import threading
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+"""What Pillow may read: no format whose reader starts another program."""
+
+MAX_PIXELS = 1 << 26
+"""67 million, which take up to 1 GB while one image is decoded."""
+
+LARGE_PIXELS = 1 << 25
+"""Images of more pixels are decoded one at a time, so that many threads need no more memory than one."""
+
+_large = threading.Lock()
+
+_PLAIN_JPEG = r"\C{6}JFIF\C*"
+# Both sides under 4096; 8 bits; grey or RGB; no chunk between header and pixels that could give them another meaning.
+_PLAIN_PNG = r"\CPNG\r\n\x1a\n\x00\x00\x00\rIHDR(\x00\x00[\x00-\x0f]\C){2}\x08[\x00\x02]\C{11}IDAT\C*"
+_PNG = r"\CPNG\r\n\x1a\n\C*"
+_PNG_WITH_ALPHA = r"\CPNG\r\n\x1a\n\C{4}IHDR\C{9}([\x04\x06]\C*|\C*tRNS\C*)"
+_PALETTE_BMP = r"BM\C{26}[\x01-\x10]\x00\C*"
+_ORIENTED = r"\C*(Exif|eXIf|Orientation)\C*"
+
+_OTHER_FORMATS = {
+    "HEIC": rb".{4}ftyp(hei[cmsx]|hev[cmsx]|mif1|msf1)",
+    "JPEG XL": rb"\xff\x0a|\x00\x00\x00\x0cJXL ",
+    "PDF": rb"%PDF",
+    "SVG": rb"\s*<(svg|\?xml)",
+}
+
+# What is odd in a file is either an error or does not matter; a log has no use for the library's remarks.
+warnings.filterwarnings("ignore", module=r"PIL\b")
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow warns there, and refuses what has twice as many
+
+
+def decode(encoded: tf.Tensor, image_size: int) -> tf.Tensor:
+    """Encoded bytes of an image -> uint8 [size, size, 3], resized bilinearly.
+
+    When they are no image that can be read, a graph raises InvalidArgumentError.
+    """
+
+    def in_python() -> tf.Tensor:
+        if tf.executing_eagerly():
+            return tf.constant(_read(encoded.numpy(), image_size))
+        read = lambda data: _read_or_reason(data, image_size)  # noqa: E731
+        image, reason = tf.numpy_function(read, [encoded], [tf.uint8, tf.string], stateful=False)
+        with tf.control_dependencies([tf.debugging.Assert(tf.equal(reason, ""), [reason])]):
+            return tf.ensure_shape(image, (image_size, image_size, 3))
+
+    return _plain_or(in_python, encoded, image_size)
+
+
+def decode_without_python(encoded: tf.Tensor, image_size: int) -> tf.Tensor:
+    """The same as far as TensorFlow's operations can, for a graph that leaves this program.
+
+    Plain JPEG and PNG files give the same pixels, other PNG files too, to within 1. What else it does not read, or not
+    as `decode` does, the model card says.
+    """
+
+    def other() -> tf.Tensor:
+        which = tf.where(_is_like(encoded, _PNG), 0, tf.where(_is_like(encoded, _PALETTE_BMP), 1, 2))
+        return _resized(tf.switch_case(which, [lambda: _png_of_any_kind(encoded), palette, any_format]), image_size)
+
+    def palette() -> tf.Tensor:
+        with tf.control_dependencies([tf.debugging.Assert(False, ["a BMP image with a palette"])]):
+            return tf.zeros((1, 1, 3), tf.uint8)
+
+    def any_format() -> tf.Tensor:
+        return tf.io.decode_image(encoded, channels=3, expand_animations=False)
+
+    return _plain_or(other, encoded, image_size)
+
+
+def decode_bytes(encoded: bytes, image_size: int) -> np.ndarray:
+    """The same, of bytes at hand. Raises ValueError, which says why, when they are no image that can be read."""
+    try:
+        with tf.device("CPU"):
+            return np.asarray(decode(tf.constant(encoded), image_size))
+    except (tf.errors.InvalidArgumentError, tf.errors.ResourceExhaustedError) as error:
+        raise ValueError(reason_of(error)) from error
+
+
+def reason_of(error: tf.errors.OpError) -> str:
+    """Why an image could not be decoded, without TensorFlow's words around it."""
+    text = error.message
+    if given := re.search(r"assertion failed: \[(.*)\]", text):
+        return given[1]
+    text = re.sub(r"\{\{.*?\}\} ?| \[Op:\w+\].*|.* transformation with iterator: \S+: ", "", text).strip()
+    return f"cannot be decoded: {text.splitlines()[0] if text else 'no reason given'}"
+
+
+def _plain_or(otherwise: Callable[[], tf.Tensor], encoded: tf.Tensor, image_size: int) -> tf.Tensor:
+    """Decode a plain JPEG or PNG that is not large; what anything else is, uint8 [size, size, 3], `otherwise` says."""
+
+    def jpeg() -> tf.Tensor:
+        num_pixels = tf.reduce_prod(tf.cast(tf.io.extract_jpeg_shape(encoded)[:2], tf.float32))
+        return tf.cond(num_pixels <= LARGE_PIXELS, lambda: _resized(_jpeg(encoded), image_size), otherwise)
+
+    def png() -> tf.Tensor:
+        return _resized(tf.io.decode_png(encoded, channels=3), image_size)
+
+    plain = tf.where(_is_like(encoded, _PLAIN_JPEG), 0, tf.where(_is_like(encoded, _PLAIN_PNG), 1, 2))
+    return tf.switch_case(tf.where(_is_like(encoded, _ORIENTED), 2, plain), [jpeg, png, otherwise])
+
+
+def _is_like(encoded: tf.Tensor, pattern: str) -> tf.Tensor:
+    return tf.strings.regex_full_match(encoded, pattern)
+
+
+def _png_of_any_kind(encoded: tf.Tensor) -> tf.Tensor:
+    """uint8 [h, w, 3] of 8 or 16 bits a channel, over white."""
+    sides = tf.io.decode_raw(tf.strings.substr(encoded, 16, 8), tf.int32, little_endian=False)
+    is_small = tf.reduce_prod(tf.cast(sides, tf.float32)) <= MAX_PIXELS
+
+    def values(channels: int) -> tf.Tensor:
+        return tf.cast(tf.io.decode_png(encoded, channels=channels, dtype=tf.uint16), tf.float32) / 257.0
+
+    def over_white() -> tf.Tensor:
+        rgba = values(4)
+        alpha = rgba[..., 3:] / 255.0
+        return rgba[..., :3] * alpha + 255.0 * (1.0 - alpha)
+
+    with tf.control_dependencies([tf.debugging.Assert(is_small, ["an image of more pixels than the limit"])]):
+        # Asked for an alpha that is not there, TensorFlow 2.21 gives almost transparent pixels below 8 bits.
+        image = tf.cond(_is_like(encoded, _PNG_WITH_ALPHA), over_white, lambda: values(3))
+    return tf.saturate_cast(tf.round(image), tf.uint8)
+
+
+def _resized(image: tf.Tensor, image_size: int) -> tf.Tensor:
+    resized = tf.image.resize(image, (image_size, image_size), method="bilinear")
+    return tf.saturate_cast(tf.round(resized), tf.uint8)
+
+
+def _jpeg(encoded: tf.Tensor) -> tf.Tensor:
+    return tf.io.decode_jpeg(encoded, channels=3)
+
+
+def _read_or_reason(encoded: bytes, image_size: int) -> tuple[np.ndarray, bytes]:
+    """The image and nothing, or nothing and the reason: TensorFlow logs a traceback of what is raised here."""
+    try:
+        return _read(encoded, image_size), b""
+    except ValueError as error:
+        return np.empty((0, 0, 3), np.uint8), str(error).encode("ascii", "backslashreplace")
+
+
+def _read(encoded: bytes, image_size: int) -> np.ndarray:
+    """uint8 [size, size, 3] of any image. Raises ValueError, which says why not."""
+    try:
+        file = Image.open(io.BytesIO(encoded), formats=FORMATS)
+        with _large if file.width * file.height > LARGE_PIXELS else contextlib.nullcontext(), tf.device("CPU"):
+            return np.asarray(_resized(_upright(encoded, file), image_size))
+    except UnidentifiedImageError as error:
+        raise ValueError(_unknown(encoded)) from error
+    except tf.errors.OpError as error:
+        raise ValueError(reason_of(error)) from error
+    except MemoryError:
+        raise
+    except Exception as error:
+        # What a damaged file raises depends on where it is damaged.
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"cannot be decoded: {reason}") from error
+
+
+def _upright(encoded: bytes, file: Image.Image) -> tf.Tensor | np.ndarray:
+    """uint8 [h, w, 3] as a viewer shows it."""
+    try:
+        orientation = file.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:
+        orientation = 1  # EXIF that cannot be read says nothing
+    # Pillow takes a JPEG that holds a second picture, a preview, for a format of its own.
+    is_jpeg = file.format in ("JPEG", "MPO")
+    if orientation == 1:
+        return _jpeg(encoded) if is_jpeg else np.asarray(_rgb(file))
+    image = Image.fromarray(_jpeg(encoded).numpy()) if is_jpeg else _rgb(file)
+    image.getexif()[ExifTags.Base.Orientation] = orientation
+    ImageOps.exif_transpose(image, in_place=True)
+    return np.asarray(image)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode in ("I", "F") or image.mode.startswith("I;16S"):
+        kind = "float" if image.mode == "F" else "32 bit"
+        raise ValueError(f"has {kind} pixels, whose range is not known: save it with 8 or 16 bits a channel")
+    if image.mode.startswith("I;16"):
+        scaled = (np.asarray(image).astype(np.uint32) + 128) // 257
+        return Image.fromarray(scaled.astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        white = Image.new("RGB", image.size, "white")
+        colours = image if image.mode == "RGBA" else image.convert("RGBA")
+        white.paste(colours, mask=colours)
+        return white
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _unknown(encoded: bytes) -> str:
+    for name, begin in _OTHER_FORMATS.items():
+        if re.match(begin, encoded, re.DOTALL):
+            return f"is {name}, which is not read: convert it to JPEG or PNG"
+    return f"is no image of a format that is read ({', '.join(FORMATS)}), or its beginning is damaged"

@@ -1,0 +1,238 @@
+"""An image file gives the pixels that a viewer shows, the same from bytes and in TensorFlow's graph, or a reason."""
+
+import io
+import struct
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from job import pixels
+from job.pixels import MAX_PIXELS, decode_bytes
+
+SIDE = 24
+
+
+def upright(channels: int = 3, *, dtype: type = np.uint8) -> np.ndarray:
+    """An image without symmetry, 20 by 30, whose values fill their range."""
+    rng = np.random.default_rng(channels)
+    return rng.integers(0, np.iinfo(dtype).max, (20, 30, channels), dtype=dtype, endpoint=True).squeeze()
+
+
+def saved(image: Image.Image | np.ndarray, kind: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
+    image.save(buffer, kind, **({"lossless": True} if kind == "WEBP" else {}) | options)
+    return buffer.getvalue()
+
+
+def in_graph(encoded: bytes, side: int = SIDE) -> np.ndarray:
+    decode = tf.autograph.experimental.do_not_convert(lambda content: pixels.decode(content, side))
+    (image,) = tf.data.Dataset.from_tensors(encoded).map(decode).as_numpy_iterator()
+    return np.asarray(image)
+
+
+def decoded(encoded: bytes, side: int = SIDE) -> np.ndarray:
+    """The same from bytes as in a graph."""
+    image = decode_bytes(encoded, side)
+    np.testing.assert_array_equal(in_graph(encoded, side), image)
+    assert (image.dtype, image.shape) == (np.uint8, (side, side, 3))
+    return image
+
+
+def resized(image: np.ndarray) -> np.ndarray:
+    """RGB pixels as the recipe resizes them."""
+    return np.asarray(tf.saturate_cast(tf.round(tf.image.resize(image, (SIDE, SIDE))), tf.uint8))
+
+
+# The recipe's pixels
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    ("kind", "options"), [("JPEG", {}), ("JPEG", {"progressive": True, "quality": 95}), ("PNG", {})]
+)
+def test_a_plain_file_has_the_pixels_of_tensorflow(kind: str, options: dict[str, Any], channels: int) -> None:
+    """Bit for bit, grey or coloured."""
+    encoded = saved(upright(channels), kind, **options)
+    expected = resized(tf.io.decode_image(encoded, channels=3, expand_animations=False))
+    np.testing.assert_array_equal(decoded(encoded), expected)
+
+
+def test_a_large_image_has_the_same_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is decoded by itself."""
+    files = [saved(upright(), kind) for kind in ("JPEG", "WEBP")]
+    expected = [decode_bytes(file, SIDE) for file in files]
+    monkeypatch.setattr(pixels, "LARGE_PIXELS", 1)
+    for file, image in zip(files, expected, strict=True):
+        np.testing.assert_array_equal(decoded(file), image)
+
+
+# What a file says of its pixels
+
+STORED: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    2: lambda image: image[:, ::-1],
+    3: lambda image: image[::-1, ::-1],
+    4: lambda image: image[::-1],
+    5: lambda image: image.swapaxes(0, 1),
+    6: lambda image: np.rot90(image, 1),
+    7: lambda image: image[::-1, ::-1].swapaxes(0, 1),
+    8: lambda image: np.rot90(image, -1),
+}
+"""How a camera stores an upright image under each EXIF orientation (Exif 2.3, table 6)."""
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF", "JPEG"])
+@pytest.mark.parametrize("orientation", STORED)
+def test_an_image_is_turned_as_its_orientation_says(orientation: int, kind: str) -> None:
+    """The pixels are those of the image that was stored upright."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = np.ascontiguousarray(STORED[orientation](upright()))
+    encoded = saved(stored, kind, exif=exif)
+    if kind == "JPEG":
+        # A JPEG loses something when it is saved: turned is what it holds.
+        inverse = {6: 8, 8: 6}.get(orientation, orientation)
+        expected = STORED[inverse](np.asarray(tf.io.decode_jpeg(saved(stored, kind))))
+    else:
+        expected = upright()
+    np.testing.assert_array_equal(decoded(encoded), resized(expected))
+
+
+def test_exif_that_is_damaged_turns_nothing() -> None:
+    """The image is there all the same."""
+    encoded = saved(upright(), "JPEG", exif=b"Exif\x00\x00MM\x00\x2a\x00\x00\x00\x08\x00\x01\x01\x12")
+    np.testing.assert_array_equal(decoded(encoded), decoded(saved(upright(), "JPEG")))
+
+
+def with_hidden(colour: int, kind: str) -> bytes:
+    """An image whose left half is transparent, with a colour hidden there."""
+    grey = np.full((20, 30), 90, np.uint8)
+    grey[:, :15] = colour
+    alpha = np.where(np.arange(30) < 15, 0, 255) * np.ones((20, 1))
+    if kind == "palette":
+        image = Image.fromarray(np.where(alpha == 0, 0, 1).astype(np.uint8), "P")
+        image.putpalette([colour] * 3 + [90] * 3)
+        return saved(image, "PNG", transparency=0)
+    if kind == "key":
+        return saved(np.stack([grey] * 3, axis=2), "PNG", transparency=(colour,) * 3)
+    if kind == "GIF":
+        return saved(Image.fromarray(grey), "GIF", transparency=colour)
+    layers = [grey, alpha] if kind == "LA" else [grey, grey, grey, alpha]
+    return saved(np.stack(layers, axis=2).astype(np.uint8), "PNG" if kind == "LA" else kind, exact=True)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF", "LA", "palette", "key", "GIF"])
+def test_what_is_transparent_is_white_whatever_it_hides(kind: str) -> None:
+    """As on a page."""
+    black, bright = (decoded(with_hidden(colour, kind)) for colour in (0, 200))
+    np.testing.assert_array_equal(black, bright)
+    assert (black[:, 0] == 255).all()
+    assert (black[:, -1] == 90).all()
+
+
+def test_what_is_half_transparent_is_between() -> None:
+    """Black at half is grey."""
+    image = Image.new("RGBA", (20, 20), (0, 0, 0, 128))
+    assert (decoded(saved(image, "PNG")) == 127).all()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_16_bits_are_scaled_to_8(kind: str) -> None:
+    """65535 is white, and each value the nearest of 256."""
+    image = np.array([[0, 128, 129, 257], [0x1234, 0x8000, 65406, 65407], [65535, 514, 40000, 1], [9] * 4], np.uint16)
+    encoded = saved(Image.fromarray(image), kind)
+    np.testing.assert_array_equal(decoded(encoded, 4)[..., 0], np.round(image / 257))
+
+
+def test_16_bits_in_either_order_are_the_same() -> None:
+    """A TIFF file of a big-endian machine."""
+    image = upright(1, dtype=np.uint16)
+    big = saved(Image.fromarray(image.astype(">u2")), "TIFF")
+    assert big[:2] == b"MM"
+    np.testing.assert_array_equal(decoded(big), decoded(saved(Image.fromarray(image), "TIFF")))
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind"), [("P", "BMP"), ("P", "PNG"), ("P", "GIF"), ("1", "PNG"), ("1", "BMP"), ("1", "TIFF")]
+)
+def test_a_palette_gives_its_colours(mode: str, kind: str) -> None:
+    """Those of the same image without one."""
+    image = Image.fromarray(upright()).convert(mode)
+    np.testing.assert_array_equal(decoded(saved(image, kind)), resized(np.asarray(image.convert("RGB"))))
+
+
+@pytest.mark.parametrize("kind", ["WEBP", "GIF", "PNG", "TIFF"])
+def test_the_first_frame_of_an_animation_counts(kind: str) -> None:
+    """Or the first page."""
+    red, blue = (Image.new("RGB", (20, 20), colour) for colour in ("red", "blue"))
+    encoded = saved(red, kind, save_all=True, append_images=[blue])
+    np.testing.assert_array_equal(decoded(encoded)[0, 0], (255, 0, 0))
+
+
+def test_the_preview_in_a_jpeg_file_does_not_count() -> None:
+    """A camera's second picture."""
+    red, blue = (Image.new("RGB", (20, 20), colour) for colour in ("red", "blue"))
+    encoded = saved(red, "MPO", save_all=True, append_images=[blue])
+    np.testing.assert_allclose(decoded(encoded)[0, 0], (255, 0, 0), atol=2)
+
+
+def test_printers_colours_are_those_of_the_image() -> None:
+    """A JPEG of cyan, magenta, yellow and black."""
+    image = Image.new("CMYK", (20, 20), (0, 255, 255, 0))
+    np.testing.assert_allclose(decoded(saved(image, "JPEG"))[0, 0], (255, 0, 0), atol=6)
+
+
+def test_avif_is_taken() -> None:
+    """As any of the formats."""
+    np.testing.assert_allclose(decoded(saved(Image.new("RGB", (20, 20), "red"), "AVIF"))[0, 0], (255, 0, 0), atol=6)
+
+
+# What is refused
+
+
+def png_of(width: int, height: int) -> bytes:
+    """A PNG file that says how large it is, and ends after some of it."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(1000)))
+
+
+JPEG = saved(Image.new("RGB", (64, 64), "red"), "JPEG")
+HUGE_JPEG = (lambda at: JPEG[: at + 5] + struct.pack(">HH", 60_000, 60_000) + JPEG[at + 9 :])(JPEG.index(b"\xff\xc0"))
+
+REFUSED = {
+    "float": (saved(Image.fromarray(np.ones((9, 9), np.float32)), "TIFF"), "float pixels, whose range is not known"),
+    "32 bit": (saved(Image.fromarray(np.ones((9, 9), np.int32)), "TIFF"), "32 bit pixels, whose range is not known"),
+    "bomb": (png_of(60_000, 60_000), f"3600000000 pixels.* exceeds limit of {MAX_PIXELS} pixels"),
+    "bomb of JPEG": (HUGE_JPEG, f"3600000000 pixels.* exceeds limit of {MAX_PIXELS} pixels"),
+    "just too large": (png_of(MAX_PIXELS // 64 + 1, 64), f"exceeds limit of {MAX_PIXELS} pixels"),
+    "HEIC": (b"\0\0\0\x18ftypheic" + b"\0" * 40, "is HEIC, which is not read: convert it"),
+    "JPEG XL": (b"\xff\x0a" + b"\0" * 40, "is JPEG XL, which is not read: convert it"),
+    "PostScript": (
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+        "no image of a format that is read .*JPEG, PNG",
+    ),
+    "text": ("né\n".encode("latin-1"), "no image of a format that is read"),
+    **{f"half a {kind}": (saved(upright(), kind)[:-300], "cannot be decoded") for kind in ("JPEG", "PNG", "TIFF")},
+    "half a WEBP": (saved(upright(), "WEBP")[:-300], ""),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_right_is_refused_with_the_reason(name: str) -> None:
+    """From bytes, and in a graph, as an error of this one example."""
+    encoded, reason = REFUSED[name]
+    with pytest.raises(ValueError, match=reason):
+        decode_bytes(encoded, SIDE)
+    with pytest.raises(tf.errors.InvalidArgumentError) as caught:
+        in_graph(encoded)
+    with pytest.raises(ValueError, match=reason):
+        raise ValueError(pixels.reason_of(caught.value))
