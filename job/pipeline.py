@@ -26,7 +26,7 @@ from job.ledger import by_category, by_stage, goodput
 from job.mirror import Fetching
 from job.model import Classifier, build_classifier
 from job.progress import Progress
-from job.record import CheckpointEntry, EpochResult, RunRecord
+from job.record import CheckpointEntry, EpochResult, RunRecord, StoredFile
 from job.report.content import compose
 from job.results import Results, measure
 from job.settings import Phase, Settings
@@ -78,8 +78,8 @@ class Pipeline:
                     self.train(phase, classifier, splits)
             exported = classifier.export(self.settings.backbone)
             results = self.evaluate(exported, classifier, splits)
-        self.export(exported, splits, results)
-        self.finish(results.outcome)
+        files = self.export(exported, splits, results)
+        self.finish(results.outcome, files)
 
     def fetch(self) -> tuple[str | None, str]:
         """The local places of data and weights; what is not here is fetched or downloaded first."""
@@ -264,8 +264,8 @@ class Pipeline:
         self.reader.event(events.EVALUATED, accuracy=test.accuracy, loss=test.loss, num_examples=test.num_examples)
         return results
 
-    def export(self, exported: keras.Model, splits: Splits, results: Results) -> None:
-        """Write model, logs and report; a later attempt writes them again, the same."""
+    def export(self, exported: keras.Model, splits: Splits, results: Results) -> dict[str, StoredFile]:
+        """Write model, logs and report, and return their digests; a later attempt writes them again, the same."""
         artefacts = Artefacts(self.store, self.record, names=export.NAMES)
         self.record.update(state="export")
         with self.progress.entering("export", "export"):
@@ -274,6 +274,7 @@ class Pipeline:
             content = self.compose_report(results)
             self.write(artefacts, export.report_files(content, results.gallery, self.scratch))
         self.reader.event(events.EXPORTED, model=f"{self.store.uri}/{export.MODEL}")
+        return artefacts.files
 
     def write(self, artefacts: Artefacts, files: Iterable[tuple[str, Path]]) -> None:
         """Put files where readers expect them as they are made; a stop is honoured before each."""
@@ -297,8 +298,8 @@ class Pipeline:
             device=numerics.device_name(),
         )
 
-    def finish(self, outcome: dict[str, Any]) -> None:
+    def finish(self, outcome: dict[str, Any], files: dict[str, StoredFile]) -> None:
         exit_code = getattr(missed_gate(outcome, self.settings.min_test_accuracy), "exit_code", ExitCode.COMPLETE)
         self.checkpoints.prune()
-        self.record.finish(outcome, exit_code=exit_code)
+        self.record.finish(outcome, exit_code=exit_code, files=files)
         self.reader.event(events.RUN_FINISHED, at=self.store.uri, **outcome)
