@@ -25,6 +25,7 @@ from job.gate import missed_gate
 from job.ledger import by_category, by_stage, goodput
 from job.mirror import Fetching
 from job.model import Classifier, build_classifier
+from job.need import VALUE_BYTES, evaluation_batch_size
 from job.progress import Progress
 from job.record import CheckpointEntry, EpochResult, RunRecord, StoredFile
 from job.report.content import compose
@@ -259,7 +260,18 @@ class Pipeline:
         """Metrics of the exported model over the test split, and what can be shown of single images."""
         self.record.update(state="evaluate")
         with self.progress.entering("evaluate", "evaluate"):
-            results = measure(exported, classifier, splits, seed=self.settings.seed, check_stop=self.check_stop)
+            results = measure(
+                exported,
+                classifier,
+                splits,
+                batch_size=evaluation_batch_size(
+                    self.settings.batch_size,
+                    value_bytes=VALUE_BYTES[self.arithmetic["precision"]],
+                    fine_tunes=self.settings.fine_tune_epochs > 0,
+                ),
+                seed=self.settings.seed,
+                check_stop=self.check_stop,
+            )
         test = results.test
         self.reader.event(events.EVALUATED, accuracy=test.accuracy, loss=test.loss, num_examples=test.num_examples)
         return results
