@@ -102,7 +102,9 @@ def _pixels(split: Split, examples: Sequence[Mapping[str, Any]]) -> np.ndarray:
 
 def _augmented(classifier: Classifier, images: np.ndarray, *, seed: int) -> np.ndarray:
     """Each image as training might see it, several times: uint8 [n, variants, s, s, 3]."""
-    repeated = np.repeat(images, NUM_VARIANTS, axis=0)
-    changed = classifier.augmented(repeated, tf.constant([seed, 0], tf.int32))
-    pixels = tf.saturate_cast(tf.round(changed), tf.uint8).numpy()
-    return np.asarray(pixels).reshape(len(images), NUM_VARIANTS, *images.shape[1:])
+    # One image after the other: in float32 all at once would be more than a small batch of training.
+    variants = [
+        classifier.augmented(np.repeat(image[np.newaxis], NUM_VARIANTS, axis=0), tf.constant([seed, index], tf.int32))
+        for index, image in enumerate(images)
+    ]
+    return np.stack([tf.saturate_cast(tf.round(changed), tf.uint8).numpy() for changed in variants])

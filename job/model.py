@@ -166,26 +166,14 @@ def _layer(
 
 
 def load_exported(path: Path) -> keras.Model:
-    """The model that `Classifier.export` made. Raises InputError when the file is no such model."""
+    """The model of a verified file that `Classifier.export` made. Raises InputError when it cannot be loaded."""
     try:
-        model = keras.saving.load_model(path, compile=False)
-        model.get_layer("head")
+        return keras.saving.load_model(path, compile=False, safe_mode=True)
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
             f"the model cannot be loaded: {reason}", hint=f"load it with Keras {keras.__version__}"
         ) from error
-    return model
-
-
-def digest_of_exported(model: keras.Model) -> str:
-    """What `Classifier.digest` gives of the same weights."""
-    (backbone,) = (layer for layer in model.layers if isinstance(layer, keras.Model))
-    spec = BackboneSpec(min_image_size=1, scale=(1.0,) * 3, offset=(0.0,) * 3)
-    parts = Classifier(
-        backbone=backbone, head=model.get_layer("head"), spec=spec, dropout=0.0, flip="none", rotation=0.0
-    )
-    return parts.digest()
 
 
 def build_classifier(

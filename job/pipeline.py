@@ -25,8 +25,9 @@ from job.gate import missed_gate
 from job.ledger import by_category, by_stage, goodput
 from job.mirror import Fetching
 from job.model import Classifier, build_classifier
+from job.need import VALUE_BYTES, evaluation_batch_size
 from job.progress import Progress
-from job.record import CheckpointEntry, EpochResult, RunRecord
+from job.record import CheckpointEntry, EpochResult, RunRecord, StoredFile
 from job.report.content import compose
 from job.results import Results, measure
 from job.settings import Phase, Settings
@@ -78,8 +79,8 @@ class Pipeline:
                     self.train(phase, classifier, splits)
             exported = classifier.export(self.settings.backbone)
             results = self.evaluate(exported, classifier, splits)
-        self.export(exported, splits, results)
-        self.finish(results.outcome)
+        files = self.export(exported, splits, results)
+        self.finish(results.outcome, files)
 
     def fetch(self) -> tuple[str | None, str]:
         """The local places of data and weights; what is not here is fetched or downloaded first."""
@@ -263,13 +264,24 @@ class Pipeline:
         """Metrics of the exported model over the test split, and what can be shown of single images."""
         self.record.update(state="evaluate")
         with self.progress.entering("evaluate", "evaluate"):
-            results = measure(exported, classifier, splits, seed=self.settings.seed, check_stop=self.check_stop)
+            results = measure(
+                exported,
+                classifier,
+                splits,
+                batch_size=evaluation_batch_size(
+                    self.settings.batch_size,
+                    value_bytes=VALUE_BYTES[self.arithmetic["precision"]],
+                    fine_tunes=self.settings.fine_tune_epochs > 0,
+                ),
+                seed=self.settings.seed,
+                check_stop=self.check_stop,
+            )
         test = results.test
         self.reader.event(events.EVALUATED, accuracy=test.accuracy, loss=test.loss, num_examples=test.num_examples)
         return results
 
-    def export(self, exported: keras.Model, splits: Splits, results: Results) -> None:
-        """Write model, logs and report; a later attempt writes them again, the same."""
+    def export(self, exported: keras.Model, splits: Splits, results: Results) -> dict[str, StoredFile]:
+        """Write model, logs and report, and return their digests; a later attempt writes them again, the same."""
         artefacts = Artefacts(self.store, self.record, names=export.NAMES)
         self.record.update(state="export")
         with self.progress.entering("export", "export"):
@@ -278,6 +290,7 @@ class Pipeline:
             content = self.compose_report(splits, results)
             self.write(artefacts, export.report_files(content, results.gallery, self.scratch))
         self.reader.event(events.EXPORTED, model=f"{self.store.uri}/{export.MODEL}")
+        return artefacts.files
 
     def write(self, artefacts: Artefacts, files: Iterable[tuple[str, Path]]) -> None:
         """Put files where readers expect them as they are made; a stop is honoured before each."""
@@ -303,8 +316,8 @@ class Pipeline:
             device=numerics.device_name(),
         )
 
-    def finish(self, outcome: dict[str, Any]) -> None:
+    def finish(self, outcome: dict[str, Any], files: dict[str, StoredFile]) -> None:
         exit_code = getattr(missed_gate(outcome, self.settings.min_test_accuracy), "exit_code", ExitCode.COMPLETE)
         self.checkpoints.prune()
-        self.record.finish(outcome, exit_code=exit_code)
+        self.record.finish(outcome, exit_code=exit_code, files=files)
         self.reader.event(events.RUN_FINISHED, at=self.store.uri, **outcome)

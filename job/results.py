@@ -12,8 +12,6 @@ from job.gallery import Gallery, gather
 from job.model import Classifier
 from job.training import check_finite
 
-BATCH_SIZE = 64
-
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
@@ -26,15 +24,21 @@ class Results:
 
 
 def measure(
-    exported: keras.Model, classifier: Classifier, splits: Splits, *, seed: int, check_stop: Callable[[], None]
+    exported: keras.Model,
+    classifier: Classifier,
+    splits: Splits,
+    *,
+    batch_size: int,
+    seed: int,
+    check_stop: Callable[[], None],
 ) -> Results:
     """Measure the exported model, which has the weights of the classifier, once every image is known to be good.
 
-    `check_stop` is called now and then, and raises to leave. Raises TrainingDiverged when the loss is not finite,
-    DataCorrupt when an image of any split is damaged.
+    `batch_size` images are taken at a time. `check_stop` is called now and then, and raises to leave. Raises
+    TrainingDiverged when the loss is not finite, DataCorrupt when an image of any split is damaged.
     """
     splits.wait(check_stop=check_stop)
-    logits, labels = predict_logits(exported, splits.test, batch_size=BATCH_SIZE, check_stop=check_stop)
+    logits, labels = predict_logits(exported, splits.test, batch_size=batch_size, check_stop=check_stop)
     test = evaluate(logits, labels, splits.class_names)
     check_finite(test.loss, "over the test split")
     return Results(

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from job.backbones import BACKBONES
-from job.need import SIZES, Need, estimate
+from job.need import SIZES, Need, estimate, evaluation_batch_size
 
 LARGE = ("Xception", "DenseNet121", "EfficientNetV2B0", "ConvNeXtTiny")
 
@@ -36,9 +36,27 @@ def test_the_sizes_are_those_of_keras(name: str) -> None:
     short = folded(network, frozen=False)
     not_folded = {layer.name for layer in short.layers if isinstance(layer, BatchNormalization)}
     kept = [layer for layer in network.layers if not isinstance(layer, BatchNormalization) or layer.name in not_folded]
-    values = sum(math.prod(size for size in layer.output.shape if size) for layer in kept)
     assert network.count_params() == SIZES[name].num_parameters
-    assert values / 224**2 == pytest.approx(SIZES[name].values_per_pixel, abs=0.06)
+    assert sum(map(num_values, kept)) / 224**2 == pytest.approx(SIZES[name].values_per_pixel, abs=0.06)
+    assert values_at_once(network) / 224**2 == pytest.approx(SIZES[name].peak_per_pixel, abs=0.06)
+
+
+def num_values(layer: Any) -> int:
+    """Of its output, for one image."""
+    return math.prod(size for size in layer.output.shape if size)
+
+
+def values_at_once(network: Any) -> int:
+    """The most values that are there while layer follows layer, each output dropped after its last use."""
+    position = {layer.name: index for index, layer in enumerate(network.layers)}
+    last_use = dict.fromkeys(position, len(position))
+    for layer in network.layers:
+        for node in layer._inbound_nodes:
+            last_use |= {parent.operation.name: position[layer.name] for parent in node.parent_nodes}
+    return max(
+        sum(num_values(other) for other in network.layers[: index + 1] if last_use[other.name] >= index)
+        for index in range(len(position))
+    )
 
 
 def test_images_count_where_they_are_kept() -> None:
@@ -51,9 +69,10 @@ def test_images_count_where_they_are_kept() -> None:
 
 
 def test_without_fine_tuning_no_state_of_the_backbone_is_kept() -> None:
-    """Neither moments nor activations, and checkpoints of kilobytes."""
+    """No moments, the values of a few layers at a time, and checkpoints of kilobytes."""
     head = need(fine_tunes=False)
-    assert (head.checkpoint, head.activations) == (0, 0)
+    assert head.checkpoint == 0
+    assert head.activations == head.evaluated == int(32 * 150**2 * 75.8 * 4)
     assert head.storage == head.model
 
 
@@ -68,3 +87,35 @@ def test_the_memory_of_xception_is_near_the_peaks_that_were_measured(
 ) -> None:
     """At 150 pixels and batches of 32, in float32 and in bfloat16: within a tenth."""
     assert need(num_examples=num_examples, value_bytes=value_bytes).memory == pytest.approx(measured, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("values", "measured"),
+    [
+        ({"backbone": "MobileNetV2", "image_size": 512, "batch_size": 2}, 1.38e9),
+        ({"backbone": "MobileNetV2", "image_size": 512, "batch_size": 16, "fine_tunes": False}, 1.80e9),
+        ({"backbone": "Xception", "fine_tunes": False}, 1.32e9),
+        ({"backbone": "Tiny", "image_size": 512, "batch_size": 1, "fine_tunes": False}, 1.09e9),
+    ],
+)
+def test_the_larger_of_training_and_evaluation_is_near_the_peaks_that_were_measured(
+    values: dict[str, Any], measured: float
+) -> None:
+    """Of whole runs in float32 with their images on disk: within a tenth or so."""
+    assert need(cache="disk", **values).memory == pytest.approx(measured, rel=0.12)
+
+
+@pytest.mark.parametrize("fine_tunes", [True, False])
+@pytest.mark.parametrize("value_bytes", [2, 4])
+@pytest.mark.parametrize("batch_size", [2, 8, 32, 100, 512])
+def test_an_evaluation_fits_where_a_step_of_training_did(batch_size: int, value_bytes: int, fine_tunes: bool) -> None:
+    """Of every backbone, though it is in float32: it takes fewer images where it must, and never more than 64."""
+    assert evaluation_batch_size(batch_size, value_bytes=value_bytes, fine_tunes=fine_tunes) <= min(64, batch_size)
+    for backbone in SIZES:
+        of_run = need(backbone=backbone, batch_size=batch_size, value_bytes=value_bytes, fine_tunes=fine_tunes)
+        assert of_run.evaluated <= of_run.activations, backbone
+
+
+def test_an_evaluation_takes_one_image_at_least() -> None:
+    """Of half as many values there is no half image."""
+    assert evaluation_batch_size(1, value_bytes=2, fine_tunes=False) == 1

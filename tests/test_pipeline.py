@@ -1,5 +1,6 @@
 """The run as a whole, in this process: what a complete run leaves, and the ways to set one up."""
 
+import hashlib
 import json
 import re
 import shutil
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from job import events, lease, tensorboard
+from job import events, export, lease, tensorboard
 from job.data import epoch_order
 from job.errors import DataCorrupt, InputError, Interrupted, QualityGateMissed
 from job.pipeline import Pipeline
@@ -72,6 +73,17 @@ def test_the_store_holds_what_the_layout_promises_and_no_more(undisturbed_run: U
     assert [entry.name for entry in record_of(store).checkpoints] == [
         checkpoints[2], checkpoints[0], checkpoints[1],
     ]  # fmt: skip
+
+
+def test_the_record_names_every_file_of_the_run_with_its_digest(undisturbed_run: Undisturbed) -> None:
+    """All under model, report and logs, as they are in the store."""
+    store, _, _ = undisturbed_run
+    named = record_of(store).files
+    assert list(named) == [name for name in export.NAMES if name in named]
+    assert set(named) == {name for prefix in ("model/", "report/", "logs/") for name in store.list(prefix)}
+    for name, kept in named.items():
+        data = store.read(name).data
+        assert (kept.size, kept.sha256) == (len(data), hashlib.sha256(data).hexdigest())
 
 
 def test_the_report_has_sizes_history_results_and_provenance(undisturbed_run: Undisturbed) -> None:

@@ -16,7 +16,7 @@ from PIL import Image
 from job.arguments import Predict
 from job.commands import predict
 from job.errors import ExitCode, InputError, RunUnavailable
-from job.storage import LocalStore, open_store
+from job.storage import LocalStore, digest_of, open_store
 from tests.conftest import REPOSITORY, job
 from tests.gcs_server import BUCKET, GcsServer
 from tests.runs import Undisturbed, start
@@ -124,8 +124,7 @@ def test_a_run_that_is_not_finished_is_refused(ask: Callable[..., Any], copied: 
     with pytest.raises(RunUnavailable, match="there is no run") as caught:
         ask("a.png", run=str(tmp_path / "nothing"))
     assert "python -m job list" in caught.value.hint
-    record = json.loads((copied / "run.json").read_text()) | {"state": "export", "outcome": None}
-    (copied / "run.json").write_text(json.dumps(record))
+    rewrite_record(copied, state="export", outcome=None)
     with pytest.raises(RunUnavailable, match="is not finished: it is in export") as caught:
         ask("a.png", run=str(copied))
     assert "python -m job status" in caught.value.hint
@@ -134,36 +133,79 @@ def test_a_run_that_is_not_finished_is_refused(ask: Callable[..., Any], copied: 
 @pytest.fixture
 def copied(undisturbed_run: Undisturbed, tmp_path: Path) -> Path:
     """A copy of the finished run, to be damaged."""
-    return Path(shutil.copytree(undisturbed_run[0].root, tmp_path / "copied"))
+    return Path(shutil.copytree(undisturbed_run[0].root, tmp_path / "small"))
 
 
-def test_a_model_that_is_not_the_runs_is_refused(ask: Callable[..., Any], copied: Path) -> None:
-    """One weight of it is another, so its digest is not the one in the record."""
-    path = copied / "model/model.keras"
-    other = keras.saving.load_model(path)
-    other.get_layer("head").bias.assign([0.5])
-    other.save(path)
-    with pytest.raises(InputError, match="not the model that the run ended with"):
-        ask("a.png", run=str(copied))
+def with_another_rescaling(path: Path) -> None:
+    """The same weights, of which a digest of weights says nothing."""
+    changed = keras.saving.load_model(path)
+    changed.get_layer("rescaling").scale = [0.001] * 3
+    changed.save(path)
+
+
+def with_swapped_names(path: Path) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text())[::-1]))
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "expected"),
+    ("name", "harm"),
     [
-        ("model/model.keras", b"no model", "the model cannot be loaded"),
-        ("model/model.keras", None, "there is no object"),
-        ("model/labels.json", b"{", "is not JSON"),
-        ("model/labels.json", b'["one", "two", "three"]', "3 names, and the model tells 2 classes apart"),
+        ("model/model.keras", with_another_rescaling),
+        ("model/model.keras", lambda path: path.write_bytes(b"no model")),
+        ("model/labels.json", with_swapped_names),
+        ("model/labels.json", lambda path: path.write_bytes(b"{")),
+    ],
+    ids=["rescaling", "no model", "swapped names", "no list"],
+)
+def test_a_file_that_the_run_did_not_write_is_refused(
+    ask: Callable[..., Any], copied: Path, name: str, harm: Callable[[Path], Any]
+) -> None:
+    """Before it is loaded, by its name, with both digests."""
+    harm(copied / name)
+    with pytest.raises(InputError, match=rf"{name} is not what the run wrote: .* expected \d+ bytes with \w{{12}}"):
+        ask("a.png", run=str(copied))
+
+
+@pytest.mark.parametrize("name", ["model/model.keras", "model/labels.json"])
+def test_a_file_that_is_missing_is_told(ask: Callable[..., Any], copied: Path, name: str) -> None:
+    """By its name."""
+    (copied / name).unlink()
+    with pytest.raises(InputError, match=f"there is no object .*{name}"):
+        ask("a.png", run=str(copied))
+
+
+def test_a_run_that_kept_no_digests_is_refused(ask: Callable[..., Any], copied: Path) -> None:
+    """As earlier versions did; the answer says how to go on."""
+    rewrite_record(copied, files={})
+    with pytest.raises(InputError, match=r"has no digest of model/model\.keras") as caught:
+        ask("a.png", run=str(copied))
+    assert "train it again" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b'["one", "two", "three"]', "3 names, and the model tells 2 classes apart"),
+        (b'["one", 2]', "is not a list of names"),
+        (b'{"one": "two"}', "is not a list of names"),
     ],
 )
-def test_damage_is_told(ask: Callable[..., Any], copied: Path, name: str, content: bytes | None, expected: str) -> None:
-    """By the object's name, with exit code 4."""
-    if content is None:
-        (copied / name).unlink()
-    else:
-        (copied / name).write_bytes(content)
+def test_names_of_classes_are_checked_even_when_the_record_vouches_for_them(
+    ask: Callable[..., Any], copied: Path, content: bytes, expected: str
+) -> None:
+    """A list of strings, as many as the model has classes."""
+    path = copied / "model/labels.json"
+    path.write_bytes(content)
+    files = json.loads((copied / "run.json").read_text())["files"]
+    digest = digest_of(path)
+    rewrite_record(copied, files=files | {"model/labels.json": {"size": digest.size, "sha256": digest.sha256}})
     with pytest.raises(InputError, match=expected):
         ask("a.png", run=str(copied))
+
+
+def rewrite_record(run: Path, **changes: Any) -> None:
+    path = run / "run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 def test_paths_come_on_standard_input(

@@ -22,7 +22,7 @@ from job.errors import (
 )
 from job.progress import Progress
 from job.record import RECORD_NAME
-from job.storage import LocalStore
+from job.storage import Digest, LocalStore
 from tests.conftest import Recorder
 from tests.runs import CrashOn, Small, StopAfter, StopAtStep, Undisturbed, places, record_of, result_of, start
 from tests.stores import BrokenStore, Crash, CrashingStore
@@ -391,6 +391,7 @@ def test_what_the_winner_left_is_not_written_over_by_the_loser(small: Small, sto
     report = json.loads(store.read("report/report.json").data)
     assert report["num_attempts"] == 2
     assert record_of(store).state == "done"
+    assert_the_record_names_what_is_there(store)
 
 
 def test_what_a_loser_wrote_late_is_written_over_by_the_winner(small: Small, store: LocalStore) -> None:
@@ -408,6 +409,12 @@ def test_what_a_loser_wrote_late_is_written_over_by_the_winner(small: Small, sto
     start(small(), store, reader=reader, check_stop=reader.check_stop)
     assert reader.written
     assert store.read("model/model.keras").data != b"late"
+    assert_the_record_names_what_is_there(store)
+
+
+def assert_the_record_names_what_is_there(store: LocalStore) -> None:
+    for name, kept in record_of(store).files.items():
+        assert Digest.of(store.root / name) == Digest(kept.size, kept.sha256), name
 
 
 @pytest.mark.parametrize(("method", "commits"), [("delete", 4), ("list", 4)])

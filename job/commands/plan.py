@@ -20,13 +20,12 @@ from job.commands.output import Paper, duration, plain, print_json
 from job.errors import ExitCode, StorageError, Superseded, ThawError
 from job.gate import missed_gate
 from job.lease import Hold
-from job.need import Need, estimate
+from job.need import VALUE_BYTES, Need, estimate
 from job.record import Record, RunRecord
 from job.schema import recorded_setting
 from job.settings import PREFIX, Settings, changes_result
 from job.storage import ObjectStore, open_store
 
-VALUE_BYTES = {"float32": 4, "bfloat16": 2}
 COLORS = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": "dim"}
 
 

@@ -6,7 +6,6 @@ number of them.
 """
 
 import itertools
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,13 +14,15 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 from rich.table import Table
 
 from job import evaluation, image_files, model, pixels, scratch
 from job.arguments import Predict
+from job.artefacts import verified_file
 from job.commands.output import Paper, plain, print_json
 from job.commands.runs import recorded
-from job.errors import ExitCode, InputError, InvalidSettings, ObjectMissing, RunUnavailable
+from job.errors import ExitCode, InputError, InvalidSettings, RunUnavailable
 from job.export import LABELS, MODEL
 from job.image_files import Unreadable
 from job.record import Record
@@ -36,16 +37,9 @@ Labelled = tuple[str, float] | str
 class Labeller:
     """The model of a run and the names of its classes."""
 
-    def __init__(self, model_file: Path, class_names: Sequence[str], *, weights_sha256: str) -> None:
-        """Raises InputError unless the file holds the model that the run ended with, of that many classes."""
+    def __init__(self, model_file: Path, class_names: Sequence[str]) -> None:
+        """Raises InputError unless the file, which is verified, can be loaded as a model of that many classes."""
         network = model.load_exported(model_file)
-        digest = model.digest_of_exported(network)
-        if digest != weights_sha256:
-            raise InputError(
-                f"{MODEL} is not the model that the run ended with: its weights have SHA-256 {digest[:12]}, "
-                f"expected {weights_sha256[:12]}",
-                hint="restore the object, or train the run again under another THAW_RUN_ID",
-            )
         num_classes = max(2, network.output_shape[-1])
         if len(class_names) != num_classes:
             raise InputError(f"{LABELS} has {len(class_names)} names, and the model tells {num_classes} classes apart")
@@ -105,16 +99,17 @@ def _finished(store: ObjectStore) -> Record:
 
 
 def _labeller(store: ObjectStore, found: Record, folder: Path) -> Labeller:
-    path = folder / "model.keras"
+    """What the record names, verified before anything looks inside."""
+    model_file = verified_file(store, found, MODEL, folder / "model.keras")
+    labels_file = verified_file(store, found, LABELS, folder / "labels.json")
+    return Labeller(model_file, _class_names(labels_file.read_bytes()))
+
+
+def _class_names(data: bytes) -> list[str]:
     try:
-        class_names = json.loads(store.read(LABELS).data)
-        store.download(MODEL, path)
-    except ObjectMissing as error:
-        raise InputError(error.message, hint="restore it, or train the run again under another THAW_RUN_ID") from error
-    except ValueError as error:
-        raise InputError(f"{store.uri}/{LABELS} is not JSON: {error}") from error
-    assert found.outcome is not None
-    return Labeller(path, class_names, weights_sha256=found.outcome.model_sha256)
+        return TypeAdapter(list[str]).validate_json(data, strict=True)
+    except ValidationError as error:
+        raise InputError(f"{LABELS} is not a list of names: {error.errors()[0]['msg']}") from error
 
 
 def _labelled(
