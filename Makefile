@@ -106,7 +106,8 @@ deploy: setup ## apply what runs share, then the run; the same run again is unch
 	@shared=$$($(RENDER) --shared) && run=$$($(RENDER_RUN)) && printf '%s\n---\n%s\n' "$$shared" "$$run" | kubectl apply -f -
 
 undeploy: setup ## delete the Job and the settings of one run; its results, and what runs share, stay
-	@run=$$($(RENDER_RUN)) && printf '%s\n' "$$run" | kubectl delete --ignore-not-found -f -
+	@run=$$($(RENDER_RUN)) && said=$$(printf '%s\n' "$$run" | kubectl delete --ignore-not-found -f -) && \
+		printf '%s\n' "$${said:-nothing to delete: this run is not in the namespace}"
 
 e2e: setup ## what the manifests promise, in the cluster that KUBECONFIG names and that has the CPU image
 	IMAGE=$(CPU_IMAGE) $(BIN)/python -m pytest -m e2e tests/e2e

@@ -133,8 +133,8 @@ def test_a_shared_part_of_a_component_in_a_run_is_refused(name: str, tmp_path: P
 
 
 @pytest.fixture
-def make(tmp_path: Path) -> Callable[..., tuple[str, list[Manifest]]]:
-    """Runs a target that calls kubectl; returns the arguments and manifests that kubectl gets, without a cluster."""
+def make(tmp_path: Path) -> Callable[..., tuple[str, str, list[Manifest]]]:
+    """Runs a target that calls kubectl; returns what it says, and the arguments and manifests that kubectl gets."""
     kubectl, arguments, manifests = tmp_path / "kubectl", tmp_path / "arguments", tmp_path / "manifests"
     render_command = "kubectl kustomize" if shutil.which("kubectl") else "kustomize build"
     kubectl.write_text(
@@ -143,27 +143,28 @@ def make(tmp_path: Path) -> Callable[..., tuple[str, list[Manifest]]]:
     )
     kubectl.chmod(0o755)
 
-    def run(*argv: str) -> tuple[str, list[Manifest]]:
+    def run(*argv: str) -> tuple[str, str, list[Manifest]]:
         words = ["make", "--old-file=setup", f"BIN={Path(sys.executable).parent}", *argv]
         env = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
         done = subprocess.run(words, cwd=REPOSITORY, env=env, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stderr
-        return arguments.read_text().strip(), list(yaml.safe_load_all(manifests.read_text()))
+        return done.stdout, arguments.read_text().strip(), list(yaml.safe_load_all(manifests.read_text()))
 
     return run
 
 
-def test_undeploy_deletes_one_run(make: Callable[..., tuple[str, list[Manifest]]]) -> None:
+def test_undeploy_deletes_one_run(make: Callable[..., tuple[str, str, list[Manifest]]]) -> None:
     """The Job and the ConfigMap that have the name of this run id."""
-    arguments, manifests = make("undeploy", "OVERLAY=local", "RUN_ID=seven")
+    said, arguments, manifests = make("undeploy", "OVERLAY=local", "RUN_ID=seven")
     assert arguments == "delete --ignore-not-found -f -"
     run = list(yaml.safe_load_all(render("local", "--run-id", "seven").stdout))
     assert manifests == run
     assert names(run).isdisjoint(names(run_part("overlays/local")))
+    assert said.startswith("nothing to delete"), "this kubectl has found nothing"
 
 
-def test_deploy_applies_what_runs_share_and_then_the_run(make: Callable[..., tuple[str, list[Manifest]]]) -> None:
+def test_deploy_applies_what_runs_share_and_then_the_run(make: Callable[..., tuple[str, str, list[Manifest]]]) -> None:
     """In this order, since a pod needs its account and its claim."""
-    arguments, manifests = make("deploy", "OVERLAY=local")
+    _, arguments, manifests = make("deploy", "OVERLAY=local")
     assert arguments == "apply -f -"
     assert manifests == shared_part("overlays/local") + run_part("overlays/local")
