@@ -28,7 +28,7 @@ SUMMARIES = {
 }
 
 EXIT_CODES = (
-    "Exit codes: 0 complete, 2 settings, 3 other run, 4 data or weights, 5 diverged, 6 quality gate, "
+    "Exit codes: 0 complete, 2 settings, 3 other run, 4 data, weights or record, 5 diverged, 6 quality gate, "
     "7 memory, 42 interrupted, 43 superseded, 44 storage."
 )
 FLAGS = "Each flag is also an environment variable: --batch-size is THAW_BATCH_SIZE. Flags win."
@@ -148,8 +148,8 @@ def _plan(words: Sequence[str], environ: Mapping[str, str]) -> Plan:
     parser = _parser(
         "plan", "[--json] [settings]",
         "The exit code is the one that a start would end with at once: 0 when it would start, carry on, or find the "
-        "run complete; 2 settings, 3 other run, 4 data or weights, 6 complete below the gate, 43 held by another "
-        "attempt, 44 storage. Memory and disk are estimates, and only warned about.",
+        "run complete; 2 settings, 3 other run, 4 data, weights or record, 6 complete below the gate, 43 held by "
+        "another attempt, 44 storage. Memory and disk are estimates, and only warned about.",
         epilog=FLAGS,
     )  # fmt: skip
     _add_json(parser)

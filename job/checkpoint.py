@@ -62,7 +62,7 @@ Arrays = Mapping[str, np.ndarray]
 class Checkpoints:
     """The checkpoints of one attempt at a run, in step with the record.
 
-    `scratch` is a folder with room for one checkpoint.
+    `scratch` is a folder with space for one checkpoint.
     """
 
     def __init__(self, store: ObjectStore, record: RunRecord, *, keep: int, scratch: Path) -> None:
@@ -79,7 +79,7 @@ class Checkpoints:
     ) -> tuple[CheckpointEntry, dict[str, np.ndarray]] | None:
         """The newest checkpoint that is whole, walking back over damaged ones; None when there is none.
 
-        Damaged ones are set aside: the next commit takes them out of the record's index, and nobody deletes them.
+        Damaged ones are set aside: the next commit takes them out of the record's index, and no prune deletes them.
         """
         while self._entries:
             entry = self._entries[-1]

@@ -66,7 +66,7 @@ def claim(
     by, Superseded when the run is still held after `lease_seconds`, or after the holder's lease if that is longer.
     """
     began = time.monotonic()
-    tries, is_told, is_alive = 0, False, False
+    tries, is_reported, is_alive = 0, False, False
     seen, seen_at = None, began
     while True:
         record = RunRecord.open(
@@ -94,9 +94,9 @@ def claim(
         patience_seconds = lease_seconds if hold.is_known or is_alive else max(lease_seconds, lease.seconds)
         if time.monotonic() - began >= patience_seconds:
             raise _still_held(record, lease_seconds)
-        if not is_told:
+        if not is_reported:
             on_waiting(record.attempt, patience_seconds)
-            is_told = True
+            is_reported = True
         _pause(min(hold.seconds, lease.seconds - unchanged_seconds, lease_seconds / POLLS_IN_A_LEASE), check_stop)
 
 

@@ -1,11 +1,11 @@
 """The run record: one object, run.json, that says all that is known of a run.
 
 It is the only mutable object of a run and changes only by compare-and-swap on its generation. Claiming a run,
-committing a checkpoint and finishing are that one mechanism: whoever holds the newest generation holds the run,
+committing a checkpoint and finishing are that one mechanism: the one who holds the newest generation holds the run,
 and an attempt whose write is refused has been superseded and writes nothing more. The lease in it is a courtesy, which
 keeps a second attempt from taking a run that is held (see `lease`); the generation is what makes it safe.
 
-This room decides who may write; it does not know what a checkpoint contains, and imports no TensorFlow.
+This module decides who may write; it does not know what a checkpoint contains, and imports no TensorFlow.
 """
 
 import contextlib
@@ -217,7 +217,7 @@ class RunRecord:
     def close_attempt(self, exit_code: int) -> None:
         """Note how this attempt ended, unless `finish` has done so, and let go of the run.
 
-        Raises StorageError when another thread's write gets no answer: whoever ends cannot wait for that.
+        Raises StorageError when another thread's write gets no answer: a process that ends cannot wait for that.
         """
         if not self._lock.acquire(timeout=CLOSING_SECONDS):
             raise StorageError(f"{self._store.uri}/{RECORD_NAME} is still being written; the end is not noted")

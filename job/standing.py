@@ -1,6 +1,6 @@
 """How a run stands, as its record tells: its condition, its position in the training, the time that is left.
 
-Pure functions of a record, so whoever shows a run says the same of it. This room reads no store and no clock.
+Pure functions of a record, so every command says the same of a run. This module reads no store and no clock.
 """
 
 from collections.abc import Mapping

@@ -188,6 +188,25 @@ def test_a_record_that_is_written_meanwhile_stays(run: Record, store: LocalStore
     assert store.read(RECORD_NAME).data == b"restored"
 
 
+def test_a_record_that_was_restored_before_the_repair_stays(run: Record, store: LocalStore, tmp_path: Path) -> None:
+    """It may come back between the look that found it damaged and the next one."""
+    before = content_of(store)
+    with pytest.raises(Superseded, match="written by another process"):
+        mend(store, RecordDamaged("a moment ago"), fingerprint="", is_confirmed=True, scratch=tmp_path)
+    assert content_of(store) == before
+
+
+def test_a_name_with_an_attempt_beyond_all_measure_takes_no_memory(
+    run: Record, store: LocalStore, tmp_path: Path
+) -> None:
+    """Each attempt is an entry of the record."""
+    (lineage,) = run.lineages
+    store.write(str(CheckpointName("head", 1, 999_999_999, 1, lineage)), b"", if_generation=0)
+    store.delete(RECORD_NAME)
+    with pytest.raises(RecordDamaged, match="attempt 999999999 is named"):
+        mended(store, tmp_path)
+
+
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("data", [None, b'{"run_id'], ids=["lost", "damaged"])
 def test_a_kill_at_any_moment_of_a_repair_loses_nothing(

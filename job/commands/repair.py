@@ -30,6 +30,7 @@ from job.storage import MISSING, ObjectStore, open_store
 
 HOLDER = "repaired"
 """Of the attempts of a rebuilt record, of which nothing is known but that they were there."""
+MAX_ATTEMPTS = 100_000
 EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
 
 
@@ -69,6 +70,8 @@ def mend(
         data, generation = damaged.data, damaged.generation
     except ObjectMissing:
         data, generation = b"", MISSING
+    if generation != MISSING and _is_record(data, store):
+        raise _written_meanwhile(store)
     found = [inspect(store, name, scratch=scratch) for name in store.list(CHECKPOINTS)]
     rebuilt = rebuild(found, store.uri, fingerprint=fingerprint)
     copy = f"{RECORD_NAME}.damaged-{hashlib.sha256(data).hexdigest()[:12]}" if generation != MISSING else None
@@ -78,11 +81,23 @@ def mend(
         try:
             store.write(RECORD_NAME, record.encoded(rebuilt.content), if_generation=generation)
         except PreconditionFailed as error:
-            raise Superseded(
-                f"{store.uri}/{RECORD_NAME} was written by another process meanwhile, and was left as it is",
-                hint=f"python -m job status --run {store.uri}",
-            ) from error
+            raise _written_meanwhile(store) from error
     return _answer(store.uri, damage, rebuilt, copy, is_confirmed=is_confirmed)
+
+
+def _is_record(data: bytes, store: ObjectStore) -> bool:
+    try:
+        record.parsed(data, store.uri, run_id=record.run_id_of(store.uri))
+    except RecordDamaged:
+        return False
+    return True
+
+
+def _written_meanwhile(store: ObjectStore) -> Superseded:
+    return Superseded(
+        f"{store.uri}/{RECORD_NAME} was written by another process meanwhile, and was left as it is",
+        hint=f"python -m job status --run {store.uri}",
+    )
 
 
 def _keep(store: ObjectStore, name: str, data: bytes) -> None:
@@ -107,7 +122,10 @@ def rebuild(found: Sequence[Inspected], place: str, *, fingerprint: str) -> Rebu
     set_aside = [
         one for one in found if one.name in problems and one.name in names and names[one.name].lineage in lineages
     ]
+    num_attempts = max(names[one.name].attempt for one in (*good, *set_aside))
     try:
+        if num_attempts > MAX_ATTEMPTS:
+            raise ValueError(f"attempt {num_attempts} is named, expected at most {MAX_ATTEMPTS}")
         content = record.new_record(
             run_id=newest.run_id,
             fingerprint=newest.fingerprint,
@@ -115,8 +133,7 @@ def rebuild(found: Sequence[Inspected], place: str, *, fingerprint: str) -> Rebu
             earlier_lineages=tuple(sorted(lineages)),
             state=newest.phase,
             attempts=tuple(
-                Attempt(number=number, holder=HOLDER, start=newest.time)
-                for number in range(1, max(parts.attempt for parts in names.values()) + 1)
+                Attempt(number=number, holder=HOLDER, start=newest.time) for number in range(1, num_attempts + 1)
             ),
             inputs=newest.inputs,
             checkpoints=tuple(one.entry() for one in good),
@@ -128,7 +145,7 @@ def rebuild(found: Sequence[Inspected], place: str, *, fingerprint: str) -> Rebu
             f"the checkpoints of {place} give no valid record: {str(error)[:300]!r}. Nothing was changed",
             hint=f"move what this names out of {CHECKPOINTS}, and try again",
         ) from error
-    aside = {one.name for one in set_aside}
+    aside = {entry.name for entry in content.set_aside}
     return Rebuilt(
         content,
         set_aside={name: problem for name, problem in problems.items() if name in aside},
