@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 from rich.table import Table
 
-from job import evaluation, image_files, images, model, scratch
+from job import evaluation, image_files, images, memory, model, scratch
 from job.arguments import Predict
 from job.artefacts import verified_file
 from job.commands.output import Paper, plain, print_json
@@ -25,6 +25,7 @@ from job.commands.runs import recorded
 from job.errors import ExitCode, InputError, InvalidSettings, RunUnavailable
 from job.export import LABELS, MODEL
 from job.image_files import Unreadable
+from job.need import MAX_EVALUATION_BATCH
 from job.record import Record
 from job.storage import ObjectStore, open_store
 
@@ -62,14 +63,16 @@ def predict(question: Predict) -> ExitCode:
     paper = None if question.as_json or not sys.stdout.isatty() else Paper()
     num_images, num_failed = 0, 0
     paths = image_files.find(question.images, standard_input=_standard_input)
-    for batch in _labelled(paths, labeller, question.batch_size):
-        if paper is None:
-            for path, answer in batch:
-                print_json(_as_json(path, answer))
-        else:
-            paper.print(_as_table(batch, show_header=num_images == 0, labeller=labeller))
-        num_images += len(batch)
-        num_failed += sum(isinstance(answer, str) for _, answer in batch)
+    batch_size = question.batch_size or min(found.settings.get("BATCH_SIZE", 32), MAX_EVALUATION_BATCH)
+    with memory.explained(lambda: f"for {batch_size} images at a time", lambda: "give a smaller --batch-size"):
+        for batch in _labelled(paths, labeller, batch_size):
+            if paper is None:
+                for path, answer in batch:
+                    print_json(_as_json(path, answer))
+            else:
+                paper.print(_as_table(batch, show_header=num_images == 0, labeller=labeller))
+            num_images += len(batch)
+            num_failed += sum(isinstance(answer, str) for _, answer in batch)
     if num_images == 0:
         raise InputError("no image was named on standard input", hint="give a path on each line")
     if num_failed:
