@@ -77,11 +77,14 @@ class ListRuns:
 
 @dataclass(frozen=True)
 class Predict:
-    """Label images: paths or URIs of files and folders, or `-` for those on standard input."""
+    """Label images: paths or URIs of files and folders, or `-` for those on standard input.
+
+    Without `batch_size` it is that of the run.
+    """
 
     run: str
     images: tuple[str, ...]
-    batch_size: int
+    batch_size: int | None
     cache_dir: Path | None
     as_json: bool
 
@@ -192,13 +195,15 @@ def _predict(words: Sequence[str], environ: Mapping[str, str]) -> Predict:
         "standard input, one a line or each ended by a zero byte as `find -print0` does",
     )  # fmt: skip
     _add_run(parser)
-    parser.add_argument("--batch-size", type=int, default=64, metavar="INT", help="images at a time [default: 64]")
+    parser.add_argument(
+        "--batch-size", type=int, metavar="INT", help="images at a time [default: that of the run, at most 64]"
+    )
     _add_cache_dir(parser, "folder for the model's copy")
     _add_json(parser)
     options = _read(parser, words)
     if not options.images:
         raise InvalidSettings("predict: no image is named", hint=f"{parser.prog} --run URI/RUN-ID IMAGE|DIR|- [...]")
-    if not 1 <= options.batch_size <= 4096:
+    if options.batch_size is not None and not 1 <= options.batch_size <= 4096:
         raise InvalidSettings(f"--batch-size={options.batch_size}: must be 1 to 4096", hint=f"{parser.prog} --help")
     return Predict(
         run=_run_of(options.run, environ),

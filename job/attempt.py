@@ -8,7 +8,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from job import events, lease, scratch
+from job import checks, events, lease, memory, scratch
 from job.console import without_native_notes
 from job.errors import ExitCode, StorageError, Superseded, ThawError
 from job.events import Reader
@@ -92,6 +92,7 @@ def _carry_out(
 ) -> None:
     with (
         _noting_the_end(record),
+        memory.explained(lambda: _where(progress), lambda: _way_out_of_memory(settings, record)),
         scratch.folder(settings.cache_dir) as folder,
         lease.Renewal(record, lease_seconds=settings.lease_seconds) as renewal,
     ):
@@ -111,6 +112,28 @@ def _carry_out(
         Pipeline(
             settings, store=store, record=record, reader=reader, progress=progress, check_stop=check, scratch=folder
         ).carry_out()
+
+
+def _where(progress: Progress) -> str:
+    step = f" after step {progress.step}" if progress.step is not None else ""
+    return f"in {progress.stage}{step}; what was committed stands"
+
+
+def _way_out_of_memory(settings: Settings, record: RunRecord) -> str:
+    inputs = record.content.inputs
+    needed = ""
+    if inputs:
+        need = checks.need_of(
+            settings,
+            num_examples=sum(inputs["data"]["splits"].values()),
+            precision=inputs["arithmetic"]["precision"],
+        )
+        needed = f" (the run needs about {need.memory / 1e9:.1f} GB)"
+    cache = "set THAW_CACHE=disk, " if settings.cache == "memory" else ""
+    return (
+        f"give it more memory{needed}, {cache}or begin another run with a smaller THAW_BATCH_SIZE or THAW_IMAGE_SIZE, "
+        "or a smaller THAW_BACKBONE; the same again ends the same"
+    )
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from job import cache_folder, machine, mirror
 from job.errors import DataUnavailable, ThawError, WeightsUnusable
-from job.need import Need
+from job.need import VALUE_BYTES, Need, estimate
 from job.settings import Settings
 from job.storage import MISSING, LocalStore, ObjectStore, open_store, probe
 
@@ -125,6 +125,20 @@ def device() -> Check:
     """What the network would run on."""
     found = machine.accelerators()
     return Check("device", "ok", ", ".join(found) or f"{machine.processor()}, no GPU", facts={"accelerators": found})
+
+
+def need_of(settings: Settings, *, num_examples: int, precision: str) -> Need:
+    """What a run of these settings needs, on so many examples in its three splits, at a precision that is decided."""
+    return estimate(
+        backbone=settings.backbone,
+        num_examples=num_examples,
+        image_size=settings.image_size,
+        batch_size=settings.batch_size,
+        cache=settings.cache,
+        value_bytes=VALUE_BYTES[precision],
+        fine_tunes=settings.fine_tune_epochs > 0,
+        keep_checkpoints=settings.keep_checkpoints,
+    )
 
 
 def memory(need: Need | None) -> Check:

@@ -15,6 +15,7 @@ from functools import partial
 import numpy as np
 import tensorflow as tf
 
+from job import memory
 from job.errors import DataCorrupt
 from job.images import PARALLEL_DECODES, untuned
 from job.pixels import reason_of
@@ -123,8 +124,10 @@ def _closed() -> RuntimeError:
     return RuntimeError("the data was closed while its images were decoded")
 
 
-def cut_short(index: int, num_examples: int, error: BaseException) -> DataCorrupt:
-    """The error of a split whose files end, or cannot be read, at an example."""
+def cut_short(index: int, num_examples: int, error: BaseException) -> BaseException:
+    """The error of a split whose files end, or cannot be read, at an example; without memory left it is not theirs."""
+    if memory.is_exhausted(error):
+        return error
     return DataCorrupt(
         f"the prepared data ends or is damaged at example {index} of {num_examples}: {error}",
         hint="prepare or copy the data set again",

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from job import cache_folder
+from job import cache_folder, memory
 from job.errors import InvalidSettings, ScratchUnavailable
 
 CHUNK_BYTES = 8 << 20
@@ -69,6 +69,8 @@ def explained(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if memory.is_exhausted(error):
+            raise
         raise unavailable(path, os.strerror(error.errno) if error.errno else str(error), error.errno) from error
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from job import scratch
+from job import memory, scratch
 from job.pixels import decode_without_python
 
 FILES = (
@@ -105,6 +105,8 @@ def save(model: keras.Model, class_names: Sequence[str], folder: Path) -> None:
     try:
         tf.saved_model.save(module, folder, signatures=signatures(model, class_names), options=options)
     except tf.errors.OpError as error:
+        if memory.is_exhausted(error):
+            raise
         raise scratch.unavailable(folder, error.message) from error
     written = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     if written != set(FILES):

@@ -20,7 +20,7 @@ from job.commands.output import Paper, duration, plain, print_json
 from job.errors import ExitCode, StorageError, Superseded, ThawError
 from job.gate import missed_gate
 from job.lease import Hold
-from job.need import VALUE_BYTES, Need, estimate
+from job.need import Need
 from job.record import Record, RunRecord
 from job.schema import recorded_setting
 from job.settings import PREFIX, Settings, changes_result
@@ -123,16 +123,7 @@ def _need(settings: Settings, examples: Mapping[str, int], record: Record | None
     if precision == "auto":
         recorded = record.inputs.get("arithmetic", {}).get("precision") if record else None
         precision = recorded or ("bfloat16" if machine.has_native_bfloat16() else "float32")
-    return estimate(
-        backbone=settings.backbone,
-        num_examples=sum(examples.values()),
-        image_size=settings.image_size,
-        batch_size=settings.batch_size,
-        cache=settings.cache,
-        value_bytes=VALUE_BYTES[precision],
-        fine_tunes=settings.fine_tune_epochs > 0,
-        keep_checkpoints=settings.keep_checkpoints,
-    )
+    return checks.need_of(settings, num_examples=sum(examples.values()), precision=precision)
 
 
 def _values(settings: Settings, origins: Mapping[str, Origin]) -> dict[str, dict[str, Any]]:

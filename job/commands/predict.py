@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 from rich.table import Table
 
-from job import evaluation, image_files, model, pixels, scratch
+from job import evaluation, image_files, memory, model, pixels, scratch
 from job.arguments import Predict
 from job.artefacts import verified_file
 from job.commands.output import Paper, plain, print_json
@@ -25,7 +25,9 @@ from job.commands.runs import recorded
 from job.errors import ExitCode, InputError, InvalidSettings, RunUnavailable
 from job.export import LABELS, MODEL
 from job.image_files import Unreadable
+from job.need import MAX_EVALUATION_BATCH
 from job.record import Record
+from job.schema import recorded_setting
 from job.storage import ObjectStore, open_store
 
 NUM_THREADS = 4
@@ -62,8 +64,12 @@ def predict(question: Predict) -> ExitCode:
     paper = None if question.as_json or not sys.stdout.isatty() else Paper()
     num_images, num_failed = 0, 0
     paths = image_files.find(question.images, standard_input=_standard_input, passed_over=_passed_over)
-    with scratch.folder(question.cache_dir) as folder:
-        for batch in _labelled(paths, labeller, question.batch_size, folder):
+    batch_size = question.batch_size or min(recorded_setting(found.settings, "BATCH_SIZE"), MAX_EVALUATION_BATCH)
+    with (
+        scratch.folder(question.cache_dir) as folder,
+        memory.explained(lambda: f"for {batch_size} images at a time", lambda: "give a smaller --batch-size"),
+    ):
+        for batch in _labelled(paths, labeller, batch_size, folder):
             if paper is None:
                 for path, answer in batch:
                     print_json(_as_json(path, answer))
