@@ -269,7 +269,7 @@ def test_what_is_damaged_in_other_files_is_named(load: Load, in_parquet: str) ->
 
 def test_other_files_are_not_read_without_a_cache(load: Load, in_parquet: str) -> None:
     """They have no random access."""
-    with pytest.raises(InvalidSettings, match="THAW_CACHE=none reads TFRecord files"):
+    with pytest.raises(InvalidSettings, match="THAW_CACHE=none reads TFRecord and ArrayRecord files"):
         load(data_dir=in_parquet, cache="none")
 
 

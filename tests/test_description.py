@@ -10,7 +10,7 @@ from job import checks
 from job.data import load_splits
 from job.dataset import find_builder
 from job.description import judge, supervision
-from job.errors import InputError, InvalidSettings, ThawError
+from job.errors import InputError, ThawError
 from job.settings import Settings
 from tests import shapes
 from tests.gcs_server import BUCKET, GcsServer
@@ -113,14 +113,6 @@ def test_a_plan_and_a_start_say_the_same_of_a_missing_file(tmp_path: Path) -> No
     assert plan == start
     assert plan[0] == 4
     assert "no_keys-train.tfrecord-00000-of-00001" in plan[1]
-
-
-def test_without_a_cache_files_must_be_readable_in_any_order(kinds: Path) -> None:
-    """Told before an example is read."""
-    builder = find_builder("no_keys", str(kinds))[0]
-    builder.info.set_file_format("riegeli", override=True, override_if_initialized=True)
-    with pytest.raises(InvalidSettings, match="THAW_CACHE=none"):
-        judge(builder, SPLITS, cache="none")
 
 
 @pytest.mark.parametrize("name", ["no_keys", "text_label"])
