@@ -53,14 +53,12 @@ Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow warns there, and refuses what
 
 
 def decode(encoded: tf.Tensor, image_size: int) -> tf.Tensor:
-    """Encoded bytes of an image -> uint8 [size, size, 3], resized bilinearly.
+    """In a graph: encoded bytes of an image -> uint8 [size, size, 3], resized bilinearly.
 
-    When they are no image that can be read, a graph raises InvalidArgumentError.
+    When they are no image that can be read, the operation fails with InvalidArgumentError.
     """
 
     def in_python() -> tf.Tensor:
-        if tf.executing_eagerly():
-            return tf.constant(_read(encoded.numpy(), image_size))
         read = lambda data: _read_or_reason(data, image_size)  # noqa: E731
         image, reason = tf.numpy_function(read, [encoded], [tf.uint8, tf.string], stateful=False)
         with tf.control_dependencies([tf.debugging.Assert(tf.equal(reason, ""), [reason])]):
@@ -91,12 +89,21 @@ def decode_without_python(encoded: tf.Tensor, image_size: int) -> tf.Tensor:
 
 
 def decode_bytes(encoded: bytes, image_size: int) -> np.ndarray:
-    """The same, of bytes at hand. Raises ValueError, which says why, when they are no image that can be read."""
+    """The same of bytes at hand, as `decode` gives it. Raises ValueError, which says why they cannot be read."""
     try:
-        with tf.device("CPU"):
-            return np.asarray(decode(tf.constant(encoded), image_size))
-    except (tf.errors.InvalidArgumentError, tf.errors.ResourceExhaustedError) as error:
+        file = Image.open(io.BytesIO(encoded), formats=FORMATS)
+        with _large if file.width * file.height > LARGE_PIXELS else contextlib.nullcontext(), tf.device("CPU"):
+            return np.asarray(_resized(_upright(encoded, file), image_size))
+    except UnidentifiedImageError as error:
+        raise ValueError(_unknown(encoded)) from error
+    except tf.errors.OpError as error:
         raise ValueError(reason_of(error)) from error
+    except MemoryError:
+        raise
+    except Exception as error:
+        # What a damaged file raises depends on where it is damaged.
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"cannot be decoded: {reason}") from error
 
 
 def reason_of(error: tf.errors.OpError) -> str:
@@ -157,27 +164,9 @@ def _jpeg(encoded: tf.Tensor) -> tf.Tensor:
 def _read_or_reason(encoded: bytes, image_size: int) -> tuple[np.ndarray, bytes]:
     """The image and nothing, or nothing and the reason: TensorFlow logs a traceback of what is raised here."""
     try:
-        return _read(encoded, image_size), b""
+        return decode_bytes(encoded, image_size), b""
     except ValueError as error:
         return np.empty((0, 0, 3), np.uint8), str(error).encode("ascii", "backslashreplace")
-
-
-def _read(encoded: bytes, image_size: int) -> np.ndarray:
-    """uint8 [size, size, 3] of any image. Raises ValueError, which says why not."""
-    try:
-        file = Image.open(io.BytesIO(encoded), formats=FORMATS)
-        with _large if file.width * file.height > LARGE_PIXELS else contextlib.nullcontext(), tf.device("CPU"):
-            return np.asarray(_resized(_upright(encoded, file), image_size))
-    except UnidentifiedImageError as error:
-        raise ValueError(_unknown(encoded)) from error
-    except tf.errors.OpError as error:
-        raise ValueError(reason_of(error)) from error
-    except MemoryError:
-        raise
-    except Exception as error:
-        # What a damaged file raises depends on where it is damaged.
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(f"cannot be decoded: {reason}") from error
 
 
 def _upright(encoded: bytes, file: Image.Image) -> tf.Tensor | np.ndarray:
