@@ -323,8 +323,8 @@ def pipeline_at(settings: Settings, store: LocalStore, position: tuple[str, int]
     )  # fmt: skip
     if position is not None:
         newest = CheckpointEntry(
-            name="n", phase=position[0], step=position[1], num_epochs=0, size=0, sha256="", attempt=1,
-            time=datetime.now(UTC),
+            name="checkpoints/newest.safetensors", phase=position[0], step=position[1], num_epochs=0, size=0,
+            sha256="0" * 64, attempt=1, time=datetime.now(UTC),
         )  # fmt: skip
         record.content = record.content.model_copy(update={"checkpoints": (newest,)})
     return Pipeline(
