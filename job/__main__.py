@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from job.console import Console
     from job.settings import Settings
 
-QUESTIONS = frozenset({"plan", "status", "list", "predict"})
+QUESTIONS = frozenset({"plan", "status", "list", "predict", "verify"})
 """The commands that change no run."""
 
 RESUME = "start the same run again to carry on"

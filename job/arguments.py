@@ -22,6 +22,7 @@ SUMMARIES = {
     "status": "say how a run is doing",
     "list": "list the runs of a store",
     "predict": "label images with the model of a finished run",
+    "verify": "read every object of a run, and compare it with the record",
     "mirror": "put the data and weights of the settings into object storage",
 }
 
@@ -84,7 +85,16 @@ class Predict:
     as_json: bool
 
 
-Command = Run | Mirror | Plan | Status | ListRuns | Predict
+@dataclass(frozen=True)
+class Verify:
+    """Compare every object of the run at a URI with its record."""
+
+    run: str
+    cache_dir: Path | None
+    as_json: bool
+
+
+Command = Run | Mirror | Plan | Status | ListRuns | Predict | Verify
 
 
 def read_command(argv: Sequence[str], environ: Mapping[str, str]) -> Command:
@@ -98,7 +108,8 @@ def read_command(argv: Sequence[str], environ: Mapping[str, str]) -> Command:
             hint=f"the commands are {', '.join(SUMMARIES)}; {PROGRAM} --help says what they do",
         )
     readers: dict[str, Callable[[Sequence[str], Mapping[str, str]], Command]] = {
-        "run": _run, "plan": _plan, "status": _status, "list": _list, "predict": _predict, "mirror": _mirror
+        "run": _run, "plan": _plan, "status": _status, "list": _list, "predict": _predict, "verify": _verify,
+        "mirror": _mirror,
     }  # fmt: skip
     return readers[name](words, environ)
 
@@ -178,21 +189,42 @@ def _predict(words: Sequence[str], environ: Mapping[str, str]) -> Predict:
     parser.add_argument(
         "--batch-size", type=int, metavar="INT", help="images at a time [default: that of the run, at most 64]"
     )
-    parser.add_argument("--cache-dir", metavar="DIR", help="folder for the model's copy [default: THAW_CACHE_DIR]")
+    _add_cache_dir(parser, "folder for the model's copy")
     _add_json(parser)
     options = _read(parser, words)
     if not options.images:
         raise InvalidSettings("predict: no image is named", hint=f"{parser.prog} --run URI/RUN-ID IMAGE|DIR|- [...]")
     if options.batch_size is not None and not 1 <= options.batch_size <= 4096:
         raise InvalidSettings(f"--batch-size={options.batch_size}: must be 1 to 4096", hint=f"{parser.prog} --help")
-    cache_dir = options.cache_dir or environ.get(f"{PREFIX}CACHE_DIR")
     return Predict(
         run=_run_of(options.run, environ),
         images=tuple(options.images),
         batch_size=options.batch_size,
-        cache_dir=Path(cache_dir).expanduser() if cache_dir else None,
+        cache_dir=_cache_dir(options, environ),
         as_json=options.json,
     )
+
+
+def _verify(words: Sequence[str], environ: Mapping[str, str]) -> Verify:
+    parser = _parser(
+        "verify", "[--run URI/RUN-ID] [--json]",
+        "Tells what is missing, damaged, or beside model, report and logs without being named by the record: the exit "
+        "code is then 4. Checkpoints that were set aside, or that nothing names any more, are only told.",
+    )  # fmt: skip
+    _add_run(parser)
+    _add_cache_dir(parser, "folder for the copy of an object")
+    _add_json(parser)
+    options = _read(parser, words)
+    return Verify(_run_of(options.run, environ), _cache_dir(options, environ), options.json)
+
+
+def _add_cache_dir(parser: Parser, text: str) -> None:
+    parser.add_argument("--cache-dir", metavar="DIR", help=f"{text} [default: THAW_CACHE_DIR]")
+
+
+def _cache_dir(options: argparse.Namespace, environ: Mapping[str, str]) -> Path | None:
+    place = options.cache_dir or environ.get(f"{PREFIX}CACHE_DIR")
+    return Path(place).expanduser() if place else None
 
 
 def _parser(command: str, usage: str, description: str, epilog: str = "") -> Parser:

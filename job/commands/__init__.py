@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 
-from job.arguments import ListRuns, Mirror, Plan, Predict, Status
+from job.arguments import ListRuns, Mirror, Plan, Predict, Status, Verify
 from job.errors import ExitCode
 from job.events import Reader
 
-Question = Plan | Status | ListRuns | Predict
+Question = Plan | Status | ListRuns | Predict | Verify
 """What is answered on standard output, and changes no run."""
 
 
@@ -32,6 +32,10 @@ def answer(question: Question) -> ExitCode:
                 from job.commands.predict import predict
 
             return predict(question)
+        case Verify():
+            from job.commands.verify import verify
+
+            return verify(question)
 
 
 def fill_mirror(mirror: Mirror, *, reader: Reader, check_stop: Callable[[], None]) -> None:
