@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from job.console import Console
     from job.settings import Settings
 
-QUESTIONS = frozenset({"plan", "status", "list", "predict", "repair"})
+QUESTIONS = frozenset({"plan", "status", "list", "predict", "verify", "repair"})
 """The commands that change no run, and `repair`, which loses nothing wherever it ends."""
 
 RESUME = "start the same run again to carry on"

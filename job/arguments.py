@@ -23,6 +23,7 @@ SUMMARIES = {
     "status": "say how a run is doing",
     "list": "list the runs of a store",
     "predict": "label images with the model of a finished run",
+    "verify": "read every object of a run, and compare it with the record",
     "repair": "rebuild the record of a run, run.json, from the checkpoints",
     "mirror": "put the data and weights of the settings into object storage",
 }
@@ -90,6 +91,15 @@ class Predict:
 
 
 @dataclass(frozen=True)
+class Verify:
+    """Compare every object of the run at a URI with its record."""
+
+    run: str
+    cache_dir: Path | None
+    as_json: bool
+
+
+@dataclass(frozen=True)
 class Repair:
     """Rebuild the record of the run at a URI; without `is_confirmed` only what that would do is shown.
 
@@ -103,7 +113,7 @@ class Repair:
     as_json: bool
 
 
-Command = Run | Mirror | Plan | Status | ListRuns | Predict | Repair
+Command = Run | Mirror | Plan | Status | ListRuns | Predict | Verify | Repair
 
 
 def read_command(argv: Sequence[str], environ: Mapping[str, str]) -> Command:
@@ -117,8 +127,8 @@ def read_command(argv: Sequence[str], environ: Mapping[str, str]) -> Command:
             hint=f"the commands are {', '.join(SUMMARIES)}; {PROGRAM} --help says what they do",
         )
     readers: dict[str, Callable[[Sequence[str], Mapping[str, str]], Command]] = {
-        "run": _run, "plan": _plan, "status": _status, "list": _list, "predict": _predict, "repair": _repair,
-        "mirror": _mirror,
+        "run": _run, "plan": _plan, "status": _status, "list": _list, "predict": _predict, "verify": _verify,
+        "repair": _repair, "mirror": _mirror,
     }  # fmt: skip
     return readers[name](words, environ)
 
@@ -212,6 +222,19 @@ def _predict(words: Sequence[str], environ: Mapping[str, str]) -> Predict:
         cache_dir=_cache_dir(options, environ),
         as_json=options.json,
     )
+
+
+def _verify(words: Sequence[str], environ: Mapping[str, str]) -> Verify:
+    parser = _parser(
+        "verify", "[--run URI/RUN-ID] [--json]",
+        "Tells what is missing, damaged, or beside model, report and logs without being named by the record: the exit "
+        "code is then 4. Checkpoints that were set aside, or that nothing names any more, are only told.",
+    )  # fmt: skip
+    _add_run(parser)
+    _add_cache_dir(parser, "folder for the copy of an object")
+    _add_json(parser)
+    options = _read(parser, words)
+    return Verify(_run_of(options.run, environ), _cache_dir(options, environ), options.json)
 
 
 def _repair(words: Sequence[str], environ: Mapping[str, str]) -> Repair:

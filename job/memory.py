@@ -36,5 +36,7 @@ def explained(where: Callable[[], str], hint: Callable[[], str]) -> Iterator[Non
     except Exception as error:
         if not is_exhausted(error):
             raise
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        # TensorFlow's text begins with where in the program, and has the reason further down.
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        reason = next((line.strip() for line in lines if _TOLD_BY_TENSORFLOW.search(line)), lines[0])
         raise MemoryExhausted(f"no memory is left {where()}: {reason}", hint=hint()) from error

@@ -7,15 +7,19 @@ import pytest
 
 from job import __main__ as door
 from job import commands
-from job.arguments import SUMMARIES, ListRuns, Mirror, Plan, Predict, Run, Status, read_command
+from job.arguments import SUMMARIES, ListRuns, Mirror, Plan, Predict, Run, Status, Verify, read_command
 from job.errors import InvalidSettings
 from tests.conftest import job
 from tests.test_end_to_end import Environment
 
 QUESTIONS = {
-    "plan": [], "status": ["--run", "r"], "list": ["place"], "predict": ["--run", "r", "cat.jpg"],
+    "plan": [],
+    "status": ["--run", "r"],
+    "list": ["place"],
+    "predict": ["--run", "r", "cat.jpg"],
+    "verify": ["--run", "r"],
     "repair": ["--run", "r"],
-}  # fmt: skip
+}
 
 
 def test_without_a_name_the_words_are_settings_of_a_run() -> None:
@@ -34,6 +38,7 @@ def test_each_command_has_its_arguments() -> None:
     assert read_command(["list", "runs", "--json"], {}) == ListRuns(storage_uri="runs", as_json=True)
     predict = read_command(["predict", "a.jpg", "--run", "r", "-", "--batch-size", "8"], {"THAW_CACHE_DIR": "/cache"})
     assert predict == Predict(run="r", images=("a.jpg", "-"), batch_size=8, cache_dir=Path("/cache"), as_json=False)
+    assert read_command(["verify", "--run", "r", "--json"], {}) == Verify(run="r", cache_dir=None, as_json=True)
     mirror = read_command(["mirror", "--to", "gs://bucket/m", "--dataset", "cifar10"], {})
     assert isinstance(mirror, Mirror)
     assert (mirror.to, mirror.settings.dataset) == ("gs://bucket/m", "cifar10")

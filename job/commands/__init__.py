@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 
-from job.arguments import ListRuns, Mirror, Plan, Predict, Repair, Status
+from job.arguments import ListRuns, Mirror, Plan, Predict, Repair, Status, Verify
 from job.errors import ExitCode
 from job.events import Reader
 
-Question = Plan | Status | ListRuns | Predict | Repair
+Question = Plan | Status | ListRuns | Predict | Verify | Repair
 """What is answered on standard output, and can be ended anywhere."""
 
 
@@ -32,6 +32,10 @@ def answer(question: Question) -> ExitCode:
                 from job.commands.predict import predict
 
             return predict(question)
+        case Verify():
+            from job.commands.verify import verify
+
+            return verify(question)
         case Repair():
             from job.commands.repair import repair
 

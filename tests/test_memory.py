@@ -1,0 +1,112 @@
+"""Exhausted memory is known in every form in which it comes, and nothing else is taken for it."""
+
+import errno
+import mmap
+import resource
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from job import events, memory
+from job.decoding import cut_short
+from job.errors import DataCorrupt, ExitCode, MemoryExhausted, ScratchUnavailable
+from job.scratch import explained
+from job.storage import LocalStore
+from tests.conftest import Recorder
+from tests.runs import Small, record_of, start
+
+HUGE = 1 << 50
+"""Bytes that no machine has."""
+
+
+def in_numpy() -> None:
+    np.empty(HUGE, np.uint8)
+
+
+def in_the_operating_system() -> None:
+    mmap.mmap(-1, HUGE)
+
+
+def in_tensorflow() -> None:
+    tf.zeros([HUGE], tf.uint8)
+
+
+def in_a_graph() -> None:
+    tf.function(lambda n: tf.reduce_sum(tf.random.uniform([n])), autograph=False)(tf.constant(HUGE, tf.int64))
+
+
+def in_an_input_pipeline() -> None:
+    data = tf.data.Dataset.range(1).map(lambda _: tf.numpy_function(in_numpy, [], tf.uint8))
+    next(iter(data))
+
+
+@pytest.mark.parametrize(
+    "ask", [in_numpy, in_the_operating_system, in_tensorflow, in_a_graph, in_an_input_pipeline],
+    ids=lambda ask: ask.__name__,
+)  # fmt: skip
+def test_memory_that_nobody_has_is_told_in_every_form(ask: Callable[[], None]) -> None:
+    """By what really is raised; the message says why in one line."""
+    with (
+        pytest.raises(MemoryExhausted, match=r"no memory is left here: .*(llocat|memory|OOM)") as caught,
+        memory.explained(lambda: "here", lambda: "a hint"),
+    ):
+        ask()
+    assert (caught.value.hint, "\n" in caught.value.message) == ("a hint", False)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        tf.errors.ResourceExhaustedError(None, None, "/scratch/x; No space left on device"),
+        tf.errors.InternalError(None, None, "something else"),
+        ValueError("out of memory"),
+    ],
+)
+def test_other_errors_are_left_alone(error: Exception) -> None:
+    """A full disk is TensorFlow's ResourceExhaustedError too."""
+    with pytest.raises(type(error)), memory.explained(lambda: "", lambda: ""):
+        raise error
+
+
+def test_exhausted_memory_is_not_taken_for_damaged_data_or_a_bad_disk() -> None:
+    """Where errors of a kind are translated, this one passes."""
+    exhausted = tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+    assert cut_short(3, 8, exhausted) is exhausted
+    assert isinstance(cut_short(3, 8, tf.errors.DataLossError(None, None, "corrupted record")), DataCorrupt)
+    with pytest.raises(OSError, match="ENOMEM"), explained(Path("x")):
+        raise OSError(errno.ENOMEM, "ENOMEM")
+    with pytest.raises(ScratchUnavailable), explained(Path("x")):
+        raise OSError(errno.EIO, "EIO")
+
+
+class LimitOnceBuilt(Recorder):
+    """Leaves the process some memory beside what it has when the model is built."""
+
+    def event(self, name: str, **facts: Any) -> None:
+        super().event(name, **facts)
+        if name == events.MODEL_BUILT:
+            mapped = int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE
+            resource.setrlimit(resource.RLIMIT_AS, (mapped + 400_000_000, resource.getrlimit(resource.RLIMIT_AS)[1]))
+
+
+@pytest.fixture
+def _unlimited() -> Iterator[None]:
+    """The limit of the process, given back afterwards."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+@pytest.mark.usefixtures("_unlimited")
+def test_a_run_without_memory_ends_with_7_and_says_what_it_needs(small: Small, store: LocalStore) -> None:
+    """A batch of 40 images at 1024 pixels in float32 is 503 MB. The record says how it ended, and is let go of."""
+    with pytest.raises(MemoryExhausted, match=r"no memory is left in head; what was committed stands: .*OOM") as caught:
+        start(small(image_size=1024, batch_size=40, cache="none"), store, reader=LimitOnceBuilt())
+    assert "the run needs about 3.8 GB" in caught.value.hint
+    record = record_of(store)
+    assert (record.attempts[-1].exit_code, record.lease) == (ExitCode.MEMORY_EXHAUSTED, None)

@@ -1,0 +1,132 @@
+"""Every object of a run against its record: what is missing, damaged or not named, in a folder and in a bucket."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from job.arguments import Verify
+from job.commands.verify import look, verify
+from job.errors import ExitCode, RunUnavailable
+from job.record import CheckpointEntry
+from job.storage import LocalStore, ObjectStore, open_store
+from tests.conftest import job
+from tests.gcs_server import BUCKET, GcsServer
+from tests.runs import CrashOn, Small, Undisturbed, record_of, start
+from tests.stores import Crash
+
+
+@pytest.fixture
+def copied(undisturbed_run: Undisturbed, tmp_path: Path) -> Path:
+    """A copy of the finished run, to be damaged."""
+    return Path(shutil.copytree(undisturbed_run[0].root, tmp_path / "small"))
+
+
+@pytest.fixture
+def ask(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[[str | Path], tuple[int, dict[str, str], Any]]:
+    """Exit code, the condition of each object, and the whole answer."""
+
+    def ask_of(run: str | Path) -> tuple[int, dict[str, str], Any]:
+        code = verify(Verify(str(run), cache_dir=tmp_path / "cache", as_json=True))
+        answer = json.loads(capsys.readouterr().out)
+        assert answer["exit_code"] == code
+        return int(code), {each["name"]: each["condition"] for each in answer["objects"]}, answer
+
+    return ask_of
+
+
+def test_a_whole_run_is_whole(ask: Callable[..., Any], undisturbed_run: Undisturbed) -> None:
+    """Every object but the record is read, and named."""
+    store, _, _ = undisturbed_run
+    code, found, answer = ask(store.uri)
+    assert code == ExitCode.COMPLETE
+    assert found == dict.fromkeys(set(store.list("")) - {"run.json"}, "ok")
+    assert answer["summary"] == f"{len(found)} ok"
+
+
+@pytest.mark.parametrize("name", ["model/model.keras", "report/index.html", "logs/history.json", "checkpoint"])
+def test_what_is_missing_or_damaged_is_named(ask: Callable[..., Any], copied: Path, name: str) -> None:
+    """One byte is enough, of any kind of object; the others are still ok."""
+    path = copied / name if name != "checkpoint" else next((copied / "checkpoints").iterdir())
+    name = path.relative_to(copied).as_posix()
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    code, found, _ = ask(copied)
+    assert (code, {other for other in found if found[other] != "ok"}, found[name]) == (4, {name}, "damaged")
+    path.unlink()
+    code, found, _ = ask(copied)
+    assert (code, {other for other in found if found[other] != "ok"}, found[name]) == (4, {name}, "missing")
+
+
+def test_a_stranger_beside_the_model_is_a_fault_and_a_left_over_checkpoint_is_not(
+    ask: Callable[..., Any], copied: Path
+) -> None:
+    """Nothing reads the latter; the former may be taken for the run's."""
+    (copied / "checkpoints/head-00000001-a1-9.safetensors").write_bytes(b"left")
+    code, found, _ = ask(copied)
+    assert (code, found["checkpoints/head-00000001-a1-9.safetensors"]) == (0, "left over")
+    (copied / "model/extra.bin").write_bytes(b"?")
+    code, found, _ = ask(copied)
+    assert (code, found["model/extra.bin"]) == (4, "not named")
+
+
+def test_checkpoints_that_were_set_aside_are_told(ask: Callable[..., Any], copied: Path) -> None:
+    """As such, and as no fault."""
+    record = json.loads((copied / "run.json").read_text())
+    record["set_aside"] = [record["checkpoints"].pop(0)]
+    (copied / "run.json").write_text(json.dumps(record))
+    code, found, _ = ask(copied)
+    assert (code, found[record["set_aside"][0]["name"]]) == (0, "set aside")
+
+
+def test_a_finished_run_without_digests_does_not_pass(ask: Callable[..., Any], copied: Path) -> None:
+    """As earlier versions left it: nothing says that its model is the one that was written."""
+    record = json.loads((copied / "run.json").read_text()) | {"files": {}}
+    (copied / "run.json").write_text(json.dumps(record))
+    code, found, answer = ask(copied)
+    assert (code, found["model/model.keras"]) == (4, "not named")
+    assert "a version that kept no digests" in answer["summary"]
+
+
+def test_a_run_that_is_not_done_is_looked_at_as_it_is(ask: Callable[..., Any], small: Small, tmp_path: Path) -> None:
+    """Its checkpoints are verified; a run that is not there is an error."""
+    store = LocalStore(tmp_path / "runs/small")
+    with pytest.raises(Crash):
+        start(small(head_epochs=1), store, reader=CrashOn("committed", phase="head"))
+    code, found, answer = ask(store.uri)
+    assert (code, answer["state"], list(found.values())) == (0, "head", ["ok"])
+    with pytest.raises(RunUnavailable, match="there is no run"):
+        ask(tmp_path / "nothing")
+
+
+def test_a_checkpoint_that_is_pruned_meanwhile_is_not_missing(copied: Path, tmp_path: Path) -> None:
+    """What is gone is looked up again in the record of that moment."""
+    store = LocalStore(copied)
+    before = record_of(store)
+    gone: CheckpointEntry = before.checkpoints[0]
+    after = before.model_copy(update={"checkpoints": before.checkpoints[1:]})
+    (copied / "run.json").write_text(after.model_dump_json())
+    (copied / gone.name).unlink()
+    assert {each.condition for each in look(store, before, tmp_path / "object")} == {"ok"}
+
+
+def test_a_run_in_a_bucket_is_verified_by_a_process_without_tensorflow(
+    undisturbed_run: Undisturbed, gcs: GcsServer, copied: Path, tmp_path: Path
+) -> None:
+    """A table for people; what is damaged is in it."""
+    store: ObjectStore = undisturbed_run[0]
+    bucket = open_store(f"gs://{BUCKET}/runs/small")
+    for name in store.list(""):
+        bucket.upload(name, copied / name, if_generation=0)
+    done = job("verify", "--run", bucket.uri, env=dict(os.environ))
+    assert (done.returncode, done.stderr) == (0, "")
+    gcs.put("runs/small/report/report.json", b"other", None)
+    done = job("verify", "--run", bucket.uri, env=dict(os.environ))
+    assert done.returncode == ExitCode.BAD_INPUT
+    (row,) = [line for line in done.stdout.splitlines() if line.startswith("report/report.json")]
+    assert "damaged" in row
