@@ -4,7 +4,6 @@ import json
 import re
 import subprocess
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +14,11 @@ from job.data import epoch_order
 from job.errors import DataCorrupt, QualityGateMissed
 from job.pipeline import Pipeline
 from job.progress import Progress
-from job.record import RECORD_NAME, CheckpointEntry
+from job.record import RECORD_NAME
 from job.settings import Settings
 from job.storage import LocalStore
 from tests.conftest import Recorder
+from tests.recorded import checkpoint
 from tests.runs import HOLDER, Small, Undisturbed, never, record_of, result_of, start
 
 # What a complete run leaves
@@ -267,10 +267,7 @@ def pipeline_at(settings: Settings, store: LocalStore, position: tuple[str, int]
         on_waiting=lambda *_: None, check_stop=never, account=Progress().account,
     )  # fmt: skip
     if position is not None:
-        newest = CheckpointEntry(
-            name="n", phase=position[0], step=position[1], num_epochs=0, size=0, sha256="", attempt=1,
-            time=datetime.now(UTC),
-        )  # fmt: skip
+        newest = checkpoint(*position)
         record.content = record.content.model_copy(update={"checkpoints": (newest,)})
     return Pipeline(
         settings, store=store, record=record, reader=Recorder(), progress=Progress(), check_stop=never, scratch=scratch

@@ -106,7 +106,7 @@ def test_a_run_of_three_classes_names_one_of_three(
     ask: Callable[..., Any], small: Callable[..., Any], test_split: Path, tmp_path: Path
 ) -> None:
     """Its probability is above a third."""
-    store = LocalStore(tmp_path / "three")
+    store = LocalStore(tmp_path / "three/small")
     start(small(dataset="three_shapes", head_epochs=1, fine_tune_epochs=0), store)
     code, (line,) = ask(test_split / "00.png", run=store.uri)
     assert code == ExitCode.COMPLETE
@@ -129,7 +129,7 @@ def test_a_run_that_is_not_finished_is_refused(ask: Callable[..., Any], copied: 
 @pytest.fixture
 def copied(undisturbed_run: Undisturbed, tmp_path: Path) -> Path:
     """A copy of the finished run, to be damaged."""
-    return Path(shutil.copytree(undisturbed_run[0].root, tmp_path / "copied"))
+    return Path(shutil.copytree(undisturbed_run[0].root, tmp_path / "copied/small"))
 
 
 def test_a_model_that_is_not_the_runs_is_refused(ask: Callable[..., Any], copied: Path) -> None:
