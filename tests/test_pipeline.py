@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +16,11 @@ from job.data import epoch_order
 from job.errors import DataCorrupt, InputError, Interrupted, QualityGateMissed
 from job.pipeline import Pipeline
 from job.progress import Progress
-from job.record import RECORD_NAME, CheckpointEntry
+from job.record import RECORD_NAME
 from job.settings import Settings
 from job.storage import LocalStore
 from tests.conftest import Recorder
+from tests.recorded import checkpoint
 from tests.runs import HOLDER, CrashOn, Small, StopAtStep, Undisturbed, never, record_of, result_of, start
 from tests.stores import Crash
 from tests.test_data import change, swap_label
@@ -322,10 +322,7 @@ def pipeline_at(settings: Settings, store: LocalStore, position: tuple[str, int]
         on_waiting=lambda *_: None, check_stop=never, account=Progress().account,
     )  # fmt: skip
     if position is not None:
-        newest = CheckpointEntry(
-            name="checkpoints/newest.safetensors", phase=position[0], step=position[1], num_epochs=0, size=0,
-            sha256="0" * 64, attempt=1, time=datetime.now(UTC),
-        )  # fmt: skip
+        newest = checkpoint(*position)
         record.content = record.content.model_copy(update={"checkpoints": (newest,)})
     return Pipeline(
         settings, store=store, record=record, reader=Recorder(), progress=Progress(), check_stop=never, scratch=scratch

@@ -111,7 +111,7 @@ def test_a_run_of_three_classes_names_one_of_three(
     ask: Callable[..., Any], small: Callable[..., Any], test_split: Path, tmp_path: Path
 ) -> None:
     """Its probability is above a third."""
-    store = LocalStore(tmp_path / "three")
+    store = LocalStore(tmp_path / "three/small")
     start(small(dataset="three_shapes", head_epochs=1, fine_tune_epochs=0), store)
     code, (line,) = ask(test_split / "00.png", run=store.uri)
     assert code == ExitCode.COMPLETE

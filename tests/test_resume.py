@@ -21,10 +21,10 @@ from job.errors import (
     TrainingDiverged,
 )
 from job.progress import Progress
-from job.record import RECORD_NAME
+from job.record import RECORD_NAME, RunRecord
 from job.storage import Digest, LocalStore
 from tests.conftest import Recorder
-from tests.runs import CrashOn, Small, StopAfter, StopAtStep, Undisturbed, places, record_of, result_of, start
+from tests.runs import HOLDER, CrashOn, Small, StopAfter, StopAtStep, Undisturbed, places, record_of, result_of, start
 from tests.stores import BrokenStore, Crash, CrashingStore
 
 # The rows of the resume table
@@ -422,7 +422,12 @@ def test_a_store_that_cannot_prune_does_not_stop_the_run(
     undisturbed_run: Undisturbed, small: Small, store: LocalStore, method: str, commits: int
 ) -> None:
     """What is left over is removed when the store can do it again."""
-    reader = start(small(), BrokenStore(store, method))
+    settings = small()
+    # Of a new run a start must know whether there are checkpoints: this one is not new.
+    RunRecord.open(store, run_id="small", fingerprint=settings.fingerprint(), settings=settings.result_settings()).take(
+        HOLDER, lease_seconds=60
+    )
+    reader = start(settings, BrokenStore(store, method))
     assert len(reader.of(events.COMMITTED)) == commits
     assert result_of(store) == result_of(undisturbed_run[0])
 
@@ -462,11 +467,11 @@ class FullDisk:
         self.left = allowed
         save = checkpoint.save_file
 
-        def save_file(arrays: Any, path: Path) -> None:
+        def save_file(arrays: Any, path: Path, metadata: dict[str, str]) -> None:
             self.left -= 1
             if self.left < 0:
                 raise SafetensorError("I/O error: No space left on device (os error 28)")
-            save(arrays, path)
+            save(arrays, path, metadata)
 
         monkeypatch.setattr(checkpoint, "save_file", save_file)
 
