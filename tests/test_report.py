@@ -7,11 +7,14 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 from base64 import b64decode
+from collections import Counter
+from html.parser import HTMLParser
 from typing import Any, get_args
 
 import numpy as np
 import pytest
 import yaml
+from markdown_it import MarkdownIt
 from PIL import Image
 
 from job import __version__
@@ -152,13 +155,12 @@ def test_many_classes_have_their_largest_confusions_instead() -> None:
 
 
 def test_what_comes_from_outside_is_escaped() -> None:
-    """Names of classes and places are text, in the page and in the card."""
+    """Names of classes and places are text in the page."""
     hostile = "<script>alert('x')</script>"
-    report = content((hostile, "dog & cat"), storage_uri="/runs/<b>", goodput_ratio=0.5)
-    for text in (render(report), card(report)):
-        assert "<script" not in text
-        assert "&lt;script&gt;alert" in text
-    assert "/runs/&lt;b&gt;" in render(report)
+    html = render(content((hostile, "dog & cat"), storage_uri="/runs/<b>", goodput_ratio=0.5))
+    assert "<script" not in html
+    assert "&lt;script&gt;alert" in html
+    assert "/runs/&lt;b&gt;" in html
 
 
 def test_the_page_needs_nothing_from_elsewhere() -> None:
@@ -283,6 +285,64 @@ def test_the_card_has_the_metadata_that_model_hubs_read() -> None:
     assert {metric["type"]: metric["value"] for metric in result["metrics"]} == {
         "accuracy": report["outcome"]["test_accuracy"], "loss": report["outcome"]["test_loss"],
     }  # fmt: skip
+
+
+HOSTILE = (
+    '猫 / cat, "big"',
+    "<script>alert(1)</script>\nx: - [y]",
+    "a|b`c*d_e",
+    "![i](http://h/i.png) [l](javascript:x) <img src=x onerror=y> <http://h> www.h.com a@h.com",
+    "**b** ~~s~~ &lt;u&gt; $x$ \\\\ \\",
+    "\n\n# H\n\n| a |\n|---|\n\n```\n---\n",
+)
+"""Names that are Markdown, HTML, YAML, or the end of one."""
+
+
+class Seen(HTMLParser):
+    """The elements and the text of a page."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: Counter[str] = Counter()
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        self.elements[tag] += 1
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def seen(report: dict[str, Any], *, knows_front_matter: bool) -> Seen:
+    """What a viewer shows of the card that lets HTML through."""
+    text = card(report)
+    viewer = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
+    return Seen(viewer.render(text.split("---\n", 2)[2] if knows_front_matter else text))
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize("knows_front_matter", [True, False])
+def test_a_card_shows_every_name_as_it_is(name: str, knows_front_matter: bool) -> None:
+    """Whatever it holds: the elements are those of a card of plain names, and the text is the name."""
+    plain = seen(content(("x", "y")), knows_front_matter=knows_front_matter)
+    report = content((name, "y"), run_id=name)
+    report["provenance"]["data"]["dataset"] = name
+    report["settings"] |= dict.fromkeys(("weights", "train_split", "validation_split", "test_split"), name)
+    shown = seen(report, knows_front_matter=knows_front_matter)
+    assert shown.elements == plain.elements
+    words, line = " ".join(shown.text.split()), " ".join(name.split())
+    assert f"apart: {line}" in words
+    assert words.count(line) >= 9
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_the_metadata_of_a_card_holds_every_name_as_it_is(name: str) -> None:
+    """A line break in a name does not end the front matter."""
+    text = card(content(("x", "y"), run_id=name))
+    metadata = front_matter(text)
+    assert metadata["model-index"][0]["name"] == name
+    assert "<" not in text.split("---\n")[1]
 
 
 # The closing table

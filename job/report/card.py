@@ -4,6 +4,7 @@ It states no licence: those of the data and of the pre-trained weights bind, and
 """
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,7 +27,11 @@ def card(content: Mapping[str, Any]) -> str:
 
 
 def _front_matter(content: Mapping[str, Any]) -> str:
-    """The card's metadata as JSON values by key, which YAML reads as they are."""
+    """The card's metadata as JSON values by key, which YAML reads as they are.
+
+    A viewer that knows no front matter takes it for Markdown. Where five characters are escaped, which JSON itself does
+    not use, no name is HTML, a link, an image or code there.
+    """
     settings, dataset = content["settings"], content["provenance"]["data"]["dataset"]
     metrics = [
         {"type": "accuracy", "name": "Test accuracy", "value": content["outcome"]["test_accuracy"]},
@@ -45,4 +50,5 @@ def _front_matter(content: Mapping[str, Any]) -> str:
         "metrics": ["accuracy"],
         "model-index": [{"name": content["run_id"], "results": [result]}],
     }
-    return "\n".join(f"{key}: {json.dumps(value)}" for key, value in values.items())
+    text = "\n".join(f"{key}: {json.dumps(value)}" for key, value in values.items())
+    return re.sub(r"[<(*`~]", lambda match: f"\\u{ord(match[0]):04x}", text)

@@ -1,11 +1,14 @@
 """Templates to text: everything that is put into one is escaped, and a name that is missing is an error."""
 
+import html
+import re
 from collections.abc import Iterable
 from datetime import datetime
 from functools import cache
 from typing import Any
 
 import jinja2
+from markupsafe import Markup
 
 
 def render(template: str, **values: Any) -> str:
@@ -82,6 +85,16 @@ def listed(names: Iterable[str], most: int = 20) -> str:
     return ", ".join(names[:most]) + more
 
 
+def markdown(text: str) -> Markup:
+    """A name from outside as inline text of a Markdown page: one line that no viewer takes for Markdown or HTML.
+
+    All punctuation that means something in CommonMark, in the tables and links that viewers add, or in formulas has a
+    backslash; what would be HTML is an entity, for viewers that let HTML through.
+    """
+    line = "".join(char if char.isprintable() else " " for char in text)
+    return Markup(re.sub(r"([!#$()*+\-.:=@\[\\\]^_`{|}~])", r"\\\1", html.escape(line, quote=False)))
+
+
 def setting(value: Any) -> str:
     """A setting as it would be written into its variable."""
     if value is None:
@@ -91,4 +104,4 @@ def setting(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-FILTERS = (bare_percent, percent, share, duration, count, words, moment, shape, listed, setting)
+FILTERS = (bare_percent, percent, share, duration, count, words, moment, shape, listed, markdown, setting)
