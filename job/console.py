@@ -79,9 +79,10 @@ class Console:
             fmt="%H:%M:%S" if readable else "iso", utc=not readable, key="timestamp" if readable else "time"
         )
         where = [] if readable or progress is None else [_Where(progress)]
+        in_words = [_in_words] if readable else []
         self._log = structlog.wrap_logger(
             structlog.PrintLogger(sys.stdout),
-            processors=[structlog.processors.add_log_level, stamp, *where, _rounded, _redacted, renderer],
+            processors=[structlog.processors.add_log_level, stamp, *where, _rounded, _redacted, *in_words, renderer],
             wrapper_class=structlog.make_filtering_bound_logger(20),
         )
 
@@ -165,6 +166,18 @@ class _Where:
         event.setdefault("phase", self._progress.stage)
         event.setdefault("step", self._progress.step)
         return event
+
+
+def _in_words(_: Any, __: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
+    """Values by name as a person writes them: `cat 20, dog 20`, with brackets where there are more inside."""
+
+    def text(value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        inside = ((name, text(item), isinstance(item, Mapping)) for name, item in value.items())
+        return ", ".join(f"{name} ({item})" if is_nested else f"{name} {item}" for name, item, is_nested in inside)
+
+    return {key: text(value) for key, value in event.items()}
 
 
 def _rounded(_: Any, __: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:

@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 
 from job.data import Splits, load_splits
-from job.errors import Interrupted, TrainingDiverged
+from job.errors import InputError, Interrupted, TrainingDiverged
 from job.events import StepDone
 from job.ledger import Ledger
 from job.model import Classifier, build_classifier
@@ -149,7 +149,7 @@ def test_a_state_of_another_step_is_refused(splits: Splits) -> None:
     """The optimizer's own count must agree with the checkpoint's."""
     state = new_state("head")
     train(state, splits)
-    with pytest.raises(ValueError, match="at step 6, its checkpoint at 5"):
+    with pytest.raises(InputError, match="at step 6, expected 5"):
         new_state("head").load(state.arrays(), step=5)
 
 
