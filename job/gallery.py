@@ -102,9 +102,10 @@ def _pixels(split: Split, examples: Sequence[Mapping[str, Any]]) -> np.ndarray:
 
 def _augmented(classifier: Classifier, images: np.ndarray, *, seed: int) -> np.ndarray:
     """Each image as training might see it, several times: uint8 [n, variants, s, s, 3]."""
-    # One image after the other: in float32 all at once would be more than a small batch of training.
-    variants = [
-        classifier.augmented(np.repeat(image[np.newaxis], NUM_VARIANTS, axis=0), tf.constant([seed, index], tf.int32))
-        for index, image in enumerate(images)
-    ]
-    return np.stack([tf.saturate_cast(tf.round(changed), tf.uint8).numpy() for changed in variants])
+    # One variant after the other: in float32 all at once would be more than a small batch of training.
+    repeated = np.repeat(images, NUM_VARIANTS, axis=0)
+    pixels = np.empty_like(repeated)
+    for index, image in enumerate(repeated):
+        changed = classifier.augmented(image[np.newaxis], tf.constant([seed, index], tf.int32))
+        pixels[index] = tf.saturate_cast(tf.round(changed), tf.uint8).numpy()[0]
+    return pixels.reshape(len(images), NUM_VARIANTS, *images.shape[1:])

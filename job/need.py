@@ -14,7 +14,7 @@ for a backward pass, at most m of these are there at once:
     memory      0.8 GB for the libraries + images in memory + the larger of
                 training    the model, its gradients and Adam's moments (4 * 4 * p)
                             + two checkpoints on their way into the store + activations
-                evaluation  0.2 GB for the export + the model twice, Adam's moments + evaluated
+                evaluation  0.1 GB for the export + the model twice, Adam's moments + evaluated
     scratch     images on disk + a checkpoint + the exported model
     storage     THAW_KEEP_CHECKPOINTS + 2 checkpoints + the exported model
 
@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 LIBRARIES_BYTES = 800_000_000
-EXPORT_BYTES = 200_000_000
+EXPORT_BYTES = 100_000_000
 FLOAT32_BYTES = 4
 VALUE_BYTES = {"float32": FLOAT32_BYTES, "bfloat16": 2}
 MAX_EVALUATION_BATCH = 64

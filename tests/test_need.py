@@ -92,17 +92,17 @@ def test_the_memory_of_xception_is_near_the_peaks_that_were_measured(
 @pytest.mark.parametrize(
     ("values", "measured"),
     [
-        ({"backbone": "MobileNetV2", "image_size": 512, "batch_size": 2}, 1.38e9),
-        ({"backbone": "MobileNetV2", "image_size": 512, "batch_size": 16, "fine_tunes": False}, 1.80e9),
-        ({"backbone": "Xception", "fine_tunes": False}, 1.32e9),
-        ({"backbone": "Tiny", "image_size": 512, "batch_size": 1, "fine_tunes": False}, 1.09e9),
+        ({"backbone": "MobileNetV2", "image_size": 512, "batch_size": 2}, 1.46e9),
+        ({"backbone": "MobileNetV2", "image_size": 512, "batch_size": 16, "fine_tunes": False}, 1.85e9),
+        ({"backbone": "Xception", "fine_tunes": False}, 1.30e9),
+        ({"backbone": "Tiny", "image_size": 512, "batch_size": 1, "fine_tunes": False}, 0.86e9),
     ],
 )
 def test_the_larger_of_training_and_evaluation_is_near_the_peaks_that_were_measured(
     values: dict[str, Any], measured: float
 ) -> None:
-    """Of whole runs in float32 with their images on disk: within a tenth or so."""
-    assert need(cache="disk", **values).memory == pytest.approx(measured, rel=0.12)
+    """Of whole runs in float32 with their images on disk: within a tenth."""
+    assert need(cache="disk", **values).memory == pytest.approx(measured, rel=0.1)
 
 
 @pytest.mark.parametrize("fine_tunes", [True, False])

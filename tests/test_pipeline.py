@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -190,6 +191,32 @@ def test_a_head_phase_commit_is_kilobytes(undisturbed_run: Undisturbed) -> None:
     _, reader, _ = undisturbed_run
     sizes = {facts["phase"]: facts["bytes"] for facts in reader.of(events.COMMITTED)}
     assert sizes["head"] < 10_000 < sizes["fine_tune"]
+
+
+class PeakOfEvaluation(Recorder):
+    """Notes how much memory the process takes in the evaluation beside what it had before, in bytes."""
+
+    num_bytes = 0
+
+    def event(self, name: str, **facts: Any) -> None:
+        super().event(name, **facts)
+        if name == events.EVALUATED:
+            self.num_bytes = memory_of("VmHWM") - self.before
+        self.before = memory_of("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def memory_of(field: str) -> int:
+    (kilobytes,) = re.findall(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(kilobytes) * 1024
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak of a process is read from /proc")
+def test_an_evaluation_takes_as_few_images_at_a_time_as_training(small: Small, store: LocalStore) -> None:
+    """At 512 pixels the layers of all 24 test images would be 201 MB; those of two are 17 MB."""
+    reader = PeakOfEvaluation()
+    start(small(image_size=512, batch_size=2, head_epochs=1, fine_tune_epochs=0, cache="none"), store, reader=reader)
+    assert reader.num_bytes < 170e6
 
 
 # The quality gate

@@ -41,7 +41,7 @@ def test_split(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def ask(undisturbed_run: Undisturbed, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, list[Any]]]:
     """Exit code and lines of an answer, in this process."""
 
-    def ask_of(*images: str | Path, run: str | None = None, batch_size: int = 64) -> tuple[int, list[Any]]:
+    def ask_of(*images: str | Path, run: str | None = None, batch_size: int | None = None) -> tuple[int, list[Any]]:
         names = tuple(str(image) for image in images)
         question = Predict(run or undisturbed_run[0].uri, names, batch_size, cache_dir=None, as_json=True)
         code = predict.predict(question)
@@ -67,7 +67,7 @@ def test_the_numbers_are_those_of_the_report(
     ask: Callable[..., Any], undisturbed_run: Undisturbed, test_split: Path
 ) -> None:
     """Label and probability of the same images, from their files; whatever the batch."""
-    for batch_size in (64, 5):
+    for batch_size in (None, 64, 5):
         code, lines = ask(test_split, batch_size=batch_size)
         assert code == ExitCode.COMPLETE
         assert [line["image"] for line in lines] == sorted(str(path) for path in test_split.iterdir())
