@@ -3,7 +3,6 @@
 import os
 import threading
 import time
-from datetime import UTC, datetime
 
 import numpy as np
 import pytest
@@ -11,6 +10,7 @@ import pytest
 from job.background import Background, Committed, NotCommitted, Snapshot
 from job.errors import StorageError
 from job.record import CheckpointEntry
+from tests.recorded import checkpoint
 
 
 def snapshot(step: int) -> Snapshot:
@@ -18,12 +18,6 @@ def snapshot(step: int) -> Snapshot:
         arrays={"w": np.array(step)}, state="head", phase="head", step=step, history=(),
         reason="interval", blocking_seconds=0.0,
     )  # fmt: skip
-
-
-def entry(step: int) -> CheckpointEntry:
-    return CheckpointEntry(
-        name=str(step), phase="head", step=step, num_epochs=0, size=0, sha256="", attempt=1, time=datetime.now(UTC)
-    )
 
 
 class Committing:
@@ -41,7 +35,7 @@ class Committing:
         assert self.let.acquire(timeout=10)
         if self.error is not None:
             raise self.error
-        return entry(snapshot.step)
+        return checkpoint("head", snapshot.step)
 
 
 def test_submitting_does_not_wait_and_the_newest_is_next() -> None:
@@ -99,7 +93,7 @@ def test_it_steps_back_behind_training() -> None:
 
     def commit(snapshot: Snapshot) -> CheckpointEntry:
         niceness.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
-        return entry(snapshot.step)
+        return checkpoint("head", snapshot.step)
 
     with Background(commit) as background:
         background.submit(snapshot(1))
