@@ -17,6 +17,7 @@ import structlog
 from rich import progress as bars
 from rich.console import Console as Terminal
 from rich.table import Table
+from rich.text import Text
 
 from job import events
 from job.progress import Progress
@@ -145,9 +146,10 @@ class Console:
         self._end_bar()
         if self._terminal is None:
             return
-        table = Table(title=title, show_header=False, title_justify="left")
+        table = Table(title=Text(title), show_header=False, title_justify="left")
         for name, value in rows.items():
-            table.add_row(name, redacted_facts(value))
+            # As text: what looks like markup in a path is none.
+            table.add_row(name, Text(str(redacted_facts(value))))
         self._terminal.print(table)
 
     def _end_bar(self) -> None:

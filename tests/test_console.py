@@ -82,3 +82,9 @@ def test_a_terminal_shows_a_bar_while_it_trains_and_a_table_at_the_end(
     assert "Run small is complete" in text
     assert re.search(r"test accuracy +│ \d\.\d{4} +\(95 % interval", text)
     assert "{" not in text
+
+
+def test_a_closing_table_shows_paths_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    """What rich would read as markup is the name of a folder."""
+    Console("console").closing("Run x [/b] is complete", {"results": "/runs/[/x]/a"})
+    assert "/runs/[/x]/a" in capsys.readouterr().out
