@@ -4,19 +4,18 @@ A check changes nothing and loads nothing. It says what it found, or raises what
 Datasets is imported to look at data, which takes half a second; TensorFlow is not.
 """
 
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from job import cache_folder, machine, mirror
+from job import cache_folder, machine, mirror, scratch
 from job.errors import DataUnavailable, ThawError, WeightsUnusable
 from job.need import VALUE_BYTES, Need, estimate
+from job.prepared import DEFAULT_DATA_DIR
 from job.settings import Settings
 from job.storage import MISSING, LocalStore, ObjectStore, open_store, probe
 
-DEFAULT_DATA_DIR = "~/tensorflow_datasets"
 DESCRIPTION_SUFFIXES = (".json", ".txt")
 """Of the files beside the shards of prepared data, which say what the shards hold."""
 
@@ -75,13 +74,13 @@ def _data_in_mirror(settings: Settings, place: str) -> Check:
             f"there is no prepared data of {settings.dataset!r} under {place}",
             hint=f"fill it from a machine with a network: python -m job mirror --to URI --dataset {settings.dataset}",
         )
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch.folder(settings.cache_dir) as folder:
         for name in names:
             if name.endswith(DESCRIPTION_SUFFIXES):
-                path = Path(folder) / name
+                path = folder / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(store.read(name).data)
-        builder, is_prepared = find_builder(settings.dataset, folder, place=place)
+        builder, is_prepared = find_builder(settings.dataset, str(folder), place=place)
         if not is_prepared:
             text = f"{settings.dataset}: not in {place} as it is asked for; a start would download or make it"
             return Check("data", "ok", text, facts={"examples": {}})

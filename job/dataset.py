@@ -23,8 +23,8 @@ import job.sample  # noqa: F401  registers the built-in data set with TFDS
 from job import prepared
 from job.description import supervision
 from job.errors import DataCorrupt, DataUnavailable
+from job.prepared import DEFAULT_DATA_DIR
 
-DEFAULT_DATA_DIR = "~/tensorflow_datasets"
 MAX_NAMED_EXAMPLES = 20
 
 REACH_TRIES = 3

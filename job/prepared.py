@@ -14,6 +14,7 @@ from typing import Any
 from job.errors import InputError
 from job.paths import UnsafeName, checked_name
 
+DEFAULT_DATA_DIR = "~/tensorflow_datasets"
 DESCRIPTION = "dataset_info.json"
 FEATURES = "features.json"
 TRUSTED_CLASSES = "tensorflow_datasets.core.features."

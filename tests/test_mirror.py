@@ -141,7 +141,7 @@ def test_what_a_killed_fetch_left_is_swept_at_once_and_what_a_living_one_has_is_
 ) -> None:
     """Half a file is as big as half a file; a sibling on the same disk keeps its own."""
     gcs.put("weights.h5", os.urandom(8 << 20), None)
-    gcs.fail(HALF_AND_STALL, at=1, operation="read")
+    gcs.fail(HALF_AND_STALL, at=0, operation="read")
     with subprocess.Popen(
         [sys.executable, "-c", FETCH, str(tmp_path), f"gs://{BUCKET}/weights.h5"], cwd=REPOSITORY
     ) as fetch:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -197,6 +198,17 @@ def test_data_and_weights_in_a_mirror_are_found(ask: Ask, small: Small, gcs: Gcs
     assert any(kind == "delete" and name.startswith("runs/small/.thaw-probe-") for kind, name in gcs.requests)
     answer = ask(settings.model_copy(update={"weights": f"{mirror}/weights/nothing.h5"}))
     assert outcomes(answer)["weights"] == "failed"
+
+
+def test_a_mirror_is_judged_where_only_the_cache_folder_can_be_written(
+    ask: Ask, small: Small, gcs: GcsServer, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pod has a read-only root, and no other folder for temporary files."""
+    for path in (prepared / "two_shapes").rglob("*"):
+        if path.is_file():
+            gcs.put(f"mirror/{path.relative_to(prepared).as_posix()}", path.read_bytes(), None)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nothing"))
+    assert outcomes(ask(small(data_dir=f"gs://{BUCKET}/mirror")))["data"] == "ok"
 
 
 def test_a_bucket_that_may_not_be_written_is_told(ask: Ask, small: Small, gcs: GcsServer) -> None:
