@@ -1,5 +1,6 @@
 """The series of a run: named by the rules, true of what was told, served and pushed."""
 
+import itertools
 import os
 import re
 import socket
@@ -17,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from job import __version__, events
 from job.events import Readers, StepDone
+from job.ledger import Ledger
 from job.metrics import Metrics, push, serving
 from job.metrics.table import BY_NAME, OUTCOME, SERIES
 from job.observation import StoreObserver
@@ -141,6 +143,14 @@ def test_every_second_has_a_category_and_they_add_up(scraped: dict[str, float]) 
     for category in ("productive", "compile", "init", "cache", "validate", "evaluate", "export", "data_wait"):
         assert scraped[f"thaw_time_seconds_total{{{category}}}"] > 0, category
     assert scraped["thaw_time_seconds_total{recompute}"] == 0
+
+
+def test_the_series_of_one_scrape_are_of_one_moment() -> None:
+    """However long the scrape takes: here, every look at the clock is a second later."""
+    ticks = itertools.count()
+    seen = values(metrics_of(Progress(ledger=Ledger(clock=lambda: float(next(ticks))))))
+    total = sum(value for name, value in seen.items() if name.startswith("thaw_time_seconds_total"))
+    assert total == seen["thaw_run_duration_seconds"] > 0
 
 
 def test_a_step_is_recorded_without_reading_the_loss() -> None:

@@ -21,8 +21,8 @@ class Live(Collector):
         self._disks = disks
 
     def collect(self) -> Iterator[Metric]:
-        ledger = self._progress.ledger
-        seconds = ledger.of_run()
+        # Read once, so that the series of one scrape add up.
+        seconds = self._progress.ledger.of_run()
         stage = self._progress.stage
         current = stage if stage in PHASES else "prepare"
         yield _gauges("thaw_phase", {phase: float(phase == current) for phase in PHASES})
@@ -33,7 +33,7 @@ class Live(Collector):
         time_seconds = CounterMetricFamily(
             "thaw_time_seconds_total", BY_NAME["thaw_time_seconds_total"].help, labels=["category"]
         )
-        for category, value in by_category([ledger.seconds()]).items():
+        for category, value in by_category(seconds[-1:]).items():
             time_seconds.add_metric([category], value)
         yield time_seconds
 
