@@ -29,6 +29,7 @@ RUN python -m pip --python /opt/venv/bin/python install --no-deps --require-hash
 
 FROM builder AS source
 COPY job /app/job
+COPY demo /app/demo
 # Readable for any user, whatever the umask of the checkout; compiled, because nobody can do it later.
 RUN chmod -R go=rX /app && python -m compileall -q --invalidation-mode unchecked-hash /app
 

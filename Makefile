@@ -65,7 +65,7 @@ soak: setup ## the whole fault matrix; then kill and pause small runs at random,
 	$(BIN)/python -m pytest -n 2 -m matrix
 	$(BIN)/python -m tests.soak --signals 200
 
-lint: setup ## style, and the floors of the house
+lint: setup ## style, and the layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports

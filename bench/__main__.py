@@ -21,7 +21,7 @@ from bench import against_article, around, growth, input_pipeline
 from bench.measuring import Row
 from bench.table import PAGE, README, RESULTS, markdown, with_table
 from bench.workload import Workload, workload
-from job import machine
+from job.settings import machine
 
 SECTIONS: dict[str, Callable[[Workload], Iterable[Row]]] = {
     "around": around.rows,

@@ -7,7 +7,7 @@ from typing import Any
 
 from bench.measuring import JOB, Finished, Row, against, finished
 from bench.workload import Workload
-from job.ledger import by_stage
+from job.observe.ledger import by_stage
 
 SEEDS = 3
 NAMES = ("the article's script", "a run")

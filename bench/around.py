@@ -8,19 +8,20 @@ import tensorflow as tf
 
 from bench.measuring import JOB, Row, finished, interleaved
 from bench.workload import Workload
-from job import events, numerics, training
-from job.checkpoint import Checkpoints
-from job.commits import Commits
-from job.data import load_splits
-from job.events import PHASE_STARTED, Readers, StepDone
-from job.holder import Holder
-from job.ledger import Ledger
-from job.metrics import Metrics
-from job.model import build_classifier
-from job.progress import Progress
-from job.record import RunRecord
-from job.state import PhaseState
+from job.data.splits import load_splits
+from job.model.classifier import build_classifier
+from job.observe import events
+from job.observe.events import PHASE_STARTED, Readers, StepDone
+from job.observe.ledger import Ledger
+from job.observe.metrics import Metrics
+from job.observe.progress import Progress
+from job.run.checkpoint import Checkpoints
+from job.run.commits import Commits
+from job.run.record import RunRecord
+from job.schema import Holder
 from job.storage import LocalStore
+from job.train import loop, numerics
+from job.train.state import PhaseState
 
 REPETITIONS = 5
 RECORDED_STEPS = 10_000
@@ -95,7 +96,7 @@ def _commits(load: Workload) -> Generator[Row, None, float]:
     commits = Commits(
         Checkpoints(LocalStore(scratch / "store"), record, keep=2, scratch=scratch), reader=Readers(), progress=progress
     )
-    facts = training.train_phase(
+    facts = loop.train_phase(
         state, train=splits.train, validation=splits.validation, batch_size=32, epochs=10**6, seed=0, xla=False,
         first_epoch=0, step=0, strategy=tf.distribute.get_strategy(), check_stop=lambda: None, ledger=Ledger(),
         steps_lost=0,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bench.measuring import JOB, Row, finished
 from bench.workload import Workload
-from job.ledger import by_stage
+from job.observe.ledger import by_stage
 
 REAL_SIZES = (500, 1000, 2000, 4000, 8000)
 DRAWN_SIZES = (250, 500, 1000, 1800)

@@ -7,7 +7,7 @@ from typing import Literal
 
 from bench.measuring import JOB, Row, finished, interleaved
 from bench.workload import Workload
-from job.data import Split, epoch_order, load_splits, train_batches
+from job.data.splits import Split, epoch_order, load_splits, train_batches
 
 REPETITIONS = 5
 IMAGES = 960

@@ -17,14 +17,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from job import termination
 from job.errors import ExitCode, Interrupted, ThawError
-from job.progress import Progress
+from job.observe import termination
+from job.observe.progress import Progress
 from job.redaction import redacted, redacted_value
 
 if TYPE_CHECKING:
-    from job.console import Console
-    from job.settings import Settings
+    from job.observe.log import Console
+    from job.settings.settings import Settings
 
 QUESTIONS = frozenset({"plan", "status", "list", "predict", "verify", "repair"})
 """The commands that change no run, and `repair`, which loses nothing wherever it ends."""
@@ -135,12 +135,12 @@ def _answer(argv: Sequence[str]) -> int:
     # TensorFlow's C++ code has an error for every image that it cannot decode, which the answer says.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
-        from job import commands
-        from job.arguments import read_command
+        from job import cli
+        from job.cli.arguments import read_command
 
         question = read_command(argv, os.environ)
-        assert isinstance(question, commands.Question)
-        return commands.answer(question)
+        assert isinstance(question, cli.Question)
+        return cli.answer(question)
     except (KeyboardInterrupt, BrokenPipeError):
         # Told to stop, by a signal or by a reader that has gone, as `| head` does.
         return ExitCode.INTERRUPTED
@@ -156,9 +156,9 @@ def _carry_out(argv: Sequence[str]) -> int:
     # TensorFlow's C++ notes on start-up; its warnings and errors are kept.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
 
-    from job import cache_folder
-    from job.arguments import Mirror, Run, read_command
-    from job.console import Console
+    from job.cli.arguments import Mirror, Run, read_command
+    from job.observe.log import Console
+    from job.storage import cache_folder
 
     try:
         command = read_command(argv, os.environ)
@@ -171,9 +171,9 @@ def _carry_out(argv: Sequence[str]) -> int:
         os.environ.setdefault("MPLCONFIGDIR", str(cache_folder.place(settings.cache_dir) / "matplotlib"))
         stop.check()
         if isinstance(command, Mirror):
-            from job import commands
+            from job import cli
 
-            commands.fill_mirror(command, reader=ending.console, check_stop=stop.check)
+            cli.fill_mirror(command, reader=ending.console, check_stop=stop.check)
             done = f"complete: the mirror at {command.to} is filled"
         else:
             _attempt(settings, ending.console, ending.progress, stop)
@@ -185,8 +185,8 @@ def _carry_out(argv: Sequence[str]) -> int:
 
 
 def _attempt(settings: "Settings", console: "Console", progress: Progress, stop: StopSignal) -> None:
-    from job import attempt, holder, lease
-    from job.observation import StoreObserver, observing
+    from job.cli.observers import StoreObserver, observing
+    from job.run import attempt, holder, lease
     from job.storage import open_store
 
     run_id = settings.resolved_run_id()

@@ -13,9 +13,8 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
-from job.holder import Holder, Text
 from job.paths import checked_name
-from job.settings import PhaseName, Settings
+from job.settings.settings import PhaseName, Settings
 
 CHECKPOINTS = "checkpoints/"
 """Under this prefix checkpoints are kept; the only names that a record may give to one."""
@@ -24,6 +23,16 @@ PHASES = ("head", "fine_tune")
 """In the order of the training."""
 
 State = Literal["prepare", "head", "fine_tune", "evaluate", "export", "done"]
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("has a character that cannot be printed")
+    return text
+
+
+Text = Annotated[str, Field(max_length=1000), AfterValidator(_printable)]
+"""What can be shown in one line as it is, and moves no cursor."""
 
 
 def _checked_run_id(name: str) -> str:
@@ -108,6 +117,31 @@ class _Inputs(_Open):
     data: _Data
     backbone_sha256: Sha256 | None = None
     arithmetic: _Arithmetic | None = None
+
+
+class Holder(_Part):
+    """One process. `start_ticks` is its start in clock ticks since its host was started, which no clock changes.
+
+    It is None where there is no /proc, and in records of earlier versions. `started`, in seconds since the epoch by the
+    clock of the host, is for people. `boot_id` tells machines of one host name apart, and `process_namespace`
+    containers; both are empty where there are none. `job_uid` is the uid of the Kubernetes Job, empty outside of one.
+    Its name and the node's tell a person where to look; nothing is decided by them.
+    """
+
+    host: Text
+    pid: Annotated[int, Field(gt=0, lt=2**31)]
+    started: FiniteFloat
+    start_ticks: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    boot_id: Text = ""
+    process_namespace: Text = ""
+    job_uid: Text = ""
+    job_name: Text = ""
+    node_name: Text = ""
+
+    def __str__(self) -> str:
+        process = f"{self.host}:{self.pid}"
+        job = f" of Job {self.job_name or self.job_uid}" if self.job_name or self.job_uid else ""
+        return process + job + (f" on node {self.node_name}" if self.node_name else "")
 
 
 class Attempt(_Part):

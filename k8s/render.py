@@ -20,9 +20,9 @@ from typing import Any
 
 import yaml
 
-from job.command_line import read_settings
 from job.errors import ExitCode, InvalidSettings, ThawError
-from job.settings import Settings, variable
+from job.settings.environment import read_settings
+from job.settings.settings import Settings, variable
 
 OVERLAYS = Path(__file__).parent / "overlays"
 RUN_ID = variable("run_id")

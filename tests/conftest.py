@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from job.command_line import NOT_SETTINGS
-from job.events import RunningMeans, StepDone
-from job.settings import PREFIX, Settings
+from job.observe.events import RunningMeans, StepDone
+from job.settings.environment import NOT_SETTINGS
+from job.settings.settings import PREFIX, Settings
 from job.storage import LocalStore
 from job.storage.gcs import GcsStore
 from tests.gcs_server import BUCKET, GcsServer

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from job.metrics.table import OUTCOME, PHASES, SERIES, TRAINING_PHASES, Series
+from job.observe.metrics.table import OUTCOME, PHASES, SERIES, TRAINING_PHASES, Series
 
 KINDS: dict[str, Any] = {"counter": Counter, "gauge": Gauge, "histogram": Histogram}
 DAY = 86400.0

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from job.settings import PREFIX, Settings, variable
+from job.settings.settings import PREFIX, Settings, variable
 from k8s.render import Manifest, container_of, kustomize, of_one_run, shared_by_runs
 from tests.conftest import REPOSITORY
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from job.metrics.table import SERIES
+from job.observe.metrics.table import SERIES
 from tests.conftest import REPOSITORY
 
 COMPONENT = REPOSITORY / "k8s/components/monitoring/shared"

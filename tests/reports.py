@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from job.evaluation import evaluate
-from job.gallery import predictions, training_sample
-from job.record import Attempt, EpochResult, Record
 from job.report.content import compose
+from job.report.gallery import predictions, training_sample
 from job.report.page import page
-from job.settings import Settings
+from job.schema import Attempt, EpochResult, Record
+from job.settings.settings import Settings
+from job.train.evaluation import evaluate
 
 SIDE = 24
 

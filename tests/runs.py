@@ -4,13 +4,13 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from job import attempt
 from job.errors import Interrupted
-from job.events import RunningMeans, StepDone
-from job.holder import Holder
-from job.progress import Progress
-from job.record import RECORD_NAME, Record
-from job.settings import Settings
+from job.observe.events import RunningMeans, StepDone
+from job.observe.progress import Progress
+from job.run import attempt
+from job.run.record import RECORD_NAME
+from job.schema import Holder, Record
+from job.settings.settings import Settings
 from job.storage import LocalStore, ObjectStore
 from tests.conftest import Recorder
 from tests.stores import Crash

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from job import __main__ as door
-from job import commands
-from job.arguments import SUMMARIES, ListRuns, Mirror, Plan, Predict, Run, Status, Verify, read_command
+from job import cli
+from job.cli.arguments import SUMMARIES, ListRuns, Mirror, Plan, Predict, Run, Status, Verify, read_command
 from job.errors import InvalidSettings
 from tests.conftest import job
 from tests.test_end_to_end import Environment
@@ -107,7 +107,7 @@ def test_the_door_knows_which_commands_are_questions() -> None:
     """They are carried out without the run's signals and termination message."""
     assert set(QUESTIONS) == door.QUESTIONS
     for name, words in QUESTIONS.items():
-        assert isinstance(read_command([name, *words], {}), commands.Question)
+        assert isinstance(read_command([name, *words], {}), cli.Question)
 
 
 def test_a_question_writes_no_termination_message(environment: Environment, tmp_path: Path) -> None:

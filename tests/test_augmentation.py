@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from job.augmentation import augment, rotate
+from job.model.augmentation import augment, rotate
 
 
 @pytest.fixture(scope="module")

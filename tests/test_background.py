@@ -7,9 +7,9 @@ import time
 import numpy as np
 import pytest
 
-from job.background import Background, Committed, NotCommitted, Snapshot
 from job.errors import StorageError
-from job.record import CheckpointEntry
+from job.run.background import Background, Committed, NotCommitted, Snapshot
+from job.schema import CheckpointEntry
 from tests.recorded import checkpoint
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from job import cache_folder, checks, scratch
+from job.cli import checks
 from job.errors import InvalidSettings
-from job.settings import Settings
-from job.storage import LocalStore
+from job.settings.settings import Settings
+from job.storage import LocalStore, cache_folder, scratch
 from tests.conftest import REPOSITORY
 
 OTHER_USER = 12345

@@ -10,12 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from job import checkpoint
-from job.checkpoint import Checkpoints
 from job.errors import CheckpointDamaged, StorageError, TrainingDiverged
-from job.holder import Holder
-from job.record import RECORD_NAME, EpochResult, RunRecord
-from job.schema import CHECKPOINTS, CheckpointName
+from job.run import checkpoint
+from job.run.checkpoint import Checkpoints
+from job.run.record import RECORD_NAME, RunRecord
+from job.schema import CHECKPOINTS, CheckpointName, EpochResult, Holder
 from job.storage import MISSING, Digest, LocalStore, ObjectStore, StoredObject, digest_of
 from tests.recorded import INPUTS, epoch
 from tests.stores import BrokenStore, MemoryStore

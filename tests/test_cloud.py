@@ -17,9 +17,10 @@ import pytest
 import yaml
 
 from job import __version__
-from job.command_line import read_settings
-from job.record import RECORD_NAME, Record
-from job.settings import Settings
+from job.run.record import RECORD_NAME
+from job.schema import Record
+from job.settings.environment import read_settings
+from job.settings.settings import Settings
 from k8s.render import kustomize
 from tests.manifests import K8S, job_spec, kustomize_is_there, of_kind  # noqa: F401
 

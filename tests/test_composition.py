@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from job import events
-from job.composition import Composition, check_same, identity
+from job.data.composition import Composition, check_same, identity
 from job.errors import InputError
+from job.observe import events
 
 CLASSES = ("disc", "bar")
 

@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 import pytest
 
-from job import events
-from job.console import Console, without_native_notes
+from job.observe import events
+from job.observe.log import Console, without_native_notes
 from tests.conftest import REPOSITORY
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from job import dataset
-from job.data import Split, Splits, epoch_order, load_splits, train_batches
+from job.data import tfds_source
+from job.data.splits import Split, Splits, epoch_order, load_splits, train_batches
 from job.errors import DataCorrupt, DataUnavailable, InputError, Interrupted, InvalidSettings
 from tests.runs import never
 from tests.shapes import draw, encode
@@ -39,7 +39,7 @@ def epoch_of(split: Split, *, seed: int = 0, epoch: int = 0, skip_batches: int =
 
 
 def read(dataset: Any) -> tuple[np.ndarray, np.ndarray, list[int]]:
-    images, labels = zip(*dataset.as_numpy_iterator(), strict=True)
+    images, labels = zip(*tfds_source.as_numpy_iterator(), strict=True)
     return np.concatenate(images), np.concatenate(labels), [len(batch) for batch in labels]
 
 
@@ -293,7 +293,7 @@ def test_data_that_cannot_be_downloaded_tells_the_same(
     """The real download code runs and finds no network: its proxy is a closed port of this machine."""
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
-    monkeypatch.setattr(dataset, "REACH_BACKOFF_SECONDS", 0.0)
+    monkeypatch.setattr(tfds_source, "REACH_BACKOFF_SECONDS", 0.0)
     with pytest.raises(DataUnavailable) as caught:
         load(dataset="cats_vs_dogs", data_dir=str(tmp_path))
     assert "cats_vs_dogs" in caught.value.message

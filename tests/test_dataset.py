@@ -13,7 +13,7 @@ import pytest
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.download import checksums, resource
 
-from job import dataset
+from job.data import tfds_source
 from job.errors import DataUnavailable, InputError
 from tests.shapes import draw
 
@@ -80,29 +80,29 @@ def test_an_archive_that_was_downloaded_before_needs_no_network(tmp_path: Path) 
         url=Archived.URL, path=path, dataset_name="archived", original_fname="a.zip",
         url_info=checksums.UrlInfo(size=len(CONTENT), checksum=SHA256, filename="a.zip"),
     )  # fmt: skip
-    assert dataset.prepared_builder("archived", str(tmp_path)).is_prepared()
+    assert tfds_source.prepared_builder("archived", str(tmp_path)).is_prepared()
 
 
 def test_an_archive_that_a_person_put_there_needs_no_network(tmp_path: Path) -> None:
     """In `downloads/manual`, under the name that the data set gives it."""
     put(tmp_path / "downloads/manual/a.zip")
-    assert dataset.prepared_builder("archived", str(tmp_path)).is_prepared()
+    assert tfds_source.prepared_builder("archived", str(tmp_path)).is_prepared()
 
 
 def test_without_network_and_archive_one_error_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The libraries below keep quiet about each of their tries."""
-    monkeypatch.setattr(dataset, "REACH_BACKOFF_SECONDS", 0.0)
+    monkeypatch.setattr(tfds_source, "REACH_BACKOFF_SECONDS", 0.0)
     with caplog.at_level(logging.WARNING), pytest.raises(DataUnavailable, match="there is no way to"):
-        dataset.find_builder("archived", str(tmp_path))
+        tfds_source.find_builder("archived", str(tmp_path))
     assert caplog.records == []
 
 
 def test_data_that_cannot_be_learned_from_is_not_downloaded(tmp_path: Path) -> None:
     """Its description says so before."""
     with pytest.raises(InputError, match="label: Text"):
-        dataset.find_builder("archived_texts", str(tmp_path))
+        tfds_source.find_builder("archived_texts", str(tmp_path))
 
 
 def test_a_wrong_checksum_is_told_with_both(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +110,7 @@ def test_a_wrong_checksum_is_told_with_both(tmp_path: Path, url: str, monkeypatc
     monkeypatch.setattr(Archived, "URL", f"{url}/a.zip")
     monkeypatch.setattr(Archived, "SHA256", "0" * 64)
     with pytest.raises(DataUnavailable) as caught:
-        dataset.prepared_builder("archived", str(tmp_path))
+        tfds_source.prepared_builder("archived", str(tmp_path))
     assert SHA256 in caught.value.message
     assert "0" * 64 in caught.value.message
     assert str(tmp_path / "downloads/manual") in caught.value.hint
@@ -121,5 +121,5 @@ def test_a_file_that_is_gone_is_told_as_that(tmp_path: Path, url: str, monkeypat
     """By the status of the answer."""
     monkeypatch.setattr(Archived, "URL", f"{url}/gone.zip")
     with pytest.raises(DataUnavailable, match="404") as caught:
-        dataset.prepared_builder("archived", str(tmp_path))
+        tfds_source.prepared_builder("archived", str(tmp_path))
     assert "does not give the file" in caught.value.hint

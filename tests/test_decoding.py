@@ -12,10 +12,10 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from job import decoding
-from job.data import Splits, epoch_order, load_splits, train_batches
+from job.data import decoding
+from job.data.records import RecordReader
+from job.data.splits import Splits, epoch_order, load_splits, train_batches
 from job.errors import DataCorrupt, Interrupted, InvalidSettings
-from job.records import RecordReader
 from tests import shapes
 from tests.runs import never
 

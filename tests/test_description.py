@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from job import checks
-from job.data import load_splits
-from job.dataset import find_builder
-from job.description import judge, supervision
+from job.cli import checks
+from job.data.description import judge, supervision
+from job.data.splits import load_splits
+from job.data.tfds_source import find_builder
 from job.errors import InputError, ThawError
-from job.settings import Settings
+from job.settings.settings import Settings
 from tests import shapes
 from tests.gcs_server import BUCKET, GcsServer
 from tests.runs import never

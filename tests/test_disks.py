@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from job import events, scratch
+from job.data.mirror import Fetching
 from job.errors import ExitCode, InvalidSettings, ScratchUnavailable, StorageError, ThawError
-from job.mirror import Fetching
-from job.storage import MISSING, LocalStore
+from job.observe import events
+from job.storage import MISSING, LocalStore, scratch
 from tests.conftest import Recorder
 from tests.gcs_server import BUCKET, GcsServer
 from tests.runs import Small, Undisturbed, record_of, result_of, start

@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from job import __version__
-from job.command_line import read_settings
 from job.errors import ExitCode
-from job.settings import PREFIX
+from job.settings.environment import read_settings
+from job.settings.settings import PREFIX
 from k8s.render import kustomize, of_one_run, shared_by_runs
 from tests.conftest import REPOSITORY
 from tests.manifests import (

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from job.estimate import Estimate
+from job.observe.estimate import Estimate
 
 
 @pytest.fixture

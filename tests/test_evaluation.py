@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from job.evaluation import auroc, calibration, evaluate, probabilities, wilson_interval
+from job.train.evaluation import auroc, calibration, evaluate, probabilities, wilson_interval
 
 
 def test_the_wilson_interval_has_the_published_values() -> None:

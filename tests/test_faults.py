@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from job import events
 from job.errors import ExitCode, StorageError, StorageRefused
-from job.settings import Settings
+from job.observe import events
+from job.settings.settings import Settings
 from job.storage import LocalStore
 from job.storage.gcs import GcsStore
 from tests.conftest import SMALL_RUN, Recorder

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from job.backbones import BACKBONES
-from job.folding import folded
-from job.model import tiny_backbone
+from job.model.backbones import BACKBONES
+from job.model.classifier import tiny_backbone
+from job.model.folding import folded
 from tests.conftest import REPOSITORY
 
 SIZE = {"Tiny": 32} | {name: max(32, spec.min_image_size) for name, spec in BACKBONES.items()}

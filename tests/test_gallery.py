@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from job.data import load_splits
-from job.gallery import NUM_VARIANTS, gather, predictions, training_sample
+from job.data.splits import load_splits
+from job.report.gallery import NUM_VARIANTS, gather, predictions, training_sample
 from tests.test_model import build
 
 

@@ -11,15 +11,16 @@ from typing import Any
 
 import pytest
 
-from job import holder as holder_module
-from job.holder import Holder, this_process
+from job.run import holder as holder_module
+from job.run.holder import can_be_taken_over_by, is_there, this_process
+from job.schema import Holder
 from tests.conftest import REPOSITORY
 
 
 def test_this_process_does_not_yield_to_another_of_its_host() -> None:
     """It is there."""
     holder = this_process(None)
-    assert not holder.must_yield_to(holder.model_copy(update={"pid": 1}))
+    assert not can_be_taken_over_by(holder, holder.model_copy(update={"pid": 1}))
 
 
 Program = Callable[[str], tuple[subprocess.Popen[str], Holder]]
@@ -31,7 +32,7 @@ def program() -> Iterator[Program]:
     processes: list[subprocess.Popen[str]] = []
 
     def begin(source: str) -> tuple[subprocess.Popen[str], Holder]:
-        says = "from job.holder import this_process; print(this_process(None).model_dump_json(), flush=True)"
+        says = "from job.run.holder import this_process; print(this_process(None).model_dump_json(), flush=True)"
         process = subprocess.Popen(
             [sys.executable, "-c", f"{says}\n{source}"], stdout=subprocess.PIPE, text=True, cwd=REPOSITORY
         )
@@ -49,10 +50,10 @@ def test_a_process_that_is_gone_yields_to_any_of_its_host(program: Program) -> N
     """Killed, it cannot let go by itself."""
     here = this_process(None)
     process, holder = program("import time; time.sleep(60)")
-    assert (holder.is_there(here), holder.must_yield_to(here)) == (True, False)
+    assert (is_there(holder, observer=here), can_be_taken_over_by(holder, here)) == (True, False)
     process.kill()
     process.wait()
-    assert (holder.is_there(here), holder.must_yield_to(here)) == (False, True)
+    assert (is_there(holder, observer=here), can_be_taken_over_by(holder, here)) == (False, True)
 
 
 def test_a_process_that_has_ended_and_was_not_waited_for_is_gone(program: Program) -> None:
@@ -63,14 +64,14 @@ def test_a_process_that_has_ended_and_was_not_waited_for_is_gone(program: Progra
     stat = Path(f"/proc/{process.pid}/stat")
     while stat.read_text().rpartition(")")[2].split()[0] != "Z":
         time.sleep(0.01)
-    assert holder.must_yield_to(this_process(None))
+    assert can_be_taken_over_by(holder, this_process(None))
 
 
 def test_a_stopped_process_is_there(program: Program) -> None:
     """It may go on at any time; the lease decides."""
     process, holder = program("import time; time.sleep(60)")
     process.send_signal(signal.SIGSTOP)
-    assert not holder.must_yield_to(this_process(None))
+    assert not can_be_taken_over_by(holder, this_process(None))
 
 
 def test_a_number_given_to_another_process_is_not_the_holder() -> None:
@@ -84,7 +85,7 @@ def test_a_step_of_the_clock_makes_no_holder_look_dead() -> None:
     """Ticks since the start of the host tell a process, and no clock changes them."""
     here = this_process(None)
     earlier = here.model_copy(update={"started": here.started - 90})
-    assert (earlier.is_there(here), earlier.must_yield_to(here)) == (True, False)
+    assert (is_there(earlier, observer=here), can_be_taken_over_by(earlier, here)) == (True, False)
 
 
 def test_a_process_of_any_name_is_found(tmp_path: Path) -> None:
@@ -103,7 +104,7 @@ def test_of_a_record_without_ticks_nothing_is_known(change: dict[str, Any]) -> N
     """An earlier version wrote it, or a system without /proc: the lease decides."""
     here = this_process(None).model_copy(update=change)
     gone = here.model_copy(update={"pid": 999_999_999})
-    assert (gone.is_there(here), gone.must_yield_to(here)) == (None, False)
+    assert (is_there(gone, observer=here), can_be_taken_over_by(gone, here)) == (None, False)
 
 
 @pytest.mark.parametrize(
@@ -129,6 +130,6 @@ def test_pods_of_one_job_yield_to_each_other() -> None:
     second = Holder(host="pod-b", pid=1, started=9.0, job_uid="uid")
     other = Holder(host="pod-c", pid=1, started=9.0, job_uid="another")
     nobody = Holder(host="pod-d", pid=1, started=9.0)
-    assert first.must_yield_to(second)
-    assert not first.must_yield_to(other)
-    assert not nobody.must_yield_to(nobody.model_copy(update={"host": "pod-e"}))
+    assert can_be_taken_over_by(first, second)
+    assert not can_be_taken_over_by(first, other)
+    assert not can_be_taken_over_by(nobody, nobody.model_copy(update={"host": "pod-e"}))

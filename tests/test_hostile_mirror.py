@@ -10,11 +10,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from job import checks, events, mirror, prepared
-from job.dataset import find_builder
+from job.cli import checks
+from job.data import mirror, prepared
+from job.data.mirror import Fetching
+from job.data.tfds_source import find_builder
 from job.errors import InputError, WeightsUnusable
-from job.mirror import Fetching
-from job.settings import Settings
+from job.observe import events
+from job.settings.settings import Settings
 from job.storage import open_store
 from tests.conftest import Recorder
 from tests.gcs_server import BUCKET, GcsServer

@@ -17,7 +17,7 @@ import pytest
 
 from job import __version__
 from job.errors import ExitCode
-from job.settings import Settings
+from job.settings.settings import Settings
 from tests.conftest import REPOSITORY
 
 pytestmark = [pytest.mark.image, pytest.mark.timeout(600)]

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from job import image_files
+from job.data import image_files
+from job.data.image_files import MAX_IMAGE_BYTES, Unreadable
 from job.errors import InvalidSettings
-from job.image_files import MAX_IMAGE_BYTES, Unreadable
 from job.storage import open_store
 from tests.gcs_server import BUCKET, GcsServer
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from job import events
-from job.events import StepDone
-from job.kubeflow import Reporter
+from job.observe import events
+from job.observe.events import StepDone
+from job.observe.kubeflow import Reporter
 from tests.conftest import Recorder
 from tests.services import free_port, wait_for
 

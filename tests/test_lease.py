@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 
 import pytest
 
-from job import lease
 from job.errors import Interrupted, StorageError, Superseded
-from job.holder import Holder
-from job.record import RECORD_NAME, RunRecord
+from job.run import lease
+from job.run.record import RECORD_NAME, RunRecord
+from job.schema import Holder
 from job.storage import LocalStore, ObjectStore
 from tests.recorded import OUTCOME
 from tests.stores import MemoryStore

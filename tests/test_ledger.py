@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from job.ledger import CATEGORIES, Ledger, by_category, by_stage, goodput
+from job.observe.ledger import CATEGORIES, Ledger, by_category, by_stage, goodput
 
 
 class Clock:

@@ -9,9 +9,10 @@ import kubernetes_validate
 import pytest
 from kubernetes_validate.utils import SchemaNotFoundError, latest_version
 
-from job import __version__, termination
+from job import __version__
 from job.errors import ExitCode
-from job.settings import Settings
+from job.observe import termination
+from job.settings.settings import Settings
 from k8s.render import Manifest
 from tests.conftest import REPOSITORY
 from tests.manifests import (

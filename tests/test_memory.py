@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from job import events, memory
-from job.decoding import cut_short
+from job import memory
+from job.data.decoding import cut_short
 from job.errors import DataCorrupt, ExitCode, MemoryExhausted, ScratchUnavailable
-from job.scratch import explained
+from job.observe import events
 from job.storage import LocalStore
+from job.storage.scratch import explained
 from tests.conftest import Recorder
 from tests.runs import Small, record_of, start
 

@@ -16,14 +16,15 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from job import __version__, events
-from job.events import Readers, StepDone
-from job.ledger import Ledger
-from job.metrics import Metrics, push, serving
-from job.metrics.table import BY_NAME, OUTCOME, SERIES
-from job.observation import StoreObserver
-from job.progress import Progress
-from job.settings import Settings
+from job import __version__
+from job.cli.observers import StoreObserver
+from job.observe import events
+from job.observe.events import Readers, StepDone
+from job.observe.ledger import Ledger
+from job.observe.metrics import Metrics, push, serving
+from job.observe.metrics.table import BY_NAME, OUTCOME, SERIES
+from job.observe.progress import Progress
+from job.settings.settings import Settings
 from job.storage import LocalStore, open_store
 from tests.conftest import Recorder
 from tests.runs import HOLDER, never, record_of
@@ -62,7 +63,7 @@ def means() -> tuple[float, float]:
 @pytest.fixture(scope="module")
 def scraped(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
     """The series at the end of a small run in this process."""
-    from job import attempt
+    from job.run import attempt
     from tests.conftest import SMALL_RUN
 
     folder = tmp_path_factory.mktemp("scraped")
@@ -313,7 +314,7 @@ def test_a_dead_gateway_is_a_warning() -> None:
 
 def test_an_interrupted_run_counts_what_it_has_to_do_again(small: Callable[..., Settings], store: LocalStore) -> None:
     """Steps that a killed attempt had reached and not committed are `recompute`, and no goodput."""
-    from job import attempt
+    from job.run import attempt
     from tests.runs import CrashOn
 
     settings = small(checkpoint_every_seconds=3600, head_epochs=1)

@@ -14,7 +14,9 @@ from typing import Any
 
 import pytest
 
-from job import cache_folder, events, mirror, scratch
+from job.data import mirror
+from job.data.mirror import Fetching
+from job.data.prepared import files_of_dataset
 from job.errors import (
     DataUnavailable,
     ExitCode,
@@ -24,9 +26,8 @@ from job.errors import (
     StorageError,
     WeightsUnusable,
 )
-from job.mirror import Fetching
-from job.prepared import files_of_dataset
-from job.storage import LocalStore, digest_of, open_store
+from job.observe import events
+from job.storage import LocalStore, cache_folder, digest_of, open_store, scratch
 from tests.conftest import REPOSITORY, Recorder, job
 from tests.gcs_server import BUCKET, HALF_AND_STALL, GcsServer
 from tests.test_end_to_end import begin, wait_for

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from job import model
-from job.backbones import BACKBONES
 from job.errors import WeightsUnusable
-from job.model import Classifier, build_classifier
+from job.model import classifier
+from job.model.backbones import BACKBONES
+from job.model.classifier import Classifier, build_classifier
 
 
 def build(**overrides: Any) -> Classifier:
@@ -89,8 +89,8 @@ def test_the_rescaling_is_the_one_the_backbone_was_trained_with(name: str, modul
     """Against Keras's own `preprocess_input` of each family."""
     pixels = np.random.default_rng(0).uniform(0, 255, (1, 4, 4, 3)).astype(np.float32)
     expected = getattr(keras.applications, module).preprocess_input(pixels.copy())
-    spec = BACKBONES[name]
-    np.testing.assert_allclose(pixels * np.array(spec.scale) + np.array(spec.offset), expected, atol=1e-5)
+    rescaling = BACKBONES[name].rescaling
+    np.testing.assert_allclose(pixels * np.array(rescaling.scale) + np.array(rescaling.offset), expected, atol=1e-5)
 
 
 def test_statistics_do_not_move_and_everything_else_trains() -> None:
@@ -193,7 +193,7 @@ def test_a_model_trained_in_bfloat16_is_exported_in_float32(images: np.ndarray) 
 def other_weights(tmp_path: Path) -> Path:
     keras.utils.set_random_seed(7)
     path = tmp_path / "weights.weights.h5"
-    model.tiny_backbone(16).save_weights(path)
+    classifier.tiny_backbone(16).save_weights(path)
     return path
 
 
@@ -201,7 +201,7 @@ def test_weights_come_from_a_file(tmp_path: Path) -> None:
     """Every one of them, statistics included."""
     path = other_weights(tmp_path)
     keras.utils.set_random_seed(7)
-    expected = model.tiny_backbone(16).get_weights()
+    expected = classifier.tiny_backbone(16).get_weights()
     loaded = build(weights=str(path)).backbone.get_weights()
     for weight, other in zip(loaded, expected, strict=True):
         np.testing.assert_array_equal(weight, other)

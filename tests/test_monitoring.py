@@ -15,7 +15,7 @@ import yaml
 from prometheus_client import CollectorRegistry, generate_latest, pushadd_to_gateway
 
 from job.errors import ExitCode
-from job.metrics.table import SERIES
+from job.observe.metrics.table import SERIES
 from tests.conftest import REPOSITORY
 from tests.exporter import Exporter, SeriesOfAJob, SeriesOfARun, outcome
 from tests.monitoring import (

@@ -5,23 +5,21 @@ from typing import Any
 
 import pytest
 
-from job.backbones import BACKBONES
-from job.need import SIZES, Need, estimate, evaluation_batch_size
+from job.model.backbones import BACKBONES
+from job.settings.resources import Need, Precision, estimate, evaluation_batch_size
+from job.settings.settings import Settings
 
 LARGE = ("Xception", "DenseNet121", "EfficientNetV2B0", "ConvNeXtTiny")
 
 
-def need(**values: Any) -> Need:
-    recipe = {
-        "backbone": "Xception", "num_examples": 1000, "image_size": 150, "batch_size": 32, "cache": "memory",
-        "value_bytes": 4, "fine_tunes": True, "keep_checkpoints": 2,
-    }  # fmt: skip
-    return estimate(**(recipe | values))  # type: ignore[arg-type]
+def need(*, num_examples: int = 1000, precision: Precision = "float32", **values: Any) -> Need:
+    """Of the recipe, but for `values`."""
+    return estimate(small_settings(values), num_examples=num_examples, precision=precision)
 
 
-def test_every_backbone_has_a_size() -> None:
-    """And nothing else has one."""
-    assert SIZES.keys() == BACKBONES.keys()
+def small_settings(values: dict[str, Any]) -> Settings:
+    """Of Xception on images of 150 pixels, but for `values`."""
+    return Settings(storage_uri="/runs", **values)
 
 
 @pytest.mark.parametrize("name", ["Tiny", *(pytest.param(name, marks=pytest.mark.slow) for name in LARGE)])
@@ -29,16 +27,16 @@ def test_the_sizes_are_those_of_keras(name: str) -> None:
     """Parameters, and at 224 pixels the values of all layers a pixel, without the BatchNorms that are folded."""
     from keras.layers import BatchNormalization
 
-    from job import model
-    from job.folding import folded
+    from job.model import classifier
+    from job.model.folding import folded
 
-    network = model._construct(name, 224)
+    network = classifier._construct(name, 224)
     short = folded(network, frozen=False)
     not_folded = {layer.name for layer in short.layers if isinstance(layer, BatchNormalization)}
     kept = [layer for layer in network.layers if not isinstance(layer, BatchNormalization) or layer.name in not_folded]
-    assert network.count_params() == SIZES[name].num_parameters
-    assert sum(map(num_values, kept)) / 224**2 == pytest.approx(SIZES[name].values_per_pixel, abs=0.06)
-    assert values_at_once(network) / 224**2 == pytest.approx(SIZES[name].peak_per_pixel, abs=0.06)
+    assert network.count_params() == BACKBONES[name].num_parameters
+    assert sum(map(num_values, kept)) / 224**2 == pytest.approx(BACKBONES[name].values_per_pixel, abs=0.06)
+    assert values_at_once(network) / 224**2 == pytest.approx(BACKBONES[name].peak_per_pixel, abs=0.06)
 
 
 def num_values(layer: Any) -> int:
@@ -70,7 +68,7 @@ def test_images_count_where_they_are_kept() -> None:
 
 def test_without_fine_tuning_no_state_of_the_backbone_is_kept() -> None:
     """No moments, the values of a few layers at a time, and checkpoints of kilobytes."""
-    head = need(fine_tunes=False)
+    head = need(fine_tune_epochs=0)
     assert head.checkpoint == 0
     assert head.activations == head.evaluated == int(32 * 150**2 * 75.8 * 4)
     assert head.storage == head.model
@@ -81,21 +79,19 @@ def test_the_checkpoint_of_xception_is_as_large_as_measured() -> None:
     assert need().checkpoint == pytest.approx(249_979_208, rel=0.01)
 
 
-@pytest.mark.parametrize(("num_examples", "value_bytes", "measured"), [(256, 4, 2.86e9), (256, 2, 2.25e9)])
-def test_the_memory_of_xception_is_near_the_peaks_that_were_measured(
-    num_examples: int, value_bytes: int, measured: float
-) -> None:
+@pytest.mark.parametrize(("precision", "measured"), [("float32", 2.86e9), ("bfloat16", 2.25e9)])
+def test_the_memory_of_xception_is_near_the_peaks_that_were_measured(precision: Precision, measured: float) -> None:
     """At 150 pixels and batches of 32, in float32 and in bfloat16: within a tenth."""
-    assert need(num_examples=num_examples, value_bytes=value_bytes).memory == pytest.approx(measured, rel=0.1)
+    assert need(num_examples=256, precision=precision).memory == pytest.approx(measured, rel=0.1)
 
 
 @pytest.mark.parametrize(
     ("values", "measured"),
     [
         ({"backbone": "MobileNetV2", "image_size": 512, "batch_size": 2}, 1.46e9),
-        ({"backbone": "MobileNetV2", "image_size": 512, "batch_size": 16, "fine_tunes": False}, 1.85e9),
-        ({"backbone": "Xception", "fine_tunes": False}, 1.30e9),
-        ({"backbone": "Tiny", "image_size": 512, "batch_size": 1, "fine_tunes": False}, 0.86e9),
+        ({"backbone": "MobileNetV2", "image_size": 512, "batch_size": 16, "fine_tune_epochs": 0}, 1.85e9),
+        ({"backbone": "Xception", "fine_tune_epochs": 0}, 1.30e9),
+        ({"backbone": "Tiny", "image_size": 512, "batch_size": 1, "fine_tune_epochs": 0}, 0.86e9),
     ],
 )
 def test_the_larger_of_training_and_evaluation_is_near_the_peaks_that_were_measured(
@@ -105,17 +101,20 @@ def test_the_larger_of_training_and_evaluation_is_near_the_peaks_that_were_measu
     assert need(cache="disk", **values).memory == pytest.approx(measured, rel=0.1)
 
 
-@pytest.mark.parametrize("fine_tunes", [True, False])
-@pytest.mark.parametrize("value_bytes", [2, 4])
+@pytest.mark.parametrize("fine_tune_epochs", [10, 0])
+@pytest.mark.parametrize("precision", ["bfloat16", "float32"])
 @pytest.mark.parametrize("batch_size", [2, 8, 32, 100, 512])
-def test_an_evaluation_fits_where_a_step_of_training_did(batch_size: int, value_bytes: int, fine_tunes: bool) -> None:
+def test_an_evaluation_fits_where_a_step_of_training_did(
+    batch_size: int, precision: Precision, fine_tune_epochs: int
+) -> None:
     """Of every backbone, though it is in float32: it takes fewer images where it must, and never more than 64."""
-    assert evaluation_batch_size(batch_size, value_bytes=value_bytes, fine_tunes=fine_tunes) <= min(64, batch_size)
-    for backbone in SIZES:
-        of_run = need(backbone=backbone, batch_size=batch_size, value_bytes=value_bytes, fine_tunes=fine_tunes)
+    values = {"batch_size": batch_size, "fine_tune_epochs": fine_tune_epochs}
+    assert evaluation_batch_size(small_settings(values), precision) <= min(64, batch_size)
+    for backbone in BACKBONES:
+        of_run = need(backbone=backbone, weights="none", precision=precision, **values)
         assert of_run.evaluated <= of_run.activations, backbone
 
 
 def test_an_evaluation_takes_one_image_at_least() -> None:
     """Of half as many values there is no half image."""
-    assert evaluation_batch_size(1, value_bytes=2, fine_tunes=False) == 1
+    assert evaluation_batch_size(small_settings({"batch_size": 1, "fine_tune_epochs": 0}), "bfloat16") == 1

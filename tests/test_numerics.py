@@ -7,7 +7,8 @@ import keras
 import pytest
 import tensorflow as tf
 
-from job import machine, numerics
+from job.settings import machine
+from job.train import numerics
 
 INTEL = "model name\t: Some Xeon\nflags\t\t: fpu avx512f avx512_bf16 amx_bf16\n"
 OLD = "model name\t: Some Core\nflags\t\t: fpu avx2 avx512f\n"

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from job.errors import ExitCode
-from job.metrics.table import OUTCOME
+from job.observe.metrics.table import OUTCOME
 from tests.conftest import REPOSITORY, SMALL_RUN, job, process_environment
 from tests.monitoring import dashboard_queries
 from tests.services import Prometheus, Pushgateway, free_port, scrape, wait_for

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from job.optimizer import FusedAdam
+from job.train.optimizer import FusedAdam
 
 
 def steps(optimizer: keras.Optimizer, start: np.ndarray, gradients: list[np.ndarray]) -> dict[str, np.ndarray]:

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from job import images
-from job.console import without_native_notes
+from job.data import images
+from job.observe.log import without_native_notes
 
 
 def test_standard_error_is_captured_without_files_in_memory(

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from job.backbones import BACKBONES
-from job.commands.mirror import DATA, WEIGHTS
-from job.settings import Settings
+from job.cli.mirror import DATA, WEIGHTS
+from job.model.backbones import BACKBONES
+from job.settings.settings import Settings
 from tests.conftest import REPOSITORY
 from tests.manifests import (
     base,

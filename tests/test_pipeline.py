@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from job import events, export, lease, tensorboard
-from job.data import epoch_order
+from job.data.splits import epoch_order
 from job.errors import DataCorrupt, InputError, Interrupted, QualityGateMissed
-from job.pipeline import Pipeline
-from job.progress import Progress
-from job.record import RECORD_NAME
-from job.settings import Settings
+from job.observe import events
+from job.observe.progress import Progress
+from job.report import export, tensorboard
+from job.run import lease
+from job.run.pipeline import Pipeline
+from job.run.record import RECORD_NAME
+from job.settings.settings import Settings
 from job.storage import LocalStore
 from tests.conftest import Recorder
 from tests.recorded import checkpoint

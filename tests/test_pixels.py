@@ -11,8 +11,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from job import pixels
-from job.pixels import MAX_PIXELS, decode_bytes
+from job.data import pixels
+from job.data.pixels import MAX_PIXELS, decode_bytes
 
 SIDE = 24
 

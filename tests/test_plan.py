@@ -10,15 +10,16 @@ from typing import Any
 
 import pytest
 
-from job import machine
-from job.arguments import Plan
-from job.command_line import Origin
-from job.commands import plan as plan_command
+from job.cli import plan as plan_command
+from job.cli.arguments import Plan
 from job.errors import ExitCode, Interrupted
-from job.holder import Holder, this_process
-from job.lease import claim
-from job.record import RECORD_NAME
-from job.settings import Settings
+from job.run.holder import this_process
+from job.run.lease import claim
+from job.run.record import RECORD_NAME
+from job.schema import Holder
+from job.settings import machine
+from job.settings.environment import Origin
+from job.settings.settings import Settings
 from job.storage import LocalStore, ObjectStore, probe
 from tests.conftest import REPOSITORY, job
 from tests.gcs_server import BUCKET, GcsServer

@@ -13,8 +13,8 @@ import keras
 import pytest
 from PIL import Image
 
-from job.arguments import Predict
-from job.commands import predict
+from job.cli import predict
+from job.cli.arguments import Predict
 from job.errors import ExitCode, InputError, RunUnavailable
 from job.storage import LocalStore, digest_of, open_store
 from tests.conftest import REPOSITORY, job

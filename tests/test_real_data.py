@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from job.data import Splits, load_splits
+from job.data.splits import Splits, load_splits
 from job.errors import ExitCode, WeightsUnusable
-from job.ledger import Ledger
-from job.model import Classifier, build_classifier
-from job.state import PhaseState
-from job.training import EpochDone, train_phase
+from job.model.classifier import Classifier, build_classifier
+from job.observe.ledger import Ledger
+from job.train.loop import EpochDone, train_phase
+from job.train.state import PhaseState
 from tests.conftest import job, process_environment
 
 pytestmark = pytest.mark.real_data

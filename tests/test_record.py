@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-import job.record
+import job.run.record
 from job.errors import InputError, PreconditionFailed, RecordDamaged, RunMismatch, StorageError, Superseded
-from job.holder import Holder
-from job.record import RECORD_NAME, Outcome, Record, RunRecord
+from job.run.record import RECORD_NAME, RunRecord
+from job.schema import Holder, Outcome, Record
 from job.storage import MISSING, LocalStore, ObjectStore, StoredObject
 from tests.recorded import INPUTS, OUTCOME
 from tests.stores import CrashingStore, MemoryStore
@@ -246,7 +246,7 @@ def test_a_lost_record_beside_checkpoints_stops_a_start(tmp_path: Path) -> None:
     ):
         claim(store)
     with pytest.raises(RecordDamaged):
-        job.record.read(store)
+        job.run.record.read(store)
     assert store.list("") == sorted(names)
 
 
@@ -271,10 +271,10 @@ def test_a_run_that_is_reached_through_a_link_is_that_run(tmp_path: Path) -> Non
     """Its name is that of the folder; of a copy under another name it is not."""
     claim(LocalStore(tmp_path / "run"))
     (tmp_path / "latest").symlink_to("run")
-    assert job.record.read(LocalStore(tmp_path / "latest")) is not None
+    assert job.run.record.read(LocalStore(tmp_path / "latest")) is not None
     shutil.copytree(tmp_path / "run", tmp_path / "copy")
     with pytest.raises(RecordDamaged, match="it is of run 'run', expected 'copy'"):
-        job.record.read(LocalStore(tmp_path), "copy/run.json")
+        job.run.record.read(LocalStore(tmp_path), "copy/run.json")
 
 
 class DamagesOneRead(MemoryStore):
@@ -311,7 +311,7 @@ def test_a_record_beyond_all_measure_is_refused_before_it_is_parsed(monkeypatch:
     """Its size is compared first."""
     store = MemoryStore()
     claim(store)
-    monkeypatch.setattr(job.record, "MAX_BYTES", 100)
+    monkeypatch.setattr(job.run.record, "MAX_BYTES", 100)
     with pytest.raises(RecordDamaged, match="bytes, expected at most 100"):
         claim(store)
 
@@ -340,7 +340,7 @@ def test_a_setting_that_is_newer_than_the_record_has_its_default_there() -> None
 
 def test_an_attempt_that_ends_does_not_wait_for_a_write_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     """The renewal of the lease may be stuck in a request: the end is then not noted, and the process leaves."""
-    monkeypatch.setattr(job.record, "CLOSING_SECONDS", 0.05)
+    monkeypatch.setattr(job.run.record, "CLOSING_SECONDS", 0.05)
     store = MemoryStore()
     record = claim(store)
     is_held, may_end = threading.Event(), threading.Event()

@@ -10,8 +10,8 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from job.data.records import RecordReader
 from job.errors import DataCorrupt
-from job.records import RecordReader
 
 
 def write(path: Path, records: list[bytes]) -> Path:

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from job.__main__ import Ending
-from job.console import Console
 from job.errors import ThawError
+from job.observe.log import Console
 from job.redaction import redacted, redacted_value
-from job.settings import Settings, variable
+from job.settings.settings import Settings, variable
 from tests.conftest import REPOSITORY
 
 SECRET = "hunter2"

@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from job.arguments import Repair
-from job.checkpoint import Checkpoints
-from job.commands.repair import mend, repair
+from job.cli.arguments import Repair
+from job.cli.repair import mend, repair
 from job.errors import ExitCode, Interrupted, RecordDamaged, RunUnavailable, Superseded
-from job.holder import Holder
-from job.record import RECORD_NAME, RunRecord, read
-from job.schema import CHECKPOINTS, CheckpointName, Record
+from job.run.checkpoint import Checkpoints
+from job.run.record import RECORD_NAME, RunRecord, read
+from job.schema import CHECKPOINTS, CheckpointName, Holder, Record
 from job.storage import LocalStore, ObjectStore
 from tests.conftest import job
 from tests.recorded import INPUTS, epoch

@@ -18,7 +18,7 @@ from markdown_it import MarkdownIt
 from PIL import Image
 
 from job import __version__
-from job.ledger import Category
+from job.observe.ledger import Category
 from job.report import plots
 from job.report.card import card
 from job.report.content import versions

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from job import events
 from job.errors import (
     InputError,
     Interrupted,
@@ -20,8 +19,9 @@ from job.errors import (
     Superseded,
     TrainingDiverged,
 )
-from job.progress import Progress
-from job.record import RECORD_NAME, RunRecord
+from job.observe import events
+from job.observe.progress import Progress
+from job.run.record import RECORD_NAME, RunRecord
 from job.storage import Digest, LocalStore
 from tests.conftest import Recorder
 from tests.runs import HOLDER, CrashOn, Small, StopAfter, StopAtStep, Undisturbed, places, record_of, result_of, start
@@ -273,7 +273,7 @@ def test_divergence_is_never_committed(small: Small, store: LocalStore) -> None:
     record = record_of(store)
     assert [attempt.exit_code for attempt in record.attempts] == [5]
     for entry in record.checkpoints:
-        from job.checkpoint import load
+        from job.run.checkpoint import load
 
         arrays = load(store, entry, scratch=store.root)
         assert all(np.isfinite(array).all() for array in arrays.values())
@@ -313,7 +313,7 @@ def test_the_choice_of_auto_is_kept_for_the_whole_run(
     small: Small, store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A later attempt on another processor computes as the first did."""
-    from job import numerics
+    from job.train import numerics
 
     monkeypatch.setattr(numerics, "_has_native_bfloat16", lambda: False)
     settings = small(precision="auto", head_epochs=1, fine_tune_epochs=1)
@@ -327,8 +327,8 @@ def test_a_first_attempt_that_prepared_the_data_is_resumed_by_one_that_finds_it(
     store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Preparing draws random numbers; the new weights do not depend on it."""
-    from job.sample import DrawnCatsVsDogs
-    from job.settings import Settings
+    from demo.drawn import DrawnCatsVsDogs
+    from job.settings.settings import Settings
     from tests.conftest import SMALL_RUN
 
     monkeypatch.setattr(DrawnCatsVsDogs, "num_examples", 96)
@@ -344,21 +344,22 @@ def test_new_weights_do_not_depend_on_what_a_renewal_draws(
     undisturbed_run: Undisturbed, small: Small, store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Retries wait for random times, and Keras seeds its initializers from the same generator."""
-    from job import lease, model
+    from job.model import classifier
+    from job.run import lease
 
     class DrawsInRenewals(LocalStore):
         def write(self, name: str, data: bytes, *, if_generation: int) -> int:
             random.random()
             return super().write(name, data, if_generation=if_generation)
 
-    construct = model._construct
+    construct = classifier._construct
 
     def slowly(*arguments: Any, **options: Any) -> Any:
         time.sleep(0.05)
         return construct(*arguments, **options)
 
     monkeypatch.setattr(lease, "RENEWALS_IN_A_LEASE", 100_000)
-    monkeypatch.setattr(model, "_construct", slowly)
+    monkeypatch.setattr(classifier, "_construct", slowly)
     start(small(), DrawsInRenewals(store.root))
     assert result_of(store) == result_of(undisturbed_run[0])
 
@@ -437,10 +438,11 @@ def test_a_loss_that_is_not_finite_outside_training_ends_the_run(
     small: Small, store: LocalStore, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
     """In validation, and over the test split: no report has a number that is none."""
-    from job import results, training
+    from job.run import results
+    from job.train import loop
 
     if part == "validation":
-        monkeypatch.setattr(training, "_validator", lambda *_: lambda: (float("inf"), 0.5))
+        monkeypatch.setattr(loop, "_validator", lambda *_: lambda: (float("inf"), 0.5))
     else:
         predict = results.predict_logits
         monkeypatch.setattr(
@@ -462,7 +464,7 @@ class FullDisk:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, allowed: int) -> None:
         from safetensors import SafetensorError
 
-        from job import checkpoint
+        from job.run import checkpoint
 
         self.left = allowed
         save = checkpoint.save_file

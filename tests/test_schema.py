@@ -12,15 +12,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from job import ledger
-from job.commands import list as list_command
-from job.commands import plan, status
+from job.cli import list as list_command
+from job.cli import plan, status
 from job.errors import RecordDamaged
-from job.gate import missed_gate
-from job.record import RECORD_NAME, RunRecord, encoded, read
+from job.observe import ledger
+from job.report.gate import missed_gate
 from job.report.summary import summary
+from job.run.record import RECORD_NAME, RunRecord, encoded, read
 from job.schema import CheckpointName
-from job.settings import Settings
+from job.settings.settings import Settings
 from tests.recorded import INPUTS, NOON, attempt, checkpoint, epoch, record
 from tests.stores import MemoryStore
 

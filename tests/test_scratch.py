@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from job import cache_folder, scratch
 from job.errors import InvalidSettings, ScratchUnavailable
-from job.storage import MISSING, LocalStore
+from job.storage import MISSING, LocalStore, cache_folder, scratch
 from tests.conftest import REPOSITORY
 
 HOLD_A_FOLDER = """

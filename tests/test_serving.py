@@ -13,9 +13,9 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from job import serving
+from job.data.pixels import decode_bytes
 from job.errors import ScratchUnavailable
-from job.pixels import decode_bytes
+from job.model import saved_model
 from tests.shapes import encode
 from tests.test_model import build
 
@@ -48,7 +48,7 @@ def pictures(count: int = 5, side: int = 40) -> list[np.ndarray]:
 def test_a_process_without_this_package_gets_the_same_numbers(tmp_path: Path, class_names: tuple[str, ...]) -> None:
     """From files of any size, from bytes and from floats: within 1e-5, with the names of the classes."""
     model = build(num_classes=len(class_names)).export("Tiny")
-    serving.save(model, class_names, tmp_path / "saved_model")
+    saved_model.save(model, class_names, tmp_path / "saved_model")
     encoded = [encode(image) for image in pictures()]
     names = [tmp_path / f"{index}.png" for index in range(len(encoded))]
     for name, content in zip(names, encoded, strict=True):
@@ -79,7 +79,7 @@ def test_one_bad_image_does_not_fail_the_batch() -> None:
     """It has no label and is marked; the others are answered as without it, though none be good."""
     good = [encode(image) for image in pictures(2)]
     palette = saved(Image.fromarray(pictures(1)[0]).convert("P"), "BMP")
-    classify = serving.signatures(build().export("Tiny"), ("cat", "dog"))["serving_default"]
+    classify = saved_model.signatures(build().export("Tiny"), ("cat", "dog"))["serving_default"]
 
     def answer_of(images: list[bytes]) -> dict[str, np.ndarray]:
         return {name: value.numpy() for name, value in classify(tf.constant(images, tf.string)).items()}
@@ -105,7 +105,7 @@ def test_png_of_any_kind_has_the_pixels_of_training() -> None:
     palette = rgb.convert("P")
     files = [saved(image, "PNG") for image in (rgba, rgba.convert("LA"), grey, palette, palette.convert("1"))]
     files.append(saved(palette, "PNG", transparency=3))
-    pixels, valid = serving._decoded(tf.constant(files), 16)
+    pixels, valid = saved_model._decoded(tf.constant(files), 16)
     assert valid.numpy().all()
     expected = np.stack([decode_bytes(file, 16) for file in files]).astype(int)
     np.testing.assert_allclose(pixels.numpy(), expected, atol=1)
@@ -116,7 +116,7 @@ def test_the_class_is_the_greater_logit_where_probabilities_round_to_the_same() 
     inputs = keras.Input((16, 16, 3))
     head = keras.layers.Dense(1, kernel_initializer="zeros", bias_initializer=keras.initializers.Constant(1e-9))
     model = keras.Model(inputs, head(keras.layers.GlobalAveragePooling2D()(inputs)))
-    answer = serving.signatures(model, ("cat", "dog"))["float32_images"](tf.zeros([1, 16, 16, 3]))
+    answer = saved_model.signatures(model, ("cat", "dog"))["float32_images"](tf.zeros([1, 16, 16, 3]))
     assert answer["probabilities"].numpy().tolist() == [[0.5, 0.5]]
     assert answer["label"].numpy().tolist() == [b"dog"]
 
@@ -124,19 +124,19 @@ def test_the_class_is_the_greater_logit_where_probabilities_round_to_the_same() 
 def test_it_is_as_large_as_its_weights_and_a_graph(tmp_path: Path) -> None:
     """Each weight is written once."""
     model = build().export("Tiny")
-    serving.save(model, ("cat", "dog"), tmp_path)
+    saved_model.save(model, ("cat", "dog"), tmp_path)
     weights = sum(weight.numpy().nbytes for weight in model.weights)
     assert weights <= (tmp_path / "variables/variables.data-00000-of-00001").stat().st_size < 1.05 * weights
     assert (tmp_path / "saved_model.pb").stat().st_size < 300_000
     files = [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()]
-    assert sorted(files) == sorted(serving.FILES)
+    assert sorted(files) == sorted(saved_model.FILES)
 
 
 def test_a_disk_that_does_not_take_it_is_told(tmp_path: Path) -> None:
     """With the folder and the way out."""
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(ScratchUnavailable, match="cannot be used"):
-        serving.save(build().export("Tiny"), ("cat", "dog"), tmp_path / "file" / "saved_model")
+        saved_model.save(build().export("Tiny"), ("cat", "dog"), tmp_path / "file" / "saved_model")
 
 
 def test_a_run_ships_what_it_measured(undisturbed_run: Any, tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_a_run_ships_what_it_measured(undisturbed_run: Any, tmp_path: Path) -> N
     from tests.shapes import draw
 
     store, _, _ = undisturbed_run
-    for name in serving.FILES:
+    for name in saved_model.FILES:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         store.download(f"model/saved_model/{name}", tmp_path / name)
     report = json.loads(store.read("report/report.json").data)

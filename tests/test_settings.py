@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from job.command_line import read_settings
 from job.errors import InvalidSettings
-from job.settings import RECIPE_VERSION, Settings, _setting, changes_result, variable
+from job.settings.environment import read_settings
+from job.settings.settings import RECIPE_VERSION, Settings, _setting, changes_result, variable
 from tests.conftest import REPOSITORY, job
 
 OTHER_VALUES: dict[str, Any] = {

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from job import splits
+from job.settings import split_spec
 
 bounds = st.one_of(st.none(), st.integers(0, 100))
 
@@ -21,14 +21,14 @@ def test_splits_overlap_exactly_when_they_share_an_example(
     """Against the plain meaning: slices of examples, of which 1 % is one when there are 100."""
     examples = range(100 if unit == "%" else 1000)
     shared = set(examples[slice(a, b)]) & set(examples[slice(c, d)])
-    assert splits.overlap(spec(a, b, unit), spec(c, d, unit)) == bool(shared)
+    assert split_spec.overlap(spec(a, b, unit), spec(c, d, unit)) == bool(shared)
 
 
 @given(bounds, bounds, st.sampled_from(["%", ""]))
 def test_an_empty_slice_is_empty(a: int | None, b: int | None, unit: str) -> None:
     """A slice is empty when it begins at or after its end."""
     examples = range(100 if unit == "%" else 1000)
-    assert splits.is_empty(spec(a, b, unit)) == (len(examples[slice(a, b)]) == 0)
+    assert split_spec.is_empty(spec(a, b, unit)) == (len(examples[slice(a, b)]) == 0)
 
 
 @pytest.mark.parametrize(
@@ -42,8 +42,8 @@ def test_an_empty_slice_is_empty(a: int | None, b: int | None, unit: str) -> Non
 )
 def test_certain_overlaps_are_found(first: str, second: str) -> None:
     """Sums, whole splits and percent from the end are compared."""
-    assert splits.overlap(first, second)
-    assert splits.overlap(second, first)
+    assert split_spec.overlap(first, second)
+    assert split_spec.overlap(second, first)
 
 
 @pytest.mark.parametrize(
@@ -52,11 +52,11 @@ def test_certain_overlaps_are_found(first: str, second: str) -> None:
 )
 def test_what_depends_on_the_size_is_left_open(first: str, second: str) -> None:
     """Nothing is refused that may be right."""
-    assert not splits.overlap(first, second)
+    assert not split_spec.overlap(first, second)
 
 
 @pytest.mark.parametrize("text", ["train[:40", "train[a:b]", "train[40%:500]", "[:3]", "train[:140%]", "tr ain"])
 def test_text_outside_the_grammar_is_refused(text: str) -> None:
     """The message shows the text and the grammar."""
     with pytest.raises(ValueError, match=r"train|NAME|%"):
-        splits.parse(text)
+        split_spec.parse(text)

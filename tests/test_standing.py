@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from job import standing
+from job.run import standing
 from job.schema import Record
 from tests.recorded import NOON, attempt, checkpoint, epoch, record
 

@@ -6,8 +6,8 @@ import pytest
 import tensorflow as tf
 
 from job.errors import InputError
-from job.model import build_classifier
-from job.state import PhaseState
+from job.model.classifier import build_classifier
+from job.train.state import PhaseState
 
 
 def new_state(parts: tuple[str, ...], *, backbone: str = "Tiny", image_size: int = 16) -> PhaseState:

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from job.arguments import ListRuns, Status
-from job.commands import list as list_command
-from job.commands import status as status_command
-from job.commands.output import duration, plain, size
+from job.cli import list as list_command
+from job.cli import status as status_command
+from job.cli.arguments import ListRuns, Status
+from job.cli.tables import duration, plain, size
 from job.errors import ExitCode, RunUnavailable
-from job.record import RECORD_NAME
+from job.run.record import RECORD_NAME
 from job.storage import LocalStore, open_store
 from tests.conftest import REPOSITORY, job
 from tests.gcs_server import BUCKET, GcsServer

@@ -18,14 +18,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from job.errors import (
-    InvalidSettings,
-    ObjectDamaged,
-    ObjectMissing,
-    PreconditionFailed,
-    StorageError,
-    StorageRefused,
-)
+from job.errors import InvalidSettings, ObjectDamaged, ObjectMissing, PreconditionFailed, StorageError, StorageRefused
 from job.storage import MISSING, Digest, LocalStore, ObjectStore, digest_of, local, open_store
 from job.storage.files import TemporaryFile
 from job.storage.protocol import Unobserved

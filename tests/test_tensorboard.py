@@ -6,8 +6,8 @@ from pathlib import Path
 import tensorflow as tf
 from tensorflow.core.util.event_pb2 import Event
 
-from job import tensorboard
-from job.record import EpochResult
+from job.report import tensorboard
+from job.schema import EpochResult
 from tests.runs import Undisturbed, record_of
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from job import termination
-from job.progress import Progress
+from job.observe import termination
+from job.observe.progress import Progress
 
 
 def test_it_says_what_happened_where_and_what_to_do(tmp_path: Path) -> None:

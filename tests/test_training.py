@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from job.data import Splits, load_splits
+from job.data.splits import Splits, load_splits
 from job.errors import InputError, Interrupted, TrainingDiverged
-from job.events import StepDone
-from job.ledger import Ledger
-from job.model import Classifier, build_classifier
-from job.settings import PhaseName
-from job.state import PhaseState
-from job.training import EpochDone, loss_of, predicted_classes, train_phase
+from job.model.classifier import Classifier, build_classifier
+from job.observe.events import StepDone
+from job.observe.ledger import Ledger
+from job.settings.settings import PhaseName
+from job.train.loop import EpochDone, loss_of, predicted_classes, train_phase
+from job.train.state import PhaseState
 from tests.conftest import REPOSITORY
 
 

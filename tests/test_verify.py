@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from job.arguments import Verify
-from job.commands.verify import look, verify
+from job.cli.arguments import Verify
+from job.cli.verify import look, verify
 from job.errors import ExitCode, RunUnavailable
-from job.record import CheckpointEntry
+from job.schema import CheckpointEntry
 from job.storage import LocalStore, ObjectStore, open_store
 from tests.conftest import job
 from tests.gcs_server import BUCKET, GcsServer

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from job.command_line import read_settings
-from job.settings import PREFIX
+from job.settings.environment import read_settings
+from job.settings.settings import PREFIX
 from tests.conftest import REPOSITORY
 from tests.manifests import OVERLAYS
 

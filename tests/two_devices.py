@@ -10,11 +10,11 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from job.data import load_splits
-from job.ledger import Ledger
-from job.model import build_classifier
-from job.state import PhaseState
-from job.training import EpochDone, train_phase
+from job.data.splits import load_splits
+from job.model.classifier import build_classifier
+from job.observe.ledger import Ledger
+from job.train.loop import EpochDone, train_phase
+from job.train.state import PhaseState
 
 
 def main(data_dir: str) -> None:

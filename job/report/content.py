@@ -27,9 +27,9 @@ from importlib import metadata
 from typing import Any
 
 from job import __version__
-from job.gate import missed_gate
-from job.record import EpochResult, Record
-from job.settings import Phase, Settings
+from job.report.gate import missed_gate
+from job.schema import EpochResult, Record
+from job.settings.settings import Phase, Settings
 
 PACKAGES = ("tensorflow", "tensorflow-cpu", "keras", "tensorflow-datasets", "numpy")
 ATTEMPT_FIELDS = {"number", "start", "end", "exit_code"}

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from job.ledger import Category
+from job.observe.ledger import Category
 from job.report import plots
 from job.report.pictures import data_uri
 from job.report.rendering import percent, render
-from job.settings import changes_result, group_of, variable
+from job.settings.settings import changes_result, group_of, variable
 
 MAX_MATRIX_CLASSES = 20
 """A confusion matrix of more classes is not read; its largest entries are."""

@@ -29,13 +29,8 @@ from typing import Any, TypeVar
 from google.cloud import storage
 from google.cloud.storage.retry import DEFAULT_RETRY
 
-from job import scratch
-from job.errors import (
-    ObjectDamaged,
-    ObjectMissing,
-    PreconditionFailed,
-    StorageError,
-)
+from job.errors import ObjectDamaged, ObjectMissing, PreconditionFailed, StorageError
+from job.storage import scratch
 from job.storage.gcs_answers import (
     Checksum,
     Content,

@@ -9,7 +9,7 @@ from typing import Protocol
 import google_crc32c
 from google.cloud import storage
 
-from job import scratch
+from job.storage import scratch
 from job.storage.protocol import Digest
 
 

@@ -8,10 +8,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from job import scratch
 from job.errors import ObjectDamaged, ObjectMissing, PreconditionFailed, StorageError, StorageRefused
 from job.paths import UnsafeName, checked_name
-from job.storage import files
+from job.storage import files, scratch
 from job.storage.files import NotAFile, TemporaryFile
 from job.storage.protocol import MISSING, Digest, Observer, StoredObject, Unobserved
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from job import scratch
+from job.storage import scratch
 
 MISSING = 0
 """The generation of an object that is not there."""

@@ -6,7 +6,7 @@ from datetime import datetime
 from prometheus_client.parser import text_string_to_metric_families
 
 from job.errors import ExitCode
-from job.metrics.table import SERIES
+from job.observe.metrics.table import SERIES
 from tests.e2e.cluster import Manifest, Namespace, kubectl, wait_for
 from tests.e2e.conftest import Deploy, Finished, See
 from tests.e2e.runs import Runs, name_of_job, named

@@ -1,0 +1,165 @@
+"""What a start needs from outside, tried without starting: storage, data, weights, device, memory, disk.
+
+A check changes nothing and loads nothing. It says what it found, or raises what a start would raise. TensorFlow
+Datasets is imported to look at data, which takes half a second; TensorFlow is not.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from job.data import mirror
+from job.data.prepared import DEFAULT_DATA_DIR
+from job.errors import DataUnavailable, ThawError, WeightsUnusable
+from job.settings import machine
+from job.settings.resources import Need
+from job.settings.settings import Settings
+from job.storage import MISSING, LocalStore, ObjectStore, cache_folder, open_store, probe, scratch
+
+DESCRIPTION_SUFFIXES = (".json", ".txt")
+"""Of the files beside the shards of prepared data, which say what the shards hold."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """What was found: well, doubtful (`warning`), in the way of a start (`failed`), or not tried (`skipped`)."""
+
+    name: str
+    outcome: Literal["ok", "warning", "failed", "skipped"]
+    text: str
+    hint: str = ""
+    exit_code: int = 0
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def attempted(name: str, look: Callable[[], Check]) -> Check:
+    """A check, or the error that it met as one."""
+    try:
+        return look()
+    except ThawError as error:
+        return Check(name, "failed", error.message, error.hint, int(error.exit_code))
+
+
+def storage(store: ObjectStore) -> Check:
+    """Whether the run's place can be written. Raises StorageError."""
+    probe(store)
+    return Check("storage", "ok", f"an object was created, read and deleted at {store.uri}")
+
+
+def data(settings: Settings) -> Check:
+    """Whether the data is here, in a mirror, or to be had; `facts` has the sizes of the three splits, if known.
+
+    It is judged by the function that a start asks. Raises DataUnavailable, InputError, DataCorrupt, InvalidSettings.
+    """
+    place = settings.data_dir or DEFAULT_DATA_DIR
+    if mirror.is_remote(place):
+        return _data_in_mirror(settings, place)
+    from job.data.tfds_source import find_builder
+
+    builder, is_prepared = find_builder(settings.dataset, settings.data_dir)
+    if not is_prepared:
+        text = f"{settings.dataset}: not here; a start would download or make it"
+        return Check("data", "ok", text, facts={"examples": {}})
+    return _judged(settings, builder, f"prepared: {settings.dataset} in {place}", Path.is_file)
+
+
+def _data_in_mirror(settings: Settings, place: str) -> Check:
+    """The same of a mirror: its description alone is read."""
+    from job.data.tfds_source import find_builder
+
+    store = open_store(place)
+    names = list(mirror.files_of_prepared(store, settings.dataset))
+    if not names:
+        raise DataUnavailable(
+            f"there is no prepared data of {settings.dataset!r} under {place}",
+            hint=f"fill it from a machine with a network: python -m job mirror --to URI --dataset {settings.dataset}",
+        )
+    with scratch.folder(settings.cache_dir) as folder:
+        for name in names:
+            if name.endswith(DESCRIPTION_SUFFIXES):
+                path = folder / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(store.read(name).data)
+        builder, is_prepared = find_builder(settings.dataset, str(folder), place=place)
+        if not is_prepared:
+            text = f"{settings.dataset}: not in {place} as it is asked for; a start would download or make it"
+            return Check("data", "ok", text, facts={"examples": {}})
+        return _judged(
+            settings,
+            builder,
+            f"a mirror, to be fetched: {settings.dataset} in {place}",
+            lambda path: path.relative_to(folder).as_posix() in names,
+        )
+
+
+def _judged(settings: Settings, builder: Any, text: str, is_there: Callable[[Path], bool]) -> Check:
+    from job.data.description import SPLIT_NAMES, judge
+
+    specs = (settings.train_split, settings.validation_split, settings.test_split)
+    judge(builder, specs, cache=settings.cache, is_there=is_there)
+    sizes = {name: builder.info.splits[spec].num_examples for name, spec in zip(SPLIT_NAMES, specs, strict=True)}
+    counted = ", ".join(f"{name} {count:,}" for name, count in sizes.items())
+    return Check("data", "ok", f"{text} ({counted})", facts={"examples": sizes})
+
+
+def weights(settings: Settings) -> Check:
+    """Whether the pre-trained weights are here. Raises WeightsUnusable."""
+    place = settings.weights
+    if place == "none":
+        return Check("weights", "ok", "none: the backbone begins at random")
+    if place == "imagenet":
+        return Check("weights", "ok", "imagenet: from Keras's cache, or downloaded at the start, which was not tried")
+    if mirror.is_remote(place):
+        parent, _, name = place.rpartition("/")
+        if open_store(parent).generation(name) == MISSING:
+            raise WeightsUnusable(f"THAW_WEIGHTS={place!r}: there is no such object", hint="python -m job mirror")
+        return Check("weights", "ok", f"an object, to be fetched: {place}")
+    path = Path(place).expanduser()
+    if not path.is_file():
+        raise WeightsUnusable(f"THAW_WEIGHTS={place!r}: there is no such file", hint="name one, or imagenet")
+    return Check("weights", "ok", f"a file of {path.stat().st_size / 1e6:.1f} MB: {path}")
+
+
+def device() -> Check:
+    """What the network would run on."""
+    found = machine.accelerators()
+    return Check("device", "ok", ", ".join(found) or f"{machine.processor()}, no GPU", facts={"accelerators": found})
+
+
+def memory(need: Need | None) -> Check:
+    """Whether the estimate fits into what is free."""
+    free = machine.available_memory_bytes()
+    return _compared(
+        "memory", need.memory if need else None, free, "free here", "a smaller THAW_BATCH_SIZE, or a larger limit"
+    )
+
+
+def disks(settings: Settings, need: Need | None, store: ObjectStore) -> list[Check]:
+    """The same of the disk for temporary files, and of the store where it is a disk."""
+    found = [attempted("scratch disk", lambda: _scratch(settings, need))]
+    if isinstance(store, LocalStore):
+        found.append(
+            _compared(
+                "storage disk", need.storage if need else None, machine.free_disk_bytes(store.root),
+                f"free in {store.uri}", "point THAW_STORAGE_URI at a larger volume",
+            )
+        )  # fmt: skip
+    return found
+
+
+def _scratch(settings: Settings, need: Need | None) -> Check:
+    cache_folder.check(settings.cache_dir)
+    place = cache_folder.place(settings.cache_dir)
+    return _compared(
+        "scratch disk", need.scratch if need else None, machine.free_disk_bytes(place), f"free in {place}",
+        "point THAW_CACHE_DIR at a larger volume",
+    )  # fmt: skip
+
+
+def _compared(name: str, needed: int | None, free: int, where: str, way_out: str) -> Check:
+    facts = {"needed_bytes": needed, "free_bytes": free}
+    if needed is None:
+        return Check(name, "skipped", f"not known before the data is here; {free / 1e9:.1f} GB {where}", facts=facts)
+    text = f"about {needed / 1e9:.1f} GB needed, {free / 1e9:.1f} GB {where}"
+    return Check(name, "ok" if needed <= free else "warning", text, "" if needed <= free else way_out, facts=facts)

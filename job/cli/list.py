@@ -1,0 +1,103 @@
+"""`python -m job list`: the runs of a store, one row each.
+
+Only names of folders are listed, and one object a run is read, several at a time: what a run holds does not matter.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.table import Table
+
+from job.cli.arguments import ListRuns
+from job.cli.tables import COLORS, Paper, duration, plain, print_json
+from job.errors import ExitCode, ObjectMissing, RecordDamaged, RunUnavailable, StorageError
+from job.run import holder, lease, record, standing
+from job.run.record import RECORD_NAME
+from job.schema import Holder
+from job.storage import MISSING, ObjectStore, open_store
+
+NUM_THREADS = 8
+
+Row = dict[str, Any]
+
+
+def list_runs(question: ListRuns) -> ExitCode:
+    """Show the runs, the newest first; one whose record is damaged or cannot be read is a row that says so.
+
+    Raises RunUnavailable, and StorageError when the names of the runs cannot be read.
+    """
+    store, now = open_store(question.storage_uri), datetime.now(UTC)
+    rows = sorted(find(store, now=now), key=_newest_first)
+    if not rows and store.generation(RECORD_NAME) != MISSING:
+        raise RunUnavailable(f"{store.uri} is a run itself", hint=f"python -m job status --run {store.uri}")
+    if question.as_json:
+        for row in rows:
+            print_json(row)
+    elif rows:
+        Paper().print(_table(rows))
+    else:
+        Paper().print(plain(f"There is no run in {store.uri}."))
+    return ExitCode.COMPLETE
+
+
+def find(store: ObjectStore, *, now: datetime) -> list[Row]:
+    """A row for each folder that has a record, or checkpoints without one."""
+    try:
+        folders = store.folders()
+    except ObjectMissing as error:
+        raise RunUnavailable(f"there is no folder {store.uri}", hint="give the storage URI of runs") from error
+    watcher = holder.this_process(None)
+    with ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="list") as executor:
+        rows = executor.map(lambda folder: _row(store, folder, watcher, now), folders)
+        return [row for row in rows if row is not None]
+
+
+def _row(store: ObjectStore, folder: str, watcher: Holder, now: datetime) -> Row | None:
+    """What is shown of a folder; None when it is no run."""
+    name = f"{folder}/{RECORD_NAME}"
+    try:
+        found = record.read(store, name)
+        if found is None:
+            return None
+        hold = lease.look(found, store, watcher, name=name)
+    except (RecordDamaged, StorageError) as error:
+        condition = "damaged" if isinstance(error, RecordDamaged) else "unreadable"
+        return {"run_id": folder, "condition": condition, "problem": error.message}
+    changed = standing.last_change(found)
+    return {
+        "run_id": folder,
+        "condition": standing.condition(found, held_seconds=lease.estimated_seconds(found, hold, now)),
+        "state": found.state,
+        "test_accuracy": found.outcome.test_accuracy if found.outcome else None,
+        "num_attempts": len(found.attempts),
+        "age_seconds": (now - changed).total_seconds() if changed else None,
+    }
+
+
+def _newest_first(row: Row) -> tuple[bool, float, str]:
+    age = row.get("age_seconds")
+    return age is None, age or 0.0, row["run_id"]
+
+
+def _table(rows: list[Row]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("run", overflow="fold")
+    table.add_column("state", overflow="fold")
+    table.add_column("test accuracy", justify="right")
+    table.add_column("attempts", justify="right")
+    table.add_column("last change")
+    for row in rows:
+        is_over = row["condition"] in ("done", "damaged", "unreadable")
+        state = row["condition"] if is_over else f"{row['condition']} in {row['state']}"
+        if "problem" in row:
+            state = f"{state}: {row['problem']}"
+        accuracy, age = row.get("test_accuracy"), row.get("age_seconds")
+        table.add_row(
+            plain(row["run_id"]),
+            plain(state, COLORS[row["condition"]]),
+            "" if accuracy is None else f"{accuracy:.4f}",
+            str(row.get("num_attempts", "")),
+            "" if age is None else f"{duration(max(0.0, age))} ago",
+        )
+    return table

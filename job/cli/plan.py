@@ -1,0 +1,176 @@
+"""`python -m job plan`: what a start with these settings would do, and whether what it needs is there.
+
+The exit code is the one that a start would end with at once, so that a pipeline can ask before it applies: 0 when it
+would start, carry on, or find the run complete.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from rich.console import Group
+from rich.table import Table
+
+from job.cli import checks
+from job.cli.arguments import Plan
+from job.cli.checks import Check
+from job.cli.tables import Paper, duration, plain, print_json
+from job.errors import ExitCode, StorageError, Superseded, ThawError
+from job.report.gate import missed_gate
+from job.run import holder, lease, standing
+from job.run.lease import Hold
+from job.run.record import RunRecord
+from job.schema import Record, recorded_setting
+from job.settings import machine
+from job.settings.environment import Origin
+from job.settings.resources import Need, Precision, estimate
+from job.settings.settings import PREFIX, Settings, changes_result
+from job.storage import ObjectStore, open_store
+
+COLORS = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": "dim"}
+
+
+@dataclass(frozen=True)
+class Next:
+    """What a start would do with the run, as its record says."""
+
+    action: Literal["start", "resume", "nothing", "wait", "refused", "unknown"]
+    text: str
+    hint: str = ""
+    exit_code: int = 0
+
+
+def plan(question: Plan) -> ExitCode:
+    """Show the plan. Raises StorageError only where the place cannot even be named."""
+    settings = question.settings
+    store = open_store(f"{settings.storage_uri}/{settings.resolved_run_id()}")
+    step, record = what_next(settings, store)
+    found = [] if step.action in ("nothing", "refused") else look(settings, store, record)
+    codes = [code for code in (step.exit_code, *(check.exit_code for check in found)) if code]
+    exit_code = ExitCode(codes[0]) if codes else ExitCode.COMPLETE
+    if question.as_json:
+        print_json(_as_json(question, store.uri, step, found, exit_code), indent=1)
+    else:
+        Paper().print(_as_table(question, store.uri, step, found, exit_code))
+    return exit_code
+
+
+def what_next(settings: Settings, store: ObjectStore) -> tuple[Next, Record | None]:
+    """What a start would find in the record; no record when it cannot be read."""
+    try:
+        opened = RunRecord.open(
+            store, run_id=settings.resolved_run_id(), fingerprint=settings.fingerprint(),
+            settings=settings.result_settings(),
+        )  # fmt: skip
+        record = opened.content
+        if record.state == "done":
+            return _of_done(record, settings), record
+        hold = lease.look(record, store, holder.this_process(settings.job_uid))
+    except StorageError as error:
+        return Next("unknown", error.message, error.hint, int(error.exit_code)), None
+    except ThawError as error:
+        return Next("refused", error.message, error.hint, int(error.exit_code)), None
+    return (_of_held(record, hold) if hold.seconds > 0 else _of_open(record)), record
+
+
+def _of_held(record: Record, hold: Hold) -> Next:
+    newest, seconds = record.attempts[-1], duration(hold.seconds)
+    hint = "let it end, or stop it; a run of its own needs another THAW_RUN_ID"
+    who = f"attempt {newest.number} of {newest.holder}"
+    if hold.is_known:
+        return Next("wait", f"wait for {who}, which holds the run for {seconds} more", hint, int(Superseded.exit_code))
+    return Next("wait", f"wait for {who}, up to {seconds}, and take the run over if it does not renew its lease", hint)
+
+
+def _of_done(record: Record, settings: Settings) -> Next:
+    assert record.outcome is not None
+    missed = missed_gate(record.outcome.model_dump(), settings.min_test_accuracy)
+    accuracy = record.outcome.test_accuracy
+    text = f"nothing: the run is complete, with a test accuracy of {accuracy:.4f}"
+    if missed is None:
+        return Next("nothing", text)
+    return Next("nothing", f"{text}; {missed.message}", missed.hint, int(missed.exit_code))
+
+
+def _of_open(record: Record) -> Next:
+    number = len(record.attempts) + 1
+    entry = standing.newest_checkpoint(record)
+    if entry is None:
+        first = "head" if recorded_setting(record.settings, "HEAD_EPOCHS") else "fine_tune"
+        return Next("start", f"start attempt {number} with the first step of {first}")
+    (phase,) = (phase for phase in standing.phases(record) if phase.name == entry.phase)
+    text = f"carry on with attempt {number} at {entry.phase} step {entry.step}"
+    if phase.num_steps is not None:
+        text += f" of {phase.num_steps}"
+    return Next("resume", f"{text}, from {entry.name}")
+
+
+def look(settings: Settings, store: ObjectStore, record: Record | None) -> list[Check]:
+    """Every check, in the order in which a start would meet what they look at."""
+    found = [
+        checks.attempted("storage", lambda: checks.storage(store)),
+        checks.attempted("data", lambda: checks.data(settings)),
+        checks.attempted("weights", lambda: checks.weights(settings)),
+        checks.device(),
+    ]
+    need = _need(settings, found[1].facts.get("examples", {}), record)
+    return [*found, checks.memory(need), *checks.disks(settings, need, store)]
+
+
+def _need(settings: Settings, examples: Mapping[str, int], record: Record | None) -> Need | None:
+    if not examples:
+        return None
+    if settings.precision != "auto":
+        precision: Precision = settings.precision
+    else:
+        recorded = record.inputs.get("arithmetic", {}).get("precision") if record else None
+        precision = recorded or ("bfloat16" if machine.has_native_bfloat16() else "float32")
+    return estimate(settings, num_examples=sum(examples.values()), precision=precision)
+
+
+def _values(settings: Settings, origins: Mapping[str, Origin]) -> dict[str, dict[str, Any]]:
+    values = settings.shown()
+    return {
+        f"{PREFIX}{field.upper()}": {
+            "value": values[field], "origin": origins[field], "changes_result": changes_result(field)
+        }
+        for field in type(settings).model_fields
+    }  # fmt: skip
+
+
+def _as_json(question: Plan, at: str, step: Next, found: list[Check], exit_code: ExitCode) -> dict[str, Any]:
+    return {
+        "run_id": question.settings.resolved_run_id(),
+        "at": at,
+        "fingerprint": question.settings.fingerprint(),
+        "settings": _values(question.settings, question.origins),
+        "next": dataclasses.asdict(step),
+        "checks": [dataclasses.asdict(check) for check in found],
+        "exit_code": int(exit_code),
+    }
+
+
+def _as_table(question: Plan, at: str, step: Next, found: list[Check], exit_code: ExitCode) -> Group:
+    settings = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for name in ("setting", "value", "from"):
+        settings.add_column(name, overflow="fold")
+    for name, entry in _values(question.settings, question.origins).items():
+        value = "" if entry["value"] is None else str(entry["value"])
+        value = value.lower() if isinstance(entry["value"], bool) else value
+        style = "dim" if entry["origin"] == "default" else ""
+        settings.add_row(f"{name}{' *' if entry['changes_result'] else ''}", plain(value), entry["origin"], style=style)
+    table = Table.grid(padding=(0, 2))
+    table.add_row("run", plain(question.settings.resolved_run_id(), "bold"))
+    table.add_row("at", plain(at))
+    table.add_row("fingerprint", f"{question.settings.fingerprint()} (over the settings marked *)")
+    table.add_row("a start would", _told(step.text, step.hint, "red" if step.exit_code else "green"))
+    for check in found:
+        table.add_row(check.name, _told(check.text, check.hint, COLORS[check.outcome]))
+    table.add_row("exit code", f"{int(exit_code)}, as of a start")
+    return Group(settings, "", table)
+
+
+def _told(text: str, hint: str, style: str) -> Group:
+    lines = [plain(line, style) for line in text.splitlines()]
+    return Group(*lines, *([plain(f"hint: {hint}")] if hint else []))

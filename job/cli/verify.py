@@ -1,0 +1,109 @@
+"""`python -m job verify`: whether every object of a run is there, and is byte for byte what the record names.
+
+Objects are read one after the other into the folder for temporary files, so memory and disk hold one at a time.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from rich.console import Group
+from rich.table import Table
+
+from job.cli.arguments import Verify
+from job.cli.runs import recorded
+from job.cli.tables import Paper, plain, print_json, size
+from job.errors import ExitCode
+from job.run.artefacts import PREFIXES, problem_with
+from job.run.record import RECORD_NAME
+from job.schema import CheckpointEntry, Record, StoredFile
+from job.storage import ObjectStore, open_store, scratch
+
+Condition = Literal["ok", "missing", "damaged", "not named", "set aside", "left over"]
+"""`not named` is a stranger beside the files of the run; `left over` lies elsewhere, and harms nothing."""
+
+FAULTS: frozenset[Condition] = frozenset({"missing", "damaged", "not named"})
+COLORS: Mapping[Condition, str] = {"missing": "red", "damaged": "red", "not named": "red"}
+
+
+class Found(NamedTuple):
+    """An object of the run, and what was found of it; `num_bytes` is its size as recorded, if it is."""
+
+    name: str
+    condition: Condition
+    num_bytes: int | None = None
+    text: str = ""
+
+
+def verify(question: Verify) -> ExitCode:
+    """Show what was found; BAD_INPUT when something is missing, damaged, or beside the files and not named.
+
+    Raises RunUnavailable, RecordDamaged, StorageError.
+    """
+    store = open_store(question.run)
+    record = recorded(store)
+    with scratch.folder(question.cache_dir) as folder:
+        found = sorted(look(store, record, folder / "object"))
+    exit_code = ExitCode.BAD_INPUT if any(each.condition in FAULTS for each in found) else ExitCode.COMPLETE
+    if question.as_json:
+        print_json(_as_json(store.uri, record, found, exit_code), indent=1)
+    else:
+        Paper().print(_as_table(store.uri, record, found))
+    return exit_code
+
+
+def look(store: ObjectStore, record: Record, path: Path) -> Iterator[Found]:
+    """What is found of each object that the record names, and of each that is there besides.
+
+    `path` is a temporary file. An attempt that goes on may prune what the record named a moment ago.
+    """
+    there = set(store.list(""))
+    named = _named(record)
+    for name, expected in named.items():
+        problem = problem_with(store, name, expected, path)
+        if problem is None:
+            yield Found(name, "ok", expected.size)
+        elif name in _named(recorded(store)):
+            yield Found(name, problem.condition, expected.size, problem.text)
+    aside = {entry.name for entry in record.set_aside}
+    for name in there - named.keys() - {RECORD_NAME}:
+        if name in aside:
+            yield Found(name, "set aside", text="damaged when it was last read, and kept")
+        elif name.startswith(PREFIXES) and record.state == "done":
+            yield Found(name, "not named", text="the record of the finished run does not name it")
+        elif name not in _named(recorded(store)):
+            yield Found(name, "left over", text="the record does not name it; nothing reads it")
+
+
+def _named(record: Record) -> dict[str, CheckpointEntry | StoredFile]:
+    return {entry.name: entry for entry in record.checkpoints} | dict(record.files)
+
+
+def _summary(record: Record, found: list[Found]) -> str:
+    counts = {condition: sum(each.condition == condition for each in found) for condition in ("ok", *sorted(FAULTS))}
+    told = ", ".join(f"{count} {condition}" for condition, count in counts.items() if count or condition == "ok")
+    if record.outcome is not None and not record.files:
+        return f"{told}; model and report are not verified: a version that kept no digests of them finished the run"
+    return told
+
+
+def _as_json(at: str, record: Record, found: list[Found], exit_code: ExitCode) -> dict[str, Any]:
+    return {
+        "run_id": record.run_id,
+        "at": at,
+        "state": record.state,
+        "summary": _summary(record, found),
+        "objects": [each._asdict() for each in found],
+        "exit_code": int(exit_code),
+    }
+
+
+def _as_table(at: str, record: Record, found: list[Found]) -> Group:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for name in ("object", "size", "found", ""):
+        table.add_column(name, overflow="fold", justify="right" if name == "size" else "left")
+    for each in found:
+        shown = "" if each.num_bytes is None else size(each.num_bytes)
+        table.add_row(plain(each.name), shown, plain(each.condition, COLORS.get(each.condition, "")), plain(each.text))
+    goes_on = "" if record.state == "done" else f"; the run is in {record.state}, and was looked at as it is now"
+    return Group(table, "", plain(f"{at}: {_summary(record, found)}{goes_on}"))

@@ -1,0 +1,1 @@
+"""Examples as exact batches: TFDS, records, image files, decoding, and the mirror that keeps copies."""

@@ -1,0 +1,160 @@
+"""What the splits are made of: how many examples of each class, which images twice, and the digest of it all.
+
+Numbers alone: labels and digests come in, and this module knows neither files nor TensorFlow.
+"""
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from job.errors import InputError
+from job.observe import events
+
+MAX_CLASSES = 20
+"""So many classes are told one by one; of more, how many there are and the smallest and the largest."""
+
+RARE_EXAMPLES = 10
+"""A class with fewer training examples is worth a warning."""
+
+
+@dataclass(frozen=True)
+class Composition:
+    """`counts` are int64 [classes] by split: examples of each class.
+
+    `duplicates` has for each pair of splits, as `train_test`, how many examples of the second have an image that is,
+    byte for byte, in the first too.
+    """
+
+    class_names: tuple[str, ...]
+    counts: Mapping[str, np.ndarray]
+    duplicates: Mapping[str, int]
+
+    @classmethod
+    def of(
+        cls, class_names: Sequence[str], labels: Mapping[str, np.ndarray], digests: Mapping[str, np.ndarray]
+    ) -> "Composition":
+        """From the labels, int32 [n] by split, and the digests of the images, uint8 [n, 32] by split."""
+        rows = {name: np.ascontiguousarray(found).view("V32").ravel() for name, found in digests.items()}
+        return cls(
+            tuple(class_names),
+            {name: np.bincount(found, minlength=len(class_names)) for name, found in labels.items()},
+            {
+                f"{first}_{second}": int(np.isin(rows[second], rows[first]).sum())
+                for first, second in itertools.combinations(rows, 2)
+            },
+        )
+
+    def as_json(self) -> dict[str, dict[str, int]]:
+        """Examples by split and class name."""
+        return {
+            split: dict(zip(self.class_names, counts.tolist(), strict=True)) for split, counts in self.counts.items()
+        }
+
+    def summary(self) -> dict[str, dict[str, int]]:
+        """The same for a line of the log, which is short however many classes there are."""
+        if len(self.class_names) <= MAX_CLASSES:
+            return self.as_json()
+        return {
+            split: {"num_classes": int((counts > 0).sum()), "fewest": int(counts.min()), "most": int(counts.max())}
+            for split, counts in self.counts.items()
+        }
+
+    def check(self) -> None:
+        """Raise InputError where a result would mean nothing.
+
+        A split of one class alone is learned, or passed, without a look at the images; a class that train lacks is
+        never right.
+        """
+        problems = []
+        for split, counts in self.counts.items():
+            if (counts > 0).sum() < 2:
+                problems.append(f"{split} has one class only: {self._listed(counts > 0, counts)}")
+            lacking = (counts > 0) & (self.counts["train"] == 0)
+            if lacking.any():
+                problems.append(f"{split} has classes that train lacks: {self._listed(lacking, counts)}")
+        if problems:
+            problems += [f"{split} has {_counted(of_split)}" for split, of_split in self.summary().items()]
+            lines = "\n".join(f"  {problem}" for problem in problems)
+            raise InputError(
+                f"the classes of the splits do not fit together; nothing was trained.\n{lines}",
+                hint="the data is probably sorted by class: shuffle it as it is prepared, or choose other splits",
+            )
+
+    def findings(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """What a person should look at, as names and facts of events."""
+        train = self.counts["train"]
+        for split, counts in self.counts.items():
+            missing = counts == 0 if split == "train" else (counts == 0) & (train > 0)
+            if missing.any():
+                yield events.CLASS_MISSING, {"split": split, **self._named(missing)}
+        rare = (train > 0) & (train < RARE_EXAMPLES)
+        if rare.any():
+            yield events.CLASS_RARE, {"fewer_than": RARE_EXAMPLES, **self._named(rare)}
+        if any(self.duplicates.values()):
+            yield events.DUPLICATES, dict(self.duplicates)
+
+    def _named(self, chosen: np.ndarray) -> dict[str, Any]:
+        indices = np.flatnonzero(chosen)
+        return {"num_classes": len(indices), "classes": [self.class_names[index] for index in indices[:MAX_CLASSES]]}
+
+    def _listed(self, chosen: np.ndarray, counts: np.ndarray) -> str:
+        indices = np.flatnonzero(chosen)
+        more = f" and {len(indices) - MAX_CLASSES:,} more" if len(indices) > MAX_CLASSES else ""
+        return ", ".join(f"{self.class_names[index]} ({counts[index]:,})" for index in indices[:MAX_CLASSES]) + more
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name}: {count:,}" for name, count in counts.items())
+
+
+def identity(
+    dataset: str, class_names: Sequence[str], labels: Mapping[str, np.ndarray], digests: Mapping[str, np.ndarray]
+) -> dict[str, Any]:
+    """What tells the data of a run from any other, as JSON: every label and every byte of every image, in order.
+
+    `labels` and `digests` as for `Composition.of`. `split_sha256` says in which split data differs, `sha256` is over
+    all of it.
+    """
+    parts = {
+        "dataset": dataset,
+        "splits": {name: len(found) for name, found in labels.items()},
+        "num_classes": len(class_names),
+        "class_names_sha256": _sha256(json.dumps(list(class_names)).encode()),
+        "split_sha256": {
+            name: _sha256(np.hstack([found.astype("<i4").view(np.uint8).reshape(-1, 4), digests[name]]).tobytes())
+            for name, found in labels.items()
+        },
+    }
+    return parts | {"sha256": _sha256(json.dumps(parts).encode())}
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def check_same(recorded: Mapping[str, Any] | None, found: Mapping[str, Any]) -> None:
+    """Raise InputError when the data of a run, as `identity` gives it, is not what the run began with, if it has."""
+    if recorded is None or recorded == found:
+        return
+    problems = [
+        f"{name}: the run has {recorded.get(name)}, this attempt {found[name]}"
+        for name in ("dataset", "num_classes")
+        if recorded.get(name) != found[name]
+    ]
+    if not problems and recorded.get("class_names_sha256") != found["class_names_sha256"]:
+        problems.append("class names: others, or in another order")
+    sizes, digests = recorded.get("splits") or {}, recorded.get("split_sha256") or {}
+    for split, size in found["splits"].items():
+        if sizes.get(split) != size:
+            problems.append(f"{split}: the run has {sizes.get(split)} examples, this attempt {size}")
+        elif digests.get(split) != found["split_sha256"][split]:
+            problems.append(f"{split}: as many examples, {size}, but other images or labels, or in another order")
+    raise InputError(
+        "the data is not what the run began with.\n" + "\n".join(f"  {problem}" for problem in problems),
+        hint="give back the data that the run began with, or start a run of another THAW_RUN_ID",
+    )

@@ -1,0 +1,168 @@
+"""The images of a run, decoded in the background while the model is built and the first epoch trained.
+
+One thread takes the splits in turn, each in the order in which its images are probably wanted: a wrong guess costs time
+and nothing else. Whoever needs images waits for those alone. One that cannot be decoded is never ready: its split is
+then decoded to the end, so that all that is damaged there is named, and whoever waits, then or later, gets that error.
+This room knows nothing of labels, and does not know why an order was chosen.
+"""
+
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import tensorflow as tf
+
+from job import memory
+from job.data.images import PARALLEL_DECODES, untuned
+from job.data.pixels import reason_of
+from job.errors import DataCorrupt
+
+Failure = Callable[[], BaseException]
+
+CHECK_STOP_SECONDS = 0.1
+CLOSING_SECONDS = 1.0
+PREFETCHED_EXAMPLES = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One split to decode.
+
+    `images` are uint8 [size, size, 3] for the indices of `order`, a permutation, in turn; one that cannot be decoded is
+    an InvalidArgumentError. `pixels`, uint8 [n, size, size, 3], keeps them, if they are kept. `corrupt` makes the error
+    that names damaged ones, of their indices and what is wrong with each.
+    """
+
+    name: str
+    order: np.ndarray
+    images: tf.data.Dataset
+    pixels: np.ndarray | None
+    corrupt: Callable[[dict[int, str]], DataCorrupt]
+
+
+class Decoding:
+    """The thread, which begins at once; it ends with its work, when this is closed, and when nobody refers to this."""
+
+    def __init__(self, parts: Sequence[Part]) -> None:
+        assert all(np.array_equal(np.sort(part.order), np.arange(len(part.order))) for part in parts)
+        self._state = _State({part.name: len(part.order) for part in parts})
+        self._thread = threading.Thread(target=_work, args=(parts, self._state), daemon=True, name="decoding")
+        weakref.finalize(self, self._state.end, _closed)
+        self._thread.start()
+
+    def is_ready(self, name: str) -> bool:
+        """Whether every image of a split is decoded, and none that was found is damaged, here or elsewhere."""
+        return self._state.failure is None and bool(self._state.ready[name].all())
+
+    def wait(self, name: str, indices: np.ndarray | None, *, check_stop: Callable[[], None]) -> None:
+        """Return when these images of a split are decoded, or all of them; at once when everything is.
+
+        `check_stop` is called now and then, and raises to leave. Raises DataCorrupt when an image of any split is known
+        to be damaged, whichever are waited for.
+        """
+        state = self._state
+        if not state.is_complete:
+            chosen = slice(None) if indices is None else indices
+            while not state.wait(name, chosen, CHECK_STOP_SECONDS):
+                check_stop()
+            if state.failure is not None:
+                raise state.failure()
+
+    def wait_in_batch(self, name: str, indices: np.ndarray) -> None:
+        """The same in a thread of TensorFlow's, which nobody stops. Raises RuntimeError if they never will be."""
+        state = self._state
+        if not state.is_complete:
+            state.wait(name, indices, None)
+            if state.failure is not None:
+                raise RuntimeError("images of a batch are not decoded, and will not be")
+
+    def close(self) -> None:
+        """End the thread, wherever it is; what is not decoded by now never will be."""
+        self._state.end(_closed)
+        self._thread.join(CLOSING_SECONDS)
+
+
+class _State:
+    """What the thread shares with those who wait: what is `ready`, and what makes the error, once it failed."""
+
+    def __init__(self, sizes: dict[str, int]) -> None:
+        self.ready = {name: np.zeros(size, dtype=bool) for name, size in sizes.items()}
+        self._num_missing = sum(sizes.values())
+        self.is_over = False
+        self.failure: Failure | None = None
+        self._changed = threading.Condition()
+
+    @property
+    def is_complete(self) -> bool:
+        return self.is_over and self.failure is None
+
+    def wait(self, name: str, indices: np.ndarray | slice, timeout: float | None) -> bool:
+        """Whether there is nothing left to wait for, after at most `timeout` seconds."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self.is_over or bool(self.ready[name][indices].all()), timeout)
+
+    def put(self, name: str, index: int) -> None:
+        with self._changed:
+            self.ready[name][index] = True
+            self._num_missing -= 1
+            self.is_over = self.is_over or self._num_missing == 0
+            self._changed.notify_all()
+
+    def end(self, failure: Failure) -> None:
+        """The first end counts, which may be that the work was done."""
+        with self._changed:
+            if not self.is_over:
+                self.failure = failure
+                self.is_over = True
+                self._changed.notify_all()
+
+
+def _closed() -> RuntimeError:
+    return RuntimeError("the data was closed while its images were decoded")
+
+
+def cut_short(index: int, num_examples: int, error: BaseException) -> BaseException:
+    """The error of a split whose files end, or cannot be read, at an example; without memory left it is not theirs."""
+    if memory.is_exhausted(error):
+        return error
+    return DataCorrupt(
+        f"the prepared data ends or is damaged at example {index} of {num_examples}: {error}",
+        hint="prepare or copy the data set again",
+    )
+
+
+def _work(parts: Sequence[Part], state: _State) -> None:
+    try:
+        for part in parts:
+            damaged = _decode(part, state)
+            if damaged:
+                # The names are looked up by whoever hears of it: TFDS may import meanwhile, which is not for threads.
+                state.end(partial(part.corrupt, damaged))
+                return
+    except BaseException as error:
+        failure = error
+        state.end(lambda: failure)
+
+
+def _decode(part: Part, state: _State) -> dict[int, str]:
+    """Decode a split; returns the indices of what is damaged, in order, each with the reason."""
+    # Threads of its own: those that TensorFlow's operations share may all be waiting for images.
+    images = untuned(part.images.prefetch(PREFETCHED_EXAMPLES), num_threads=PARALLEL_DECODES).as_numpy_iterator()
+    damaged: dict[int, str] = {}
+    for index in part.order.tolist():
+        if state.is_over:
+            raise _closed()
+        try:
+            image = next(images)
+        except tf.errors.InvalidArgumentError as error:
+            damaged[index] = reason_of(error)
+            continue
+        except (tf.errors.OpError, StopIteration) as error:
+            raise cut_short(index, len(part.order), error) from error
+        if part.pixels is not None:
+            part.pixels[index] = image
+        state.put(part.name, index)
+    return dict(sorted(damaged.items()))

@@ -1,0 +1,188 @@
+"""Finding a TFDS data set: prepared, downloaded, or told in plain words why not.
+
+What is prepared is opened, what is not is downloaded and prepared; whether it can be learned from is judged in
+`description`. This module reads no image, and imports no TensorFlow before data is prepared.
+"""
+
+import contextlib
+import importlib
+import logging
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import absl.logging
+import requests
+import tensorflow_datasets as tfds
+import urllib3
+from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
+from tensorflow_datasets.core.download.resource import get_dl_fname
+
+from job.data import prepared
+from job.data.description import supervision
+from job.data.prepared import DEFAULT_DATA_DIR
+from job.errors import DataCorrupt, DataUnavailable
+
+BUILT_IN = {"drawn_cats_vs_dogs": "demo.drawn"}
+"""The data sets that come with the program, and the module that registers each with TFDS when it is imported."""
+
+MAX_NAMED_EXAMPLES = 20
+
+REACH_TRIES = 3
+REACH_BACKOFF_SECONDS = 1.0
+REACH_TIMEOUT_SECONDS = 10
+
+
+def read_config(**options: Any) -> tfds.ReadConfig:
+    """One shard after the other: the order of examples depends on nothing else."""
+    return tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False, **options)
+
+
+def find_builder(
+    dataset: str, data_dir: str | None, *, place: str | None = None
+) -> tuple[tfds.core.DatasetBuilder, bool]:
+    """The builder of a data set, and whether its data is prepared.
+
+    `place` is the name of `data_dir` in messages, where that is a copy. Raises DataUnavailable when it is neither
+    prepared nor to be had, InputError when it is not safe to open, or has no image and class label.
+    """
+    place = place or data_dir or DEFAULT_DATA_DIR
+    hint = _hint(dataset)
+    if prepared.family(dataset) in BUILT_IN:
+        importlib.import_module(BUILT_IN[prepared.family(dataset)])
+    prepared.check(Path(data_dir or tfds.core.constants.DATA_DIR).expanduser() / prepared.family(dataset))
+    others = _prepared_versions(dataset, data_dir)
+    if others:
+        others = f"; prepared there: {others}"
+    try:
+        builder = tfds.builder(dataset, data_dir=data_dir)
+    except tfds.core.DatasetNotFoundError as error:
+        raise DataUnavailable(
+            f"there is no data set {dataset!r}: not in {place}, not in TFDS{others}", hint=hint
+        ) from error
+    except Exception as error:
+        # What a broken dataset_info.json, or a version that is not there, raises depends on where it is noticed.
+        raise DataUnavailable(
+            f"data set {dataset!r} in {place} cannot be opened: {error}{others}", hint=hint
+        ) from error
+    with _without_chatter():
+        is_prepared = builder.is_prepared()
+    if not is_prepared:
+        supervision(builder)
+        _reach(builder, f"data set {builder.info.full_name} is not prepared in {place}{others}", hint)
+    return builder, is_prepared
+
+
+def prepared_builder(dataset: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
+    """The builder of a data set whose data is prepared, now if not before. Raises as `find_builder` does."""
+    builder, _ = find_builder(dataset, data_dir)
+    try:
+        with _without_chatter():
+            builder.download_and_prepare()
+    except Exception as error:
+        # What a download raises depends on the data set and the network; all of it means the data is not here.
+        reason, hint = _why(builder, error)
+        raise DataUnavailable(
+            f"data set {builder.info.full_name} is not prepared in {builder.data_dir}, and cannot be downloaded: "
+            f"{reason}",
+            hint=hint or _hint(dataset),
+        ) from error
+    return builder
+
+
+def _hint(dataset: str) -> str:
+    return (
+        f"either point THAW_DATA_DIR at a folder that holds {dataset} as prepared TFDS data, "
+        "or start where there is a network, which downloads it, or try `make demo`, whose data is built in"
+    )
+
+
+def _why(builder: tfds.core.DatasetBuilder, error: Exception) -> tuple[str, str]:
+    """What a download failed for, and what to do about it, where more of a network would not help."""
+    text = str(error).strip()
+    reason = f"{type(error).__name__}: {text.splitlines()[0] if text else ''}"
+    by_hand = f"put the right file into {_downloads(builder) / 'manual'}, or point THAW_DATA_DIR at prepared data"
+    if isinstance(error, NonMatchingChecksumError):
+        # TFDS tells where the file is, what was expected, and what came, one a line.
+        return "\n".join(line.strip() for line in text.splitlines()[:3]), (
+            f"the file at its source is not the one that TFDS knows: {by_hand}"
+        )
+    if "HTTP code: 4" in text:
+        return reason, f"its source does not give the file: {by_hand}"
+    return reason, ""
+
+
+@contextlib.contextmanager
+def _without_chatter() -> Iterator[None]:
+    """TFDS announces what it does with print, progress bars and warnings that data is not prepared yet, and urllib3
+    that it tries again; what fails in the end is an error of ours."""
+    verbosity, urllib3_log = absl.logging.get_verbosity(), logging.getLogger("urllib3")
+    level = urllib3_log.level
+    absl.logging.set_verbosity(absl.logging.ERROR)
+    urllib3_log.setLevel(logging.ERROR)
+    tfds.disable_progress_bar()
+    try:
+        with contextlib.redirect_stdout(None):
+            yield
+    finally:
+        absl.logging.set_verbosity(verbosity)
+        urllib3_log.setLevel(level)
+
+
+def _prepared_versions(dataset: str, data_dir: str | None) -> str:
+    """What is prepared of a data set, whatever version or configuration was asked for."""
+    root = Path(data_dir or DEFAULT_DATA_DIR).expanduser()
+    name = re.split("[/:]", dataset)[0]
+    found = [*root.glob(f"{name}/*/dataset_info.json"), *root.glob(f"{name}/*/*/dataset_info.json")]
+    return ", ".join(sorted(str(path.parent.relative_to(root)) for path in found))
+
+
+def _downloads(builder: tfds.core.DatasetBuilder) -> Path:
+    """Where TFDS keeps what it downloads, and, in `manual`, what a person has."""
+    return Path(builder.data_dir_root) / "downloads"
+
+
+def _reach(builder: tfds.core.DatasetBuilder, problem: str, hint: str) -> None:
+    """Raise DataUnavailable when the places that TFDS would download from do not answer, and nothing is here yet.
+
+    TFDS itself tries each for more than three minutes before it gives up. It knows more files than a data set needs:
+    where some are here, only TFDS can tell whether those suffice.
+    """
+    infos = builder.url_infos or {}
+    known = {info.filename for info in infos.values()} | {
+        get_dl_fname(url, info.checksum) for url, info in infos.items()
+    }
+    here = {name for _, _, names in os.walk(_downloads(builder)) for name in names}
+    if known & here:
+        return
+    with _without_chatter(), requests.Session() as session:
+        retries = urllib3.Retry(total=REACH_TRIES, backoff_factor=REACH_BACKOFF_SECONDS, raise_on_status=False)
+        for scheme in ("http://", "https://"):
+            session.mount(scheme, requests.adapters.HTTPAdapter(max_retries=retries))
+        for url in list(infos)[:1]:
+            try:
+                session.head(url, timeout=REACH_TIMEOUT_SECONDS)
+            except requests.RequestException as error:
+                raise DataUnavailable(
+                    f"{problem}, and there is no way to {url} from here: {type(error).__name__}", hint=hint
+                ) from error
+
+
+def corrupt(
+    builder: tfds.core.DatasetBuilder, spec: str, examples: Callable[[], Any], damaged: Mapping[int, str]
+) -> DataCorrupt:
+    """An error that names the damaged examples by file name, where the data set keeps it, and place, and says why."""
+    name_keys = [key for key in builder.info.features if "filename" in key or "file_name" in key]
+    wanted, names = set(list(damaged)[:MAX_NAMED_EXAMPLES]), []
+    for index, example in enumerate(examples().as_numpy_iterator()):
+        if index in wanted:
+            parts = [example[key].decode(errors="replace") for key in (*name_keys, "tfds_id") if key in example]
+            names.append(f"{' at '.join(parts) or f'example {index}'}: {damaged[index]}")
+    more = f"\n  and {len(damaged) - len(names)} more" if len(damaged) > len(names) else ""
+    listed = "\n".join(f"  {name}" for name in names)
+    return DataCorrupt(
+        f"{len(damaged)} of the images of {spec} cannot be decoded:\n{listed}{more}",
+        hint=f"repair or remove them and prepare {builder.info.full_name} again in {builder.data_dir}",
+    )

@@ -1,0 +1,1 @@
+"""The classifier: backbones, head, augmentation, folding, and the exported form."""

@@ -1,0 +1,1 @@
+"""What is told of an attempt: events, the log, metrics, Kubeflow Trainer, time and progress."""

@@ -1,0 +1,126 @@
+"""Progress to Kubeflow Trainer, where this process is part of a TrainJob.
+
+With its feature TrainJobStatus (KEP-2779), Kubeflow Trainer gives the pods of a TrainJob three variables: where to send
+the status to, the certificate authority, and a file with a token, which is renewed now and then. It is sent from a
+thread of its own, the newest status only, at most once in five seconds; what fails is one warning.
+"""
+
+import threading
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from job.observe import events
+from job.observe.estimate import Estimate
+
+PREFIX = "KUBEFLOW_TRAINER_SERVER_"
+EVERY_SECONDS = 5.0
+TIMEOUT_SECONDS = 5.0
+
+
+class Reporter:
+    """A reader that sends what it is told. `reader` hears of it, once, when that fails."""
+
+    def __init__(
+        self,
+        *,
+        url: str,
+        ca_cert: str | None,
+        token: Path,
+        reader: events.Reader,
+        every_seconds: float = EVERY_SECONDS,
+    ) -> None:
+        self._url = url
+        self._ca_cert = ca_cert
+        self._token = token
+        self._reader = reader
+        self._every_seconds = every_seconds
+        self._estimate = Estimate({})
+        self._metrics: dict[str, float] = {}
+        self._is_done = False
+        self._has_failed = False
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._work, daemon=True, name="kubeflow")
+
+    @classmethod
+    def of(cls, environ: Mapping[str, str], reader: events.Reader) -> "Reporter":
+        """The reporter that the variables of a TrainJob describe."""
+        return cls(
+            url=environ[f"{PREFIX}URL"],
+            ca_cert=environ.get(f"{PREFIX}CA_CERT"),
+            token=Path(environ.get(f"{PREFIX}TOKEN", "")),
+            reader=reader,
+        )
+
+    def __enter__(self) -> "Reporter":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over.set()
+        self._thread.join(TIMEOUT_SECONDS)
+
+    def event(self, name: str, **facts: Any) -> None:
+        if name == events.DATA_LOADED:
+            self._estimate = Estimate.of(facts)
+        elif name == events.PHASE_STARTED:
+            self._estimate.begin(facts["phase"], facts["step"])
+        elif name == events.EPOCH_FINISHED:
+            self._metrics = {
+                "loss": facts["train_loss"], "accuracy": facts["train_accuracy"],
+                "eval_loss": facts["validation_loss"], "eval_accuracy": facts["validation_accuracy"],
+                "epoch": facts["epoch"] + 1,
+            }  # fmt: skip
+        elif name == events.RUN_FINISHED:
+            self._is_done = True
+            self._metrics |= {"test_loss": facts["test_loss"], "test_accuracy": facts["test_accuracy"]}
+
+    def warning(self, name: str, **facts: Any) -> None:
+        self.event(name, **facts)
+
+    def step(self, done: events.StepDone, running_means: events.RunningMeans) -> None:
+        self._estimate.done(done.step)
+
+    def closing(self, title: str, rows: dict[str, str]) -> None:
+        """Nothing to send."""
+
+    def status(self) -> dict[str, Any]:
+        """The status as the API takes it; what is not known is left out."""
+        seconds_left = 0.0 if self._is_done else self._estimate.seconds_left()
+        status: dict[str, Any] = {
+            # 100 is said of a run that is complete, not of one that is about to be.
+            "progressPercentage": 100 if self._is_done else min(99, int(100 * self._estimate.ratio())),
+            "metrics": [{"name": name, "value": f"{value:.6g}"} for name, value in self._metrics.items()],
+            "lastUpdatedTime": datetime.now(UTC).strftime("%FT%TZ"),
+        }
+        if seconds_left is not None:
+            status["estimatedRemainingSeconds"] = int(seconds_left)
+        return {"trainerStatus": status}
+
+    def _work(self) -> None:
+        while True:
+            is_last = self._is_over.wait(self._every_seconds)
+            self._send()
+            if is_last:
+                return
+
+    def _send(self) -> None:
+        try:
+            answer = requests.post(
+                self._url,
+                json=self.status(),
+                # Read each time: the token is renewed.
+                headers={"Authorization": f"Bearer {self._token.read_text().strip()}"},
+                verify=self._ca_cert or True,
+                timeout=TIMEOUT_SECONDS,
+            )
+            answer.raise_for_status()
+        except (requests.RequestException, OSError) as error:
+            if not self._has_failed:
+                self._has_failed = True
+                self._reader.warning(events.REPORTING_FAILED, url=self._url, reason=f"{type(error).__name__}: {error}")
+        else:
+            self._has_failed = False

@@ -1,0 +1,157 @@
+"""Every series that a run exports, in one table: name, type, labels, help.
+
+Names follow Prometheus' rules: base units, `_total` on counters, `_timestamp_seconds` for instants, which are exported
+instead of "seconds since". Dashboard, alert rules and README are tested against this table.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from job.observe.ledger import CATEGORIES
+
+PHASES = ("prepare", "head", "fine_tune", "evaluate", "export", "done")
+TRAINING_PHASES = ("head", "fine_tune")
+OPERATIONS = ("read", "write", "list", "delete")
+
+STEP_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+COMMIT_BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+REQUEST_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+
+
+@dataclass(frozen=True)
+class Series:
+    """One metric.
+
+    `known` lists label values that are there from the start, at 0: a rate over them misses nothing. `is_live` ones are
+    read at the moment of a scrape.
+    """
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    help: str
+    labels: tuple[str, ...] = ()
+    known: Sequence[tuple[str, ...]] = ()
+    buckets: tuple[float, ...] = ()
+    is_live: bool = False
+
+
+def _each(values: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    return tuple((value,) for value in values)
+
+
+OUTCOME = (
+    Series("thaw_last_success_timestamp_seconds", "gauge", "When a run was last completed."),
+    Series("thaw_last_completion_timestamp_seconds", "gauge", "When an attempt last ended, however it did."),
+    Series(
+        "thaw_run_duration_seconds", "gauge", "Seconds that all attempts at the run have taken together.", is_live=True
+    ),
+    Series("thaw_exit_code", "gauge", "Exit code of the last attempt; only pushed."),
+    Series("thaw_test_accuracy_ratio", "gauge", "Share of the test split that is classified correctly, 0 to 1."),
+    Series("thaw_test_loss", "gauge", "Mean cross-entropy over the test split in nats."),
+    Series("thaw_attempts", "gauge", "Attempts at the run so far, this one included."),
+    Series(
+        "thaw_goodput_ratio", "gauge", "Share of all attempts' seconds that went into new steps, 0 to 1.", is_live=True
+    ),
+)
+"""What is known when an attempt ends, and is pushed then."""
+
+SERIES = (
+    *OUTCOME,
+    Series(
+        "thaw_info", "gauge", "1, with what tells this run from others.",
+        labels=("run_id", "fingerprint", "version", "dataset", "backbone", "precision", "device"),
+    ),
+    Series(
+        "thaw_phase", "gauge", "1 for the phase that the run is in, 0 for the others.",
+        labels=("phase",), is_live=True,
+    ),
+    Series(
+        "thaw_phase_duration_seconds", "gauge", "Seconds that all attempts have spent in a phase.",
+        labels=("phase",), is_live=True,
+    ),
+    Series(
+        "thaw_restores_total", "counter", "Checkpoints that attempts began by reading, by what they were.",
+        labels=("result",), known=_each(("good", "damaged", "none")),
+    ),
+    Series(
+        "thaw_interrupted_total", "counter", "Signals that told the attempt to stop.",
+        labels=("signal",), known=_each(("SIGTERM", "SIGINT")),
+    ),
+    Series("thaw_epoch", "gauge", "Epochs of a phase that are finished.", labels=("phase",)),
+    Series(
+        "thaw_steps_total", "counter", "Steps of a phase that this attempt has done.",
+        labels=("phase",), known=_each(TRAINING_PHASES),
+    ),
+    Series("thaw_steps_expected", "gauge", "Steps of a phase in all.", labels=("phase",)),
+    Series(
+        "thaw_examples_total", "counter", "Examples that this attempt has trained on.",
+        labels=("phase",), known=_each(TRAINING_PHASES),
+    ),
+    Series("thaw_progress_ratio", "gauge", "Share of the training that is done, 0 to 1, by expected time."),
+    Series("thaw_eta_timestamp_seconds", "gauge", "When the training is expected to end."),
+    Series("thaw_last_step_timestamp_seconds", "gauge", "When a step was last done."),
+    Series("thaw_loss", "gauge", "Mean cross-entropy of the last epoch in nats.", labels=("phase", "split")),
+    Series(
+        "thaw_accuracy_ratio", "gauge", "Share of correct answers in the last epoch, 0 to 1.", labels=("phase", "split")
+    ),
+    Series("thaw_learning_rate", "gauge", "Adam's learning rate in a phase.", labels=("phase",)),
+    Series(
+        "thaw_step_duration_seconds", "histogram", "From one step to the next, without waiting for data.",
+        labels=("phase",), known=_each(TRAINING_PHASES), buckets=STEP_BUCKETS,
+    ),
+    Series("thaw_data_wait_seconds_total", "counter", "Seconds that the train step has waited for its images."),
+    Series(
+        "thaw_compile_duration_seconds", "gauge", "Seconds of the first step of a phase, which is traced and compiled.",
+        labels=("phase",),
+    ),
+    Series(
+        "thaw_time_seconds_total", "counter", "Seconds of this attempt by what they went into; every one is in one.",
+        labels=("category",), known=_each(CATEGORIES), is_live=True,
+    ),
+    Series(
+        "thaw_checkpoint_commits_total", "counter", "Checkpoints committed, by occasion.",
+        labels=("reason",), known=_each(("epoch", "interval", "stop")),
+    ),
+    Series(
+        "thaw_checkpoint_failures_total", "counter", "Checkpoints that could not be committed, by error.",
+        labels=("reason",), known=_each(("StorageError", "StorageRefused", "ScratchUnavailable")),
+    ),
+    Series(
+        "thaw_checkpoint_blocking_seconds", "histogram", "Time that training stood still for a commit.",
+        buckets=COMMIT_BUCKETS,
+    ),
+    Series(
+        "thaw_checkpoint_upload_seconds", "histogram", "Time that a commit took in the background.",
+        buckets=COMMIT_BUCKETS,
+    ),
+    Series("thaw_checkpoint_bytes_total", "counter", "Bytes of checkpoints committed."),
+    Series("thaw_checkpoint_last_commit_timestamp_seconds", "gauge", "When a checkpoint was last committed."),
+    Series(
+        "thaw_storage_requests_total", "counter", "Requests to the store, by HTTP status; of a folder, ok or why not.",
+        labels=("operation", "code"),
+    ),
+    Series(
+        "thaw_storage_request_seconds", "histogram", "Time until the store answered a request.",
+        labels=("operation",), known=_each(OPERATIONS), buckets=REQUEST_BUCKETS,
+    ),
+    Series(
+        "thaw_storage_retries_total", "counter", "Requests to the store that were sent again.",
+        labels=("operation",), known=_each(OPERATIONS),
+    ),
+    Series(
+        "thaw_precondition_failures_total", "counter", "Writes refused because another process had written the object.",
+        labels=("object",), known=_each(("record", "checkpoint", "artefact")),
+    ),
+    Series(
+        "thaw_gpu_memory_bytes", "gauge", "Memory of a GPU that TensorFlow holds, now and at most.",
+        labels=("device", "stat"),
+    ),
+    Series(
+        "thaw_disk_free_bytes", "gauge", "Free space where temporary files and runs are kept.",
+        labels=("path",), is_live=True,
+    ),
+)  # fmt: skip
+"""Besides these, the process metrics of the Prometheus client: memory, processor time, open files."""
+
+BY_NAME = {series.name: series for series in SERIES}

@@ -1,0 +1,48 @@
+"""The termination message: what Kubernetes shows of a container that has ended (`kubectl describe pod`).
+
+One line of JSON of at most 4096 bytes, in the file that the container's `terminationMessagePath` names.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from job.observe.progress import Progress
+
+MAX_BYTES = 4096
+DEFAULT_PATH = Path("/dev/termination-log")
+
+
+def message(*, exit_code: int, reason: str, hint: str, progress: Progress) -> bytes:
+    """The message; a reason too long for it loses its end."""
+    content: dict[str, Any] = {
+        "exit_code": exit_code,
+        "reason": reason,
+        "way_out": hint,
+        "phase": progress.stage,
+        "step": progress.step,
+        "last_commit": progress.last_commit,
+    }
+    for key in ("reason", "way_out"):
+        text = str(content[key])
+        while len(json.dumps(content).encode()) > MAX_BYTES and text:
+            # A character takes up to twelve bytes of JSON.
+            text = text[: -max(1, (len(json.dumps(content).encode()) - MAX_BYTES) // 12)]
+            content[key] = f"{text}..."
+    return json.dumps(content).encode()
+
+
+def write(path: Path | None, data: bytes) -> str | None:
+    """Write a message to `path`, or where Kubernetes looks for it if that is there; returns why it could not be."""
+    target = path or (DEFAULT_PATH if DEFAULT_PATH.exists() else None)
+    if target is None:
+        return None
+    try:
+        # A named pipe that nobody reads is an error, and no reason to wait.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK
+        with os.fdopen(os.open(target, flags, 0o666), "wb") as file:
+            file.write(data)
+    except OSError as error:
+        return f"{target}: {error.strerror}"
+    return None

@@ -1,0 +1,111 @@
+"""What the report shows of single images: which examples, what the model says of them, and their pixels.
+
+The choice is a pure function of seed, labels and logits, and the augmentation is the one that the model trained with.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from job.data.splits import Split, Splits, epoch_order
+from job.model.classifier import Classifier
+from job.train.evaluation import probabilities
+
+NUM_TRAINING_IMAGES = 12
+NUM_AUGMENTED_IMAGES = 4
+NUM_VARIANTS = 5
+NUM_FIRST_PREDICTIONS = 16
+NUM_MOST_CONFIDENT = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gallery:
+    """Examples as JSON values, and the pixels of some of them, uint8 [n, s, s, 3].
+
+    `examples` are those of `training_sample` and `predictions`; `augmented` are variants of the first of `training`,
+    uint8 [n, variants, s, s, 3].
+    """
+
+    examples: dict[str, Any]
+    training: np.ndarray
+    augmented: np.ndarray
+    right: np.ndarray
+    wrong: np.ndarray
+
+
+def gather(classifier: Classifier, splits: Splits, *, logits: np.ndarray, labels: np.ndarray, seed: int) -> Gallery:
+    """The gallery of a trained model, whose `logits` float64 [n, 1 or k] are over the test split with `labels` [n]."""
+    sample = training_sample(splits.train.labels, splits.class_names, seed=seed)
+    predicted = predictions(logits, labels, splits.class_names)
+    training = _pixels(splits.train, sample)
+    return Gallery(
+        examples={"training_sample": sample, **predicted},
+        training=training,
+        augmented=_augmented(classifier, training[:NUM_AUGMENTED_IMAGES], seed=seed),
+        right=_pixels(splits.test, predicted["most_confident"]["right"]),
+        wrong=_pixels(splits.test, predicted["most_confident"]["wrong"]),
+    )
+
+
+def training_sample(labels: np.ndarray, class_names: Sequence[str], *, seed: int) -> list[dict[str, Any]]:
+    """Up to twelve examples of the training split, one of each class in turn, as index and label."""
+    order = epoch_order(len(labels), seed=seed, phase="report", epoch=0)
+    turn = np.zeros(len(labels), dtype=int)
+    for label in range(len(class_names)):
+        of_class = labels[order] == label
+        turn[of_class] = np.arange(of_class.sum())
+    chosen = order[np.lexsort((labels[order], turn))][:NUM_TRAINING_IMAGES]
+    return [{"index": int(index), "label": class_names[labels[index]]} for index in chosen]
+
+
+def predictions(logits: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]:
+    """Examples of a split with their index, label, prediction and its probability.
+
+    `predictions` are the first sixteen; `most_confident` has up to twelve each that are `right` and `wrong`, the most
+    probable prediction first, ties in order.
+    """
+    probability = probabilities(logits)
+    is_right = probability.argmax(axis=1) == labels
+    surest = np.argsort(-probability.max(axis=1), kind="stable")
+
+    def described(indices: Iterable[int]) -> list[dict[str, Any]]:
+        return [
+            {
+                "index": int(index),
+                "label": class_names[labels[index]],
+                "predicted": class_names[probability[index].argmax()],
+                "probability": float(probability[index].max()),
+            }
+            for index in indices
+        ]
+
+    return {
+        "predictions": described(range(min(NUM_FIRST_PREDICTIONS, len(labels)))),
+        "most_confident": {
+            "right": described(surest[is_right[surest]][:NUM_MOST_CONFIDENT]),
+            "wrong": described(surest[~is_right[surest]][:NUM_MOST_CONFIDENT]),
+        },
+    }
+
+
+def _pixels(split: Split, examples: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """The images of examples by their index, uint8 [n, s, s, 3]; n may be 0."""
+    indices = np.array([example["index"] for example in examples], dtype=np.int64)
+    if len(indices) == 0:
+        return np.empty((0, 1, 1, 3), dtype=np.uint8)
+    ((images, _),) = split.batches(len(indices), order=indices)
+    return np.asarray(images)
+
+
+def _augmented(classifier: Classifier, images: np.ndarray, *, seed: int) -> np.ndarray:
+    """Each image as training might see it, several times: uint8 [n, variants, s, s, 3]."""
+    # One variant after the other: in float32 all at once would be more than a small batch of training.
+    repeated = np.repeat(images, NUM_VARIANTS, axis=0)
+    pixels = np.empty_like(repeated)
+    for index, image in enumerate(repeated):
+        changed = classifier.augmented(image[np.newaxis], tf.constant([seed, index], tf.int32))
+        pixels[index] = tf.saturate_cast(tf.round(changed), tf.uint8).numpy()[0]
+    return pixels.reshape(len(images), NUM_VARIANTS, *images.shape[1:])

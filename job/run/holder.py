@@ -1,0 +1,68 @@
+"""Who holds a run: a process, on a host, perhaps of a Kubernetes Job; and whether it is still there.
+
+What can be known for certain is little: a process of this very host, since its last start, and in this very process
+namespace, is there or not. Of any other, the lease decides.
+"""
+
+import os
+import socket
+import time
+from pathlib import Path
+
+import psutil
+
+from job.schema import Holder
+
+
+def can_be_taken_over_by(holder: Holder, other: Holder) -> bool:
+    """Whether `other` may take the run at once: it is of the same Job, or knows that the holder's process is gone."""
+    return bool(holder.job_uid and holder.job_uid == other.job_uid) or is_there(holder, observer=other) is False
+
+
+def is_there(holder: Holder, *, observer: Holder) -> bool | None:
+    """Whether the process exists, as `observer` can see, which is this very process; None where it cannot know."""
+    if holder.start_ticks is None or not holder.boot_id or _place(holder) != _place(observer):
+        return None
+    found = _look(holder.pid)
+    if found is None:
+        # /proc may hide the processes of other users, and be gone in the meantime: the number alone is asked for.
+        return None if psutil.pid_exists(holder.pid) else False
+    state, start_ticks = found
+    return start_ticks == holder.start_ticks and state not in ("Z", "X")
+
+
+def _place(holder: Holder) -> tuple[str, str, str]:
+    """Where a process id means one process."""
+    return holder.host, holder.boot_id, holder.process_namespace
+
+
+def this_process(job_uid: str | None, *, job_name: str | None = None, node_name: str | None = None) -> Holder:
+    """The holder that this process would be."""
+    boot_id, namespace = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
+    found = _look(os.getpid())
+    return Holder(
+        host=_shown(socket.gethostname()),
+        pid=os.getpid(),
+        started=time.time(),
+        start_ticks=found[1] if found else None,
+        boot_id=boot_id.read_text().strip() if boot_id.is_file() else "",
+        process_namespace=str(namespace.readlink()) if namespace.is_symlink() else "",
+        job_uid=_shown(job_uid or ""),
+        job_name=_shown(job_name or ""),
+        node_name=_shown(node_name or ""),
+    )
+
+
+def _shown(name: str) -> str:
+    """A name from outside as a `Text`."""
+    return "".join(char if char.isprintable() else "?" for char in name)[:1000]
+
+
+def _look(pid: int) -> tuple[str, int] | None:
+    """State and start ticks of a process, fields 3 and 22 of proc_pid_stat(5); None where they are not shown."""
+    try:
+        # The second field is the command's name in parentheses, which may hold anything.
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        return fields[0].decode(), int(fields[19])
+    except (OSError, ValueError, IndexError):
+        return None

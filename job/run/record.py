@@ -1,0 +1,348 @@
+"""The run record: one object, run.json, that says all that is known of a run.
+
+It is the only mutable object of a run and changes only by compare-and-swap on its generation. Claiming a run,
+committing a checkpoint and finishing are that one mechanism: the one who holds the newest generation holds the run,
+and an attempt whose write is refused has been superseded and writes nothing more. The lease in it is a courtesy, which
+keeps a second attempt from taking a run that is held (see `lease`); the generation is what makes it safe.
+
+This module decides who may write; it does not know what a checkpoint contains, and imports no TensorFlow.
+"""
+
+import contextlib
+import math
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from job.errors import (
+    InputError,
+    ObjectDamaged,
+    ObjectMissing,
+    PreconditionFailed,
+    RecordDamaged,
+    RunMismatch,
+    StorageError,
+    Superseded,
+    ThawError,
+)
+from job.schema import (
+    CHECKPOINTS,
+    Attempt,
+    CheckpointName,
+    Holder,
+    Lease,
+    Outcome,
+    Record,
+    problem_of,
+    recorded_setting,
+)
+from job.storage import MISSING, ObjectStore
+
+RECORD_NAME = "run.json"
+MAX_BYTES = 64 << 20
+"""Of a record. Ten thousand epochs and as many attempts are a fifth of it."""
+CLOSING_SECONDS = 2.0
+
+
+class RunRecord:
+    """The record as this attempt last wrote it, and the right to write it again. Threads may share it."""
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        content: Record,
+        generation: int,
+        clock: Callable[[], datetime],
+        account: Callable[[], dict[str, Any]] = dict,
+    ) -> None:
+        self._store = store
+        self._account = account
+        self._generation = generation
+        self._clock = clock
+        self._lock = threading.RLock()
+        self._unanswered: list[tuple[bytes, Record]] = []
+        self._written_at = -math.inf
+        self.content = content
+
+    @classmethod
+    def open(
+        cls,
+        store: ObjectStore,
+        *,
+        run_id: str,
+        fingerprint: str,
+        settings: dict[str, Any],
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        account: Callable[[], dict[str, Any]] = dict,
+    ) -> "RunRecord":
+        """Read the record, or begin a new one; nothing is written.
+
+        `account` gives fields of `Attempt` that change while it lasts; each write of the record brings them along.
+        Raises RunMismatch when the run id belongs to other settings, RecordDamaged when there are checkpoints and no
+        record, and when the record is damaged or of another run.
+        """
+        found = _read(store, run_id=run_id)
+        content = found[0] if found else new_record(run_id=run_id, fingerprint=fingerprint, settings=settings)
+        record = cls(store, content, found[1] if found else MISSING, clock, account)
+        if content.fingerprint != fingerprint:
+            if not record.is_untouched:
+                raise _mismatch(content, settings, run_id)
+            # Every attempt ended before it had data and weights: a mistake in the settings, now mended.
+            record.content = content.model_copy(update={"fingerprint": fingerprint, "settings": settings})
+        return record
+
+    def take(self, holder: Holder, *, lease_seconds: float) -> None:
+        """Register a new attempt, which holds the run. Raises Superseded when another attempt was quicker."""
+        attempt = Attempt(number=len(self.content.attempts) + 1, holder=str(holder), start=self._clock())
+        lease = Lease(attempt=attempt.number, holder=holder, seconds=lease_seconds, renewed=attempt.start)
+        self.update(attempts=(*self.content.attempts, attempt), lease=lease)
+
+    @property
+    def is_done(self) -> bool:
+        return self.content.state == "done"
+
+    @property
+    def is_untouched(self) -> bool:
+        """Whether no attempt has begun to train, and none is under way."""
+        content = self.content
+        return not (content.inputs or content.checkpoints) and all(attempt.end for attempt in content.attempts)
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """What changes with every write of the record, by whomever."""
+        return self.content.revision, self._generation
+
+    @property
+    def attempt(self) -> Attempt:
+        """The newest attempt; this one, between `take` and `finish`."""
+        return self.content.attempts[-1]
+
+    @property
+    def seconds_since_written(self) -> float:
+        """Seconds since this process last wrote the record, by its own clock."""
+        return time.monotonic() - self._written_at
+
+    def update(self, **changes: Any) -> None:
+        """Replace fields of the record by compare-and-swap. Raises Superseded when another attempt wrote it."""
+        with self._lock:
+            if self._unanswered:
+                self._settle()
+            content = self.content.model_copy(update={**changes, "revision": self.content.revision + 1})
+            *before, attempt = content.attempts
+            attempts = (*before, attempt.model_copy(update=self._account()))
+            lease = content.lease and content.lease.model_copy(update={"renewed": self._clock()})
+            content = content.model_copy(update={"attempts": attempts, "lease": lease})
+            data = encoded(content)
+            try:
+                generation = self._store.write(RECORD_NAME, data, if_generation=self._generation)
+            except PreconditionFailed:
+                # It may be our own write that is in the way, this one or an earlier one.
+                self._unanswered.append((data, content))
+                if not self._settle():
+                    raise
+                if self.content is not content:
+                    self.update(**changes)
+                return
+            except BaseException:
+                self._unanswered.append((data, content))
+                raise
+            self._adopt(content, generation)
+
+    def _settle(self) -> bool:
+        """Find out what became of writes without an answer, and adopt the one that the store has done.
+
+        Returns whether there was one. Raises Superseded when another attempt wrote the record.
+        """
+        try:
+            stored = self._store.read(RECORD_NAME)
+        except ObjectMissing:
+            return False
+        if stored.generation == self._generation:
+            return False
+        for data, content in self._unanswered:
+            if data == stored.data:
+                self._adopt(content, stored.generation)
+                return True
+        raise _superseded(stored.data, self._store)
+
+    def _adopt(self, content: Record, generation: int) -> None:
+        self.content, self._generation = content, generation
+        self._unanswered.clear()
+        self._written_at = time.monotonic()
+
+    def pin_inputs(self, inputs: dict[str, Any]) -> None:
+        """Note what the run is made from, at its first attempt. Raises InputError when a later one differs."""
+        recorded = self.content.inputs
+        if not recorded:
+            self.update(inputs=inputs)
+        elif recorded != inputs:
+            differing = ", ".join(name for name in inputs if recorded.get(name) != inputs[name])
+            raise InputError(
+                f"the run began with other inputs than this attempt finds: {differing} differ",
+                hint="give back the data and weights that the run began with, or start a run of another THAW_RUN_ID",
+            )
+
+    @contextlib.contextmanager
+    def quiet(self) -> Iterator[None]:
+        """Let no other thread write the record inside."""
+        with self._lock:
+            yield
+
+    def renew(self) -> None:
+        """Write the record as it is, which shows that this attempt is alive."""
+        self.update()
+
+    def finish(self, outcome: dict[str, Any], *, exit_code: int, **changes: Any) -> None:
+        """The run is done: from here on every start is answered with this outcome."""
+        self.update(
+            state="done",
+            outcome=Outcome.model_validate(outcome),
+            attempts=self._closed(exit_code),
+            lease=None,
+            **changes,
+        )
+
+    def close_attempt(self, exit_code: int) -> None:
+        """Note how this attempt ended, unless `finish` has done so, and let go of the run.
+
+        Raises StorageError when another thread's write gets no answer: a process that ends cannot wait for that.
+        """
+        if not self._lock.acquire(timeout=CLOSING_SECONDS):
+            raise StorageError(f"{self._store.uri}/{RECORD_NAME} is still being written; the end is not noted")
+        try:
+            if self._unanswered:
+                self._settle()
+            if self.attempt.end is None:
+                self.update(attempts=self._closed(exit_code), lease=None)
+        finally:
+            self._lock.release()
+
+    def _closed(self, exit_code: int) -> tuple[Attempt, ...]:
+        closed = self.attempt.model_copy(update={"end": self._clock(), "exit_code": exit_code})
+        return (*self.content.attempts[:-1], closed)
+
+
+def new_record(
+    *,
+    run_id: str,
+    fingerprint: str,
+    settings: dict[str, Any],
+    earlier_lineages: tuple[str, ...] = (),
+    **fields: Any,
+) -> Record:
+    """A record with a lineage of its own, the last one."""
+    return Record(
+        run_id=run_id,
+        fingerprint=fingerprint,
+        settings=settings,
+        lineages=(*earlier_lineages, secrets.token_hex(4)),
+        **fields,
+    )
+
+
+def encoded(content: Record) -> bytes:
+    """The record as it is stored. Raises ValueError when it could not be read back: that is a bug, and not written."""
+    data = (content.model_dump_json(indent=1) + "\n").encode()
+    Record.model_validate_json(data, strict=True)
+    return data
+
+
+def read(store: ObjectStore, name: str = RECORD_NAME) -> Record | None:
+    """What is recorded of a run; None when there is no run. Raises RecordDamaged, StorageError.
+
+    `store` is the run's own place, unless `name` leads there from above.
+    """
+    found = _read(store, name)
+    return found[0] if found else None
+
+
+def _read(store: ObjectStore, name: str = RECORD_NAME, *, run_id: str | None = None) -> tuple[Record, int] | None:
+    place = f"{store.uri}/{name}".removesuffix(f"/{RECORD_NAME}")
+    errors: list[ThawError] = []
+    # Twice: it may be written between two requests, and what is called damaged must be damaged where it is kept.
+    for _ in range(2):
+        try:
+            stored = store.read(name)
+            return parsed(stored.data, place, run_id=run_id or run_id_of(place)), stored.generation
+        except ObjectMissing:
+            above = name.removesuffix(RECORD_NAME)
+            names = store.list(f"{above}{CHECKPOINTS}")
+            if not names:
+                return None
+            errors.append(_missing(place, [name.removeprefix(above) for name in names]))
+        except (RecordDamaged, ObjectDamaged) as error:
+            errors.append(error)
+    first, second = errors
+    if isinstance(second, ObjectDamaged) and first.message == second.message:
+        # A folder under that name, say. Bytes that arrive damaged are damaged otherwise each time, and may yet arrive.
+        raise RecordDamaged(f"{second.message}. Nothing was written or deleted", hint=second.hint) from second
+    raise second
+
+
+def run_id_of(place: str) -> str:
+    """The name of the run at a place: its last part, of a folder once links are followed."""
+    return place.rpartition("/")[2] if "://" in place else Path(place).resolve().name
+
+
+def parsed(data: bytes, place: str, *, run_id: str) -> Record:
+    """The record of the run of that id. Raises RecordDamaged; an empty `run_id` is not compared."""
+    try:
+        if len(data) > MAX_BYTES:
+            raise ValueError(f"{len(data)} bytes, expected at most {MAX_BYTES}")
+        content = Record.model_validate_json(data, strict=True)
+        if not content.attempts:
+            raise ValueError("it has no attempt")
+        if run_id and content.run_id != run_id:
+            raise ValueError(f"it is of run {content.run_id!r}, expected {run_id!r}")
+    except ValidationError as error:
+        raise _damaged(place, problem_of(error.errors())) from error
+    except ValueError as error:
+        raise _damaged(place, str(error)) from error
+    return content
+
+
+def _damaged(place: str, problem: str) -> RecordDamaged:
+    return RecordDamaged(
+        f"{place}/{RECORD_NAME} is not a record of this run: {problem}. Nothing was written or deleted",
+        hint=f"restore the object, or rebuild it from the checkpoints: python -m job repair --run {place}",
+    )
+
+
+def _missing(place: str, names: list[str]) -> RecordDamaged:
+    found = [name for name in map(CheckpointName.parse, names) if name]
+    newest = f", the newest {max(found, key=lambda name: name.position)}" if found else ""
+    return RecordDamaged(
+        f"{place} has no {RECORD_NAME} beside {len(names)} objects in {CHECKPOINTS}{newest}. "
+        "Nothing was written or deleted",
+        hint=f"restore {RECORD_NAME}, or rebuild it: python -m job repair --run {place}. To begin anew, give another "
+        f"THAW_RUN_ID, or delete {CHECKPOINTS} too",
+    )
+
+
+def _superseded(data: bytes, store: ObjectStore) -> Superseded:
+    winner = parsed(data, store.uri, run_id="").attempts[-1]
+    return Superseded(
+        f"this attempt was superseded by attempt {winner.number} of {winner.holder}, started {winner.start:%FT%TZ}",
+        hint="nothing is lost: the other attempt carries the run on",
+    )
+
+
+def _mismatch(content: Record, settings: dict[str, Any], run_id: str) -> RunMismatch:
+    lines = []
+    for name in sorted(content.settings.keys() | settings.keys()):
+        had, has = recorded_setting(content.settings, name), recorded_setting(settings, name)
+        if had != has:
+            unknown = "this version does not know it"
+            lines.append(f"  THAW_{name}: the run has {had!r}, {unknown if has is None else f'this start {has!r}'}")
+    if not lines:
+        lines = ["  the same settings, of another version of the program"]
+    return RunMismatch(
+        f"run {run_id!r} belongs to other settings (fingerprint {content.fingerprint}).\n" + "\n".join(lines),
+        hint="set these back to continue it, or give the new settings another THAW_RUN_ID",
+    )

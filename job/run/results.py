@@ -1,0 +1,54 @@
+"""What a trained model comes to: measured over the test split, with what can be shown of single images."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+from job.data.splits import Splits
+from job.model.classifier import Classifier
+from job.report.gallery import Gallery, gather
+from job.train.evaluation import Evaluation, evaluate, predict_logits
+from job.train.loop import check_finite
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """`outcome` is what the record keeps; `layers` the structure of the model."""
+
+    outcome: dict[str, Any]
+    test: Evaluation
+    gallery: Gallery
+    layers: list[dict[str, Any]]
+
+
+def measure(
+    exported: keras.Model,
+    classifier: Classifier,
+    splits: Splits,
+    *,
+    batch_size: int,
+    seed: int,
+    check_stop: Callable[[], None],
+) -> Results:
+    """Measure the exported model, which has the weights of the classifier, once every image is known to be good.
+
+    `batch_size` images are taken at a time. `check_stop` is called now and then, and raises to leave. Raises
+    TrainingDiverged when the loss is not finite, DataCorrupt when an image of any split is damaged.
+    """
+    splits.wait(check_stop=check_stop)
+    logits, labels = predict_logits(exported, splits.test, batch_size=batch_size, check_stop=check_stop)
+    test = evaluate(logits, labels, splits.class_names)
+    check_finite(test.loss, "over the test split")
+    return Results(
+        outcome={
+            "test_accuracy": test.accuracy,
+            "test_accuracy_interval": test.accuracy_interval,
+            "test_loss": test.loss,
+            "model_sha256": classifier.digest(),
+        },
+        test=test,
+        gallery=gather(classifier, splits, logits=logits, labels=labels, seed=seed),
+        layers=classifier.structure(),
+    )

@@ -1,0 +1,93 @@
+"""What a run needs of memory and disk, estimated from its settings and the size of its data, before anything is loaded.
+
+In bytes, with n examples, images of s x s pixels, batches of b, and a backbone of p parameters that gives a values for
+each pixel of its input, over all its layers but the BatchNorms that are folded into convolutions. When nothing is kept
+for a backward pass, at most m of these are there at once:
+
+    images      n * s^2 * 3                     decoded, as uint8
+    model       4 * p                           float32
+    checkpoint  3 * 4 * p                       in fine-tuning: weights and Adam's two moments
+    activations b * s^2 * a * 2 or 4            in fine-tuning, in bfloat16 or float32
+                b * s^2 * m * 2 or 4            in training the head alone
+    evaluated   evaluation batch * s^2 * m * 4  in the evaluation, always float32
+
+    memory      0.8 GB for the libraries + images in memory + the larger of
+                training    the model, its gradients and Adam's moments (4 * 4 * p)
+                            + two checkpoints on their way into the store + activations
+                evaluation  0.1 GB for the export + the model twice, Adam's moments + evaluated
+    scratch     images on disk + a checkpoint + the exported model
+    storage     THAW_KEEP_CHECKPOINTS + 2 checkpoints + the exported model
+
+The head is left out: it is a thousandth of any backbone. tests/test_need.py holds the estimate against a run.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from job.model.backbones import BACKBONES
+from job.settings.settings import Settings
+
+Precision = Literal["float32", "bfloat16"]
+
+LIBRARIES_BYTES = 800_000_000
+EXPORT_BYTES = 100_000_000
+FLOAT32_BYTES = 4
+VALUE_BYTES = {"float32": FLOAT32_BYTES, "bfloat16": 2}
+MAX_EVALUATION_BATCH = 64
+ARRAYS_OF_A_CHECKPOINT = 3
+ARRAYS_IN_TRAINING = 4
+CHECKPOINTS_UNDER_WAY = 2
+CHECKPOINTS_BESIDE_THE_KEPT = 2
+"""The last one of the phase before, and the next one before the oldest is pruned."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Need:
+    """Bytes; see the formulas above."""
+
+    images: int
+    model: int
+    checkpoint: int
+    activations: int
+    evaluated: int
+    memory: int
+    scratch: int
+    storage: int
+
+
+def evaluation_batch_size(settings: Settings, precision: Precision) -> int:
+    """How many images an evaluation, in float32, takes at a time: no more than fit where a step of training did.
+
+    For each image fine-tuning keeps more than an evaluation ever has at once. A step of the head alone has as many
+    values as an evaluation, of the size that `precision` gives them.
+    """
+    fitting = settings.batch_size
+    if settings.fine_tune_epochs == 0:
+        fitting = settings.batch_size * VALUE_BYTES[precision] // FLOAT32_BYTES
+    return min(max(1, fitting), MAX_EVALUATION_BATCH)
+
+
+def estimate(settings: Settings, *, num_examples: int, precision: Precision) -> Need:
+    """The need of a run on so many examples in its three splits, at a precision that is decided."""
+    backbone, pixels = BACKBONES[settings.backbone], settings.image_size**2
+    fine_tunes = settings.fine_tune_epochs > 0
+    images = num_examples * pixels * 3
+    model = FLOAT32_BYTES * backbone.num_parameters
+    # With a frozen backbone no moments of it are kept, and a checkpoint has kilobytes.
+    trained = model if fine_tunes else 0
+    checkpoint = ARRAYS_OF_A_CHECKPOINT * trained
+    values_at_once = backbone.values_per_pixel if fine_tunes else backbone.peak_per_pixel
+    activations = int(settings.batch_size * pixels * values_at_once * VALUE_BYTES[precision])
+    evaluated = int(evaluation_batch_size(settings, precision) * pixels * backbone.peak_per_pixel * FLOAT32_BYTES)
+    training = max(model, ARRAYS_IN_TRAINING * trained) + CHECKPOINTS_UNDER_WAY * checkpoint + activations
+    evaluation = EXPORT_BYTES + model + max(model, checkpoint) + evaluated
+    return Need(
+        images=images,
+        model=model,
+        checkpoint=checkpoint,
+        activations=activations,
+        evaluated=evaluated,
+        memory=LIBRARIES_BYTES + (images if settings.cache == "memory" else 0) + max(training, evaluation),
+        scratch=(images if settings.cache == "disk" else 0) + checkpoint + model,
+        storage=(settings.keep_checkpoints + CHECKPOINTS_BESIDE_THE_KEPT) * checkpoint + model,
+    )

@@ -1,0 +1,362 @@
+"""Every THAW_* variable: its type, bound, unit and default; the fingerprint; the phases.
+
+Read once, in `__main__`. Below the pipeline, functions take values, not `Settings`. Importing this room must
+stay cheap: a wrong variable is answered in about a second, before TensorFlow and before any network call.
+"""
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from job.model.backbones import BACKBONES
+from job.paths import checked_name
+from job.redaction import redacted_value
+from job.settings import split_spec
+from job.storage import cache_folder
+
+PREFIX = "THAW_"
+
+RECIPE_VERSION = 2
+"""Part of the fingerprint: raised when the code itself changes what the same settings produce.
+
+The default of a setting that changes the result is part of the recipe: another default is another recipe, and raises
+this number too. A new setting does not, if its default produces what the code produced before.
+"""
+
+
+PhaseName = Literal["head", "fine_tune"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """One stage of training: which parts of the model train, how fast, and for how many epochs."""
+
+    name: PhaseName
+    trainable: tuple[str, ...]
+    learning_rate: float
+    epochs: int
+
+
+def _setting(default: Any, description: str, *, group: str, changes_result: bool = False, **bounds: Any) -> Any:
+    extra = {"group": group, "changes_result": changes_result}
+    return Field(default, description=description, json_schema_extra=extra, **bounds)  # type: ignore[arg-type]
+
+
+_RUN, _DATA, _AUGMENTATION, _MODEL = "run", "data", "augmentation", "model"
+_PHASES, _NUMERICS, _OPERATION = "phases", "numerics", "operation"
+
+Split = Annotated[str, Field(min_length=1)]
+
+
+def checked_bucket(uri: str) -> str:
+    """A gs:// URI without the slash at its end. Raises ValueError when it names no bucket."""
+    if not re.match(r"^gs://[a-z0-9][a-z0-9._-]{1,220}[a-z0-9](/|$)", uri):
+        raise ValueError("expected gs://bucket/prefix with a bucket of 3 to 222 lower-case characters")
+    return _without_query(uri).rstrip("/")
+
+
+def checked_object(uri: str) -> str:
+    """The gs:// URI of an object, whose name can be that of a file. Raises ValueError."""
+    uri = checked_bucket(uri)
+    _, _, name = uri.removeprefix("gs://").partition("/")
+    if not name:
+        raise ValueError("expected gs://bucket/prefix/object")
+    checked_name(name)
+    return uri
+
+
+def _without_query(uri: str) -> str:
+    """The URI of a place, as given. Raises ValueError for a query or a fragment: of a store they mean nothing."""
+    if re.search("[?#]", uri):
+        raise ValueError("expected a place without ? and #")
+    return uri
+
+
+def checked_store(uri: str) -> str:
+    """The URI of a place for objects, without a slash at its end. Raises ValueError."""
+    scheme = uri.split("://")[0] if "://" in uri else ""
+    if scheme not in ("", "file", "gs"):
+        raise ValueError(f"{scheme}:// is not a store: expected gs://bucket/prefix, file:///dir, or a path")
+    if scheme == "gs":
+        return checked_bucket(uri)
+    if scheme == "file" and not _without_query(uri).startswith("file:///"):
+        raise ValueError("expected an absolute path: file:///dir")
+    return uri.rstrip("/") or "/"
+
+
+def _local(path: Any) -> Any:
+    if isinstance(path, str) and "://" in path:
+        raise ValueError("expected a path on this machine, not a URL")
+    return path
+
+
+StoreUri = Annotated[str, AfterValidator(checked_store)]
+LocalPath = Annotated[Path, BeforeValidator(_local), AfterValidator(Path.expanduser)]
+KUBERNETES_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,252}$"
+
+
+class Settings(BaseSettings):
+    """The settings of one run. The defaults are the recipe: nothing needs to be set to get it."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True
+    )
+
+    run_id: str | None = _setting(
+        None, "name of the run, one path segment; the same name continues it [default: <dataset>-<fingerprint>]",
+        group=_RUN, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$",
+    )  # fmt: skip
+    storage_uri: StoreUri = _setting(
+        "./runs", "where runs are kept: gs://bucket/prefix, file:///dir, or a path", group=_RUN
+    )
+
+    dataset: str = _setting(
+        "cats_vs_dogs", "TFDS image classification data set: name, name/config or name:version",
+        group=_DATA, changes_result=True, pattern=r"^[a-z][a-z0-9_]*(/[\w-][\w.-]*)?(:\d+\.\d+\.\d+|:\d+\.\*\.\*)?$",
+    )  # fmt: skip
+    data_dir: str | None = _setting(
+        None, "folder of prepared TFDS data, local or gs:// [default: TFDS's own, ~/tensorflow_datasets]", group=_DATA
+    )
+    train_split: Split = _setting("train[:40%]", "examples to train on", group=_DATA, changes_result=True)
+    validation_split: Split = _setting(
+        "train[40%:50%]", "examples to validate on after each epoch", group=_DATA, changes_result=True
+    )
+    test_split: Split = _setting("train[50%:60%]", "examples of the final evaluation", group=_DATA, changes_result=True)
+    backbone: str = _setting(
+        "Xception", f"pre-trained network: {', '.join(BACKBONES)}", group=_MODEL, changes_result=True
+    )
+    image_size: int = _setting(
+        150, "side of the square input in pixels", group=_DATA, changes_result=True, ge=16, le=1024
+    )
+    batch_size: int = _setting(
+        32, "examples a step, over all devices together", group=_DATA, changes_result=True, ge=1, le=65536
+    )
+    cache: Literal["memory", "disk", "none"] = _setting(
+        "memory", "where decoded images are kept as uint8: memory, disk (CACHE_DIR), or none", group=_DATA
+    )
+
+    flip: Literal["horizontal", "vertical", "horizontal_and_vertical", "none"] = _setting(
+        "horizontal", "random flip of training images", group=_AUGMENTATION, changes_result=True
+    )
+    rotation: float = _setting(
+        0.1, "largest random rotation of training images either way, as a fraction of a full turn; 0 = off",
+        group=_AUGMENTATION, changes_result=True, ge=0, le=1,
+    )  # fmt: skip
+
+    weights: str = _setting(
+        "imagenet", "of the backbone: imagenet, a path or gs:// object (.h5, .weights.h5, .keras), or none",
+        group=_MODEL, changes_result=True,
+    )  # fmt: skip
+    dropout: float = _setting(
+        0.2, "fraction of the pooled features dropped in training", group=_MODEL, changes_result=True, ge=0, lt=1
+    )
+
+    head_epochs: int = _setting(
+        5, "epochs with the backbone frozen", group=_PHASES, changes_result=True, ge=0, le=10_000
+    )
+    head_learning_rate: float = _setting(
+        1e-3, "Adam's learning rate with the backbone frozen", group=_PHASES, changes_result=True, gt=0, le=10
+    )
+    fine_tune_epochs: int = _setting(
+        5, "epochs with every weight trained", group=_PHASES, changes_result=True, ge=0, le=10_000
+    )
+    fine_tune_learning_rate: float = _setting(
+        1e-5, "Adam's learning rate with every weight trained", group=_PHASES, changes_result=True, gt=0, le=10
+    )
+
+    seed: int = _setting(
+        0, "of data order, augmentation, dropout and new weights", group=_NUMERICS, changes_result=True,
+        ge=0, lt=2**31,
+    )  # fmt: skip
+    precision: Literal["auto", "float32", "bfloat16"] = _setting(
+        "auto", "arithmetic of the network: auto is bfloat16 where the processor has it natively, else float32",
+        group=_NUMERICS, changes_result=True,
+    )  # fmt: skip
+    xla: Literal["auto", "on", "off"] = _setting(
+        "auto", "compile the train step with XLA: auto is off (depthwise convolutions are slower with it)",
+        group=_NUMERICS, changes_result=True,
+    )  # fmt: skip
+    deterministic: bool = _setting(
+        False, "only operations that give the same bits every time; slower", group=_NUMERICS, changes_result=True
+    )
+
+    checkpoint_every_seconds: float = _setting(
+        120, "seconds between commits inside an epoch", group=_OPERATION, ge=0, le=86_400
+    )
+    keep_checkpoints: int = _setting(2, "newest checkpoints kept, at least 1", group=_OPERATION, ge=1, le=1000)
+    lease_seconds: float = _setting(
+        60, "seconds an attempt holds a run without renewing", group=_OPERATION, ge=5, le=3600
+    )
+    grace_seconds: float = _setting(
+        15, "seconds from SIGTERM until the process must be gone", group=_OPERATION, gt=0, le=3600
+    )
+    job_uid: str | None = _setting(
+        None, "uid of the Kubernetes Job (downward API): its next pod takes over at once [default: none]",
+        group=_OPERATION, pattern=KUBERNETES_NAME,
+    )  # fmt: skip
+    job_name: str | None = _setting(
+        None, "name of the Kubernetes Job (downward API), told of who holds a run [default: none]",
+        group=_OPERATION, pattern=KUBERNETES_NAME,
+    )  # fmt: skip
+    node_name: str | None = _setting(
+        None, "name of the Kubernetes node (downward API), told likewise [default: none]",
+        group=_OPERATION, pattern=KUBERNETES_NAME,
+    )  # fmt: skip
+    cache_dir: LocalPath | None = _setting(
+        None, "folder for temporary files and mirrored data; each user has a part of their own "
+        "[default: thaw in the user's cache folder]", group=_OPERATION,
+    )  # fmt: skip
+    termination_log: LocalPath | None = _setting(
+        None, "file for the termination message [default: /dev/termination-log where it exists]", group=_OPERATION
+    )
+    min_test_accuracy: float | None = _setting(
+        None, "quality gate, 0 to 1: below it the exit code is 6 [default: no gate]", group=_OPERATION, ge=0, le=1
+    )
+    metrics_port: int = _setting(9090, "port of /metrics; 0 = off", group=_OPERATION, ge=0, le=65535)
+    pushgateway_url: str | None = _setting(
+        None, "Pushgateway for the outcome metrics, without user, password or query [default: no push]",
+        group=_OPERATION, pattern=r"^https?://[^\s@?#]+$",
+    )  # fmt: skip
+    log_format: Literal["auto", "console", "json"] = _setting(
+        "auto", "console, json, or auto: console on a terminal, json elsewhere", group=_OPERATION
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *_: Any, **__: Any
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """What the caller gives, and flags, which pydantic-settings puts before it; never the process's environment."""
+        return (init_settings,)
+
+    @field_validator("data_dir")
+    @classmethod
+    def _data_without_tilde(cls, place: str | None) -> str | None:
+        if place is None or "://" in place:
+            return checked_bucket(place) if place else None
+        return str(Path(place).expanduser())
+
+    @field_validator("train_split", "validation_split", "test_split")
+    @classmethod
+    def _disjoint_and_not_empty(cls, split: str, info: ValidationInfo) -> str:
+        if split_spec.is_empty(split):
+            raise ValueError("has no examples: FROM must be below TO")
+        for other in ("train_split", "validation_split"):
+            if other != info.field_name and other in info.data and split_spec.overlap(split, info.data[other]):
+                raise ValueError(
+                    f"overlaps {PREFIX}{other.upper()}={info.data[other]!r}: the three splits must be disjoint"
+                )
+        return split
+
+    @field_validator("backbone")
+    @classmethod
+    def _known_backbone(cls, name: str) -> str:
+        if name not in BACKBONES:
+            raise ValueError(f"must be one of {', '.join(BACKBONES)}")
+        return name
+
+    @field_validator("image_size")
+    @classmethod
+    def _large_enough_for_backbone(cls, size: int, info: ValidationInfo) -> int:
+        backbone = info.data.get("backbone")
+        if backbone and size < BACKBONES[backbone].min_image_size:
+            raise ValueError(f"{backbone} needs at least {BACKBONES[backbone].min_image_size} pixels")
+        return size
+
+    @field_validator("weights")
+    @classmethod
+    def _weights_exist_for_backbone(cls, weights: str, info: ValidationInfo) -> str:
+        backbone = info.data.get("backbone")
+        if "://" in weights:
+            return checked_object(weights)
+        if weights == "imagenet" and backbone and not BACKBONES[backbone].has_imagenet_weights:
+            raise ValueError(f"there are no ImageNet weights of {backbone}: give a path, or none")
+        return weights
+
+    @field_validator("fine_tune_epochs")
+    @classmethod
+    def _something_trains(cls, epochs: int, info: ValidationInfo) -> int:
+        if epochs == 0 and info.data.get("head_epochs") == 0:
+            raise ValueError(f"nothing would train: {PREFIX}HEAD_EPOCHS is 0 too")
+        return epochs
+
+    @classmethod
+    def recipe(cls) -> dict[str, Any]:
+        """The defaults of the settings that change the result, by variable name without the prefix; JSON values."""
+        return {name.upper(): info.default for name, info in cls.model_fields.items() if _is_of_result(info)}
+
+    def result_settings(self) -> dict[str, Any]:
+        """The settings that change the result, by variable name without the prefix; JSON values."""
+        values = self.model_dump(mode="json")
+        return {name: values[name.lower()] for name in self.recipe()}
+
+    def shown(self) -> dict[str, Any]:
+        """Every setting by field, as it may be shown; JSON values."""
+        values = self.model_dump(mode="json")
+        return {field: redacted_value(value) if isinstance(value, str) else value for field, value in values.items()}
+
+    def fingerprint(self) -> str:
+        """Twelve hexadecimal digits over all that changes the result and nothing else.
+
+        Only what differs from the recipe enters it, so that a new setting leaves the runs under way what they are.
+        """
+        recipe = self.recipe()
+        differing = {name: value for name, value in self.result_settings().items() if value != recipe[name]}
+        # -0.0 is 0.0.
+        differing = {name: value + 0 if isinstance(value, float) else value for name, value in differing.items()}
+        text = json.dumps([RECIPE_VERSION, differing], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def resolved_run_id(self) -> str:
+        """The run's name: RUN_ID, or a name made of the data set and the fingerprint."""
+        return self.run_id or f"{re.sub(r'[^a-z0-9_]+', '-', self.dataset)}-{self.fingerprint()}"
+
+    def local_folders(self) -> list[Path]:
+        """Where on this machine the run writes: temporary files, and the runs if they are kept in a folder."""
+        folders = [cache_folder.place(self.cache_dir)]
+        if not self.storage_uri.startswith("gs://"):
+            folders.append(Path(self.storage_uri.removeprefix("file://")).expanduser())
+        return folders
+
+    def phases(self) -> tuple[Phase, ...]:
+        """The phases that train, in order."""
+        head = Phase(name="head", trainable=("head",), learning_rate=self.head_learning_rate, epochs=self.head_epochs)
+        fine_tune = Phase(
+            name="fine_tune",
+            trainable=("backbone", "head"),
+            learning_rate=self.fine_tune_learning_rate,
+            epochs=self.fine_tune_epochs,
+        )
+        return tuple(phase for phase in (head, fine_tune) if phase.epochs > 0)
+
+
+def variable(field: str) -> str:
+    """The environment variable of a field: `batch_size` -> `THAW_BATCH_SIZE`."""
+    return PREFIX + field.upper()
+
+
+def changes_result(field: str) -> bool:
+    """Whether a field is part of the fingerprint."""
+    return _is_of_result(Settings.model_fields[field])
+
+
+def group_of(field: str) -> str:
+    """The group under which a field is shown in the help and the README."""
+    return str(_extra(Settings.model_fields[field])["group"])
+
+
+def _is_of_result(info: FieldInfo) -> bool:
+    return bool(_extra(info)["changes_result"])
+
+
+def _extra(info: FieldInfo) -> dict[str, Any]:
+    extra = info.json_schema_extra
+    if not isinstance(extra, dict):
+        raise TypeError(f"{info} was not declared with _setting")
+    return extra

@@ -1,0 +1,110 @@
+"""The attempt's folder for temporary files, in the user's cache folder: made, guarded, and swept.
+
+A killed process cannot remove its folder. Each folder holds a lock for as long as its process lives, and the next
+attempt on the same disk removes those whose lock is free. This room knows nothing of what the files are.
+"""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from job import memory
+from job.errors import InvalidSettings, ScratchUnavailable
+from job.storage import cache_folder
+
+CHUNK_BYTES = 8 << 20
+
+_PREFIX = "attempt-"
+_LOCK = ".alive"
+
+
+@contextlib.contextmanager
+def folder(cache_dir: Path | None) -> Iterator[Path]:
+    """A folder of this process's own in the user's part of `cache_dir`, or in the user's cache folder.
+
+    It is gone afterwards, with all it holds. Raises InvalidSettings when it cannot be made there, ScratchUnavailable
+    when the disk is full.
+    """
+    try:
+        parent = cache_folder.make(cache_dir)
+        _sweep(parent)
+        path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+        # Locked before it has its name: a sweep never sees it free.
+        lock = (path / ".new").open("wb")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        (path / ".new").rename(path / _LOCK)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            raise unavailable(cache_folder.place(cache_dir), str(error.strerror), error.errno) from error
+        shown = f"THAW_CACHE_DIR={str(cache_dir)!r}" if cache_dir else f"the cache folder {cache_folder.place(None)}"
+        raise InvalidSettings(
+            f"{shown} cannot be written: {error.strerror or error}",
+            hint="point THAW_CACHE_DIR at a folder on a writable volume",
+        ) from error
+    with lock:
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _sweep(parent: Path) -> None:
+    """Remove the folders of processes that are no more."""
+    for path in parent.glob(f"{_PREFIX}*"):
+        lock = cache_folder.open_own(path / _LOCK)
+        if lock is None:
+            continue
+        with contextlib.suppress(OSError), lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn the operating system's errors on a temporary file into ScratchUnavailable, with the way out."""
+    try:
+        yield
+    except OSError as error:
+        if memory.is_exhausted(error):
+            raise
+        raise unavailable(path, os.strerror(error.errno) if error.errno else str(error), error.errno) from error
+
+
+def unavailable(path: Path, reason: str, number: int | None = None) -> ScratchUnavailable:
+    """The error of a temporary file that cannot be written or read back."""
+    hints = {
+        errno.ENOSPC: "free space there, or point THAW_CACHE_DIR at a larger volume; nothing is lost",
+        errno.EDQUOT: "raise the quota, or point THAW_CACHE_DIR elsewhere; nothing is lost",
+    }
+    return ScratchUnavailable(
+        f"the temporary file {path} cannot be used: {reason}",
+        hint=hints.get(number or 0, "check the volume of THAW_CACHE_DIR, and start the run again: nothing is lost"),
+    )
+
+
+def chunks(path: Path) -> Iterator[bytes]:
+    """The content of a temporary file, in pieces of at most 8 MiB."""
+    with explained(path), path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            yield chunk
+
+
+def save_json(content: Any, path: Path) -> Path:
+    """Write JSON, in which every number is finite, to a temporary file."""
+    with explained(path):
+        path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+    return path
+
+
+def save(save_to: Callable[[Path], Any], path: Path) -> Path:
+    """Have a temporary file written by a library. Raises ScratchUnavailable when the disk does not take it."""
+    with explained(path):
+        save_to(path)
+    return path

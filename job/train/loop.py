@@ -1,0 +1,291 @@
+"""The train step and the loop of one phase.
+
+A phase is a generator: it yields a fact after each step and each epoch and writes nothing; whoever iterates decides
+what to record. Everything random is a pure function of (seed, phase, step), so a phase that is continued at step n
+goes on exactly as if it had never stopped.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from job.data.splits import Split, epoch_order, train_batches
+from job.errors import TrainingDiverged
+from job.observe.events import StepDone
+from job.observe.ledger import Category, Ledger
+from job.train.state import PhaseState, Totals
+
+DIVERGENCE_CHECK_STEPS = 50
+
+
+@dataclass(frozen=True)
+class EpochDone:
+    """An epoch is trained and validated: mean losses in nats, accuracies in 0..1.
+
+    Seconds and images a second are of this attempt; the rate leaves out the step that was compiled.
+    """
+
+    phase: str
+    epoch: int
+    step: int
+    train_loss: float
+    train_accuracy: float
+    validation_loss: float
+    validation_accuracy: float
+    train_seconds: float
+    validation_seconds: float
+    images_per_second: float
+
+
+Fact = StepDone | EpochDone
+FeaturesOf = Callable[[tf.Tensor], tf.Tensor]
+
+
+def num_batches(num_examples: int, batch_size: int) -> int:
+    """Batches of an epoch; the last may be partial."""
+    return -(-num_examples // batch_size)
+
+
+def train_phase(
+    state: PhaseState,
+    *,
+    train: Split,
+    validation: Split,
+    batch_size: int,
+    epochs: int,
+    seed: int,
+    xla: bool,
+    first_epoch: int,
+    step: int,
+    strategy: tf.distribute.Strategy,
+    check_stop: Callable[[], None],
+    ledger: Ledger,
+    steps_lost: int,
+) -> Iterator[Fact]:
+    """Train from `step` steps done on, validating from epoch `first_epoch` on; yields facts in order.
+
+    An epoch that is trained to its last step and not validated is validated first. `check_stop` is called after
+    each step and each validation batch, and while images are waited for, and raises to leave. `ledger` is told what
+    time goes into; the first `steps_lost` steps of the phase were done before, by attempts that lost some of them.
+    Raises TrainingDiverged, and DataCorrupt at the next step once an image of any split is known to be damaged.
+    """
+    classifier = state.classifier
+    features_of = classifier.features if "backbone" in state.parts else classifier.frozen_features()
+    validate = _validator(state, features_of, validation, batch_size, check_stop)
+    train_step = _train_step(state, features_of, xla=xla, strategy=strategy)
+    batches_per_epoch = num_batches(len(train), batch_size)
+    key = _phase_key(seed, state.phase)
+    is_first = True
+    for epoch in range(first_epoch, epochs):
+        timer = _EpochTimer()
+        skip_batches = step - epoch * batches_per_epoch
+        if skip_batches == 0:
+            state.totals = Totals()
+        order = epoch_order(len(train), seed=seed, phase=state.phase, epoch=epoch)
+        batches = train_batches(train, order, batch_size=batch_size, skip_batches=skip_batches)
+        loader = iter(strategy.experimental_distribute_dataset(batches))
+        for batch in range(skip_batches + 1, batches_per_epoch + 1):
+            began = time.monotonic()
+            with ledger.during("data_wait"):
+                train.wait(order[(batch - 1) * batch_size : batch * batch_size], check_stop=check_stop)
+                images, labels = next(loader)
+            loaded = time.monotonic()
+            with ledger.during(_category(step, is_first=is_first, steps_lost=steps_lost)):
+                state.totals.add(train_step(images, labels, tf.constant([key, step], tf.int32)))
+                step += 1
+                if is_first or step % DIVERGENCE_CHECK_STEPS == 0:
+                    check_finite(state.totals.read()[0], f"after step {step} of phase {state.phase}")
+            done = StepDone(
+                phase=state.phase,
+                epoch=epoch,
+                step=step,
+                num_steps=epochs * batches_per_epoch,
+                batch=batch,
+                num_batches=batches_per_epoch,
+                num_examples=min(batch_size, len(train) - (batch - 1) * batch_size),
+                seconds=time.monotonic() - loaded,
+                data_wait_seconds=loaded - began,
+                is_first=is_first,
+            )
+            timer.count(done)
+            is_first = False
+            yield done
+            check_stop()
+        yield _finished_epoch(state, epoch=epoch, step=step, validate=validate, timer=timer, ledger=ledger)
+
+
+def _category(step: int, *, is_first: bool, steps_lost: int) -> Category:
+    if is_first:
+        return "compile"
+    return "recompute" if step < steps_lost else "productive"
+
+
+def _finished_epoch(
+    state: PhaseState,
+    *,
+    epoch: int,
+    step: int,
+    validate: Callable[[], tuple[float, float]],
+    timer: "_EpochTimer",
+    ledger: Ledger,
+) -> EpochDone:
+    where = f"after step {step} of phase {state.phase}"
+    check_finite(state.totals.read()[0], where)
+    train_loss, train_accuracy = state.totals.means()
+    train_seconds = timer.seconds()
+    with ledger.during("validate"):
+        validation_loss, validation_accuracy = validate()
+    check_finite(validation_loss, f"in validation {where}")
+    return EpochDone(
+        phase=state.phase,
+        epoch=epoch,
+        step=step,
+        train_loss=train_loss,
+        train_accuracy=train_accuracy,
+        validation_loss=validation_loss,
+        validation_accuracy=validation_accuracy,
+        train_seconds=train_seconds,
+        validation_seconds=timer.seconds() - train_seconds,
+        images_per_second=timer.images_per_second(),
+    )
+
+
+class _EpochTimer:
+    """Seconds since the start of an epoch, and its images a second without the step that was compiled."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._num_examples = 0
+        self._seconds = 0.0
+
+    def count(self, done: StepDone) -> None:
+        if not done.is_first:
+            self._num_examples += done.num_examples
+            self._seconds += done.seconds + done.data_wait_seconds
+
+    def seconds(self) -> float:
+        return time.monotonic() - self._started
+
+    def images_per_second(self) -> float:
+        return self._num_examples / self._seconds if self._seconds else 0.0
+
+
+def check_finite(loss: float, where: str) -> None:
+    """Raise TrainingDiverged when a loss in nats is not a finite number."""
+    if not np.isfinite(loss):
+        raise TrainingDiverged(
+            f"the loss is {loss} {where}; the last commit stands",
+            hint="lower the learning rate, or set THAW_PRECISION=float32",
+        )
+
+
+def loss_of(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """Cross-entropy in nats of each example, float32 [b], from logits [b, 1] (two classes) or [b, k]."""
+    if logits.shape[-1] == 1:
+        targets = tf.cast(labels, logits.dtype)[:, tf.newaxis]
+        return tf.nn.sigmoid_cross_entropy_with_logits(targets, logits)[:, 0]
+    return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+
+
+def predicted_classes(logits: tf.Tensor) -> tf.Tensor:
+    """The class of each example, int32 [b]; for one logit, class 1 above 0."""
+    if logits.shape[-1] == 1:
+        return tf.cast(logits[:, 0] > 0, tf.int32)
+    return tf.argmax(logits, axis=-1, output_type=tf.int32)
+
+
+def _sums(logits: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The loss of each example, float32 [b], and the sums that `Totals` keeps, float64 [3]."""
+    losses = loss_of(logits, labels)
+    correct = tf.reduce_sum(tf.cast(predicted_classes(logits) == labels, tf.float64))
+    total = tf.reduce_sum(tf.cast(losses, tf.float64))
+    return losses, tf.stack([total, correct, tf.cast(tf.shape(labels)[0], tf.float64)])
+
+
+def _phase_key(seed: int, phase: str) -> int:
+    digest = hashlib.sha256(f"step/{seed}/{phase}".encode()).digest()
+    return int.from_bytes(digest[:4], "big", signed=True)
+
+
+def _train_step(
+    state: PhaseState, features_of: FeaturesOf, *, xla: bool, strategy: tf.distribute.Strategy
+) -> Callable[..., tf.Tensor]:
+    """(images uint8 [b, s, s, 3], labels int32 [b], seed int32 [2]) -> the batch's sums, float64 [3]."""
+    classifier, optimizer, variables = state.classifier, state.optimizer, state.variables
+    trains_backbone = "backbone" in state.parts
+
+    # Augmentation stays outside: its image transform has no XLA kernel.
+    @tf.function(jit_compile=xla, reduce_retracing=True, autograph=False)
+    def gradients(images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor, num_examples: tf.Tensor) -> Any:
+        frozen_features = None if trains_backbone else features_of(images)
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch([variable.value for variable in variables])
+            features = features_of(images) if frozen_features is None else frozen_features
+            losses, sums = _sums(classifier.logits(features, dropout_seed=seed), labels)
+            # Divided by the examples of all devices: the sum of the devices' gradients is the batch's mean.
+            loss = tf.reduce_sum(losses) / tf.cast(num_examples, losses.dtype)
+        return tape.gradient(loss, [variable.value for variable in variables]), sums
+
+    def replica_step(images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        context = tf.distribute.get_replica_context()
+        replica_seed = tf.random.fold_in(seed, context.replica_id_in_sync_group, alg="philox")
+        augment_seed, dropout_seed = tf.unstack(tf.random.split(replica_seed, 2, alg="philox"))
+        num_examples = context.all_reduce("SUM", tf.shape(labels)[0])
+        images = classifier.augmented(images, augment_seed)
+        values, sums = gradients(images, labels, dropout_seed, num_examples)
+        optimizer.apply(values, variables)
+        return sums
+
+    size = classifier.image_size
+    signature = (
+        tf.TensorSpec([None, size, size, 3], tf.uint8),
+        tf.TensorSpec([None], tf.int32),
+        tf.TensorSpec([2], tf.int32),
+    )
+
+    def step(images: Any, labels: Any, seed: tf.Tensor) -> tf.Tensor:
+        return strategy.reduce("SUM", strategy.run(replica_step, args=(images, labels, seed)), axis=None)
+
+    if strategy.num_replicas_in_sync == 1:
+        return tf.function(step, input_signature=signature, autograph=False)
+    return tf.function(step, reduce_retracing=True, autograph=False)
+
+
+def _validator(
+    state: PhaseState, features_of: FeaturesOf, split: Split, batch_size: int, check_stop: Callable[[], None]
+) -> Callable[[], tuple[float, float]]:
+    """A function that returns mean loss and accuracy over `split` with the model as it is then.
+
+    While the backbone is frozen its features are computed once, at the first call.
+    """
+    classifier = state.classifier
+    traced_features_of = tf.function(
+        features_of,
+        autograph=False,
+        input_signature=[tf.TensorSpec([None, classifier.image_size, classifier.image_size, 3], tf.uint8)],
+    )
+    kept: list[tuple[tf.Tensor, tf.Tensor]] = []
+
+    def features() -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
+        split.wait(check_stop=check_stop)
+        for images, labels in split.batches(batch_size):
+            check_stop()
+            yield traced_features_of(images), labels
+
+    def validate() -> tuple[float, float]:
+        totals = Totals()
+        if "backbone" in state.parts:
+            batches: Any = features()
+        else:
+            kept[:] = kept or list(features())
+            batches = kept
+        for pooled, labels in batches:
+            totals.add(_sums(classifier.logits(pooled), labels)[1])
+        return totals.means()
+
+    return validate

@@ -1,0 +1,60 @@
+"""What `auto` means on this machine, and the process-wide switches of TensorFlow's arithmetic.
+
+A run decides once: the first attempt's choice goes into the record, and every later attempt follows it, on
+whatever machine it finds itself.
+"""
+
+from typing import Any, Literal
+
+import keras
+import tensorflow as tf
+
+from job.settings import machine
+
+NATIVE_BFLOAT16_CAPABILITY = (8, 0)
+
+
+def choose(*, precision: str, xla: str) -> dict[str, Any]:
+    """The arithmetic that settings ask for, with `auto` decided for this machine; JSON values."""
+    if precision == "auto":
+        precision = "bfloat16" if _has_native_bfloat16() else "float32"
+    # XLA was slower on every processor measured: its depthwise convolutions are not the library's.
+    return {"precision": precision, "xla": xla == "on"}
+
+
+def prepare_process(*, deterministic: bool) -> None:
+    """Silence Keras, and refuse operations without a deterministic implementation if asked to."""
+    # Keras announces downloads on standard output, which belongs to the log.
+    keras.config.disable_interactive_logging()
+    if deterministic:
+        tf.config.experimental.enable_op_determinism()
+
+
+def dtype_policy(precision: Literal["float32", "bfloat16"]) -> str:
+    """The Keras policy of a precision; variables are float32 in either."""
+    return "mixed_bfloat16" if precision == "bfloat16" else "float32"
+
+
+def device_name() -> str:
+    """The processor that the network runs on, for the report."""
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:
+        return ", ".join(
+            str(tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)) for gpu in gpus
+        )
+    return machine.processor()
+
+
+def gpu_memory() -> dict[str, dict[str, dict[str, int]]]:
+    """Bytes that TensorFlow holds of each GPU, "current" and "peak", as a fact to tell; {} without a GPU."""
+    devices = [gpu.name.removeprefix("/physical_device:") for gpu in tf.config.list_physical_devices("GPU")]
+    memory = {device: dict(tf.config.experimental.get_memory_info(device)) for device in devices}
+    return {"gpu_memory": memory} if memory else {}
+
+
+def _has_native_bfloat16() -> bool:
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:
+        details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
+        return all(detail.get("compute_capability", (0, 0)) >= NATIVE_BFLOAT16_CAPABILITY for detail in details)
+    return machine.has_native_bfloat16()

@@ -1,0 +1,109 @@
+"""All that changes while a phase trains, as arrays by name: what a checkpoint holds.
+
+The model's variables, the optimizer's, and the sums of the epoch under way. This room neither trains nor stores.
+"""
+
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from job.errors import InputError
+from job.model.classifier import Classifier
+from job.settings.settings import PhaseName
+from job.train.optimizer import FusedAdam
+
+
+class Totals:
+    """Running sums over the examples of an epoch, kept on the device: loss, correct answers, examples."""
+
+    def __init__(self) -> None:
+        self._sums = tf.zeros([3], tf.float64)
+
+    def add(self, sums: tf.Tensor) -> None:
+        """Add float64 [3]; does not wait for the device."""
+        self._sums = self._sums + sums
+
+    def set(self, sums: np.ndarray) -> None:
+        self._sums = tf.constant(sums, tf.float64)
+
+    def read(self) -> np.ndarray:
+        """float64 [3]; waits for the device."""
+        return np.array(self._sums.numpy())
+
+    def means(self) -> tuple[float, float]:
+        """Mean loss and accuracy; (0, 0) before the first example."""
+        loss, correct, examples = self.read()
+        return (loss / examples, correct / examples) if examples else (0.0, 0.0)
+
+
+class PhaseState:
+    """All that changes while a phase trains: the model's variables, the optimizer's, and the epoch's sums."""
+
+    def __init__(
+        self, classifier: Classifier, *, phase: PhaseName, trainable: Sequence[str], learning_rate: float
+    ) -> None:
+        self.classifier = classifier
+        self.phase = phase
+        self.parts = tuple(trainable)
+        self.variables = classifier.trainable_variables(trainable)
+        self.optimizer = FusedAdam(learning_rate)
+        self.optimizer.build(self.variables)
+        self.totals = Totals()
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The state as it is now, by name, read-only; kilobytes in the head phase, as the backbone does not change.
+
+        On a processor nothing is copied here: tensors are immutable, and a variable whose value is still held by
+        somebody moves to new memory when it is next written.
+        """
+        variables = self.classifier.named_variables(self.parts) | self._optimizer_variables()
+        arrays = {
+            name: np.asarray(memoryview(tf.convert_to_tensor(variable.value))) for name, variable in variables.items()
+        }
+        arrays["totals"] = self.totals.read()
+        return arrays
+
+    def load(self, arrays: dict[str, np.ndarray], *, step: int) -> None:
+        """Continue from `arrays`, which hold the state after `step` steps of this phase.
+
+        Raises InputError when they are not those of this model.
+        """
+        load_model(self.classifier, arrays, self.parts)
+        for name, variable in self._optimizer_variables().items():
+            _assign(variable, arrays, name)
+        self.totals.set(_fitting(arrays, "totals", (3,), "float64"))
+        iterations = int(self.optimizer.iterations.numpy())
+        if iterations != step:
+            raise _other_model(f"the optimizer of {self.phase} is at step {iterations}, expected {step}")
+
+    def _optimizer_variables(self) -> dict[str, keras.Variable]:
+        # By number: the names of slots hold names of layers, which depend on what else the process has built.
+        return {f"optimizer/{index:03d}": variable for index, variable in enumerate(self.optimizer.variables)}
+
+
+def load_model(classifier: Classifier, arrays: dict[str, np.ndarray], parts: Sequence[str]) -> None:
+    """Give the model the weights of a checkpoint of a phase that trained `parts`. Raises InputError."""
+    for name, variable in classifier.named_variables(parts).items():
+        _assign(variable, arrays, name)
+
+
+def _assign(variable: keras.Variable, arrays: dict[str, np.ndarray], name: str) -> None:
+    variable.assign(_fitting(arrays, name, tuple(variable.shape), variable.dtype))
+
+
+def _fitting(arrays: dict[str, np.ndarray], name: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    array = arrays.get(name)
+    if array is None:
+        raise _other_model(f"{name} is missing")
+    if (array.shape, str(array.dtype)) != (shape, dtype):
+        raise _other_model(f"{name} is {array.dtype} of shape {array.shape}, expected {dtype} of {shape}")
+    return array
+
+
+def _other_model(problem: str) -> InputError:
+    return InputError(
+        f"the checkpoint is not of this model: {problem}",
+        hint="if another version of the program wrote it, use that one; else give the run another THAW_RUN_ID",
+    )
