@@ -74,9 +74,9 @@ def signatures(model: keras.Model, class_names: Sequence[str]) -> dict[str, Sign
 
 
 def _decoded(encoded: tf.Tensor, image_size: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """Pixels uint8 [b + 1, size, size, 3] of string [b], and bool [b + 1]: which could be decoded; the others are black.
+    """Pixels uint8 [b + 1, size, size, 3] of string [b], and bool [b + 1]: which could be decoded.
 
-    The last row is always black.
+    The others are black, and so is the last row, which is of no image.
 
     An operation that fails ends its graph, but for those of tf.data: there what fails can be left out.
     """
