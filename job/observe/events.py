@@ -317,6 +317,10 @@ class RunFailed(Event):
     hint: str
     traceback: str | None = None
 
+    def __str__(self) -> str:
+        rest = {"hint": self.hint, "traceback": self.traceback}
+        return "\n".join([f"error: {self.reason}", *(f"{name}: {value}" for name, value in rest.items() if value)])
+
 
 @dataclass(frozen=True)
 class Mirrored(Event):
