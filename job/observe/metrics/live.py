@@ -9,8 +9,9 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from job.observe.ledger import by_category, by_stage, goodput
-from job.observe.metrics.table import BY_NAME, PHASES
+from job.observe.metrics.table import BY_NAME
 from job.observe.progress import Progress
+from job.phases import STATES
 
 
 class Live(Collector):
@@ -24,8 +25,8 @@ class Live(Collector):
         # Read once, so that the series of one scrape add up.
         seconds = self._progress.ledger.of_run()
         stage = self._progress.stage
-        current = stage if stage in PHASES else "prepare"
-        yield _gauges("thaw_phase", {phase: float(phase == current) for phase in PHASES})
+        current = stage if stage in STATES else "prepare"
+        yield _gauges("thaw_phase", {phase: float(phase == current) for phase in STATES})
         yield _gauges("thaw_phase_duration_seconds", _by_phase(by_stage(seconds)))
         yield _gauge("thaw_run_duration_seconds", sum(by_stage(seconds).values()))
         yield _gauge("thaw_goodput_ratio", goodput(seconds))
@@ -44,9 +45,9 @@ class Live(Collector):
 
 
 def _by_phase(stages: Mapping[str, float]) -> dict[str, float]:
-    phases = dict.fromkeys(PHASES, 0.0)
+    phases = dict.fromkeys(STATES, 0.0)
     for stage, seconds in stages.items():
-        phases[stage if stage in PHASES else "prepare"] += seconds
+        phases[stage if stage in STATES else "prepare"] += seconds
     return phases
 
 
