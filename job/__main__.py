@@ -173,7 +173,7 @@ def _carry_out(argv: Sequence[str]) -> int:
         if isinstance(command, Mirror):
             from job import cli
 
-            cli.fill_mirror(command, reader=ending.console, check_stop=stop.check)
+            cli.fill_mirror(command, observer=ending.console, check_stop=stop.check)
             done = f"complete: the mirror at {command.to} is filled"
         else:
             _attempt(settings, ending.console, ending.progress, stop)
@@ -191,17 +191,17 @@ def _attempt(settings: "Settings", console: "Console", progress: Progress, stop:
 
     run_id = settings.resolved_run_id()
     console.bind(run_id=run_id)
-    with observing(settings, progress=progress, console=console, environ=os.environ) as (reader, metrics):
+    with observing(settings, progress=progress, console=console, environ=os.environ) as (observer, metrics):
         stop.on_signal = metrics.interrupted
         attempt.make(
             settings,
             store=open_store(
                 f"{settings.storage_uri}/{run_id}",
-                observer=StoreObserver(metrics, reader),
+                observer=StoreObserver(metrics, observer),
                 timeout_seconds=lease.request_seconds(settings.lease_seconds),
             ),
             holder=holder.this_process(settings.job_uid, job_name=settings.job_name, node_name=settings.node_name),
-            reader=reader,
+            observer=observer,
             progress=progress,
             check_stop=stop.check,
         )

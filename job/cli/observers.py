@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 
 from job.errors import ExitCode, ThawError
 from job.observe import events
-from job.observe.events import Reader, Readers
+from job.observe.events import Observer, Observers
 from job.observe.log import Console
 from job.observe.metrics import Metrics, push, serving
 from job.observe.progress import Progress
@@ -21,18 +21,18 @@ PUSH_SECONDS, HASTY_PUSH_SECONDS = 5.0, 1.0
 class StoreObserver:
     """What a store reports: requests to the metrics, and a wait for a lock to everyone who reads of the attempt."""
 
-    def __init__(self, metrics: Metrics, reader: Reader) -> None:
+    def __init__(self, metrics: Metrics, observer: Observer) -> None:
         self.request, self.retry, self.conflict = metrics.request, metrics.retry, metrics.conflict
-        self._reader = reader
+        self._observer = observer
 
     def waiting(self, lock: str, at_most_seconds: float) -> None:
-        self._reader.event(events.WAITING, lock=lock, at_most_seconds=at_most_seconds)
+        self._observer.event(events.WaitingForLock(lock, at_most_seconds))
 
 
 @contextlib.contextmanager
 def observing(
     settings: Settings, *, progress: Progress, console: Console, environ: Mapping[str, str]
-) -> Iterator[tuple[Reader, Metrics]]:
+) -> Iterator[tuple[Observer, Metrics]]:
     """Everyone who reads of an attempt as one, and the metrics, which are served inside.
 
     How the inside ends is the outcome that is pushed afterwards.
@@ -50,7 +50,7 @@ def observing(
     exit_code = ExitCode.UNEXPECTED
     try:
         with serving(metrics.registry, settings.metrics_port, console), _kubeflow(environ, console) as reporters:
-            yield Readers(console, metrics, *reporters), metrics
+            yield Observers(console, metrics, *reporters), metrics
         exit_code = ExitCode.COMPLETE
     except ThawError as error:
         exit_code = error.exit_code
@@ -63,17 +63,17 @@ def observing(
                 settings.pushgateway_url,
                 grouping={"dataset": settings.dataset},
                 timeout_seconds=HASTY_PUSH_SECONDS if exit_code == ExitCode.INTERRUPTED else PUSH_SECONDS,
-                reader=console,
+                observer=console,
             )
 
 
 @contextlib.contextmanager
-def _kubeflow(environ: Mapping[str, str], reader: Reader) -> Iterator[list[Reader]]:
+def _kubeflow(environ: Mapping[str, str], observer: Observer) -> Iterator[list[Observer]]:
     if "KUBEFLOW_TRAINER_SERVER_URL" not in environ:
         yield []
         return
     # Imported here: it brings an HTTP client, and only a TrainJob needs it.
     from job.observe.kubeflow import Reporter
 
-    with Reporter.of(environ, reader) as reporter:
+    with Reporter.of(environ, observer) as reporter:
         yield [reporter]

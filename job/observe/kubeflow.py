@@ -22,7 +22,7 @@ TIMEOUT_SECONDS = 5.0
 
 
 class Reporter:
-    """A reader that sends what it is told. `reader` hears of it, once, when that fails."""
+    """A observer that sends what it is told. `observer` hears of it, once, when that fails."""
 
     def __init__(
         self,
@@ -30,13 +30,13 @@ class Reporter:
         url: str,
         ca_cert: str | None,
         token: Path,
-        reader: events.Reader,
+        observer: events.Observer,
         every_seconds: float = EVERY_SECONDS,
     ) -> None:
         self._url = url
         self._ca_cert = ca_cert
         self._token = token
-        self._reader = reader
+        self._observer = observer
         self._every_seconds = every_seconds
         self._estimate = Estimate({})
         self._metrics: dict[str, float] = {}
@@ -46,13 +46,13 @@ class Reporter:
         self._thread = threading.Thread(target=self._work, daemon=True, name="kubeflow")
 
     @classmethod
-    def of(cls, environ: Mapping[str, str], reader: events.Reader) -> "Reporter":
+    def of(cls, environ: Mapping[str, str], observer: events.Observer) -> "Reporter":
         """The reporter that the variables of a TrainJob describe."""
         return cls(
             url=environ[f"{PREFIX}URL"],
             ca_cert=environ.get(f"{PREFIX}CA_CERT"),
             token=Path(environ.get(f"{PREFIX}TOKEN", "")),
-            reader=reader,
+            observer=observer,
         )
 
     def __enter__(self) -> "Reporter":
@@ -63,23 +63,21 @@ class Reporter:
         self._is_over.set()
         self._thread.join(TIMEOUT_SECONDS)
 
-    def event(self, name: str, **facts: Any) -> None:
-        if name == events.DATA_LOADED:
-            self._estimate = Estimate.of(facts)
-        elif name == events.PHASE_STARTED:
-            self._estimate.begin(facts["phase"], facts["step"])
-        elif name == events.EPOCH_FINISHED:
-            self._metrics = {
-                "loss": facts["train_loss"], "accuracy": facts["train_accuracy"],
-                "eval_loss": facts["validation_loss"], "eval_accuracy": facts["validation_accuracy"],
-                "epoch": facts["epoch"] + 1,
-            }  # fmt: skip
-        elif name == events.RUN_FINISHED:
-            self._is_done = True
-            self._metrics |= {"test_loss": facts["test_loss"], "test_accuracy": facts["test_accuracy"]}
-
-    def warning(self, name: str, **facts: Any) -> None:
-        self.event(name, **facts)
+    def event(self, event: events.Event) -> None:
+        match event:
+            case events.DataLoaded():
+                self._estimate = Estimate(event.steps)
+            case events.PhaseStarted():
+                self._estimate.begin(event.phase, event.step)
+            case events.EpochFinished():
+                self._metrics = {
+                    "loss": event.train_loss, "accuracy": event.train_accuracy,
+                    "eval_loss": event.validation_loss, "eval_accuracy": event.validation_accuracy,
+                    "epoch": event.epoch + 1,
+                }  # fmt: skip
+            case events.RunFinished():
+                self._is_done = True
+                self._metrics |= {"test_loss": event.test_loss, "test_accuracy": event.test_accuracy}
 
     def step(self, done: events.StepDone, running_means: events.RunningMeans) -> None:
         self._estimate.done(done.step)
@@ -121,6 +119,7 @@ class Reporter:
         except (requests.RequestException, OSError) as error:
             if not self._has_failed:
                 self._has_failed = True
-                self._reader.warning(events.REPORTING_FAILED, url=self._url, reason=f"{type(error).__name__}: {error}")
+                reason = f"{type(error).__name__}: {error}"
+                self._observer.event(events.ReportingFailed(self._url, reason))
         else:
             self._has_failed = False

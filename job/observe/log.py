@@ -92,22 +92,17 @@ class Console:
         if self._terminal is None:
             self._log = self._log.bind(**facts)
 
-    def event(self, name: str, **facts: Any) -> None:
+    def event(self, event: events.Event) -> None:
         with _EVEN_IF_NOBODY_READS:
             self._end_bar()
-            self._log.info(name, **facts)
-
-    def warning(self, name: str, **facts: Any) -> None:
-        with _EVEN_IF_NOBODY_READS:
-            self._end_bar()
-            self._log.warning(name, **facts)
+            getattr(self._log, event.level)(event.name, **event.fields())
 
     def failure(self, *, exit_code: int, reason: str, hint: str = "", **facts: Any) -> None:
         """Why the run ended, and the way out; on a terminal as sentences."""
         with _EVEN_IF_NOBODY_READS:
             self._end_bar()
             if self._terminal is None:
-                self._log.error(events.RUN_FAILED, exit_code=exit_code, reason=reason, hint=hint, **facts)
+                self._log.error(events.RunFailed.name, exit_code=exit_code, reason=reason, hint=hint, **facts)
                 return
             rest = (f"{name}: {value}" for name, value in ({"hint": hint} | facts).items() if value)
             text = redacted_facts("\n".join([f"error: {reason}", *rest]))

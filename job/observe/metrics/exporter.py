@@ -20,7 +20,7 @@ Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
 @contextlib.contextmanager
-def serving(registry: CollectorRegistry, port: int, reader: events.Reader) -> Iterator[None]:
+def serving(registry: CollectorRegistry, port: int, observer: events.Observer) -> Iterator[None]:
     """Answer GET /metrics and /healthz on a thread of its own inside; port 0 is none.
 
     A port that cannot be had is a warning, and the run goes on without.
@@ -28,10 +28,8 @@ def serving(registry: CollectorRegistry, port: int, reader: events.Reader) -> It
     try:
         server = make_server(ADDRESS, port, _application(registry), ThreadingWSGIServer, _Silent) if port else None
     except OSError as error:
-        reader.warning(
-            events.METRICS_UNAVAILABLE, port=port, reason=error.strerror or str(error),
-            hint="give another THAW_METRICS_PORT, or 0 for none; the run goes on without",
-        )  # fmt: skip
+        hint = "give another THAW_METRICS_PORT, or 0 for none; the run goes on without"
+        observer.event(events.MetricsUnavailable(port, reason=error.strerror or str(error), hint=hint))
         server = None
     if server is None:
         yield
@@ -45,7 +43,12 @@ def serving(registry: CollectorRegistry, port: int, reader: events.Reader) -> It
 
 
 def push(
-    registry: CollectorRegistry, url: str, *, grouping: dict[str, str], timeout_seconds: float, reader: events.Reader
+    registry: CollectorRegistry,
+    url: str,
+    *,
+    grouping: dict[str, str],
+    timeout_seconds: float,
+    observer: events.Observer,
 ) -> None:
     """Send the outcome to a Pushgateway; series that it does not have stay as they are there.
 
@@ -55,10 +58,8 @@ def push(
         pushadd_to_gateway(url, job=JOB, registry=registry, grouping_key=grouping, timeout=timeout_seconds)
     except Exception as error:
         # Whatever a gateway or what stands before it answers, it must not change how the run ends.
-        reader.warning(
-            events.PUSH_FAILED, url=url, reason=f"{type(error).__name__}: {error}",
-            hint="check THAW_PUSHGATEWAY_URL; the run has ended all the same",
-        )  # fmt: skip
+        hint = "check THAW_PUSHGATEWAY_URL; the run has ended all the same"
+        observer.event(events.PushFailed(url, reason=f"{type(error).__name__}: {error}", hint=hint))
 
 
 def _application(registry: CollectorRegistry) -> Application:
