@@ -55,4 +55,4 @@ def _family(name: str, values: float | Mapping[str, float]) -> Metric:
     family = FAMILIES[row.kind](name, row.help, labels=row.labels)
     for label, value in (values if isinstance(values, Mapping) else {"": values}).items():
         family.add_metric([label] if label else [], value)
-    return family  # type: ignore[no-any-return]
+    return family

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from job.observe.ledger import CATEGORIES
+from job.phases import PHASE_NAMES
 
-PHASES = ("prepare", "head", "fine_tune", "evaluate", "export", "done")
-TRAINING_PHASES = ("head", "fine_tune")
 OPERATIONS = ("read", "write", "list", "delete")
 
 STEP_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -81,12 +80,12 @@ SERIES = (
     Series("thaw_epoch", "gauge", "Epochs of a phase that are finished.", labels=("phase",)),
     Series(
         "thaw_steps_total", "counter", "Steps of a phase that this attempt has done.",
-        labels=("phase",), known=_each(TRAINING_PHASES),
+        labels=("phase",), known=_each(PHASE_NAMES),
     ),
     Series("thaw_steps_expected", "gauge", "Steps of a phase in all.", labels=("phase",)),
     Series(
         "thaw_examples_total", "counter", "Examples that this attempt has trained on.",
-        labels=("phase",), known=_each(TRAINING_PHASES),
+        labels=("phase",), known=_each(PHASE_NAMES),
     ),
     Series("thaw_progress_ratio", "gauge", "Share of the training that is done, 0 to 1, by expected time."),
     Series("thaw_eta_timestamp_seconds", "gauge", "When the training is expected to end."),
@@ -98,7 +97,7 @@ SERIES = (
     Series("thaw_learning_rate", "gauge", "Adam's learning rate in a phase.", labels=("phase",)),
     Series(
         "thaw_step_duration_seconds", "histogram", "From one step to the next, without waiting for data.",
-        labels=("phase",), known=_each(TRAINING_PHASES), buckets=STEP_BUCKETS,
+        labels=("phase",), known=_each(PHASE_NAMES), buckets=STEP_BUCKETS,
     ),
     Series("thaw_data_wait_seconds_total", "counter", "Seconds that the train step has waited for its images."),
     Series(
