@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, NoReturn
 
 from job.errors import ExitCode, Interrupted, ThawError
 from job.observe import termination
-from job.observe.events import RunFailed
 from job.observe.progress import Progress
 from job.redaction import redacted, redacted_value
 
@@ -101,6 +100,8 @@ class Ending:
 
     def failed(self, error: Exception) -> int:
         """Report an error; returns its exit code."""
+        from job.observe.events import RunFailed
+
         if isinstance(error, ThawError):
             failure = RunFailed(int(error.exit_code), error.message, error.hint)
         else:
