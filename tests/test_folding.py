@@ -115,7 +115,7 @@ def test_the_variables_stay_those_of_the_network() -> None:
 
 RESIDUAL = """
 import keras, numpy as np, tensorflow as tf
-from job.folding import folded
+from job.model.folding import folded
 inputs = keras.Input((32, 32, 3))
 maps = keras.layers.Conv2D(8, 3, padding="same")(inputs)
 for _ in range(3):

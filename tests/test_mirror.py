@@ -131,7 +131,7 @@ FETCH = """
 import sys
 from pathlib import Path
 from job import scratch
-from job.mirror import Fetching
+from job.data.mirror import Fetching
 with scratch.folder(Path(sys.argv[1])) as folder:
     Fetching(Path(sys.argv[1]), scratch=folder, observer=None, check_stop=lambda: None).weights(sys.argv[2])
 """

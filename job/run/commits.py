@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from job.errors import StorageError, StorageRefused
 from job.observe import events
 from job.observe.progress import Progress
+from job.phases import PhaseName
 from job.run.background import Background, Committed, Snapshot
 from job.run.checkpoint import Arrays, Checkpoints
 from job.schema import CheckpointEntry, EpochResult
-from job.settings.settings import PhaseName
 
 
 class Commits:

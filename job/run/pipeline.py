@@ -23,6 +23,7 @@ from job.model.classifier import Classifier, build_classifier
 from job.observe import events
 from job.observe.ledger import by_category, by_stage, goodput
 from job.observe.progress import Progress
+from job.phases import Phase
 from job.report import export
 from job.report.content import compose
 from job.report.gate import missed_gate
@@ -33,7 +34,7 @@ from job.run.record import RunRecord
 from job.run.results import Results, measure
 from job.schema import CheckpointEntry, EpochResult, StoredFile
 from job.settings.resources import evaluation_batch_size
-from job.settings.settings import Phase, Settings
+from job.settings.settings import Settings
 from job.storage import ObjectStore
 from job.train import loop, numerics
 from job.train.loop import num_batches
