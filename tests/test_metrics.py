@@ -27,7 +27,7 @@ from job.observe.progress import Progress
 from job.settings.settings import Settings
 from job.storage import LocalStore, open_store
 from tests.conftest import Recorder
-from tests.runs import HOLDER, never, record_of
+from tests.runs import HOLDER, context, record_of
 from tests.services import Pushgateway, free_port, program
 
 CONSTANTS = {"run_id": "r", "fingerprint": "f", "dataset": "d", "backbone": "Tiny"}
@@ -63,7 +63,7 @@ def means() -> tuple[float, float]:
 @pytest.fixture(scope="module")
 def scraped(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
     """The series at the end of a small run in this process."""
-    from job.run import attempt
+    from job.run.attempt import run_attempt
     from tests.conftest import SMALL_RUN
 
     folder = tmp_path_factory.mktemp("scraped")
@@ -71,9 +71,9 @@ def scraped(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     progress = Progress()
     metrics = metrics_of(progress, disks=[folder])
     observer = StoreObserver(metrics, Recorder())
-    attempt.make(
+    run_attempt(
         settings, store=open_store(str(folder / "runs/small"), observer=observer), holder=HOLDER,
-        observer=Observers(Recorder(), metrics), progress=progress, check_stop=never,
+        context=context(Observers(Recorder(), metrics), progress),
     )  # fmt: skip
     return values(metrics) | {"record_seconds": _seconds(folder)}
 
@@ -313,16 +313,12 @@ def test_a_dead_gateway_is_a_warning() -> None:
 
 def test_an_interrupted_run_counts_what_it_has_to_do_again(small: Callable[..., Settings], store: LocalStore) -> None:
     """Steps that a killed attempt had reached and not committed are `recompute`, and no goodput."""
-    from job.run import attempt
-    from tests.runs import CrashOn
+    from tests.runs import CrashOn, start
 
     settings = small(checkpoint_every_seconds=3600, head_epochs=1)
     progress = Progress()
     with pytest.raises(BaseException, match=events.StepCompiled.name):
-        attempt.make(
-            settings, store=store, holder=HOLDER, observer=CrashOn(events.StepCompiled, phase="fine_tune"),
-            progress=progress, check_stop=never,
-        )  # fmt: skip
+        start(settings, store, observer=CrashOn(events.StepCompiled, phase="fine_tune"), progress=progress)
     assert progress.reached == {"head": 3, "fine_tune": 1}
     # What a renewal of the lease would have written before the end.
     lost = record_of(store).attempts[0].model_copy(update={"reached": {"head": 3, "fine_tune": 3}})
@@ -331,7 +327,7 @@ def test_an_interrupted_run_counts_what_it_has_to_do_again(small: Callable[..., 
     content = record_of(store).model_copy(update={"attempts": (lost,)})
     store.write("run.json", content.model_dump_json().encode(), if_generation=store.generation("run.json"))
     again = Progress()
-    attempt.make(settings, store=store, holder=HOLDER, observer=Recorder(), progress=again, check_stop=never)
+    start(settings, store, progress=again)
     seconds = again.ledger.seconds()["fine_tune"]
     assert seconds["recompute"] > 0
     assert seconds["productive"] > 0

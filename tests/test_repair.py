@@ -11,8 +11,8 @@ import pytest
 from job.cli.arguments import Repair
 from job.cli.repair import mend, repair
 from job.errors import ExitCode, Interrupted, RecordDamaged, RunUnavailable, Superseded
-from job.run.checkpoint import Checkpoints
-from job.run.record import RECORD_NAME, RunRecord, read
+from job.run.checkpoint import Checkpoints, Snapshot
+from job.run.record import RECORD_NAME, Identity, RunRecord, read
 from job.schema import CHECKPOINTS, CheckpointName, Holder, Record
 from job.storage import LocalStore, ObjectStore
 from tests.conftest import job
@@ -25,7 +25,8 @@ HISTORY = [epoch("head", 0), epoch("head", 1)]
 
 
 def open_run(store: ObjectStore, scratch: Path, *, fingerprint: str = "f", **settings: Any) -> Checkpoints:
-    record = RunRecord.open(store, run_id="run", fingerprint=fingerprint, settings={"BATCH_SIZE": 10} | settings)
+    identity = Identity(run_id="run", fingerprint=fingerprint, settings={"BATCH_SIZE": 10} | settings)
+    record = RunRecord.open(store, identity)
     record.take(Holder(host="me", pid=1, started=0.0), lease_seconds=60)
     if not record.content.inputs:
         record.update(inputs=INPUTS)
@@ -34,7 +35,7 @@ def open_run(store: ObjectStore, scratch: Path, *, fingerprint: str = "f", **set
 
 def commit(run: Checkpoints, step: int, num_epochs: int) -> str:
     arrays = {"w": np.full(3, step, np.float32)}
-    return run.commit(arrays, state="head", phase="head", step=step, history=HISTORY[:num_epochs]).name
+    return run.commit(Snapshot(arrays=arrays, phase="head", step=step, history=tuple(HISTORY[:num_epochs]))).name
 
 
 @pytest.fixture

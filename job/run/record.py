@@ -1,9 +1,9 @@
-"""The run record: one object, run.json, that says all that is known of a run.
+"""The run record: one object, run.json, with all that is known of a run.
 
 It is the only mutable object of a run and changes only by compare-and-swap on its generation. Claiming a run,
-committing a checkpoint and finishing are that one mechanism: the one who holds the newest generation holds the run,
-and an attempt whose write is refused has been superseded and writes nothing more. The lease in it is a courtesy, which
-keeps a second attempt from taking a run that is held (see `lease`); the generation is what makes it safe.
+committing a checkpoint and finishing are that one mechanism: the attempt with the newest generation holds the run, and
+an attempt whose write is refused has been superseded and writes nothing more. The lease in the record saves work: it
+keeps a second attempt from taking a run that is held (see `lease`). The generation makes it safe.
 
 This module decides who may write; it does not know what a checkpoint contains, and imports no TensorFlow.
 """
@@ -13,7 +13,8 @@ import math
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -42,12 +43,30 @@ from job.schema import (
     problem_of,
     recorded_setting,
 )
+from job.settings.settings import Settings
 from job.storage import MISSING, ObjectStore
 
 RECORD_NAME = "run.json"
 MAX_BYTES = 64 << 20
 """Of a record. Ten thousand epochs and as many attempts are a fifth of it."""
 CLOSING_SECONDS = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """Which run a start means: its id, the fingerprint of its settings, and those that change the result."""
+
+    run_id: str
+    fingerprint: str
+    settings: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Identity":
+        return cls(
+            run_id=settings.resolved_run_id(),
+            fingerprint=settings.fingerprint(),
+            settings=settings.result_settings(),
+        )
 
 
 class RunRecord:
@@ -74,28 +93,27 @@ class RunRecord:
     def open(
         cls,
         store: ObjectStore,
+        identity: Identity,
         *,
-        run_id: str,
-        fingerprint: str,
-        settings: dict[str, Any],
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         account: Callable[[], dict[str, Any]] = dict,
     ) -> "RunRecord":
         """Read the record, or begin a new one; nothing is written.
 
-        `account` gives fields of `Attempt` that change while it lasts; each write of the record brings them along.
+        `account` returns the fields of `Attempt` that change while it lasts; each write of the record includes them.
         Raises RunMismatch when the run id belongs to other settings, RecordDamaged when there are checkpoints and no
         record, and when the record is damaged or of another run.
         """
-        found = _read(store, run_id=run_id)
-        content = found[0] if found else new_record(run_id=run_id, fingerprint=fingerprint, settings=settings)
-        record = cls(store, content, found[1] if found else MISSING, clock, account)
-        if content.fingerprint != fingerprint:
-            if not record.is_untouched:
-                raise _mismatch(content, settings, run_id)
-            # Every attempt ended before it had data and weights: a mistake in the settings, now mended.
-            record.content = content.model_copy(update={"fingerprint": fingerprint, "settings": settings})
-        return record
+        content, generation = _read(store, run_id=identity.run_id) or (new_record(identity), MISSING)
+        if content.fingerprint != identity.fingerprint:
+            is_untouched = not (content.inputs or content.checkpoints) and all(one.end for one in content.attempts)
+            if not is_untouched:
+                raise _mismatch(content, identity)
+            # Every attempt ended before it had data and weights: the settings were wrong, and are corrected now.
+            content = content.model_copy(
+                update={"fingerprint": identity.fingerprint, "settings": dict(identity.settings)}
+            )
+        return cls(store, content, generation, clock, account)
 
     def take(self, holder: Holder, *, lease_seconds: float) -> None:
         """Register a new attempt, which holds the run. Raises Superseded when another attempt was quicker."""
@@ -108,14 +126,8 @@ class RunRecord:
         return self.content.state == "done"
 
     @property
-    def is_untouched(self) -> bool:
-        """Whether no attempt has begun to train, and none is under way."""
-        content = self.content
-        return not (content.inputs or content.checkpoints) and all(attempt.end for attempt in content.attempts)
-
-    @property
     def version(self) -> tuple[int, int]:
-        """What changes with every write of the record, by whomever."""
+        """What changes with every write of the record, by any process."""
         return self.content.revision, self._generation
 
     @property
@@ -155,7 +167,7 @@ class RunRecord:
             self._adopt(content, generation)
 
     def _settle(self) -> bool:
-        """Find out what became of writes without an answer, and adopt the one that the store has done.
+        """Find out whether the store has done a write that got no answer, and adopt that one.
 
         Returns whether there was one. Raises Superseded when another attempt wrote the record.
         """
@@ -228,22 +240,9 @@ class RunRecord:
         return (*self.content.attempts[:-1], closed)
 
 
-def new_record(
-    *,
-    run_id: str,
-    fingerprint: str,
-    settings: dict[str, Any],
-    earlier_lineages: tuple[str, ...] = (),
-    **fields: Any,
-) -> Record:
+def new_record(identity: Identity, *, earlier_lineages: tuple[str, ...] = (), **fields: Any) -> Record:
     """A record with a lineage of its own, the last one."""
-    return Record(
-        run_id=run_id,
-        fingerprint=fingerprint,
-        settings=settings,
-        lineages=(*earlier_lineages, secrets.token_hex(4)),
-        **fields,
-    )
+    return Record(**vars(identity), lineages=(*earlier_lineages, secrets.token_hex(4)), **fields)
 
 
 def encoded(content: Record) -> bytes:
@@ -259,7 +258,7 @@ def read(store: ObjectStore, name: str = RECORD_NAME) -> Record | None:
     `store` is the run's own place, unless `name` leads there from above.
     """
     found = _read(store, name)
-    return found[0] if found else None
+    return found and found[0]
 
 
 def _read(store: ObjectStore, name: str = RECORD_NAME, *, run_id: str | None = None) -> tuple[Record, int] | None:
@@ -333,16 +332,16 @@ def _superseded(data: bytes, store: ObjectStore) -> Superseded:
     )
 
 
-def _mismatch(content: Record, settings: dict[str, Any], run_id: str) -> RunMismatch:
+def _mismatch(content: Record, start: Identity) -> RunMismatch:
     lines = []
-    for name in sorted(content.settings.keys() | settings.keys()):
-        had, has = recorded_setting(content.settings, name), recorded_setting(settings, name)
+    for name in sorted(content.settings.keys() | start.settings.keys()):
+        had, has = recorded_setting(content.settings, name), recorded_setting(start.settings, name)
         if had != has:
             unknown = "this version does not know it"
             lines.append(f"  THAW_{name}: the run has {had!r}, {unknown if has is None else f'this start {has!r}'}")
     if not lines:
         lines = ["  the same settings, of another version of the program"]
     return RunMismatch(
-        f"run {run_id!r} belongs to other settings (fingerprint {content.fingerprint}).\n" + "\n".join(lines),
+        f"run {start.run_id!r} belongs to other settings (fingerprint {content.fingerprint}).\n" + "\n".join(lines),
         hint="set these back to continue it, or give the new settings another THAW_RUN_ID",
     )
