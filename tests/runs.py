@@ -83,10 +83,11 @@ def start(
     settings: Settings,
     store: ObjectStore,
     *,
-    observer: Recorder | None = None,
+    observer: Recorder | Observers | None = None,
     check_stop: Callable[[], None] = never,
     progress: Progress | None = None,
-) -> Recorder:
+) -> Any:
+    """One attempt in this process; returns its observer, by default a `Recorder`."""
     observer = observer or Recorder()
     run_attempt(settings, store=store, holder=HOLDER, context=context(observer, progress, check_stop))
     return observer

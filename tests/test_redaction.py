@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from job.__main__ import Ending
 from job.errors import ThawError
-from job.observe.events import ClassRare, ReportingFailed
-from job.observe.log import Console
+from job.observe.events import ClassRare, ReportingFailed, RunFailed
+from job.observe.log import Log
+from job.observe.progress import Progress
 from job.redaction import redacted, redacted_value
 from job.settings.settings import Settings, variable
 from tests.conftest import REPOSITORY
@@ -109,11 +110,11 @@ def test_no_error_event_or_traceback_has_the_secret_of_a_url(kind: str, capsys: 
     error = ThawError(text, hint=text)
     assert SECRET not in "".join([error.message, error.hint, *traceback.format_exception(error)])
     for log_format in ("json", "console"):
-        console = Console(log_format)  # type: ignore[arg-type]
-        console.event(ReportingFailed(URLS[kind], reason=text))
-        console.event(ClassRare(fewer_than=10, num_classes=1, classes=[text]))
-        console.failure(exit_code=1, reason=text, hint=text, traceback=text)
-        console.closing("t", {"place": text})
+        log = Log(log_format, Progress())  # type: ignore[arg-type]
+        log.event(ReportingFailed(URLS[kind], reason=text))
+        log.event(ClassRare(fewer_than=10, num_classes=1, classes=[text]))
+        log.event(RunFailed(exit_code=1, reason=text, hint=text, traceback=text))
+        log.closing("t", {"place": text})
     try:
         raise ValueError(text)
     except ValueError as bug:

@@ -11,6 +11,7 @@ import pytest
 from job.cli.arguments import Repair
 from job.cli.repair import mend, repair
 from job.errors import ExitCode, Interrupted, RecordDamaged, RunUnavailable, Superseded
+from job.observe import events
 from job.run.checkpoint import Checkpoints, Snapshot
 from job.run.record import RECORD_NAME, Identity, RunRecord, read
 from job.schema import CHECKPOINTS, CheckpointName, Holder, Record
@@ -259,6 +260,6 @@ def test_a_run_whose_record_was_lost_ends_with_the_bits_of_an_undisturbed_one(
     assert done.returncode == ExitCode.COMPLETE, done.stderr
     assert f"{phase}" in done.stdout
     assert record_of(store).checkpoints == lost.checkpoints
-    (restored,) = start(small(), store).of("restored")
-    assert (restored["phase"], restored["step"]) == (phase, step + 1)
+    (restored,) = start(small(), store).of(events.Restored)
+    assert (restored.phase, restored.step) == (phase, step + 1)
     assert result_of(store) == result_of(undisturbed_run[0])

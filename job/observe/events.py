@@ -1,35 +1,28 @@
-"""The events of a run, and the observers that get them.
+"""The events of a run, which are the lines of its log, and the observers that get them."""
 
-Every line of the log is one of these events, with its fields. A finished step is reported too, but is never a line.
-"""
-
-import dataclasses
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol
+from dataclasses import MISSING, dataclass
+from typing import Any, ClassVar, Protocol, dataclass_transform
 
 
-@dataclass(frozen=True)
+@dataclass_transform(frozen_default=True)
 class Event:
-    """Something that happens once in a while. `name` and `level` are those of its line in the log."""
+    """Something that happens once in a while; each kind is a frozen dataclass. `name` and `level` go into the log."""
 
     name: ClassVar[str]
-    level: ClassVar[Literal["info", "warning", "error"]] = "info"
+    level: ClassVar[str]
+
+    def __init_subclass__(cls, *, name: str, level: str = "info") -> None:
+        cls.name, cls.level = name, level
+        dataclass(frozen=True)(cls)
 
     def fields(self) -> dict[str, Any]:
         """What the log shows, in order; a field that has its default value is left out."""
-        return {
-            field.name: getattr(self, field.name)
-            for field in dataclasses.fields(self)
-            if getattr(self, field.name) != field.default
-        }
+        return {name: value for name, value in vars(self).items() if value != getattr(type(self), name, MISSING)}
 
 
-@dataclass(frozen=True)
-class WaitingForRun(Event):
+class WaitingForRun(Event, name="waiting"):
     """Another attempt holds the run."""
-
-    name = "waiting"
 
     held_by: str
     attempt: int
@@ -37,32 +30,23 @@ class WaitingForRun(Event):
     at_most_seconds: float
 
 
-@dataclass(frozen=True)
-class WaitingForLock(Event):
+class WaitingForLock(Event, name="waiting"):
     """Another process holds a lock of the store."""
-
-    name = "waiting"
 
     lock: str
     at_most_seconds: float
 
 
-@dataclass(frozen=True)
-class RunClaimed(Event):
+class RunClaimed(Event, name="run_claimed"):
     """This attempt holds the run from now on."""
-
-    name = "run_claimed"
 
     at: str
     attempt: int
     state: str
 
 
-@dataclass(frozen=True)
-class RunAlreadyDone(Event):
+class RunAlreadyDone(Event, name="run_already_done"):
     """An earlier attempt completed the run; nothing is done."""
-
-    name = "run_already_done"
 
     at: str
     attempts: int
@@ -73,11 +57,8 @@ class RunAlreadyDone(Event):
     model_sha256: str
 
 
-@dataclass(frozen=True)
-class Fetching(Event):
+class Fetching(Event, name="fetching"):
     """Files are being copied from a mirror."""
-
-    name = "fetching"
 
     place: str
     num_left: int
@@ -85,11 +66,8 @@ class Fetching(Event):
     bytes: int
 
 
-@dataclass(frozen=True)
-class Fetched(Event):
+class Fetched(Event, name="fetched"):
     """The files of a mirror are on this disk; the numbers are of those that were not there before."""
-
-    name = "fetched"
 
     place: str
     num_files: int
@@ -97,11 +75,8 @@ class Fetched(Event):
     seconds: float
 
 
-@dataclass(frozen=True)
-class DataLoaded(Event):
+class DataLoaded(Event, name="data_loaded"):
     """The splits are known: examples of each split, training steps of each phase, examples of each class."""
-
-    name = "data_loaded"
 
     dataset: str
     cache: str
@@ -117,44 +92,32 @@ class DataLoaded(Event):
         return fields | {f"{phase}_steps": count for phase, count in steps.items()} | {"classes": classes}
 
 
-@dataclass(frozen=True)
-class ClassMissing(Event):
+class ClassMissing(Event, name="class_missing", level="warning"):
     """A split has no example of some classes."""
-
-    name, level = "class_missing", "warning"
 
     split: str
     num_classes: int
     classes: list[str]
 
 
-@dataclass(frozen=True)
-class ClassRare(Event):
+class ClassRare(Event, name="class_rare", level="warning"):
     """Some classes have few training examples: their results mean little."""
-
-    name, level = "class_rare", "warning"
 
     fewer_than: int
     num_classes: int
     classes: list[str]
 
 
-@dataclass(frozen=True)
-class Duplicates(Event):
+class Duplicates(Event, name="duplicates", level="warning"):
     """The same image is in two splits: how many examples of the second split are in the first one too."""
-
-    name, level = "duplicates", "warning"
 
     train_validation: int
     train_test: int
     validation_test: int
 
 
-@dataclass(frozen=True)
-class ModelBuilt(Event):
+class ModelBuilt(Event, name="model_built"):
     """The classifier has its weights; `xla` says whether its train step is compiled by XLA."""
-
-    name = "model_built"
 
     backbone: str
     weights: str
@@ -163,39 +126,27 @@ class ModelBuilt(Event):
     device: str
 
 
-@dataclass(frozen=True)
-class CheckpointDamaged(Event):
+class CheckpointDamaged(Event, name="checkpoint_damaged", level="warning"):
     """A checkpoint cannot be used; the one before it is tried."""
-
-    name, level = "checkpoint_damaged", "warning"
 
     checkpoint: str
     reason: str
 
 
-@dataclass(frozen=True)
-class Restored(Event):
+class Restored(Event, name="restored"):
     """Training goes on from this checkpoint."""
-
-    name = "restored"
 
     checkpoint: str | None
     phase: str
     step: int
 
 
-@dataclass(frozen=True)
-class NothingRestored(Restored):
+class NothingRestored(Restored, name="restored", level="warning"):
     """No checkpoint of the run can be used; training begins anew."""
 
-    level = "warning"
 
-
-@dataclass(frozen=True)
-class PhaseStarted(Event):
+class PhaseStarted(Event, name="phase_started"):
     """A phase begins, or goes on, with `epoch` epochs and `step` steps done."""
-
-    name = "phase_started"
 
     phase: str
     epoch: int
@@ -203,15 +154,11 @@ class PhaseStarted(Event):
     learning_rate: float
 
 
-GpuMemory = Mapping[str, Mapping[str, int]]
-"""Bytes that TensorFlow holds of each GPU: "current" and "peak"."""
+GpuMemory = Mapping[str, Mapping[str, int]]  # bytes that TensorFlow holds of each GPU, "current" and "peak"
 
 
-@dataclass(frozen=True)
-class StepCompiled(Event):
+class StepCompiled(Event, name="step_compiled"):
     """The first step of this attempt in a phase is done, which was traced and compiled."""
-
-    name = "step_compiled"
 
     phase: str
     seconds: float
@@ -237,20 +184,14 @@ class EpochDone:
     images_per_second: float
 
 
-@dataclass(frozen=True)
-class EpochFinished(EpochDone, Event):
+class EpochFinished(EpochDone, Event, name="epoch_finished"):
     """An epoch is trained and validated."""
-
-    name = "epoch_finished"
 
     gpu_memory: GpuMemory | None = None
 
 
-@dataclass(frozen=True)
-class Committed(Event):
+class Committed(Event, name="committed"):
     """A checkpoint is in the store; `blocking_seconds` are those that training stood still for it."""
-
-    name = "committed"
 
     reason: str
     phase: str
@@ -261,11 +202,8 @@ class Committed(Event):
     checkpoint: str
 
 
-@dataclass(frozen=True)
-class CommitFailed(Event):
+class CommitFailed(Event, name="commit_failed", level="warning"):
     """A checkpoint could not be written; training goes on, and the next one has a newer state."""
-
-    name, level = "commit_failed", "warning"
 
     phase: str
     step: int
@@ -273,31 +211,22 @@ class CommitFailed(Event):
     error: str
 
 
-@dataclass(frozen=True)
-class Evaluated(Event):
+class Evaluated(Event, name="evaluated"):
     """The exported model was measured over the test split: accuracy in 0..1, mean loss in nats."""
-
-    name = "evaluated"
 
     accuracy: float
     loss: float
     num_examples: int
 
 
-@dataclass(frozen=True)
-class Exported(Event):
+class Exported(Event, name="exported"):
     """Model, report and logs are in the store."""
-
-    name = "exported"
 
     model: str
 
 
-@dataclass(frozen=True)
-class RunFinished(Event):
+class RunFinished(Event, name="run_finished"):
     """The run is complete and its outcome committed."""
-
-    name = "run_finished"
 
     at: str
     test_accuracy: float
@@ -306,23 +235,21 @@ class RunFinished(Event):
     model_sha256: str
 
 
-@dataclass(frozen=True)
-class RunFailed(Event):
+class RunFailed(Event, name="run_failed", level="error"):
     """Why the process ends with this exit code, and what to do about it."""
-
-    name, level = "run_failed", "error"
 
     exit_code: int
     reason: str
     hint: str
     traceback: str | None = None
 
+    def __str__(self) -> str:
+        rest = {"hint": self.hint, "traceback": self.traceback}
+        return "\n".join([f"error: {self.reason}", *(f"{name}: {value}" for name, value in rest.items() if value)])
 
-@dataclass(frozen=True)
-class Mirrored(Event):
+
+class Mirrored(Event, name="mirrored"):
     """A file is in the mirror."""
-
-    name = "mirrored"
 
     file: str
     number: int
@@ -330,54 +257,39 @@ class Mirrored(Event):
     bytes: int
 
 
-@dataclass(frozen=True)
-class MirrorFilled(Event):
+class MirrorFilled(Event, name="mirror_filled"):
     """All files are in the mirror; `bytes_sent` leaves out those that were there before."""
-
-    name = "mirror_filled"
 
     place: str
     bytes_sent: int
     seconds: float
 
 
-@dataclass(frozen=True)
-class MirrorSettings(Event):
+class MirrorSettings(Event, name="mirror_settings"):
     """The settings with which a run reads from the mirror."""
-
-    name = "mirror_settings"
 
     THAW_DATA_DIR: str
     THAW_WEIGHTS: str | None = None
 
 
-@dataclass(frozen=True)
-class MetricsUnavailable(Event):
+class MetricsUnavailable(Event, name="metrics_unavailable", level="warning"):
     """/metrics is not served; the run goes on without."""
-
-    name, level = "metrics_unavailable", "warning"
 
     port: int
     reason: str
     hint: str
 
 
-@dataclass(frozen=True)
-class PushFailed(Event):
+class PushFailed(Event, name="push_failed", level="warning"):
     """The Pushgateway did not take the outcome."""
-
-    name, level = "push_failed", "warning"
 
     url: str
     reason: str
     hint: str
 
 
-@dataclass(frozen=True)
-class ReportingFailed(Event):
+class ReportingFailed(Event, name="reporting_failed", level="warning"):
     """Kubeflow Trainer did not take the progress; this is said once, until it does again."""
-
-    name, level = "reporting_failed", "warning"
 
     url: str
     reason: str
@@ -387,8 +299,7 @@ class ReportingFailed(Event):
 class StepDone:
     """`step` steps of the phase are done, of `num_steps`; `batch` of them in epoch `epoch`.
 
-    `seconds` are those of the step itself, `data_wait_seconds` those that it waited for its images. `is_first` is the
-    first step of an attempt, which is traced and compiled.
+    `data_wait_seconds`, the wait for its images, is not in `seconds`. The first step of an attempt is compiled.
     """
 
     phase: str
@@ -408,19 +319,16 @@ RunningMeans = Callable[[], tuple[float, float]]
 
 
 class Observer(Protocol):
-    """What a run reports to. None of this may change how the run ends."""
+    """What a run reports to. Nothing in it may change how the run ends.
 
-    def event(self, event: Event) -> None:
-        """Something has happened."""
-        ...
+    `step` must cost next to nothing. `closing` is the result of a run as a table, which only a terminal shows.
+    """
 
-    def step(self, done: StepDone, running_means: RunningMeans) -> None:
-        """A step is done; must cost next to nothing."""
-        ...
+    def event(self, event: Event) -> None: ...
 
-    def closing(self, title: str, rows: dict[str, str]) -> None:
-        """The end of a run as a table; only a terminal shows it."""
-        ...
+    def step(self, done: StepDone, running_means: RunningMeans) -> None: ...
+
+    def closing(self, title: str, rows: dict[str, str]) -> None: ...
 
 
 class Observers:

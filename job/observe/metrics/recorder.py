@@ -1,6 +1,6 @@
-"""What is told of a run -> series. A reader of events and steps, and an observer of requests to the store.
+"""Events, steps and requests to the store -> series.
 
-A gauge without a value yet is absent, never 0: an alert on it stays silent.
+A gauge without a value yet is absent, never 0, so that an alert on it stays silent.
 """
 
 import time
@@ -23,7 +23,10 @@ KINDS = {"counter": Counter, "gauge": Gauge, "histogram": Histogram}
 
 
 class Metrics:
-    """The series of one attempt. `constants` are labels of thaw_info; `disks` are folders whose free space counts."""
+    """The series of one attempt: an observer of the run and of its store.
+
+    `constants` are labels of thaw_info, `disks` the folders whose free space is shown.
+    """
 
     def __init__(self, progress: Progress, *, constants: dict[str, str], disks: Sequence[Path]) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -31,7 +34,7 @@ class Metrics:
         self._progress = progress
         self._constants = {"version": __version__} | constants
         self._metrics: dict[tuple[str, ...], Any] = {}
-        self._estimate = Estimate({})
+        self._estimate = Estimate()
         self._outcome: dict[str, float] = {}
         self._completed_at: float | None = None
         for series in SERIES:
@@ -44,6 +47,7 @@ class Metrics:
         self.registry.register(Live(progress, disks))
 
     def event(self, event: events.Event) -> None:
+        self._estimate.event(event)
         match event:
             case events.RunClaimed():
                 self._set_outcome("thaw_attempts", event.attempt)
@@ -53,7 +57,6 @@ class Metrics:
                 self._set_outcome("thaw_test_loss", event.test_loss)
                 self._completed_at = datetime.fromisoformat(event.ended).timestamp()
             case events.DataLoaded():
-                self._estimate = Estimate(event.steps)
                 for phase, count in event.steps.items():
                     self._series("thaw_steps_expected", phase).set(count)
                 self._set_estimate()
@@ -66,7 +69,6 @@ class Metrics:
             case events.PhaseStarted():
                 self._series("thaw_epoch", event.phase).set(event.epoch)
                 self._series("thaw_learning_rate", event.phase).set(event.learning_rate)
-                self._estimate.begin(event.phase, event.step)
                 self._set_estimate()
             case events.StepCompiled():
                 self._series("thaw_compile_duration_seconds", event.phase).set(event.seconds)
@@ -91,25 +93,25 @@ class Metrics:
                 self._set_outcome("thaw_test_loss", event.loss)
 
     def step(self, done: events.StepDone, running_means: events.RunningMeans) -> None:
-        """Costs some microseconds; the loss is not read."""
+        """Takes some microseconds; does not read the loss."""
         self._series("thaw_steps_total", done.phase).inc()
         self._series("thaw_examples_total", done.phase).inc(done.num_examples)
         self._series("thaw_data_wait_seconds_total").inc(done.data_wait_seconds)
         self._series("thaw_last_step_timestamp_seconds").set_to_current_time()
         if not done.is_first:
             self._series("thaw_step_duration_seconds", done.phase).observe(done.seconds)
-        self._estimate.done(done.step)
+        self._estimate.step(done)
         self._set_estimate()
 
     def closing(self, title: str, rows: dict[str, str]) -> None:
         """Nothing to count."""
 
     def interrupted(self, signal_name: str) -> None:
-        """The attempt was told to stop."""
+        """A signal asked the attempt to stop."""
         self._series("thaw_interrupted_total", signal_name).inc()
 
     def request(self, operation: str, code: str, seconds: float) -> None:
-        """The store has answered, or has not; called from several threads, as the two below."""
+        """A request to the store has ended, `code` says how; called from several threads, as the two below."""
         self._series("thaw_storage_requests_total", operation, code).inc()
         self._series("thaw_storage_request_seconds", operation).observe(seconds)
 
@@ -118,12 +120,12 @@ class Metrics:
         self._series("thaw_storage_retries_total", operation).inc()
 
     def conflict(self, name: str) -> None:
-        """A write of this object was refused: another process had written it."""
+        """A write of this object was refused, because another process had written it."""
         kinds = {"run.json": "record", "checkpoints": "checkpoint"}
         self._series("thaw_precondition_failures_total", kinds.get(name.split("/")[0], "artefact")).inc()
 
     def outcome(self, exit_code: int) -> CollectorRegistry:
-        """What is pushed when the attempt ends: what is known of the outcome, and of nothing else."""
+        """The series that are pushed when the attempt ends, as far as their values are known."""
         now, seconds = time.time(), self._progress.ledger.of_run()
         values = self._outcome | {
             "thaw_exit_code": float(exit_code),
@@ -140,7 +142,7 @@ class Metrics:
         return registry
 
     def _set_info(self, *, precision: str, device: str) -> None:
-        """What a run computes with is known only once its model is built; until then those labels are empty."""
+        """Precision and device are known once the model is built; until then these labels are empty."""
         info = self._series("thaw_info")
         info.clear()
         info.labels(**self._constants, precision=precision, device=device).set(1)
@@ -161,7 +163,7 @@ class Metrics:
         self._series(name).set(value)
 
     def _series(self, name: str, *labels: str) -> Any:
-        """The metric of a row of the table, or its child with these labels, made when it is first asked for."""
+        """The metric of a row of the table, or its child with these labels, created when first used."""
         key = (name, *labels)
         if key not in self._metrics:
             row = BY_NAME[name]
