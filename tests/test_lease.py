@@ -85,7 +85,7 @@ def test_a_run_that_is_not_held_is_taken_or_answered_at_once(
     assert (record.attempt.number, record.is_done, clock.now) == (attempt, before is finish, 0)
     if first and record.attempt.number == 2:
         with pytest.raises(Superseded):
-            first.renew()
+            first.update()
 
 
 def test_a_holder_that_is_gone_is_waited_for_until_its_lease_runs_out(store: MemoryStore, clock: Clock) -> None:
@@ -103,7 +103,7 @@ def test_a_holder_that_is_alive_keeps_its_run(store: MemoryStore, clock: Clock) 
     """The waiting attempt gives up after a lease of its own, and names the holder."""
     first = claim(store, FIRST)
     with pytest.raises(Superseded, match=r"run 'run' is held by attempt 1 of first:1 of Job job-1.*waited 60 s"):
-        claim(store, SECOND, check_stop=first.renew)
+        claim(store, SECOND, check_stop=first.update)
     assert 60 <= clock.now < 70
     assert len(first.content.attempts) == 1
 
@@ -133,7 +133,7 @@ def test_a_holder_that_was_seen_to_renew_is_waited_for_no_longer_than_ones_own_l
     store = WithoutClock()
     first = claim(store, FIRST, lease_seconds=3600)
     with pytest.raises(Superseded, match=r"held by attempt 1 .* and alive; waited 5 s"):
-        claim(store, SECOND, lease_seconds=5, check_stop=first.renew)
+        claim(store, SECOND, lease_seconds=5, check_stop=first.update)
     assert 5 <= clock.now < 7
 
 

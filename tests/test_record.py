@@ -7,7 +7,6 @@ import os
 import shutil
 import threading
 from collections.abc import Callable
-from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -17,21 +16,22 @@ from job.errors import InputError, PreconditionFailed, RecordDamaged, RunMismatc
 from job.run.record import RECORD_NAME, Identity, RunRecord, read
 from job.schema import Holder, Outcome
 from job.storage import MISSING, LocalStore, ObjectStore, StoredObject
-from tests.recorded import INPUTS, NOON, OUTCOME
+from tests.recorded import INPUTS, OUTCOME
 from tests.runs import record_of
 from tests.stores import CrashingStore, MemoryStore
 
 
 def claim(store: ObjectStore, *, host: str = "here", fingerprint: str = "abc", **settings: object) -> RunRecord:
     identity = Identity(run_id="run", fingerprint=fingerprint, settings=settings)
-    record = RunRecord.open(store, identity, clock=lambda: NOON)
+    record = RunRecord.open(store, identity)
     if not record.is_done:
         record.take(Holder(host=host, pid=1, started=0.0), lease_seconds=60)
     return record
 
 
-def ends(store: ObjectStore) -> list[tuple[int | None, datetime | None]]:
-    return [(attempt.exit_code, attempt.end) for attempt in record_of(store).attempts]
+def ends(store: ObjectStore) -> list[tuple[int | None, bool]]:
+    """Exit code of each attempt, and whether it has an end."""
+    return [(attempt.exit_code, attempt.end is not None) for attempt in record_of(store).attempts]
 
 
 @pytest.fixture
@@ -45,8 +45,8 @@ def test_each_claim_is_an_attempt(store: MemoryStore) -> None:
     claim(store, host="there", SEED=1)
     record = record_of(store)
     assert (record.run_id, record.fingerprint, record.settings, record.state) == ("run", "abc", {"SEED": 1}, "prepare")
-    assert [(a.number, a.holder, a.start) for a in record.attempts] == [(1, "here:1", NOON), (2, "there:1", NOON)]
-    assert ends(store) == [(42, NOON), (None, None)]
+    assert [(a.number, a.holder) for a in record.attempts] == [(1, "here:1"), (2, "there:1")]
+    assert ends(store) == [(42, True), (None, False)]
 
 
 def test_other_settings_are_refused_and_each_difference_is_listed(store: MemoryStore) -> None:
@@ -73,7 +73,7 @@ def test_a_finished_run_is_not_written_again(store: MemoryStore) -> None:
     assert again.is_done
     assert again.content.outcome == Outcome(**OUTCOME)
     assert store.read(RECORD_NAME) == before
-    assert ends(store) == [(6, NOON)]
+    assert ends(store) == [(6, True)]
 
 
 def test_a_superseded_attempt_names_the_winner_and_writes_nothing(store: MemoryStore) -> None:
@@ -131,7 +131,7 @@ def test_writes_whose_answers_were_lost_do_not_lock_the_run_out(plan: tuple[str,
     assert record_of(store).state == "fine_tune"
 
 
-@pytest.mark.parametrize("last", [RunRecord.renew, lambda record: record.close_attempt(44)])
+@pytest.mark.parametrize("last", [RunRecord.update, lambda record: record.close_attempt(44)])
 @pytest.mark.parametrize("write", [lambda record: record.update(state="fine_tune"), lambda record: finish(record)])
 def test_a_write_whose_answer_was_lost_is_not_undone(
     write: Callable[[RunRecord], None], last: Callable[[RunRecord], None]
@@ -146,7 +146,7 @@ def test_a_write_whose_answer_was_lost_is_not_undone(
     last(record)
     assert (record_of(store).state, record_of(store).outcome) == (written.state, written.outcome)
     assert record_of(store).attempts[-1].exit_code in (written.attempts[-1].exit_code, 44)
-    assert written.state != "done" or ends(store) == [(0, NOON)]
+    assert written.state != "done" or ends(store) == [(0, True)]
 
 
 def finish(record: RunRecord) -> None:
@@ -166,7 +166,7 @@ def test_a_renewal_waits_while_the_record_must_be_quiet(store: MemoryStore) -> N
     """No other thread writes then."""
     record = claim(store)
     before = store.generation(RECORD_NAME)
-    renewal = threading.Thread(target=record.renew)
+    renewal = threading.Thread(target=record.update)
     with record.quiet():
         renewal.start()
         renewal.join(timeout=0.2)
@@ -196,7 +196,7 @@ def test_an_attempt_that_ends_does_not_wait_for_a_write_that_hangs(
     may_end.set()
     thread.join()
     record.close_attempt(42)
-    assert ends(store) == [(42, NOON)]
+    assert ends(store) == [(42, True)]
 
 
 # Damage
@@ -300,4 +300,4 @@ def test_what_could_not_be_read_back_is_not_written(store: MemoryStore) -> None:
     with pytest.raises(ValueError, match="splits"):
         record.update(inputs={"data": {"splits": "a"}})
     assert store.read(RECORD_NAME) == before
-    record.renew()
+    record.update()

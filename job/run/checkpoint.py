@@ -23,7 +23,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
@@ -273,10 +272,8 @@ def _read(path: Path, place: str) -> tuple[Description | None, dict[str, str], d
         text = metadata.get(DESCRIPTION)
         description = None if text is None else Description.model_validate_json(text, strict=True)
         return description, metadata, load_file(path)
-    except ValidationError as error:
-        raise CheckpointDamaged(f"{place} is not a checkpoint: {problem_of(error.errors())}") from error
     except UNUSABLE as error:
-        raise CheckpointDamaged(f"{place} is not a checkpoint: {str(error)[:300]!r}") from error
+        raise CheckpointDamaged(f"{place} is not a checkpoint: {problem_of(error)}") from error
 
 
 @contextlib.contextmanager

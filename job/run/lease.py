@@ -157,7 +157,7 @@ class Renewal:
         while True:
             if self._record.seconds_since_written >= self._every_seconds / 2:
                 try:
-                    self._record.renew()
+                    self._record.update()
                 except Superseded as error:
                     self._lost = error
                     return

@@ -19,8 +19,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from job.errors import (
     InputError,
     ObjectDamaged,
@@ -77,13 +75,11 @@ class RunRecord:
         store: ObjectStore,
         content: Record,
         generation: int,
-        clock: Callable[[], datetime],
-        account: Callable[[], dict[str, Any]] = dict,
+        account: Callable[[], dict[str, Any]],
     ) -> None:
         self._store = store
         self._account = account
         self._generation = generation
-        self._clock = clock
         self._lock = threading.RLock()
         self._unanswered: list[tuple[bytes, Record]] = []
         self._written_at = -math.inf
@@ -91,12 +87,7 @@ class RunRecord:
 
     @classmethod
     def open(
-        cls,
-        store: ObjectStore,
-        identity: Identity,
-        *,
-        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
-        account: Callable[[], dict[str, Any]] = dict,
+        cls, store: ObjectStore, identity: Identity, *, account: Callable[[], dict[str, Any]] = dict
     ) -> "RunRecord":
         """Read the record, or begin a new one; nothing is written.
 
@@ -113,11 +104,11 @@ class RunRecord:
             content = content.model_copy(
                 update={"fingerprint": identity.fingerprint, "settings": dict(identity.settings)}
             )
-        return cls(store, content, generation, clock, account)
+        return cls(store, content, generation, account)
 
     def take(self, holder: Holder, *, lease_seconds: float) -> None:
         """Register a new attempt, which holds the run. Raises Superseded when another attempt was quicker."""
-        attempt = Attempt(number=len(self.content.attempts) + 1, holder=str(holder), start=self._clock())
+        attempt = Attempt(number=len(self.content.attempts) + 1, holder=str(holder), start=datetime.now(UTC))
         lease = Lease(attempt=attempt.number, holder=holder, seconds=lease_seconds, renewed=attempt.start)
         self.update(attempts=(*self.content.attempts, attempt), lease=lease)
 
@@ -141,14 +132,17 @@ class RunRecord:
         return time.monotonic() - self._written_at
 
     def update(self, **changes: Any) -> None:
-        """Replace fields of the record by compare-and-swap. Raises Superseded when another attempt wrote it."""
+        """Replace fields of the record by compare-and-swap; without any, only show that this attempt is alive.
+
+        Raises Superseded when another attempt wrote the record.
+        """
         with self._lock:
             if self._unanswered:
                 self._settle()
             content = self.content.model_copy(update={**changes, "revision": self.content.revision + 1})
             *before, attempt = content.attempts
             attempts = (*before, attempt.model_copy(update=self._account()))
-            lease = content.lease and content.lease.model_copy(update={"renewed": self._clock()})
+            lease = content.lease and content.lease.model_copy(update={"renewed": datetime.now(UTC)})
             content = content.model_copy(update={"attempts": attempts, "lease": lease})
             data = encoded(content)
             try:
@@ -189,7 +183,7 @@ class RunRecord:
         self._written_at = time.monotonic()
 
     def pin_inputs(self, inputs: dict[str, Any]) -> None:
-        """Note what the run is made from, at its first attempt. Raises InputError when a later one differs."""
+        """Record what the run is made from, at its first attempt. Raises InputError when a later one differs."""
         recorded = self.content.inputs
         if not recorded:
             self.update(inputs=inputs)
@@ -206,12 +200,8 @@ class RunRecord:
         with self._lock:
             yield
 
-    def renew(self) -> None:
-        """Write the record as it is, which shows that this attempt is alive."""
-        self.update()
-
     def finish(self, outcome: dict[str, Any], *, exit_code: int, **changes: Any) -> None:
-        """The run is done: from here on every start is answered with this outcome."""
+        """The run is done: from now on every start is answered with this outcome."""
         self.update(
             state="done",
             outcome=Outcome.model_validate(outcome),
@@ -221,7 +211,7 @@ class RunRecord:
         )
 
     def close_attempt(self, exit_code: int) -> None:
-        """Note how this attempt ended, unless `finish` has done so, and let go of the run.
+        """Record how this attempt ended, unless `finish` has done so, and release the run.
 
         Raises StorageError when another thread's write gets no answer: a process that ends cannot wait for that.
         """
@@ -236,7 +226,7 @@ class RunRecord:
             self._lock.release()
 
     def _closed(self, exit_code: int) -> tuple[Attempt, ...]:
-        closed = self.attempt.model_copy(update={"end": self._clock(), "exit_code": exit_code})
+        closed = self.attempt.model_copy(update={"end": datetime.now(UTC), "exit_code": exit_code})
         return (*self.content.attempts[:-1], closed)
 
 
@@ -253,9 +243,9 @@ def encoded(content: Record) -> bytes:
 
 
 def read(store: ObjectStore, name: str = RECORD_NAME) -> Record | None:
-    """What is recorded of a run; None when there is no run. Raises RecordDamaged, StorageError.
+    """The record of a run; None when there is no run. Raises RecordDamaged, StorageError.
 
-    `store` is the run's own place, unless `name` leads there from above.
+    `store` is the run's own place, or a folder above it from which `name` leads there.
     """
     found = _read(store, name)
     return found and found[0]
@@ -264,7 +254,7 @@ def read(store: ObjectStore, name: str = RECORD_NAME) -> Record | None:
 def _read(store: ObjectStore, name: str = RECORD_NAME, *, run_id: str | None = None) -> tuple[Record, int] | None:
     place = f"{store.uri}/{name}".removesuffix(f"/{RECORD_NAME}")
     errors: list[ThawError] = []
-    # Twice: it may be written between two requests, and what is called damaged must be damaged where it is kept.
+    # Twice: it may be written between two requests, and a record counts as damaged only if it is so in the store.
     for _ in range(2):
         try:
             stored = store.read(name)
@@ -279,7 +269,7 @@ def _read(store: ObjectStore, name: str = RECORD_NAME, *, run_id: str | None = N
             errors.append(error)
     first, second = errors
     if isinstance(second, ObjectDamaged) and first.message == second.message:
-        # A folder under that name, say. Bytes that arrive damaged are damaged otherwise each time, and may yet arrive.
+        # For example a folder under that name. Bytes damaged on their way differ each time, and may yet arrive whole.
         raise RecordDamaged(f"{second.message}. Nothing was written or deleted", hint=second.hint) from second
     raise second
 
@@ -299,18 +289,12 @@ def parsed(data: bytes, place: str, *, run_id: str) -> Record:
             raise ValueError("it has no attempt")
         if run_id and content.run_id != run_id:
             raise ValueError(f"it is of run {content.run_id!r}, expected {run_id!r}")
-    except ValidationError as error:
-        raise _damaged(place, problem_of(error.errors())) from error
     except ValueError as error:
-        raise _damaged(place, str(error)) from error
+        raise RecordDamaged(
+            f"{place}/{RECORD_NAME} is not a record of this run: {problem_of(error)}. Nothing was written or deleted",
+            hint=f"restore the object, or rebuild it from the checkpoints: python -m job repair --run {place}",
+        ) from error
     return content
-
-
-def _damaged(place: str, problem: str) -> RecordDamaged:
-    return RecordDamaged(
-        f"{place}/{RECORD_NAME} is not a record of this run: {problem}. Nothing was written or deleted",
-        hint=f"restore the object, or rebuild it from the checkpoints: python -m job repair --run {place}",
-    )
 
 
 def _missing(place: str, names: list[str]) -> RecordDamaged:
