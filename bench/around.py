@@ -4,20 +4,20 @@ import sys
 import time
 from collections.abc import Generator, Iterable
 
-import tensorflow as tf
-
 from bench.measuring import JOB, Row, finished, interleaved
 from bench.workload import Workload
 from job.data.splits import load_splits
 from job.model.classifier import build_classifier
 from job.observe import events
+from job.observe.context import Context
 from job.observe.events import Observers, StepDone
 from job.observe.ledger import Ledger
 from job.observe.metrics import Metrics
 from job.observe.progress import Progress
+from job.phases import Phase
 from job.run.checkpoint import Checkpoints
-from job.run.commits import Commits
-from job.run.record import RunRecord
+from job.run.committer import Committer
+from job.run.record import Identity, RunRecord
 from job.schema import Holder
 from job.storage import LocalStore
 from job.train import loop, numerics
@@ -89,19 +89,16 @@ def _commits(load: Workload) -> Generator[Row, None, float]:
         backbone="Xception", weights=load.weights, image_size=size, num_classes=2, dropout=0.2, flip="horizontal",
         rotation=0.1, policy=numerics.dtype_policy(numerics.choose(precision="auto", xla="auto")["precision"]), seed=0,
     )  # fmt: skip
-    state = PhaseState(classifier, phase="fine_tune", trainable=("backbone", "head"), learning_rate=1e-5)
-    record = RunRecord.open(LocalStore(scratch / "store"), run_id="commits", fingerprint="", settings={})
+    phase = Phase(name="fine_tune", trainable=("backbone", "head"), learning_rate=1e-5, epochs=10**6)
+    state = PhaseState(classifier, phase)
+    store = LocalStore(scratch / "store")
+    record = RunRecord.open(store, Identity(run_id="commits", fingerprint="", settings={}))
     record.take(Holder(host="bench", pid=1, started=0.0), lease_seconds=3600)
-    progress = Progress()
-    commits = Commits(
-        Checkpoints(LocalStore(scratch / "store"), record, keep=2, scratch=scratch),
-        observer=Observers(),
-        progress=progress,
-    )
+    context = Context(Observers(), Progress(), check_stop=lambda: None)
+    committer = Committer(Checkpoints(store, record, keep=2, scratch=scratch), context)
     facts = loop.train_phase(
-        state, train=splits.train, validation=splits.validation, batch_size=32, epochs=10**6, seed=0, xla=False,
-        first_epoch=0, step=0, strategy=tf.distribute.get_strategy(), check_stop=lambda: None, ledger=Ledger(),
-        steps_lost=0,
+        state, train=splits.train, validation=splits.validation, recipe=loop.Recipe(32, 0, xla=False),
+        position=loop.Position(), ledger=Ledger(), check_stop=lambda: None,
     )  # fmt: skip
     warmed_up = 0
     while warmed_up < 3:
@@ -113,17 +110,18 @@ def _commits(load: Workload) -> Generator[Row, None, float]:
         while steps < WINDOW_STEPS:
             began = time.monotonic()
             if commits_first and not steps:
-                commits.submit(state.arrays, state="fine_tune", step=int(state.optimizer.iterations.numpy()), reason="")
+                step = int(state.optimizer.iterations.numpy())
+                committer.submit(state.arrays, phase=phase.name, step=step, reason="")
             fact = next(facts)
-            commits.report()
+            committer.report()
             if isinstance(fact, StepDone):
                 spent += time.monotonic() - began
                 steps += 1
         began = time.monotonic()
-        commits.flush()
+        committer.flush()
         return spent + time.monotonic() - began
 
-    with commits.running(()):
+    with committer:
         with_commit, without = interleaved(
             WINDOWS, lambda: window(commits_first=True), lambda: window(commits_first=False)
         )

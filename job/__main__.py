@@ -187,14 +187,16 @@ def _carry_out(argv: Sequence[str]) -> int:
 
 def _attempt(settings: "Settings", console: "Log", progress: Progress, stop: StopSignal) -> None:
     from job.cli.observers import StoreObserver, observing
-    from job.run import attempt, holder, lease
+    from job.observe.context import Context
+    from job.run import holder, lease
+    from job.run.attempt import run_attempt
     from job.storage import open_store
 
     run_id = settings.resolved_run_id()
     console.bind(run_id=run_id)
     with observing(settings, progress=progress, log=console, environ=os.environ) as (observer, metrics):
         stop.on_signal = metrics.interrupted
-        attempt.make(
+        run_attempt(
             settings,
             store=open_store(
                 f"{settings.storage_uri}/{run_id}",
@@ -202,9 +204,7 @@ def _attempt(settings: "Settings", console: "Log", progress: Progress, stop: Sto
                 timeout_seconds=lease.request_seconds(settings.lease_seconds),
             ),
             holder=holder.this_process(settings.job_uid, job_name=settings.job_name, node_name=settings.node_name),
-            observer=observer,
-            progress=progress,
-            check_stop=stop.check,
+            context=Context(observer, progress, stop.check),
         )
 
 

@@ -1,8 +1,7 @@
-"""The types of the run record: what run.json may hold, what a checkpoint says of itself, and the bounds of both.
+"""The types of the run record and of the description in a checkpoint, with bounds.
 
-Both are read from a place that others can write to, so every value has a type and a bound here, and the values are
-compared with each other where code relies on it. What has passed can be shown, counted and formatted without another
-check. This module reads no store.
+Others can write to the place where both are kept, so every value has a type and a bound, and values are compared with
+each other where code relies on it. What is valid here can be shown, counted and formatted without another check.
 """
 
 import math
@@ -11,14 +10,23 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    ValidationError,
+    model_validator,
+)
 
 from job.paths import checked_name
 from job.phases import PHASE_NAMES, PhaseName, State
 from job.settings.settings import Settings
 
 CHECKPOINTS = "checkpoints/"
-"""Under this prefix checkpoints are kept; the only names that a record may give to one."""
+"""The prefix of the names of checkpoints; a record with another one is refused."""
 
 
 def _printable(text: str) -> str:
@@ -28,7 +36,7 @@ def _printable(text: str) -> str:
 
 
 Text = Annotated[str, Field(max_length=1000), AfterValidator(_printable)]
-"""What can be shown in one line as it is, and moves no cursor."""
+"""Can be shown in one line as it is, and moves no cursor."""
 
 
 def _checked_run_id(name: str) -> str:
@@ -44,7 +52,7 @@ def _checked_checkpoint(name: str) -> str:
 
 
 def _checked_settings(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings, of which those that a reader calculates with are whole numbers in their bounds."""
+    """The settings; those that a reader calculates with are whole numbers in their bounds."""
     for name, lowest in (*((f"{phase.upper()}_EPOCHS", 0) for phase in PHASE_NAMES), ("BATCH_SIZE", 1)):
         value = recorded_setting(settings, name)
         if type(value) is not int or not lowest <= value <= 65_536:
@@ -53,17 +61,14 @@ def _checked_settings(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _checked_inputs(inputs: dict[str, Any]) -> dict[str, Any]:
-    """The inputs as they are, once the parts that a reader uses are what they should be."""
+    """The inputs as they are; the parts that a reader uses are valid."""
     if inputs:
         _Inputs.model_validate(inputs, strict=True)
     return inputs
 
 
 def recorded_setting(settings: Mapping[str, Any], name: str) -> Any:
-    """The value of a setting that changes the result; one that a record does not have yet has its default.
-
-    None for a name that this version of the program does not know.
-    """
+    """A setting that changes the result, or its default when the record is older; None for an unknown name."""
     return settings.get(name, Settings.recipe().get(name))
 
 
@@ -89,7 +94,7 @@ class _Part(BaseModel):
 
 
 class _Open(BaseModel):
-    """A part of which only some fields are known here."""
+    """Has more fields than these."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -118,10 +123,9 @@ class _Inputs(_Open):
 class Holder(_Part):
     """One process. `start_ticks` is its start in clock ticks since its host was started, which no clock changes.
 
-    It is None where there is no /proc, and in records of earlier versions. `started`, in seconds since the epoch by the
-    clock of the host, is for people. `boot_id` tells machines of one host name apart, and `process_namespace`
-    containers; both are empty where there are none. `job_uid` is the uid of the Kubernetes Job, empty outside of one.
-    Its name and the node's tell a person where to look; nothing is decided by them.
+    It is None without /proc, and in records of earlier versions. `boot_id` distinguishes machines of one host name,
+    `process_namespace` containers; both are empty where there are none. `job_uid` is the uid of the Kubernetes Job.
+    `started` (seconds since the epoch by the host's clock), `job_name` and `node_name` are for people only.
     """
 
     host: Text
@@ -157,9 +161,9 @@ class Attempt(_Part):
 
 
 class Lease(_Part):
-    """The run is held for `seconds` after the record was last written, at `renewed` by the clock of the holder's host.
+    """The run is held for `seconds` after the record was last written.
 
-    Clocks differ, so `renewed` is only shown, and decides nothing.
+    That was at `renewed` by the clock of the holder's host; clocks differ, so this is only shown.
     """
 
     attempt: int
@@ -169,10 +173,9 @@ class Lease(_Part):
 
 
 class CheckpointEntry(_Part):
-    """A complete checkpoint: its object, its digest, and the position in the training that it holds.
+    """A complete checkpoint: its object, its digest, and its position in the training.
 
-    `step` counts the steps done in the phase. `num_epochs` counts the entries of the record's history that
-    belong to it, over all phases: later ones were made after it.
+    `step` counts the steps done in the phase, `num_epochs` the entries of the record's history up to it, of all phases.
     """
 
     name: CheckpointObject
@@ -212,7 +215,7 @@ class EpochResult(_Part):
 
 
 class Outcome(_Part):
-    """What a run that is done comes to: accuracy in 0..1 with its 95 % interval, mean loss in nats over the test split.
+    """Of a finished run over the test split: accuracy in 0..1 with its 95 % interval, mean loss in nats.
 
     `model_sha256` is the digest of the model's weights.
     """
@@ -228,11 +231,10 @@ class Record(_Part):
 
     `files` are the objects of a finished run by name: what was written last under `model/`, `report/` and `logs/`.
 
-    `lineages` mark the checkpoints that this record may delete. A record gets a random lineage when it is created, and
-    puts it into the name of each checkpoint that it writes, so it never deletes what another record wrote, of which
-    nothing else is left than its checkpoints. A record that is rebuilt gets a lineage of its own too, the last one, and
-    keeps those of the checkpoints that it was rebuilt from: it names these, and deletes them in their turn. A record of
-    an earlier version has none, and its names have none.
+    `lineages` mark the checkpoints that this record may delete. A new record gets a random lineage, which is part of
+    the name of each checkpoint that it writes: so it never deletes those of another record that was lost. A record that
+    is rebuilt gets a new lineage too, the last one, and keeps those of the checkpoints that it was rebuilt from, which
+    it may delete in their turn. A record of an earlier version has none, and neither have its names.
     """
 
     run_id: RunId
@@ -283,9 +285,9 @@ class Record(_Part):
 
 
 class Description(_Part):
-    """What a checkpoint says of itself, in the metadata of its file: all that a lost record can be rebuilt from.
+    """In the metadata of a checkpoint's file: everything from which a lost record can be rebuilt.
 
-    Fields are those of `Record` and `CheckpointEntry` at the time of the commit, `lineage` the one of its name.
+    Fields are those of `Record` and `CheckpointEntry` at the time of the commit, `lineage` is that of its name.
     """
 
     format: Literal[1] = 1
@@ -326,16 +328,14 @@ class CheckpointName(NamedTuple):
     @property
     def position(self) -> tuple[int, int, int, int]:
         """Later in the training, or written later, is larger."""
-        return *position(self.phase, self.step), self.attempt, self.upload
+        return PHASE_NAMES.index(self.phase), self.step, self.attempt, self.upload
 
 
-def position(phase: str, step: int) -> tuple[int, int]:
-    """How far in the training; later is larger."""
-    return PHASE_NAMES.index(phase), step
-
-
-def problem_of(errors: list[Any]) -> str:
-    """The first of pydantic's errors in one line that can be shown: field names of a record may hold anything."""
-    where = ".".join(str(part) for part in errors[0]["loc"])
-    text = f"{where + ': ' if where else ''}{errors[0]['msg'].removeprefix('Value error, ')}"
+def problem_of(error: Exception) -> str:
+    """An error, or the first problem of a ValidationError, in one printable line of at most 300 characters."""
+    text = str(error)
+    if isinstance(error, ValidationError):
+        problem = error.errors()[0]
+        text = ".".join([*map(str, problem["loc"]), ""]).removesuffix(".")
+        text = f"{text + ': ' if text else ''}{problem['msg'].removeprefix('Value error, ')}"
     return text.encode("unicode_escape").decode()[:300]

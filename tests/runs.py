@@ -5,10 +5,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from job.errors import Interrupted
-from job.observe.events import Event, RunningMeans, StepDone
+from job.observe.context import Context
+from job.observe.events import Event, Observer, Observers, RunningMeans, StepDone
 from job.observe.progress import Progress
-from job.run import attempt
-from job.run.record import RECORD_NAME
+from job.run.attempt import run_attempt
+from job.run.record import RECORD_NAME, Identity
 from job.schema import Holder, Record
 from job.settings.settings import Settings
 from job.storage import LocalStore, ObjectStore
@@ -17,6 +18,8 @@ from tests.stores import Crash
 
 HOLDER = Holder(host="test", pid=1, started=0.0, job_uid="uid")
 """Of one Job: the next start takes the run over at once."""
+
+IDENTITY = Identity(run_id="run", fingerprint="f", settings={})
 
 Undisturbed = tuple[LocalStore, Recorder, Settings]
 Small = Callable[..., Settings]
@@ -70,18 +73,23 @@ def never() -> None:
     pass
 
 
+def context(
+    observer: Observer | None = None, progress: Progress | None = None, check_stop: Callable[[], None] = never
+) -> Context:
+    return Context(observer or Observers(), progress or Progress(), check_stop)
+
+
 def start(
     settings: Settings,
     store: ObjectStore,
     *,
-    observer: Recorder | None = None,
+    observer: Recorder | Observers | None = None,
     check_stop: Callable[[], None] = never,
     progress: Progress | None = None,
-) -> Recorder:
+) -> Any:
+    """One attempt in this process; returns its observer, by default a `Recorder`."""
     observer = observer or Recorder()
-    attempt.make(
-        settings, store=store, holder=HOLDER, observer=observer, progress=progress or Progress(), check_stop=check_stop
-    )
+    run_attempt(settings, store=store, holder=HOLDER, context=context(observer, progress, check_stop))
     return observer
 
 

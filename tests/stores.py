@@ -89,14 +89,14 @@ class CrashingStore:
 
 
 class BrokenStore:
-    """A store of which one method always fails as an unavailable one does."""
+    """A store of which one method fails as an unavailable one does; `method` may be changed at any time."""
 
     def __init__(self, store: ObjectStore, method: str) -> None:
         self._store = store
-        self._method = method
+        self.method = method
         self.uri = store.uri
 
     def __getattr__(self, method: str):
-        if method == self._method:
+        if method == self.method:
             raise StorageError(f"{method} is unavailable")
         return getattr(self._store, method)

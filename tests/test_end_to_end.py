@@ -344,8 +344,9 @@ def test_a_lease_is_renewed_while_tensorflow_is_imported(environment: Environmen
 
 HANGS = """
 import sys, time
-from job import __main__, attempt
-attempt.make = lambda *args, **kwargs: [print("hangs", flush=True), time.sleep(600)]
+from job import __main__
+from job.run import attempt
+attempt.run_attempt = lambda *args, **kwargs: [print("hangs", flush=True), time.sleep(600)]
 sys.exit(__main__.main([]))
 """
 

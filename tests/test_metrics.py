@@ -8,7 +8,6 @@ import subprocess
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 from urllib.request import urlopen
 
 import pytest
@@ -27,7 +26,7 @@ from job.observe.progress import Progress
 from job.settings.settings import Settings
 from job.storage import LocalStore, open_store
 from tests.conftest import SMALL_RUN, Recorder
-from tests.runs import HOLDER, CrashOn, never, record_of
+from tests.runs import CrashOn, record_of, start
 from tests.services import Pushgateway, free_port, program, wait_for
 
 CONSTANTS = {"run_id": "r", "fingerprint": "f", "dataset": "d", "backbone": "Tiny"}
@@ -92,14 +91,12 @@ def test_counters_are_there_from_the_start_and_gauges_without_a_value_are_not() 
 
 def test_a_complete_run_moves_every_series_that_it_should(prepared: Path, tmp_path: Path) -> None:
     """Two epochs of three batches in each phase; each second has a category, and the record has the same seconds."""
-    from job.run import attempt
-
     progress = Progress()
     metrics = metrics_of(progress, disks=(tmp_path,))
     store = open_store(str(tmp_path / "runs/small"), observer=StoreObserver(metrics, Recorder()))
     settings = Settings(**(SMALL_RUN | {"data_dir": str(prepared), "cache_dir": tmp_path}))
     observer = Observers(Recorder(), metrics)
-    attempt.make(settings, store=store, holder=HOLDER, observer=observer, progress=progress, check_stop=never)
+    start(settings, store, observer=observer, progress=progress)
     found = values(metrics)
     expected = {
         "steps_total{head}": 6, "steps_expected{head}": 6, "examples_total{fine_tune}": 80, "epoch{fine_tune}": 2,
@@ -251,20 +248,17 @@ def test_the_gateway_keeps_the_time_of_the_last_success(gateway: Pushgateway) ->
 
 def test_steps_that_are_done_again_are_recompute(small: Callable[..., Settings], store: LocalStore) -> None:
     """A killed attempt had reached them and not committed; they are no goodput."""
-    from job.run import attempt
-
     settings = small(checkpoint_every_seconds=3600, head_epochs=1)
-    start: dict[str, Any] = {"store": store, "holder": HOLDER, "check_stop": never}
     progress, crash = Progress(), CrashOn(events.StepCompiled, phase="fine_tune")
     with pytest.raises(BaseException, match="step_compiled"):
-        attempt.make(settings, observer=crash, progress=progress, **start)
+        start(settings, store, observer=crash, progress=progress)
     assert progress.reached == {"head": 3, "fine_tune": 1}
     # As if a renewal of the lease had written it later.
     lost = record_of(store).attempts[0].model_copy(update={"reached": {"head": 3, "fine_tune": 3}})
     content = record_of(store).model_copy(update={"attempts": (lost,)})
     store.write("run.json", content.model_dump_json().encode(), if_generation=store.generation("run.json"))
     again = Progress()
-    attempt.make(settings, observer=Recorder(), progress=again, **start)
+    start(settings, store, progress=again)
     seconds = again.ledger.seconds()["fine_tune"]
     assert min(seconds["recompute"], seconds["productive"]) > 0
     report = json.loads(store.read("report/report.json").data)

@@ -14,16 +14,14 @@ import pytest
 from job.data.splits import epoch_order
 from job.errors import DataCorrupt, InputError, Interrupted, QualityGateMissed
 from job.observe import events
-from job.observe.progress import Progress
 from job.report import export, tensorboard
-from job.run import lease
 from job.run.pipeline import Pipeline
-from job.run.record import RECORD_NAME
+from job.run.record import RECORD_NAME, Identity, RunRecord
 from job.settings.settings import Settings
 from job.storage import LocalStore
 from tests.conftest import Recorder
 from tests.recorded import checkpoint
-from tests.runs import HOLDER, CrashOn, Small, StopAtStep, Undisturbed, never, record_of, result_of, start
+from tests.runs import HOLDER, CrashOn, Small, StopAtStep, Undisturbed, context, record_of, result_of, start
 from tests.stores import Crash
 from tests.test_data import change, swap_label
 
@@ -345,19 +343,8 @@ def test_once_all_is_trained_no_order_is_better(small: Small, store: LocalStore,
 
 def pipeline_at(settings: Settings, store: LocalStore, position: tuple[str, int] | None, scratch: Path) -> Pipeline:
     """A pipeline whose record has its newest checkpoint after a step of a phase."""
-    record = lease.claim(
-        store, run_id="small", fingerprint="f", settings={}, holder=HOLDER, lease_seconds=60,
-        on_waiting=lambda *_: None, check_stop=never, account=Progress().account,
-    )  # fmt: skip
+    record = RunRecord.open(store, Identity.of(settings))
+    record.take(HOLDER, lease_seconds=60)
     if position is not None:
-        newest = checkpoint(*position)
-        record.content = record.content.model_copy(update={"checkpoints": (newest,)})
-    return Pipeline(
-        settings,
-        store=store,
-        record=record,
-        observer=Recorder(),
-        progress=Progress(),
-        check_stop=never,
-        scratch=scratch,
-    )
+        record.content = record.content.model_copy(update={"checkpoints": (checkpoint(*position),)})
+    return Pipeline(settings, store, record, context(), scratch=scratch)

@@ -11,8 +11,9 @@ import pytest
 from job.cli.arguments import Repair
 from job.cli.repair import mend, repair
 from job.errors import ExitCode, Interrupted, RecordDamaged, RunUnavailable, Superseded
-from job.run.checkpoint import Checkpoints
-from job.run.record import RECORD_NAME, RunRecord, read
+from job.observe import events
+from job.run.checkpoint import Checkpoints, Snapshot
+from job.run.record import RECORD_NAME, Identity, RunRecord, read
 from job.schema import CHECKPOINTS, CheckpointName, Holder, Record
 from job.storage import LocalStore, ObjectStore
 from tests.conftest import job
@@ -25,7 +26,8 @@ HISTORY = [epoch("head", 0), epoch("head", 1)]
 
 
 def open_run(store: ObjectStore, scratch: Path, *, fingerprint: str = "f", **settings: Any) -> Checkpoints:
-    record = RunRecord.open(store, run_id="run", fingerprint=fingerprint, settings={"BATCH_SIZE": 10} | settings)
+    identity = Identity(run_id="run", fingerprint=fingerprint, settings={"BATCH_SIZE": 10} | settings)
+    record = RunRecord.open(store, identity)
     record.take(Holder(host="me", pid=1, started=0.0), lease_seconds=60)
     if not record.content.inputs:
         record.update(inputs=INPUTS)
@@ -34,7 +36,7 @@ def open_run(store: ObjectStore, scratch: Path, *, fingerprint: str = "f", **set
 
 def commit(run: Checkpoints, step: int, num_epochs: int) -> str:
     arrays = {"w": np.full(3, step, np.float32)}
-    return run.commit(arrays, state="head", phase="head", step=step, history=HISTORY[:num_epochs]).name
+    return run.commit(Snapshot(arrays=arrays, phase="head", step=step, history=tuple(HISTORY[:num_epochs]))).name
 
 
 @pytest.fixture
@@ -258,6 +260,6 @@ def test_a_run_whose_record_was_lost_ends_with_the_bits_of_an_undisturbed_one(
     assert done.returncode == ExitCode.COMPLETE, done.stderr
     assert f"{phase}" in done.stdout
     assert record_of(store).checkpoints == lost.checkpoints
-    (restored,) = start(small(), store).of("restored")
-    assert (restored["phase"], restored["step"]) == (phase, step + 1)
+    (restored,) = start(small(), store).of(events.Restored)
+    assert (restored.phase, restored.step) == (phase, step + 1)
     assert result_of(store) == result_of(undisturbed_run[0])

@@ -21,7 +21,7 @@ from job.errors import (
 )
 from job.observe import events
 from job.observe.progress import Progress
-from job.run.record import RECORD_NAME, RunRecord
+from job.run.record import RECORD_NAME, Identity, RunRecord
 from job.storage import Digest, LocalStore
 from tests.conftest import Recorder
 from tests.runs import HOLDER, CrashOn, Small, StopAfter, StopAtStep, Undisturbed, places, record_of, result_of, start
@@ -425,9 +425,7 @@ def test_a_store_that_cannot_prune_does_not_stop_the_run(
     """What is left over is removed when the store can do it again."""
     settings = small()
     # Of a new run a start must know whether there are checkpoints: this one is not new.
-    RunRecord.open(store, run_id="small", fingerprint=settings.fingerprint(), settings=settings.result_settings()).take(
-        HOLDER, lease_seconds=60
-    )
+    RunRecord.open(store, Identity.of(settings)).take(HOLDER, lease_seconds=60)
     reader = start(settings, BrokenStore(store, method))
     assert len(reader.of(events.Committed)) == commits
     assert result_of(store) == result_of(undisturbed_run[0])

@@ -18,7 +18,7 @@ from job.errors import RecordDamaged
 from job.observe import ledger
 from job.report.gate import missed_gate
 from job.report.summary import summary
-from job.run.record import RECORD_NAME, RunRecord, encoded, read
+from job.run.record import RECORD_NAME, Identity, RunRecord, encoded, read
 from job.schema import CheckpointName
 from job.settings.settings import Settings
 from tests.recorded import INPUTS, NOON, attempt, checkpoint, epoch, record
@@ -96,7 +96,7 @@ def ask_everybody(store: MemoryStore) -> str:
         missed_gate(outcome, 0.5)
         summary(outcome, "here", {})
         f"{found.attempts[-1].end:%FT%TZ}"
-    assert RunRecord.open(store, run_id="r", fingerprint=found.fingerprint, settings={}).version
+    assert RunRecord.open(store, Identity(run_id="r", fingerprint=found.fingerprint, settings={})).version
     step, _ = plan.what_next(RUN, store)
     assert step.action != "unknown"
     return shown(status.as_table(seen)) + shown(step.text)

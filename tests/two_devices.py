@@ -12,8 +12,10 @@ import tensorflow as tf
 
 from job.data.splits import load_splits
 from job.model.classifier import build_classifier
+from job.observe.events import EpochDone
 from job.observe.ledger import Ledger
-from job.train.loop import EpochDone, train_phase
+from job.phases import Phase
+from job.train.loop import START, Recipe, train_phase
 from job.train.state import PhaseState
 
 
@@ -37,10 +39,10 @@ def main(data_dir: str) -> None:
                 backbone="Tiny", weights="none", image_size=16, num_classes=2, dropout=0.0, flip="none", rotation=0.0,
                 policy="float32", seed=0,
             )  # fmt: skip
-            state = PhaseState(classifier, phase="fine_tune", trainable=("backbone", "head"), learning_rate=1e-3)
+            phase = Phase(name="fine_tune", trainable=("backbone", "head"), learning_rate=1e-3, epochs=1)
             facts = train_phase(
-                state, train=splits.train, validation=splits.validation, batch_size=16, epochs=1, seed=0, xla=False,
-                first_epoch=0, step=0, strategy=strategy, check_stop=lambda: None, ledger=Ledger(), steps_lost=0,
+                PhaseState(classifier, phase), train=splits.train, validation=splits.validation,
+                recipe=Recipe(16, 0, xla=False), position=START, ledger=Ledger(), check_stop=lambda: None,
             )  # fmt: skip
             last = list(facts)[-1]
         assert isinstance(last, EpochDone)

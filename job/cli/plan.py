@@ -20,7 +20,7 @@ from job.errors import ExitCode, StorageError, Superseded, ThawError
 from job.report.gate import missed_gate
 from job.run import holder, lease, standing
 from job.run.lease import Hold
-from job.run.record import RunRecord
+from job.run.record import Identity, RunRecord
 from job.schema import Record
 from job.settings import machine
 from job.settings.environment import Origin
@@ -59,10 +59,7 @@ def plan(question: Plan) -> ExitCode:
 def what_next(settings: Settings, store: ObjectStore) -> tuple[Next, Record | None]:
     """What a start would find in the record; no record when it cannot be read."""
     try:
-        opened = RunRecord.open(
-            store, run_id=settings.resolved_run_id(), fingerprint=settings.fingerprint(),
-            settings=settings.result_settings(),
-        )  # fmt: skip
+        opened = RunRecord.open(store, Identity.of(settings))
         record = opened.content
         if record.state == "done":
             return _of_done(record, settings), record

@@ -127,9 +127,7 @@ def rebuild(found: Sequence[Inspected], place: str, *, fingerprint: str) -> Rebu
         if num_attempts > MAX_ATTEMPTS:
             raise ValueError(f"attempt {num_attempts} is named, expected at most {MAX_ATTEMPTS}")
         content = record.new_record(
-            run_id=newest.run_id,
-            fingerprint=newest.fingerprint,
-            settings=newest.settings,
+            record.Identity(run_id=newest.run_id, fingerprint=newest.fingerprint, settings=newest.settings),
             earlier_lineages=tuple(sorted(lineages)),
             state=newest.phase,
             attempts=tuple(

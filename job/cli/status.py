@@ -16,8 +16,10 @@ from job.cli.arguments import Status
 from job.cli.runs import recorded
 from job.cli.tables import COLORS, Paper, duration, plain, print_json, size
 from job.errors import ExitCode, InvalidSettings
+from job.observe import estimate
+from job.observe.estimate import PhaseProgress
 from job.run import holder, lease, standing
-from job.run.standing import Condition, PhaseProgress
+from job.run.standing import Condition
 from job.schema import Attempt, Record
 from job.storage import ObjectStore, open_store
 
@@ -94,7 +96,7 @@ def as_json(seen: Seen) -> dict[str, Any]:
         "condition": seen.condition,
         "state": found.state,
         "phases": [dataclasses.asdict(phase) for phase in seen.phases],
-        "progress_ratio": standing.ratio(seen.phases),
+        "progress_ratio": estimate.ratio(seen.phases),
         "seconds_left": seen.seconds_left,
         "held_by": str(found.lease.holder) if found.lease and seen.held_seconds > 0 else None,
         "held_seconds": seen.held_seconds,
@@ -117,7 +119,7 @@ def as_table(seen: Seen) -> Group:
         table.add_row("held by", plain(f"{found.lease.holder}; its lease lives {duration(seen.held_seconds)} more"))
     if not seen.is_known:
         table.add_row("", "whether it lives is told by the clock of its host: only a start, which watches it, knows")
-    done = standing.ratio(seen.phases)
+    done = estimate.ratio(seen.phases)
     if done is not None:
         table.add_row("progress", ProgressBar(total=1.0, completed=done, width=BAR_WIDTH))
     for phase in seen.phases:

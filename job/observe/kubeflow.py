@@ -38,7 +38,7 @@ class Reporter:
         self._token = token
         self._observer = observer
         self._every_seconds = every_seconds
-        self._estimate = Estimate({})
+        self._estimate = Estimate()
         self._metrics: dict[str, float] = {}
         self._is_done = False
         self._has_failed = False
@@ -64,11 +64,8 @@ class Reporter:
         self._thread.join(TIMEOUT_SECONDS)
 
     def event(self, event: events.Event) -> None:
+        self._estimate.event(event)
         match event:
-            case events.DataLoaded():
-                self._estimate = Estimate(event.steps)
-            case events.PhaseStarted():
-                self._estimate.begin(event.phase, event.step)
             case events.EpochFinished():
                 self._metrics = {
                     "loss": event.train_loss, "accuracy": event.train_accuracy,
@@ -80,7 +77,7 @@ class Reporter:
                 self._metrics |= {"test_loss": event.test_loss, "test_accuracy": event.test_accuracy}
 
     def step(self, done: events.StepDone, running_means: events.RunningMeans) -> None:
-        self._estimate.done(done.step)
+        self._estimate.step(done)
 
     def closing(self, title: str, rows: dict[str, str]) -> None:
         """Nothing to send."""

@@ -1,18 +1,17 @@
 """The straight line of a run: load, build, restore, train each phase with commits, evaluate, export, finish.
 
-Only this room touches the store, the record and the log; the rooms below take and give values.
+Only this module uses the store, the record and the observers; the modules below take and return values.
 """
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from job.data import composition
 from job.data.mirror import Fetching
@@ -21,15 +20,15 @@ from job.data.tfds_source import prepared_builder
 from job.errors import CheckpointDamaged, ExitCode, Interrupted, StorageError
 from job.model.classifier import Classifier, build_classifier
 from job.observe import events
+from job.observe.context import Context
 from job.observe.ledger import by_category, by_stage, goodput
-from job.observe.progress import Progress
 from job.phases import Phase
 from job.report import export
 from job.report.content import compose
 from job.report.gate import missed_gate
 from job.run.artefacts import Artefacts
 from job.run.checkpoint import Checkpoints
-from job.run.commits import Commits
+from job.run.committer import Committer
 from job.run.record import RunRecord
 from job.run.results import Results, measure
 from job.schema import CheckpointEntry, EpochResult, StoredFile
@@ -47,39 +46,31 @@ class Pipeline:
     """What is left of a claimed run, and the values that its stages share."""
 
     def __init__(
-        self,
-        settings: Settings,
-        *,
-        store: ObjectStore,
-        record: RunRecord,
-        observer: events.Observer,
-        progress: Progress,
-        check_stop: Callable[[], None],
-        scratch: Path,
+        self, settings: Settings, store: ObjectStore, record: RunRecord, context: Context, *, scratch: Path
     ) -> None:
         self.settings = settings
         self.store = store
         self.record = record
-        self.observer = observer
-        self.progress = progress
-        self.check_stop = check_stop
+        self.context = context
+        self.observer, self.progress, self.check_stop = context.observer, context.progress, context.check_stop
+        self.ledger = context.progress.ledger
         self.scratch = scratch
-        self.ledger = progress.ledger
         self.restored: Restored | None = None
         self.checkpoints = Checkpoints(store, record, keep=settings.keep_checkpoints, scratch=scratch)
-        self.commits = Commits(self.checkpoints, observer=observer, progress=progress)
-        # `auto` is decided once a run: its later attempts may find themselves on other processors.
+        self.committer = Committer(self.checkpoints, context)
+        # `auto` is decided once for a run: later attempts may be on other processors.
         self.arithmetic = record.content.inputs.get("arithmetic") or numerics.choose(
             precision=settings.precision, xla=settings.xla
         )
 
-    def carry_out(self) -> None:
-        """The straight line; the outcome is then in the record."""
+    def run(self) -> None:
+        """The straight line; afterwards the outcome is in the record."""
         numerics.prepare_process(deterministic=self.settings.deterministic)
         data_dir, weights = self.fetch()
         with self.load_data(data_dir) as splits:
             classifier = self.build_model(weights, splits)
-            with self.commits.running(self.restore()):
+            self.committer.history[:] = self.restore()
+            with self.committer:
                 for phase in self.phases_left():
                     self.train(phase, classifier, splits)
             exported = classifier.export(self.settings.backbone)
@@ -143,7 +134,7 @@ class Pipeline:
     def build_model(self, weights: str, splits: Splits) -> Classifier:
         """The classifier with its pre-trained weights, once they are known to be those the run began with."""
         settings = self.settings
-        # New weights are drawn from the process's one random generator, which the retries of a renewal draw from too.
+        # New weights are drawn from the process's one random generator, which a retry of a renewal would use too.
         alone = self.record.quiet() if weights == "none" else contextlib.nullcontext()
         with self.progress.entering("model", "init"), alone:
             classifier = build_classifier(
@@ -169,7 +160,7 @@ class Pipeline:
         return classifier
 
     def restore(self) -> Sequence[EpochResult]:
-        """Read the newest good checkpoint, which its phase will take; returns the history up to it."""
+        """Read the newest good checkpoint, for its phase to load; returns the history up to it."""
 
         def on_damaged(entry: CheckpointEntry, error: CheckpointDamaged) -> None:
             self.observer.event(events.CheckpointDamaged(entry.name, reason=error.message))
@@ -181,21 +172,20 @@ class Pipeline:
                 self.observer.event(events.NothingRestored(checkpoint=None, phase="prepare", step=0))
             return ()
         entry, _ = self.restored
-        self.progress.last_commit = {"checkpoint": entry.name, "phase": entry.phase, "step": entry.step}
+        self.progress.committed(entry.name, entry.phase, entry.step)
         self.observer.event(events.Restored(entry.name, phase=entry.phase, step=entry.step))
         return self.record.content.history[: entry.num_epochs]
 
     def phases_left(self) -> tuple[Phase, ...]:
-        """The phases from the restored one on, which may be complete."""
+        """The phases from the restored one on; that one may be complete."""
         phases = self.settings.phases()
-        names: list[str] = [phase.name for phase in phases]
+        names = [phase.name for phase in phases]
         return phases[names.index(self.restored[0].phase) if self.restored else 0 :]
 
     def train(self, phase: Phase, classifier: Classifier, splits: Splits) -> None:
         """Train one phase to its end, with a commit after every epoch, now and then inside one, and on a stop."""
-        settings = self.settings
         self.check_stop()
-        state = PhaseState(classifier, phase=phase.name, trainable=phase.trainable, learning_rate=phase.learning_rate)
+        state = PhaseState(classifier, phase)
         steps_lost = max(attempt.reached.get(phase.name, 0) for attempt in self.record.content.attempts)
         step = 0
         if self.restored is not None:
@@ -204,9 +194,9 @@ class Pipeline:
             with self.ledger.during("restore"):
                 state.load(arrays, step=step)
             del arrays
-        first_epoch = sum(epoch.phase == phase.name for epoch in self.commits.history)
-        if first_epoch < phase.epochs:
-            self.observer.event(events.PhaseStarted(phase.name, first_epoch, step, phase.learning_rate))
+        epoch = sum(one.phase == phase.name for one in self.committer.history)
+        if epoch < phase.epochs:
+            self.observer.event(events.PhaseStarted(phase.name, epoch, step, phase.learning_rate))
             self.record.update(state=phase.name)
         committed_at = time.monotonic()
         with self.progress.entering(phase.name, "idle"):
@@ -215,57 +205,52 @@ class Pipeline:
                     state,
                     train=splits.train,
                     validation=splits.validation,
-                    batch_size=settings.batch_size,
-                    epochs=phase.epochs,
-                    seed=settings.seed,
-                    xla=self.arithmetic["xla"],
-                    first_epoch=first_epoch,
-                    step=step,
-                    strategy=tf.distribute.get_strategy(),
-                    check_stop=self.check_stop,
+                    recipe=loop.Recipe(self.settings.batch_size, self.settings.seed, xla=self.arithmetic["xla"]),
+                    position=loop.Position(epoch=epoch, step=step, steps_lost=steps_lost),
                     ledger=self.ledger,
-                    steps_lost=steps_lost,
+                    check_stop=self.check_stop,
                 ):
                     step = self.progress.step = self.progress.reached[phase.name] = fact.step
                     if isinstance(fact, events.EpochDone):
-                        self.note_epoch(fact)
-                        self.commit(state, step, reason="epoch")
-                        committed_at = time.monotonic()
+                        self.report_epoch(fact)
+                        reason = "epoch"
                     else:
-                        self.tell_step(fact, state)
-                        if time.monotonic() - committed_at >= settings.checkpoint_every_seconds:
-                            self.commit(state, step, reason="interval")
-                            committed_at = time.monotonic()
-                    self.commits.report()
+                        self.report_step(fact, state)
+                        is_due = time.monotonic() - committed_at >= self.settings.checkpoint_every_seconds
+                        reason = "interval" if is_due else ""
+                    if reason:
+                        self.commit(state, step, reason=reason)
+                        committed_at = time.monotonic()
+                    self.committer.report()
+                    self.check_stop()
                 with self.ledger.during("checkpoint_blocking"):
-                    self.commits.flush()
+                    self.committer.flush()
             except Interrupted:
                 self.commit_before_leaving(state, step)
                 raise
 
     def commit(self, state: PhaseState, step: int, *, reason: str) -> None:
         with self.ledger.during("checkpoint_blocking"):
-            self.commits.submit(state.arrays, state=state.phase, step=step, reason=reason)
+            self.committer.submit(state.arrays, phase=state.phase.name, step=step, reason=reason)
 
     def commit_before_leaving(self, state: PhaseState, step: int) -> None:
-        """Save what can be saved; if the store fails now, which is reported, the last commit stands."""
+        """Commit the newest state; if the store fails now, which is reported, the last commit stands."""
         if step > 0:
             self.commit(state, step, reason="stop")
             with contextlib.suppress(StorageError), self.ledger.during("checkpoint_blocking"):
-                self.commits.flush()
+                self.committer.flush()
 
-    def note_epoch(self, fact: events.EpochDone) -> None:
-        result = EpochResult(**vars(fact), ended=datetime.now(UTC))
-        self.commits.history.append(result)
+    def report_epoch(self, fact: events.EpochDone) -> None:
+        self.committer.history.append(EpochResult(**vars(fact), ended=datetime.now(UTC)))
         self.observer.event(events.EpochFinished(**vars(fact), gpu_memory=numerics.gpu_memory()))
 
-    def tell_step(self, done: events.StepDone, state: PhaseState) -> None:
+    def report_step(self, done: events.StepDone, state: PhaseState) -> None:
         if done.is_first:
             self.observer.event(events.StepCompiled(done.phase, done.seconds, gpu_memory=numerics.gpu_memory()))
         self.observer.step(done, state.totals.means)
 
     def evaluate(self, exported: keras.Model, classifier: Classifier, splits: Splits) -> Results:
-        """Metrics of the exported model over the test split, and what can be shown of single images."""
+        """Metrics of the exported model over the test split, and examples of images for the report."""
         self.record.update(state="evaluate")
         with self.progress.entering("evaluate", "evaluate"):
             results = measure(
@@ -286,14 +271,14 @@ class Pipeline:
         self.record.update(state="export")
         with self.progress.entering("export", "export"):
             self.write(artefacts, export.model_files(exported, splits.class_names, self.scratch))
-            self.write(artefacts, export.log_files(self.commits.history, self.scratch))
+            self.write(artefacts, export.log_files(self.committer.history, self.scratch))
             content = self.compose_report(splits, results)
             self.write(artefacts, export.report_files(content, results.gallery, self.scratch))
         self.observer.event(events.Exported(model=f"{self.store.uri}/{export.MODEL}"))
         return artefacts.files
 
     def write(self, artefacts: Artefacts, files: Iterable[tuple[str, Path]]) -> None:
-        """Put files where readers expect them as they are made; a stop is honoured before each."""
+        """Upload files as they are made; a stop is honoured before each."""
         for name, path in files:
             self.check_stop()
             artefacts.write(name, path)
@@ -309,7 +294,7 @@ class Pipeline:
             duplicates=splits.composition.duplicates,
             examples=results.gallery.examples,
             layers=results.layers,
-            history=self.commits.history,
+            history=self.committer.history,
             durations_seconds=by_stage(attempts),
             time_seconds=by_category(attempts),
             goodput_ratio=goodput(attempts),

@@ -1,4 +1,4 @@
-"""What a trained model comes to: measured over the test split, with what can be shown of single images."""
+"""The final evaluation: metrics of the exported model over the test split, and examples of images for the report."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from job.train.loop import check_finite
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
-    """`outcome` is what the record keeps; `layers` the structure of the model."""
+    """`outcome` is for the record, `layers` the structure of the model."""
 
     outcome: dict[str, Any]
     test: Evaluation

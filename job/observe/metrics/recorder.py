@@ -34,7 +34,7 @@ class Metrics:
         self._progress = progress
         self._constants = {"version": __version__} | constants
         self._metrics: dict[tuple[str, ...], Any] = {}
-        self._estimate = Estimate({})
+        self._estimate = Estimate()
         self._outcome: dict[str, float] = {}
         self._completed_at: float | None = None
         for series in SERIES:
@@ -47,6 +47,7 @@ class Metrics:
         self.registry.register(Live(progress, disks))
 
     def event(self, event: events.Event) -> None:
+        self._estimate.event(event)
         match event:
             case events.RunClaimed():
                 self._set_outcome("thaw_attempts", event.attempt)
@@ -56,7 +57,6 @@ class Metrics:
                 self._set_outcome("thaw_test_loss", event.test_loss)
                 self._completed_at = datetime.fromisoformat(event.ended).timestamp()
             case events.DataLoaded():
-                self._estimate = Estimate(event.steps)
                 for phase, count in event.steps.items():
                     self._series("thaw_steps_expected", phase).set(count)
                 self._set_estimate()
@@ -69,7 +69,6 @@ class Metrics:
             case events.PhaseStarted():
                 self._series("thaw_epoch", event.phase).set(event.epoch)
                 self._series("thaw_learning_rate", event.phase).set(event.learning_rate)
-                self._estimate.begin(event.phase, event.step)
                 self._set_estimate()
             case events.StepCompiled():
                 self._series("thaw_compile_duration_seconds", event.phase).set(event.seconds)
@@ -101,7 +100,7 @@ class Metrics:
         self._series("thaw_last_step_timestamp_seconds").set_to_current_time()
         if not done.is_first:
             self._series("thaw_step_duration_seconds", done.phase).observe(done.seconds)
-        self._estimate.done(done.step)
+        self._estimate.step(done)
         self._set_estimate()
 
     def closing(self, title: str, rows: dict[str, str]) -> None:
