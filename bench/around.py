@@ -11,7 +11,7 @@ from bench.workload import Workload
 from job.data.splits import load_splits
 from job.model.classifier import build_classifier
 from job.observe import events
-from job.observe.events import PHASE_STARTED, Readers, StepDone
+from job.observe.events import Observers, StepDone
 from job.observe.ledger import Ledger
 from job.observe.metrics import Metrics
 from job.observe.progress import Progress
@@ -48,15 +48,15 @@ def _starts(load: Workload) -> Iterable[Row]:
         settings = {"HEAD_EPOCHS": 0, "FINE_TUNE_EPOCHS": 2, "CHECKPOINT_EVERY_SECONDS": 0}
         env = load.environment(f"resume-{repetition}", splits, **settings)
         begun = finished(JOB, env, kill_at='"event": "committed"')
-        fresh.append(begun.seconds_until(events.STEP_COMPILED))
+        fresh.append(begun.seconds_until(events.StepCompiled.name))
         ended = finished(JOB, env)
         assert '"event": "restored"' in ended.output
-        resumed.append(ended.seconds_until(events.STEP_COMPILED))
+        resumed.append(ended.seconds_until(events.StepCompiled.name))
         env = load.environment(f"start-{repetition}", splits, HEAD_EPOCHS=1, FINE_TUNE_EPOCHS=1)
         whole = finished(JOB, env)
         for phase, seconds in compiled.items():
-            started = whole.seconds_until(events.PHASE_STARTED, phase=phase)
-            seconds.append(whole.seconds_until(events.STEP_COMPILED, phase=phase) - started)
+            started = whole.seconds_until(events.PhaseStarted.name, phase=phase)
+            seconds.append(whole.seconds_until(events.StepCompiled.name, phase=phase) - started)
     yield Row("start to the first fine-tune step, compiled and done", "s", fresh)
     yield Row("the same, resumed from a commit", "s", resumed)
     yield Row("a resume over a start", "s", [b - a for a, b in zip(fresh, resumed, strict=True)], "at most 3 s")
@@ -94,7 +94,9 @@ def _commits(load: Workload) -> Generator[Row, None, float]:
     record.take(Holder(host="bench", pid=1, started=0.0), lease_seconds=3600)
     progress = Progress()
     commits = Commits(
-        Checkpoints(LocalStore(scratch / "store"), record, keep=2, scratch=scratch), reader=Readers(), progress=progress
+        Checkpoints(LocalStore(scratch / "store"), record, keep=2, scratch=scratch),
+        observer=Observers(),
+        progress=progress,
     )
     facts = loop.train_phase(
         state, train=splits.train, validation=splits.validation, batch_size=32, epochs=10**6, seed=0, xla=False,
@@ -134,22 +136,24 @@ def _commits(load: Workload) -> Generator[Row, None, float]:
 
 
 def _recording(step_seconds: float) -> Iterable[Row]:
-    """Processor time of telling a step to metrics, and what share of a step that is; no step writes a log line."""
+    """Processor time of recording a step as metrics, and what share of a step that is; no step writes a log line."""
     metrics = Metrics(Progress(), constants={"run_id": "", "fingerprint": "", "dataset": "", "backbone": ""}, disks=[])
-    metrics.event(PHASE_STARTED, phase="head", epoch=0, step=0, learning_rate=1e-3)
+    metrics.event(events.PhaseStarted("head", epoch=0, step=0, learning_rate=1e-3))
 
-    def seconds_a_step(readers: Readers) -> float:
+    def seconds_a_step(observers: Observers) -> float:
         started = time.thread_time()
         for step in range(RECORDED_STEPS):
             done = StepDone(
                 phase="head", epoch=0, step=step, num_steps=RECORDED_STEPS, batch=step, num_batches=RECORDED_STEPS,
                 num_examples=32, seconds=0.1, data_wait_seconds=0.0, is_first=False,
             )  # fmt: skip
-            readers.step(done, lambda: (0.0, 0.0))
+            observers.step(done, lambda: (0.0, 0.0))
         return (time.thread_time() - started) / RECORDED_STEPS
 
-    told, untold = interleaved(REPETITIONS, lambda: seconds_a_step(Readers(metrics)), lambda: seconds_a_step(Readers()))
-    yield Row("a step recorded as metrics", "us", [1e6 * seconds for seconds in told])
-    yield Row("a step told to nobody", "us", [1e6 * seconds for seconds in untold])
-    shares = [100 * (a - b) / step_seconds for a, b in zip(told, untold, strict=True)]
+    recorded, bare = interleaved(
+        REPETITIONS, lambda: seconds_a_step(Observers(metrics)), lambda: seconds_a_step(Observers())
+    )
+    yield Row("a step recorded as metrics", "us", [1e6 * seconds for seconds in recorded])
+    yield Row("a step without metrics", "us", [1e6 * seconds for seconds in bare])
+    shares = [100 * (a - b) / step_seconds for a, b in zip(recorded, bare, strict=True)]
     yield Row("metrics, of a fine-tune step", "%", shares, "under 0.5 %")

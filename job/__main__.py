@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, NoReturn
 
 from job.errors import ExitCode, Interrupted, ThawError
 from job.observe import termination
+from job.observe.events import RunFailed
 from job.observe.progress import Progress
 from job.redaction import redacted, redacted_value
 
 if TYPE_CHECKING:
-    from job.observe.log import Console
+    from job.observe.log import Log
     from job.settings.settings import Settings
 
 QUESTIONS = frozenset({"plan", "status", "list", "predict", "verify", "repair"})
@@ -96,23 +97,22 @@ class Ending:
         self.progress = Progress()
         self.path = path
         self._writes_message = writes_message
-        self.console: Console | None = None
+        self.console: Log | None = None
 
     def failed(self, error: Exception) -> int:
-        """Tell of an error; returns its exit code."""
+        """Report an error; returns its exit code."""
         if isinstance(error, ThawError):
-            exit_code, reason, hint, facts = error.exit_code, error.message, error.hint, {}
+            failure = RunFailed(int(error.exit_code), error.message, error.hint)
         else:
-            exit_code, reason = ExitCode.UNEXPECTED, redacted(f"{type(error).__name__}: {error}")
+            reason = redacted(f"{type(error).__name__}: {error}")
             hint = "this is a bug, or something that this program does not know; what was committed stands"
-            facts = {"traceback": redacted(traceback.format_exc())}
-        self.note(int(exit_code), reason, hint)
+            failure = RunFailed(int(ExitCode.UNEXPECTED), reason, hint, redacted(traceback.format_exc()))
+        self.note(failure.exit_code, failure.reason, failure.hint)
         if self.console is None:
-            rest = (f"{name}: {value}" for name, value in ({"hint": hint} | facts).items() if value)
-            print("\n".join([f"error: {reason}", *rest]), file=sys.stderr)
+            print(failure, file=sys.stderr)
         else:
-            self.console.failure(exit_code=int(exit_code), reason=reason, hint=hint, **facts)
-        return exit_code
+            self.console.event(failure)
+        return failure.exit_code
 
     def note(self, exit_code: int, reason: str, hint: str = "") -> None:
         """Write the termination message; that this cannot be done is no reason to end otherwise."""
@@ -157,7 +157,7 @@ def _carry_out(argv: Sequence[str]) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
 
     from job.cli.arguments import Mirror, Run, read_command
-    from job.observe.log import Console
+    from job.observe.log import Log
     from job.storage import cache_folder
 
     try:
@@ -166,14 +166,14 @@ def _carry_out(argv: Sequence[str]) -> int:
         settings = command.settings
         stop.grace_seconds = settings.grace_seconds
         ending.path = str(settings.termination_log) if settings.termination_log else None
-        ending.console = Console(settings.log_format, ending.progress)
+        ending.console = Log(settings.log_format, ending.progress)
         # Keras imports Matplotlib, which reads this then, and by default writes to a home that may not be writable.
         os.environ.setdefault("MPLCONFIGDIR", str(cache_folder.place(settings.cache_dir) / "matplotlib"))
         stop.check()
         if isinstance(command, Mirror):
             from job import cli
 
-            cli.fill_mirror(command, reader=ending.console, check_stop=stop.check)
+            cli.fill_mirror(command, observer=ending.console, check_stop=stop.check)
             done = f"complete: the mirror at {command.to} is filled"
         else:
             _attempt(settings, ending.console, ending.progress, stop)
@@ -184,24 +184,24 @@ def _carry_out(argv: Sequence[str]) -> int:
     return ExitCode.COMPLETE
 
 
-def _attempt(settings: "Settings", console: "Console", progress: Progress, stop: StopSignal) -> None:
+def _attempt(settings: "Settings", console: "Log", progress: Progress, stop: StopSignal) -> None:
     from job.cli.observers import StoreObserver, observing
     from job.run import attempt, holder, lease
     from job.storage import open_store
 
     run_id = settings.resolved_run_id()
     console.bind(run_id=run_id)
-    with observing(settings, progress=progress, console=console, environ=os.environ) as (reader, metrics):
+    with observing(settings, progress=progress, log=console, environ=os.environ) as (observer, metrics):
         stop.on_signal = metrics.interrupted
         attempt.make(
             settings,
             store=open_store(
                 f"{settings.storage_uri}/{run_id}",
-                observer=StoreObserver(metrics, reader),
+                observer=StoreObserver(metrics, observer),
                 timeout_seconds=lease.request_seconds(settings.lease_seconds),
             ),
             holder=holder.this_process(settings.job_uid, job_name=settings.job_name, node_name=settings.node_name),
-            reader=reader,
+            observer=observer,
             progress=progress,
             check_stop=stop.check,
         )

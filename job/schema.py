@@ -14,15 +14,11 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 from job.paths import checked_name
-from job.settings.settings import PhaseName, Settings
+from job.phases import PHASE_NAMES, PhaseName, State
+from job.settings.settings import Settings
 
 CHECKPOINTS = "checkpoints/"
 """Under this prefix checkpoints are kept; the only names that a record may give to one."""
-
-PHASES = ("head", "fine_tune")
-"""In the order of the training."""
-
-State = Literal["prepare", "head", "fine_tune", "evaluate", "export", "done"]
 
 
 def _printable(text: str) -> str:
@@ -49,7 +45,7 @@ def _checked_checkpoint(name: str) -> str:
 
 def _checked_settings(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings, of which those that a reader calculates with are whole numbers in their bounds."""
-    for name, lowest in (("HEAD_EPOCHS", 0), ("FINE_TUNE_EPOCHS", 0), ("BATCH_SIZE", 1)):
+    for name, lowest in (*((f"{phase.upper()}_EPOCHS", 0) for phase in PHASE_NAMES), ("BATCH_SIZE", 1)):
         value = recorded_setting(settings, name)
         if type(value) is not int or not lowest <= value <= 65_536:
             raise ValueError(f"{name} is {value!r}, expected a whole number from {lowest} to 65536")
@@ -322,7 +318,7 @@ class CheckpointName(NamedTuple):
     def parse(cls, name: str) -> "CheckpointName | None":
         """The parts of a name; None for one that is not ours."""
         match = re.fullmatch(
-            rf"{CHECKPOINTS}(head|fine_tune)-(\d{{8,15}})-a(\d{{1,9}})-(\d{{1,9}})(?:-([0-9a-f]{{8}}))?\.safetensors",
+            rf"{CHECKPOINTS}({'|'.join(PHASE_NAMES)})-(\d{{8,15}})-a(\d{{1,9}})-(\d{{1,9}})(?:-([0-9a-f]{{8}}))?\.safetensors",
             name, re.ASCII,
         )  # fmt: skip
         return cls(match[1], int(match[2]), int(match[3]), int(match[4]), match[5] or "") if match else None
@@ -335,7 +331,7 @@ class CheckpointName(NamedTuple):
 
 def position(phase: str, step: int) -> tuple[int, int]:
     """How far in the training; later is larger."""
-    return PHASES.index(phase), step
+    return PHASE_NAMES.index(phase), step
 
 
 def problem_of(errors: list[Any]) -> str:

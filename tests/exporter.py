@@ -14,12 +14,13 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from job.observe.metrics.table import OUTCOME, PHASES, SERIES, TRAINING_PHASES, Series
+from job.observe.metrics.table import OUTCOME, SERIES, Series
+from job.phases import PHASE_NAMES, STATES
 
 KINDS: dict[str, Any] = {"counter": Counter, "gauge": Gauge, "histogram": Histogram}
 DAY = 86400.0
 LABELS = {
-    "phase": TRAINING_PHASES,
+    "phase": PHASE_NAMES,
     "split": ("train", "validation"),
     "operation": ("read", "write"),
     "code": ("200", "503"),
@@ -150,7 +151,7 @@ def _metric(series: Series, registry: CollectorRegistry) -> Any:
 
 def _label_values(series: Series) -> list[tuple[str, ...]]:
     if series.name == "thaw_phase":
-        return [(phase,) for phase in PHASES]
+        return [(phase,) for phase in STATES]
     if series.known or not series.labels:
         return list(series.known) or [()]
     return list(itertools.product(*(LABELS.get(label, (label,)) for label in series.labels)))

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from job.errors import Interrupted
-from job.observe.events import RunningMeans, StepDone
+from job.observe.events import Event, RunningMeans, StepDone
 from job.observe.progress import Progress
 from job.run import attempt
 from job.run.record import RECORD_NAME
@@ -74,15 +74,15 @@ def start(
     settings: Settings,
     store: ObjectStore,
     *,
-    reader: Recorder | None = None,
+    observer: Recorder | None = None,
     check_stop: Callable[[], None] = never,
     progress: Progress | None = None,
 ) -> Recorder:
-    reader = reader or Recorder()
+    observer = observer or Recorder()
     attempt.make(
-        settings, store=store, holder=HOLDER, reader=reader, progress=progress or Progress(), check_stop=check_stop
+        settings, store=store, holder=HOLDER, observer=observer, progress=progress or Progress(), check_stop=check_stop
     )
-    return reader
+    return observer
 
 
 def record_of(store: ObjectStore) -> Record:
@@ -99,13 +99,13 @@ def result_of(store: ObjectStore) -> dict[str, Any]:
 
 
 class CrashOn(Recorder):
-    """Ends the process at an event."""
+    """Ends the process at an event of this kind with these fields."""
 
-    def __init__(self, name: str, **facts: Any) -> None:
+    def __init__(self, kind: type[Event], **fields: Any) -> None:
         super().__init__()
-        self._name, self._facts = name, facts
+        self._kind, self._fields = kind, fields
 
-    def event(self, name: str, **facts: Any) -> None:
-        super().event(name, **facts)
-        if name == self._name and self._facts.items() <= facts.items():
-            raise Crash(name)
+    def event(self, event: Event) -> None:
+        super().event(event)
+        if isinstance(event, self._kind) and self._fields.items() <= vars(event).items():
+            raise Crash(event.name)

@@ -20,12 +20,12 @@ def test_events_are_lines_of_json_off_a_terminal(capsys: pytest.CaptureFixture[s
     """With what was bound, six digits of each number, and nothing for a step or a table."""
     console = Console("auto")
     console.bind(run_id="r")
-    console.event(events.COMMITTED, seconds=0.123456789, step=3)
+    console.event(events.Evaluated(accuracy=0.123456789, loss=1.0, num_examples=3))
     console.closing("title", {"a": "b"})
     (line,) = capsys.readouterr().out.splitlines()
     content = json.loads(line)
-    assert (content["event"], content["run_id"], content["step"]) == ("committed", "r", 3)
-    assert content["seconds"] == 0.123457
+    assert (content["event"], content["run_id"], content["num_examples"]) == ("evaluated", "r", 3)
+    assert content["accuracy"] == 0.123457
     assert content["level"] == "info"
 
 
@@ -43,7 +43,7 @@ def test_failures_say_reason_and_hint_in_both_formats(
 def test_notes_of_native_libraries_are_dropped_and_warnings_kept() -> None:
     """By the level that each line begins with."""
     program = (
-        "import os; from job.console import without_native_notes\n"
+        "import os; from job.observe.log import without_native_notes\n"
         "with without_native_notes():\n"
         "    for line in (b'I0000 port.cc:153] a note', b'W0000 x.cc:1] a warning', b'E0000 an error'):\n"
         "        os.write(2, line + b'\\n')\n"

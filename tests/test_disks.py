@@ -8,7 +8,6 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -77,10 +76,10 @@ class HarmsAtACommit(Recorder):
         super().__init__()
         self._harm = harm
 
-    def event(self, name: str, **facts: Any) -> None:
-        if name == events.COMMITTED and events.COMMITTED not in self.names():
+    def event(self, event: events.Event) -> None:
+        if isinstance(event, events.Committed) and events.Committed not in self.kinds():
             self._harm()
-        super().event(name, **facts)
+        super().event(event)
 
 
 HARMS = {
@@ -96,13 +95,13 @@ def test_a_store_on_a_disk_that_fails_ends_a_run_with_44_and_loses_nothing(
     """What was committed stands; once the disk is mended, the run ends as if nothing had been."""
     store, (do_harm, number, hint) = LocalStore(disk.place), HARMS[harm]
     with pytest.raises(StorageError, match=f"{disk.place}.*{os.strerror(number)}") as caught:
-        start(small(), store, reader=HarmsAtACommit(lambda: do_harm(disk)))
+        start(small(), store, observer=HarmsAtACommit(lambda: do_harm(disk)))
     assert caught.value.exit_code == ExitCode.STORAGE_UNAVAILABLE
     assert "THAW_STORAGE_URI" in caught.value.hint
     assert hint in caught.value.hint
     assert [entry.step for entry in record_of(store).checkpoints] == [3]
     disk.mend()
-    assert start(small(), store).of(events.RESTORED)[0]["step"] == 3
+    assert start(small(), store).of(events.Restored)[0].step == 3
     assert result_of(store) == result_of(undisturbed_run[0])
 
 
@@ -112,7 +111,7 @@ def test_temporary_files_on_a_disk_that_fills_up_end_a_run_with_44_and_lose_noth
 ) -> None:
     """Not the store is to blame, and the variable is named. Nobody can make a disk read-only that holds a lock."""
     with pytest.raises(ScratchUnavailable, match=str(disk.place)) as caught:
-        start(small(cache_dir=disk.place), store, reader=HarmsAtACommit(disk.fill))
+        start(small(cache_dir=disk.place), store, observer=HarmsAtACommit(disk.fill))
     assert os.strerror(errno.ENOSPC) in caught.value.message
     assert caught.value.exit_code == record_of(store).attempts[-1].exit_code == ExitCode.STORAGE_UNAVAILABLE
     assert "larger volume" in caught.value.hint
@@ -130,7 +129,7 @@ def test_fetching_to_a_full_disk_is_told_and_goes_on_once_there_is_room(gcs: Gcs
 
     def fetch(name: str) -> Path:
         with scratch.folder(disk.place) as folder:
-            fetching = Fetching(disk.place, scratch=folder, reader=Recorder(), check_stop=lambda: None)
+            fetching = Fetching(disk.place, scratch=folder, observer=Recorder(), check_stop=lambda: None)
             return fetching.weights(f"gs://{BUCKET}/{name}")
 
     first = fetch("first.h5")

@@ -29,7 +29,7 @@ FILES = ("dataset_info.json", "features.json", "label.labels.txt", "LICENSE", "s
 def fetching(place: Path) -> Fetching:
     scratch = place / "scratch"
     scratch.mkdir(parents=True, exist_ok=True)
-    return Fetching(place / "cache", scratch=scratch, reader=Recorder(), check_stop=lambda: None)
+    return Fetching(place / "cache", scratch=scratch, observer=Recorder(), check_stop=lambda: None)
 
 
 @pytest.fixture
@@ -90,14 +90,14 @@ def test_a_file_that_the_manifest_does_not_name_refuses_the_whole_mirror(gcs: Gc
     cut_short = "set/1.0.0/set-train.tfrecord-00000-of-00001"
     mirror.send(
         open_store(DATA), {name: path for name, path in files.items() if name != cut_short},
-        reader=Recorder(), check_stop=lambda: None,
+        observer=Recorder(), check_stop=lambda: None,
     )  # fmt: skip
     gcs.put(f"m/{cut_short}", b"half sent", None)
     with pytest.raises(InputError, match=f"{cut_short} is not in the manifest") as caught:
         fetching(tmp_path).dataset(DATA, "set")
     assert "python -m job mirror" in caught.value.hint
     assert not (tmp_path / "cache").exists()
-    mirror.send(open_store(DATA), files, reader=Recorder(), check_stop=lambda: None)
+    mirror.send(open_store(DATA), files, observer=Recorder(), check_stop=lambda: None)
     assert (fetching(tmp_path).dataset(DATA, "set") / cut_short).read_bytes() == b"{}"
 
 
@@ -112,8 +112,8 @@ def test_weights_that_the_manifest_does_not_name_are_refused(gcs: GcsServer, tmp
 def test_a_mirror_that_is_being_filled_has_no_data_set_yet(gcs: GcsServer, tmp_path: Path) -> None:
     """The description, by which it is found, is sent last."""
     reader = Recorder()
-    mirror.send(open_store(DATA), sources(tmp_path / "source"), reader=reader, check_stop=lambda: None)
-    assert reader.of(events.MIRRORED)[-1]["file"] == "set/1.0.0/dataset_info.json"
+    mirror.send(open_store(DATA), sources(tmp_path / "source"), observer=reader, check_stop=lambda: None)
+    assert reader.of(events.Mirrored)[-1].file == "set/1.0.0/dataset_info.json"
 
 
 @pytest.mark.parametrize("name", ["../x.json", "/etc/passwd", "a//b"])

@@ -84,6 +84,10 @@ def done(step: int) -> StepDone:
     )  # fmt: skip
 
 
+def loaded(head_steps: int) -> events.DataLoaded:
+    return events.DataLoaded("d", "memory", train=64, validation=8, test=8, steps={"head": head_steps}, classes={})
+
+
 def unread() -> tuple[float, float]:
     raise AssertionError("reading the loss waits for the device")
 
@@ -92,18 +96,18 @@ def test_the_status_of_a_run_arrives_and_ends_with_100_percent(trainer: Trainer,
     """With the token as it is then, in the words of the API."""
     reporter = Reporter.of(environment(trainer.url, trainer.certificate, token), Recorder())
     with reporter:
-        reporter.event(events.DATA_LOADED, head_steps=4)
-        reporter.event(events.PHASE_STARTED, phase="head", step=0)
+        reporter.event(loaded(4))
+        reporter.event(events.PhaseStarted("head", epoch=0, step=0, learning_rate=0.1))
         for step in (1, 2):
             reporter.step(done(step), unread)
         assert reporter.status()["trainerStatus"]["progressPercentage"] == 50
         assert reporter.status()["trainerStatus"]["estimatedRemainingSeconds"] >= 0
-        reporter.event(
-            events.EPOCH_FINISHED, epoch=0, train_loss=0.5, train_accuracy=0.75, validation_loss=0.25,
-            validation_accuracy=0.875,
-        )  # fmt: skip
+        reporter.event(events.EpochFinished(
+            "head", epoch=0, step=4, train_loss=0.5, train_accuracy=0.75, validation_loss=0.25,
+            validation_accuracy=0.875, train_seconds=1.0, validation_seconds=1.0, images_per_second=1.0,
+        ))  # fmt: skip
         token.write_text("second\n")
-        reporter.event(events.RUN_FINISHED, test_loss=0.2, test_accuracy=0.9)
+        reporter.event(events.RunFinished("", 0.9, (0.8, 1.0), test_loss=0.2, model_sha256=""))
     authorization, body = trainer.requests[-1]
     assert authorization == "Bearer second"
     status = body["trainerStatus"]
@@ -118,8 +122,8 @@ def test_the_status_of_a_run_arrives_and_ends_with_100_percent(trainer: Trainer,
 def test_a_run_that_is_about_to_be_complete_is_not(trainer: Trainer, token: Path) -> None:
     """All steps done are 99 %: evaluation and export are to come."""
     reporter = Reporter.of(environment(trainer.url, trainer.certificate, token), Recorder())
-    reporter.event(events.DATA_LOADED, head_steps=2)
-    reporter.event(events.PHASE_STARTED, phase="head", step=0)
+    reporter.event(loaded(2))
+    reporter.event(events.PhaseStarted("head", epoch=0, step=0, learning_rate=0.1))
     reporter.step(done(2), unread)
     assert reporter.status()["trainerStatus"]["progressPercentage"] == 99
 
@@ -128,10 +132,10 @@ def test_trouble_is_one_warning_until_it_is_over(trainer: Trainer, token: Path) 
     """A refusal is told once, however often it happens."""
     reader = Recorder()
     trainer.status = 503
-    with Reporter(url=trainer.url, ca_cert=str(trainer.certificate), token=token, reader=reader, every_seconds=0.02):
+    with Reporter(url=trainer.url, ca_cert=str(trainer.certificate), token=token, observer=reader, every_seconds=0.02):
         wait_for(lambda: len(trainer.requests) >= 4, what="four requests")
-    (facts,) = reader.of(events.REPORTING_FAILED)
-    assert "503" in facts["reason"]
+    (failed,) = reader.of(events.ReportingFailed)
+    assert "503" in failed.reason
 
 
 @pytest.mark.parametrize("wrong", ["server", "token", "certificate"])
@@ -147,4 +151,4 @@ def test_no_server_no_token_or_another_authority_are_warnings(trainer: Trainer, 
         del values["KUBEFLOW_TRAINER_SERVER_CA_CERT"]
     with Reporter.of(values, reader):
         pass
-    assert reader.names() == [events.REPORTING_FAILED]
+    assert reader.kinds() == [events.ReportingFailed]

@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from job import __version__
 from job.cli.observers import StoreObserver
 from job.observe import events
-from job.observe.events import Readers, StepDone
+from job.observe.events import Observers, StepDone
 from job.observe.ledger import Ledger
 from job.observe.metrics import Metrics, push, serving
 from job.observe.metrics.table import BY_NAME, OUTCOME, SERIES
@@ -73,7 +73,7 @@ def scraped(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     observer = StoreObserver(metrics, Recorder())
     attempt.make(
         settings, store=open_store(str(folder / "runs/small"), observer=observer), holder=HOLDER,
-        reader=Readers(Recorder(), metrics), progress=progress, check_stop=never,
+        observer=Observers(Recorder(), metrics), progress=progress, check_stop=never,
     )  # fmt: skip
     return values(metrics) | {"record_seconds": _seconds(folder)}
 
@@ -157,8 +157,8 @@ def test_the_series_of_one_scrape_are_of_one_moment() -> None:
 def test_a_step_is_recorded_without_reading_the_loss() -> None:
     """Reading it would wait for the device."""
     metrics = metrics_of()
-    metrics.event(events.DATA_LOADED, head_steps=4)
-    metrics.event(events.PHASE_STARTED, phase="head", epoch=0, step=0, learning_rate=0.1)
+    metrics.event(events.DataLoaded("d", "memory", 64, 8, 8, steps={"head": 4}, classes={}))
+    metrics.event(events.PhaseStarted("head", epoch=0, step=0, learning_rate=0.1))
     for number in (1, 2, 3):
         metrics.step(step(number), means)
     found = values(metrics)
@@ -172,14 +172,14 @@ def test_a_step_is_recorded_without_reading_the_loss() -> None:
 def test_trouble_is_counted_by_kind() -> None:
     """Damage, failed commits, refused writes, retries, signals, memory of a GPU."""
     metrics = metrics_of()
-    metrics.warning(events.CHECKPOINT_DAMAGED, checkpoint="c", reason="damaged")
-    metrics.warning(events.RESTORED, checkpoint=None, phase="prepare", step=0)
-    metrics.warning(events.COMMIT_FAILED, phase="head", step=1, reason="no answer", error="StorageError")
+    metrics.event(events.CheckpointDamaged("c", reason="damaged"))
+    metrics.event(events.NothingRestored(None, phase="prepare", step=0))
+    metrics.event(events.CommitFailed("head", step=1, reason="no answer", error="StorageError"))
     for name in ("run.json", "checkpoints/a", "model/model.keras"):
         metrics.conflict(name)
     metrics.retry("write")
     metrics.interrupted("SIGTERM")
-    metrics.event(events.STEP_COMPILED, phase="head", seconds=2.0, gpu_memory={"GPU:0": {"current": 5, "peak": 7}})
+    metrics.event(events.StepCompiled("head", seconds=2.0, gpu_memory={"GPU:0": {"current": 5, "peak": 7}}))
     found = values(metrics)
     for name in (
         "thaw_restores_total{damaged}", "thaw_restores_total{none}", "thaw_checkpoint_failures_total{StorageError}",
@@ -229,9 +229,9 @@ def test_a_port_in_use_is_a_warning() -> None:
         port = other.getsockname()[1]
         with serving(metrics_of().registry, port, reader):
             pass
-    (facts,) = reader.of(events.METRICS_UNAVAILABLE)
-    assert facts["port"] == port
-    assert "in use" in facts["reason"]
+    (warning,) = reader.of(events.MetricsUnavailable)
+    assert warning.port == port
+    assert "in use" in warning.reason
 
 
 def test_a_live_scrape_passes_the_check_of_promtool() -> None:
@@ -267,13 +267,13 @@ def pushed(gateway: Pushgateway) -> dict[str, float]:
 def test_a_failure_leaves_the_time_of_the_last_success_on_the_gateway(gateway: Pushgateway) -> None:
     """Only an attempt that ended complete tells a new one."""
     metrics, reader = metrics_of(), Recorder()
-    metrics.event(events.RUN_CLAIMED, attempt=1, state="prepare", at="")
-    metrics.event(events.EVALUATED, accuracy=0.9, loss=0.3, num_examples=10)
-    push(metrics.outcome(0), gateway.url, grouping={"dataset": "d"}, timeout_seconds=5, reader=reader)
+    metrics.event(events.RunClaimed(at="", attempt=1, state="prepare"))
+    metrics.event(events.Evaluated(accuracy=0.9, loss=0.3, num_examples=10))
+    push(metrics.outcome(0), gateway.url, grouping={"dataset": "d"}, timeout_seconds=5, observer=reader)
     first = pushed(gateway)
     assert {series.name for series in OUTCOME} <= first.keys()
     assert (first["thaw_exit_code"], first["thaw_test_accuracy_ratio"], first["thaw_attempts"]) == (0, 0.9, 1)
-    push(metrics_of().outcome(42), gateway.url, grouping={"dataset": "d"}, timeout_seconds=5, reader=reader)
+    push(metrics_of().outcome(42), gateway.url, grouping={"dataset": "d"}, timeout_seconds=5, observer=reader)
     second = pushed(gateway)
     assert second["thaw_exit_code"] == 42
     assert second["thaw_last_success_timestamp_seconds"] == first["thaw_last_success_timestamp_seconds"]
@@ -284,9 +284,8 @@ def test_a_failure_leaves_the_time_of_the_last_success_on_the_gateway(gateway: P
 def test_a_finished_run_that_is_asked_again_was_completed_when_it_was(gateway: Pushgateway) -> None:
     """An old success does not become a new one by being looked at."""
     metrics = metrics_of()
-    facts = {"test_accuracy": 0.9, "test_loss": 0.3, "model_sha256": "ab"}
-    metrics.event(events.RUN_ALREADY_DONE, at="", attempts=2, ended="2026-01-02T03:04:05Z", **facts)
-    push(metrics.outcome(0), gateway.url, grouping={"dataset": "d"}, timeout_seconds=5, reader=Recorder())
+    metrics.event(events.RunAlreadyDone("", 2, "2026-01-02T03:04:05Z", 0.9, (0.8, 1.0), test_loss=0.3, model_sha256=""))
+    push(metrics.outcome(0), gateway.url, grouping={"dataset": "d"}, timeout_seconds=5, observer=Recorder())
     expected = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC).timestamp()
     assert pushed(gateway)["thaw_last_success_timestamp_seconds"] == expected
 
@@ -297,7 +296,7 @@ def test_what_a_run_is_known_by_is_one_series_from_the_start() -> None:
     assert [name for name in values(metrics) if name.startswith("thaw_info")] == [
         f"thaw_info{{Tiny}}{{d}}{{}}{{f}}{{}}{{r}}{{{__version__}}}"
     ]
-    metrics.event(events.MODEL_BUILT, backbone="Tiny", weights="none", precision="float32", xla=False, device="CPU")
+    metrics.event(events.ModelBuilt("Tiny", weights="none", precision="float32", xla=False, device="CPU"))
     (name,) = [name for name in values(metrics) if name.startswith("thaw_info")]
     assert "{float32}" in name
     assert "{CPU}" in name
@@ -308,8 +307,8 @@ def test_a_dead_gateway_is_a_warning() -> None:
     reader = Recorder()
     with socket.create_server(("127.0.0.1", 0)) as silent:
         for url in (f"http://127.0.0.1:{free_port()}", f"http://127.0.0.1:{silent.getsockname()[1]}"):
-            push(metrics_of().outcome(0), url, grouping={}, timeout_seconds=0.3, reader=reader)
-    assert reader.names() == [events.PUSH_FAILED] * 2
+            push(metrics_of().outcome(0), url, grouping={}, timeout_seconds=0.3, observer=reader)
+    assert reader.kinds() == [events.PushFailed] * 2
 
 
 def test_an_interrupted_run_counts_what_it_has_to_do_again(small: Callable[..., Settings], store: LocalStore) -> None:
@@ -319,9 +318,9 @@ def test_an_interrupted_run_counts_what_it_has_to_do_again(small: Callable[..., 
 
     settings = small(checkpoint_every_seconds=3600, head_epochs=1)
     progress = Progress()
-    with pytest.raises(BaseException, match=events.STEP_COMPILED):
+    with pytest.raises(BaseException, match=events.StepCompiled.name):
         attempt.make(
-            settings, store=store, holder=HOLDER, reader=CrashOn(events.STEP_COMPILED, phase="fine_tune"),
+            settings, store=store, holder=HOLDER, observer=CrashOn(events.StepCompiled, phase="fine_tune"),
             progress=progress, check_stop=never,
         )  # fmt: skip
     assert progress.reached == {"head": 3, "fine_tune": 1}
@@ -332,7 +331,7 @@ def test_an_interrupted_run_counts_what_it_has_to_do_again(small: Callable[..., 
     content = record_of(store).model_copy(update={"attempts": (lost,)})
     store.write("run.json", content.model_dump_json().encode(), if_generation=store.generation("run.json"))
     again = Progress()
-    attempt.make(settings, store=store, holder=HOLDER, reader=Recorder(), progress=again, check_stop=never)
+    attempt.make(settings, store=store, holder=HOLDER, observer=Recorder(), progress=again, check_stop=never)
     seconds = again.ledger.seconds()["fine_tune"]
     assert seconds["recompute"] > 0
     assert seconds["productive"] > 0

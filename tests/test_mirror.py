@@ -52,7 +52,7 @@ def filled(gcs: GcsServer, prepared: Path) -> GcsServer:
 def fetching(tmp_path: Path, *, check_stop: Callable[[], None] = never) -> tuple[Fetching, Recorder]:
     reader, scratch = Recorder(), tmp_path / "cache" / "scratch"
     scratch.mkdir(parents=True, exist_ok=True)
-    return Fetching(tmp_path / "cache", scratch=scratch, reader=reader, check_stop=check_stop), reader
+    return Fetching(tmp_path / "cache", scratch=scratch, observer=reader, check_stop=check_stop), reader
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -64,7 +64,7 @@ def test_a_data_set_is_fetched_file_by_file_and_no_other(filled: GcsServer, prep
     fetch, reader = fetching(tmp_path)
     folder = fetch.dataset(DATA, "two_shapes")
     assert contents(folder) == {f"two_shapes/{name}": data for name, data in contents(prepared / "two_shapes").items()}
-    assert reader.of(events.FETCHED)[0]["num_files"] == len(contents(folder))
+    assert reader.of(events.Fetched)[0].num_files == len(contents(folder))
 
 
 def test_what_is_here_is_not_fetched_again(filled: GcsServer, tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_an_object_that_was_changed_is_fetched_again(filled: GcsServer, tmp_path
     fetch, reader = fetching(tmp_path)
     assert fetch.weights(uri).read_bytes() == b"changed"
     fetch.weights(uri)
-    assert [facts["num_files"] for facts in reader.of(events.FETCHED)] == [1, 0]
+    assert [facts.num_files for facts in reader.of(events.Fetched)] == [1, 0]
 
 
 @pytest.mark.timeout(60)
@@ -124,7 +124,7 @@ def test_a_copy_that_was_damaged_is_fetched_again(filled: GcsServer, tmp_path: P
     fetch, reader = fetching(tmp_path)
     fetch.weights(f"gs://{BUCKET}/mirror/weights/tiny.weights.h5")
     assert path.read_bytes() == b"weights"
-    assert reader.of(events.FETCHED)[0]["num_files"] == 1
+    assert reader.of(events.Fetched)[0].num_files == 1
 
 
 FETCH = """
@@ -133,7 +133,7 @@ from pathlib import Path
 from job import scratch
 from job.mirror import Fetching
 with scratch.folder(Path(sys.argv[1])) as folder:
-    Fetching(Path(sys.argv[1]), scratch=folder, reader=None, check_stop=lambda: None).weights(sys.argv[2])
+    Fetching(Path(sys.argv[1]), scratch=folder, observer=None, check_stop=lambda: None).weights(sys.argv[2])
 """
 
 
@@ -229,7 +229,7 @@ def fill(tmp_path: Path, files: dict[str, bytes]) -> tuple[LocalStore, Recorder,
         paths[name] = tmp_path / "source" / name
         paths[name].parent.mkdir(parents=True, exist_ok=True)
         paths[name].write_bytes(data)
-    mirror.send(store, paths, reader=reader, check_stop=never)
+    mirror.send(store, paths, observer=reader, check_stop=never)
     return store, reader, paths
 
 
@@ -238,8 +238,8 @@ def test_what_is_sent_is_listed_with_its_digest_and_sent_once(tmp_path: Path) ->
     store, _, paths = fill(tmp_path, {"a/1": b"1", "a/2": b"2"})
     paths["a/2"].write_bytes(b"changed")
     reader = Recorder()
-    mirror.send(store, paths, reader=reader, check_stop=never)
-    assert reader.of(events.MIRROR_FILLED)[0]["bytes_sent"] == len(b"changed")
+    mirror.send(store, paths, observer=reader, check_stop=never)
+    assert reader.of(events.MirrorFilled)[0].bytes_sent == len(b"changed")
     assert store.read("a/2").data == b"changed"
     assert set(json.loads(store.read(mirror.MANIFEST).data)["files"]) == {"a/1", "a/2"}
 
@@ -252,7 +252,7 @@ def test_a_file_that_is_not_what_the_manifest_says_is_refused(
     files = {
         path.relative_to(prepared).as_posix(): path for path in (prepared / "two_shapes").rglob("*") if path.is_file()
     }
-    mirror.send(store, files, reader=Recorder(), check_stop=never)
+    mirror.send(store, files, observer=Recorder(), check_stop=never)
     name = next(name for name in filled.objects if "two_shapes" in name and "tfrecord" in name)
     filled.put(name, b"another file", None)
     with pytest.raises(InputError, match="not what the manifest of the mirror says"):
@@ -264,7 +264,7 @@ def test_a_file_that_was_overwritten_in_the_mirror_is_mended_by_filling_it_again
     """The manifest knows the generation of what was sent."""
     store, _, paths = fill(tmp_path, {"a": b"right"})
     store.write("a", b"wrong", if_generation=store.generation("a"))
-    mirror.send(store, paths, reader=Recorder(), check_stop=never)
+    mirror.send(store, paths, observer=Recorder(), check_stop=never)
     assert store.read("a").data == b"right"
 
 
@@ -281,7 +281,7 @@ def test_a_local_copy_that_was_changed_is_fetched_again(filled: GcsServer, prepa
     files = {
         path.relative_to(prepared).as_posix(): path for path in (prepared / "two_shapes").rglob("*") if path.is_file()
     }
-    mirror.send(open_store(DATA), files, reader=Recorder(), check_stop=never)
+    mirror.send(open_store(DATA), files, observer=Recorder(), check_stop=never)
     folder = fetching(tmp_path)[0].dataset(DATA, "two_shapes")
     shard = next(folder.rglob("*tfrecord*"))
     whole = shard.read_bytes()
@@ -303,14 +303,14 @@ def test_a_run_reads_data_and_weights_from_a_bucket_that_the_command_has_filled(
     done = job("mirror", "--to", f"gs://{BUCKET}/m", env=environment(weights=str(weights)))
     assert done.returncode == ExitCode.COMPLETE, done.stdout + done.stderr
     told = json.loads(done.stdout.splitlines()[-1])
-    assert (told["event"], told["THAW_DATA_DIR"]) == (events.MIRROR_SETTINGS, f"gs://{BUCKET}/m/tfds")
+    assert (told["event"], told["THAW_DATA_DIR"]) == (events.MirrorSettings.name, f"gs://{BUCKET}/m/tfds")
     sha256 = digest_of(weights).sha256
     assert told["THAW_WEIGHTS"] == f"gs://{BUCKET}/m/weights/weights-{sha256[:12]}.weights.h5"
     places: dict[str, Any] = {"data_dir": told["THAW_DATA_DIR"], "weights": told["THAW_WEIGHTS"]}
     done = job(env=environment(storage_uri=f"gs://{BUCKET}/runs", head_epochs=1, fine_tune_epochs=0, **places))
     assert done.returncode == ExitCode.COMPLETE, done.stdout + done.stderr
     log = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [event["num_files"] for event in log if event["event"] == events.FETCHED][1:] == [1]
+    assert [event["num_files"] for event in log if event["event"] == events.Fetched.name][1:] == [1]
     shutil.rmtree(cache_folder.place(tmp_path) / "mirror")
 
 
@@ -320,7 +320,7 @@ def test_a_mirror_command_that_was_killed_goes_on_where_it_was(
     """What is there and listed is not sent again; the termination message says what was done."""
     env = environment(termination_log=tmp_path / "log")
     with begin(env, "mirror", "--to", f"gs://{BUCKET}/m") as process:
-        wait_for(process, events.MIRRORED, number=2)
+        wait_for(process, events.Mirrored.name, number=2)
         process.kill()
     sent = {name for operation, name in gcs.requests if operation == "write"} - {f"m/tfds/{mirror.MANIFEST}"}
     gcs.requests.clear()

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -36,11 +35,11 @@ SIZES = {"train": 40, "validation": 16, "test": 24}
 def test_a_run_goes_through_every_stage_in_order(undisturbed_run: Undisturbed) -> None:
     """The events of a run are its straight line."""
     _, reader, _ = undisturbed_run
-    names = [name for name in reader.names() if name not in (events.EPOCH_FINISHED, events.COMMITTED)]
-    assert names == [
-        events.RUN_CLAIMED, events.DATA_LOADED, events.MODEL_BUILT,
-        events.PHASE_STARTED, events.STEP_COMPILED, events.PHASE_STARTED, events.STEP_COMPILED,
-        events.EVALUATED, events.EXPORTED, events.RUN_FINISHED, "Run small is complete",
+    kinds = [kind for kind in reader.kinds() if kind not in (events.EpochFinished, events.Committed)]
+    assert kinds == [
+        events.RunClaimed, events.DataLoaded, events.ModelBuilt,
+        events.PhaseStarted, events.StepCompiled, events.PhaseStarted, events.StepCompiled,
+        events.Evaluated, events.Exported, events.RunFinished,
     ]  # fmt: skip
 
 
@@ -191,7 +190,7 @@ def test_the_shipped_model_has_the_accuracy_that_the_outcome_says(undisturbed_ru
 def test_a_head_phase_commit_is_kilobytes(undisturbed_run: Undisturbed) -> None:
     """The backbone is not in it."""
     _, reader, _ = undisturbed_run
-    sizes = {facts["phase"]: facts["bytes"] for facts in reader.of(events.COMMITTED)}
+    sizes = {facts.phase: facts.bytes for facts in reader.of(events.Committed)}
     assert sizes["head"] < 10_000 < sizes["fine_tune"]
 
 
@@ -200,9 +199,9 @@ class PeakOfEvaluation(Recorder):
 
     num_bytes = 0
 
-    def event(self, name: str, **facts: Any) -> None:
-        super().event(name, **facts)
-        if name == events.EVALUATED:
+    def event(self, event: events.Event) -> None:
+        super().event(event)
+        if isinstance(event, events.Evaluated):
             self.num_bytes = memory_of("VmHWM") - self.before
         self.before = memory_of("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")
@@ -217,7 +216,7 @@ def memory_of(field: str) -> int:
 def test_an_evaluation_takes_as_few_images_at_a_time_as_training(small: Small, store: LocalStore) -> None:
     """At 512 pixels the layers of all 24 test images would be 201 MB; those of two are 17 MB."""
     reader = PeakOfEvaluation()
-    start(small(image_size=512, batch_size=2, head_epochs=1, fine_tune_epochs=0, cache="none"), store, reader=reader)
+    start(small(image_size=512, batch_size=2, head_epochs=1, fine_tune_epochs=0, cache="none"), store, observer=reader)
     assert reader.num_bytes < 170e6
 
 
@@ -233,7 +232,7 @@ def test_the_gate_commits_the_results_and_then_fails(small: Small, store: LocalS
     assert (record.state, record.attempts[-1].exit_code) == ("done", 6)
     with pytest.raises(QualityGateMissed):
         start(small(min_test_accuracy=1.0, **settings), store)
-    assert start(small(min_test_accuracy=0.0, **settings), store).names()[0] == events.RUN_ALREADY_DONE
+    assert start(small(min_test_accuracy=0.0, **settings), store).kinds()[0] == events.RunAlreadyDone
 
 
 # More than two classes, and other ways to keep the data
@@ -265,7 +264,7 @@ def test_a_run_is_not_carried_on_with_another_label(
     settings = small(data_dir=str(copied))
     reader = StopAtStep("head", 4)
     with pytest.raises(Interrupted):
-        start(settings, store, reader=reader, check_stop=reader.check_stop)
+        start(settings, store, observer=reader, check_stop=reader.check_stop)
     checkpoints = record_of(store).checkpoints
     change(next(copied.glob("two_shapes/1.0.0/*.tfrecord*")), 45, swap_label)
     with pytest.raises(InputError, match="validation: as many examples, 16, but other images or labels"):
@@ -278,18 +277,18 @@ def test_classes_are_counted_in_the_log_and_in_the_report(undisturbed_run: Undis
     """By split and name."""
     store, reader, _ = undisturbed_run
     expected = {split: {"disc": size // 2, "bar": size // 2} for split, size in SIZES.items()}
-    (loaded,) = reader.of(events.DATA_LOADED)
-    assert loaded["classes"] == expected
+    (loaded,) = reader.of(events.DataLoaded)
+    assert loaded.classes == expected
     assert json.loads(store.read("report/report.json").data)["class_counts"] == expected
 
 
 def test_a_rare_class_is_a_warning(small: Small, store: LocalStore) -> None:
     """The run goes on to its model."""
-    reader = CrashOn(events.MODEL_BUILT)
+    reader = CrashOn(events.ModelBuilt)
     with pytest.raises(Crash):
-        start(small(train_split="train[:12]"), store, reader=reader)
-    (told,) = reader.of(events.CLASS_RARE)
-    assert told == {"fewer_than": 10, "num_classes": 2, "classes": ["disc", "bar"]}
+        start(small(train_split="train[:12]"), store, observer=reader)
+    (told,) = reader.of(events.ClassRare)
+    assert told == events.ClassRare(fewer_than=10, num_classes=2, classes=["disc", "bar"])
 
 
 # Images that cannot be decoded
@@ -354,5 +353,11 @@ def pipeline_at(settings: Settings, store: LocalStore, position: tuple[str, int]
         newest = checkpoint(*position)
         record.content = record.content.model_copy(update={"checkpoints": (newest,)})
     return Pipeline(
-        settings, store=store, record=record, reader=Recorder(), progress=Progress(), check_stop=never, scratch=scratch
+        settings,
+        store=store,
+        record=record,
+        observer=Recorder(),
+        progress=Progress(),
+        check_stop=never,
+        scratch=scratch,
     )

@@ -69,7 +69,7 @@ def test_a_stopped_run_would_carry_on_where_it_stopped(ask: Ask, small: Small, t
     store = LocalStore(tmp_path / "runs/small")
     reader = StopAtStep("head", 4)
     with pytest.raises(Interrupted):
-        start(settings, store, reader=reader, check_stop=reader.check_stop)
+        start(settings, store, observer=reader, check_stop=reader.check_stop)
     before = files(store.root)
     answer = ask(settings)
     entry = record_of(store).checkpoints[-1]

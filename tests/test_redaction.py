@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from job.__main__ import Ending
 from job.errors import ThawError
+from job.observe.events import ClassRare, ReportingFailed
 from job.observe.log import Console
 from job.redaction import redacted, redacted_value
 from job.settings.settings import Settings, variable
@@ -109,7 +110,8 @@ def test_no_error_event_or_traceback_has_the_secret_of_a_url(kind: str, capsys: 
     assert SECRET not in "".join([error.message, error.hint, *traceback.format_exception(error)])
     for log_format in ("json", "console"):
         console = Console(log_format)  # type: ignore[arg-type]
-        console.event("e", url=URLS[kind], nested={"texts": [text]})
+        console.event(ReportingFailed(URLS[kind], reason=text))
+        console.event(ClassRare(fewer_than=10, num_classes=1, classes=[text]))
         console.failure(exit_code=1, reason=text, hint=text, traceback=text)
         console.closing("t", {"place": text})
     try:

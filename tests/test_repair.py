@@ -249,7 +249,7 @@ def test_a_run_whose_record_was_lost_ends_with_the_bits_of_an_undisturbed_one(
     store = LocalStore(tmp_path / "runs/small")
     reader = StopAtStep(phase, step)
     with pytest.raises(Interrupted):
-        start(small(), store, reader=reader, check_stop=reader.check_stop)
+        start(small(), store, observer=reader, check_stop=reader.check_stop)
     lost = record_of(store)
     store.delete(RECORD_NAME)
     with pytest.raises(RecordDamaged):

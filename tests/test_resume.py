@@ -33,8 +33,8 @@ from tests.stores import BrokenStore, Crash, CrashingStore
 def test_nothing_there_starts_at_the_beginning(undisturbed_run: Undisturbed) -> None:
     """A new run restores nothing."""
     _, reader, _ = undisturbed_run
-    assert events.RESTORED not in reader.names()
-    assert reader.of(events.PHASE_STARTED)[0].items() >= {"phase": "head", "epoch": 0, "step": 0}.items()
+    assert events.Restored not in reader.kinds()
+    assert reader.of(events.PhaseStarted)[0] == events.PhaseStarted("head", 0, 0, 1e-2)
 
 
 def test_another_fingerprint_is_refused(undisturbed_run: Undisturbed, small: Small) -> None:
@@ -69,11 +69,11 @@ def test_in_a_phase_it_continues_at_the_step(
     """In the middle of an epoch and at its last step, and ends with the same bits."""
     reader = StopAtStep(phase, step)
     with pytest.raises(Interrupted):
-        start(small(), store, reader=reader, check_stop=reader.check_stop)
+        start(small(), store, observer=reader, check_stop=reader.check_stop)
     again = start(small(), store)
-    assert [(facts["phase"], facts["step"]) for facts in again.of(events.RESTORED)] == [restored]
-    begun = again.of(events.PHASE_STARTED)[0]
-    assert (begun["phase"], begun["epoch"], begun["step"]) == continues
+    assert [(facts.phase, facts.step) for facts in again.of(events.Restored)] == [restored]
+    begun = again.of(events.PhaseStarted)[0]
+    assert (begun.phase, begun.epoch, begun.step) == continues
     assert result_of(store) == result_of(undisturbed_run[0])
     assert [attempt.exit_code for attempt in record_of(store).attempts] == [42, 0]
 
@@ -81,10 +81,10 @@ def test_in_a_phase_it_continues_at_the_step(
 @pytest.mark.parametrize(
     ("crash_on", "facts", "left"),
     [
-        (events.COMMITTED, {"phase": "head", "step": 6}, [("fine_tune", 0, 0)]),
-        (events.COMMITTED, {"phase": "fine_tune", "step": 6}, []),
-        (events.EVALUATED, {}, []),
-        (events.EXPORTED, {}, []),
+        (events.Committed, {"phase": "head", "step": 6}, [("fine_tune", 0, 0)]),
+        (events.Committed, {"phase": "fine_tune", "step": 6}, []),
+        (events.Evaluated, {}, []),
+        (events.Exported, {}, []),
     ],
     ids=["head complete", "trained but not evaluated", "evaluated but not exported", "exported but not done"],
 )
@@ -92,15 +92,15 @@ def test_what_is_complete_is_not_done_again(
     undisturbed_run: Undisturbed,
     small: Small,
     store: LocalStore,
-    crash_on: str,
+    crash_on: type[events.Event],
     facts: dict[str, Any],
     left: list[tuple[str, int, int]],
 ) -> None:
     """Only what is left of the run is done, and the end is the same."""
     with pytest.raises(Crash):
-        start(small(), store, reader=CrashOn(crash_on, **facts))
+        start(small(), store, observer=CrashOn(crash_on, **facts))
     again = start(small(), store)
-    begun = [(fact["phase"], fact["epoch"], fact["step"]) for fact in again.of(events.PHASE_STARTED)]
+    begun = [(fact.phase, fact.epoch, fact.step) for fact in again.of(events.PhaseStarted)]
     assert begun == left
     assert result_of(store) == result_of(undisturbed_run[0])
 
@@ -110,10 +110,10 @@ def test_a_finished_run_is_answered_and_nothing_is_written(undisturbed_run: Undi
     store, _, settings = undisturbed_run
     before = {name: (store.generation(name), store.read(name).data) for name in store.list("")}
     reader = start(settings, store)
-    assert reader.names() == [events.RUN_ALREADY_DONE, "Run small is complete"]
+    assert (reader.kinds(), reader.title) == ([events.RunAlreadyDone], "Run small is complete")
     outcome = record_of(store).outcome
     assert outcome is not None
-    assert reader.events[0][1]["model_sha256"] == outcome.model_sha256
+    assert reader.of(events.RunAlreadyDone)[0].model_sha256 == outcome.model_sha256
     assert {name: (store.generation(name), store.read(name).data) for name in store.list("")} == before
 
 
@@ -155,7 +155,7 @@ def test_commits_come_as_often_as_they_are_asked_for(small: Small, store: LocalS
     """An interval of 0 commits every step that it can keep up with; the end of an epoch is always committed."""
     reader = start(small(checkpoint_every_seconds=0, head_epochs=1, fine_tune_epochs=1), store)
     for phase in ("head", "fine_tune"):
-        commits = [(facts["step"], facts["reason"]) for facts in reader.of(events.COMMITTED) if facts["phase"] == phase]
+        commits = [(facts.step, facts.reason) for facts in reader.of(events.Committed) if facts.phase == phase]
         assert commits == sorted(set(commits), key=lambda commit: (commit[0], commit[1] == "epoch"))
         assert set(commits[:-1]) <= {(1, "interval"), (2, "interval"), (3, "interval")}
         assert len(commits) >= 2
@@ -179,9 +179,9 @@ def test_a_stop_in_evaluation_leaves_the_training_committed(
     class StopOnEvaluate(Recorder):
         evaluating = False
 
-        def event(self, name: str, **facts: Any) -> None:
-            super().event(name, **facts)
-            if name == events.COMMITTED and (facts["phase"], facts["step"]) == ("fine_tune", 6):
+        def event(self, event: events.Event) -> None:
+            super().event(event)
+            if isinstance(event, events.Committed) and (event.phase, event.step) == ("fine_tune", 6):
                 self.evaluating = True
 
         def check_stop(self) -> None:
@@ -190,9 +190,9 @@ def test_a_stop_in_evaluation_leaves_the_training_committed(
 
     reader = StopOnEvaluate()
     with pytest.raises(Interrupted):
-        start(small(), store, reader=reader, check_stop=reader.check_stop)
+        start(small(), store, observer=reader, check_stop=reader.check_stop)
     assert record_of(store).state == "evaluate"
-    assert events.PHASE_STARTED not in start(small(), store).names()
+    assert events.PhaseStarted not in start(small(), store).kinds()
     assert result_of(store) == result_of(undisturbed_run[0])
 
 
@@ -201,13 +201,13 @@ def test_a_damaged_checkpoint_is_reported_and_the_run_ends_the_same(
 ) -> None:
     """The newest good one is used, and what is lost is trained again."""
     with pytest.raises(Crash):
-        start(small(), store, reader=CrashOn(events.COMMITTED, phase="fine_tune", step=6))
+        start(small(), store, observer=CrashOn(events.Committed, phase="fine_tune", step=6))
     newest = record_of(store).checkpoints[-1].name
     path = store.root / newest
     path.write_bytes(path.read_bytes()[:-1] + b"\xff")
     again = start(small(), store)
-    assert [facts["checkpoint"] for facts in again.of(events.CHECKPOINT_DAMAGED)] == [newest]
-    assert [(facts["phase"], facts["step"]) for facts in again.of(events.RESTORED)] == [("fine_tune", 3)]
+    assert [facts.checkpoint for facts in again.of(events.CheckpointDamaged)] == [newest]
+    assert [(facts.phase, facts.step) for facts in again.of(events.Restored)] == [("fine_tune", 3)]
     assert result_of(store) == result_of(undisturbed_run[0])
 
 
@@ -216,14 +216,14 @@ def test_when_every_checkpoint_is_damaged_the_run_begins_again_and_ends_the_same
 ) -> None:
     """At the pre-trained weights; each one is named and kept."""
     with pytest.raises(Crash):
-        start(small(), store, reader=CrashOn(events.COMMITTED, phase="fine_tune", step=3))
+        start(small(), store, observer=CrashOn(events.Committed, phase="fine_tune", step=3))
     names = [entry.name for entry in record_of(store).checkpoints]
     for name in names:
         (store.root / name).write_bytes(b"damaged")
     again = start(small(), store)
-    assert [facts["checkpoint"] for facts in again.of(events.CHECKPOINT_DAMAGED)] == names[::-1]
-    begun = again.of(events.PHASE_STARTED)[0]
-    assert (begun["phase"], begun["epoch"], begun["step"]) == ("head", 0, 0)
+    assert [facts.checkpoint for facts in again.of(events.CheckpointDamaged)] == names[::-1]
+    begun = again.of(events.PhaseStarted)[0]
+    assert (begun.phase, begun.epoch, begun.step) == ("head", 0, 0)
     assert result_of(store) == result_of(undisturbed_run[0])
     assert all(store.read(name).data == b"damaged" for name in names)
 
@@ -254,14 +254,14 @@ def test_a_superseded_attempt_stops_and_the_winner_finishes(
     """The loser writes nothing after the winner's claim, and says who won."""
 
     class Rival(Recorder):
-        def event(self, name: str, **facts: Any) -> None:
-            super().event(name, **facts)
-            if name == events.COMMITTED and facts["phase"] == "head" and facts["step"] == 3:
+        def event(self, event: events.Event) -> None:
+            super().event(event)
+            if isinstance(event, events.Committed) and (event.phase, event.step) == ("head", 3):
                 start(small(), store)
 
     reader = Rival()
     with pytest.raises(Superseded, match="attempt 2 of test"):
-        start(small(), store, reader=reader)
+        start(small(), store, observer=reader)
     assert result_of(store) == result_of(undisturbed_run[0])
     assert [attempt.exit_code for attempt in record_of(store).attempts] == [None, 0]
 
@@ -283,8 +283,8 @@ def test_a_store_that_fails_on_the_way_out_does_not_hide_the_stop(small: Small, 
     """The last commit stands, and the answer is still 42."""
     reader = StopAtStep("head", 1)
     with pytest.raises(Interrupted):
-        start(small(), BrokenStore(store, "upload"), reader=reader, check_stop=reader.check_stop)
-    assert reader.of(events.COMMIT_FAILED)[0]["step"] == 2
+        start(small(), BrokenStore(store, "upload"), observer=reader, check_stop=reader.check_stop)
+    assert reader.of(events.CommitFailed)[0].step == 2
 
 
 def test_a_store_that_fails_is_an_error_and_the_next_start_completes_the_run(
@@ -301,7 +301,7 @@ def test_a_store_that_fails_is_an_error_and_the_next_start_completes_the_run(
 def test_other_inputs_than_the_run_began_with_are_refused(small: Small, store: LocalStore) -> None:
     """Another file under the same name would silently make another run of it."""
     with pytest.raises(Crash):
-        start(small(), store, reader=CrashOn(events.COMMITTED))
+        start(small(), store, observer=CrashOn(events.Committed))
     record = record_of(store)
     changed = record.model_copy(update={"inputs": record.inputs | {"backbone_sha256": "0" * 64}})
     (store.root / RECORD_NAME).write_text(changed.model_dump_json())
@@ -318,9 +318,9 @@ def test_the_choice_of_auto_is_kept_for_the_whole_run(
     monkeypatch.setattr(numerics, "_has_native_bfloat16", lambda: False)
     settings = small(precision="auto", head_epochs=1, fine_tune_epochs=1)
     with pytest.raises(Crash):
-        start(settings, store, reader=CrashOn(events.COMMITTED))
+        start(settings, store, observer=CrashOn(events.Committed))
     monkeypatch.setattr(numerics, "_has_native_bfloat16", lambda: True)
-    assert start(settings, store).of(events.MODEL_BUILT)[0]["precision"] == "float32"
+    assert start(settings, store).of(events.ModelBuilt)[0].precision == "float32"
 
 
 def test_a_first_attempt_that_prepared_the_data_is_resumed_by_one_that_finds_it(
@@ -336,8 +336,8 @@ def test_a_first_attempt_that_prepared_the_data_is_resumed_by_one_that_finds_it(
         **(SMALL_RUN | {"dataset": "drawn_cats_vs_dogs", "data_dir": str(tmp_path / "new"), "cache_dir": tmp_path})
     )
     with pytest.raises(Crash):
-        start(settings, store, reader=CrashOn(events.COMMITTED))
-    assert start(settings, store).of(events.RESTORED)[0]["step"] == 3
+        start(settings, store, observer=CrashOn(events.Committed))
+    assert start(settings, store).of(events.Restored)[0].step == 3
 
 
 def test_new_weights_do_not_depend_on_what_a_renewal_draws(
@@ -381,14 +381,14 @@ class RivalFinishes(Recorder):
 
     def check_stop(self) -> None:
         if not self.rival.events and record_of(self.store).state == "export":
-            start(self.settings, self.store, reader=self.rival)
+            start(self.settings, self.store, observer=self.rival)
 
 
 def test_what_the_winner_left_is_not_written_over_by_the_loser(small: Small, store: LocalStore) -> None:
     """Model and report have the same names in every attempt."""
     reader = RivalFinishes(small(), store)
     with pytest.raises(Superseded, match="attempt 2 of test"):
-        start(small(), store, reader=reader, check_stop=reader.check_stop)
+        start(small(), store, observer=reader, check_stop=reader.check_stop)
     report = json.loads(store.read("report/report.json").data)
     assert report["num_attempts"] == 2
     assert record_of(store).state == "done"
@@ -407,7 +407,7 @@ def test_what_a_loser_wrote_late_is_written_over_by_the_winner(small: Small, sto
                 store.write("model/model.keras", b"late", if_generation=0)
 
     reader = LateLoser()
-    start(small(), store, reader=reader, check_stop=reader.check_stop)
+    start(small(), store, observer=reader, check_stop=reader.check_stop)
     assert reader.written
     assert store.read("model/model.keras").data != b"late"
     assert_the_record_names_what_is_there(store)
@@ -429,7 +429,7 @@ def test_a_store_that_cannot_prune_does_not_stop_the_run(
         HOLDER, lease_seconds=60
     )
     reader = start(settings, BrokenStore(store, method))
-    assert len(reader.of(events.COMMITTED)) == commits
+    assert len(reader.of(events.Committed)) == commits
     assert result_of(store) == result_of(undisturbed_run[0])
 
 
@@ -488,7 +488,7 @@ def test_a_full_scratch_disk_ends_with_44_and_names_the_variable(
             start(small(), store)
     assert "THAW_CACHE_DIR" in caught.value.hint
     assert record_of(store).attempts[-1].exit_code == 44
-    assert start(small(), store).of(events.RESTORED)[0]["step"] == 6
+    assert start(small(), store).of(events.Restored)[0].step == 6
     assert result_of(store) == result_of(undisturbed_run[0])
 
 
@@ -499,5 +499,5 @@ def test_a_full_scratch_disk_on_the_way_out_does_not_hide_the_stop(
     FullDisk(monkeypatch, allowed=0)
     reader = StopAtStep("head", 1)
     with pytest.raises(Interrupted):
-        start(small(), store, reader=reader, check_stop=reader.check_stop)
-    assert reader.of(events.COMMIT_FAILED)[0]["step"] == 2
+        start(small(), store, observer=reader, check_stop=reader.check_stop)
+    assert reader.of(events.CommitFailed)[0].step == 2

@@ -17,7 +17,7 @@ from job.errors import InputError, Interrupted, TrainingDiverged
 from job.model.classifier import Classifier, build_classifier
 from job.observe.events import StepDone
 from job.observe.ledger import Ledger
-from job.settings.settings import PhaseName
+from job.phases import PhaseName
 from job.train.loop import EpochDone, loss_of, predicted_classes, train_phase
 from job.train.state import PhaseState
 from tests.conftest import REPOSITORY

@@ -12,6 +12,7 @@ import pytest
 from job.cli.arguments import Verify
 from job.cli.verify import look, verify
 from job.errors import ExitCode, RunUnavailable
+from job.observe.events import Committed
 from job.schema import CheckpointEntry
 from job.storage import LocalStore, ObjectStore, open_store
 from tests.conftest import job
@@ -97,7 +98,7 @@ def test_a_run_that_is_not_done_is_looked_at_as_it_is(ask: Callable[..., Any], s
     """Its checkpoints are verified; a run that is not there is an error."""
     store = LocalStore(tmp_path / "runs/small")
     with pytest.raises(Crash):
-        start(small(head_epochs=1), store, reader=CrashOn("committed", phase="head"))
+        start(small(head_epochs=1), store, observer=CrashOn(Committed, phase="head"))
     code, found, answer = ask(store.uri)
     assert (code, answer["state"], list(found.values())) == (0, "head", ["ok"])
     with pytest.raises(RunUnavailable, match="there is no run"):

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from job.cli.arguments import ListRuns, Mirror, Plan, Predict, Repair, Status, Verify
 from job.errors import ExitCode
-from job.observe.events import Reader
+from job.observe.events import Observer
 
 Question = Plan | Status | ListRuns | Predict | Verify | Repair
 """What is answered on standard output, and can be ended anywhere."""
@@ -42,8 +42,8 @@ def answer(question: Question) -> ExitCode:
             return repair(question)
 
 
-def fill_mirror(mirror: Mirror, *, reader: Reader, check_stop: Callable[[], None]) -> None:
+def fill_mirror(mirror: Mirror, *, observer: Observer, check_stop: Callable[[], None]) -> None:
     """Put data and weights into a mirror."""
     from job.cli.mirror import fill
 
-    fill(mirror.settings, to=mirror.to, reader=reader, check_stop=check_stop)
+    fill(mirror.settings, to=mirror.to, observer=observer, check_stop=check_stop)

@@ -9,7 +9,7 @@ from typing import Any
 
 from job.data import mirror, prepared
 from job.errors import InvalidSettings, WeightsUnusable
-from job.observe.events import MIRROR_SETTINGS, Reader
+from job.observe.events import MirrorSettings, Observer
 from job.observe.log import without_native_notes
 from job.settings.settings import Settings
 from job.storage import digest_of, open_store, scratch
@@ -18,7 +18,7 @@ DATA, WEIGHTS = "tfds", "weights"
 DIGEST_DIGITS = 12
 
 
-def fill(settings: Settings, *, to: str, reader: Reader, check_stop: Callable[[], None]) -> None:
+def fill(settings: Settings, *, to: str, observer: Observer, check_stop: Callable[[], None]) -> None:
     """Put the settings' data set and weights under `to`, and tell the settings that read them from there.
 
     What is not prepared or not in Keras's cache is downloaded. The name of a file of weights carries its digest: under
@@ -35,13 +35,13 @@ def fill(settings: Settings, *, to: str, reader: Reader, check_stop: Callable[[]
             from job.data import tfds_source
         builder = tfds_source.prepared_builder(settings.dataset, settings.data_dir)
         check_stop()
-        mirror.send(data_store, _files(builder), reader=reader, check_stop=check_stop)
+        mirror.send(data_store, _files(builder), observer=observer, check_stop=check_stop)
         if settings.weights != "none":
             path = _weights_file(settings, temporary)
             name = _name_with_digest(path)
-            mirror.send(weights_store, {name: path}, reader=reader, check_stop=check_stop)
+            mirror.send(weights_store, {name: path}, observer=observer, check_stop=check_stop)
             values["THAW_WEIGHTS"] = f"{to}/{WEIGHTS}/{name}"
-    reader.event(MIRROR_SETTINGS, **values)
+    observer.event(MirrorSettings(**values))
 
 
 def _files(builder: Any) -> dict[str, Path]:

@@ -21,7 +21,7 @@ from job.report.gate import missed_gate
 from job.run import holder, lease, standing
 from job.run.lease import Hold
 from job.run.record import RunRecord
-from job.schema import Record, recorded_setting
+from job.schema import Record
 from job.settings import machine
 from job.settings.environment import Origin
 from job.settings.resources import Need, Precision, estimate
@@ -97,7 +97,7 @@ def _of_open(record: Record) -> Next:
     number = len(record.attempts) + 1
     entry = standing.newest_checkpoint(record)
     if entry is None:
-        first = "head" if recorded_setting(record.settings, "HEAD_EPOCHS") else "fine_tune"
+        first = standing.phases(record)[0].name
         return Next("start", f"start attempt {number} with the first step of {first}")
     (phase,) = (phase for phase in standing.phases(record) if phase.name == entry.phase)
     text = f"carry on with attempt {number} at {entry.phase} step {entry.step}"

@@ -70,11 +70,11 @@ class Fetching:
     """
 
     def __init__(
-        self, cache_dir: Path | None, *, scratch: Path, reader: events.Reader, check_stop: Callable[[], None]
+        self, cache_dir: Path | None, *, scratch: Path, observer: events.Observer, check_stop: Callable[[], None]
     ) -> None:
         self._root = cache_folder.place(cache_dir) / "mirror"
         self._scratch = scratch
-        self._reader = reader
+        self._observer = observer
         self._check_stop = check_stop
 
     def inputs(self, *, data_dir: str | None, dataset: str, weights: str) -> tuple[str | None, str]:
@@ -128,16 +128,11 @@ class Fetching:
                 self._check_stop()
                 if time.monotonic() - reported_at >= REPORT_EVERY_SECONDS:
                     reported_at = time.monotonic()
-                    self._reader.event(
-                        events.FETCHING, place=store.uri, num_left=len(pending), num_files=len(copies),
-                        bytes=sum(fetched),
-                    )  # fmt: skip
+                    self._observer.event(events.Fetching(store.uri, len(pending), len(copies), bytes=sum(fetched)))
         finally:
             executor.shutdown(wait=False, cancel_futures=True)
-        self._reader.event(
-            events.FETCHED, place=store.uri, num_files=len(fetched), bytes=sum(fetched),
-            seconds=time.monotonic() - began,
-        )  # fmt: skip
+        seconds = time.monotonic() - began
+        self._observer.event(events.Fetched(store.uri, len(fetched), bytes=sum(fetched), seconds=seconds))
 
 
 class Copy:
@@ -284,7 +279,7 @@ def probe(store: ObjectStore) -> None:
 
 
 def send(
-    store: ObjectStore, files: Mapping[str, Path], *, reader: events.Reader, check_stop: Callable[[], None]
+    store: ObjectStore, files: Mapping[str, Path], *, observer: events.Observer, check_stop: Callable[[], None]
 ) -> None:
     """Put files into a mirror, but for those that are there as they were sent; a killed one goes on where it was."""
     manifest, manifest_generation = manifest_of(store)
@@ -299,8 +294,8 @@ def send(
             num_bytes += digest.size
             manifest.files[name] = Listed(**vars(digest), generation=store.generation(name))
             manifest_generation = _write(store, manifest, manifest_generation)
-        reader.event(events.MIRRORED, file=name, number=count, num_files=len(files), bytes=digest.size)
-    reader.event(events.MIRROR_FILLED, place=store.uri, bytes_sent=num_bytes, seconds=time.monotonic() - began)
+        observer.event(events.Mirrored(file=name, number=count, num_files=len(files), bytes=digest.size))
+    observer.event(events.MirrorFilled(store.uri, bytes_sent=num_bytes, seconds=time.monotonic() - began))
 
 
 def _write(store: ObjectStore, manifest: Manifest, generation: int) -> int:

@@ -4,8 +4,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-RELATIVE_COST = {"head": 1.0, "fine_tune": 3.0}
-"""Of a step. With a frozen backbone it is little more than a forward pass; a backward pass costs two more."""
+from job.phases import RELATIVE_COST
 
 
 class Estimate:

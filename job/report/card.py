@@ -10,7 +10,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from job.report.plots import PHASE_TITLES
+from job.phases import TITLES
 from job.report.rendering import render
 
 
@@ -22,7 +22,7 @@ def card(content: Mapping[str, Any]) -> str:
         front_matter=Markup(_front_matter(content)),
         classes=[row["name"] for row in content["test"]["per_class"]],
         num_parameters=sum(layer["num_parameters"] for layer in content["layers"]),
-        phase_titles=PHASE_TITLES,
+        phase_titles=TITLES,
     )
 
 

@@ -27,9 +27,10 @@ from importlib import metadata
 from typing import Any
 
 from job import __version__
+from job.phases import Phase
 from job.report.gate import missed_gate
 from job.schema import EpochResult, Record
-from job.settings.settings import Phase, Settings
+from job.settings.settings import Settings
 
 PACKAGES = ("tensorflow", "tensorflow-cpu", "keras", "tensorflow-datasets", "numpy")
 ATTEMPT_FIELDS = {"number", "start", "end", "exit_code"}

@@ -9,6 +9,7 @@ import numpy as np
 from markupsafe import Markup
 
 from job.observe.ledger import Category
+from job.phases import TITLES
 from job.report import plots
 from job.report.pictures import data_uri
 from job.report.rendering import percent, render
@@ -68,7 +69,7 @@ def page(
         confusions=_confusions(content["test"]),
         times=_times(content["time_seconds"]),
         parts=_parts(content["layers"]),
-        phase_titles=plots.PHASE_TITLES,
+        phase_titles=TITLES,
         setting_groups=_setting_groups(content["settings"]),
     )
 

@@ -17,6 +17,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from job.phases import TITLES
+
 VARIABLES = {
     "ink": "#17212b",
     "muted": "#52616f",
@@ -26,7 +28,6 @@ VARIABLES = {
 }
 """Colours of the light scheme, by their names in the style sheet."""
 
-PHASE_TITLES = {"head": "head", "fine_tune": "fine-tuning"}
 LABELS = {"train": "training", "validation": "validation"}
 
 # Fixed, so that no layout depends on the fonts that a machine happens to have.
@@ -133,7 +134,7 @@ def _mark_phases(axes: Axes, phases: Sequence[str]) -> None:
         if index > 0:
             axes.axvline(first_epoch - 0.5, color=VARIABLES["muted"], linestyle=(0, (4, 3)), linewidth=1.2)
         axes.annotate(
-            PHASE_TITLES.get(phase, phase), (first_epoch - 0.5 + num_epochs / 2, 1.0), xytext=(0, 4),
+            TITLES.get(phase, phase), (first_epoch - 0.5 + num_epochs / 2, 1.0), xytext=(0, 4),
             xycoords=axes.get_xaxis_transform(), textcoords="offset points", ha="center", color=VARIABLES["muted"],
         )  # fmt: skip
         first_epoch += num_epochs

@@ -11,10 +11,11 @@ import tensorflow as tf
 from tensorflow.core.framework.summary_pb2 import Summary
 from tensorflow.core.util.event_pb2 import Event
 
+from job.phases import PHASE_NAMES
 from job.schema import EpochResult
 from job.storage import scratch
 
-PHASES, SPLITS = ("head", "fine_tune"), ("train", "validation")
+SPLITS = ("train", "validation")
 FILE_VERSION = "brain.Event:2"
 
 
@@ -22,7 +23,7 @@ def _name(phase: str, split: str) -> str:
     return f"logs/{phase}/{split}/events.out.tfevents.thaw"
 
 
-NAMES = tuple(_name(phase, split) for phase in PHASES for split in SPLITS)
+NAMES = tuple(_name(phase, split) for phase in PHASE_NAMES for split in SPLITS)
 """Where the files are kept; those of a phase that did not train are not written."""
 
 
@@ -32,7 +33,7 @@ def event_files(history: Sequence[EpochResult], *, folder: Path) -> dict[str, Pa
     Tags are `epoch_loss` (nats) and `epoch_accuracy` (0 to 1), as those of Keras's callback, by step of the phase.
     """
     files = {}
-    for phase in PHASES:
+    for phase in PHASE_NAMES:
         epochs = [epoch for epoch in history if epoch.phase == phase]
         for split in SPLITS if epochs else ():
             path = folder / f"{phase}-{split}.tfevents"

@@ -11,7 +11,7 @@ from typing import Any
 from job import memory
 from job.errors import ExitCode, StorageError, Superseded, ThawError
 from job.observe import events
-from job.observe.events import Reader
+from job.observe.events import Observer
 from job.observe.ledger import by_stage
 from job.observe.log import without_native_notes
 from job.observe.progress import Progress
@@ -30,7 +30,7 @@ def make(
     *,
     store: ObjectStore,
     holder: Holder,
-    reader: Reader,
+    observer: Observer,
     progress: Progress,
     check_stop: Callable[[], None],
 ) -> dict[str, Any]:
@@ -47,12 +47,13 @@ def make(
             settings=settings.result_settings(),
             holder=holder,
             lease_seconds=settings.lease_seconds,
-            on_waiting=lambda held_by, at_most_seconds: reader.event(
-                events.WAITING,
-                held_by=held_by.holder,
-                attempt=held_by.number,
-                since=f"{held_by.start:%FT%TZ}",
-                at_most_seconds=at_most_seconds,
+            on_waiting=lambda held_by, at_most_seconds: observer.event(
+                events.WaitingForRun(
+                    held_by=held_by.holder,
+                    attempt=held_by.number,
+                    since=f"{held_by.start:%FT%TZ}",
+                    at_most_seconds=at_most_seconds,
+                )
             ),
             check_stop=check_stop,
             account=progress.account,
@@ -60,16 +61,14 @@ def make(
     attempts = record.content.attempts if record.is_done else record.content.attempts[:-1]
     progress.ledger.earlier = tuple(attempt.seconds for attempt in attempts)
     if record.is_done:
-        reader.event(
-            events.RUN_ALREADY_DONE, at=store.uri, attempts=len(attempts), ended=f"{record.attempt.end:%FT%TZ}",
-            **_outcome(record),
-        )  # fmt: skip
+        ended = f"{record.attempt.end:%FT%TZ}"
+        observer.event(events.RunAlreadyDone(store.uri, len(attempts), ended=ended, **_outcome(record)))
     else:
-        reader.event(events.RUN_CLAIMED, at=store.uri, attempt=record.attempt.number, state=record.content.state)
-        _carry_out(settings, store=store, record=record, reader=reader, progress=progress, check_stop=check_stop)
+        observer.event(events.RunClaimed(store.uri, attempt=record.attempt.number, state=record.content.state))
+        _carry_out(settings, store=store, record=record, observer=observer, progress=progress, check_stop=check_stop)
     outcome = _outcome(record)
     progress.stage = "done"
-    reader.closing(
+    observer.closing(
         f"Run {record.content.run_id} is complete",
         summary(outcome, report_at=store.uri, durations=by_stage(progress.ledger.of_run())),
     )
@@ -89,7 +88,7 @@ def _carry_out(
     *,
     store: ObjectStore,
     record: RunRecord,
-    reader: Reader,
+    observer: Observer,
     progress: Progress,
     check_stop: Callable[[], None],
 ) -> None:
@@ -113,7 +112,7 @@ def _carry_out(
                 from job.run.pipeline import Pipeline
         check()
         Pipeline(
-            settings, store=store, record=record, reader=reader, progress=progress, check_stop=check, scratch=folder
+            settings, store=store, record=record, observer=observer, progress=progress, check_stop=check, scratch=folder
         ).carry_out()
 
 

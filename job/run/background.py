@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from job.schema import CheckpointEntry, EpochResult, State
-from job.settings.settings import PhaseName
+from job.phases import PhaseName, State
+from job.schema import CheckpointEntry, EpochResult
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,9 +36,9 @@ from job.errors import (
     Superseded,
     TrainingDiverged,
 )
+from job.phases import PhaseName, State
 from job.run.record import RunRecord
-from job.schema import CHECKPOINTS, CheckpointEntry, CheckpointName, Description, EpochResult, State, problem_of
-from job.settings.settings import PhaseName
+from job.schema import CHECKPOINTS, CheckpointEntry, CheckpointName, Description, EpochResult, problem_of
 from job.storage import MISSING, Digest, ObjectStore
 from job.storage import scratch as temporary
 

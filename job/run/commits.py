@@ -11,18 +11,18 @@ from collections.abc import Callable, Iterator, Sequence
 from job.errors import StorageError, StorageRefused
 from job.observe import events
 from job.observe.progress import Progress
+from job.phases import PhaseName
 from job.run.background import Background, Committed, Snapshot
 from job.run.checkpoint import Arrays, Checkpoints
 from job.schema import CheckpointEntry, EpochResult
-from job.settings.settings import PhaseName
 
 
 class Commits:
     """The way of a training state into the store; used by the training thread alone."""
 
-    def __init__(self, checkpoints: Checkpoints, *, reader: events.Reader, progress: Progress) -> None:
+    def __init__(self, checkpoints: Checkpoints, *, observer: events.Observer, progress: Progress) -> None:
         self._checkpoints = checkpoints
-        self._reader = reader
+        self._observer = observer
         self._progress = progress
         self._background = Background(self._commit)
         self._failed: StorageError | None = None
@@ -59,18 +59,18 @@ class Commits:
                 self._failed = None
                 entry = result.entry
                 self._progress.last_commit = {"checkpoint": entry.name, "phase": entry.phase, "step": entry.step}
-                self._reader.event(
-                    events.COMMITTED, reason=snapshot.reason, phase=snapshot.phase, step=snapshot.step,
+                self._observer.event(events.Committed(
+                    reason=snapshot.reason, phase=snapshot.phase, step=snapshot.step,
                     bytes=entry.size, seconds=result.seconds, blocking_seconds=snapshot.blocking_seconds,
                     checkpoint=entry.name,
-                )  # fmt: skip
+                ))  # fmt: skip
                 continue
             if isinstance(result.error, StorageError):
                 self._failed = result.error
-                self._reader.warning(
-                    events.COMMIT_FAILED, phase=snapshot.phase, step=snapshot.step, reason=result.error.message,
+                self._observer.event(events.CommitFailed(
+                    phase=snapshot.phase, step=snapshot.step, reason=result.error.message,
                     error=type(result.error).__name__,
-                )  # fmt: skip
+                ))  # fmt: skip
             if not isinstance(result.error, StorageError) or isinstance(result.error, StorageRefused):
                 raise result.error
 

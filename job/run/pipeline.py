@@ -23,6 +23,7 @@ from job.model.classifier import Classifier, build_classifier
 from job.observe import events
 from job.observe.ledger import by_category, by_stage, goodput
 from job.observe.progress import Progress
+from job.phases import Phase
 from job.report import export
 from job.report.content import compose
 from job.report.gate import missed_gate
@@ -33,10 +34,10 @@ from job.run.record import RunRecord
 from job.run.results import Results, measure
 from job.schema import CheckpointEntry, EpochResult, StoredFile
 from job.settings.resources import evaluation_batch_size
-from job.settings.settings import Phase, Settings
+from job.settings.settings import Settings
 from job.storage import ObjectStore
 from job.train import loop, numerics
-from job.train.loop import EpochDone, num_batches
+from job.train.loop import num_batches
 from job.train.state import PhaseState
 
 Restored = tuple[CheckpointEntry, dict[str, np.ndarray]]
@@ -51,7 +52,7 @@ class Pipeline:
         *,
         store: ObjectStore,
         record: RunRecord,
-        reader: events.Reader,
+        observer: events.Observer,
         progress: Progress,
         check_stop: Callable[[], None],
         scratch: Path,
@@ -59,14 +60,14 @@ class Pipeline:
         self.settings = settings
         self.store = store
         self.record = record
-        self.reader = reader
+        self.observer = observer
         self.progress = progress
         self.check_stop = check_stop
         self.scratch = scratch
         self.ledger = progress.ledger
         self.restored: Restored | None = None
         self.checkpoints = Checkpoints(store, record, keep=settings.keep_checkpoints, scratch=scratch)
-        self.commits = Commits(self.checkpoints, reader=reader, progress=progress)
+        self.commits = Commits(self.checkpoints, observer=observer, progress=progress)
         # `auto` is decided once a run: its later attempts may find themselves on other processors.
         self.arithmetic = record.content.inputs.get("arithmetic") or numerics.choose(
             precision=settings.precision, xla=settings.xla
@@ -89,7 +90,9 @@ class Pipeline:
     def fetch(self) -> tuple[str | None, str]:
         """The local places of data and weights; what is not here is fetched or downloaded first."""
         settings = self.settings
-        fetching = Fetching(settings.cache_dir, scratch=self.scratch, reader=self.reader, check_stop=self.check_stop)
+        fetching = Fetching(
+            settings.cache_dir, scratch=self.scratch, observer=self.observer, check_stop=self.check_stop
+        )
         with self.progress.entering("fetch", "download"):
             data_dir, weights = fetching.inputs(
                 data_dir=settings.data_dir, dataset=settings.dataset, weights=settings.weights
@@ -113,13 +116,13 @@ class Pipeline:
             )
         composition.check_same(self.record.content.inputs.get("data"), splits.identity)
         steps = num_batches(len(splits.train), settings.batch_size)
-        self.reader.event(
-            events.DATA_LOADED, dataset=splits.identity["dataset"], cache=settings.cache, **splits.identity["splits"],
-            **{f"{phase.name}_steps": phase.epochs * steps for phase in settings.phases()},
+        self.observer.event(events.DataLoaded(
+            dataset=splits.identity["dataset"], cache=settings.cache, **splits.identity["splits"],
+            steps={phase.name: phase.epochs * steps for phase in settings.phases()},
             classes=splits.composition.summary(),
-        )  # fmt: skip
-        for name, facts in splits.composition.findings():
-            self.reader.warning(name, **facts)
+        ))  # fmt: skip
+        for finding in splits.composition.findings():
+            self.observer.event(finding)
         return splits
 
     def first_order(self, num_examples: int) -> np.ndarray:
@@ -159,10 +162,9 @@ class Pipeline:
                 "backbone_sha256": classifier.digest(("backbone",)),
                 "arithmetic": self.arithmetic,
             }
-        self.reader.event(
-            events.MODEL_BUILT, backbone=settings.backbone, weights=settings.weights, **self.arithmetic,
-            device=numerics.device_name(),
-        )  # fmt: skip
+        self.observer.event(events.ModelBuilt(
+            settings.backbone, settings.weights, **self.arithmetic, device=numerics.device_name()
+        ))  # fmt: skip
         self.record.pin_inputs(inputs)
         return classifier
 
@@ -170,17 +172,17 @@ class Pipeline:
         """Read the newest good checkpoint, which its phase will take; returns the history up to it."""
 
         def on_damaged(entry: CheckpointEntry, error: CheckpointDamaged) -> None:
-            self.reader.warning(events.CHECKPOINT_DAMAGED, checkpoint=entry.name, reason=error.message)
+            self.observer.event(events.CheckpointDamaged(entry.name, reason=error.message))
 
         with self.progress.entering("restore", "restore"):
             self.restored = self.checkpoints.restore(on_damaged)
         if self.restored is None:
             if self.record.content.checkpoints:
-                self.reader.warning(events.RESTORED, checkpoint=None, phase="prepare", step=0)
+                self.observer.event(events.NothingRestored(checkpoint=None, phase="prepare", step=0))
             return ()
         entry, _ = self.restored
         self.progress.last_commit = {"checkpoint": entry.name, "phase": entry.phase, "step": entry.step}
-        self.reader.event(events.RESTORED, checkpoint=entry.name, phase=entry.phase, step=entry.step)
+        self.observer.event(events.Restored(entry.name, phase=entry.phase, step=entry.step))
         return self.record.content.history[: entry.num_epochs]
 
     def phases_left(self) -> tuple[Phase, ...]:
@@ -204,9 +206,7 @@ class Pipeline:
             del arrays
         first_epoch = sum(epoch.phase == phase.name for epoch in self.commits.history)
         if first_epoch < phase.epochs:
-            self.reader.event(
-                events.PHASE_STARTED, phase=phase.name, epoch=first_epoch, step=step, learning_rate=phase.learning_rate
-            )
+            self.observer.event(events.PhaseStarted(phase.name, first_epoch, step, phase.learning_rate))
             self.record.update(state=phase.name)
         committed_at = time.monotonic()
         with self.progress.entering(phase.name, "idle"):
@@ -227,7 +227,7 @@ class Pipeline:
                     steps_lost=steps_lost,
                 ):
                     step = self.progress.step = self.progress.reached[phase.name] = fact.step
-                    if isinstance(fact, EpochDone):
+                    if isinstance(fact, events.EpochDone):
                         self.note_epoch(fact)
                         self.commit(state, step, reason="epoch")
                         committed_at = time.monotonic()
@@ -254,15 +254,15 @@ class Pipeline:
             with contextlib.suppress(StorageError), self.ledger.during("checkpoint_blocking"):
                 self.commits.flush()
 
-    def note_epoch(self, fact: EpochDone) -> None:
+    def note_epoch(self, fact: events.EpochDone) -> None:
         result = EpochResult(**vars(fact), ended=datetime.now(UTC))
         self.commits.history.append(result)
-        self.reader.event(events.EPOCH_FINISHED, **vars(fact), **numerics.gpu_memory())
+        self.observer.event(events.EpochFinished(**vars(fact), gpu_memory=numerics.gpu_memory()))
 
     def tell_step(self, done: events.StepDone, state: PhaseState) -> None:
         if done.is_first:
-            self.reader.event(events.STEP_COMPILED, phase=done.phase, seconds=done.seconds, **numerics.gpu_memory())
-        self.reader.step(done, state.totals.means)
+            self.observer.event(events.StepCompiled(done.phase, done.seconds, gpu_memory=numerics.gpu_memory()))
+        self.observer.step(done, state.totals.means)
 
     def evaluate(self, exported: keras.Model, classifier: Classifier, splits: Splits) -> Results:
         """Metrics of the exported model over the test split, and what can be shown of single images."""
@@ -277,7 +277,7 @@ class Pipeline:
                 check_stop=self.check_stop,
             )
         test = results.test
-        self.reader.event(events.EVALUATED, accuracy=test.accuracy, loss=test.loss, num_examples=test.num_examples)
+        self.observer.event(events.Evaluated(test.accuracy, test.loss, test.num_examples))
         return results
 
     def export(self, exported: keras.Model, splits: Splits, results: Results) -> dict[str, StoredFile]:
@@ -289,7 +289,7 @@ class Pipeline:
             self.write(artefacts, export.log_files(self.commits.history, self.scratch))
             content = self.compose_report(splits, results)
             self.write(artefacts, export.report_files(content, results.gallery, self.scratch))
-        self.reader.event(events.EXPORTED, model=f"{self.store.uri}/{export.MODEL}")
+        self.observer.event(events.Exported(model=f"{self.store.uri}/{export.MODEL}"))
         return artefacts.files
 
     def write(self, artefacts: Artefacts, files: Iterable[tuple[str, Path]]) -> None:
@@ -320,4 +320,4 @@ class Pipeline:
         exit_code = getattr(missed_gate(outcome, self.settings.min_test_accuracy), "exit_code", ExitCode.COMPLETE)
         self.checkpoints.prune()
         self.record.finish(outcome, exit_code=exit_code, files=files)
-        self.reader.event(events.RUN_FINISHED, at=self.store.uri, **outcome)
+        self.observer.event(events.RunFinished(self.store.uri, **outcome))

@@ -9,8 +9,8 @@ from datetime import datetime
 from typing import Any, Literal
 
 from job.errors import ExitCode
-from job.observe.estimate import RELATIVE_COST
-from job.schema import PHASES, CheckpointEntry, Record, recorded_setting
+from job.phases import PHASE_NAMES, RELATIVE_COST
+from job.schema import CheckpointEntry, Record, recorded_setting
 
 Condition = Literal["done", "running", "stopped", "failed", "killed"]
 
@@ -53,7 +53,7 @@ def phases(record: Record, *, is_running: bool = False) -> list[PhaseProgress]:
     entry = newest_checkpoint(record)
     found: list[PhaseProgress] = []
     is_ahead = entry is None
-    for name in PHASES:
+    for name in PHASE_NAMES:
         num_epochs = recorded_setting(record.settings, f"{name.upper()}_EPOCHS")
         if num_epochs == 0:
             continue

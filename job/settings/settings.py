@@ -7,7 +7,6 @@ stay cheap: a wrong variable is answered in about a second, before TensorFlow an
 import hashlib
 import json
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,6 +16,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from job.model.backbones import BACKBONES
 from job.paths import checked_name
+from job.phases import PHASE_NAMES, PHASES, Phase
 from job.redaction import redacted_value
 from job.settings import split_spec
 from job.storage import cache_folder
@@ -29,19 +29,6 @@ RECIPE_VERSION = 2
 The default of a setting that changes the result is part of the recipe: another default is another recipe, and raises
 this number too. A new setting does not, if its default produces what the code produced before.
 """
-
-
-PhaseName = Literal["head", "fine_tune"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Phase:
-    """One stage of training: which parts of the model train, how fast, and for how many epochs."""
-
-    name: PhaseName
-    trainable: tuple[str, ...]
-    learning_rate: float
-    epochs: int
 
 
 def _setting(default: Any, description: str, *, group: str, changes_result: bool = False, **bounds: Any) -> Any:
@@ -279,11 +266,12 @@ class Settings(BaseSettings):
             raise ValueError(f"there are no ImageNet weights of {backbone}: give a path, or none")
         return weights
 
-    @field_validator("fine_tune_epochs")
+    @field_validator(f"{PHASE_NAMES[-1]}_epochs")
     @classmethod
     def _something_trains(cls, epochs: int, info: ValidationInfo) -> int:
-        if epochs == 0 and info.data.get("head_epochs") == 0:
-            raise ValueError(f"nothing would train: {PREFIX}HEAD_EPOCHS is 0 too")
+        others = [f"{name}_epochs" for name in PHASE_NAMES[:-1]]
+        if epochs == 0 and all(info.data.get(field) == 0 for field in others):
+            raise ValueError(f"nothing would train: {', '.join(map(variable, others))} is 0 too")
         return epochs
 
     @classmethod
@@ -326,14 +314,16 @@ class Settings(BaseSettings):
 
     def phases(self) -> tuple[Phase, ...]:
         """The phases that train, in order."""
-        head = Phase(name="head", trainable=("head",), learning_rate=self.head_learning_rate, epochs=self.head_epochs)
-        fine_tune = Phase(
-            name="fine_tune",
-            trainable=("backbone", "head"),
-            learning_rate=self.fine_tune_learning_rate,
-            epochs=self.fine_tune_epochs,
+        phases = (
+            Phase(
+                name=phase.name,
+                trainable=phase.trainable,
+                learning_rate=getattr(self, f"{phase.name}_learning_rate"),
+                epochs=getattr(self, f"{phase.name}_epochs"),
+            )
+            for phase in PHASES
         )
-        return tuple(phase for phase in (head, fine_tune) if phase.epochs > 0)
+        return tuple(phase for phase in phases if phase.epochs > 0)
 
 
 def variable(field: str) -> str:

@@ -8,7 +8,6 @@ goes on exactly as if it had never stopped.
 import hashlib
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,30 +15,11 @@ import tensorflow as tf
 
 from job.data.splits import Split, epoch_order, train_batches
 from job.errors import TrainingDiverged
-from job.observe.events import StepDone
+from job.observe.events import EpochDone, StepDone
 from job.observe.ledger import Category, Ledger
 from job.train.state import PhaseState, Totals
 
 DIVERGENCE_CHECK_STEPS = 50
-
-
-@dataclass(frozen=True)
-class EpochDone:
-    """An epoch is trained and validated: mean losses in nats, accuracies in 0..1.
-
-    Seconds and images a second are of this attempt; the rate leaves out the step that was compiled.
-    """
-
-    phase: str
-    epoch: int
-    step: int
-    train_loss: float
-    train_accuracy: float
-    validation_loss: float
-    validation_accuracy: float
-    train_seconds: float
-    validation_seconds: float
-    images_per_second: float
 
 
 Fact = StepDone | EpochDone

@@ -45,11 +45,10 @@ def device_name() -> str:
     return machine.processor()
 
 
-def gpu_memory() -> dict[str, dict[str, dict[str, int]]]:
-    """Bytes that TensorFlow holds of each GPU, "current" and "peak", as a fact to tell; {} without a GPU."""
+def gpu_memory() -> dict[str, dict[str, int]] | None:
+    """Bytes that TensorFlow holds of each GPU, "current" and "peak"; None without a GPU."""
     devices = [gpu.name.removeprefix("/physical_device:") for gpu in tf.config.list_physical_devices("GPU")]
-    memory = {device: dict(tf.config.experimental.get_memory_info(device)) for device in devices}
-    return {"gpu_memory": memory} if memory else {}
+    return {device: dict(tf.config.experimental.get_memory_info(device)) for device in devices} or None
 
 
 def _has_native_bfloat16() -> bool:

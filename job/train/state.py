@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from job.errors import InputError
 from job.model.classifier import Classifier
-from job.settings.settings import PhaseName
+from job.phases import PhaseName
 from job.train.optimizer import FusedAdam
 
 
