@@ -20,7 +20,7 @@ DEMO := THAW_DATASET=drawn_cats_vs_dogs THAW_DATA_DIR=.demo/data THAW_STORAGE_UR
 	THAW_HEAD_EPOCHS=2 THAW_FINE_TUNE_EPOCHS=10 THAW_FINE_TUNE_LEARNING_RATE=2e-3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-services demo run test test-all soak lint types bench image image-gpu image-test render render-shared deploy undeploy e2e dashboard lock clean
+.PHONY: help setup setup-services demo run test test-all soak lint types docs bench image image-gpu image-test render render-shared deploy undeploy e2e dashboard lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -65,14 +65,18 @@ soak: setup ## the whole fault matrix; then kill and pause small runs at random,
 	$(BIN)/python -m pytest -n 2 -m matrix
 	$(BIN)/python -m tests.soak --signals 200
 
-lint: setup ## style, and the layers
+lint: setup ## check style, layers, and that docs/reference is what the code says
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/hadolint Dockerfile
+	$(BIN)/python -m docs.generate --check
 
-types: setup ## static types
+types: setup ## check static types
 	$(BIN)/mypy
+
+docs: setup ## write docs/reference from the code
+	$(BIN)/python -m docs.generate
 
 bench: setup ## measure, side by side, what the README claims of speed
 	$(BIN)/python -m bench

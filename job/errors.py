@@ -33,19 +33,36 @@ from job.redaction import redacted
 
 
 class ExitCode(IntEnum):
-    """The contract with the manifest's podFailurePolicy (docs: README, "Exit codes")."""
+    """How a process ends; the manifest's podFailurePolicy relies on the numbers.
 
-    COMPLETE = 0
-    UNEXPECTED = 1
-    INVALID_SETTINGS = 2
-    RUN_MISMATCH = 3
-    BAD_INPUT = 4
-    DIVERGED = 5
-    QUALITY_GATE = 6
-    MEMORY_EXHAUSTED = 7
-    INTERRUPTED = 42
-    SUPERSEDED = 43
-    STORAGE_UNAVAILABLE = 44
+    `meaning` says what happened, `retry` what another start of the same run does. The help and the reference in docs/
+    are made from this table.
+    """
+
+    meaning: str
+    retry: str
+
+    def __new__(cls, code: int, meaning: str = "", retry: str = "") -> "ExitCode":
+        member = int.__new__(cls, code)
+        member._value_ = code
+        member.meaning, member.retry = meaning, retry
+        return member
+
+    COMPLETE = 0, "complete: the result is committed, now or earlier", "does nothing"
+    UNEXPECTED = 1, "unexpected error: a bug", "may help"
+    INVALID_SETTINGS = 2, "invalid settings", "will not help"
+    RUN_MISMATCH = 3, "the run id belongs to other settings", "will not help"
+    BAD_INPUT = (
+        4,
+        "data, weights or the run's record missing, damaged, or not those that the run began with",
+        "will not help",
+    )
+    DIVERGED = 5, "training diverged: the loss or a weight is not a finite number", "will not help"
+    QUALITY_GATE = 6, "test accuracy below THAW_MIN_TEST_ACCURACY; the results are committed", "will not help"
+    MEMORY_EXHAUSTED = 7, "memory exhausted, of the GPU or of the host; what was committed stands", "will not help"
+    INTERRUPTED = 42, "interrupted; progress is committed", "carries on"
+    SUPERSEDED = 43, "held by another attempt, or superseded by one", "finds out how it went"
+    STORAGE_UNAVAILABLE = 44, "storage unavailable", "carries on"
 
 
 class ThawError(Exception):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from job.errors import InvalidSettings
+from job.errors import ExitCode, InvalidSettings
 from job.redaction import redacted_value
 from job.settings.environment import Origin, Parser, Resolved, nearest, problems_of_words, read_settings, resolve
 from job.settings.settings import PREFIX, Settings, checked_store
@@ -28,10 +28,7 @@ SUMMARIES = {
     "mirror": "put the data and weights of the settings into object storage",
 }
 
-EXIT_CODES = (
-    "Exit codes: 0 complete, 2 settings, 3 other run, 4 data, weights or record, 5 diverged, 6 quality gate, "
-    "7 memory, 42 interrupted, 43 superseded, 44 storage."
-)
+EXIT_CODES = "exit codes:\n" + "\n".join(f"  {int(code):2}  {code.meaning}" for code in ExitCode)
 FLAGS = "Each flag is also an environment variable: --batch-size is THAW_BATCH_SIZE. Flags win."
 
 
@@ -140,7 +137,7 @@ def _run(words: Sequence[str], environ: Mapping[str, str]) -> Run:
         usage=f"{PROGRAM} [command] [settings]",
         description="Fine-tune a pre-trained image classifier: one run, safe to start any number of times.\n\n"
         f"commands, each with a --help of its own:\n{commands}\n\nsettings of run, plan and mirror:",
-        epilog=_filled(f"{FLAGS} {EXIT_CODES}"),
+        epilog=f"{FLAGS}\n\n{EXIT_CODES}",
     )
     return Run(resolve(words, environ, parser).settings)
 
@@ -160,10 +157,9 @@ def _mirror(words: Sequence[str], environ: Mapping[str, str]) -> Mirror:
 def _plan(words: Sequence[str], environ: Mapping[str, str]) -> Plan:
     parser = _parser(
         "plan", "[--json] [settings]",
-        "The exit code is the one that a start would end with at once: 0 when it would start, carry on, or find the "
-        "run complete; 2 settings, 3 other run, 4 data, weights or record, 6 complete below the gate, 43 held by "
-        "another attempt, 44 storage. Memory and disk are estimates, and only warned about.",
-        epilog=FLAGS,
+        "The exit code is that of a start that ends at once; 0 when a start would begin, carry on, or find the run "
+        "complete. Memory and disk are estimates, and only warned about.",
+        epilog=f"{FLAGS}\n\n{EXIT_CODES}",
     )  # fmt: skip
     _add_json(parser)
     resolved: Resolved = resolve(words, environ, parser)

@@ -25,7 +25,7 @@ from job.data import image_files, pixels
 from job.data.image_files import Unreadable
 from job.errors import ExitCode, InputError, InvalidSettings, RunUnavailable
 from job.model import classifier
-from job.report.export import LABELS, MODEL
+from job.report.files import LABELS, MODEL
 from job.run.artefacts import verified_file
 from job.schema import Record, recorded_setting
 from job.settings.resources import MAX_EVALUATION_BATCH

@@ -12,14 +12,10 @@ import keras
 
 from job.model import saved_model
 from job.report import tensorboard
+from job.report.files import CARD, HISTORY, LABELS, MODEL, PAGE, REPORT, SAVED_MODEL
 from job.report.gallery import Gallery
 from job.schema import EpochResult
 from job.storage.scratch import save, save_json
-
-MODEL, LABELS, CARD = "model/model.keras", "model/labels.json", "model/README.md"
-SAVED_MODEL = "model/saved_model"
-HISTORY = "logs/history.json"
-REPORT, PAGE = "report/report.json", "report/index.html"
 
 NAMES = (
     MODEL, *(f"{SAVED_MODEL}/{name}" for name in saved_model.FILES), LABELS, HISTORY, *tensorboard.NAMES,
