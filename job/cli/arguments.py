@@ -13,7 +13,8 @@ from pathlib import Path
 from job.errors import ExitCode, InvalidSettings
 from job.redaction import redacted_value
 from job.settings.environment import Origin, Parser, Resolved, nearest, problems_of_words, read_settings, resolve
-from job.settings.settings import PREFIX, Settings, checked_store
+from job.settings.settings import PREFIX, Settings
+from job.storage.uri import PLACES, checked_store
 
 PROGRAM = "python -m job"
 
@@ -144,7 +145,7 @@ def _run(words: Sequence[str], environ: Mapping[str, str]) -> Run:
 
 def _mirror(words: Sequence[str], environ: Mapping[str, str]) -> Mirror:
     parser = _parser("mirror", "--to URI [settings]", "What is not here is downloaded first.", epilog=FLAGS)
-    parser.add_argument("--to", metavar="URI", default="", help="where to: gs://bucket/prefix, or a folder")
+    parser.add_argument("--to", metavar="URI", default="", help=f"where to: {PLACES}")
     resolved = resolve(words, environ, parser)
     if not resolved.options.to:
         raise InvalidSettings(
@@ -182,7 +183,7 @@ def _list(words: Sequence[str], environ: Mapping[str, str]) -> ListRuns:
         "storage_uri",
         nargs="?",
         metavar="STORAGE-URI",
-        help="gs://bucket/prefix or a folder [default: THAW_STORAGE_URI]",
+        help=f"{PLACES} [default: THAW_STORAGE_URI]",
     )
     _add_json(parser)
     options = _read(parser, words)
@@ -310,7 +311,7 @@ def _run_of(given: str | None, environ: Mapping[str, str]) -> str:
 
 def _place(uri: str, name: str = "") -> str:
     """A URI as given, once it can be one."""
-    hint = "give gs://bucket/prefix, file:///dir, or a path"
+    hint = f"give {PLACES}"
     if not uri.strip():
         raise InvalidSettings(f"{name}{uri!r}: an empty URI names no place", hint=hint)
     try:

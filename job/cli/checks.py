@@ -16,6 +16,7 @@ from job.settings import machine
 from job.settings.resources import Need
 from job.settings.settings import Settings
 from job.storage import MISSING, LocalStore, ObjectStore, cache_folder, open_store, probe, scratch
+from job.storage.uri import is_bucket
 
 DESCRIPTION_SUFFIXES = (".json", ".txt")
 """Of the files beside the shards of prepared data, which say what the shards hold."""
@@ -53,7 +54,7 @@ def data(settings: Settings) -> Check:
     It is judged by the function that a start asks. Raises DataUnavailable, InputError, DataCorrupt, InvalidSettings.
     """
     place = settings.data_dir or DEFAULT_DATA_DIR
-    if mirror.is_remote(place):
+    if is_bucket(place):
         return _data_in_mirror(settings, place)
     from job.data.tfds_source import find_builder
 
@@ -110,7 +111,7 @@ def weights(settings: Settings) -> Check:
         return Check("weights", "ok", "none: the backbone begins at random")
     if place == "imagenet":
         return Check("weights", "ok", "imagenet: from Keras's cache, or downloaded at the start, which was not tried")
-    if mirror.is_remote(place):
+    if is_bucket(place):
         parent, _, name = place.rpartition("/")
         if open_store(parent).generation(name) == MISSING:
             raise WeightsUnusable(f"THAW_WEIGHTS={place!r}: there is no such object", hint="python -m job mirror")

@@ -16,10 +16,10 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from job.model.backbones import BACKBONES
-from job.paths import checked_name
 from job.redaction import redacted_value
 from job.settings import split_spec
 from job.storage import cache_folder
+from job.storage.uri import PLACES, checked_bucket, checked_object, checked_store, local_folder
 
 PREFIX = "THAW_"
 
@@ -55,42 +55,6 @@ _PHASES, _NUMERICS, _OPERATION = "phases", "numerics", "operation"
 Split = Annotated[str, Field(min_length=1)]
 
 
-def checked_bucket(uri: str) -> str:
-    """A gs:// URI without the slash at its end. Raises ValueError when it names no bucket."""
-    if not re.match(r"^gs://[a-z0-9][a-z0-9._-]{1,220}[a-z0-9](/|$)", uri):
-        raise ValueError("expected gs://bucket/prefix with a bucket of 3 to 222 lower-case characters")
-    return _without_query(uri).rstrip("/")
-
-
-def checked_object(uri: str) -> str:
-    """The gs:// URI of an object, whose name can be that of a file. Raises ValueError."""
-    uri = checked_bucket(uri)
-    _, _, name = uri.removeprefix("gs://").partition("/")
-    if not name:
-        raise ValueError("expected gs://bucket/prefix/object")
-    checked_name(name)
-    return uri
-
-
-def _without_query(uri: str) -> str:
-    """The URI of a place, as given. Raises ValueError for a query or a fragment: of a store they mean nothing."""
-    if re.search("[?#]", uri):
-        raise ValueError("expected a place without ? and #")
-    return uri
-
-
-def checked_store(uri: str) -> str:
-    """The URI of a place for objects, without a slash at its end. Raises ValueError."""
-    scheme = uri.split("://")[0] if "://" in uri else ""
-    if scheme not in ("", "file", "gs"):
-        raise ValueError(f"{scheme}:// is not a store: expected gs://bucket/prefix, file:///dir, or a path")
-    if scheme == "gs":
-        return checked_bucket(uri)
-    if scheme == "file" and not _without_query(uri).startswith("file:///"):
-        raise ValueError("expected an absolute path: file:///dir")
-    return uri.rstrip("/") or "/"
-
-
 def _local(path: Any) -> Any:
     if isinstance(path, str) and "://" in path:
         raise ValueError("expected a path on this machine, not a URL")
@@ -113,9 +77,7 @@ class Settings(BaseSettings):
         None, "name of the run, one path segment; the same name continues it [default: <dataset>-<fingerprint>]",
         group=_RUN, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$",
     )  # fmt: skip
-    storage_uri: StoreUri = _setting(
-        "./runs", "where runs are kept: gs://bucket/prefix, file:///dir, or a path", group=_RUN
-    )
+    storage_uri: StoreUri = _setting("./runs", f"where runs are kept: {PLACES}", group=_RUN)
 
     dataset: str = _setting(
         "cats_vs_dogs", "TFDS image classification data set: name, name/config or name:version",
@@ -320,9 +282,8 @@ class Settings(BaseSettings):
     def local_folders(self) -> list[Path]:
         """Where on this machine the run writes: temporary files, and the runs if they are kept in a folder."""
         folders = [cache_folder.place(self.cache_dir)]
-        if not self.storage_uri.startswith("gs://"):
-            folders.append(Path(self.storage_uri.removeprefix("file://")).expanduser())
-        return folders
+        store = local_folder(self.storage_uri)
+        return folders if store is None else [*folders, store]
 
     def phases(self) -> tuple[Phase, ...]:
         """The phases that train, in order."""
