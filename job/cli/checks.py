@@ -24,7 +24,7 @@ DESCRIPTION_SUFFIXES = (".json", ".txt")
 
 @dataclass(frozen=True)
 class Check:
-    """What was found: well, doubtful (`warning`), in the way of a start (`failed`), or not tried (`skipped`)."""
+    """What was found: good, doubtful (`warning`), what would stop a start (`failed`), or not tried (`skipped`)."""
 
     name: str
     outcome: Literal["ok", "warning", "failed", "skipped"]
@@ -49,9 +49,9 @@ def storage(store: ObjectStore) -> Check:
 
 
 def data(settings: Settings) -> Check:
-    """Whether the data is here, in a mirror, or to be had; `facts` has the sizes of the three splits, if known.
+    """Whether the data is here, in a mirror, or can be downloaded; `facts` has the sizes of the three splits, if known.
 
-    It is judged by the function that a start asks. Raises DataUnavailable, InputError, DataCorrupt, InvalidSettings.
+    The function that a start uses judges it. Raises DataUnavailable, InputError, DataCorrupt, InvalidSettings.
     """
     place = settings.data_dir or DEFAULT_DATA_DIR
     if is_bucket(place):
@@ -158,9 +158,9 @@ def _scratch(settings: Settings, need: Need | None) -> Check:
     )  # fmt: skip
 
 
-def _compared(name: str, needed: int | None, free: int, where: str, way_out: str) -> Check:
+def _compared(name: str, needed: int | None, free: int, where: str, hint: str) -> Check:
     facts = {"needed_bytes": needed, "free_bytes": free}
     if needed is None:
         return Check(name, "skipped", f"not known before the data is here; {free / 1e9:.1f} GB {where}", facts=facts)
     text = f"about {needed / 1e9:.1f} GB needed, {free / 1e9:.1f} GB {where}"
-    return Check(name, "ok" if needed <= free else "warning", text, "" if needed <= free else way_out, facts=facts)
+    return Check(name, "ok" if needed <= free else "warning", text, "" if needed <= free else hint, facts=facts)
