@@ -70,7 +70,7 @@ def _answers(load: Workload) -> Iterable[Row]:
     python = [sys.executable, "-c", "import numpy, pydantic"]
     answers, imports = interleaved(REPETITIONS, lambda: finished(JOB, env), lambda: finished(python, env))
     yield Row("a finished run, answered", "s", [process.seconds for process in answers], "under 1.5 s")
-    yield Row("Python with NumPy and pydantic-settings, imported", "s", [process.seconds for process in imports])
+    yield Row("Python with NumPy and pydantic, imported", "s", [process.seconds for process in imports])
 
 
 def _commits(load: Workload) -> Generator[Row, None, float]:

@@ -49,7 +49,7 @@ def answer(options: Options) -> ExitCode:
         for row in rows:
             print_json(row)
     elif rows:
-        TableConsole().print(_table(rows))
+        TableConsole().print(as_table(rows))
     else:
         TableConsole().print(plain(f"There is no run in {store.uri}."))
     return ExitCode.COMPLETE
@@ -94,7 +94,8 @@ def _newest_first(row: Row) -> tuple[bool, float, str]:
     return age is None, age or 0.0, row["run_id"]
 
 
-def _table(rows: list[Row]) -> Table:
+def as_table(rows: list[Row]) -> Table:
+    """The rows for a person."""
     shown = table("run", "state", "test accuracy", "attempts", "last change", right=("test accuracy", "attempts"))
     for row in rows:
         is_over = row["condition"] in ("done", "damaged", "unreadable")

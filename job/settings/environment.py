@@ -7,7 +7,6 @@ it may be a secret.
 
 import difflib
 import io
-import os
 import re
 import stat
 from collections.abc import Iterable, Mapping
@@ -104,11 +103,11 @@ def from_file(path: str, problems: list[str]) -> dict[str, Given]:
 
 
 def _text_of(path: Path) -> str:
-    """Raises OSError and ValueError, which say why there is no text. A named pipe is not waited for."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ValueError("is not a file")
+    """Raises OSError and ValueError, which say why there is no text."""
+    # Opening a named pipe would wait for its other end.
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError("is not a file")
+    with path.open("rb") as file:
         data = file.read(MAX_FILE_BYTES + 1)
     if len(data) > MAX_FILE_BYTES:
         raise ValueError(f"is larger than {MAX_FILE_BYTES:,} bytes")
