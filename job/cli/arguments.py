@@ -31,7 +31,10 @@ from job.storage.uri import checked_store
 
 PROGRAM = "python -m job"
 EXIT_CODES = "exit codes:\n" + "\n".join(f"  {int(code):2}  {code.meaning}" for code in ExitCode)
-PRECEDENCE = "Each setting is a flag, a variable (--batch-size is THAW_BATCH_SIZE) and a line of a file. Flags win."
+PRECEDENCE = (
+    "Each setting is a flag, a variable, and a line of the file: --batch-size is THAW_BATCH_SIZE.\n"
+    "Flags win over variables, and variables over the file."
+)
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,11 @@ class Parser(argparse.ArgumentParser):
             **options,
         )
 
+    @property
+    def actions(self) -> Sequence[argparse.Action]:
+        """Every flag and word, in the order of the help."""
+        return self._actions
+
     def error(self, message: str) -> NoReturn:
         raise argparse.ArgumentError(None, message)
 
@@ -101,9 +109,14 @@ def read(parser: Parser, options: type[Options], words: Sequence[str], environ: 
     """
     flags, takes_settings = flags_of(options), issubclass(options, SettingsOptions)
     problems: list[str] = []
-    given = _given(parser, words, flags, problems)
-    file = given.pop("env_file", None)
     problems_of_environment: list[str] = []
+    words_given = _given(parser, words, flags, problems)
+    given = words_given or {}
+    # Where argparse gave up, nothing is known to be missing.
+    missing = (
+        {} if words_given is None else {field: f"{_shown(field, flag)}: is missing" for field, flag in flags.items()}
+    )
+    file = given.pop("env_file", None)
     variables = from_file(file.value, problems) if file else {}
     variables |= from_environment(environ, problems_of_environment)
     chosen = variables | {field: given.pop(field) for field in [*given] if field not in flags}
@@ -114,12 +127,9 @@ def read(parser: Parser, options: type[Options], words: Sequence[str], environ: 
     if takes_settings or derived:
         problems += problems_of_environment
         settings = validated(Settings, chosen, problems)
-        if settings is not None:
-            values = {field: default_of(settings) for field, default_of in derived.items()}
+        values = {field: default_of(settings) if settings else None for field, default_of in derived.items()}
         if takes_settings:
             values |= {"settings": settings, "origins": {field: value.origin for field, value in chosen.items()}}
-    missing = {field: f"{_shown(field, flag)}: is missing" for field, flag in flags.items()
-               if not flag.default_of}  # fmt: skip
     found = validated(options, given, problems, missing=missing, others=values)
     if found is not None and not problems:
         return found
@@ -143,9 +153,7 @@ def add_options(parser: Parser, options: type[CommandOptions]) -> None:
             parser.add_argument(_shown(field, flag), dest=field, action="store_true", help=flag.help)
     takes_settings = issubclass(options, SettingsOptions)
     if takes_settings or any(flag.default_of or flag.setting for flag in flags.values()):
-        parser.add_argument(
-            "--env-file", metavar="FILE", help="file of THAW_NAME=value lines, for variables that are not set"
-        )
+        parser.add_argument("--env-file", metavar="FILE", help="file of settings, one THAW_NAME=value a line")
     if not takes_settings:
         return
     parser.usage = parser.format_usage().removeprefix("usage: ").rstrip() + " [settings]"
@@ -173,16 +181,18 @@ def described(summary: str, options: type[CommandOptions]) -> str:
     return textwrap.fill(f"{summary[0].upper()}{summary[1:]}. {text}", width=108)
 
 
-def _given(parser: Parser, words: Sequence[str], flags: Mapping[str, Flag], problems: list[str]) -> dict[str, Given]:
-    """What the words say, by field."""
+def _given(
+    parser: Parser, words: Sequence[str], flags: Mapping[str, Flag], problems: list[str]
+) -> dict[str, Given] | None:
+    """What the words say, by field; None when argparse cannot read them."""
     try:
         namespace, unknown = parser.parse_known_intermixed_args(words)
     except argparse.ArgumentError as error:
         # argparse would show the value of a switch that takes none.
         message = "takes no value" if "explicit argument" in error.message else error.message
         problems.append(f"{error.argument_name}: {message}" if error.argument_name else message)
-        return {}
-    names = [name for action in parser._actions for name in action.option_strings]
+        return None
+    names = [name for action in parser.actions for name in action.option_strings]
     previous = ""
     for word in unknown:
         if word.startswith("-"):

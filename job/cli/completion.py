@@ -37,7 +37,7 @@ def _with_values(parser: Parser) -> Parser:
     """The same parser, with what completes the value of each option, as its metavar says."""
     import shtab
 
-    for action in parser._actions:
+    for action in parser.actions:
         metavar = str(action.metavar)
         if any(part in metavar for part in ("DIR", "FILE", "URI")):
             action.complete = shtab.FILE  # type: ignore[attr-defined]
