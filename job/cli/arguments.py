@@ -15,17 +15,8 @@ from pydantic.fields import FieldInfo
 
 from job.errors import ExitCode, InvalidSettings
 from job.redaction import redacted_value
-from job.settings.environment import (
-    Given,
-    Origin,
-    choices,
-    default_text,
-    from_environment,
-    from_file,
-    listed,
-    nearest,
-    validated,
-)
+from job.settings import environment
+from job.settings.environment import Given, Origin
 from job.settings.settings import LocalPath, Settings, group_of
 from job.storage.uri import checked_store
 
@@ -117,8 +108,8 @@ def read(parser: Parser, options: type[Options], words: Sequence[str], environ: 
         {} if words_given is None else {field: f"{_shown(field, flag)}: is missing" for field, flag in flags.items()}
     )
     file = given.pop("env_file", None)
-    variables = from_file(file.value, problems) if file else {}
-    variables |= from_environment(environ, problems_of_environment)
+    variables = environment.from_file(file.value, problems) if file else {}
+    variables |= environment.from_environment(environ, problems_of_environment)
     chosen = variables | {field: given.pop(field) for field in [*given] if field not in flags}
     given = {field: variables[flag.setting] for field, flag in flags.items() if flag.setting in variables} | given
     derived = {field: flag.default_of for field, flag in flags.items() if flag.default_of and field not in given}
@@ -126,16 +117,18 @@ def read(parser: Parser, options: type[Options], words: Sequence[str], environ: 
     # A question about a run that is named does not depend on the variables of another one.
     if takes_settings or derived:
         problems += problems_of_environment
-        settings = validated(Settings, chosen, problems)
+        settings = environment.validated(Settings, chosen, problems)
         values = {field: default_of(settings) if settings else None for field, default_of in derived.items()}
         if takes_settings:
             values |= {"settings": settings, "origins": {field: value.origin for field, value in chosen.items()}}
-    found = validated(options, given, problems, missing=missing, others=values)
+    found = environment.validated(options, given, problems, missing=missing, others=values)
     if found is not None and not problems:
         return found
     hint = f"{parser.prog} --help"
     if takes_settings:
-        raise InvalidSettings(listed(problems), hint=f"{hint} lists every setting with its unit and default")
+        raise InvalidSettings(
+            environment.listed(problems), hint=f"{hint} lists every setting with its unit and default"
+        )
     command = parser.prog.rpartition(" ")[2]
     raise InvalidSettings("\n".join(f"{command}: {line}" for line in problems), hint=hint)
 
@@ -164,7 +157,7 @@ def add_options(parser: Parser, options: type[CommandOptions]) -> None:
             groups[name] = parser.add_argument_group(name)
         text = info.description or ""
         if "[default:" not in text:
-            text += f" [default: {default_text(info)}]"
+            text += f" [default: {environment.default_text(info)}]"
         groups[name].add_argument(_flag(field), dest=field, metavar=_metavar(info), help=text.replace("%", "%%"))
 
 
@@ -197,7 +190,7 @@ def _given(
     for word in unknown:
         if word.startswith("-"):
             name = word.partition("=")[0]
-            problems.append(f"{name}: no such flag{nearest(name, names)}")
+            problems.append(f"{name}: no such flag{environment.nearest(name, names)}")
         elif not previous.startswith("-"):
             problems.append(f"{redacted_value(word)!r}: unexpected; options are given as --name value")
         previous = word
@@ -220,7 +213,7 @@ def _flag(field: str) -> str:
 
 
 def _metavar(info: FieldInfo) -> str:
-    if texts := choices(info):
+    if texts := environment.choices(info):
         return "|".join(texts)
     types = {kind for kind in (get_args(info.annotation) or (info.annotation,)) if kind is not type(None)}
     names = {int: "INT", float: "NUMBER", bool: "true|false"}

@@ -19,7 +19,7 @@ from job.cli.tables import COLORS, TableConsole, duration, plain, print_json, si
 from job.errors import ExitCode, InvalidSettings
 from job.run import holder, lease, standing
 from job.run.standing import Condition, PhaseProgress
-from job.schema import Attempt, Record
+from job.schema import Record
 from job.storage import ObjectStore, open_store
 
 WATCH_EVERY_SECONDS = 2.0
@@ -142,21 +142,17 @@ def as_table(seen: Seen) -> Group:
         left = seen.seconds_left
         rows.add_row("time left", "not known before an epoch is done" if left is None else f"about {duration(left)}")
     if entry is not None:
-        rows.add_row(
-            "last commit",
-            f"{entry.phase} step {entry.step}, {size(entry.size)}, {duration(_age(seen, entry.time))} ago",
-        )
+        commit = f"{entry.phase} step {entry.step}, {size(entry.size)}, {duration(_age(seen, entry.time))} ago"
+        rows.add_row("last commit", commit)
     if found.history:
         epoch = found.history[-1]
-        rows.add_row(
-            "last epoch",
-            f"{epoch.phase} {epoch.epoch + 1}: validation accuracy {epoch.validation_accuracy:.4f}, "
-            f"loss {epoch.validation_loss:.4f}, {epoch.images_per_second:.1f} images/s",
-        )
+        accuracy, loss = f"{epoch.validation_accuracy:.4f}", f"{epoch.validation_loss:.4f}"
+        position, speed = f"{epoch.phase} {epoch.epoch + 1}", f"{epoch.images_per_second:.1f} images/s"
+        rows.add_row("last epoch", f"{position}: validation accuracy {accuracy}, loss {loss}, {speed}")
     if found.outcome is not None:
         low, high = found.outcome.test_accuracy_interval
-        accuracy, loss = found.outcome.test_accuracy, found.outcome.test_loss
-        rows.add_row("outcome", f"test accuracy {accuracy:.4f} ({low:.4f} to {high:.4f}), loss {loss:.4f}")
+        accuracy, loss = f"{found.outcome.test_accuracy:.4f}", f"{found.outcome.test_loss:.4f}"
+        rows.add_row("outcome", f"test accuracy {accuracy} ({low:.4f} to {high:.4f}), loss {loss}")
     return Group(rows, _attempts(seen))
 
 
@@ -173,22 +169,12 @@ def summary(found: Record, condition: Condition) -> str:
 def _attempts(seen: Seen) -> Table:
     rows = table("attempt", "started", "lasted", "ended", "holder")
     for attempt in seen.record.attempts:
-        is_newest = attempt is seen.record.attempts[-1]
-        end = attempt.end or (seen.now if is_newest and seen.condition == "running" else None)
-        rows.add_row(
-            str(attempt.number),
-            f"{attempt.start:%F %T}",
-            duration((end - attempt.start).total_seconds()) if end else "?",
-            _end_of(attempt, is_running=is_newest and seen.condition == "running"),
-            plain(attempt.holder),
-        )
+        end, ended = attempt.end, "killed" if attempt.end is None else f"exit code {attempt.exit_code}"
+        if attempt is seen.record.attempts[-1] and seen.condition == "running":
+            end, ended = end or seen.now, "runs"
+        lasted = duration((end - attempt.start).total_seconds()) if end else "?"
+        rows.add_row(str(attempt.number), f"{attempt.start:%F %T}", lasted, ended, plain(attempt.holder))
     return rows
-
-
-def _end_of(attempt: Attempt, *, is_running: bool) -> str:
-    if is_running:
-        return "runs"
-    return "killed" if attempt.end is None else f"exit code {attempt.exit_code}"
 
 
 def _age(seen: Seen, moment: datetime) -> float:
