@@ -101,11 +101,18 @@ def test_a_finished_run_below_the_gate_ends_with_6(ask: Ask, undisturbed_run: Un
         assert (found["next"]["action"], found["exit_code"]) == ("nothing", code)
 
 
-def test_other_settings_are_refused_with_each_difference(ask: Ask, undisturbed_run: Undisturbed) -> None:
-    """With exit code 3."""
-    answer = ask(at(undisturbed_run, dropout=0.5))
-    assert (answer["next"]["action"], answer["exit_code"]) == ("refused", ExitCode.RUN_MISMATCH)
-    assert "THAW_DROPOUT: the run has 0.2, this start 0.5" in answer["next"]["text"]
+def test_a_run_that_a_start_would_refuse_is_refused_in_the_same_words(
+    ask: Ask, undisturbed_run: Undisturbed, small: Small, tmp_path: Path
+) -> None:
+    """Other settings with each difference; a damaged record with how it is mended."""
+    found = ask(at(undisturbed_run, dropout=0.5))
+    assert (found["next"]["action"], found["exit_code"]) == ("refused", ExitCode.RUN_MISMATCH)
+    assert "THAW_DROPOUT: the run has 0.2, this start 0.5" in found["next"]["text"]
+    LocalStore(tmp_path / "runs/small").write(RECORD_NAME, b"{", if_generation=0)
+    found = ask(small())
+    assert (found["next"]["action"], found["exit_code"]) == ("refused", ExitCode.BAD_INPUT)
+    assert "is not a record of this run" in found["next"]["text"]
+    assert "python -m job repair" in found["next"]["hint"]
 
 
 def test_a_run_that_another_process_holds_is_waited_for(ask: Ask, small: Small, tmp_path: Path) -> None:
@@ -160,49 +167,27 @@ def test_what_does_not_fit_is_a_warning(ask: Ask, small: Small, monkeypatch: pyt
     assert answer["exit_code"] == 0
 
 
-def test_a_damaged_record_is_reported(ask: Ask, small: Small, tmp_path: Path) -> None:
-    """With the exit code of a start, which is not tried again, and how it is mended."""
-    LocalStore(tmp_path / "runs/small").write(RECORD_NAME, b"{", if_generation=0)
-    answer = ask(small())
-    assert (answer["next"]["action"], answer["exit_code"]) == ("refused", ExitCode.BAD_INPUT)
-    assert "is not a record of this run" in answer["next"]["text"]
-    assert "python -m job repair" in answer["next"]["hint"]
-
-
-def test_data_and_weights_in_a_mirror_are_found(ask: Ask, small: Small, gcs: GcsServer, prepared: Path) -> None:
-    """By their names alone; the probe of the store leaves nothing there."""
+def test_data_and_weights_in_a_mirror_are_found(
+    ask: Ask, small: Small, gcs: GcsServer, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By their names alone, with no folder for temporary files but the cache folder; nothing is left in the bucket."""
     for path in (prepared / "two_shapes").rglob("*"):
         if path.is_file():
             gcs.put(f"mirror/tfds/{path.relative_to(prepared).as_posix()}", path.read_bytes(), None)
     gcs.put("mirror/weights/tiny.weights.h5", b"weights", None)
     before = set(gcs.objects)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nothing"))
     mirror = f"gs://{BUCKET}/mirror"
     settings = small(data_dir=f"{mirror}/tfds", storage_uri=f"gs://{BUCKET}/runs")
-    answer = ask(settings.model_copy(update={"weights": f"{mirror}/weights/tiny.weights.h5"}))
-    assert set(outcomes(answer).values()) == {"ok"}
-    assert answer["exit_code"] == 0
+    found = ask(settings.model_copy(update={"weights": f"{mirror}/weights/tiny.weights.h5"}))
+    assert (set(outcomes(found).values()), found["exit_code"]) == ({"ok"}, 0)
     assert set(gcs.objects) == before
     assert any(kind == "delete" and name.startswith("runs/small/.thaw-probe-") for kind, name in gcs.requests)
-    answer = ask(settings.model_copy(update={"weights": f"{mirror}/weights/nothing.h5"}))
-    assert outcomes(answer)["weights"] == "failed"
-
-
-def test_a_mirror_is_judged_where_only_the_cache_folder_can_be_written(
-    ask: Ask, small: Small, gcs: GcsServer, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A pod has a read-only root, and no other folder for temporary files."""
-    for path in (prepared / "two_shapes").rglob("*"):
-        if path.is_file():
-            gcs.put(f"mirror/{path.relative_to(prepared).as_posix()}", path.read_bytes(), None)
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nothing"))
-    assert outcomes(ask(small(data_dir=f"gs://{BUCKET}/mirror")))["data"] == "ok"
-
-
-def test_a_bucket_without_permission_to_write_is_reported(ask: Ask, small: Small, gcs: GcsServer) -> None:
-    """With the permissions that are missing."""
+    found = ask(settings.model_copy(update={"weights": f"{mirror}/weights/nothing.h5"}))
+    assert outcomes(found)["weights"] == "failed"
     gcs.fail("403", at=0, times=100, operation="write")
-    answer = ask(small(storage_uri=f"gs://{BUCKET}/runs"))
-    assert (outcomes(answer)["storage"], answer["exit_code"]) == ("failed", ExitCode.STORAGE_UNAVAILABLE)
+    found = ask(settings)
+    assert (outcomes(found)["storage"], found["exit_code"]) == ("failed", ExitCode.STORAGE_UNAVAILABLE)
 
 
 def test_a_probe_that_is_interrupted_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

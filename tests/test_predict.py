@@ -49,10 +49,6 @@ def ask(undisturbed_run: Undisturbed, capsys: pytest.CaptureFixture[str]) -> Cal
     return ask_of
 
 
-def standard_input(content: bytes) -> io.TextIOWrapper:
-    return io.TextIOWrapper(io.BufferedReader(io.BytesIO(content)))
-
-
 def reported(store: Any) -> list[tuple[str, float]]:
     report = json.loads(store.read("report/report.json").data)
     return [(entry["predicted"], pytest.approx(entry["probability"], abs=1e-6)) for entry in report["predictions"]]
@@ -188,14 +184,16 @@ def rewrite_record(run: Path, **changes: Any) -> None:
 def test_paths_come_on_standard_input(
     ask: Callable[..., Any], undisturbed_run: Undisturbed, test_split: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where - is named; that none came is an error."""
-    lines = "\n".join(str(path) for path in sorted(test_split.iterdir()))
-    monkeypatch.setattr(sys, "stdin", standard_input(lines.encode()))
-    code, found = ask("-")
-    assert (code, answers(found)[:16]) == (ExitCode.COMPLETE, reported(undisturbed_run[0]))
-    monkeypatch.setattr(sys, "stdin", standard_input(b""))
-    with pytest.raises(InputError, match="no image was named"):
-        ask("-")
+    """Where - is named; that there are none is an error."""
+    lines = "\n".join(str(path) for path in sorted(test_split.iterdir())).encode()
+    for content in (lines, b""):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(content))))
+        if content:
+            code, found = ask("-")
+            assert (code, answers(found)[:16]) == (ExitCode.COMPLETE, reported(undisturbed_run[0]))
+        else:
+            with pytest.raises(InputError, match="no image was named"):
+                ask("-")
 
 
 def test_a_run_and_images_in_a_bucket_answer_a_process(
