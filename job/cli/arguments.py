@@ -104,9 +104,11 @@ def read(parser: Parser, options: type[Options], words: Sequence[str], environ: 
     words_given = _given(parser, words, flags, problems)
     given = words_given or {}
     # Where argparse gave up, nothing is known to be missing.
-    missing = (
-        {} if words_given is None else {field: f"{_shown(field, flag)}: is missing" for field, flag in flags.items()}
-    )
+    missing: dict[str, str] = {}
+    if words_given is not None:
+        missing = {
+            field: f"{_shown(field, it)}: is missing ({it.help.partition(';')[0]})" for field, it in flags.items()
+        }
     file = given.pop("env_file", None)
     variables = environment.from_file(file.value, problems) if file else {}
     variables |= environment.from_environment(environ, problems_of_environment)
