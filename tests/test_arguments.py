@@ -11,7 +11,7 @@ import pytest
 
 from job import cli
 from job.errors import ExitCode, InvalidSettings
-from tests.conftest import job
+from tests.conftest import REPOSITORY, job
 from tests.test_end_to_end import Environment
 
 
@@ -49,6 +49,7 @@ def test_flags_win_over_the_environment_which_wins_over_a_file(tmp_path: Path) -
     path.write_text("# the recipe\n\nTHAW_SEED=1\nexport THAW_DROPOUT='0.5'\n  THAW_FLIP=none  # no flip\nTHAW_XLA=on")
     plan = read(f"plan --json --seed 3 --env-file {path}", THAW_SEED="2", THAW_DROPOUT="0.4")
     settings, origins = plan.settings, plan.origins
+    assert read(f"--env-file {REPOSITORY}/k8s/base/settings.env").origins["cache_dir"] == "file"
     assert (settings.seed, settings.dropout, settings.flip, settings.xla, plan.as_json) == (3, 0.4, "none", "on", True)
     assert origins == {"seed": "flag", "dropout": "environment", "flip": "file", "xla": "file"}
 

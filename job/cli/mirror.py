@@ -84,6 +84,6 @@ def _weights_file(settings: Settings, folder: Path) -> Path:
 
 
 def _name_with_digest(path: Path) -> str:
-    """`x.weights.h5` -> `x-0123456789ab.weights.h5`: the endings stay, they tell the kind of the file."""
+    """`x.weights.h5` -> `x-0123456789ab.weights.h5`: the endings stay, they are the kind of the file."""
     ending = ".weights.h5" if path.name.endswith(".weights.h5") else path.suffix
     return f"{path.name.removesuffix(ending)}-{digest_of(path).sha256[:DIGEST_DIGITS]}{ending}"
