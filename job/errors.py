@@ -1,4 +1,4 @@
-"""Every way a run can end other than well, and the exit code that says so to Kubernetes.
+"""Every way in which a run can fail, and the exit code that reports it to Kubernetes.
 
     ThawError
     ├── InvalidSettings         2   a variable is wrong; nothing was started
@@ -7,15 +7,15 @@
     │   ├── DataUnavailable         the data set is not there and cannot be fetched
     │   ├── DataCorrupt             an example cannot be decoded
     │   ├── WeightsUnusable         weights are missing, unreadable, or not of this backbone
-    │   ├── RunUnavailable          a run that was asked about is not there, or not as far as that
+    │   ├── RunUnavailable          a run is not there, or has not come far enough for the question
     │   └── RecordDamaged           run.json is missing beside checkpoints, unreadable, or of another run
     ├── TrainingDiverged        5   the loss or a weight stopped being a finite number
     ├── QualityGateMissed       6   the result is committed, and below the gate
     ├── MemoryExhausted         7   a device or the host has no memory left for a step
-    ├── Interrupted            42   told to stop; what was committed stands
+    ├── Interrupted            42   asked to stop; what was committed stands
     ├── Superseded             43   another attempt holds the run
     └── StorageError           44   the object store does not answer
-        ├── StorageRefused          it will not, however often it is asked: permission, bucket, credentials
+        ├── StorageRefused          it refuses, and would again: permission, bucket, credentials
         ├── ObjectMissing           an object is not there
         ├── ObjectDamaged           an object is not what was sent, or not what the store has a checksum for
         ├── PreconditionFailed      the object changed since it was read
@@ -110,7 +110,7 @@ class WeightsUnusable(InputError):
 
 
 class RunUnavailable(InputError):
-    """There is no such run, or it does not have yet what was asked of it."""
+    """There is no such run, or it has not come far enough for the question."""
 
 
 class RecordDamaged(InputError):
@@ -136,7 +136,7 @@ class MemoryExhausted(ThawError):
 
 
 class Interrupted(ThawError):
-    """The process was told to stop."""
+    """The process was asked to stop, by a signal."""
 
     exit_code = ExitCode.INTERRUPTED
 
@@ -154,11 +154,11 @@ class StorageError(ThawError):
 
 
 class StorageRefused(StorageError):
-    """The object store will not do what it was asked, however often: a person must change something."""
+    """The object store refuses, and would refuse again: a person must change something."""
 
 
 class ObjectDamaged(StorageError):
-    """An object is stored other than it was sent, or arrived, several times, other than the store says it is."""
+    """An object is not stored as it was sent, or arrived several times with another checksum than the store has."""
 
 
 class ObjectMissing(StorageError):
@@ -170,7 +170,7 @@ class PreconditionFailed(StorageError):
 
 
 class ScratchUnavailable(StorageError):
-    """The disk for temporary files does not do its part."""
+    """The disk for temporary files cannot be written or read back."""
 
 
 class CheckpointDamaged(StorageError):

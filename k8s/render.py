@@ -171,7 +171,7 @@ def settings_of(container: Manifest, data: dict[str, str]) -> Settings:
     What only the cluster knows (the downward API) is left out.
     """
     literals = {entry["name"]: entry["value"] for entry in container.get("env", []) if "value" in entry}
-    return read_settings([], data | literals)
+    return read_settings(data | literals)
 
 
 def _label(instance: str, *manifests: Manifest) -> None:

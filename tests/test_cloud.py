@@ -230,7 +230,7 @@ def test_a_task_of_cloud_run_has_settings_that_hold(monkeypatch: pytest.MonkeyPa
     values = {entry["name"]: entry["value"] for entry in box["env"]}
     for name, text in values.items():
         monkeypatch.setenv(name, text)
-    settings = read_settings([], values)
+    settings = read_settings(values)
     assert settings.grace_seconds <= 10
     assert settings.metrics_port == 0
     assert settings.storage_uri.startswith("gs://")

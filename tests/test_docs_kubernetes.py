@@ -111,7 +111,7 @@ def test_the_gitlab_job_has_settings_that_hold(monkeypatch: pytest.MonkeyPatch) 
     values["THAW_RUN_ID"] = values["THAW_RUN_ID"].replace("$CI_COMMIT_SHA", "0a1b2c3")
     for name, text in values.items():
         monkeypatch.setenv(name, text)
-    assert read_settings([], values).min_test_accuracy is not None
+    assert read_settings(values).min_test_accuracy is not None
     assert job["retry"]["exit_codes"] == [
         ExitCode.UNEXPECTED, ExitCode.INTERRUPTED, ExitCode.SUPERSEDED, ExitCode.STORAGE_UNAVAILABLE,
     ]  # fmt: skip

@@ -94,7 +94,7 @@ def test_the_gpu_run_has_settings_that_hold_and_a_gate(monkeypatch: pytest.Monke
     for name, text in values.items():
         assert name.startswith(PREFIX)
         monkeypatch.setenv(name, text)
-    assert read_settings([], values).min_test_accuracy is not None
+    assert read_settings(values).min_test_accuracy is not None
     assert "--gpus all" in train["run"]
     assert "--read-only" in train["run"]
     assert "||" not in train["run"]

@@ -25,6 +25,7 @@ from job.observe.ledger import by_category, by_stage, goodput
 from job.phases import Phase
 from job.report import export
 from job.report.content import compose
+from job.report.files import MODEL
 from job.report.gate import missed_gate
 from job.run.artefacts import Artefacts
 from job.run.checkpoint import Checkpoints
@@ -274,7 +275,7 @@ class Pipeline:
             self.write(artefacts, export.log_files(self.committer.history, self.scratch))
             content = self.compose_report(splits, results)
             self.write(artefacts, export.report_files(content, results.gallery, self.scratch))
-        self.observer.event(events.Exported(model=f"{self.store.uri}/{export.MODEL}"))
+        self.observer.event(events.Exported(model=f"{self.store.uri}/{MODEL}"))
         return artefacts.files
 
     def write(self, artefacts: Artefacts, files: Iterable[tuple[str, Path]]) -> None:
