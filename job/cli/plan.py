@@ -66,15 +66,13 @@ def answer(options: Options) -> ExitCode:
 def what_next(settings: Settings, store: ObjectStore) -> tuple[Next, Record | None]:
     """What a start would find in the record; no record when it cannot be read."""
     try:
-        opened = RunRecord.open(store, Identity.of(settings))
-        record = opened.content
+        record = RunRecord.open(store, Identity.of(settings)).content
         if record.state == "done":
             return _of_done(record, settings), record
         hold = lease.look(record, store, holder.this_process(settings.job_uid))
-    except StorageError as error:
-        return Next("unknown", error.message, error.hint, int(error.exit_code)), None
     except ThawError as error:
-        return Next("refused", error.message, error.hint, int(error.exit_code)), None
+        action: Literal["unknown", "refused"] = "unknown" if isinstance(error, StorageError) else "refused"
+        return Next(action, error.message, error.hint, int(error.exit_code)), None
     return (_of_held(record, hold) if hold.seconds > 0 else _of_open(record)), record
 
 
@@ -98,12 +96,11 @@ def _of_done(record: Record, settings: Settings) -> Next:
 
 
 def _of_open(record: Record) -> Next:
-    number = len(record.attempts) + 1
+    number, phases = len(record.attempts) + 1, standing.phases(record)
     entry = standing.newest_checkpoint(record)
     if entry is None:
-        first = standing.phases(record)[0].name
-        return Next("start", f"start attempt {number} with the first step of {first}")
-    (phase,) = (phase for phase in standing.phases(record) if phase.name == entry.phase)
+        return Next("start", f"start attempt {number} with the first step of {phases[0].name}")
+    (phase,) = (phase for phase in phases if phase.name == entry.phase)
     text = f"carry on with attempt {number} at {entry.phase} step {entry.step}"
     if phase.num_steps is not None:
         text += f" of {phase.num_steps}"
