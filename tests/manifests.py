@@ -12,15 +12,13 @@ from typing import Any
 import pytest
 import yaml
 
-from job.settings.settings import PREFIX, Settings, variable
-from k8s.render import Manifest, container_of, kustomize, of_one_run, shared_by_runs
+from job.settings.settings import Settings, variable
+from k8s.render import Manifest, container_of, kustomize, of_one_run, settings_of, shared_by_runs, template_of
 from tests.conftest import REPOSITORY
 
 K8S = REPOSITORY / "k8s"
 OVERLAYS = sorted(path.parent.name for path in K8S.glob("overlays/*/kustomization.yaml"))
 COMPONENTS = sorted(path.name for path in K8S.glob("components/*"))
-PLACES = [f"overlays/{name}" for name in OVERLAYS] + ["cloud"]
-"""Folders of all that is deployed."""
 
 
 @pytest.fixture
@@ -32,14 +30,9 @@ def kustomize_is_there() -> None:
 
 
 def render(*argv: str, **env: str) -> "subprocess.CompletedProcess[str]":
-    """What `make render` runs."""
+    """Run what `make render` runs."""
     command = [sys.executable, "-m", "k8s.render", *argv]
     return subprocess.run(command, cwd=REPOSITORY, env=os.environ | env, capture_output=True, text=True, timeout=60)
-
-
-def overlay(name: str) -> list[Manifest]:
-    """An overlay as `make deploy` applies it: what runs share, and a run."""
-    return shared_part(f"overlays/{name}") + run_part(f"overlays/{name}")
 
 
 def run_part(place: str) -> list[Manifest]:
@@ -52,14 +45,13 @@ def shared_part(place: str) -> list[Manifest]:
     return copy.deepcopy(_shared_part(place))
 
 
-@functools.cache
-def _run_part(place: str) -> list[Manifest]:
-    return of_one_run(kustomize(K8S / place))
+_run_part = functools.cache(lambda place: of_one_run(kustomize(K8S / place)))
+_shared_part = functools.cache(lambda place: shared_by_runs(K8S / place))
 
 
-@functools.cache
-def _shared_part(place: str) -> list[Manifest]:
-    return shared_by_runs(K8S / place)
+def overlay(name: str) -> list[Manifest]:
+    """An overlay as `make deploy` applies it: what runs share, and a run."""
+    return shared_part(f"overlays/{name}") + run_part(f"overlays/{name}")
 
 
 @functools.cache
@@ -68,40 +60,47 @@ def base() -> list[Manifest]:
     return kustomize(K8S / "base" / "shared") + kustomize(K8S / "base")
 
 
+def write_kustomization(folder: Path, **content: Any) -> Path:
+    """Write a kustomization.yaml; resources and components are folders in k8s."""
+    for key in ("resources", "components"):
+        content[key] = [os.path.relpath(K8S / path, folder.resolve()) for path in content.get(key, [])]
+    folder.mkdir(exist_ok=True)
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(content))
+    return folder
+
+
 def component(name: str, folder: Path) -> list[Manifest]:
-    """The base with one component and nothing else, rendered in `folder`: what runs share, and a run."""
-    return [manifest for part in ("shared", ".") for manifest in _with_component(name, folder, part)]
-
-
-def _with_component(name: str, folder: Path, part: str) -> list[Manifest]:
-    """One part of the base, with the same part of a component where that has one."""
-    base_part, component_part = K8S / "base" / part, K8S / "components" / name / part
-    components = [component_part] if (component_part / "kustomization.yaml").is_file() else []
-    places = {"resources": [base_part], "components": components}
-    relative = {key: [os.path.relpath(path, folder.resolve()) for path in paths] for key, paths in places.items()}
-    (folder / "kustomization.yaml").write_text(yaml.safe_dump(relative))
-    return kustomize(folder)
+    """The base with one component and nothing else: what runs share, and a run."""
+    manifests = []
+    for part in ("shared", "."):
+        path = Path("components", name, part)
+        components = [path] if (K8S / path / "kustomization.yaml").is_file() else []
+        manifests += kustomize(write_kustomization(folder, resources=[Path("base", part)], components=components))
+    return manifests
 
 
 def of_kind(manifests: list[Manifest], kind: str) -> list[Manifest]:
     return [manifest for manifest in manifests if manifest["kind"] == kind]
 
 
+def workload(manifests: list[Manifest]) -> Manifest:
+    """The one Job or CronJob."""
+    (found,) = of_kind(manifests, "Job") + of_kind(manifests, "CronJob")
+    return found
+
+
 def job_spec(manifests: list[Manifest]) -> dict[str, Any]:
     """The spec of the one Job, or of the Jobs that the one CronJob makes."""
-    for cron_job in of_kind(manifests, "CronJob"):
-        return cron_job["spec"]["jobTemplate"]["spec"]  # type: ignore[no-any-return]
-    (job,) = of_kind(manifests, "Job")
-    return job["spec"]  # type: ignore[no-any-return]
+    spec: dict[str, Any] = workload(manifests)["spec"]
+    return spec.get("jobTemplate", {}).get("spec", spec)  # type: ignore[no-any-return]
 
 
 def pod_spec(manifests: list[Manifest]) -> dict[str, Any]:
-    return job_spec(manifests)["template"]["spec"]  # type: ignore[no-any-return]
+    return template_of(workload(manifests))["spec"]  # type: ignore[no-any-return]
 
 
 def container(manifests: list[Manifest]) -> dict[str, Any]:
-    (workload,) = of_kind(manifests, "Job") + of_kind(manifests, "CronJob")
-    return container_of(workload)
+    return container_of(workload(manifests))
 
 
 def config(manifests: list[Manifest]) -> dict[str, str]:
@@ -112,8 +111,13 @@ def config(manifests: list[Manifest]) -> dict[str, str]:
 
 
 def settings(manifests: list[Manifest]) -> Settings:
-    """The settings of the container, but for what only a cluster knows."""
-    return Settings(**{name.removeprefix(PREFIX).lower(): text for name, text in config(manifests).items()})  # type: ignore[arg-type]
+    """The settings of the container, without what only a cluster knows."""
+    return settings_of(container(manifests), config(manifests))
+
+
+def field_variables(manifests: list[Manifest]) -> dict[str, str]:
+    """The variables that the cluster sets, with the field of the pod."""
+    return {it["name"]: it["valueFrom"]["fieldRef"]["fieldPath"] for it in container(manifests)["env"]}
 
 
 def variables() -> set[str]:

@@ -82,6 +82,13 @@ def test_rules_and_dashboard_read_only_series_that_there_are_and_show_all_of_the
     assert [series.name for series in SERIES if not any(name.startswith(series.name) for name in shown)] == []
 
 
+@pytest.mark.parametrize("page", ["docs/operations.md", "docs/monitoring.md"])
+def test_a_page_names_only_series_that_there_are(page: str) -> None:
+    """A wildcard stands for some."""
+    for name in re.findall(r"\b(thaw_[a-z_]+|kube_job_[a-z_]+)\b(?!\*)", (REPOSITORY / page).read_text()):
+        assert name in THAW | KUBE_STATE_METRICS | {series.name for series in SERIES}, name
+
+
 def test_an_alert_says_how_grave_it_is_and_what_to_do_and_has_a_unit_test() -> None:
     """With the value that it found; the page on monitoring has a row for it."""
     for name, rule in alerts().items():
