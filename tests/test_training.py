@@ -20,6 +20,7 @@ from job.observe.ledger import Ledger
 from job.settings.settings import PhaseName
 from job.train.loop import EpochDone, loss_of, predicted_classes, train_phase
 from job.train.state import PhaseState
+from tests import shapes
 from tests.conftest import REPOSITORY
 
 
@@ -30,10 +31,7 @@ def _determinism() -> None:
 
 @pytest.fixture(scope="module")
 def splits(prepared: Path) -> Splits:
-    return load_splits(
-        dataset="two_shapes", data_dir=str(prepared), specs=("train[:40]", "train[40:56]", "train[56:80]"),
-        image_size=16, cache="memory", cache_dir=prepared, check_stop=lambda: None,
-    )  # fmt: skip
+    return load_splits(shapes.request(prepared), check_stop=lambda: None)
 
 
 PARTS = {"head": ("head",), "fine_tune": ("backbone", "head")}

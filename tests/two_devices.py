@@ -5,7 +5,6 @@ A process of its own: logical devices can only be made before TensorFlow has sta
 
 import json
 import sys
-from pathlib import Path
 
 import keras
 import tensorflow as tf
@@ -15,6 +14,7 @@ from job.model.classifier import build_classifier
 from job.observe.ledger import Ledger
 from job.train.loop import EpochDone, train_phase
 from job.train.state import PhaseState
+from tests import shapes
 
 
 def main(data_dir: str) -> None:
@@ -23,10 +23,7 @@ def main(data_dir: str) -> None:
     )
     # The devices wait for each other inside their operations: each needs threads of its own.
     tf.config.threading.set_inter_op_parallelism_threads(8)
-    splits = load_splits(
-        dataset="two_shapes", data_dir=data_dir, specs=("train[:40]", "train[40:56]", "train[56:80]"),
-        image_size=16, cache="memory", cache_dir=Path(data_dir), check_stop=lambda: None,
-    )  # fmt: skip
+    splits = load_splits(shapes.request(data_dir), check_stop=lambda: None)
     strategies = {"one": tf.distribute.get_strategy(), "two": tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])}
     results = {}
     for name, strategy in strategies.items():

@@ -70,13 +70,14 @@ def train_phase(
     """Train from `step` steps done on, validating from epoch `first_epoch` on; yields facts in order.
 
     An epoch that is trained to its last step and not validated is validated first. `check_stop` is called after
-    each step and each validation batch, and while images are waited for, and raises to leave. `ledger` is told what
+    each step, and raises to leave; that of the data is called while images are waited for and before each validation
+    batch. `ledger` is told what
     time goes into; the first `steps_lost` steps of the phase were done before, by attempts that lost some of them.
     Raises TrainingDiverged, and DataCorrupt at the next step once an image of any split is known to be damaged.
     """
     classifier = state.classifier
     features_of = classifier.features if "backbone" in state.parts else classifier.frozen_features()
-    validate = _validator(state, features_of, validation, batch_size, check_stop)
+    validate = _validator(state, features_of, validation, batch_size)
     train_step = _train_step(state, features_of, xla=xla, strategy=strategy)
     batches_per_epoch = num_batches(len(train), batch_size)
     key = _phase_key(seed, state.phase)
@@ -92,7 +93,7 @@ def train_phase(
         for batch in range(skip_batches + 1, batches_per_epoch + 1):
             began = time.monotonic()
             with ledger.during("data_wait"):
-                train.wait(order[(batch - 1) * batch_size : batch * batch_size], check_stop=check_stop)
+                train.wait(order[(batch - 1) * batch_size : batch * batch_size])
                 images, labels = next(loader)
             loaded = time.monotonic()
             with ledger.during(_category(step, is_first=is_first, steps_lost=steps_lost)):
@@ -257,7 +258,7 @@ def _train_step(
 
 
 def _validator(
-    state: PhaseState, features_of: FeaturesOf, split: Split, batch_size: int, check_stop: Callable[[], None]
+    state: PhaseState, features_of: FeaturesOf, split: Split, batch_size: int
 ) -> Callable[[], tuple[float, float]]:
     """A function that returns mean loss and accuracy over `split` with the model as it is then.
 
@@ -272,9 +273,7 @@ def _validator(
     kept: list[tuple[tf.Tensor, tf.Tensor]] = []
 
     def features() -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
-        split.wait(check_stop=check_stop)
-        for images, labels in split.batches(batch_size):
-            check_stop()
+        for images, labels in split.evaluation_batches(batch_size):
             yield traced_features_of(images), labels
 
     def validate() -> tuple[float, float]:
