@@ -141,7 +141,7 @@ class LosesAnswers(MemoryStore):
         return generation
 
 
-@pytest.mark.parametrize("plan", list(itertools.product(["lost before", "lost after"], repeat=3)))
+@pytest.mark.parametrize("plan", itertools.product(["lost before", "lost after"], repeat=3))
 def test_writes_whose_answers_were_lost_do_not_lock_the_run_out(plan: tuple[str, ...]) -> None:
     """A later write finds an earlier one of its own in the way, and goes on from there."""
     store = LosesAnswers()
