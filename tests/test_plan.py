@@ -12,6 +12,7 @@ import pytest
 
 from job.cli import plan as plan_command
 from job.errors import ExitCode, Interrupted
+from job.observe.events import Restored
 from job.run.holder import this_process
 from job.run.lease import claim
 from job.run.record import RECORD_NAME
@@ -73,8 +74,8 @@ def test_a_stopped_run_would_carry_on_where_it_stopped(ask: Ask, small: Small, t
     assert (answer["next"]["action"], answer["exit_code"]) == ("resume", 0)
     assert answer["next"]["text"] == f"carry on with attempt 2 at head step {entry.step} of 6, from {entry.name}"
     assert files(store.root) == before
-    (restored,) = start(settings, store).of("restored")
-    assert (restored["phase"], restored["step"]) == ("head", entry.step)
+    (restored,) = start(settings, store).of(Restored)
+    assert (restored.phase, restored.step) == ("head", entry.step)
     assert 0 < entry.step < 6
 
 
