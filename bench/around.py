@@ -6,7 +6,7 @@ from collections.abc import Generator, Iterable
 
 from bench.measuring import JOB, Row, finished, interleaved
 from bench.workload import Workload
-from job.data.splits import load_splits
+from job.data.splits import DataRequest, load_splits
 from job.model.classifier import build_classifier
 from job.observe import events
 from job.observe.context import Context
@@ -81,10 +81,11 @@ def _commits(load: Workload) -> Generator[Row, None, float]:
     size = load.image_size
     scratch = load.place / "commits"
     scratch.mkdir()
-    splits = load_splits(
+    request = DataRequest(
         dataset=load.dataset, data_dir=str(load.data_dir), specs=load.splits(320, 32, 32), image_size=size,
-        cache="memory", cache_dir=scratch, check_stop=lambda: None,
+        cache="memory", cache_dir=scratch,
     )  # fmt: skip
+    splits = load_splits(request, check_stop=lambda: None)
     classifier = build_classifier(
         backbone="Xception", weights=load.weights, image_size=size, num_classes=2, dropout=0.2, flip="horizontal",
         rotation=0.1, policy=numerics.dtype_policy(numerics.choose(precision="auto", xla="auto")["precision"]), seed=0,
@@ -98,7 +99,7 @@ def _commits(load: Workload) -> Generator[Row, None, float]:
     committer = Committer(Checkpoints(store, record, keep=2, scratch=scratch), context)
     facts = loop.train_phase(
         state, train=splits.train, validation=splits.validation, recipe=loop.Recipe(32, 0, xla=False),
-        position=loop.Position(), ledger=Ledger(), check_stop=lambda: None,
+        position=loop.START, ledger=Ledger(),
     )  # fmt: skip
     warmed_up = 0
     while warmed_up < 3:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from bench.measuring import JOB, Row, finished, interleaved
 from bench.workload import Workload
-from job.data.splits import Split, epoch_order, load_splits, train_batches
+from job.data.splits import DataRequest, Split, epoch_order, load_splits, train_batches
 
 REPETITIONS = 5
 IMAGES = 960
@@ -33,11 +33,12 @@ def rows(load: Workload) -> Iterable[Row]:
 
 
 def _split(load: Workload, cache: Literal["memory", "none"]) -> Split:
-    split = load_splits(
+    request = DataRequest(
         dataset=load.dataset, data_dir=str(load.data_dir), specs=load.splits(IMAGES, 8, 8),
-        image_size=load.image_size, cache=cache, cache_dir=load.place, check_stop=lambda: None,
-    ).train  # fmt: skip
-    split.wait(check_stop=lambda: None)
+        image_size=load.image_size, cache=cache, cache_dir=load.place,
+    )  # fmt: skip
+    split = load_splits(request, check_stop=lambda: None).train
+    split.wait()
     return split
 
 

@@ -11,23 +11,16 @@ import pytest
 from job.data import tfds_source
 from job.data.splits import Split, Splits, epoch_order, load_splits, train_batches
 from job.errors import DataCorrupt, DataUnavailable, InputError, Interrupted, InvalidSettings
+from tests import shapes
 from tests.runs import never
 from tests.shapes import draw, encode
 
 
 @pytest.fixture
 def load(prepared: Path, tmp_path: Path) -> Callable[..., Splits]:
-    def load_with(**overrides: Any) -> Splits:
-        values: dict[str, Any] = {
-            "dataset": "two_shapes",
-            "data_dir": str(prepared),
-            "specs": ("train[:40]", "train[40:56]", "train[56:80]"),
-            "image_size": 24,
-            "cache": "memory",
-            "cache_dir": tmp_path,
-            "check_stop": lambda: None,
-        }
-        return load_splits(**(values | overrides))
+    def load_with(*, check_stop: Callable[[], None] = never, **changes: Any) -> Splits:
+        request = shapes.request(prepared, **({"image_size": 24, "cache_dir": tmp_path} | changes))
+        return load_splits(request, check_stop=check_stop)
 
     return load_with
 
@@ -39,7 +32,7 @@ def epoch_of(split: Split, *, seed: int = 0, epoch: int = 0, skip_batches: int =
 
 
 def read(dataset: Any) -> tuple[np.ndarray, np.ndarray, list[int]]:
-    images, labels = zip(*tfds_source.as_numpy_iterator(), strict=True)
+    images, labels = zip(*dataset.as_numpy_iterator(), strict=True)
     return np.concatenate(images), np.concatenate(labels), [len(batch) for batch in labels]
 
 
@@ -136,7 +129,7 @@ def test_damaged_images_of_array_records_are_named(
     """By their file name; TFDS knows no place there."""
     splits = load(data_dir=str(prepared_as("array_record")), dataset="damaged_shapes")
     with pytest.raises(DataCorrupt, match=r"1 of the images of train\[:40\] cannot be decoded:\n  shape-7\.png"):
-        splits.wait(check_stop=never)
+        splits.wait()
 
 
 @pytest.mark.parametrize("size", [0, 70_000, 10_000])
@@ -167,7 +160,7 @@ def test_damaged_images_are_named_by_file_and_place(load: Callable[..., Splits])
     """All of a split at once, whichever image is waited for."""
     splits = load(dataset="damaged_shapes", specs=("train[:60]", "train[60:70]", "train[70:80]"))
     with pytest.raises(DataCorrupt) as caught:
-        splits.validation.wait(check_stop=never)
+        splits.validation.wait()
     message = caught.value.message
     assert "2 of the images of train[:60] cannot be decoded" in message
     assert "shape-7.png at damaged_shapes-train.tfrecord-00000-of-00001__7" in message
@@ -180,7 +173,7 @@ def test_damaged_images_are_found_under_every_cache(load: Callable[..., Splits],
     """Also where nothing is kept, every image is decoded once to know."""
     splits = load(dataset="damaged_shapes", cache=cache)
     with pytest.raises(DataCorrupt, match=r"shape-7\.png"):
-        splits.wait(check_stop=never)
+        splits.wait()
 
 
 @pytest.fixture

@@ -21,25 +21,14 @@ from tests.runs import never
 
 Load = Callable[..., Splits]
 
-SPECS = ("train[:40]", "train[40:56]", "train[56:80]")
-"""40, 16 and 24 examples."""
-
 
 @pytest.fixture
 def load(prepared: Path, tmp_path: Path) -> Iterator[Load]:
     loaded: list[Splits] = []
 
-    def load_with(**overrides: Any) -> Splits:
-        values: dict[str, Any] = {
-            "dataset": "two_shapes",
-            "data_dir": str(prepared),
-            "specs": SPECS,
-            "image_size": 24,
-            "cache": "memory",
-            "cache_dir": tmp_path,
-            "check_stop": never,
-        }
-        loaded.append(load_splits(**(values | overrides)))
+    def load_with(*, check_stop: Callable[[], None] = never, first_order: Any = np.arange, **changes: Any) -> Splits:
+        request = shapes.request(prepared, **({"image_size": 24, "cache_dir": tmp_path} | changes))
+        loaded.append(load_splits(request, check_stop=check_stop, first_order=first_order))
         return loaded[-1]
 
     yield load_with
@@ -116,12 +105,12 @@ def test_the_first_epoch_begins_before_the_last_image_is_decoded(load: Load, hel
     train = load(first_order=order_of).train
     batches = iter(train_batches(train, order, batch_size=16))
     for indices in (order[:16], order[16:32]):
-        train.wait(indices, check_stop=never)
+        train.wait(indices)
         images, _ = next(batches)
         np.testing.assert_array_equal(images, pictures(indices))
     assert not train.decoding.is_ready("train")
     held.let_go()
-    train.wait(order[32:], check_stop=never)
+    train.wait(order[32:])
     np.testing.assert_array_equal(next(batches)[0], pictures(order[32:]))
 
 
@@ -129,11 +118,11 @@ def test_train_is_decoded_before_validation_and_that_before_test(load: Load, hel
     """What is needed last waits longest."""
     held.places = {(24, 0)}
     splits = load()
-    splits.train.wait(check_stop=never)
-    splits.validation.wait(check_stop=never)
+    splits.train.wait()
+    splits.validation.wait()
     assert not splits.decoding.is_ready("test")
     held.let_go()
-    splits.wait(check_stop=never)
+    splits.wait()
     assert splits.decoding.is_ready("test")
 
 
@@ -150,13 +139,18 @@ def test_a_wrong_guess_gives_the_same_batches(load: Load) -> None:
 def test_a_wait_is_left_when_told_to_stop(load: Load, held: Held) -> None:
     """While the decode hangs."""
     held.places = {(40, 0)}
-    splits = load()
+    told = threading.Event()
 
     def stop() -> None:
-        raise Interrupted("now")
+        if told.is_set():
+            raise Interrupted("now")
 
+    splits = load(check_stop=stop)
+    told.set()
     with pytest.raises(Interrupted):
-        splits.train.wait(check_stop=stop)
+        splits.train.wait()
+    with pytest.raises(Interrupted):
+        next(splits.validation.evaluation_batches(16))
 
 
 def test_an_iterator_is_left_while_images_are_missing(load: Load, held: Held) -> None:
@@ -198,7 +192,7 @@ def test_all_that_is_damaged_in_a_split_is_named(
     splits = load(dataset="damaged_shapes", specs=specs, cache=cache)
     for _ in range(2):
         with pytest.raises(DataCorrupt, match=f"{len(names)} of the images of train.* cannot be decoded") as caught:
-            splits.wait(check_stop=never)
+            splits.wait()
         assert all(re.search(rf"{name} at .*: cannot be decoded: .+", caught.value.message) for name in names)
 
 
@@ -206,7 +200,7 @@ def test_whoever_waits_for_a_damaged_image_is_told(load: Load, held: Held) -> No
     """With `wait`, and in a batch that was asked for without it, which TensorFlow ends with an error of its own."""
     held.places = {(60, 0)}
     train = load(dataset="damaged_shapes", specs=("train[:60]", "train[60:70]", "train[70:80]")).train
-    waits = in_a_thread(lambda: train.wait(np.array([7]), check_stop=never))
+    waits = in_a_thread(lambda: train.wait(np.array([7])))
     reads = in_a_thread(lambda: [None for _ in train.batches(16)] and None)
     held.let_go()
     assert isinstance(waits(), DataCorrupt)
@@ -217,9 +211,9 @@ def test_damage_elsewhere_is_told_to_whoever_waits_next(load: Load) -> None:
     """Also when all that is waited for is there: no step is done once damage is known."""
     splits = load(dataset="damaged_shapes", specs=("train[51:60]", "train[60:70]", "train[:51]"))
     with pytest.raises(DataCorrupt):
-        splits.test.wait(check_stop=never)
+        splits.test.wait()
     with pytest.raises(DataCorrupt, match=r"2 of the images of train\[:51\]"):
-        splits.train.wait(np.array([0]), check_stop=never)
+        splits.train.wait(np.array([0]))
 
 
 def test_a_file_that_is_gone_while_its_images_are_decoded_is_an_error_of_the_data(
@@ -232,7 +226,7 @@ def test_a_file_that_is_gone_while_its_images_are_decoded_is_an_error_of_the_dat
 
     monkeypatch.setattr(RecordReader, "read", gone)
     with pytest.raises(DataCorrupt, match=r"at example 0 of 40: .*the volume is gone"):
-        load().wait(check_stop=never)
+        load().wait()
 
 
 # Other files than TFRecord
@@ -264,7 +258,7 @@ def test_what_is_damaged_in_other_files_is_named(load: Load, in_parquet: str) ->
     """In the same words."""
     splits = load(dataset="damaged_shapes", data_dir=in_parquet, specs=("train[:60]", "train[60:70]", "train[70:80]"))
     with pytest.raises(DataCorrupt, match=r"(?s)2 of the images .*shape-7\.png.*shape-50\.png"):
-        splits.wait(check_stop=never)
+        splits.wait()
 
 
 def test_other_files_are_not_read_without_a_cache(load: Load, in_parquet: str) -> None:
@@ -281,7 +275,7 @@ def test_the_thread_ends_with_the_context(load: Load, held: Held, monkeypatch: p
     monkeypatch.setattr(decoding, "CLOSING_SECONDS", 0.01)
     held.places = {(40, 20)}
     with load() as splits:
-        waits = in_a_thread(lambda: splits.wait(check_stop=never))
+        waits = in_a_thread(lambda: splits.wait())
     assert isinstance(waits(), RuntimeError)
     held.let_go()
     splits.decoding._thread.join(60)
@@ -291,7 +285,7 @@ def test_the_thread_ends_with_the_context(load: Load, held: Held, monkeypatch: p
 def test_what_is_decoded_can_be_read_after_the_end(load: Load) -> None:
     """A closed decode that is complete is complete."""
     with load() as splits:
-        splits.wait(check_stop=never)
+        splits.wait()
     images, _ = next(iter(splits.train.batches(40)))
     np.testing.assert_array_equal(images, pictures(np.arange(40)))
 
@@ -299,10 +293,7 @@ def test_what_is_decoded_can_be_read_after_the_end(load: Load) -> None:
 def test_the_thread_ends_when_nobody_can_wait_any_more(prepared: Path, held: Held, tmp_path: Path) -> None:
     """The data is garbage."""
     held.places = {(40, 20)}
-    splits = load_splits(
-        dataset="two_shapes", data_dir=str(prepared), specs=SPECS, image_size=24, cache="memory", cache_dir=tmp_path,
-        check_stop=never,
-    )  # fmt: skip
+    splits = load_splits(shapes.request(prepared, image_size=24), check_stop=never)
     thread, ready = splits.decoding._thread, splits.decoding._state.ready
     del splits
     gc.collect()

@@ -69,12 +69,11 @@ def told_by_both(folder: str, cache_dir: Path, **changes: str) -> list[tuple[int
     """What a plan and the data stage of a start end with."""
     values = {"dataset": "no_keys", "train_split": SPLITS[0], "validation_split": SPLITS[1], "test_split": SPLITS[2]}
     settings = Settings(**(values | {"data_dir": folder} | changes))
-    start = {
-        "dataset": settings.dataset, "data_dir": folder, "cache": settings.cache, "image_size": 16,
-        "specs": (settings.train_split, settings.validation_split, settings.test_split), "cache_dir": cache_dir,
-        "check_stop": never,
-    }  # fmt: skip
-    return [told_by(lambda: checks.data(settings)), told_by(lambda: load_splits(**start).close())]
+    request = shapes.request(
+        folder, dataset=settings.dataset, cache=settings.cache, cache_dir=cache_dir,
+        specs=(settings.train_split, settings.validation_split, settings.test_split),
+    )  # fmt: skip
+    return [told_by(lambda: checks.data(settings)), told_by(lambda: load_splits(request, check_stop=never).close())]
 
 
 @pytest.mark.parametrize("name", [*shapes.USABLE, *shapes.UNUSABLE])

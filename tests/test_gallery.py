@@ -8,6 +8,7 @@ import pytest
 
 from job.data.splits import load_splits
 from job.report.gallery import NUM_VARIANTS, gather, predictions, training_sample
+from tests import shapes
 from tests.test_model import build
 
 
@@ -45,12 +46,9 @@ def test_the_surest_predictions_come_first_right_and_wrong_apart() -> None:
     assert predictions(logits[:2], labels[:2], ("cat", "dog"))["most_confident"]["wrong"] == []
 
 
-def test_the_pictures_are_those_of_the_examples(prepared: Path, tmp_path: Path) -> None:
+def test_the_pictures_are_those_of_the_examples(prepared: Path) -> None:
     """Pixel by pixel; augmented ones differ from each other, and are the same each time."""
-    splits = load_splits(
-        dataset="two_shapes", data_dir=str(prepared), specs=("train[:40]", "train[40:56]", "train[56:80]"),
-        image_size=16, cache="memory", cache_dir=tmp_path, check_stop=lambda: None,
-    )  # fmt: skip
+    splits = load_splits(shapes.request(prepared), check_stop=lambda: None)
     logits = np.linspace(-2, 2, 24)[:, None]
     first, again = (gather(build(), splits, logits=logits, labels=splits.test.labels, seed=0) for _ in range(2))
     for split, images, rows in (

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from job.data.splits import Splits, load_splits
+from job.data.splits import DataRequest, Splits, load_splits
 from job.errors import ExitCode, WeightsUnusable
 from job.model.classifier import Classifier, build_classifier
 from job.observe.ledger import Ledger
@@ -35,11 +35,12 @@ def classifier(real_data: Path, backbone: str, weights: str) -> Classifier:
 
 @pytest.fixture(scope="module")
 def photographs(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Splits:
-    return load_splits(
+    request = DataRequest(
         dataset="cats_vs_dogs", data_dir=str(real_data / "tfds"),
         specs=("train[:64]", "train[6400:6432]", "train[8000:8032]"), image_size=71, cache="memory",
-        cache_dir=tmp_path_factory.mktemp("cache"), check_stop=lambda: None,
+        cache_dir=tmp_path_factory.mktemp("cache"),
     )  # fmt: skip
+    return load_splits(request, check_stop=lambda: None)
 
 
 def statistics_of(network: keras.Model) -> list[np.ndarray]:

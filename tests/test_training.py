@@ -20,8 +20,8 @@ from job.observe.ledger import Ledger
 from job.phases import PHASES, Phase
 from job.train.loop import START, Position, Recipe, loss_of, predicted_classes, train_phase
 from job.train.state import PhaseState
+from tests import shapes
 from tests.conftest import REPOSITORY
-from tests.runs import never
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -31,10 +31,7 @@ def _determinism() -> None:
 
 @pytest.fixture(scope="module")
 def splits(prepared: Path) -> Splits:
-    return load_splits(
-        dataset="two_shapes", data_dir=str(prepared), specs=("train[:40]", "train[40:56]", "train[56:80]"),
-        image_size=16, cache="memory", cache_dir=prepared, check_stop=lambda: None,
-    )  # fmt: skip
+    return load_splits(shapes.request(prepared), check_stop=lambda: None)
 
 
 Facts = list[StepDone | EpochDone]
@@ -57,7 +54,7 @@ def train(
     facts: Facts = []
     for fact in train_phase(
         state, train=splits.train, validation=splits.validation, recipe=Recipe(16, 0, xla=xla), position=position,
-        ledger=Ledger(), check_stop=never,
+        ledger=Ledger(),
     ):  # fmt: skip
         facts.append(fact)
         if isinstance(fact, StepDone) and fact.step == max_steps:

@@ -5,7 +5,6 @@ A process of its own: logical devices can only be made before TensorFlow has sta
 
 import json
 import sys
-from pathlib import Path
 
 import keras
 import tensorflow as tf
@@ -17,6 +16,7 @@ from job.observe.ledger import Ledger
 from job.phases import Phase
 from job.train.loop import START, Recipe, train_phase
 from job.train.state import PhaseState
+from tests import shapes
 
 
 def main(data_dir: str) -> None:
@@ -25,10 +25,7 @@ def main(data_dir: str) -> None:
     )
     # The devices wait for each other inside their operations: each needs threads of its own.
     tf.config.threading.set_inter_op_parallelism_threads(8)
-    splits = load_splits(
-        dataset="two_shapes", data_dir=data_dir, specs=("train[:40]", "train[40:56]", "train[56:80]"),
-        image_size=16, cache="memory", cache_dir=Path(data_dir), check_stop=lambda: None,
-    )  # fmt: skip
+    splits = load_splits(shapes.request(data_dir), check_stop=lambda: None)
     strategies = {"one": tf.distribute.get_strategy(), "two": tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])}
     results = {}
     for name, strategy in strategies.items():
@@ -42,7 +39,7 @@ def main(data_dir: str) -> None:
             phase = Phase(name="fine_tune", trainable=("backbone", "head"), learning_rate=1e-3, epochs=1)
             facts = train_phase(
                 PhaseState(classifier, phase), train=splits.train, validation=splits.validation,
-                recipe=Recipe(16, 0, xla=False), position=START, ledger=Ledger(), check_stop=lambda: None,
+                recipe=Recipe(16, 0, xla=False), position=START, ledger=Ledger(),
             )  # fmt: skip
             last = list(facts)[-1]
         assert isinstance(last, EpochDone)

@@ -46,8 +46,10 @@ class Part:
 class Decoding:
     """The thread, which begins at once; it ends with its work, when this is closed, and when nobody refers to this."""
 
-    def __init__(self, parts: Sequence[Part]) -> None:
+    def __init__(self, parts: Sequence[Part], check_stop: Callable[[], None]) -> None:
+        """`check_stop` is called now and then in each `wait`, and raises to leave it."""
         assert all(np.array_equal(np.sort(part.order), np.arange(len(part.order))) for part in parts)
+        self.check_stop = check_stop
         self._state = _State({part.name: len(part.order) for part in parts})
         self._thread = threading.Thread(target=_work, args=(parts, self._state), daemon=True, name="decoding")
         weakref.finalize(self, self._state.end, _closed)
@@ -57,17 +59,17 @@ class Decoding:
         """Whether every image of a split is decoded, and none that was found is damaged, here or elsewhere."""
         return self._state.failure is None and bool(self._state.ready[name].all())
 
-    def wait(self, name: str, indices: np.ndarray | None, *, check_stop: Callable[[], None]) -> None:
+    def wait(self, name: str, indices: np.ndarray | None) -> None:
         """Return when these images of a split are decoded, or all of them; at once when everything is.
 
-        `check_stop` is called now and then, and raises to leave. Raises DataCorrupt when an image of any split is known
-        to be damaged, whichever are waited for.
+        Raises DataCorrupt when an image of any split is known to be damaged, whichever are waited for, and what
+        `check_stop` raises.
         """
         state = self._state
         if not state.is_complete:
             chosen = slice(None) if indices is None else indices
             while not state.wait(name, chosen, CHECK_STOP_SECONDS):
-                check_stop()
+                self.check_stop()
             if state.failure is not None:
                 raise state.failure()
 

@@ -8,7 +8,7 @@ This module knows nothing of models; augmentation happens on the device, in `mod
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -44,13 +44,12 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def wait(self, indices: np.ndarray | None = None, *, check_stop: Callable[[], None]) -> None:
+    def wait(self, indices: np.ndarray | None = None) -> None:
         """Return when these images are decoded, or all of them.
 
-        `check_stop` is called now and then, and raises to leave. Raises DataCorrupt when an image of any split is known
-        to be damaged.
+        Raises DataCorrupt when an image of any split is known to be damaged, and what `check_stop` of the data raises.
         """
-        self.decoding.wait(self.name, indices, check_stop=check_stop)
+        self.decoding.wait(self.name, indices)
 
     def batches(self, batch_size: int, *, order: np.ndarray | None = None) -> tf.data.Dataset:
         """(images uint8 [b, size, size, 3], labels int32 [b]) in `order`, which is 0, 1, 2, ... by default.
@@ -60,8 +59,15 @@ class Split:
         order = np.arange(len(self)) if order is None else order
         labels = tf.data.Dataset.from_tensor_slices(self.labels[order]).batch(batch_size)
         batches = tf.data.Dataset.zip(self.images.batches(order, batch_size), labels)
-        # Whoever leaves an iterator waits for what it prefetches, which may wait for images of a later batch.
+        # To leave an iterator is to wait for what it prefetches, which may wait for images of a later batch.
         return untuned(batches.prefetch(PREFETCHED_BATCHES) if self.decoding.is_ready(self.name) else batches)
+
+    def evaluation_batches(self, batch_size: int) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
+        """The `batches` of an evaluation, once all images are decoded; raises as `wait` does, before each batch too."""
+        self.wait()
+        for batch in self.batches(batch_size):
+            self.decoding.check_stop()
+            yield batch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,10 +85,10 @@ class Splits:
     composition: Composition
     decoding: Decoding
 
-    def wait(self, *, check_stop: Callable[[], None]) -> None:
-        """Return when every image is decoded; as `Split.wait`."""
+    def wait(self) -> None:
+        """Return when every image is decoded; raises as `Split.wait` does."""
         for split in (self.train, self.validation, self.test):
-            split.wait(check_stop=check_stop)
+            split.wait()
 
     def close(self) -> None:
         self.decoding.close()
@@ -109,29 +115,39 @@ def train_batches(split: Split, order: np.ndarray, *, batch_size: int, skip_batc
     return split.batches(batch_size, order=order[skip_batches * batch_size :])
 
 
+@dataclass(frozen=True, kw_only=True)
+class DataRequest:
+    """Which data a run wants, and how it keeps the decoded images.
+
+    `specs` are the TFDS split specs of train, validation and test, `image_size` the pixels of a side.
+    """
+
+    dataset: str
+    data_dir: str | None
+    specs: tuple[str, str, str]
+    image_size: int
+    cache: Literal["memory", "disk", "none"]
+    cache_dir: Path
+
+
 def load_splits(
-    *,
-    dataset: str,
-    data_dir: str | None,
-    specs: tuple[str, str, str],
-    image_size: int,
-    cache: Literal["memory", "disk", "none"],
-    cache_dir: Path,
-    check_stop: Callable[[], None],
-    first_order: Callable[[int], np.ndarray] = np.arange,
+    request: DataRequest, *, check_stop: Callable[[], None], first_order: Callable[[int], np.ndarray] = np.arange
 ) -> Splits:
     """Load train, validation and test of a TFDS data set, downloading and preparing it if need be.
 
     Labels and encoded images are read, and decoding is left to the background: wait for images before they are used,
-    and close the splits. `first_order` guesses in which order those of train will be wanted first, as a permutation of
-    so many indices; it is not asked where files cannot be read in any order. `check_stop` is called now and then, and
-    raises to leave.
+    and close the splits. `check_stop` is called now and then, here and in every later wait, and raises to leave.
+    `first_order` guesses in which order those of train will be wanted first, as a permutation of so many indices; it is
+    not asked where files cannot be read in any order.
     Raises DataUnavailable, DataCorrupt, InputError when it is no image classification data set or the classes of the
     splits do not fit together, InvalidSettings when the splits do not fit the data.
     """
-    builder = tfds_data.prepared_builder(dataset, data_dir)
-    found = judge(builder, specs, cache=cache)
-    sources = {name: _source(builder, spec, found, image_size) for name, spec in zip(SPLIT_NAMES, specs, strict=True)}
+    image_size = request.image_size
+    builder = tfds_data.prepared_builder(request.dataset, request.data_dir)
+    found = judge(builder, request.specs, cache=request.cache)
+    sources = {
+        name: _source(builder, spec, found, image_size) for name, spec in zip(SPLIT_NAMES, request.specs, strict=True)
+    }
     labels, digests = _read(sources, found, check_stop)
     composition = Composition.of(found.class_names, labels, digests)
     composition.check()
@@ -143,11 +159,11 @@ def load_splits(
                 name=name,
                 order=order,
                 images=_images(source, order, found.image_key, image_size),
-                pixels=allocate((source.size, image_size, image_size, 3), cache, cache_dir),
+                pixels=allocate((source.size, image_size, image_size, 3), request.cache, request.cache_dir),
                 corrupt=partial(tfds_data.corrupt, builder, source.spec, source.named_examples),
             )
         )
-    decoding = Decoding(parts)
+    decoding = Decoding(parts, check_stop)
     splits = {}
     for part, source in zip(parts, sources.values(), strict=True):
         images: ImageSource | None = source.records

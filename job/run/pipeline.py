@@ -15,7 +15,7 @@ import numpy as np
 
 from job.data import composition
 from job.data.mirror import Fetching
-from job.data.splits import Splits, epoch_order, load_splits
+from job.data.splits import DataRequest, Splits, epoch_order, load_splits
 from job.data.tfds_source import prepared_builder
 from job.errors import CheckpointDamaged, ExitCode, Interrupted, StorageError
 from job.model.classifier import Classifier, build_classifier
@@ -95,16 +95,15 @@ class Pipeline:
         """The data, whose images are decoded in the background from now on."""
         settings = self.settings
         with self.progress.entering("data", "cache"):
-            splits = load_splits(
+            request = DataRequest(
                 dataset=settings.dataset,
                 data_dir=data_dir,
                 specs=(settings.train_split, settings.validation_split, settings.test_split),
                 image_size=settings.image_size,
                 cache=settings.cache,
                 cache_dir=self.scratch,
-                check_stop=self.check_stop,
-                first_order=self.first_order,
             )
+            splits = load_splits(request, check_stop=self.check_stop, first_order=self.first_order)
         composition.check_same(self.record.content.inputs.get("data"), splits.identity)
         steps = num_batches(len(splits.train), settings.batch_size)
         self.observer.event(events.DataLoaded(
@@ -208,7 +207,6 @@ class Pipeline:
                     recipe=loop.Recipe(self.settings.batch_size, self.settings.seed, xla=self.arithmetic["xla"]),
                     position=loop.Position(epoch=epoch, step=step, steps_lost=steps_lost),
                     ledger=self.ledger,
-                    check_stop=self.check_stop,
                 ):
                     step = self.progress.step = self.progress.reached[phase.name] = fact.step
                     if isinstance(fact, events.EpochDone):
@@ -259,7 +257,6 @@ class Pipeline:
                 splits,
                 batch_size=evaluation_batch_size(self.settings, self.arithmetic["precision"]),
                 seed=self.settings.seed,
-                check_stop=self.check_stop,
             )
         test = results.test
         self.observer.event(events.Evaluated(test.accuracy, test.loss, test.num_examples))

@@ -1,6 +1,5 @@
 """The final evaluation: metrics of the exported model over the test split, and examples of images for the report."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,15 +29,14 @@ def measure(
     *,
     batch_size: int,
     seed: int,
-    check_stop: Callable[[], None],
 ) -> Results:
     """Measure the exported model, which has the weights of the classifier, once every image is known to be good.
 
-    `batch_size` images are taken at a time. `check_stop` is called now and then, and raises to leave. Raises
-    TrainingDiverged when the loss is not finite, DataCorrupt when an image of any split is damaged.
+    `batch_size` images are taken at a time. Raises TrainingDiverged when the loss is not finite,
+    DataCorrupt when an image of any split is damaged.
     """
-    splits.wait(check_stop=check_stop)
-    logits, labels = predict_logits(exported, splits.test, batch_size=batch_size, check_stop=check_stop)
+    splits.wait()
+    logits, labels = predict_logits(exported, splits.test, batch_size=batch_size)
     test = evaluate(logits, labels, splits.class_names)
     check_finite(test.loss, "over the test split")
     return Results(

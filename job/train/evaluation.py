@@ -47,14 +47,11 @@ def forward_of(model: keras.Model) -> Callable[[np.ndarray], tf.Tensor]:
     )
 
 
-def predict_logits(
-    model: keras.Model, split: Split, *, batch_size: int, check_stop: Callable[[], None]
-) -> tuple[np.ndarray, np.ndarray]:
+def predict_logits(model: keras.Model, split: Split, *, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
     """Logits float64 [n, 1 or k] and labels int64 [n] of every example of a split, in order."""
     forward = forward_of(model)
     logits, labels = [], []
-    for images, batch_labels in split.batches(batch_size):
-        check_stop()
+    for images, batch_labels in split.evaluation_batches(batch_size):
         logits.append(forward(images).numpy())
         labels.append(batch_labels.numpy())
     return np.concatenate(logits).astype(np.float64), np.concatenate(labels).astype(np.int64)

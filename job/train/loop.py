@@ -63,18 +63,16 @@ def train_phase(
     recipe: Recipe,
     position: Position,
     ledger: Ledger,
-    check_stop: Callable[[], None],
 ) -> Iterator[Fact]:
     """Train a phase from `position` to its end, on the devices of the current strategy; yields facts in order.
 
-    An epoch that is trained to its last step and not validated is validated first. `check_stop` is called while images
-    are waited for and after each validation batch, and raises to leave; between facts, leaving is up to the caller.
-    `ledger` receives the categories of the time. Raises TrainingDiverged, and DataCorrupt at the next step once an
-    image of any split is known to be damaged.
+    An epoch that is trained to its last step and not validated is validated first. `ledger` receives the categories of
+    the time. Raises TrainingDiverged, DataCorrupt at the next step once an image of any split is known to be damaged,
+    and what the splits raise on a stop; between facts, stopping is up to the caller.
     """
     classifier, phase, batch_size = state.classifier, state.phase.name, recipe.batch_size
     features_of = classifier.features if "backbone" in state.parts else classifier.frozen_features()
-    validate = _validator(state, features_of, validation, batch_size, check_stop)
+    validate = _validator(state, features_of, validation, batch_size)
     strategy = tf.distribute.get_strategy()
     train_step = _train_step(state, features_of, xla=recipe.xla, strategy=strategy)
     batches_per_epoch = num_batches(len(train), batch_size)
@@ -91,7 +89,7 @@ def train_phase(
         for batch in range(skip_batches + 1, batches_per_epoch + 1):
             began = time.monotonic()
             with ledger.during("data_wait"):
-                train.wait(order[(batch - 1) * batch_size : batch * batch_size], check_stop=check_stop)
+                train.wait(order[(batch - 1) * batch_size : batch * batch_size])
                 images, labels = next(loader)
             loaded = time.monotonic()
             with ledger.during(_category(step, is_first=is_first, steps_lost=position.steps_lost)):
@@ -255,7 +253,7 @@ def _train_step(
 
 
 def _validator(
-    state: PhaseState, features_of: FeaturesOf, split: Split, batch_size: int, check_stop: Callable[[], None]
+    state: PhaseState, features_of: FeaturesOf, split: Split, batch_size: int
 ) -> Callable[[], tuple[float, float]]:
     """A function that returns mean loss and accuracy over `split` with the model as it is then.
 
@@ -270,9 +268,7 @@ def _validator(
     kept: list[tuple[tf.Tensor, tf.Tensor]] = []
 
     def features() -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
-        split.wait(check_stop=check_stop)
-        for images, labels in split.batches(batch_size):
-            check_stop()
+        for images, labels in split.evaluation_batches(batch_size):
             yield traced_features_of(images), labels
 
     def validate() -> tuple[float, float]:
