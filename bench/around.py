@@ -99,7 +99,7 @@ def _commits(load: Workload) -> Generator[Row, None, float]:
     committer = Committer(Checkpoints(store, record, keep=2, scratch=scratch), context)
     facts = loop.train_phase(
         state, train=splits.train, validation=splits.validation, recipe=loop.Recipe(32, 0, xla=False),
-        position=loop.Position(), ledger=Ledger(),
+        position=loop.START, ledger=Ledger(),
     )  # fmt: skip
     warmed_up = 0
     while warmed_up < 3:

@@ -54,7 +54,7 @@ class StopAfter:
 
 
 class StopAtStep(Recorder):
-    """Tells a run to stop right after a step of a phase."""
+    """Stops a run right after a step of a phase, counted from 0."""
 
     def __init__(self, phase: str, step: int) -> None:
         super().__init__()

@@ -1,6 +1,7 @@
 """The final evaluation: metrics of the exported model over the test split, and examples of images for the report."""
 
 import keras
+import numpy as np
 
 from job.data.splits import Splits
 from job.model.classifier import Classifier
@@ -10,22 +11,17 @@ from job.train.evaluation import evaluate, predict_logits
 from job.train.loop import check_finite
 
 
-def measure(
-    exported: keras.Model,
-    classifier: Classifier,
-    splits: Splits,
-    *,
-    batch_size: int,
-    seed: int,
-) -> Results:
+def measure(exported: keras.Model, classifier: Classifier, splits: Splits, *, batch_size: int, seed: int) -> Results:
     """Measure the exported model, which has the weights of the classifier, once every image is known to be good.
 
-    `batch_size` images are taken at a time. Raises TrainingDiverged when the loss is not finite,
-    DataCorrupt when an image of any split is damaged.
+    `batch_size` images are taken at a time. Raises TrainingDiverged when the loss is not finite, DataCorrupt when an
+    image of any split is damaged.
     """
     splits.wait()
     logits, labels = predict_logits(exported, splits.test, batch_size=batch_size)
-    test = evaluate(logits, labels, splits.class_names)
+    with np.errstate(invalid="ignore"):
+        # Logits that are not finite are the error below, and no warning of NumPy's besides.
+        test = evaluate(logits, labels, splits.class_names)
     check_finite(test.loss, "over the test split")
     return Results(
         outcome={

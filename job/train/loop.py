@@ -66,10 +66,9 @@ def train_phase(
 ) -> Iterator[Fact]:
     """Train a phase from `position` to its end, on the devices of the current strategy; yields facts in order.
 
-    An epoch that is trained to its last step and not validated is validated first. While images are waited for and
-    before each validation batch the splits check for a stop; between facts, leaving is up to the caller. `ledger`
-    receives the categories of the time. Raises TrainingDiverged, and DataCorrupt at the next step once an image of any
-    split is known to be damaged.
+    An epoch that is trained to its last step and not validated is validated first. `ledger` receives the categories of
+    the time. Raises TrainingDiverged, DataCorrupt at the next step once an image of any split is known to be damaged,
+    and what the splits raise on a stop; between facts, stopping is up to the caller.
     """
     classifier, phase, batch_size = state.classifier, state.phase.name, recipe.batch_size
     features_of = classifier.features if "backbone" in state.parts else classifier.frozen_features()
