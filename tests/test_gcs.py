@@ -296,8 +296,9 @@ def test_with_bits_flipped_in_many_answers_nothing_false_is_believed(
 
 
 def test_no_error_shows_a_password() -> None:
-    """Neither that of a proxy or a server's address, nor the right to go on with an upload."""
-    for text in ("Cannot connect to proxy http://me:secret@proxy:3128/", "PUT http://h/o?upload_id=secret&x=1 failed"):
+    """Neither that of a proxy or a server's address, nor the right to go on with an upload; nor half of one."""
+    proxy = "Cannot connect to proxy http://me:secret@proxy:3128/"
+    for text in (proxy, f"{'x' * 260} {proxy}", "PUT http://h/o?upload_id=secret&x=1 failed"):
         error = gcs_errors.explain(requests.ConnectionError(text), "read", "gs://b/a")
         assert "secret" not in error.message
 

@@ -73,7 +73,7 @@ def test_the_verdict_says_accuracy_and_gate(gate: float | None, passed: bool | N
     report = content(min_test_accuracy=gate)
     assert report["gate"] == {"min_test_accuracy": gate, "passed": passed}
     verdict = render(report).split("<main>")[0]
-    for wanted in ("95.0 %</p>", "57 of 60 images are right", words):
+    for wanted in ("95.0 %</p>", "57 of 60 images are classified correctly", words):
         assert wanted in verdict
 
 
@@ -82,7 +82,7 @@ def test_a_run_with_only_right_or_only_wrong_answers_says_so() -> None:
     html = render(content(wrong=0))
     assert "100.0 %</p>" in html
     assert "every test image is classified correctly" in html
-    assert "taken for <b>" not in html
+    assert "predicted as <b>" not in html
     assert "no test image is classified correctly" in render(content(wrong=60))
 
 
@@ -284,7 +284,7 @@ def test_a_card_shows_every_name_as_it_is(name: str) -> None:
     body = seen(text.split("---\n", 2)[2])
     assert body.elements == seen(plain.split("---\n", 2)[2]).elements
     words, line = " ".join(body.text.split()), " ".join(name.split())
-    assert f"apart: {line}" in words
+    assert f"classes: {line}" in words
     assert words.count(line) >= 9
     # A line break in a name does not end the front matter.
     assert front_matter(text)["model-index"][0]["name"] == name

@@ -1,7 +1,6 @@
 """Errors of the Cloud Storage client, turned into ours: what was asked, of which object, why it failed, and a hint."""
 
 import contextlib
-import re
 from collections.abc import Iterator
 from http.client import HTTPException
 
@@ -12,6 +11,7 @@ from google.auth.exceptions import GoogleAuthError, TransportError
 from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
 
 from job.errors import ObjectDamaged, ObjectMissing, PreconditionFailed, StorageError, StorageRefused
+from job.redaction import redacted
 
 PERMISSIONS = (
     "storage.objects.create",
@@ -26,8 +26,6 @@ _HINTS = {
     403: f"the account of this process needs {', '.join(PERMISSIONS)} on the bucket (Storage Object User)",
     404: "create the bucket, or correct its name: in THAW_STORAGE_URI, or wherever it was given",
 }
-_SECRET = re.compile(r"(?<=//)[^/\s@]+(?=@)|(?<=upload_id=)[^&\s)]+")
-"""In an address: a user name and password, and the right to go on with an upload."""
 
 NETWORK_ERRORS = (
     requests.RequestException,
@@ -97,5 +95,6 @@ def status_of(error: BaseException | None) -> int | None:
 def _reason(error: BaseException) -> str:
     if isinstance(error, api.RetryError) and error.cause is not None:
         return f"tried until the deadline, at last {_reason(error.cause)}"
-    text = _SECRET.sub("***", str(error)).strip().splitlines()
+    # Before it is cut: half a secret is not recognised.
+    text = redacted(str(error)).strip().splitlines()
     return f"{type(error).__name__}: {text[0][:300]}" if text else type(error).__name__

@@ -210,27 +210,28 @@ class LocalStore:
         except StorageError:
             code = "error"
             raise
-        except FileNotFoundError as error:
-            code = "missing"
-            raise ObjectMissing(f"there is no object {self.uri}/{name}") from error
-        except NotAFile as error:
-            code = "damaged"
-            raise ObjectDamaged(str(error), hint="move it away, and start the run again: nothing is lost") from error
         except OSError as error:
-            code = errno.errorcode.get(error.errno or 0, "error")
-            raise _explanation(error, action, f"{self.uri}/{name}") from error
+            code, ours = _explanation(error, action, f"{self.uri}/{name}")
+            raise ours from error
         finally:
             self._observer.request(action, code, time.monotonic() - began)
 
 
-def _explanation(error: OSError, action: str, uri: str) -> StorageError:
+def _explanation(error: OSError, action: str, uri: str) -> tuple[str, StorageError]:
+    """A code for the observer, and our error."""
+    if isinstance(error, FileNotFoundError):
+        return "missing", ObjectMissing(f"there is no object {uri}")
+    if isinstance(error, NotAFile):
+        return "damaged", ObjectDamaged(str(error), hint="move it away, and start the run again: nothing is lost")
     number = error.errno or 0
+    code = errno.errorcode.get(number, "error")
     message = f"cannot {action} {error.filename or uri}: {os.strerror(number)}"
     if action == "read" and isinstance(error, NotADirectoryError):
-        return ObjectDamaged(f"{message}: a file is where a folder should be", hint=_IN_THE_WAY)
+        return code, ObjectDamaged(f"{message}: a file is where a folder should be", hint=_IN_THE_WAY)
     if number in _REFUSED:
-        return StorageRefused(message, hint=_REFUSED[number])
-    return StorageError(message, hint=_HINTS.get(number, "check the volume, and start the run again: nothing is lost"))
+        return code, StorageRefused(message, hint=_REFUSED[number])
+    hint = _HINTS.get(number, "check the volume, and start the run again: nothing is lost")
+    return code, StorageError(message, hint=hint)
 
 
 def _copied(chunks: Iterable[bytes], target: Path) -> Digest:
