@@ -3,6 +3,8 @@
 import copy
 import functools
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -118,6 +120,13 @@ def settings(manifests: list[Manifest]) -> Settings:
 def field_variables(manifests: list[Manifest]) -> dict[str, str]:
     """The variables that the cluster sets, with the field of the pod."""
     return {it["name"]: it["valueFrom"]["fieldRef"]["fieldPath"] for it in container(manifests)["env"]}
+
+
+def demo_settings() -> dict[str, str]:
+    """The variables of `make demo`."""
+    makefile = (REPOSITORY / "Makefile").read_text().replace("\\\n", " ")
+    (assignment,) = re.findall(r"^DEMO := (.*)$", makefile, re.MULTILINE)
+    return dict(word.split("=", 1) for word in shlex.split(assignment))
 
 
 def variables() -> set[str]:

@@ -3,7 +3,6 @@
 import functools
 import json
 import re
-import shlex
 from pathlib import Path
 
 import kubernetes_validate
@@ -16,8 +15,7 @@ from job.cli.mirror import DATA, WEIGHTS
 from job.errors import ExitCode
 from job.observe import termination
 from job.settings.settings import Settings
-from k8s.render import Manifest
-from tests.conftest import REPOSITORY
+from k8s.render import Manifest, settings_of
 from tests.manifests import (
     COMPONENTS,
     K8S,
@@ -26,6 +24,7 @@ from tests.manifests import (
     component,
     config,
     container,
+    demo_settings,
     field_variables,
     job_spec,
     kustomize_is_there,  # noqa: F401
@@ -194,11 +193,7 @@ def test_the_settings_of_the_base_are_few() -> None:
 
 def test_local_is_the_demo_without_gpu_and_bucket() -> None:
     """The run of `make demo`, kept on a claim that the pod may write to."""
-    makefile = (REPOSITORY / "Makefile").read_text().replace("\\\n", " ")
-    (assignment,) = re.findall(r"^DEMO := (.*)$", makefile, re.MULTILINE)
-    demo = dict(word.removeprefix("THAW_").split("=", 1) for word in shlex.split(assignment))
-    same = Settings.model_validate({name.lower(): text for name, text in demo.items()})
-    assert settings(overlay("local")).fingerprint() == same.fingerprint()
+    assert settings(overlay("local")).fingerprint() == settings_of({}, demo_settings()).fingerprint()
     (claim,) = of_kind(overlay("local"), "PersistentVolumeClaim")
     volumes = pod_spec(overlay("local"))["volumes"]
     claims = [it["persistentVolumeClaim"]["claimName"] for it in volumes if "persistentVolumeClaim" in it]
