@@ -111,7 +111,7 @@ def finished(command: list[str], env: Mapping[str, str], *, kill_at: str = "") -
 class _Peak:
     """The most memory that a process has had, looked at until it is gone.
 
-    What the system tells of an ended child begins with the memory of its parent, which may be larger (getrusage(2)).
+    What the system reports for an ended child begins with the memory of its parent, which may be larger (getrusage(2)).
     """
 
     def __init__(self, process_id: int) -> None:

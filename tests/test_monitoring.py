@@ -154,7 +154,7 @@ def test_the_names_of_the_table_follow_prometheus_rules() -> None:
 
 def test_the_dashboard_is_the_one_that_is_described() -> None:
     """Otherwise `make dashboard` has been forgotten."""
-    assert run([sys.executable, str(COMPONENT / "dashboard.py")]) == DASHBOARD.read_text()
+    assert run([sys.executable, "-m", "k8s.components.monitoring.shared.dashboard"]) == DASHBOARD.read_text()
 
 
 def test_the_dashboard_names_no_data_source_and_explains_every_panel() -> None:

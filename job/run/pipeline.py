@@ -26,6 +26,7 @@ from job.observe.progress import Progress
 from job.phases import Phase
 from job.report import export
 from job.report.content import compose
+from job.report.files import MODEL
 from job.report.gate import missed_gate
 from job.run.artefacts import Artefacts
 from job.run.checkpoint import Checkpoints
@@ -289,7 +290,7 @@ class Pipeline:
             self.write(artefacts, export.log_files(self.commits.history, self.scratch))
             content = self.compose_report(splits, results)
             self.write(artefacts, export.report_files(content, results.gallery, self.scratch))
-        self.observer.event(events.Exported(model=f"{self.store.uri}/{export.MODEL}"))
+        self.observer.event(events.Exported(model=f"{self.store.uri}/{MODEL}"))
         return artefacts.files
 
     def write(self, artefacts: Artefacts, files: Iterable[tuple[str, Path]]) -> None:
