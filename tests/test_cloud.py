@@ -22,7 +22,7 @@ from job.schema import Record
 from job.settings.environment import read_settings
 from job.settings.settings import Settings
 from k8s.render import kustomize
-from tests.manifests import K8S, job_spec, kustomize_is_there, of_kind  # noqa: F401
+from tests.manifests import K8S, job_spec, needs_kustomize, of_kind
 
 CLOUD = K8S / "cloud"
 WORKFLOW: dict[str, Any] = yaml.safe_load((CLOUD / "workflow.yaml").read_text())
@@ -103,7 +103,7 @@ def test_a_slot_is_a_name_for_job_and_run(slot_characters: int) -> None:
     assert Settings(run_id=name).resolved_run_id() == name
 
 
-@pytest.mark.usefixtures("kustomize_is_there")
+@needs_kustomize
 def test_the_template_never_starts_by_itself() -> None:
     """The workflow makes the Jobs, and the Job's name is the run id."""
     manifests = kustomize(CLOUD)

@@ -14,16 +14,7 @@ from job.errors import ExitCode
 from job.settings.settings import PREFIX
 from k8s.render import kustomize, of_one_run, settings_of, shared_by_runs
 from tests.conftest import REPOSITORY
-from tests.manifests import (
-    COMPONENTS,
-    K8S,
-    OVERLAYS,
-    container,
-    kustomize_is_there,  # noqa: F401
-    of_kind,
-    settings,
-    variables,
-)
+from tests.manifests import COMPONENTS, K8S, OVERLAYS, Manifests, needs_kustomize, of_kind, variables
 
 PAGES = {
     str(path.relative_to(REPOSITORY)): path.read_text()
@@ -100,7 +91,7 @@ def test_every_overlay_and_component_has_a_row() -> None:
         assert ("`shared`: " in what) == (K8S / "components" / name / "shared").is_dir(), name
 
 
-@pytest.mark.usefixtures("kustomize_is_there")
+@needs_kustomize
 def test_an_overlay_of_ones_own_is_as_short_as_that(tmp_path: Path) -> None:
     """The example renders: its image, settings, queue and account are in the Job."""
     run, shared = re.findall(r"^((?: {4}.*\n)+)", KUBERNETES[KUBERNETES.index("    resources: [") :], re.MULTILINE)[:2]
@@ -108,11 +99,11 @@ def test_an_overlay_of_ones_own_is_as_short_as_that(tmp_path: Path) -> None:
     (tmp_path / "shared").mkdir()
     for folder, block in ((tmp_path, run), (tmp_path / "shared", shared)):
         (folder / "kustomization.yaml").write_text(textwrap.dedent(block).replace("../../thaw", here))
-    manifests = of_one_run(kustomize(tmp_path))
-    (job,), (account,) = of_kind(manifests, "Job"), of_kind(shared_by_runs(tmp_path), "ServiceAccount")
-    assert container(manifests)["image"] == f"europe-docker.pkg.dev/my-project/ml/thaw:{__version__}"
-    assert (settings(manifests).seed, settings(manifests).storage_uri) == (7, "gs://my-bucket/runs")
-    assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "thaw"
+    manifests = Manifests(of_one_run(kustomize(tmp_path)))
+    (account,) = of_kind(shared_by_runs(tmp_path), "ServiceAccount")
+    assert manifests.container["image"] == f"europe-docker.pkg.dev/my-project/ml/thaw:{__version__}"
+    assert (manifests.settings.seed, manifests.settings.storage_uri) == (7, "gs://my-bucket/runs")
+    assert manifests.workload["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "thaw"
     assert "my-project" in account["metadata"]["annotations"]["iam.gke.io/gcp-service-account"]
 
 

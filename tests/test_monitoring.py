@@ -124,7 +124,7 @@ def test_the_page_on_monitoring_shows_what_prometheus_takes(tmp_path: Path) -> N
 def test_the_dashboard_is_the_generated_one_and_complete() -> None:
     """Panels are explained and do not overlap, no data source is fixed, every exit code has its words."""
     text = DASHBOARD.read_text()
-    assert run([sys.executable, str(COMPONENT / "dashboard.py")]) == text, "run `make dashboard`"
+    assert run([sys.executable, "-m", "k8s.components.monitoring.shared.dashboard"]) == text, "run `make dashboard`"
     dashboard = json.loads(text)
     cells: set[tuple[int, int]] = set()
     for panel in (panel for panel in dashboard["panels"] if panel["type"] != "row"):

@@ -11,29 +11,24 @@ from pathlib import Path
 import pytest
 import yaml
 
-from k8s.render import CannotRender, Manifest, kustomize, of_one_run
+from k8s.render import CannotRender, kustomize, of_one_run
 from tests.conftest import REPOSITORY
 from tests.manifests import (
     COMPONENTS,
+    INSTANCE,
     K8S,
     OVERLAYS,
-    config,
-    container,
-    kustomize_is_there,  # noqa: F401
-    of_kind,
+    Manifests,
+    needs_kustomize,
     overlay,
-    pod_spec,
     render,
     run_part,
-    settings,
     shared_part,
-    workload,
     write_kustomization,
 )
 
-pytestmark = pytest.mark.usefixtures("kustomize_is_there")
+pytestmark = needs_kustomize
 
-INSTANCE = "app.kubernetes.io/instance"
 GKE = "overlays/gke"
 MORE_SHARED = {
     "overlays/local": {("PersistentVolumeClaim", "thaw-runs")},
@@ -41,18 +36,14 @@ MORE_SHARED = {
 }
 
 
-def write_overlay(folder: Path, *literals: str) -> str:
+def write_overlay(folder: Path, *literals: str) -> Path:
     """An overlay outside of the repository: overlays/gke with other settings."""
     generator = {"name": "thaw-settings", "behavior": "merge", "literals": list(literals)}
-    return str(write_kustomization(folder, resources=[GKE], configMapGenerator=[generator]))
+    return write_kustomization(folder, resources=[GKE], configMapGenerator=[generator])
 
 
-def names(manifests: list[Manifest]) -> set[tuple[str, str]]:
-    return {(manifest["kind"], manifest["metadata"]["name"]) for manifest in manifests}
-
-
-def job_name(manifests: list[Manifest]) -> str:
-    return str(workload(manifests)["metadata"]["name"])
+def rendered(text: str) -> Manifests:
+    return Manifests(yaml.safe_load_all(text))
 
 
 def test_the_same_settings_have_the_same_manifests() -> None:
@@ -65,12 +56,12 @@ def test_the_same_settings_have_the_same_manifests() -> None:
 
 def test_job_and_config_map_are_named_by_the_run(tmp_path: Path) -> None:
     """By the fingerprint, which run.json has too; and the run has its name before it starts."""
-    manifests = of_one_run(kustomize(Path(write_overlay(tmp_path))))
-    fingerprint, name = settings(manifests).fingerprint(), job_name(manifests)
-    assert re.fullmatch(rf"thaw-{fingerprint}-[0-9a-f]{{6}}", name)
-    assert len(name) <= 63 - len("-xxxxx")
-    assert [source["configMapRef"]["name"] for source in container(manifests)["envFrom"]] == [name]
-    assert config(manifests)["THAW_RUN_ID"] == f"cats_vs_dogs-{fingerprint}"
+    manifests = Manifests(of_one_run(kustomize(write_overlay(tmp_path))))
+    fingerprint = manifests.settings.fingerprint()
+    assert re.fullmatch(rf"thaw-{fingerprint}-[0-9a-f]{{6}}", manifests.name)
+    assert len(manifests.name) <= 63 - len("-xxxxx")
+    assert manifests.container["envFrom"] == [{"configMapRef": {"name": manifests.name}}]
+    assert manifests.config["THAW_RUN_ID"] == f"cats_vs_dogs-{fingerprint}"
 
 
 @pytest.mark.parametrize(
@@ -84,22 +75,21 @@ def test_job_and_config_map_are_named_by_the_run(tmp_path: Path) -> None:
 )
 def test_another_run_is_another_job(tmp_path: Path, setting: str, is_same_run: bool) -> None:
     """A setting that does not change the result changes only the ConfigMap of the same Job, for its next pod."""
-    changed, before = of_one_run(kustomize(Path(write_overlay(tmp_path, setting)))), overlay("gke")
-    assert (of_kind(changed, "Job") == of_kind(before, "Job")) == is_same_run
-    assert (job_name(changed) == job_name(before)) == is_same_run
-    assert of_kind(changed, "ConfigMap") != of_kind(before, "ConfigMap")
+    changed, before = Manifests(of_one_run(kustomize(write_overlay(tmp_path, setting)))), overlay("gke")
+    assert (changed.workload == before.workload) == (changed.name == before.name) == is_same_run
+    assert changed.of_kind("ConfigMap") != before.of_kind("ConfigMap")
 
 
 def test_a_run_id_can_be_given() -> None:
     """For checks of a change: its commit names the run."""
-    manifests = list(yaml.safe_load_all(render("ci", "--run-id", "ci-0a1b2c3").stdout))
-    assert config(manifests)["THAW_RUN_ID"] == "ci-0a1b2c3"
-    assert job_name(manifests) != job_name(overlay("ci"))
+    manifests = rendered(render("ci", "--run-id", "ci-0a1b2c3").stdout)
+    assert manifests.config["THAW_RUN_ID"] == "ci-0a1b2c3"
+    assert manifests.name != overlay("ci").name
 
 
 def test_wrong_settings_never_reach_the_cluster(tmp_path: Path) -> None:
     """Exit code 2 and the program's own message, with every problem; nothing to apply is printed."""
-    done = render(write_overlay(tmp_path, "THAW_BATCHSIZE=3", "THAW_SEED=x"))
+    done = render(str(write_overlay(tmp_path, "THAW_BATCHSIZE=3", "THAW_SEED=x")))
     assert (done.returncode, done.stdout) == (2, "")
     assert "THAW_BATCHSIZE: no such setting; did you mean THAW_BATCH_SIZE?" in done.stderr
     assert "THAW_SEED='x': must be a whole number" in done.stderr
@@ -107,7 +97,7 @@ def test_wrong_settings_never_reach_the_cluster(tmp_path: Path) -> None:
 
 def test_a_schedule_keeps_its_name_and_has_no_run_id() -> None:
     """With one run id, every slot but the first would do nothing."""
-    assert job_name(overlay("cron")) == "thaw"
+    assert overlay("cron").name == "thaw"
     done = render("cron", "--run-id", "weekly")
     assert done.returncode == 2
     assert "THAW_RUN_ID='weekly': each slot of a CronJob is a run of its own" in done.stderr
@@ -153,16 +143,16 @@ def test_the_server_stores_what_is_printed(name: str) -> None:
 @pytest.mark.parametrize("place", [*(f"overlays/{name}" for name in OVERLAYS), "cloud"])
 def test_a_run_and_what_runs_share_are_apart(place: str) -> None:
     """A run is a workload and its settings, with a label to delete it by; its pods use what is shared."""
-    run, shared = run_part(place), names(shared_part(place))
+    run, shared = run_part(place), shared_part(place)
     assert sorted(manifest["kind"] for manifest in run) in (["ConfigMap", "Job"], ["ConfigMap", "CronJob"])
-    labelled = [*run, workload(run)["spec"].get("jobTemplate", workload(run))["spec"]["template"]]
-    assert {it["metadata"]["labels"][INSTANCE] for it in labelled} == {job_name(run)}
-    assert INSTANCE not in yaml.safe_dump(shared_part(place))
+    labelled = [*run, run.job["template"], run.workload["spec"].get("jobTemplate", run.workload)]
+    assert {it["metadata"]["labels"][INSTANCE] for it in labelled} == {run.name}
+    assert INSTANCE not in yaml.safe_dump(list(shared))
     account = {("ServiceAccount", "thaw"), ("NetworkPolicy", "thaw"), ("NetworkPolicy", "thaw-https")}
-    assert shared == account | MORE_SHARED.get(place, set())
-    claims = [it["persistentVolumeClaim"] for it in pod_spec(run)["volumes"] if "persistentVolumeClaim" in it]
-    assert all(("PersistentVolumeClaim", claim["claimName"]) in shared for claim in claims)
-    assert ("ServiceAccount", pod_spec(run)["serviceAccountName"]) in shared
+    assert shared.names == account | MORE_SHARED.get(place, set())
+    claims = [it["persistentVolumeClaim"] for it in run.pod["volumes"] if "persistentVolumeClaim" in it]
+    assert all(("PersistentVolumeClaim", claim["claimName"]) in shared.names for claim in claims)
+    assert ("ServiceAccount", run.pod["serviceAccountName"]) in shared.names
 
 
 def test_runs_of_one_namespace_agree_on_what_they_share() -> None:
@@ -173,7 +163,7 @@ def test_runs_of_one_namespace_agree_on_what_they_share() -> None:
 
 def test_neither_argo_cd_nor_flux_deletes_the_claim() -> None:
     """By their own annotations."""
-    (claim,) = of_kind(overlay("local"), "PersistentVolumeClaim")
+    (claim,) = overlay("local").of_kind("PersistentVolumeClaim")
     assert claim["metadata"]["annotations"] == {
         "argocd.argoproj.io/sync-options": "Prune=false,Delete=false",
         "kustomize.toolkit.fluxcd.io/prune": "disabled",
@@ -189,7 +179,7 @@ def test_a_shared_part_of_a_component_in_a_run_is_refused(name: str, tmp_path: P
 
 
 @pytest.fixture
-def make(tmp_path: Path) -> Callable[..., tuple[str, str, list[Manifest]]]:
+def make(tmp_path: Path) -> Callable[..., tuple[str, str, Manifests]]:
     """Runs a target that calls kubectl; returns what it prints, and the arguments and manifests that kubectl gets."""
     kubectl, arguments, manifests = tmp_path / "kubectl", tmp_path / "arguments", tmp_path / "manifests"
     render_command = "kubectl kustomize" if shutil.which("kubectl") else "kustomize build"
@@ -199,27 +189,27 @@ def make(tmp_path: Path) -> Callable[..., tuple[str, str, list[Manifest]]]:
     )
     kubectl.chmod(0o755)
 
-    def run(*argv: str) -> tuple[str, str, list[Manifest]]:
+    def run(*argv: str) -> tuple[str, str, Manifests]:
         # These tests may be run by make, whose sub-makes print the folder.
         words = ["make", "--no-print-directory", "--old-file=setup", f"BIN={Path(sys.executable).parent}", *argv]
         env = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
         done = subprocess.run(words, cwd=REPOSITORY, env=env, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stderr
-        return done.stdout, arguments.read_text().strip(), list(yaml.safe_load_all(manifests.read_text()))
+        return done.stdout, arguments.read_text().strip(), rendered(manifests.read_text())
 
     return run
 
 
-def test_undeploy_deletes_one_run(make: Callable[..., tuple[str, str, list[Manifest]]]) -> None:
+def test_undeploy_deletes_one_run(make: Callable[..., tuple[str, str, Manifests]]) -> None:
     """The Job and the ConfigMap that have the name of this run id."""
     printed, arguments, manifests = make("undeploy", "OVERLAY=local", "RUN_ID=seven")
     assert arguments == "delete --ignore-not-found -f -"
-    assert manifests == list(yaml.safe_load_all(render("local", "--run-id", "seven").stdout))
-    assert names(manifests).isdisjoint(names(run_part("overlays/local")))
+    assert manifests == rendered(render("local", "--run-id", "seven").stdout)
+    assert manifests.names.isdisjoint(run_part("overlays/local").names)
     assert printed.startswith("nothing to delete"), "this kubectl has found nothing"
 
 
-def test_deploy_applies_what_runs_share_and_then_the_run(make: Callable[..., tuple[str, str, list[Manifest]]]) -> None:
+def test_deploy_applies_what_runs_share_and_then_the_run(make: Callable[..., tuple[str, str, Manifests]]) -> None:
     """In this order, since a pod needs its account and its claim."""
     _, arguments, manifests = make("deploy", "OVERLAY=local")
     assert arguments == "apply -f -"
