@@ -9,7 +9,7 @@ import tensorflow as tf
 from bench.measuring import JOB, Row, finished, interleaved
 from bench.workload import Workload
 from job.data.splits import DataRequest, load_splits
-from job.model.classifier import build_classifier
+from job.model.classifier import ModelRequest, build_classifier
 from job.observe import events
 from job.observe.events import PHASE_STARTED, Readers, StepDone
 from job.observe.ledger import Ledger
@@ -86,10 +86,11 @@ def _commits(load: Workload) -> Generator[Row, None, float]:
         cache="memory", cache_dir=scratch,
     )  # fmt: skip
     splits = load_splits(request, check_stop=lambda: None)
-    classifier = build_classifier(
+    model = ModelRequest(
         backbone="Xception", weights=load.weights, image_size=size, num_classes=2, dropout=0.2, flip="horizontal",
         rotation=0.1, policy=numerics.dtype_policy(numerics.choose(precision="auto", xla="auto")["precision"]), seed=0,
     )  # fmt: skip
+    classifier = build_classifier(model)
     state = PhaseState(classifier, phase="fine_tune", trainable=("backbone", "head"), learning_rate=1e-5)
     record = RunRecord.open(LocalStore(scratch / "store"), run_id="commits", fingerprint="", settings={})
     record.take(Holder(host="bench", pid=1, started=0.0), lease_seconds=3600)

@@ -297,7 +297,7 @@ def test_a_run_reads_data_and_weights_from_a_bucket_that_the_command_has_filled(
     gcs: GcsServer, environment: Callable[..., dict[str, str]], tmp_path: Path
 ) -> None:
     """The two settings that it prints are all that a cluster without a network needs."""
-    from tests.test_model import other_weights
+    from tests.classifiers import other_weights
 
     weights = other_weights(tmp_path)
     done = job("mirror", "--to", f"gs://{BUCKET}/m", env=environment(weights=str(weights)))

@@ -344,7 +344,7 @@ def test_new_weights_do_not_depend_on_what_a_renewal_draws(
     undisturbed_run: Undisturbed, small: Small, store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Retries wait for random times, and Keras seeds its initializers from the same generator."""
-    from job.model import classifier
+    from job.model import networks
     from job.run import lease
 
     class DrawsInRenewals(LocalStore):
@@ -352,14 +352,14 @@ def test_new_weights_do_not_depend_on_what_a_renewal_draws(
             random.random()
             return super().write(name, data, if_generation=if_generation)
 
-    construct = classifier._construct
+    construct = networks.construct
 
     def slowly(*arguments: Any, **options: Any) -> Any:
         time.sleep(0.05)
         return construct(*arguments, **options)
 
     monkeypatch.setattr(lease, "RENEWALS_IN_A_LEASE", 100_000)
-    monkeypatch.setattr(classifier, "_construct", slowly)
+    monkeypatch.setattr(networks, "construct", slowly)
     start(small(), DrawsInRenewals(store.root))
     assert result_of(store) == result_of(undisturbed_run[0])
 

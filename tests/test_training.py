@@ -7,20 +7,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from job.data.splits import Splits, load_splits
 from job.errors import InputError, Interrupted, TrainingDiverged
-from job.model.classifier import Classifier, build_classifier
+from job.model.classifier import Classifier
 from job.observe.events import StepDone
 from job.observe.ledger import Ledger
 from job.settings.settings import PhaseName
 from job.train.loop import EpochDone, loss_of, predicted_classes, train_phase
 from job.train.state import PhaseState
 from tests import shapes
+from tests.classifiers import build
 from tests.conftest import REPOSITORY
 
 
@@ -38,12 +38,7 @@ PARTS = {"head": ("head",), "fine_tune": ("backbone", "head")}
 
 
 def new_state(phase: PhaseName, *, learning_rate: float = 1e-2, dropout: float = 0.2) -> PhaseState:
-    keras.utils.set_random_seed(0)
-    classifier = build_classifier(
-        backbone="Tiny", weights="none", image_size=16, num_classes=2, dropout=dropout, flip="horizontal", rotation=0.1,
-        policy="float32", seed=0,
-    )  # fmt: skip
-    return PhaseState(classifier, phase=phase, trainable=PARTS[phase], learning_rate=learning_rate)
+    return PhaseState(build(dropout=dropout), phase=phase, trainable=PARTS[phase], learning_rate=learning_rate)
 
 
 def train(

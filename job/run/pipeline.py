@@ -19,7 +19,7 @@ from job.data.mirror import Fetching
 from job.data.splits import DataRequest, Splits, epoch_order, load_splits
 from job.data.tfds_source import prepared_builder
 from job.errors import CheckpointDamaged, ExitCode, Interrupted, StorageError
-from job.model.classifier import Classifier, build_classifier
+from job.model.classifier import Classifier, ModelRequest, build_classifier
 from job.observe import events
 from job.observe.ledger import by_category, by_stage, goodput
 from job.observe.progress import Progress
@@ -81,7 +81,7 @@ class Pipeline:
             with self.commits.running(self.restore()):
                 for phase in self.phases_left():
                     self.train(phase, classifier, splits)
-            exported = classifier.export(self.settings.backbone)
+            exported = classifier.export()
             results = self.evaluate(exported, classifier, splits)
         files = self.export(exported, splits, results)
         self.finish(results.outcome, files)
@@ -142,7 +142,7 @@ class Pipeline:
         # New weights are drawn from the process's one random generator, which the retries of a renewal draw from too.
         alone = self.record.quiet() if weights == "none" else contextlib.nullcontext()
         with self.progress.entering("model", "init"), alone:
-            classifier = build_classifier(
+            request = ModelRequest(
                 backbone=settings.backbone,
                 weights=weights,
                 image_size=settings.image_size,
@@ -153,6 +153,7 @@ class Pipeline:
                 policy=numerics.dtype_policy(self.arithmetic["precision"]),
                 seed=settings.seed,
             )
+            classifier = build_classifier(request)
             inputs = {
                 "data": splits.identity,
                 "backbone_sha256": classifier.digest(("backbone",)),
