@@ -9,9 +9,8 @@ import importlib
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import absl.logging
 import requests
@@ -23,21 +22,14 @@ from tensorflow_datasets.core.download.resource import get_dl_fname
 from job.data import prepared
 from job.data.description import supervision
 from job.data.prepared import DEFAULT_DATA_DIR
-from job.errors import DataCorrupt, DataUnavailable
+from job.errors import DataUnavailable
 
 BUILT_IN = {"drawn_cats_vs_dogs": "demo.drawn"}
 """The data sets that come with the program, and the module that registers each with TFDS when it is imported."""
 
-MAX_NAMED_EXAMPLES = 20
-
 REACH_TRIES = 3
 REACH_BACKOFF_SECONDS = 1.0
 REACH_TIMEOUT_SECONDS = 10
-
-
-def read_config(**options: Any) -> tfds.ReadConfig:
-    """One shard after the other: the order of examples depends on nothing else."""
-    return tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False, **options)
 
 
 def find_builder(
@@ -168,21 +160,3 @@ def _reach(builder: tfds.core.DatasetBuilder, problem: str, hint: str) -> None:
                 raise DataUnavailable(
                     f"{problem}, and there is no way to {url} from here: {type(error).__name__}", hint=hint
                 ) from error
-
-
-def corrupt(
-    builder: tfds.core.DatasetBuilder, spec: str, examples: Callable[[], Any], damaged: Mapping[int, str]
-) -> DataCorrupt:
-    """An error that names the damaged examples by file name, where the data set keeps it, and place, and says why."""
-    name_keys = [key for key in builder.info.features if "filename" in key or "file_name" in key]
-    wanted, names = set(list(damaged)[:MAX_NAMED_EXAMPLES]), []
-    for index, example in enumerate(examples().as_numpy_iterator()):
-        if index in wanted:
-            parts = [example[key].decode(errors="replace") for key in (*name_keys, "tfds_id") if key in example]
-            names.append(f"{' at '.join(parts) or f'example {index}'}: {damaged[index]}")
-    more = f"\n  and {len(damaged) - len(names)} more" if len(damaged) > len(names) else ""
-    listed = "\n".join(f"  {name}" for name in names)
-    return DataCorrupt(
-        f"{len(damaged)} of the images of {spec} cannot be decoded:\n{listed}{more}",
-        hint=f"repair or remove them and prepare {builder.info.full_name} again in {builder.data_dir}",
-    )
