@@ -1,14 +1,13 @@
-"""Finding a TFDS data set: prepared, downloaded, or told in plain words why not.
+"""A TFDS data set by its name: prepared data is opened, other data is downloaded, or an error says why not.
 
-What is prepared is opened, what is not is downloaded and prepared; whether it can be learned from is judged in
-`description`. This module reads no image, and imports no TensorFlow before data is prepared.
+Whether it can be learned from is judged in `description`. This module reads no image, and imports no TensorFlow before
+data is prepared.
 """
 
 import contextlib
 import importlib
 import logging
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,12 +41,12 @@ def find_builder(
     """
     place = place or data_dir or DEFAULT_DATA_DIR
     hint = _hint(dataset)
-    if prepared.family(dataset) in BUILT_IN:
-        importlib.import_module(BUILT_IN[prepared.family(dataset)])
-    prepared.check(Path(data_dir or tfds.core.constants.DATA_DIR).expanduser() / prepared.family(dataset))
-    others = _prepared_versions(dataset, data_dir)
-    if others:
-        others = f"; prepared there: {others}"
+    if (family := prepared.family(dataset)) in BUILT_IN:
+        importlib.import_module(BUILT_IN[family])
+    folder = Path(data_dir or DEFAULT_DATA_DIR).expanduser()
+    prepared.check(folder / family)
+    others = ", ".join(prepared.versions(folder, dataset))
+    others = f"; prepared there: {others}" if others else ""
     try:
         builder = tfds.builder(dataset, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as error:
@@ -121,14 +120,6 @@ def _without_chatter() -> Iterator[None]:
     finally:
         absl.logging.set_verbosity(verbosity)
         urllib3_log.setLevel(level)
-
-
-def _prepared_versions(dataset: str, data_dir: str | None) -> str:
-    """What is prepared of a data set, whatever version or configuration was asked for."""
-    root = Path(data_dir or DEFAULT_DATA_DIR).expanduser()
-    name = re.split("[/:]", dataset)[0]
-    found = [*root.glob(f"{name}/*/dataset_info.json"), *root.glob(f"{name}/*/*/dataset_info.json")]
-    return ", ".join(sorted(str(path.parent.relative_to(root)) for path in found))
 
 
 def _downloads(builder: tfds.core.DatasetBuilder) -> Path:

@@ -109,7 +109,7 @@ class Classifier:
         """SHA-256 in hexadecimal over name, type, shape and bytes of every weight, by name."""
         hasher = hashlib.sha256()
         for name, variable in sorted(self.named_variables(parts).items()):
-            array = np.asarray(variable.numpy(), order="C")
+            array = np.asarray(variable.value.numpy(), order="C")
             hasher.update(f"{name} {array.dtype} {array.shape}\n".encode())
             hasher.update(array.tobytes())
         return hasher.hexdigest()
