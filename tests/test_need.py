@@ -25,18 +25,12 @@ def small_settings(values: dict[str, Any]) -> Settings:
 @pytest.mark.parametrize("name", ["Tiny", *(pytest.param(name, marks=pytest.mark.slow) for name in LARGE)])
 def test_the_sizes_are_those_of_keras(name: str) -> None:
     """Parameters, and at 224 pixels the values of all layers a pixel, without the BatchNorms that are folded."""
-    import keras
     from keras.layers import BatchNormalization
 
-    from job.model.classifier import tiny_backbone
+    from job.model import networks
     from job.model.folding import folded
 
-    shape = (224, 224, 3)
-    network = (
-        tiny_backbone(224)
-        if name == "Tiny"
-        else getattr(keras.applications, name)(include_top=False, weights=None, input_shape=shape)
-    )
+    network = networks.construct(name, 224)
     short = folded(network, frozen=False)
     not_folded = {layer.name for layer in short.layers if isinstance(layer, BatchNormalization)}
     kept = [layer for layer in network.layers if not isinstance(layer, BatchNormalization) or layer.name in not_folded]

@@ -12,12 +12,13 @@ import pytest
 
 from job.data.splits import DataRequest, Splits, load_splits
 from job.errors import ExitCode, WeightsUnusable
-from job.model.classifier import Classifier, build_classifier
+from job.model.classifier import Classifier
 from job.observe.events import EpochDone
 from job.observe.ledger import Ledger
 from job.phases import PHASES, Phase
 from job.train.loop import Position, Recipe, train_phase
 from job.train.state import PhaseState
+from tests.classifiers import build
 from tests.conftest import job, process_environment
 
 pytestmark = pytest.mark.real_data
@@ -28,10 +29,7 @@ SMALLEST = {"Xception": 71, "MobileNetV2": 96}
 
 
 def classifier(real_data: Path, backbone: str, weights: str) -> Classifier:
-    return build_classifier(
-        backbone=backbone, weights=str(real_data / weights), image_size=SMALLEST[backbone], num_classes=2, dropout=0.2,
-        flip="horizontal", rotation=0.1, policy="float32", seed=0,
-    )  # fmt: skip
+    return build(backbone=backbone, weights=str(real_data / weights), image_size=SMALLEST[backbone])
 
 
 @pytest.fixture(scope="module")

@@ -6,15 +6,12 @@ import pytest
 import tensorflow as tf
 
 from job.errors import InputError
-from job.model.classifier import build_classifier
 from job.train.state import PhaseState
+from tests.classifiers import build
 
 
 def new_state(parts: tuple[str, ...], *, backbone: str = "Tiny", image_size: int = 16) -> PhaseState:
-    classifier = build_classifier(
-        backbone=backbone, weights="none", image_size=image_size, num_classes=2, dropout=0.2, flip="none", rotation=0.0,
-        policy="float32", seed=0,
-    )  # fmt: skip
+    classifier = build(backbone=backbone, image_size=image_size)
     return PhaseState(classifier, phase="head", trainable=parts, learning_rate=1e-3)
 
 

@@ -9,17 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from job.data import mirror
-from job.data.prepared import DEFAULT_DATA_DIR
-from job.errors import DataUnavailable, ThawError, WeightsUnusable
+from job.data import mirror, prepared
+from job.errors import ThawError, WeightsUnusable
 from job.settings import machine
 from job.settings.resources import Need
 from job.settings.settings import Settings
 from job.storage import MISSING, LocalStore, ObjectStore, cache_folder, open_store, probe, scratch
 from job.storage.uri import is_bucket
-
-DESCRIPTION_SUFFIXES = (".json", ".txt")
-"""Of the files beside the shards of prepared data, which say what the shards hold."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +49,7 @@ def data(settings: Settings) -> Check:
 
     The function that a start uses judges it. Raises DataUnavailable, InputError, DataCorrupt, InvalidSettings.
     """
-    place = settings.data_dir or DEFAULT_DATA_DIR
+    place = settings.data_dir or prepared.DEFAULT_DATA_DIR
     if is_bucket(place):
         return _data_in_mirror(settings, place)
     from job.data.tfds_source import find_builder
@@ -70,15 +66,10 @@ def _data_in_mirror(settings: Settings, place: str) -> Check:
     from job.data.tfds_source import find_builder
 
     store = open_store(place)
-    names = list(mirror.files_of_prepared(store, settings.dataset))
-    if not names:
-        raise DataUnavailable(
-            f"there is no prepared data of {settings.dataset!r} under {place}",
-            hint=f"fill it from a machine with a network: python -m job mirror --to URI --dataset {settings.dataset}",
-        )
+    names = mirror.files_of_dataset(store, settings.dataset)
     with scratch.folder(settings.cache_dir) as folder:
         for name in names:
-            if name.endswith(DESCRIPTION_SUFFIXES):
+            if prepared.is_description(name):
                 path = folder / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(store.read(name).data)
