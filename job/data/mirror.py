@@ -25,16 +25,12 @@ from job.errors import DataUnavailable, InputError, ObjectMissing, WeightsUnusab
 from job.observe import events
 from job.paths import UnsafeName, checked_name, inside
 from job.storage import MISSING, Digest, LocalStore, ObjectStore, cache_folder, digest_of, open_store, scratch
+from job.storage.uri import is_bucket
 
 MANIFEST = "thaw-mirror.json"
 NUM_THREADS = 8
 POLL_SECONDS = 0.2
 REPORT_EVERY_SECONDS = 10.0
-
-
-def is_remote(place: str) -> bool:
-    """Whether data or weights must be fetched before TensorFlow can read them."""
-    return place.startswith("gs://")
 
 
 class Listed(BaseModel):
@@ -189,9 +185,9 @@ class Fetching:
 
     def inputs(self, *, data_dir: str | None, dataset: str, weights: str) -> tuple[str | None, str]:
         """The same places, with a local copy instead of each remote one."""
-        if data_dir is not None and is_remote(data_dir):
+        if data_dir is not None and is_bucket(data_dir):
             data_dir = str(self.dataset(data_dir, dataset))
-        if is_remote(weights):
+        if is_bucket(weights):
             weights = str(self.weights(weights))
         return data_dir, weights
 
