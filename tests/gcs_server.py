@@ -37,6 +37,10 @@ WITHOUT = "without "
 """Fields of an object, or the items of a listing, that an answer lacks: "without size crc32c"."""
 FALSE_412 = "412"
 """A write is refused though the generation is the expected one."""
+FORGOTTEN = "410"
+"""The server no longer knows a resumable upload."""
+OTHER_GENERATION = "other generation"
+"""An answer has a wrong generation, and the right one in the id."""
 HALF_AND_STALL = "half and stall"
 """Half of a body and then nothing, until the client is gone: for tests that kill it."""
 
@@ -50,6 +54,7 @@ REFUSALS = {
     "403": (403, "someone does not have storage.objects.get access to the Google Cloud Storage object."),
     "404 of the bucket": NO_BUCKET,
     FALSE_412: NO_MATCH,
+    FORGOTTEN: (410, "The upload session is gone."),
 }
 
 Answer = tuple[int, dict[str, str], bytes]
@@ -235,6 +240,8 @@ class Handler(BaseHTTPRequestHandler):
         fields = self.state.omitted | (set(fault.split()[1:]) if fault.startswith(WITHOUT) else set())
         if fields:
             headers, content = without(fields, headers, content)
+        if fault == OTHER_GENERATION:
+            content = content.replace(b'"generation": "', b'"generation": "1')
         if fault == FLIP:
             headers, content = flipped(headers, content, self.state.rng)
         try:

@@ -21,7 +21,18 @@ from job.storage import MISSING, StoredObject, gcs_errors, open_store
 from job.storage import gcs as gcs_module
 from job.storage.gcs import GcsStore
 from tests.conftest import REPOSITORY
-from tests.gcs_server import BUCKET, FALSE_412, FAULTS, FLIP, OPERATIONS, WITHOUT, GcsServer, Object
+from tests.gcs_server import (
+    BUCKET,
+    FALSE_412,
+    FAULTS,
+    FLIP,
+    FORGOTTEN,
+    OPERATIONS,
+    OTHER_GENERATION,
+    WITHOUT,
+    GcsServer,
+    Object,
+)
 
 Do = Callable[[str], None]
 
@@ -135,16 +146,31 @@ def test_a_server_that_does_not_come_back_is_given_up_at_the_deadline(
     assert (fault.seen > 2) == is_there
 
 
-@pytest.mark.parametrize("ask", ["read", "generation"])
-def test_an_error_whose_body_breaks_off_is_asked_for_again(gcs: GcsServer, gcs_store: GcsStore, ask: str) -> None:
-    """The client does not: here it is the answer that there is no such object."""
-    gcs.fail("truncated", at=0)
-    if ask == "generation":
-        assert gcs_store.generation("a") == MISSING
-    else:
-        with pytest.raises(ObjectMissing):
-            gcs_store.read("a")
-    assert len(gcs.requests) == 2
+@pytest.mark.parametrize("operation", ["stat", "read"])
+def test_an_error_whose_body_breaks_off_is_asked_for_again(
+    gcs: GcsServer, gcs_store: GcsStore, monkeypatch: pytest.MonkeyPatch, operation: str
+) -> None:
+    """The client reads that of a download where it does not try again. Here the object is deleted meanwhile."""
+    gcs.put("runs/small/a", SMALL, None)
+    noted = gcs.noted
+
+    def deleting(of_request: str, name: str, num_bytes: int) -> str | None:
+        if of_request == operation:
+            gcs.objects.clear()
+        return noted(of_request, name, num_bytes)
+
+    monkeypatch.setattr(gcs, "noted", deleting)
+    fault = gcs.fail("truncated", at=0, operation=operation)
+    with pytest.raises(ObjectMissing):
+        gcs_store.read("a")
+    assert fault.struck == 1
+
+
+def test_a_resumable_upload_that_the_server_has_forgotten_is_begun_again(gcs: GcsServer, do: Do) -> None:
+    """Which the client does not."""
+    fault = gcs.fail(FORGOTTEN, at=1, operation="chunk")
+    do("chunk")
+    assert fault.struck == 1
 
 
 class Damaged(Object):
@@ -204,12 +230,12 @@ def test_what_the_server_holds_is_compared_with_what_was_sent(
 
 
 @pytest.mark.parametrize("operation", ["read", "stat", "write", "chunk"])
-@pytest.mark.parametrize("field", ["generation", "crc32c", "size", "id"])
+@pytest.mark.parametrize("field", ["generation", "crc32c", "size", "id", OTHER_GENERATION])
 def test_a_field_that_one_answer_lacks_is_taken_from_another(
     gcs: GcsServer, do: Do, field: str, operation: str
 ) -> None:
-    """Of whichever request it is."""
-    fault = gcs.fail(f"{WITHOUT}{field}", at=0, operation=operation)
+    """Of whichever request it is; a generation that is wrong is not believed either."""
+    fault = gcs.fail(field if field == OTHER_GENERATION else f"{WITHOUT}{field}", at=0, operation=operation)
     do(operation)
     assert fault.struck == 1
 
