@@ -8,11 +8,13 @@ import subprocess
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 import pytest
 from prometheus_client import generate_latest
+from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
 
 from job import __version__
 from job.cli.observers import StoreObserver
@@ -184,13 +186,23 @@ def test_trouble_is_counted_by_kind(tmp_path: Path) -> None:
     assert found["thaw_gpu_memory_bytes{GPU:0}{peak}"] == 7
 
 
+class Unreadable(Collector):
+    """Stands for a series that reads a volume which hangs."""
+
+    def collect(self) -> Iterator[Metric]:
+        raise AssertionError("a series was read")
+
+
 def test_metrics_and_health_are_served_until_the_end() -> None:
-    """Over HTTP; then the port is free again."""
-    port, observer = free_port(), Recorder()
-    with serving(metrics_of().registry, port, observer):
-        for path in ("metrics", "healthz"):
-            with urlopen(f"http://127.0.0.1:{port}/{path}", timeout=5) as answer:
-                assert "thaw_steps_total" in answer.read().decode()
+    """Over HTTP; then the port is free again. Whether the process lives is answered without reading any series."""
+    port, observer, metrics = free_port(), Recorder(), metrics_of()
+    with serving(metrics.registry, port, observer):
+        with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+            assert "thaw_steps_total" in answer.read().decode()
+        metrics.registry.register(Unreadable())
+        for method in ("GET", "HEAD"):
+            with urlopen(Request(f"http://127.0.0.1:{port}/healthz", method=method), timeout=5) as answer:
+                assert answer.status == 200
 
     def is_free() -> bool:
         with socket.socket() as client:

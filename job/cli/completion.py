@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from job import cli
 from job.cli.arguments import CommandOptions, Flag, Parser
 from job.errors import ExitCode
+from job.model.backbones import BACKBONES
 
 NAME = "thaw"
 
@@ -34,13 +35,15 @@ def answer(options: Options) -> ExitCode:
 
 
 def _with_values(parser: Parser) -> Parser:
-    """The same parser, with what completes the value of each option, as its metavar says."""
+    """The same parser, with what completes the value of each option, as its name and its metavar say."""
     import shtab
 
     for action in parser.actions:
         metavar = str(action.metavar)
-        if any(part in metavar for part in ("DIR", "FILE", "URI")):
+        if any(part in f"{action.dest.upper()} {metavar}" for part in ("DIR", "FILE", "URI")):
             action.complete = shtab.FILE  # type: ignore[attr-defined]
+        elif action.dest == "backbone":
+            action.choices = list(BACKBONES)
         elif "|" in metavar:
             action.choices = metavar.split("|")
     return parser

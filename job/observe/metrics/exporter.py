@@ -2,19 +2,23 @@
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 from wsgiref.simple_server import WSGIServer
 
-from prometheus_client import CollectorRegistry, pushadd_to_gateway, start_http_server
+from prometheus_client import CollectorRegistry, make_wsgi_app, pushadd_to_gateway, start_http_server
 
 from job.observe import events
 
 JOB = "thaw"
 
+Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+"""As WSGI defines it."""
+
 
 @contextlib.contextmanager
 def serving(registry: CollectorRegistry, port: int, observer: events.Observer) -> Iterator[None]:
-    """Serve the series inside, at /metrics and at every other path, so that /healthz answers too; port 0 is off.
+    """Serve /metrics and /healthz inside; port 0 is off.
 
     A port that is not available is a warning, and the run goes on without.
     """
@@ -22,6 +26,7 @@ def serving(registry: CollectorRegistry, port: int, observer: events.Observer) -
     if port:
         try:
             server, _ = start_http_server(port, registry=registry)
+            server.set_app(_with_health(make_wsgi_app(registry)))
         except OSError as error:
             hint = "give another THAW_METRICS_PORT, or 0 for none; the run goes on without"
             observer.event(events.MetricsUnavailable(port, reason=error.strerror or str(error), hint=hint))
@@ -31,6 +36,18 @@ def serving(registry: CollectorRegistry, port: int, observer: events.Observer) -
         if server is not None:
             # It looks up twice a second whether it shall end; the end of a run does not wait for that.
             threading.Thread(target=_close, args=(server,), daemon=True).start()
+
+
+def _with_health(metrics: Application) -> Application:
+    """Answers /healthz without collecting the series: that reads disks, and a volume may hang."""
+
+    def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        if environ["PATH_INFO"] != "/healthz":
+            return metrics(environ, start_response)
+        start_response("200 OK", [("Content-Type", "text/plain; charset=utf-8")])
+        return [b"ok\n"]
+
+    return answer
 
 
 def _close(server: WSGIServer) -> None:
