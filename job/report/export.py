@@ -44,7 +44,7 @@ def log_files(history: Sequence[EpochResult], folder: Path) -> Files:
 
 def report_files(content: Mapping[str, Any], gallery: Gallery, folder: Path) -> Files:
     """The report for programs and for people, and the model's card. Raises ScratchUnavailable."""
-    # Jinja and Matplotlib are needed only now, and not in the months of training before.
+    # Imported here: Jinja and Matplotlib are not needed before a run is trained.
     from job.report import card, page
 
     yield REPORT, save_json(content, folder / "report.json")
