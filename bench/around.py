@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterable
 from bench.measuring import JOB, Row, finished, interleaved
 from bench.workload import Workload
 from job.data.splits import DataRequest, load_splits
-from job.model.classifier import build_classifier
+from job.model.classifier import ModelRequest, build_classifier
 from job.observe import events
 from job.observe.context import Context
 from job.observe.events import Observers, StepDone
@@ -86,10 +86,11 @@ def _commits(load: Workload) -> Generator[Row, None, float]:
         cache="memory", cache_dir=scratch,
     )  # fmt: skip
     splits = load_splits(request, check_stop=lambda: None)
-    classifier = build_classifier(
+    model = ModelRequest(
         backbone="Xception", weights=load.weights, image_size=size, num_classes=2, dropout=0.2, flip="horizontal",
         rotation=0.1, policy=numerics.dtype_policy(numerics.choose(precision="auto", xla="auto")["precision"]), seed=0,
     )  # fmt: skip
+    classifier = build_classifier(model)
     phase = Phase(name="fine_tune", trainable=("backbone", "head"), learning_rate=1e-5, epochs=10**6)
     state = PhaseState(classifier, phase)
     store = LocalStore(scratch / "store")

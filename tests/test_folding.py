@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from job.model import networks
 from job.model.backbones import BACKBONES
-from job.model.classifier import tiny_backbone
 from job.model.folding import folded
 from tests.conftest import REPOSITORY
 
@@ -20,11 +20,7 @@ def network_of(name: str) -> keras.Model:
     """A backbone with random weights and statistics that are far from those that fold into nothing."""
     keras.utils.set_random_seed(0)
     size = SIZE[name]
-    network = (
-        tiny_backbone(size)
-        if name == "Tiny"
-        else getattr(keras.applications, name)(include_top=False, weights=None, input_shape=(size, size, 3))
-    )
+    network = networks.construct(name, size)
     random = np.random.default_rng(0)
     for layer in batch_norms(network):
         for variable in layer.weights:
@@ -115,7 +111,7 @@ def test_the_variables_stay_those_of_the_network() -> None:
 
 RESIDUAL = """
 import keras, numpy as np, tensorflow as tf
-from job.folding import folded
+from job.model.folding import folded
 inputs = keras.Input((32, 32, 3))
 maps = keras.layers.Conv2D(8, 3, padding="same")(inputs)
 for _ in range(3):

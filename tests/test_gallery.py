@@ -9,7 +9,7 @@ import pytest
 from job.data.splits import load_splits
 from job.report.gallery import NUM_VARIANTS, gather, predictions, training_sample
 from tests import shapes
-from tests.test_model import build
+from tests.classifiers import build
 
 
 def test_the_training_sample_has_every_class_in_turn() -> None:

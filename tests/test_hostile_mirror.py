@@ -18,9 +18,9 @@ from job.errors import InputError, WeightsUnusable
 from job.observe import events
 from job.settings.settings import Settings
 from job.storage import open_store
+from tests.classifiers import build
 from tests.conftest import Recorder
 from tests.gcs_server import BUCKET, GcsServer
-from tests.test_model import build
 
 DATA = f"gs://{BUCKET}/m"
 FILES = ("dataset_info.json", "features.json", "label.labels.txt", "LICENSE", "set-train.tfrecord-00000-of-00001")

@@ -130,8 +130,8 @@ def test_a_copy_that_was_damaged_is_fetched_again(filled: GcsServer, tmp_path: P
 FETCH = """
 import sys
 from pathlib import Path
-from job import scratch
-from job.mirror import Fetching
+from job.storage import scratch
+from job.data.mirror import Fetching
 with scratch.folder(Path(sys.argv[1])) as folder:
     Fetching(Path(sys.argv[1]), scratch=folder, observer=None, check_stop=lambda: None).weights(sys.argv[2])
 """
@@ -183,7 +183,7 @@ def test_data_that_is_not_in_the_mirror_is_told_with_the_way_out(filled: GcsServ
     """The command that fills it."""
     with pytest.raises(DataUnavailable, match="no_such_data") as caught:
         fetching(tmp_path)[0].dataset(DATA, "no_such_data")
-    assert f"python -m job mirror --to {DATA}" in caught.value.hint
+    assert f"python -m job mirror --to gs://{BUCKET}/mirror --dataset" in caught.value.hint
 
 
 def test_weights_that_are_not_there_are_told(filled: GcsServer, tmp_path: Path) -> None:
@@ -297,7 +297,7 @@ def test_a_run_reads_data_and_weights_from_a_bucket_that_the_command_has_filled(
     gcs: GcsServer, environment: Callable[..., dict[str, str]], tmp_path: Path
 ) -> None:
     """The two settings that it prints are all that a cluster without a network needs."""
-    from tests.test_model import other_weights
+    from tests.classifiers import other_weights
 
     weights = other_weights(tmp_path)
     done = job("mirror", "--to", f"gs://{BUCKET}/m", env=environment(weights=str(weights)))

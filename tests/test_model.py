@@ -4,7 +4,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
@@ -12,25 +11,9 @@ import pytest
 import tensorflow as tf
 
 from job.errors import WeightsUnusable
-from job.model import classifier
 from job.model.backbones import BACKBONES
-from job.model.classifier import Classifier, build_classifier
-
-
-def build(**overrides: Any) -> Classifier:
-    values: dict[str, Any] = {
-        "backbone": "Tiny",
-        "weights": "none",
-        "image_size": 16,
-        "num_classes": 2,
-        "dropout": 0.2,
-        "flip": "horizontal",
-        "rotation": 0.1,
-        "policy": "float32",
-        "seed": 0,
-    }
-    keras.utils.set_random_seed(0)
-    return build_classifier(**(values | overrides))
+from job.model.networks import tiny_backbone
+from tests.classifiers import build, other_weights
 
 
 @pytest.fixture
@@ -65,7 +48,7 @@ def test_what_is_shipped_of_a_family_computes_what_was_trained(name: str) -> Non
     classifier = build(backbone=name, image_size=size)
     images = np.random.default_rng(0).integers(0, 256, (3, size, size, 3), dtype=np.uint8)
     expected = classifier.logits(classifier.features(images))
-    shipped = classifier.export(name)(images.astype(np.float32), training=False)
+    shipped = classifier.export()(images.astype(np.float32), training=False)
     np.testing.assert_allclose(shipped, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -173,7 +156,7 @@ def test_the_exported_model_loads_with_plain_keras_and_gives_the_same_numbers(
 ) -> None:
     """In a process that has never seen this package, from raw pixels."""
     classifier = build(num_classes=num_classes)
-    classifier.export("Tiny").save(tmp_path / "model.keras")
+    classifier.export().save(tmp_path / "model.keras")
     np.save(tmp_path / "images.npy", images)
     done = subprocess.run(
         [sys.executable, "-c", LOAD_WITH_PLAIN_KERAS, str(tmp_path / "model.keras"), str(tmp_path / "images.npy")],
@@ -185,23 +168,16 @@ def test_the_exported_model_loads_with_plain_keras_and_gives_the_same_numbers(
 
 def test_a_model_trained_in_bfloat16_is_exported_in_float32(images: np.ndarray) -> None:
     """What is shipped does not depend on the processor that trained it."""
-    exported = build(policy="mixed_bfloat16").export("Tiny")
+    exported = build(policy="mixed_bfloat16").export()
     assert {layer.compute_dtype for layer in exported.layers} == {"float32"}
     assert {variable.dtype for variable in exported.weights} == {"float32"}
-
-
-def other_weights(tmp_path: Path) -> Path:
-    keras.utils.set_random_seed(7)
-    path = tmp_path / "weights.weights.h5"
-    classifier.tiny_backbone(16).save_weights(path)
-    return path
 
 
 def test_weights_come_from_a_file(tmp_path: Path) -> None:
     """Every one of them, statistics included."""
     path = other_weights(tmp_path)
     keras.utils.set_random_seed(7)
-    expected = classifier.tiny_backbone(16).get_weights()
+    expected = tiny_backbone(16).get_weights()
     loaded = build(weights=str(path)).backbone.get_weights()
     for weight, other in zip(loaded, expected, strict=True):
         np.testing.assert_array_equal(weight, other)
@@ -210,7 +186,7 @@ def test_weights_come_from_a_file(tmp_path: Path) -> None:
 def test_weights_come_from_a_model_that_contains_the_backbone(tmp_path: Path) -> None:
     """A model that an earlier run exported can be the start of the next."""
     earlier = build(weights=str(other_weights(tmp_path)))
-    earlier.export("Tiny").save(tmp_path / "model.keras")
+    earlier.export().save(tmp_path / "model.keras")
     assert build(weights=str(tmp_path / "model.keras")).digest(("backbone",)) == earlier.digest(("backbone",))
 
 

@@ -27,10 +27,10 @@ def test_the_sizes_are_those_of_keras(name: str) -> None:
     """Parameters, and at 224 pixels the values of all layers a pixel, without the BatchNorms that are folded."""
     from keras.layers import BatchNormalization
 
-    from job.model import classifier
+    from job.model import networks
     from job.model.folding import folded
 
-    network = classifier._construct(name, 224)
+    network = networks.construct(name, 224)
     short = folded(network, frozen=False)
     not_folded = {layer.name for layer in short.layers if isinstance(layer, BatchNormalization)}
     kept = [layer for layer in network.layers if not isinstance(layer, BatchNormalization) or layer.name in not_folded]

@@ -16,8 +16,8 @@ from PIL import Image
 from job.data.pixels import decode_bytes
 from job.errors import ScratchUnavailable
 from job.model import saved_model
+from tests.classifiers import build
 from tests.shapes import encode
-from tests.test_model import build
 
 ANSWER = """
 import sys
@@ -47,7 +47,7 @@ def pictures(count: int = 5, side: int = 40) -> list[np.ndarray]:
 @pytest.mark.parametrize("class_names", [("cat", "dog"), pytest.param(("a", "b", "c"), marks=pytest.mark.slow)])
 def test_a_process_without_this_package_gets_the_same_numbers(tmp_path: Path, class_names: tuple[str, ...]) -> None:
     """From files of any size, from bytes and from floats: within 1e-5, with the names of the classes."""
-    model = build(num_classes=len(class_names)).export("Tiny")
+    model = build(num_classes=len(class_names)).export()
     saved_model.save(model, class_names, tmp_path / "saved_model")
     encoded = [encode(image) for image in pictures()]
     names = [tmp_path / f"{index}.png" for index in range(len(encoded))]
@@ -79,7 +79,7 @@ def test_one_bad_image_does_not_fail_the_batch() -> None:
     """It has no label and is marked; the others are answered as without it, though none be good."""
     good = [encode(image) for image in pictures(2)]
     palette = saved(Image.fromarray(pictures(1)[0]).convert("P"), "BMP")
-    classify = saved_model.signatures(build().export("Tiny"), ("cat", "dog"))["serving_default"]
+    classify = saved_model.signatures(build().export(), ("cat", "dog"))["serving_default"]
 
     def answer_of(images: list[bytes]) -> dict[str, np.ndarray]:
         return {name: value.numpy() for name, value in classify(tf.constant(images, tf.string)).items()}
@@ -123,7 +123,7 @@ def test_the_class_is_the_greater_logit_where_probabilities_round_to_the_same() 
 
 def test_it_is_as_large_as_its_weights_and_a_graph(tmp_path: Path) -> None:
     """Each weight is written once."""
-    model = build().export("Tiny")
+    model = build().export()
     saved_model.save(model, ("cat", "dog"), tmp_path)
     weights = sum(weight.numpy().nbytes for weight in model.weights)
     assert weights <= (tmp_path / "variables/variables.data-00000-of-00001").stat().st_size < 1.05 * weights
@@ -136,7 +136,7 @@ def test_a_disk_that_does_not_take_it_is_told(tmp_path: Path) -> None:
     """With the folder and the way out."""
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(ScratchUnavailable, match="cannot be used"):
-        saved_model.save(build().export("Tiny"), ("cat", "dog"), tmp_path / "file" / "saved_model")
+        saved_model.save(build().export(), ("cat", "dog"), tmp_path / "file" / "saved_model")
 
 
 def test_a_run_ships_what_it_measured(undisturbed_run: Any, tmp_path: Path) -> None:

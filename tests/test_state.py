@@ -1,21 +1,20 @@
 """What a checkpoint holds: the same names in every process, whatever else it has built."""
 
+from typing import Any
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from job.errors import InputError
-from job.model.classifier import build_classifier
+from job.phases import Phase
 from job.train.state import PhaseState
+from tests.classifiers import build
 
 
-def new_state(parts: tuple[str, ...], *, backbone: str = "Tiny", image_size: int = 16) -> PhaseState:
-    classifier = build_classifier(
-        backbone=backbone, weights="none", image_size=image_size, num_classes=2, dropout=0.2, flip="none", rotation=0.0,
-        policy="float32", seed=0,
-    )  # fmt: skip
-    return PhaseState(classifier, phase="head", trainable=parts, learning_rate=1e-3)
+def new_state(parts: tuple[str, ...], **changes: Any) -> PhaseState:
+    return PhaseState(build(**changes), Phase(name="head", trainable=parts, learning_rate=1e-3, epochs=1))
 
 
 @pytest.mark.parametrize("parts", [("head",), ("backbone", "head")])

@@ -7,20 +7,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from job.data.splits import Splits, load_splits
 from job.errors import TrainingDiverged
-from job.model.classifier import Classifier, build_classifier
+from job.model.classifier import Classifier
 from job.observe.events import EpochDone, StepDone
 from job.observe.ledger import Ledger
 from job.phases import PHASES, Phase
 from job.train.loop import START, Position, Recipe, loss_of, predicted_classes, train_phase
 from job.train.state import PhaseState
 from tests import shapes
+from tests.classifiers import build
 from tests.conftest import REPOSITORY
 
 
@@ -38,13 +38,9 @@ Facts = list[StepDone | EpochDone]
 
 
 def new_state(name: str, *, dropout: float = 0.2, epochs: int = 2) -> PhaseState:
-    keras.utils.set_random_seed(0)
-    classifier = build_classifier(
-        backbone="Tiny", weights="none", image_size=16, num_classes=2, dropout=dropout, flip="horizontal", rotation=0.1,
-        policy="float32", seed=0,
-    )  # fmt: skip
     (trainable,) = (phase.trainable for phase in PHASES if phase.name == name)
-    return PhaseState(classifier, Phase(name=name, trainable=trainable, learning_rate=1e-2, epochs=epochs))
+    phase = Phase(name=name, trainable=trainable, learning_rate=1e-2, epochs=epochs)
+    return PhaseState(build(dropout=dropout), phase)
 
 
 def train(

@@ -9,16 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from job.data import mirror
-from job.data.prepared import DEFAULT_DATA_DIR
-from job.errors import DataUnavailable, ThawError, WeightsUnusable
+from job.data import mirror, prepared
+from job.errors import ThawError, WeightsUnusable
 from job.settings import machine
 from job.settings.resources import Need
 from job.settings.settings import Settings
 from job.storage import MISSING, LocalStore, ObjectStore, cache_folder, open_store, probe, scratch
-
-DESCRIPTION_SUFFIXES = (".json", ".txt")
-"""Of the files beside the shards of prepared data, which say what the shards hold."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +48,7 @@ def data(settings: Settings) -> Check:
 
     It is judged by the function that a start asks. Raises DataUnavailable, InputError, DataCorrupt, InvalidSettings.
     """
-    place = settings.data_dir or DEFAULT_DATA_DIR
+    place = settings.data_dir or prepared.DEFAULT_DATA_DIR
     if mirror.is_remote(place):
         return _data_in_mirror(settings, place)
     from job.data.tfds_source import find_builder
@@ -69,15 +65,10 @@ def _data_in_mirror(settings: Settings, place: str) -> Check:
     from job.data.tfds_source import find_builder
 
     store = open_store(place)
-    names = list(mirror.files_of_prepared(store, settings.dataset))
-    if not names:
-        raise DataUnavailable(
-            f"there is no prepared data of {settings.dataset!r} under {place}",
-            hint=f"fill it from a machine with a network: python -m job mirror --to URI --dataset {settings.dataset}",
-        )
+    names = mirror.files_of_dataset(store, settings.dataset)
     with scratch.folder(settings.cache_dir) as folder:
         for name in names:
-            if name.endswith(DESCRIPTION_SUFFIXES):
+            if prepared.is_description(name):
                 path = folder / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(store.read(name).data)

@@ -66,11 +66,11 @@ def _check_sources(settings: Settings) -> None:
 def _weights_file(settings: Settings, folder: Path) -> Path:
     if settings.weights != "imagenet":
         return Path(settings.weights).expanduser()
-    from job.model import classifier
+    from job.model import networks
 
     path = folder / f"{settings.backbone}_imagenet_{settings.image_size}px_notop.weights.h5"
     with scratch.explained(path):
-        classifier.save_imagenet_weights(settings.backbone, settings.image_size, path)
+        networks.save_imagenet_weights(settings.backbone, settings.image_size, path)
     return path
 
 

@@ -24,7 +24,7 @@ from job.cli.tables import Paper, plain, print_json
 from job.data import image_files, pixels
 from job.data.image_files import Unreadable
 from job.errors import ExitCode, InputError, InvalidSettings, RunUnavailable
-from job.model import classifier
+from job.model import networks
 from job.report.export import LABELS, MODEL
 from job.run.artefacts import verified_file
 from job.schema import Record, recorded_setting
@@ -43,7 +43,7 @@ class Labeller:
 
     def __init__(self, model_file: Path, class_names: Sequence[str]) -> None:
         """Raises InputError unless the file, which is verified, can be loaded as a model of that many classes."""
-        network = classifier.load_exported(model_file)
+        network = networks.load_exported(model_file)
         num_classes = max(2, network.output_shape[-1])
         if len(class_names) != num_classes:
             raise InputError(f"{LABELS} has {len(class_names)} names, and the model tells {num_classes} classes apart")

@@ -1,9 +1,9 @@
 """The images of a run, decoded in the background while the model is built and the first epoch trained.
 
 One thread takes the splits in turn, each in the order in which its images are probably wanted: a wrong guess costs time
-and nothing else. Whoever needs images waits for those alone. One that cannot be decoded is never ready: its split is
-then decoded to the end, so that all that is damaged there is named, and whoever waits, then or later, gets that error.
-This room knows nothing of labels, and does not know why an order was chosen.
+and nothing else. Each wait is for the images that are needed, and no others. One that cannot be decoded is never ready:
+its split is then decoded to the end, so that all that is damaged there is named, and every wait, then or later, raises
+that error. This module knows nothing of labels, and does not know why an order was chosen.
 """
 
 import threading
@@ -15,9 +15,9 @@ from functools import partial
 import numpy as np
 import tensorflow as tf
 
-from job import memory
 from job.data.images import PARALLEL_DECODES, untuned
 from job.data.pixels import reason_of
+from job.data.records import cut_short
 from job.errors import DataCorrupt
 
 Failure = Callable[[], BaseException]
@@ -44,7 +44,7 @@ class Part:
 
 
 class Decoding:
-    """The thread, which begins at once; it ends with its work, when this is closed, and when nobody refers to this."""
+    """The thread, which begins at once; it ends with its work, when this is closed, and when it is garbage."""
 
     def __init__(self, parts: Sequence[Part], check_stop: Callable[[], None]) -> None:
         """`check_stop` is called now and then in each `wait`, and raises to leave it."""
@@ -74,7 +74,7 @@ class Decoding:
                 raise state.failure()
 
     def wait_in_batch(self, name: str, indices: np.ndarray) -> None:
-        """The same in a thread of TensorFlow's, which nobody stops. Raises RuntimeError if they never will be."""
+        """The same in a thread of TensorFlow's, where no stop is seen. Raises RuntimeError if they never will be."""
         state = self._state
         if not state.is_complete:
             state.wait(name, indices, None)
@@ -88,7 +88,7 @@ class Decoding:
 
 
 class _State:
-    """What the thread shares with those who wait: what is `ready`, and what makes the error, once it failed."""
+    """What the thread and the waits share: what is `ready`, and what makes the error, once it failed."""
 
     def __init__(self, sizes: dict[str, int]) -> None:
         self.ready = {name: np.zeros(size, dtype=bool) for name, size in sizes.items()}
@@ -126,22 +126,12 @@ def _closed() -> RuntimeError:
     return RuntimeError("the data was closed while its images were decoded")
 
 
-def cut_short(index: int, num_examples: int, error: BaseException) -> BaseException:
-    """The error of a split whose files end, or cannot be read, at an example; without memory left it is not theirs."""
-    if memory.is_exhausted(error):
-        return error
-    return DataCorrupt(
-        f"the prepared data ends or is damaged at example {index} of {num_examples}: {error}",
-        hint="prepare or copy the data set again",
-    )
-
-
 def _work(parts: Sequence[Part], state: _State) -> None:
     try:
         for part in parts:
             damaged = _decode(part, state)
             if damaged:
-                # The names are looked up by whoever hears of it: TFDS may import meanwhile, which is not for threads.
+                # The names are looked up by the wait that raises: TFDS may import meanwhile, which is not for threads.
                 state.end(partial(part.corrupt, damaged))
                 return
     except BaseException as error:
@@ -163,7 +153,7 @@ def _decode(part: Part, state: _State) -> dict[int, str]:
             damaged[index] = reason_of(error)
             continue
         except (tf.errors.OpError, StopIteration) as error:
-            raise cut_short(index, len(part.order), error) from error
+            raise cut_short(f"{index} of {len(part.order)}", error) from error
         if part.pixels is not None:
             part.pixels[index] = image
         state.put(part.name, index)

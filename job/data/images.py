@@ -7,13 +7,11 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, Protocol
+from typing import BinaryIO, Literal, Protocol
 
 import numpy as np
 import tensorflow as tf
-import tensorflow_datasets as tfds
 
-from job.data.pixels import decode
 from job.errors import InvalidSettings
 
 PARALLEL_DECODES = os.cpu_count() or 1
@@ -34,7 +32,7 @@ class ImageSource(Protocol):
 def untuned(dataset: tf.data.Dataset, *, num_threads: int | None = None) -> tf.data.Dataset:
     """`dataset`, whose parallelism and buffers are given: nothing is left for tf.data to tune while it runs.
 
-    The thread that would tune wakes up at growing intervals, and whoever leaves an iterator before its end waits for it
+    The thread that would tune wakes up at growing intervals, and to leave an iterator before its end is to wait for it
     (TensorFlow 2.21): for as long again as the iterator has lived. `num_threads` gives it threads of its own.
     """
     options = tf.data.Options()
@@ -45,7 +43,7 @@ def untuned(dataset: tf.data.Dataset, *, num_threads: int | None = None) -> tf.d
 
 
 def allocate(shape: tuple[int, ...], cache: Literal["memory", "disk", "none"], cache_dir: Path) -> np.ndarray | None:
-    """Room for decoded images. On disk it is a file without a name, gone with the process however that ends."""
+    """An array for decoded images, if they are kept; on disk a file without a name, which goes with the process."""
     if cache == "none":
         return None
     if cache == "memory":
@@ -96,37 +94,3 @@ class CachedImages:
 
         indices = tf.data.Dataset.from_tensor_slices(order).batch(batch_size)
         return indices.map(gather)
-
-
-class RecordImages:
-    """Images read and decoded again each time they are wanted: bounded in memory, and in disk.
-
-    `read` gives the serialized example of an index, in any order, to several threads; `features` take it apart.
-    """
-
-    def __init__(
-        self, read: Callable[[int], bytes], features: tfds.features.FeaturesDict, image_key: str, image_size: int
-    ) -> None:
-        self._read = read
-        self._features = features
-        self._image_key = image_key
-        self._image_size = image_size
-
-    def examples(self, order: np.ndarray) -> tf.data.Dataset:
-        """The examples of the indices of `order` in turn, their images still encoded."""
-        return self._mapped(order, self._example)
-
-    def each(self, order: np.ndarray) -> tf.data.Dataset:
-        """uint8 [size, size, 3] for the indices of `order` in turn."""
-        return self._mapped(order, lambda index: decode(self._example(index)[self._image_key], self._image_size))
-
-    def _example(self, index: tf.Tensor) -> dict[str, tf.Tensor]:
-        serialized = tf.ensure_shape(tf.numpy_function(self._read, [index], tf.string, stateful=False), [])
-        return self._features.deserialize_example(serialized, decoders={self._image_key: tfds.decode.SkipDecoding()})
-
-    @staticmethod
-    def _mapped(order: np.ndarray, load: Callable[[tf.Tensor], Any]) -> tf.data.Dataset:
-        return tf.data.Dataset.from_tensor_slices(order).map(as_it_is(load), num_parallel_calls=PARALLEL_DECODES)
-
-    def batches(self, order: np.ndarray, batch_size: int) -> tf.data.Dataset:
-        return self.each(order).batch(batch_size)

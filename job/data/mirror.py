@@ -5,8 +5,8 @@ in a manifest with sizes and digests, and `Fetching` holds every file against it
 no manifest: there the store's own checksum must do, and a copy is good as long as its object has the generation that it
 was fetched at. A file has its name only once it is complete, so both may be killed anywhere, and go on from there.
 
-Whoever can write to the bucket chooses the names: one that would leave the folder, a file that no data set needs, and
-one that the manifest does not know are refused before anything is fetched. This module knows no TensorFlow.
+The names come from anyone who can write to the bucket: one that would leave the folder, a file that no data set needs,
+and one that the manifest does not know are refused before anything is fetched. This module knows no TensorFlow.
 """
 
 import contextlib
@@ -21,7 +21,6 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from job.data import prepared
-from job.data.prepared import DESCRIPTION, files_of_dataset
 from job.errors import DataUnavailable, InputError, ObjectMissing, WeightsUnusable
 from job.observe import events
 from job.paths import UnsafeName, checked_name, inside
@@ -52,6 +51,10 @@ class Listed(BaseModel):
         return Digest(self.size, self.sha256)
 
 
+Files = dict[str, Listed | None]
+"""The files of a mirror by name, with what its manifest says of each; None where there is no manifest."""
+
+
 class Manifest(BaseModel):
     """The files of a mirror by name."""
 
@@ -61,6 +64,113 @@ class Manifest(BaseModel):
     @classmethod
     def _names_are_safe(cls, files: dict[str, Listed]) -> dict[str, Listed]:
         return {checked_name(name): listed for name, listed in files.items()}
+
+    @classmethod
+    def read(cls, store: ObjectStore) -> tuple["Manifest", int]:
+        """The manifest of a mirror, empty when there is none, and its generation. Raises InputError."""
+        try:
+            stored = store.read(MANIFEST)
+        except ObjectMissing:
+            return cls(), MISSING
+        try:
+            return cls.model_validate_json(stored.data), stored.generation
+        except ValidationError as error:
+            raise InputError(
+                f"{store.uri}/{MANIFEST} is not the manifest of a mirror: {error.errors()[0]['msg']}",
+                hint="delete it, and fill the mirror again with python -m job mirror",
+            ) from error
+
+    def write(self, store: ObjectStore, generation: int) -> int:
+        """Write it, sorted by name, in place of `generation`; returns the new one."""
+        content = Manifest(files=dict(sorted(self.files.items())))
+        return store.write(MANIFEST, content.model_dump_json(indent=1).encode(), if_generation=generation)
+
+
+def probe(store: ObjectStore) -> None:
+    """Find out whether a mirror can be filled, by writing its manifest as it is. Raises StorageError, InputError."""
+    manifest, generation = Manifest.read(store)
+    manifest.write(store, generation)
+
+
+def send(
+    store: ObjectStore, files: Mapping[str, Path], *, observer: events.Observer, check_stop: Callable[[], None]
+) -> None:
+    """Put files into a mirror, but for those that are there as they were sent; a killed one goes on where it was."""
+    manifest, manifest_generation = Manifest.read(store)
+    num_bytes, began = 0, time.monotonic()
+    # Descriptions come last: a data set is found by its description, so it is not taken before it is complete.
+    ordered = sorted(files.items(), key=lambda file: (file[0].endswith(f"/{prepared.DESCRIPTION}"), file[0]))
+    for count, (name, path) in enumerate(ordered, start=1):
+        check_stop()
+        digest, current = digest_of(path), store.generation(name)
+        if current == MISSING or manifest.files.get(name) != Listed(**vars(digest), generation=current):
+            store.upload(name, path, if_generation=current)
+            num_bytes += digest.size
+            manifest.files[name] = Listed(**vars(digest), generation=store.generation(name))
+            manifest_generation = manifest.write(store, manifest_generation)
+        observer.event(events.Mirrored(file=name, number=count, num_files=len(files), bytes=digest.size))
+    observer.event(events.MirrorFilled(store.uri, bytes_sent=num_bytes, seconds=time.monotonic() - began))
+
+
+def files_of_dataset(store: ObjectStore, dataset: str) -> Files:
+    """The files of a prepared data set. Raises DataUnavailable when there are none.
+
+    Raises InputError when the names are not all such that they may be fetched, or a file is there that should not be;
+    in a folder, where nothing is fetched, other files may lie beside those.
+    """
+    names = []
+    for name in store.list(f"{prepared.family(dataset)}/"):
+        # What the consoles of buckets show as folders are empty objects whose names end with a slash.
+        with _named(store):
+            checked_name(name.removesuffix("/"))
+        if not name.endswith("/"):
+            names.append(name)
+    names = prepared.files_of_dataset(names, dataset)
+    if not names:
+        raise DataUnavailable(
+            f"there is no prepared data of {dataset!r} under {store.uri}",
+            hint=f"fill it from a machine with a network: {_command(store.uri)} --dataset {dataset}",
+        )
+    if isinstance(store, LocalStore):
+        return dict.fromkeys(names)
+    for name in names:
+        if not prepared.is_needed(name):
+            raise InputError(
+                f"{store.uri}/{name} is no file of a prepared data set, and nothing was fetched: expected descriptions "
+                "(.json), labels (.txt) and record files",
+                hint="delete it, if you know why it is there",
+            )
+    return _listed(store, names)
+
+
+def _command(place: str) -> str:
+    """What fills a mirror that has `place`."""
+    return f"python -m job mirror --to {place.removesuffix('/tfds').removesuffix('/weights')}"
+
+
+def _listed(store: ObjectStore, names: Iterable[str]) -> Files:
+    """Files by name. Raises InputError for one that the manifest lacks."""
+    manifest, generation = Manifest.read(store)
+    for name in names:
+        if generation != MISSING and name not in manifest.files:
+            raise InputError(
+                f"{store.uri}/{name} is not in the manifest of the mirror, and nothing was fetched: filling the mirror "
+                "was cut short, or somebody else put it there",
+                hint="fill the mirror again, with python -m job mirror; if it is still refused then, delete it",
+            )
+    return {name: manifest.files.get(name) for name in names}
+
+
+@contextlib.contextmanager
+def _named(store: ObjectStore) -> Iterator[None]:
+    """Turn an unsafe name into an error that says in which store it is."""
+    try:
+        yield
+    except UnsafeName as error:
+        raise InputError(
+            f"{store.uri} has an object whose name cannot be that of a file here, and nothing was fetched: {error}",
+            hint="find out why it is there, and delete it",
+        ) from error
 
 
 class Fetching:
@@ -88,40 +198,29 @@ class Fetching:
     def dataset(self, uri: str, dataset: str) -> Path:
         """A local data_dir with the prepared data set. Raises DataUnavailable, InputError, StorageError."""
         store = open_store(uri)
-        files = files_of_prepared(store, dataset)
-        if not files:
-            raise DataUnavailable(
-                f"there is no prepared data of {dataset!r} under {uri}",
-                hint=f"fill it from a machine with a network: python -m job mirror --to {uri} --dataset {dataset}",
-            )
-        folder = self._folder(uri)
-        self._fetch(store, folder, files)
-        return folder
+        return self._fetch(store, uri, files_of_dataset(store, dataset))
 
     def weights(self, uri: str) -> Path:
         """A local copy of a file of weights. Raises WeightsUnusable, InputError, StorageError."""
         parent, _, name = uri.rpartition("/")
-        folder, store = self._folder(parent), open_store(parent)
+        store = open_store(parent)
         try:
-            self._fetch(store, folder, _listed(store, [name]))
+            return self._fetch(store, parent, _listed(store, [name])) / name
         except ObjectMissing as error:
             raise WeightsUnusable(
                 f"THAW_WEIGHTS={uri!r}: there is no such object",
-                hint=f"put it there, or fill a mirror: python -m job mirror --to {parent}",
+                hint=f"put it there, or fill a mirror: {_command(parent)}",
             ) from error
-        return folder / name
 
-    def _folder(self, uri: str) -> Path:
-        return self._root / hashlib.sha256(uri.encode()).hexdigest()[:16]
-
-    def _fetch(self, store: ObjectStore, folder: Path, files: Mapping[str, "Listed | None"]) -> None:
-        began = time.monotonic()
+    def _fetch(self, store: ObjectStore, uri: str, files: Files) -> Path:
+        """Fetch what is not here; returns the folder that has the files."""
+        folder = self._root / hashlib.sha256(uri.encode()).hexdigest()[:16]
+        began = reported_at = time.monotonic()
         fetched: list[int] = []
-        executor = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="fetch")
         copies = [Copy(store, name, folder=folder, listed=listed) for name, listed in files.items()]
+        executor = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="fetch")
         pending = {executor.submit(copy.ensure, self._scratch) for copy in copies}
         try:
-            reported_at = time.monotonic()
             while pending:
                 done, pending = wait(pending, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
                 fetched += [size for size in (future.result() for future in done) if size is not None]
@@ -133,6 +232,7 @@ class Fetching:
             executor.shutdown(wait=False, cancel_futures=True)
         seconds = time.monotonic() - began
         self._observer.event(events.Fetched(store.uri, len(fetched), bytes=sum(fetched), seconds=seconds))
+        return folder
 
 
 class Copy:
@@ -144,10 +244,10 @@ class Copy:
     def __init__(self, store: ObjectStore, name: str, *, folder: Path, listed: Listed | None) -> None:
         self._store = store
         self._name = name
-        with _named(store, name):
+        self._listed = listed
+        with _named(store):
             self._path = _below(folder, name)
             self._note = _below(folder.with_name(f"{folder.name}-notes"), f"{name}.json")
-        self._listed = listed
 
     def ensure(self, scratch_folder: Path) -> int | None:
         """Fetch the file unless it is here; returns how many bytes that were, None when it was here."""
@@ -161,7 +261,13 @@ class Copy:
                 path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 found = self._store.download(self._name, part)
-                self._check(found)
+                if self._listed is not None and found != self._listed.digest:
+                    raise InputError(
+                        f"{self._store.uri}/{self._name} is not what the manifest of the mirror says: {found.size} "
+                        f"bytes with SHA-256 {found.sha256[:12]}, expected {self._listed.size} bytes with "
+                        f"{self._listed.sha256[:12]}",
+                        hint="fill the mirror again, with python -m job mirror",
+                    )
                 part.rename(self._path)
                 part.write_text(Listed(**vars(found), generation=generation).model_dump_json())
                 part.rename(self._note)
@@ -191,113 +297,8 @@ class Copy:
         with scratch.explained(self._path), copy:
             return Digest(os.fstat(copy.fileno()).st_size, hashlib.file_digest(copy, "sha256").hexdigest())
 
-    def _check(self, found: Digest) -> None:
-        if self._listed is not None and found != self._listed.digest:
-            raise InputError(
-                f"{self._store.uri}/{self._name} is not what the manifest of the mirror says: {found.size} bytes with "
-                f"SHA-256 {found.sha256[:12]}, expected {self._listed.size} bytes with {self._listed.sha256[:12]}",
-                hint="fill the mirror again, with python -m job mirror",
-            )
-
-
-def files_of_prepared(store: ObjectStore, dataset: str) -> dict[str, Listed | None]:
-    """The files of a prepared data set by name, with what the manifest says of each where there is one.
-
-    Raises InputError when the names are not all such that they may be fetched, or a file is there that should not be;
-    in a folder, where nothing is fetched, other files may lie beside those.
-    """
-    names = []
-    for name in store.list(f"{prepared.family(dataset)}/"):
-        # What the consoles of buckets show as folders are empty objects whose names end with a slash.
-        with _named(store, name):
-            checked_name(name.removesuffix("/"))
-        if not name.endswith("/"):
-            names.append(name)
-    names = files_of_dataset(names, dataset)
-    if isinstance(store, LocalStore):
-        return dict.fromkeys(names)
-    for name in names:
-        if not prepared.is_needed(name):
-            raise InputError(
-                f"{store.uri}/{name} is no file of a prepared data set, and nothing was fetched: expected descriptions "
-                "(.json), labels (.txt) and record files",
-                hint="delete it, if you know why it is there",
-            )
-    return _listed(store, names)
-
-
-def _listed(store: ObjectStore, names: Iterable[str]) -> dict[str, Listed | None]:
-    """What the manifest says of each file; None where there is no manifest. Raises InputError for one it lacks."""
-    manifest, generation = manifest_of(store)
-    for name in names:
-        if generation != MISSING and name not in manifest.files:
-            raise InputError(
-                f"{store.uri}/{name} is not in the manifest of the mirror, and nothing was fetched: filling the mirror "
-                "was cut short, or somebody else put it there",
-                hint="fill the mirror again, with python -m job mirror; if it is still refused then, delete it",
-            )
-    return {name: manifest.files.get(name) for name in names}
-
 
 def _below(folder: Path, name: str) -> Path:
     """Where a file is written. A link in its own place does no harm: the file takes that place."""
     parent, _, last = checked_name(name).rpartition("/")
     return inside(folder, parent) / last if parent else folder / last
-
-
-@contextlib.contextmanager
-def _named(store: ObjectStore, name: str) -> Iterator[None]:
-    """Turn an unsafe name into an error that says whose it is."""
-    try:
-        yield
-    except UnsafeName as error:
-        raise InputError(
-            f"{store.uri} has an object whose name cannot be that of a file here, and nothing was fetched: {error}",
-            hint="find out who put it there, and delete it",
-        ) from error
-
-
-def manifest_of(store: ObjectStore) -> tuple[Manifest, int]:
-    """The manifest of a mirror, which may be empty, and its generation. Raises InputError when it is none."""
-    try:
-        stored = store.read(MANIFEST)
-    except ObjectMissing:
-        return Manifest(), MISSING
-    try:
-        return Manifest.model_validate_json(stored.data), stored.generation
-    except ValidationError as error:
-        raise InputError(
-            f"{store.uri}/{MANIFEST} is not the manifest of a mirror: {error.errors()[0]['msg']}",
-            hint="delete it, and fill the mirror again with python -m job mirror",
-        ) from error
-
-
-def probe(store: ObjectStore) -> None:
-    """Find out whether a mirror can be filled, by writing its manifest as it is. Raises StorageError."""
-    manifest, generation = manifest_of(store)
-    _write(store, manifest, generation)
-
-
-def send(
-    store: ObjectStore, files: Mapping[str, Path], *, observer: events.Observer, check_stop: Callable[[], None]
-) -> None:
-    """Put files into a mirror, but for those that are there as they were sent; a killed one goes on where it was."""
-    manifest, manifest_generation = manifest_of(store)
-    num_bytes, began = 0, time.monotonic()
-    # The description comes last: before it is there, nobody takes the mirror for full.
-    ordered = sorted(files.items(), key=lambda file: (file[0].endswith(f"/{DESCRIPTION}"), file[0]))
-    for count, (name, path) in enumerate(ordered, start=1):
-        check_stop()
-        digest, current = digest_of(path), store.generation(name)
-        if current == MISSING or manifest.files.get(name) != Listed(**vars(digest), generation=current):
-            store.upload(name, path, if_generation=current)
-            num_bytes += digest.size
-            manifest.files[name] = Listed(**vars(digest), generation=store.generation(name))
-            manifest_generation = _write(store, manifest, manifest_generation)
-        observer.event(events.Mirrored(file=name, number=count, num_files=len(files), bytes=digest.size))
-    observer.event(events.MirrorFilled(store.uri, bytes_sent=num_bytes, seconds=time.monotonic() - began))
-
-
-def _write(store: ObjectStore, manifest: Manifest, generation: int) -> int:
-    content = Manifest(files=dict(sorted(manifest.files.items())))
-    return store.write(MANIFEST, content.model_dump_json(indent=1).encode(), if_generation=generation)

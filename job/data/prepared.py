@@ -6,6 +6,7 @@ from elsewhere could run code. Here only TFDS's own features pass. This module k
 """
 
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
@@ -14,7 +15,9 @@ from typing import Any
 from job.errors import InputError
 from job.paths import UnsafeName, checked_name
 
-DEFAULT_DATA_DIR = "~/tensorflow_datasets"
+DEFAULT_DATA_DIR = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
+"""As `tensorflow_datasets.core.constants` has it, which takes half a second to import."""
+
 DESCRIPTION = "dataset_info.json"
 FEATURES = "features.json"
 TRUSTED_CLASSES = "tensorflow_datasets.core.features."
@@ -35,17 +38,17 @@ def files_of_dataset(names: Iterable[str], dataset: str) -> list[str]:
     match = re.match(r"^([^/:]+)(?:/([^:]+))?(?::(.+))?$", dataset)
     assert match is not None, dataset
     name, config, version = match.groups()
-    names = list(names)
-    folders: dict[PurePosixPath, PurePosixPath] = {}
-    for path in (PurePosixPath(entry) for entry in names):
+    paths = {entry: PurePosixPath(entry) for entry in names}
+    newest: dict[PurePosixPath, PurePosixPath] = {}
+    for path in paths.values():
         if path.name != DESCRIPTION or path.parts[0] != name or len(path.parts) not in (3, 4):
             continue
-        version_folder, family = path.parent, path.parent.parent
-        is_config = config is None or family.parts[1:] == tuple(config.split("/"))
-        is_version = version is None or re.fullmatch(version.replace(".", r"\.").replace("*", r"\d+"), path.parent.name)
-        if is_config and is_version and _version(version_folder) >= _version(folders.get(family)):
-            folders[family] = version_folder
-    return [entry for entry in names if PurePosixPath(entry).parent in folders.values()]
+        folder, parent = path.parent, path.parent.parent
+        is_config = config is None or parent.parts[1:] == tuple(config.split("/"))
+        is_version = version is None or re.fullmatch(version.replace(".", r"\.").replace("*", r"\d+"), folder.name)
+        if is_config and is_version and _version(folder) >= _version(newest.get(parent)):
+            newest[parent] = folder
+    return [entry for entry, path in paths.items() if path.parent in newest.values()]
 
 
 def _version(folder: PurePosixPath | None) -> tuple[int, ...]:
@@ -55,6 +58,17 @@ def _version(folder: PurePosixPath | None) -> tuple[int, ...]:
 def is_needed(name: str) -> bool:
     """Whether a file is a description, a list of labels, a licence or one with examples; TFDS reads no other."""
     return _NEEDED.fullmatch(PurePosixPath(name).name) is not None
+
+
+def is_description(name: str) -> bool:
+    """Whether a needed file is one of those that say what the others hold."""
+    return name.endswith((".json", ".txt"))
+
+
+def versions(data_dir: Path, dataset: str) -> list[str]:
+    """The folders of what is prepared of a data set, whatever version or configuration is asked for."""
+    found = (path for pattern in ("*", "*/*") for path in data_dir.glob(f"{family(dataset)}/{pattern}/{DESCRIPTION}"))
+    return sorted(path.parent.relative_to(data_dir).as_posix() for path in found)
 
 
 def check(folder: Path) -> None:
@@ -72,7 +86,7 @@ def _check_description(path: Path) -> None:
     except (OSError, ValueError, RecursionError):
         # TFDS cannot read it either, and says so.
         return
-    hint = "prepare the data set with TFDS's own features, or take it from somebody you trust"
+    hint = "prepare the data set with TFDS's own features, or take it from a source that you trust"
     for key, value in _texts(content):
         if key == "class" and not value.startswith(TRUSTED_CLASSES):
             raise InputError(

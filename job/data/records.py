@@ -14,6 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
+from job import memory
 from job.errors import DataCorrupt
 
 _HEADER = struct.Struct("<QI")
@@ -60,22 +61,26 @@ class RecordReader:
             return file.read(length)
 
 
-def _broken(path: Path, index: int, num_expected: int | None, reason: object) -> DataCorrupt:
-    """The error of a file that ends, or cannot be read, at a record; `num_expected` are asked of it, None is all."""
-    of = "" if num_expected is None else f" of {num_expected}"
+def cut_short(place: str, reason: object) -> BaseException:
+    """The error of data that ends, or cannot be read, at an example; when memory is exhausted, the data is not why."""
+    if isinstance(reason, BaseException) and memory.is_exhausted(reason):
+        return reason
     return DataCorrupt(
-        f"the prepared data ends or is damaged at example {index}{of} of {path}: {reason}",
-        hint="prepare or copy the data set again",
+        f"the prepared data ends or is damaged at example {place}: {reason}", hint="prepare or copy the data set again"
     )
 
 
 def _offsets(path: Path, stop: int | None) -> np.ndarray:
     """Offset and length in bytes of the first `stop` records of a file, or of all: int64 [records, 2]."""
     places: list[tuple[int, int]] = []
+
+    def broken(reason: object) -> BaseException:
+        return cut_short(f"{len(places)}{'' if stop is None else f' of {stop}'} of {path}", reason)
+
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
-            raise _broken(path, 0, stop, "it is not a regular file")
+            raise broken("it is not a regular file")
         with path.open("rb") as file:
             offset, size = 0, status.st_size
             while offset < size and (stop is None or len(places) < stop):
@@ -84,11 +89,11 @@ def _offsets(path: Path, stop: int | None) -> np.ndarray:
                 length = _HEADER.unpack(header)[0] if len(header) == _HEADER.size else size
                 end = offset + _HEADER.size + length + _FOOTER_BYTES
                 if end > size:
-                    raise _broken(path, len(places), stop, f"a record leads to byte {end:,} of {size:,}")
+                    raise broken(f"a record leads to byte {end:,} of {size:,}")
                 places.append((offset + _HEADER.size, length))
                 offset = end
     except OSError as error:
-        raise _broken(path, len(places), stop, error.strerror or error) from error
+        raise broken(error.strerror or error) from error
     if stop is not None and len(places) < stop:
-        raise _broken(path, len(places), stop, "the file has no more")
+        raise broken("the file has no more")
     return np.array(places, dtype=np.int64).reshape(-1, 2)

@@ -8,7 +8,7 @@ This module knows nothing of models; augmentation happens on the device, in `mod
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,19 +16,13 @@ from typing import Any, Literal
 
 import numpy as np
 import tensorflow as tf
-import tensorflow_datasets as tfds
 
-from job.data import tfds_source as tfds_data
 from job.data.composition import Composition, identity
-from job.data.decoding import Decoding, Part, cut_short
-from job.data.description import SPLIT_NAMES, Supervision, has_random_access, judge
-from job.data.images import PARALLEL_DECODES, CachedImages, ImageSource, RecordImages, allocate, as_it_is, untuned
-from job.data.pixels import decode
-from job.data.records import RecordReader
-from job.errors import DataCorrupt, InputError
-
-EXAMPLES_READ_TOGETHER = 64
-PREFETCHED_BATCHES = 2
+from job.data.decoding import Decoding, Part
+from job.data.description import SPLIT_NAMES, judge
+from job.data.examples import PREFETCHED_BATCHES, Examples
+from job.data.images import CachedImages, ImageSource, allocate, untuned
+from job.data.tfds_source import prepared_builder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,35 +137,29 @@ def load_splits(
     splits do not fit together, InvalidSettings when the splits do not fit the data.
     """
     image_size = request.image_size
-    builder = tfds_data.prepared_builder(request.dataset, request.data_dir)
+    builder = prepared_builder(request.dataset, request.data_dir)
     found = judge(builder, request.specs, cache=request.cache)
-    sources = {
-        name: _source(builder, spec, found, image_size) for name, spec in zip(SPLIT_NAMES, request.specs, strict=True)
+    examples = {
+        name: Examples(builder, spec, found, image_size) for name, spec in zip(SPLIT_NAMES, request.specs, strict=True)
     }
-    labels, digests = _read(sources, found, check_stop)
+    labels, digests = {}, {}
+    for name, split in examples.items():
+        labels[name], digests[name] = split.read(check_stop)
     composition = Composition.of(found.class_names, labels, digests)
     composition.check()
     parts = []
-    for name, source in sources.items():
-        order = first_order(source.size) if name == "train" and source.records is not None else np.arange(source.size)
-        parts.append(
-            Part(
-                name=name,
-                order=order,
-                images=_images(source, order, found.image_key, image_size),
-                pixels=allocate((source.size, image_size, image_size, 3), request.cache, request.cache_dir),
-                corrupt=partial(tfds_data.corrupt, builder, source.spec, source.named_examples),
-            )
-        )
+    for name, split in examples.items():
+        order = first_order(split.size) if name == "train" and split.is_in_any_order else np.arange(split.size)
+        pixels = allocate((split.size, image_size, image_size, 3), request.cache, request.cache_dir)
+        parts.append(Part(name=name, order=order, images=split.images(order), pixels=pixels, corrupt=split.corrupt))
     decoding = Decoding(parts, check_stop)
     splits = {}
-    for part, source in zip(parts, sources.values(), strict=True):
-        images: ImageSource | None = source.records
+    for part in parts:
+        images: ImageSource = examples[part.name]
         if part.pixels is not None:
             images = CachedImages(part.pixels, partial(decoding.wait_in_batch, part.name))
-        assert images is not None, "judged before: without a cache files are read in any order"
         splits[part.name] = Split(
-            name=part.name, spec=source.spec, labels=labels[part.name], images=images, decoding=decoding
+            name=part.name, spec=examples[part.name].spec, labels=labels[part.name], images=images, decoding=decoding
         )
     return Splits(
         **splits,
@@ -180,123 +168,3 @@ def load_splits(
         composition=composition,
         decoding=decoding,
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Source:
-    """One split as its files have it.
-
-    `examples` are all in order, their images encoded; `named_examples` the same, where possible with their place.
-    `records` reads them by index, where the files can be read so.
-    """
-
-    spec: str
-    size: int
-    examples: tf.data.Dataset
-    named_examples: Callable[[], tf.data.Dataset]
-    records: RecordImages | None
-
-
-def _source(builder: tfds.core.DatasetBuilder, spec: str, found: Supervision, image_size: int) -> _Source:
-    """Open a split; its files are as long as their description says. Raises DataCorrupt, InputError."""
-    size = builder.info.splits[spec].num_examples
-    records = None
-    if has_random_access(builder):
-        # Before anything is allocated, or read by TensorFlow: sizes are believed from here on.
-        num_records, read = _reader(builder, spec)
-        if num_records != size:
-            raise DataCorrupt(
-                f"the files of {spec} have {num_records:,} examples, and {builder.info.full_name} says {size:,}",
-                hint="prepare or copy the data set again",
-            )
-        records = RecordImages(read, builder.info.features, found.image_key, image_size)
-
-    def in_turn(**options: Any) -> tf.data.Dataset:
-        return builder.as_dataset(
-            split=spec,
-            decoders={found.image_key: tfds.decode.SkipDecoding()},
-            read_config=tfds_data.read_config(**options),
-        )
-
-    if _is_array_record(builder):
-        assert records is not None
-        examples = records.examples(np.arange(size))
-        return _Source(spec=spec, size=size, examples=examples, named_examples=lambda: examples, records=records)
-    return _Source(
-        spec=spec, size=size, examples=in_turn(), named_examples=partial(in_turn, add_tfds_id=True), records=records
-    )
-
-
-def _reader(builder: tfds.core.DatasetBuilder, spec: str) -> tuple[int, Callable[[int], bytes]]:
-    """How many examples the files of a split have, and what reads a serialized one by index."""
-    if not _is_array_record(builder):
-        reader = RecordReader(builder.info.splits[spec].file_instructions)
-        return len(reader), reader.read
-    try:
-        source = builder.as_data_source(split=spec, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
-    except ImportError as error:
-        raise InputError(
-            f"{builder.info.full_name} is kept as ArrayRecord files, which this installation cannot read: {error}",
-            hint="pip install array_record, or prepare the data set again with file_format='tfrecord'",
-        ) from error
-    return len(source), source.__getitem__
-
-
-def _is_array_record(builder: tfds.core.DatasetBuilder) -> bool:
-    """TFDS 4.9 reads such files by index alone, with no `as_dataset`."""
-    return bool(builder.info.file_format == tfds.core.FileFormat.ARRAY_RECORD)
-
-
-def _images(source: _Source, order: np.ndarray, image_key: str, image_size: int) -> tf.data.Dataset:
-    """Images as uint8 [size, size, 3] in `order`; that is the only one where files cannot be read in any order."""
-    if source.records is not None:
-        return source.records.each(order)
-    return source.examples.map(
-        as_it_is(lambda example: decode(example[image_key], image_size)), num_parallel_calls=PARALLEL_DECODES
-    )
-
-
-def _read(
-    sources: Mapping[str, _Source], found: Supervision, check_stop: Callable[[], None]
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """By split the labels, int32 [n], and the SHA-256 of each encoded image, uint8 [n, 32].
-
-    Every example is read, and its checksum verified where it has one.
-    """
-    found_here = {name: _read_split(source, found, check_stop) for name, source in sources.items()}
-    return (
-        {name: labels for name, (labels, _) in found_here.items()},
-        {name: digests for name, (_, digests) in found_here.items()},
-    )
-
-
-def _read_split(
-    source: _Source, found: Supervision, check_stop: Callable[[], None], *, batch_size: int = EXAMPLES_READ_TOGETHER
-) -> tuple[np.ndarray, np.ndarray]:
-    pairs = source.examples.map(as_it_is(lambda example: (example[found.label_key], example[found.image_key])))
-    batches = untuned(pairs.batch(batch_size).prefetch(PREFETCHED_BATCHES)).as_numpy_iterator()
-    labels, digests = np.empty(source.size, dtype=np.int32), np.empty((source.size, 32), dtype=np.uint8)
-    for start in range(0, source.size, batch_size):
-        check_stop()
-        try:
-            some_labels, images = next(batches)
-            if len(images) < min(batch_size, source.size - start):
-                raise EOFError("the files have no more")
-        except (tf.errors.OpError, StopIteration, EOFError) as error:
-            if batch_size > 1:
-                # Once more, one by one: which example it is should be told.
-                return _read_split(source, found, check_stop, batch_size=1)
-            raise cut_short(start, source.size, error) from error
-        wrong = np.flatnonzero((some_labels < 0) | (some_labels >= len(found.class_names)))
-        if wrong.size:
-            raise DataCorrupt(
-                f"example {start + wrong[0]} of {source.spec} has the label {some_labels[wrong[0]]}, expected 0 to "
-                f"{len(found.class_names) - 1}",
-                hint="choose splits whose examples are labelled",
-            )
-        rows = slice(start, start + len(images))
-        labels[rows] = some_labels
-        digests[rows] = np.frombuffer(b"".join(hashlib.sha256(image).digest() for image in images), np.uint8).reshape(
-            -1, 32
-        )
-    return labels, digests

@@ -1,17 +1,15 @@
-"""Finding a TFDS data set: prepared, downloaded, or told in plain words why not.
+"""A TFDS data set by its name: prepared data is opened, other data is downloaded, or an error says why not.
 
-What is prepared is opened, what is not is downloaded and prepared; whether it can be learned from is judged in
-`description`. This module reads no image, and imports no TensorFlow before data is prepared.
+Whether it can be learned from is judged in `description`. This module reads no image, and imports no TensorFlow before
+data is prepared.
 """
 
 import contextlib
 import importlib
 import logging
 import os
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import absl.logging
 import requests
@@ -23,21 +21,14 @@ from tensorflow_datasets.core.download.resource import get_dl_fname
 from job.data import prepared
 from job.data.description import supervision
 from job.data.prepared import DEFAULT_DATA_DIR
-from job.errors import DataCorrupt, DataUnavailable
+from job.errors import DataUnavailable
 
 BUILT_IN = {"drawn_cats_vs_dogs": "demo.drawn"}
 """The data sets that come with the program, and the module that registers each with TFDS when it is imported."""
 
-MAX_NAMED_EXAMPLES = 20
-
 REACH_TRIES = 3
 REACH_BACKOFF_SECONDS = 1.0
 REACH_TIMEOUT_SECONDS = 10
-
-
-def read_config(**options: Any) -> tfds.ReadConfig:
-    """One shard after the other: the order of examples depends on nothing else."""
-    return tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False, **options)
 
 
 def find_builder(
@@ -50,12 +41,12 @@ def find_builder(
     """
     place = place or data_dir or DEFAULT_DATA_DIR
     hint = _hint(dataset)
-    if prepared.family(dataset) in BUILT_IN:
-        importlib.import_module(BUILT_IN[prepared.family(dataset)])
-    prepared.check(Path(data_dir or tfds.core.constants.DATA_DIR).expanduser() / prepared.family(dataset))
-    others = _prepared_versions(dataset, data_dir)
-    if others:
-        others = f"; prepared there: {others}"
+    if (family := prepared.family(dataset)) in BUILT_IN:
+        importlib.import_module(BUILT_IN[family])
+    folder = Path(data_dir or DEFAULT_DATA_DIR).expanduser()
+    prepared.check(folder / family)
+    others = ", ".join(prepared.versions(folder, dataset))
+    others = f"; prepared there: {others}" if others else ""
     try:
         builder = tfds.builder(dataset, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as error:
@@ -131,14 +122,6 @@ def _without_chatter() -> Iterator[None]:
         urllib3_log.setLevel(level)
 
 
-def _prepared_versions(dataset: str, data_dir: str | None) -> str:
-    """What is prepared of a data set, whatever version or configuration was asked for."""
-    root = Path(data_dir or DEFAULT_DATA_DIR).expanduser()
-    name = re.split("[/:]", dataset)[0]
-    found = [*root.glob(f"{name}/*/dataset_info.json"), *root.glob(f"{name}/*/*/dataset_info.json")]
-    return ", ".join(sorted(str(path.parent.relative_to(root)) for path in found))
-
-
 def _downloads(builder: tfds.core.DatasetBuilder) -> Path:
     """Where TFDS keeps what it downloads, and, in `manual`, what a person has."""
     return Path(builder.data_dir_root) / "downloads"
@@ -168,21 +151,3 @@ def _reach(builder: tfds.core.DatasetBuilder, problem: str, hint: str) -> None:
                 raise DataUnavailable(
                     f"{problem}, and there is no way to {url} from here: {type(error).__name__}", hint=hint
                 ) from error
-
-
-def corrupt(
-    builder: tfds.core.DatasetBuilder, spec: str, examples: Callable[[], Any], damaged: Mapping[int, str]
-) -> DataCorrupt:
-    """An error that names the damaged examples by file name, where the data set keeps it, and place, and says why."""
-    name_keys = [key for key in builder.info.features if "filename" in key or "file_name" in key]
-    wanted, names = set(list(damaged)[:MAX_NAMED_EXAMPLES]), []
-    for index, example in enumerate(examples().as_numpy_iterator()):
-        if index in wanted:
-            parts = [example[key].decode(errors="replace") for key in (*name_keys, "tfds_id") if key in example]
-            names.append(f"{' at '.join(parts) or f'example {index}'}: {damaged[index]}")
-    more = f"\n  and {len(damaged) - len(names)} more" if len(damaged) > len(names) else ""
-    listed = "\n".join(f"  {name}" for name in names)
-    return DataCorrupt(
-        f"{len(damaged)} of the images of {spec} cannot be decoded:\n{listed}{more}",
-        hint=f"repair or remove them and prepare {builder.info.full_name} again in {builder.data_dir}",
-    )

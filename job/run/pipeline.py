@@ -18,7 +18,7 @@ from job.data.mirror import Fetching
 from job.data.splits import DataRequest, Splits, epoch_order, load_splits
 from job.data.tfds_source import prepared_builder
 from job.errors import CheckpointDamaged, ExitCode, Interrupted, StorageError
-from job.model.classifier import Classifier, build_classifier
+from job.model.classifier import Classifier, ModelRequest, build_classifier
 from job.observe import events
 from job.observe.context import Context
 from job.observe.ledger import by_category, by_stage, goodput
@@ -73,7 +73,7 @@ class Pipeline:
             with self.committer:
                 for phase in self.phases_left():
                     self.train(phase, classifier, splits)
-            exported = classifier.export(self.settings.backbone)
+            exported = classifier.export()
             results = self.evaluate(exported, classifier, splits)
         files = self.export(exported, splits, results)
         self.finish(results.outcome, files)
@@ -136,7 +136,7 @@ class Pipeline:
         # New weights are drawn from the process's one random generator, which a retry of a renewal would use too.
         alone = self.record.quiet() if weights == "none" else contextlib.nullcontext()
         with self.progress.entering("model", "init"), alone:
-            classifier = build_classifier(
+            request = ModelRequest(
                 backbone=settings.backbone,
                 weights=weights,
                 image_size=settings.image_size,
@@ -147,6 +147,7 @@ class Pipeline:
                 policy=numerics.dtype_policy(self.arithmetic["precision"]),
                 seed=settings.seed,
             )
+            classifier = build_classifier(request)
             inputs = {
                 "data": splits.identity,
                 "backbone_sha256": classifier.digest(("backbone",)),

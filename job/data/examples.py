@@ -1,0 +1,157 @@
+"""The examples of one split as its files have them: in their order, and by index where the format allows it.
+
+TFRecord files are read by `records`, ArrayRecord files by their own library, every other format by TFDS alone, from the
+beginning. This module knows the format; what it gives does not depend on it.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from job.data.description import Supervision, has_random_access
+from job.data.images import PARALLEL_DECODES, as_it_is, untuned
+from job.data.pixels import decode
+from job.data.records import RecordReader, cut_short
+from job.errors import DataCorrupt, InputError
+
+EXAMPLES_READ_TOGETHER = 64
+MAX_NAMED = 20
+PREFETCHED_BATCHES = 2
+
+
+class Examples:
+    """`size` examples of `spec`. It is also an `ImageSource`, which decodes an image each time it is wanted."""
+
+    def __init__(self, builder: tfds.core.DatasetBuilder, spec: str, found: Supervision, image_size: int) -> None:
+        """Raises DataCorrupt when the files are not as long as the description says, InputError when unreadable."""
+        self.spec = spec
+        self.size: int = builder.info.splits[spec].num_examples
+        self._builder = builder
+        self._found = found
+        self._image_size = image_size
+        self._read_one: Callable[[int], bytes] | None = None
+        if has_random_access(builder):
+            # Before anything is allocated, or read by TensorFlow: sizes are believed from here on.
+            num_records, self._read_one = _reader(builder, spec)
+            if num_records != self.size:
+                raise DataCorrupt(
+                    f"the files of {spec} have {num_records:,} examples, and {builder.info.full_name} says "
+                    f"{self.size:,}",
+                    hint="prepare or copy the data set again",
+                )
+
+    @property
+    def is_in_any_order(self) -> bool:
+        """Whether an example can be read by its index."""
+        return self._read_one is not None
+
+    def images(self, order: np.ndarray) -> tf.data.Dataset:
+        """uint8 [size, size, 3] for the indices of `order` in turn; that is 0, 1, 2, ... unless `is_in_any_order`."""
+        if self.is_in_any_order:
+            return _mapped(order, lambda index: self._decoded(self._example(index)))
+        return self._in_turn().map(as_it_is(self._decoded), num_parallel_calls=PARALLEL_DECODES)
+
+    def batches(self, order: np.ndarray, batch_size: int) -> tf.data.Dataset:
+        """As `ImageSource.batches`."""
+        return self.images(order).batch(batch_size)
+
+    def read(
+        self, check_stop: Callable[[], None], *, batch_size: int = EXAMPLES_READ_TOGETHER
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """All labels, int32 [n], and the SHA-256 of each encoded image, uint8 [n, 32].
+
+        Checksums of the files are verified where they have any. `check_stop` is called now and then, and raises to
+        leave. Raises DataCorrupt when the files end early, or a label is none of the classes.
+        """
+        label_key, image_key, num_classes = self._found.label_key, self._found.image_key, len(self._found.class_names)
+        pairs = self._in_turn().map(as_it_is(lambda example: (example[label_key], example[image_key])))
+        batches = untuned(pairs.batch(batch_size).prefetch(PREFETCHED_BATCHES)).as_numpy_iterator()
+        labels, digests = np.empty(self.size, dtype=np.int32), np.empty((self.size, 32), dtype=np.uint8)
+        for start in range(0, self.size, batch_size):
+            check_stop()
+            try:
+                some_labels, images = next(batches)
+                if len(images) < min(batch_size, self.size - start):
+                    raise EOFError("the files have no more")
+            except (tf.errors.OpError, StopIteration, EOFError) as error:
+                if batch_size > 1:
+                    # Once more, one by one, so that the error can say which example it is.
+                    return self.read(check_stop, batch_size=1)
+                raise cut_short(f"{start} of {self.size}", error) from error
+            wrong = np.flatnonzero((some_labels < 0) | (some_labels >= num_classes))
+            if wrong.size:
+                raise DataCorrupt(
+                    f"example {start + wrong[0]} of {self.spec} has the label {some_labels[wrong[0]]}, expected 0 to "
+                    f"{num_classes - 1}",
+                    hint="choose splits whose examples are labelled",
+                )
+            rows = slice(start, start + len(images))
+            labels[rows] = some_labels
+            hashed = b"".join(hashlib.sha256(image).digest() for image in images)
+            digests[rows] = np.frombuffer(hashed, np.uint8).reshape(-1, 32)
+        return labels, digests
+
+    def corrupt(self, damaged: Mapping[int, str]) -> DataCorrupt:
+        """The error of images that cannot be decoded, by index the reason of each.
+
+        It has the file name of each, where the data set keeps it, and its place in the files.
+        """
+        info = self._builder.info
+        name_keys = [key for key in info.features if "filename" in key or "file_name" in key]
+        wanted, names = set(list(damaged)[:MAX_NAMED]), []
+        for index, example in enumerate(self._in_turn(add_tfds_id=True).as_numpy_iterator()):
+            if index in wanted:
+                parts = [example[key].decode(errors="replace") for key in (*name_keys, "tfds_id") if key in example]
+                names.append(f"{' at '.join(parts) or f'example {index}'}: {damaged[index]}")
+        more = f"\n  and {len(damaged) - len(names)} more" if len(damaged) > len(names) else ""
+        listed = "\n".join(f"  {name}" for name in names)
+        return DataCorrupt(
+            f"{len(damaged)} of the images of {self.spec} cannot be decoded:\n{listed}{more}",
+            hint=f"repair or remove them and prepare {info.full_name} again in {self._builder.data_dir}",
+        )
+
+    def _in_turn(self, **options: Any) -> tf.data.Dataset:
+        """The examples in order, their images encoded. One shard after the other: nothing else decides the order."""
+        if _is_array_record(self._builder):
+            return _mapped(np.arange(self.size), self._example)
+        return self._builder.as_dataset(
+            split=self.spec,
+            decoders={self._found.image_key: tfds.decode.SkipDecoding()},
+            read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False, **options),
+        )
+
+    def _example(self, index: tf.Tensor) -> dict[str, tf.Tensor]:
+        serialized = tf.ensure_shape(tf.numpy_function(self._read_one, [index], tf.string, stateful=False), [])
+        decoders = {self._found.image_key: tfds.decode.SkipDecoding()}
+        return self._builder.info.features.deserialize_example(serialized, decoders=decoders)
+
+    def _decoded(self, example: dict[str, tf.Tensor]) -> tf.Tensor:
+        return decode(example[self._found.image_key], self._image_size)
+
+
+def _mapped(order: np.ndarray, load: Callable[[tf.Tensor], Any]) -> tf.data.Dataset:
+    return tf.data.Dataset.from_tensor_slices(order).map(as_it_is(load), num_parallel_calls=PARALLEL_DECODES)
+
+
+def _reader(builder: tfds.core.DatasetBuilder, spec: str) -> tuple[int, Callable[[int], bytes]]:
+    """How many examples the files of a split have, and what reads a serialized one by index, in several threads."""
+    if not _is_array_record(builder):
+        reader = RecordReader(builder.info.splits[spec].file_instructions)
+        return len(reader), reader.read
+    try:
+        source = builder.as_data_source(split=spec, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
+    except ImportError as error:
+        raise InputError(
+            f"{builder.info.full_name} is kept as ArrayRecord files, which this installation cannot read: {error}",
+            hint="pip install array_record, or prepare the data set again with file_format='tfrecord'",
+        ) from error
+    return len(source), source.__getitem__
+
+
+def _is_array_record(builder: tfds.core.DatasetBuilder) -> bool:
+    """TFDS 4.9 reads such files by index alone, with no `as_dataset`."""
+    return bool(builder.info.file_format == tfds.core.FileFormat.ARRAY_RECORD)
