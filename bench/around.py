@@ -67,10 +67,10 @@ def _starts(load: Workload) -> Iterable[Row]:
 def _answers(load: Workload) -> Iterable[Row]:
     """A finished run, answered, against a Python that only imports what every job needs."""
     env = load.environment("start-0", load.splits(64, 32, 32), HEAD_EPOCHS=1, FINE_TUNE_EPOCHS=1)
-    python = [sys.executable, "-c", "import numpy, pydantic_settings"]
+    python = [sys.executable, "-c", "import numpy, pydantic"]
     answers, imports = interleaved(REPETITIONS, lambda: finished(JOB, env), lambda: finished(python, env))
     yield Row("a finished run, answered", "s", [process.seconds for process in answers], "under 1.5 s")
-    yield Row("Python with NumPy and pydantic-settings, imported", "s", [process.seconds for process in imports])
+    yield Row("Python with NumPy and pydantic, imported", "s", [process.seconds for process in imports])
 
 
 def _commits(load: Workload) -> Generator[Row, None, float]:

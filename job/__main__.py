@@ -17,18 +17,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from job import cli
 from job.errors import ExitCode, Interrupted, ThawError
 from job.observe import termination
-from job.observe.events import RunFailed
 from job.observe.progress import Progress
 from job.redaction import redacted, redacted_value
 
 if TYPE_CHECKING:
     from job.observe.log import Log
     from job.settings.settings import Settings
-
-QUESTIONS = frozenset({"plan", "status", "list", "predict", "verify", "repair"})
-"""The commands that change no run, and `repair`, which loses nothing wherever it ends."""
 
 RESUME = "start the same run again to carry on"
 GRACE_USED = 0.9
@@ -101,6 +98,8 @@ class Ending:
 
     def failed(self, error: Exception) -> int:
         """Report an error; returns its exit code."""
+        from job.observe.events import RunFailed
+
         if isinstance(error, ThawError):
             failure = RunFailed(int(error.exit_code), error.message, error.hint)
         else:
@@ -126,29 +125,25 @@ class Ending:
 
 def main(argv: Sequence[str]) -> int:
     """Carry out the command of flags and environment; returns the exit code."""
-    return _answer(argv) if argv and argv[0] in QUESTIONS else _carry_out(argv)
+    name, words = cli.split(argv)
+    return _answer(name, words) if name in cli.QUESTIONS else _carry_out(name, words)
 
 
-def _answer(argv: Sequence[str]) -> int:
+def _answer(name: str, words: Sequence[str]) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.default_int_handler)
     # TensorFlow's C++ code has an error for every image that it cannot decode, which the answer says.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
-        from job import cli
-        from job.cli.arguments import read_command
-
-        question = read_command(argv, os.environ)
-        assert isinstance(question, cli.Question)
-        return cli.answer(question)
+        return cli.answer(name, words, os.environ)
     except (KeyboardInterrupt, BrokenPipeError):
-        # Told to stop, by a signal or by a reader that has gone, as `| head` does.
+        # Stopped by a signal, or standard output was closed, as `| head` does.
         return ExitCode.INTERRUPTED
     except Exception as error:
         return Ending().failed(error)
 
 
-def _carry_out(argv: Sequence[str]) -> int:
+def _carry_out(name: str, words: Sequence[str]) -> int:
     stop = StopSignal()
     stop.install()
     ending = Ending(writes_message=True, path=os.environ.get("THAW_TERMINATION_LOG"))
@@ -156,55 +151,32 @@ def _carry_out(argv: Sequence[str]) -> int:
     # TensorFlow's C++ notes on start-up; its warnings and errors are kept.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
 
-    from job.cli.arguments import Mirror, Run, read_command
     from job.observe.log import Log
     from job.storage import cache_folder
 
     try:
-        command = read_command(argv, os.environ)
-        assert isinstance(command, Run | Mirror)
-        settings = command.settings
+        options = cli.read(name, words, os.environ)
+        settings: Settings = options.settings
         stop.grace_seconds = settings.grace_seconds
         ending.path = str(settings.termination_log) if settings.termination_log else None
         ending.console = Log(settings.log_format, ending.progress)
         # Keras imports Matplotlib, which reads this then, and by default writes to a home that may not be writable.
         os.environ.setdefault("MPLCONFIGDIR", str(cache_folder.place(settings.cache_dir) / "matplotlib"))
         stop.check()
-        if isinstance(command, Mirror):
-            from job import cli
+        if name == "mirror":
+            from job.cli import mirror
 
-            cli.fill_mirror(command, observer=ending.console, check_stop=stop.check)
-            done = f"complete: the mirror at {command.to} is filled"
+            mirror.answer(options, observer=ending.console, check_stop=stop.check)
+            done = f"complete: the mirror at {options.to} is filled"
         else:
-            _attempt(settings, ending.console, ending.progress, stop)
+            from job.cli import run
+
+            run.answer(options, log=ending.console, progress=ending.progress, stop=stop, environ=os.environ)
             done = "complete: the result is committed"
     except Exception as error:
         return ending.failed(error)
     ending.note(ExitCode.COMPLETE, done)
     return ExitCode.COMPLETE
-
-
-def _attempt(settings: "Settings", console: "Log", progress: Progress, stop: StopSignal) -> None:
-    from job.cli.observers import StoreObserver, observing
-    from job.observe.context import Context
-    from job.run import holder, lease
-    from job.run.attempt import run_attempt
-    from job.storage import open_store
-
-    run_id = settings.resolved_run_id()
-    console.bind(run_id=run_id)
-    with observing(settings, progress=progress, log=console, environ=os.environ) as (observer, metrics):
-        stop.on_signal = metrics.interrupted
-        run_attempt(
-            settings,
-            store=open_store(
-                f"{settings.storage_uri}/{run_id}",
-                observer=StoreObserver(metrics, observer),
-                timeout_seconds=lease.request_seconds(settings.lease_seconds),
-            ),
-            holder=holder.this_process(settings.job_uid, job_name=settings.job_name, node_name=settings.node_name),
-            context=Context(observer, progress, stop.check),
-        )
 
 
 def leave(exit_code: int) -> NoReturn:

@@ -227,30 +227,41 @@ class Outcome(_Part):
 
 
 class Record(_Part):
-    """The content of run.json. `set_aside` are checkpoints that were found damaged: kept, and never used again.
-
-    `files` are the objects of a finished run by name: what was written last under `model/`, `report/` and `logs/`.
-
-    `lineages` mark the checkpoints that this record may delete. A new record gets a random lineage, which is part of
-    the name of each checkpoint that it writes: so it never deletes those of another record that was lost. A record that
-    is rebuilt gets a new lineage too, the last one, and keeps those of the checkpoints that it was rebuilt from, which
-    it may delete in their turn. A record of an earlier version has none, and neither have its names.
-    """
+    """The content of run.json."""
 
     run_id: RunId
+    """Name of the run."""
     fingerprint: Text
+    """Of the settings that change the result."""
     settings: Values
+    """The settings that change the result."""
     state: State = "prepare"
+    """How far the run is."""
     revision: Count = 0
+    """Counts the writes, so that a waiting attempt sees that the holder is alive."""
     lineages: tuple[Lineage, ...] = ()
+    """Of the checkpoints that this record may delete; the last one is its own.
+
+    A new record gets a random lineage, which is in the name of each checkpoint that it writes. So it never deletes what
+    another record wrote, of which only the checkpoints may be left. A rebuilt record also gets one, and keeps those of
+    the checkpoints that it was rebuilt from. A record of an earlier version has none, and so have its checkpoints.
+    """
     attempts: tuple[Attempt, ...] = ()
+    """Every start of the program: holder, start, end, exit code, seconds by stage and category, furthest steps."""
     inputs: Inputs = {}
+    """What the run is made from: identity of the data, digest of the backbone's weights, arithmetic."""
     checkpoints: tuple[CheckpointEntry, ...] = ()
+    """Those that can be restored, oldest first: name, phase, step, size, SHA-256."""
     history: tuple[EpochResult, ...] = ()
+    """The result of each epoch."""
     outcome: Outcome | None = None
+    """Of a finished run: test accuracy with its interval, test loss, digest of the model's weights."""
     lease: Lease | None = None
+    """Which attempt holds the run, and for how long."""
     set_aside: tuple[CheckpointEntry, ...] = ()
+    """Checkpoints that were found damaged: kept, and never used again."""
     files: dict[Object, StoredFile] = {}
+    """Of a finished run: size and SHA-256 of each object under `model/`, `report/` and `logs/`."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -17,7 +17,7 @@ from job.storage import LocalStore
 from job.storage.gcs import GcsStore
 from tests.gcs_server import BUCKET, GcsServer
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow warns of each error that a test provokes
 REPOSITORY = Path(__file__).parent.parent
 AnEvent = TypeVar("AnEvent", bound=Event)
 
@@ -155,7 +155,7 @@ def undisturbed_process(prepared: Path, tmp_path_factory: pytest.TempPathFactory
 
 def process_environment(settings: Mapping[str, Any]) -> dict[str, str]:
     """This process's environment with these settings, and no others."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    clean = {name: value for name, value in os.environ.items() if not name.startswith((PREFIX, "TF_CPP_"))}
     return clean | {f"{PREFIX}{name.upper()}": str(value) for name, value in settings.items()}
 
 

@@ -371,7 +371,7 @@ def test_the_command_says_where_to() -> None:
     """It has no default."""
     done = job("mirror", env=dict(os.environ))
     assert done.returncode == ExitCode.INVALID_SETTINGS
-    assert "--to gs://bucket/prefix" in done.stderr
+    assert "--to: is missing (where to: gs://bucket/prefix" in done.stderr
 
 
 def test_a_store_that_refuses_is_told(filled: GcsServer, tmp_path: Path) -> None:

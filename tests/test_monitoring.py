@@ -82,6 +82,13 @@ def test_rules_and_dashboard_read_only_series_that_there_are_and_show_all_of_the
     assert [series.name for series in SERIES if not any(name.startswith(series.name) for name in shown)] == []
 
 
+@pytest.mark.parametrize("page", ["docs/operations.md", "docs/monitoring.md"])
+def test_a_page_names_only_series_that_there_are(page: str) -> None:
+    """A wildcard stands for some."""
+    for name in re.findall(r"\b(thaw_[a-z_]+|kube_job_[a-z_]+)\b(?!\*)", (REPOSITORY / page).read_text()):
+        assert name in THAW | KUBE_STATE_METRICS | {series.name for series in SERIES}, name
+
+
 def test_an_alert_says_how_grave_it_is_and_what_to_do_and_has_a_unit_test() -> None:
     """With the value that it found; the page on monitoring has a row for it."""
     for name, rule in alerts().items():
@@ -117,7 +124,7 @@ def test_the_page_on_monitoring_shows_what_prometheus_takes(tmp_path: Path) -> N
 def test_the_dashboard_is_the_generated_one_and_complete() -> None:
     """Panels are explained and do not overlap, no data source is fixed, every exit code has its words."""
     text = DASHBOARD.read_text()
-    assert run([sys.executable, str(COMPONENT / "dashboard.py")]) == text, "run `make dashboard`"
+    assert run([sys.executable, "-m", "k8s.components.monitoring.shared.dashboard"]) == text, "run `make dashboard`"
     dashboard = json.loads(text)
     cells: set[tuple[int, int]] = set()
     for panel in (panel for panel in dashboard["panels"] if panel["type"] != "row"):

@@ -15,6 +15,7 @@ from job.data.splits import epoch_order
 from job.errors import DataCorrupt, InputError, Interrupted, QualityGateMissed
 from job.observe import events
 from job.report import export, tensorboard
+from job.report.files import FILES
 from job.run.pipeline import Pipeline
 from job.run.record import RECORD_NAME, Identity, RunRecord
 from job.settings.settings import Settings
@@ -82,6 +83,7 @@ def test_the_record_names_every_file_of_the_run_with_its_digest(undisturbed_run:
     assert list(named) == [name for name in export.NAMES if name in named]
     assert set(named) == {name for prefix in ("model/", "report/", "logs/") for name in store.list(prefix)}
     for name, kept in named.items():
+        assert name.startswith(tuple(FILES)), "the layout describes it"
         data = store.read(name).data
         assert (kept.size, kept.sha256) == (len(data), hashlib.sha256(data).hexdigest())
 

@@ -21,16 +21,16 @@ from job.errors import CheckpointDamaged, ExitCode, Interrupted, StorageError
 from job.model.classifier import Classifier, ModelRequest, build_classifier
 from job.observe import events
 from job.observe.context import Context
-from job.observe.ledger import by_category, by_stage, goodput
 from job.phases import Phase
 from job.report import export
-from job.report.content import compose
+from job.report.content import Results, compose
+from job.report.files import MODEL
 from job.report.gate import missed_gate
 from job.run.artefacts import Artefacts
 from job.run.checkpoint import Checkpoints
 from job.run.committer import Committer
 from job.run.record import RunRecord
-from job.run.results import Results, measure
+from job.run.results import measure
 from job.schema import CheckpointEntry, EpochResult, StoredFile
 from job.settings.resources import evaluation_batch_size
 from job.settings.settings import Settings
@@ -272,7 +272,7 @@ class Pipeline:
             self.write(artefacts, export.log_files(self.committer.history, self.scratch))
             content = self.compose_report(splits, results)
             self.write(artefacts, export.report_files(content, results.gallery, self.scratch))
-        self.observer.event(events.Exported(model=f"{self.store.uri}/{export.MODEL}"))
+        self.observer.event(events.Exported(model=f"{self.store.uri}/{MODEL}"))
         return artefacts.files
 
     def write(self, artefacts: Artefacts, files: Iterable[tuple[str, Path]]) -> None:
@@ -282,20 +282,13 @@ class Pipeline:
             artefacts.write(name, path)
 
     def compose_report(self, splits: Splits, results: Results) -> dict[str, Any]:
-        attempts = self.ledger.of_run()
         return compose(
             self.record.content,
             self.settings,
-            outcome=results.outcome,
-            test=results.test.as_json(),
-            class_counts=splits.composition.as_json(),
-            duplicates=splits.composition.duplicates,
-            examples=results.gallery.examples,
-            layers=results.layers,
+            results,
+            composition=splits.composition,
             history=self.committer.history,
-            durations_seconds=by_stage(attempts),
-            time_seconds=by_category(attempts),
-            goodput_ratio=goodput(attempts),
+            times=self.ledger.of_run(),
             device=numerics.device_name(),
         )
 

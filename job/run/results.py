@@ -1,26 +1,14 @@
 """The final evaluation: metrics of the exported model over the test split, and examples of images for the report."""
 
-from dataclasses import dataclass
-from typing import Any
-
 import keras
 import numpy as np
 
 from job.data.splits import Splits
 from job.model.classifier import Classifier
-from job.report.gallery import Gallery, gather
-from job.train.evaluation import Evaluation, evaluate, predict_logits
+from job.report.content import Results
+from job.report.gallery import gather
+from job.train.evaluation import evaluate, predict_logits
 from job.train.loop import check_finite
-
-
-@dataclass(frozen=True, kw_only=True)
-class Results:
-    """`outcome` is for the record, `layers` the structure of the model."""
-
-    outcome: dict[str, Any]
-    test: Evaluation
-    gallery: Gallery
-    layers: list[dict[str, Any]]
 
 
 def measure(exported: keras.Model, classifier: Classifier, splits: Splits, *, batch_size: int, seed: int) -> Results:

@@ -109,7 +109,7 @@ def calibration(probability: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     """
     confidence = probability.max(axis=1)
     correct = probability.argmax(axis=1) == labels
-    bin_of = np.clip(np.ceil(confidence * NUM_CALIBRATION_BINS).astype(int) - 1, 0, NUM_CALIBRATION_BINS - 1)
+    bin_of = np.clip(np.ceil(confidence * NUM_CALIBRATION_BINS) - 1, 0, NUM_CALIBRATION_BINS - 1)
     bins, error = [], 0.0
     for index in range(NUM_CALIBRATION_BINS):
         inside = bin_of == index
