@@ -50,7 +50,7 @@ class StopAfter:
     def __call__(self) -> None:
         self.left -= 1
         if self.left < 0:
-            raise Interrupted("told to stop")
+            raise Interrupted("now")
 
 
 class StopAtStep(Recorder):
@@ -66,7 +66,7 @@ class StopAtStep(Recorder):
 
     def check_stop(self) -> None:
         if self._reached:
-            raise Interrupted("told to stop")
+            raise Interrupted("now")
 
 
 def never() -> None:

@@ -259,7 +259,7 @@ def test_a_stop_while_the_store_hangs_ends_with_42_in_the_grace_period(
 @pytest.mark.slow
 def test_a_run_on_a_bucket_survives_kills(gcs: GcsServer, environment: Environment, tmp_path: Path) -> None:
     """SIGKILL and SIGTERM in both phases, then to the end: the same bits as on a disk."""
-    # More epochs than go by until a commit is told of: something is left to do after each kill.
+    # More epochs than go by until a commit is reported: something is left to do after each kill.
     alone = environment(storage_uri=tmp_path / "alone", fine_tune_epochs=30)
     assert job(env=alone).returncode == ExitCode.COMPLETE
     env = environment(storage_uri=f"gs://{BUCKET}/runs", checkpoint_every_seconds=0, fine_tune_epochs=30)

@@ -287,8 +287,8 @@ def test_a_rare_class_is_a_warning(small: Small, store: LocalStore) -> None:
     reader = CrashOn(events.ModelBuilt)
     with pytest.raises(Crash):
         start(small(train_split="train[:12]"), store, observer=reader)
-    (told,) = reader.of(events.ClassRare)
-    assert told == events.ClassRare(fewer_than=10, num_classes=2, classes=["disc", "bar"])
+    (found,) = reader.of(events.ClassRare)
+    assert found == events.ClassRare(fewer_than=10, num_classes=2, classes=["disc", "bar"])
 
 
 # Images that cannot be decoded
