@@ -78,7 +78,7 @@ def test_a_large_image_has_the_same_pixels(monkeypatch: pytest.MonkeyPatch) -> N
 
 # What a file says of its pixels
 
-STOplain("red"): dict[int, Callable[[np.ndarray], np.ndarray]] = {
+STORED: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     2: lambda image: image[:, ::-1],
     3: lambda image: image[::-1, ::-1],
     4: lambda image: image[::-1],
@@ -91,18 +91,18 @@ STOplain("red"): dict[int, Callable[[np.ndarray], np.ndarray]] = {
 
 
 @pytest.mark.parametrize(
-    ("orientation", "kind"), [*((orientation, "JPEG") for orientation in STOplain("red")), (2, "PNG"), (5, "WEBP"), (6, "TIFF")]
+    ("orientation", "kind"), [*((orientation, "JPEG") for orientation in STORED), (2, "PNG"), (5, "WEBP"), (6, "TIFF")]
 )
 def test_an_image_is_turned_as_its_orientation_says(orientation: int, kind: str) -> None:
     """The pixels are those of the image that was stored upright."""
     exif = Image.Exif()
     exif[0x0112] = orientation
-    stored = np.ascontiguousarray(STOplain("red")[orientation](upright()))
+    stored = np.ascontiguousarray(STORED[orientation](upright()))
     encoded = saved(stored, kind, exif=exif)
     if kind == "JPEG":
         # A JPEG loses something when it is saved: turned is what it holds.
         inverse = {6: 8, 8: 6}.get(orientation, orientation)
-        expected = STOplain("red")[inverse](np.asarray(tf.io.decode_jpeg(saved(stored, kind))))
+        expected = STORED[inverse](np.asarray(tf.io.decode_jpeg(saved(stored, kind))))
     else:
         expected = upright()
     np.testing.assert_array_equal(decoded(encoded), resized(expected))
