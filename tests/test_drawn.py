@@ -1,4 +1,4 @@
-"""The built-in data set: the same for ever, balanced, not told apart by color, and a TFDS data set like any other."""
+"""The built-in data set: the same for ever, balanced, of the same colors, and a TFDS data set like any other."""
 
 import socket
 from pathlib import Path

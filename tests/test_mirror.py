@@ -106,7 +106,7 @@ def test_a_fetch_that_was_stopped_goes_on_where_it_was(filled: GcsServer, tmp_pa
 
 
 def test_an_object_that_was_changed_is_fetched_again(filled: GcsServer, tmp_path: Path) -> None:
-    """Its generation shows it, where no manifest does; the file keeps its name, whose ending tells its kind."""
+    """Its generation shows it, where no manifest does; the file keeps its name, whose ending is its kind."""
     fetching(tmp_path)[0].weights(WEIGHTS)
     filled.put("mirror/weights/tiny.weights.h5", b"changed", None)
     fetch, observer = fetching(tmp_path)
