@@ -3,7 +3,7 @@
 # Nothing in them is written at run time: the root file system may be read-only, the user any, the network absent. All
 # that a run writes goes to one volume, mounted at /work.
 
-# Python 3.11.16 on Debian 12. Whoever renews the digest renews nothing else.
+# Python 3.11.16 on Debian 12. A change of the digest changes nothing else.
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm@sha256:528257d48c1da0dcecc2e725d1ae34498d60c965f1241e39cd6a85a8859bdf84
 
 # Weights of a backbone, for clusters that reach neither the network nor a bucket. There are none by default;
@@ -15,8 +15,8 @@ FROM ${PYTHON_IMAGE} AS builder
 RUN python -m venv --without-pip /opt/venv
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 
-# The locks come before the source: a change of the source downloads nothing. TensorFlow's headers, 290 MB, are for
-# those who compile against it.
+# The locks come before the source: a change of the source downloads nothing. TensorFlow's headers, 290 MB, are only
+# needed to compile against it.
 FROM builder AS cpu-packages
 COPY requirements/cpu.txt /build/
 RUN python -m pip --python /opt/venv/bin/python install --no-deps --require-hashes -r /build/cpu.txt \
@@ -30,7 +30,7 @@ RUN python -m pip --python /opt/venv/bin/python install --no-deps --require-hash
 FROM builder AS source
 COPY job /app/job
 COPY demo /app/demo
-# Readable for any user, whatever the umask of the checkout; compiled, because nobody can do it later.
+# Readable for any user, whatever the umask of the checkout; compiled, because a read-only root cannot be changed later.
 RUN chmod -R go=rX /app && python -m compileall -q --invalidation-mode unchecked-hash /app
 
 FROM ${PYTHON_IMAGE} AS runtime
@@ -38,7 +38,7 @@ FROM ${PYTHON_IMAGE} AS runtime
 RUN python -m pip uninstall --yes --quiet pip setuptools wheel && mkdir /work && chown 65532:65532 /work
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONPATH=/app \
-    # Files that lie in /work must not pass for modules.
+    # Files in /work must not be imported as modules.
     PYTHONSAFEPATH=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
@@ -47,7 +47,7 @@ ENV PATH=/opt/venv/bin:$PATH \
     TMPDIR=/work \
     THAW_CACHE_DIR=/work/cache
 WORKDIR /work
-# By number, so that Kubernetes can tell that it is not root. Any other user will do, if it may write to /work.
+# By number, so that Kubernetes can tell that it is not root. Any other user works too, if it may write to /work.
 USER 65532:65532
 EXPOSE 9090
 ENTRYPOINT ["python", "-m", "job"]

@@ -1,4 +1,4 @@
-# Everything that a person, a hook or CI runs. `make` alone lists it.
+# All that a person or CI runs. `make` alone lists it.
 
 PYTHON ?= python3
 VENV := .venv
@@ -6,26 +6,26 @@ BIN := $(VENV)/bin
 LOCK := requirements/dev.txt
 export PYTHONUNBUFFERED := 1
 
-# Images are built with whichever of these works here. IMAGE_FLAGS are further flags of the build.
+# Images are built with the first of these that works. IMAGE_FLAGS are more flags for the build.
 CONTAINER ?= $(shell for tool in docker podman buildah; do $$tool info >/dev/null 2>&1 && echo $$tool && break; done)
 VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' job/__init__.py)
 CPU_IMAGE ?= thaw:$(VERSION)-cpu
 GPU_IMAGE ?= thaw:$(VERSION)
 IMAGE_FLAGS ?=
 
-# The demo is a run like any other, on pictures that the project draws and a network small enough for a CPU.
+# The demo is a run like any other, on drawn pictures, with a network that is small enough for a CPU.
 DEMO := THAW_DATASET=drawn_cats_vs_dogs THAW_DATA_DIR=.demo/data THAW_STORAGE_URI=.demo/runs \
 	THAW_TRAIN_SPLIT='train[:70%]' THAW_VALIDATION_SPLIT='train[70%:85%]' THAW_TEST_SPLIT='train[85%:]' \
 	THAW_BACKBONE=Tiny THAW_WEIGHTS=none THAW_IMAGE_SIZE=64 \
 	THAW_HEAD_EPOCHS=2 THAW_FINE_TUNE_EPOCHS=10 THAW_FINE_TUNE_LEARNING_RATE=2e-3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-services demo run test test-all soak lint types bench image image-gpu image-test render render-shared deploy undeploy e2e dashboard lock clean
+.PHONY: help setup setup-services demo run test test-all soak lint types docs bench image image-gpu image-test render render-shared deploy undeploy e2e dashboard lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-setup: $(VENV)/.installed ## make .venv from the hashed lock
+setup: $(VENV)/.installed ## install everything into .venv, from the hashed lock
 
 $(VENV)/.installed: $(LOCK)
 	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "Thaw needs Python 3.11, 3.12 or 3.13: make PYTHON=python3.11")'
@@ -35,9 +35,9 @@ $(VENV)/.installed: $(LOCK)
 
 SERVICES := prometheus prometheus-pushgateway chromium faketime
 
-# Debian would start the servers, now and with the machine, and Prometheus would hold the port of a run's metrics. A policy
-# keeps it from that while they are installed; afterwards they are disabled. The tests start their own.
-setup-services: ## Debian packages that some tests need, where they are missing (root)
+# Debian would start the servers, now and with the machine, and Prometheus would use the port of a run's metrics. A policy
+# prevents that while they are installed; afterwards they are disabled. The tests start their own.
+setup-services: ## install missing Debian packages that some tests need (as root)
 	@missing=$$(for name in $(SERVICES); do command -v $$name >/dev/null || echo $$name; done); \
 	policy=/usr/sbin/policy-rc.d; \
 	if [ -n "$$missing" ]; then \
@@ -48,33 +48,37 @@ setup-services: ## Debian packages that some tests need, where they are missing 
 		for name in $$missing; do systemctl disable --quiet $$name 2>/dev/null || true; done; \
 	fi
 
-demo: setup ## the whole pipeline on a built-in sample: CPU, a folder as the store, no network
+demo: setup ## run the complete pipeline on drawn pictures: CPU, a local folder as the store, no network
 	@$(DEMO) $(BIN)/python -m job
-	@echo "The results are in .demo/runs: run.json, model/ and report/ of each run. Once more, and it is done at once."
+	@echo "The results are in .demo/runs: run.json, model/ and report/ of each run. Run it again: it ends at once."
 
-run: setup ## one attempt at the run that THAW_* describes
+run: setup ## make one attempt at the run that THAW_* describes
 	@$(BIN)/python -m job
 
-test: setup ## the fast tests: under six minutes on two cores
+test: setup ## run the fast tests
 	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow and not real_data and not matrix and not image and not e2e"
 
-test-all: setup ## every test of the program; those on real data need THAW_TEST_DATA
+test-all: setup ## run all tests of the program; those on real data need THAW_TEST_DATA
 	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not matrix and not image and not e2e"
 
-soak: setup ## the whole fault matrix; then kill and pause small runs at random, and see that none is lost
+soak: setup ## run all fault tests; then kill and pause small runs at random, and check that none is lost
 	$(BIN)/python -m pytest -n 2 -m matrix
 	$(BIN)/python -m tests.soak --signals 200
 
-lint: setup ## style, and the layers
+lint: setup ## check style, layers, and that docs/reference is what the code says
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/hadolint Dockerfile
+	$(BIN)/python -m docs.generate --check
 
-types: setup ## static types
+types: setup ## check static types
 	$(BIN)/mypy
 
-bench: setup ## measure, side by side, what the README claims of speed
+docs: setup ## write docs/reference from the code
+	$(BIN)/python -m docs.generate
+
+bench: setup ## measure speed and memory, side by side
 	$(BIN)/python -m bench
 
 define build_image
@@ -83,13 +87,13 @@ define build_image
 		$(IMAGE_FLAGS) .
 endef
 
-image: ## the image for CPUs, with docker, podman or buildah
+image: ## build the image for CPUs, with docker, podman or buildah
 	$(call build_image,cpu,$(CPU_IMAGE))
 
-image-gpu: ## the image for GPUs
+image-gpu: ## build the image for GPUs
 	$(call build_image,gpu,$(GPU_IMAGE))
 
-image-test: setup image ## build the CPU image, and see it work read-only, as any user, without a network
+image-test: setup image ## build the CPU image, and test it read-only, as any user, without a network
 	CONTAINER=$(CONTAINER) IMAGE=$(CPU_IMAGE) $(BIN)/python -m pytest -m image tests/test_image.py
 
 OVERLAY ?= local
@@ -102,23 +106,23 @@ render: setup ## print the Job and the settings of one run: make render OVERLAY=
 render-shared: setup ## print what all runs of a namespace share: account, policies, claim
 	@$(RENDER) --shared
 
-deploy: setup ## apply what runs share, then the run; the same run again is unchanged, another is another Job
+deploy: setup ## apply what runs share, then the run; the same run again changes nothing
 	@shared=$$($(RENDER) --shared) && run=$$($(RENDER_RUN)) && printf '%s\n---\n%s\n' "$$shared" "$$run" | kubectl apply -f -
 
-undeploy: setup ## delete the Job and the settings of one run; its results, and what runs share, stay
-	@run=$$($(RENDER_RUN)) && said=$$(printf '%s\n' "$$run" | kubectl delete --ignore-not-found -f -) && \
-		printf '%s\n' "$${said:-nothing to delete: this run is not in the namespace}"
+undeploy: setup ## delete the Job and the settings of one run; results and what runs share stay
+	@run=$$($(RENDER_RUN)) && printed=$$(printf '%s\n' "$$run" | kubectl delete --ignore-not-found -f -) && \
+		printf '%s\n' "$${printed:-nothing to delete: this run is not in the namespace}"
 
-e2e: setup ## what the manifests promise, in the cluster that KUBECONFIG names and that has the CPU image
+e2e: setup ## test the manifests in the cluster that KUBECONFIG names, which must have the CPU image
 	IMAGE=$(CPU_IMAGE) $(BIN)/python -m pytest -m e2e tests/e2e
 
-dashboard: setup ## renew Grafana's dashboard from its description
-	$(BIN)/python k8s/components/monitoring/shared/dashboard.py > k8s/components/monitoring/shared/thaw.json
+dashboard: setup ## write Grafana's dashboard from its description
+	$(BIN)/python -m k8s.components.monitoring.shared.dashboard > k8s/components/monitoring/shared/thaw.json
 
-lock: ## renew the lock files (needs uv)
+lock: ## write the lock files again (needs uv)
 	uv pip compile pyproject.toml --extra cpu --universal --generate-hashes --no-header --no-annotate -q -o requirements/cpu.txt
 	uv pip compile pyproject.toml --extra gpu --universal --generate-hashes --no-header --no-annotate -q -o requirements/gpu.txt
 	uv pip compile pyproject.toml --extra cpu --group test --group lint --universal --generate-hashes --no-header --no-annotate -q -c requirements/cpu.txt -o requirements/dev.txt
 
-clean: ## remove what the targets above have made
+clean: ## remove what the targets above wrote
 	rm -rf $(VENV) .demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

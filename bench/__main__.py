@@ -1,8 +1,8 @@
-"""What the README says of speed, measured: alternatives side by side and in turn in one run, as ratios.
+"""Measures speed and memory: alternatives take turns in one run, and are compared as ratios.
 
-`python -m bench` measures everything, `python -m bench around growth` these sections alone; the results of the others
-stay. It measures photographs and ImageNet weights under THAW_TEST_DATA, else drawn pictures and random weights. Timings
-decide no test. Nothing else should run meanwhile.
+`python -m bench` measures everything, `python -m bench around growth` only these sections; the results of the others
+stay. It uses photographs and ImageNet weights under THAW_TEST_DATA, or else drawn pictures and random weights. No test
+depends on the timings. Nothing else should run meanwhile.
 """
 
 import argparse
@@ -37,7 +37,7 @@ def main() -> None:
     sections = parser.parse_args().sections or list(SECTIONS)
     if unknown := set(sections) - set(SECTIONS):
         parser.error(f"{', '.join(sorted(unknown))}: a section is one of {', '.join(SECTIONS)}")
-    # The log of TensorFlow in this process would hide the rows; XLA and threads stay at their defaults.
+    # The log of TensorFlow in this process would hide the rows.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     with tempfile.TemporaryDirectory(prefix="thaw-bench-") as folder:

@@ -4,20 +4,20 @@ import sys
 import time
 from collections.abc import Generator, Iterable
 
-import tensorflow as tf
-
 from bench.measuring import JOB, Row, finished, interleaved
 from bench.workload import Workload
 from job.data.splits import DataRequest, load_splits
 from job.model.classifier import ModelRequest, build_classifier
 from job.observe import events
-from job.observe.events import PHASE_STARTED, Readers, StepDone
+from job.observe.context import Context
+from job.observe.events import Observers, StepDone
 from job.observe.ledger import Ledger
 from job.observe.metrics import Metrics
 from job.observe.progress import Progress
+from job.phases import Phase
 from job.run.checkpoint import Checkpoints
-from job.run.commits import Commits
-from job.run.record import RunRecord
+from job.run.committer import Committer
+from job.run.record import Identity, RunRecord
 from job.schema import Holder
 from job.storage import LocalStore
 from job.train import loop, numerics
@@ -48,15 +48,15 @@ def _starts(load: Workload) -> Iterable[Row]:
         settings = {"HEAD_EPOCHS": 0, "FINE_TUNE_EPOCHS": 2, "CHECKPOINT_EVERY_SECONDS": 0}
         env = load.environment(f"resume-{repetition}", splits, **settings)
         begun = finished(JOB, env, kill_at='"event": "committed"')
-        fresh.append(begun.seconds_until(events.STEP_COMPILED))
+        fresh.append(begun.seconds_until(events.StepCompiled.name))
         ended = finished(JOB, env)
         assert '"event": "restored"' in ended.output
-        resumed.append(ended.seconds_until(events.STEP_COMPILED))
+        resumed.append(ended.seconds_until(events.StepCompiled.name))
         env = load.environment(f"start-{repetition}", splits, HEAD_EPOCHS=1, FINE_TUNE_EPOCHS=1)
         whole = finished(JOB, env)
         for phase, seconds in compiled.items():
-            started = whole.seconds_until(events.PHASE_STARTED, phase=phase)
-            seconds.append(whole.seconds_until(events.STEP_COMPILED, phase=phase) - started)
+            started = whole.seconds_until(events.PhaseStarted.name, phase=phase)
+            seconds.append(whole.seconds_until(events.StepCompiled.name, phase=phase) - started)
     yield Row("start to the first fine-tune step, compiled and done", "s", fresh)
     yield Row("the same, resumed from a commit", "s", resumed)
     yield Row("a resume over a start", "s", [b - a for a, b in zip(fresh, resumed, strict=True)], "at most 3 s")
@@ -67,10 +67,10 @@ def _starts(load: Workload) -> Iterable[Row]:
 def _answers(load: Workload) -> Iterable[Row]:
     """A finished run, answered, against a Python that only imports what every job needs."""
     env = load.environment("start-0", load.splits(64, 32, 32), HEAD_EPOCHS=1, FINE_TUNE_EPOCHS=1)
-    python = [sys.executable, "-c", "import numpy, pydantic_settings"]
+    python = [sys.executable, "-c", "import numpy, pydantic"]
     answers, imports = interleaved(REPETITIONS, lambda: finished(JOB, env), lambda: finished(python, env))
     yield Row("a finished run, answered", "s", [process.seconds for process in answers], "under 1.5 s")
-    yield Row("Python with NumPy and pydantic-settings, imported", "s", [process.seconds for process in imports])
+    yield Row("Python with NumPy and pydantic, imported", "s", [process.seconds for process in imports])
 
 
 def _commits(load: Workload) -> Generator[Row, None, float]:
@@ -90,18 +90,16 @@ def _commits(load: Workload) -> Generator[Row, None, float]:
         backbone="Xception", weights=load.weights, image_size=size, num_classes=2, dropout=0.2, flip="horizontal",
         rotation=0.1, policy=numerics.dtype_policy(numerics.choose(precision="auto", xla="auto")["precision"]), seed=0,
     )  # fmt: skip
-    classifier = build_classifier(model)
-    state = PhaseState(classifier, phase="fine_tune", trainable=("backbone", "head"), learning_rate=1e-5)
-    record = RunRecord.open(LocalStore(scratch / "store"), run_id="commits", fingerprint="", settings={})
+    phase = Phase(name="fine_tune", trainable=("backbone", "head"), learning_rate=1e-5, epochs=10**6)
+    state = PhaseState(build_classifier(model), phase)
+    store = LocalStore(scratch / "store")
+    record = RunRecord.open(store, Identity(run_id="commits", fingerprint="", settings={}))
     record.take(Holder(host="bench", pid=1, started=0.0), lease_seconds=3600)
-    progress = Progress()
-    commits = Commits(
-        Checkpoints(LocalStore(scratch / "store"), record, keep=2, scratch=scratch), reader=Readers(), progress=progress
-    )
+    context = Context(Observers(), Progress(), check_stop=lambda: None)
+    committer = Committer(Checkpoints(store, record, keep=2, scratch=scratch), context)
     facts = loop.train_phase(
-        state, train=splits.train, validation=splits.validation, batch_size=32, epochs=10**6, seed=0, xla=False,
-        first_epoch=0, step=0, strategy=tf.distribute.get_strategy(), check_stop=lambda: None, ledger=Ledger(),
-        steps_lost=0,
+        state, train=splits.train, validation=splits.validation, recipe=loop.Recipe(32, 0, xla=False),
+        position=loop.START, ledger=Ledger(),
     )  # fmt: skip
     warmed_up = 0
     while warmed_up < 3:
@@ -113,17 +111,18 @@ def _commits(load: Workload) -> Generator[Row, None, float]:
         while steps < WINDOW_STEPS:
             began = time.monotonic()
             if commits_first and not steps:
-                commits.submit(state.arrays, state="fine_tune", step=int(state.optimizer.iterations.numpy()), reason="")
+                step = int(state.optimizer.iterations.numpy())
+                committer.submit(state.arrays, phase=phase.name, step=step, reason="")
             fact = next(facts)
-            commits.report()
+            committer.report()
             if isinstance(fact, StepDone):
                 spent += time.monotonic() - began
                 steps += 1
         began = time.monotonic()
-        commits.flush()
+        committer.flush()
         return spent + time.monotonic() - began
 
-    with commits.running(()):
+    with committer:
         with_commit, without = interleaved(
             WINDOWS, lambda: window(commits_first=True), lambda: window(commits_first=False)
         )
@@ -136,22 +135,24 @@ def _commits(load: Workload) -> Generator[Row, None, float]:
 
 
 def _recording(step_seconds: float) -> Iterable[Row]:
-    """Processor time of telling a step to metrics, and what share of a step that is; no step writes a log line."""
+    """Processor time of recording a step as metrics, and what share of a step that is; no step writes a log line."""
     metrics = Metrics(Progress(), constants={"run_id": "", "fingerprint": "", "dataset": "", "backbone": ""}, disks=[])
-    metrics.event(PHASE_STARTED, phase="head", epoch=0, step=0, learning_rate=1e-3)
+    metrics.event(events.PhaseStarted("head", epoch=0, step=0, learning_rate=1e-3))
 
-    def seconds_a_step(readers: Readers) -> float:
+    def seconds_a_step(observers: Observers) -> float:
         started = time.thread_time()
         for step in range(RECORDED_STEPS):
             done = StepDone(
                 phase="head", epoch=0, step=step, num_steps=RECORDED_STEPS, batch=step, num_batches=RECORDED_STEPS,
                 num_examples=32, seconds=0.1, data_wait_seconds=0.0, is_first=False,
             )  # fmt: skip
-            readers.step(done, lambda: (0.0, 0.0))
+            observers.step(done, lambda: (0.0, 0.0))
         return (time.thread_time() - started) / RECORDED_STEPS
 
-    told, untold = interleaved(REPETITIONS, lambda: seconds_a_step(Readers(metrics)), lambda: seconds_a_step(Readers()))
-    yield Row("a step recorded as metrics", "us", [1e6 * seconds for seconds in told])
-    yield Row("a step told to nobody", "us", [1e6 * seconds for seconds in untold])
-    shares = [100 * (a - b) / step_seconds for a, b in zip(told, untold, strict=True)]
+    recorded, bare = interleaved(
+        REPETITIONS, lambda: seconds_a_step(Observers(metrics)), lambda: seconds_a_step(Observers())
+    )
+    yield Row("a step recorded as metrics", "us", [1e6 * seconds for seconds in recorded])
+    yield Row("a step without metrics", "us", [1e6 * seconds for seconds in bare])
+    shares = [100 * (a - b) / step_seconds for a, b in zip(recorded, bare, strict=True)]
     yield Row("metrics, of a fine-tune step", "%", shares, "under 0.5 %")

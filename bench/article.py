@@ -1,9 +1,9 @@
-"""The article's recipe as the plain Keras script that it is: what a run of Thaw is measured against.
+"""The article's recipe as a plain Keras script, with which a run of Thaw is compared.
 
-`python -m bench.article OPTIONS`, a JSON object of sizes, prints a JSON object of what came of it. It shares no code
-with the job: `fit`, float32 and a cache of float32 images, as the article says. Like the article it does not shuffle
-the examples (they were prepared in a random order), and the statistics of BatchNorm move in fine-tuning: Keras 3
-overrides `training=False` inside `fit`.
+`python -m bench.article OPTIONS` takes a JSON object of sizes and prints the results as one. It shares no code with the
+job: `fit`, float32 and a cache of float32 images, as in the article. Like the article it does not shuffle the examples
+(they were prepared in a random order), and the statistics of BatchNorm move in fine-tuning: Keras 3 overrides
+`training=False` inside `fit`.
 """
 
 import json

@@ -18,7 +18,7 @@ def rows(load: Workload) -> Iterable[Row]:
     seconds: dict[tuple[str, int], float] = {}
     memory: dict[tuple[str, int], float] = {}
     sizes = REAL_SIZES if load.is_real else DRAWN_SIZES
-    # A small network: what grows is the data, and it shows beside a small one.
+    # With a small network, the growth of the data is visible.
     weights = Path(load.weights).parent / "mobilenet_v2_1.0_224_imagenet_notop.h5" if load.is_real else "none"
     settings = {"BACKBONE": "MobileNetV2", "WEIGHTS": weights, "HEAD_EPOCHS": 1, "FINE_TUNE_EPOCHS": 0}
     for size in sizes:

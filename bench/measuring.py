@@ -1,4 +1,4 @@
-"""How things are measured: processes with their peak memory, alternatives in turn, rows of numbers."""
+"""The measuring: processes with their peak memory, alternatives in turn, rows of numbers."""
 
 import contextlib
 import json
@@ -48,7 +48,7 @@ class Row:
 def against(
     what: str, unit: str, others: list[float], ours: list[float], *, names: tuple[str, str], goal: str = ""
 ) -> Iterable[Row]:
-    """Both alternatives, and pair by pair what the first has over the second."""
+    """Both alternatives, and the ratio of the first to the second, pair by pair."""
     yield Row(f"{what}: {names[0]}", unit, others)
     yield Row(f"{what}: {names[1]}", unit, ours)
     ratios = [other / our for other, our in zip(others, ours, strict=True)]
@@ -56,7 +56,7 @@ def against(
 
 
 def interleaved(repetitions: int, *alternatives: Callable[[], T]) -> list[list[T]]:
-    """The results of each alternative, all of them in turn: what disturbs the machine disturbs all."""
+    """The results of each alternative. They take turns, so that a disturbance of the machine affects all."""
     rounds = [[alternative() for alternative in alternatives] for _ in range(repetitions)]
     return [list(results) for results in zip(*rounds, strict=True)]
 
@@ -65,7 +65,7 @@ def interleaved(repetitions: int, *alternatives: Callable[[], T]) -> list[list[T
 class Finished:
     """A process that has ended: wall seconds, most memory in bytes, and what it wrote to standard output.
 
-    Anonymous memory is what the system cannot take back: without the pages of files, a cache on disk among them.
+    Anonymous memory is what the system cannot take back; pages of files, such as a cache on disk, are not in it.
     """
 
     seconds: float
@@ -109,9 +109,9 @@ def finished(command: list[str], env: Mapping[str, str], *, kill_at: str = "") -
 
 
 class _Peak:
-    """The most memory that a process has had, looked at until it is gone.
+    """The most memory that a process has had, read until it ends.
 
-    What the system tells of an ended child begins with the memory of its parent, which may be larger (getrusage(2)).
+    What the system reports for an ended child begins with the memory of its parent, which may be larger (getrusage(2)).
     """
 
     def __init__(self, process_id: int) -> None:

@@ -1,4 +1,4 @@
-"""The results of `make bench` as tables: what has a goal in the README, everything in docs/performance.md."""
+"""The results of `make bench` as tables: those with a goal in the README, all of them in docs/performance.md."""
 
 import re
 from pathlib import Path
@@ -19,7 +19,7 @@ _PLACE = re.compile(r"(?<=<!-- make bench -->\n).*?(?=<!-- /make bench -->)", re
 
 
 def markdown(results: dict[str, Any], *, goals_only: bool) -> str:
-    """A table of every section that has been measured, or of what has a goal there."""
+    """A table of every section that has been measured; all rows, or those with a goal."""
     lines = ["| measured | median | lowest to highest | goal |", "|---|---|---|---|"]
     for name, title in TITLES.items():
         if name not in results:
@@ -43,7 +43,7 @@ def with_table(path: Path, results: dict[str, Any]) -> str:
 
 
 def number(value: float) -> str:
-    """Three digits that count, all of those before the point."""
+    """A number with three significant digits, or all digits before the point."""
     if abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.3g}" if abs(value) < 1 else f"{value:.{1 if abs(value) >= 10 else 2}f}"

@@ -9,7 +9,7 @@ from bench.measuring import JOB, finished
 
 @dataclass(frozen=True)
 class Workload:
-    """A data set that is prepared, weights, and room for the runs that are measured."""
+    """A prepared data set, weights, and a folder for the runs that are measured."""
 
     is_real: bool
     dataset: str

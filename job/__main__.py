@@ -1,4 +1,4 @@
-"""The door: environment -> Settings -> one command -> exit code; signals; nothing else.
+"""The entry point: environment -> Settings -> one command -> exit code; signals; nothing else.
 
 The handler for SIGTERM and SIGINT is installed before anything slow is imported: as process 1 of a container a
 signal without a handler is lost. The first signal asks the run to commit and leave; a second one, or the end of the
@@ -17,29 +17,27 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from job import cli
 from job.errors import ExitCode, Interrupted, ThawError
 from job.observe import termination
 from job.observe.progress import Progress
 from job.redaction import redacted, redacted_value
 
 if TYPE_CHECKING:
-    from job.observe.log import Console
+    from job.observe.log import Log
     from job.settings.settings import Settings
-
-QUESTIONS = frozenset({"plan", "status", "list", "predict", "verify", "repair"})
-"""The commands that change no run, and `repair`, which loses nothing wherever it ends."""
 
 RESUME = "start the same run again to carry on"
 GRACE_USED = 0.9
-"""Of the grace period: what is left is for leaving, before whoever gave it kills the process."""
-TELLING_SECONDS = 0.5
+"""Of the grace period; the rest is for leaving before the process is killed."""
+REPORTING_SECONDS = 0.5
 
 
 class StopSignal:
-    """SIGTERM and SIGINT, as a question that the run asks now and then.
+    """SIGTERM and SIGINT; the run checks now and then whether one has come.
 
-    `on_signal` is told its name, on a thread of its own. `on_leaving` is told why, right before the process is ended
-    without the run's own doing.
+    `on_signal` gets its name, on another thread. `on_leaving` gets the reason right before the process is ended from
+    here, because the run did not stop by itself.
     """
 
     def __init__(self) -> None:
@@ -77,45 +75,46 @@ class StopSignal:
             reason = f"{self.grace_seconds:g} s after {self._received}"
         reason = f"leaving at once, on {reason}; the last commit stands"
         try:
-            # On a thread of its own: a full pipe or a hung volume must not keep the process.
-            telling = threading.Thread(target=self._tell, args=(reason,), daemon=True)
-            telling.start()
-            telling.join(TELLING_SECONDS)
+            # On another thread: a full pipe or a hung volume must not keep the process.
+            reporting = threading.Thread(target=self._report, args=(reason,), daemon=True)
+            reporting.start()
+            reporting.join(REPORTING_SECONDS)
         finally:
             os._exit(ExitCode.INTERRUPTED)
 
-    def _tell(self, reason: str) -> None:
+    def _report(self, reason: str) -> None:
         self.on_leaving(reason)
         os.write(2, f"{reason}\n".encode())
 
 
 class Ending:
-    """How the process ends, for the log and, unless it only answers a question, for Kubernetes' termination message."""
+    """Reports how the process ends: in the log and, for a run, in Kubernetes' termination message."""
 
     def __init__(self, *, writes_message: bool = False, path: str | None = None) -> None:
         self.progress = Progress()
         self.path = path
         self._writes_message = writes_message
-        self.console: Console | None = None
+        self.console: Log | None = None
 
     def failed(self, error: Exception) -> int:
-        """Tell of an error; returns its exit code."""
+        """Report an error; returns its exit code."""
+        from job.observe.events import RunFailed
+
         if isinstance(error, ThawError):
-            exit_code, reason, hint, facts = error.exit_code, error.message, error.hint, {}
+            failure = RunFailed(int(error.exit_code), error.message, error.hint)
         else:
-            exit_code, reason = ExitCode.UNEXPECTED, redacted(f"{type(error).__name__}: {error}")
+            reason = redacted(f"{type(error).__name__}: {error}")
             hint = "this is a bug, or something that this program does not know; what was committed stands"
-            facts = {"traceback": redacted(traceback.format_exc())}
-        self.note(int(exit_code), reason, hint)
+            failure = RunFailed(int(ExitCode.UNEXPECTED), reason, hint, redacted(traceback.format_exc()))
+        self.note(failure.exit_code, failure.reason, failure.hint)
         if self.console is None:
-            rest = (f"{name}: {value}" for name, value in ({"hint": hint} | facts).items() if value)
-            print("\n".join([f"error: {reason}", *rest]), file=sys.stderr)
+            print(failure, file=sys.stderr)
         else:
-            self.console.failure(exit_code=int(exit_code), reason=reason, hint=hint, **facts)
-        return exit_code
+            self.console.event(failure)
+        return failure.exit_code
 
     def note(self, exit_code: int, reason: str, hint: str = "") -> None:
-        """Write the termination message; that this cannot be done is no reason to end otherwise."""
+        """Write the termination message; a failure is only a warning."""
         if not self._writes_message:
             return
         data = termination.message(exit_code=exit_code, reason=reason, hint=hint, progress=self.progress)
@@ -126,29 +125,25 @@ class Ending:
 
 def main(argv: Sequence[str]) -> int:
     """Carry out the command of flags and environment; returns the exit code."""
-    return _answer(argv) if argv and argv[0] in QUESTIONS else _carry_out(argv)
+    name, words = cli.split(argv)
+    return _answer(name, words) if name in cli.QUESTIONS else _carry_out(name, words)
 
 
-def _answer(argv: Sequence[str]) -> int:
+def _answer(name: str, words: Sequence[str]) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.default_int_handler)
     # TensorFlow's C++ code has an error for every image that it cannot decode, which the answer says.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
-        from job import cli
-        from job.cli.arguments import read_command
-
-        question = read_command(argv, os.environ)
-        assert isinstance(question, cli.Question)
-        return cli.answer(question)
+        return cli.answer(name, words, os.environ)
     except (KeyboardInterrupt, BrokenPipeError):
-        # Told to stop, by a signal or by a reader that has gone, as `| head` does.
+        # Stopped by a signal, or standard output was closed, as `| head` does.
         return ExitCode.INTERRUPTED
     except Exception as error:
         return Ending().failed(error)
 
 
-def _carry_out(argv: Sequence[str]) -> int:
+def _carry_out(name: str, words: Sequence[str]) -> int:
     stop = StopSignal()
     stop.install()
     ending = Ending(writes_message=True, path=os.environ.get("THAW_TERMINATION_LOG"))
@@ -156,55 +151,32 @@ def _carry_out(argv: Sequence[str]) -> int:
     # TensorFlow's C++ notes on start-up; its warnings and errors are kept.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
 
-    from job.cli.arguments import Mirror, Run, read_command
-    from job.observe.log import Console
+    from job.observe.log import Log
     from job.storage import cache_folder
 
     try:
-        command = read_command(argv, os.environ)
-        assert isinstance(command, Run | Mirror)
-        settings = command.settings
+        options = cli.read(name, words, os.environ)
+        settings: Settings = options.settings
         stop.grace_seconds = settings.grace_seconds
         ending.path = str(settings.termination_log) if settings.termination_log else None
-        ending.console = Console(settings.log_format, ending.progress)
+        ending.console = Log(settings.log_format, ending.progress)
         # Keras imports Matplotlib, which reads this then, and by default writes to a home that may not be writable.
         os.environ.setdefault("MPLCONFIGDIR", str(cache_folder.place(settings.cache_dir) / "matplotlib"))
         stop.check()
-        if isinstance(command, Mirror):
-            from job import cli
+        if name == "mirror":
+            from job.cli import mirror
 
-            cli.fill_mirror(command, reader=ending.console, check_stop=stop.check)
-            done = f"complete: the mirror at {command.to} is filled"
+            mirror.answer(options, observer=ending.console, check_stop=stop.check)
+            done = f"complete: the mirror at {options.to} is filled"
         else:
-            _attempt(settings, ending.console, ending.progress, stop)
+            from job.cli import run
+
+            run.answer(options, log=ending.console, progress=ending.progress, stop=stop, environ=os.environ)
             done = "complete: the result is committed"
     except Exception as error:
         return ending.failed(error)
     ending.note(ExitCode.COMPLETE, done)
     return ExitCode.COMPLETE
-
-
-def _attempt(settings: "Settings", console: "Console", progress: Progress, stop: StopSignal) -> None:
-    from job.cli.observers import StoreObserver, observing
-    from job.run import attempt, holder, lease
-    from job.storage import open_store
-
-    run_id = settings.resolved_run_id()
-    console.bind(run_id=run_id)
-    with observing(settings, progress=progress, console=console, environ=os.environ) as (reader, metrics):
-        stop.on_signal = metrics.interrupted
-        attempt.make(
-            settings,
-            store=open_store(
-                f"{settings.storage_uri}/{run_id}",
-                observer=StoreObserver(metrics, reader),
-                timeout_seconds=lease.request_seconds(settings.lease_seconds),
-            ),
-            holder=holder.this_process(settings.job_uid, job_name=settings.job_name, node_name=settings.node_name),
-            reader=reader,
-            progress=progress,
-            check_stop=stop.check,
-        )
 
 
 def leave(exit_code: int) -> NoReturn:

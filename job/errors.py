@@ -1,4 +1,4 @@
-"""Every way a run can end other than well, and the exit code that says so to Kubernetes.
+"""Every way in which a run can fail, and the exit code that reports it to Kubernetes.
 
     ThawError
     ├── InvalidSettings         2   a variable is wrong; nothing was started
@@ -7,15 +7,15 @@
     │   ├── DataUnavailable         the data set is not there and cannot be fetched
     │   ├── DataCorrupt             an example cannot be decoded
     │   ├── WeightsUnusable         weights are missing, unreadable, or not of this backbone
-    │   ├── RunUnavailable          a run that was asked about is not there, or not as far as that
+    │   ├── RunUnavailable          a run is not there, or has not come far enough for the question
     │   └── RecordDamaged           run.json is missing beside checkpoints, unreadable, or of another run
     ├── TrainingDiverged        5   the loss or a weight stopped being a finite number
     ├── QualityGateMissed       6   the result is committed, and below the gate
     ├── MemoryExhausted         7   a device or the host has no memory left for a step
-    ├── Interrupted            42   told to stop; what was committed stands
+    ├── Interrupted            42   asked to stop; what was committed stands
     ├── Superseded             43   another attempt holds the run
     └── StorageError           44   the object store does not answer
-        ├── StorageRefused          it will not, however often it is asked: permission, bucket, credentials
+        ├── StorageRefused          it refuses, and would again: permission, bucket, credentials
         ├── ObjectMissing           an object is not there
         ├── ObjectDamaged           an object is not what was sent, or not what the store has a checksum for
         ├── PreconditionFailed      the object changed since it was read
@@ -33,19 +33,36 @@ from job.redaction import redacted
 
 
 class ExitCode(IntEnum):
-    """The contract with the manifest's podFailurePolicy (docs: README, "Exit codes")."""
+    """How a process ends; the manifest's podFailurePolicy relies on the numbers.
 
-    COMPLETE = 0
-    UNEXPECTED = 1
-    INVALID_SETTINGS = 2
-    RUN_MISMATCH = 3
-    BAD_INPUT = 4
-    DIVERGED = 5
-    QUALITY_GATE = 6
-    MEMORY_EXHAUSTED = 7
-    INTERRUPTED = 42
-    SUPERSEDED = 43
-    STORAGE_UNAVAILABLE = 44
+    `meaning` says what happened, `retry` what another start of the same run does. The help and the reference in docs/
+    are made from this table.
+    """
+
+    meaning: str
+    retry: str
+
+    def __new__(cls, code: int, meaning: str = "", retry: str = "") -> "ExitCode":
+        member = int.__new__(cls, code)
+        member._value_ = code
+        member.meaning, member.retry = meaning, retry
+        return member
+
+    COMPLETE = 0, "complete: the result is committed, now or earlier", "does nothing"
+    UNEXPECTED = 1, "unexpected error: a bug", "may help"
+    INVALID_SETTINGS = 2, "invalid settings", "will not help"
+    RUN_MISMATCH = 3, "the run id belongs to other settings", "will not help"
+    BAD_INPUT = (
+        4,
+        "data, weights or the run's record missing, damaged, or not those that the run began with",
+        "will not help",
+    )
+    DIVERGED = 5, "training diverged: the loss or a weight is not a finite number", "will not help"
+    QUALITY_GATE = 6, "test accuracy below THAW_MIN_TEST_ACCURACY; the results are committed", "will not help"
+    MEMORY_EXHAUSTED = 7, "memory exhausted, of the GPU or of the host; what was committed stands", "will not help"
+    INTERRUPTED = 42, "interrupted; progress is committed", "carries on"
+    SUPERSEDED = 43, "held by another attempt, or superseded by one", "finds out how it went"
+    STORAGE_UNAVAILABLE = 44, "storage unavailable", "carries on"
 
 
 class ThawError(Exception):
@@ -93,7 +110,7 @@ class WeightsUnusable(InputError):
 
 
 class RunUnavailable(InputError):
-    """There is no such run, or it does not have yet what was asked of it."""
+    """There is no such run, or it has not come far enough for the question."""
 
 
 class RecordDamaged(InputError):
@@ -119,7 +136,7 @@ class MemoryExhausted(ThawError):
 
 
 class Interrupted(ThawError):
-    """The process was told to stop."""
+    """The process was asked to stop, by a signal."""
 
     exit_code = ExitCode.INTERRUPTED
 
@@ -137,11 +154,11 @@ class StorageError(ThawError):
 
 
 class StorageRefused(StorageError):
-    """The object store will not do what it was asked, however often: a person must change something."""
+    """The object store refuses, and would refuse again: a person must change something."""
 
 
 class ObjectDamaged(StorageError):
-    """An object is stored other than it was sent, or arrived, several times, other than the store says it is."""
+    """An object is not stored as it was sent, or arrived several times with another checksum than the store has."""
 
 
 class ObjectMissing(StorageError):
@@ -153,7 +170,7 @@ class PreconditionFailed(StorageError):
 
 
 class ScratchUnavailable(StorageError):
-    """The disk for temporary files does not do its part."""
+    """The disk for temporary files cannot be written or read back."""
 
 
 class CheckpointDamaged(StorageError):

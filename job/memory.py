@@ -1,7 +1,7 @@
-"""Exhausted memory, in whichever form a library tells of it -> MemoryExhausted.
+"""Exhausted memory, in any form in which a library reports it -> MemoryExhausted.
 
 Python and NumPy raise MemoryError, the operating system ENOMEM, TensorFlow one of several errors with a text of its
-own. What the kernel kills, and what a native library aborts for, nobody can catch.
+own. A process that the kernel kills, or that a native library aborts, cannot catch anything.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 from job.errors import MemoryExhausted
 
-_TOLD_BY_TENSORFLOW = re.compile(
+_TEXTS_OF_TENSORFLOW = re.compile(
     r"\bOOM\b|out of memory|failed to allocate|cannot allocate memory|MemoryError|ALLOC_FAILED"
     r"|Dst tensor is not initialized",
     re.IGNORECASE,
@@ -24,7 +24,7 @@ def is_exhausted(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     if type(error).__module__.startswith("tensorflow."):
-        return bool(_TOLD_BY_TENSORFLOW.search(str(error)))
+        return bool(_TEXTS_OF_TENSORFLOW.search(str(error)))
     return isinstance(error, MemoryError)
 
 
@@ -38,5 +38,5 @@ def explained(where: Callable[[], str], hint: Callable[[], str]) -> Iterator[Non
             raise
         # TensorFlow's text begins with where in the program, and has the reason further down.
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        reason = next((line.strip() for line in lines if _TOLD_BY_TENSORFLOW.search(line)), lines[0])
+        reason = next((line.strip() for line in lines if _TEXTS_OF_TENSORFLOW.search(line)), lines[0])
         raise MemoryExhausted(f"no memory is left {where()}: {reason}", hint=hint()) from error

@@ -1,7 +1,7 @@
 """Text without the secrets that URLs carry: user and password before the host, and the values of a query.
 
-Applied where a setting, an error or a fact of the log becomes text. A secret that stands elsewhere cannot be told from
-any other text, so what is not a setting is never shown with its value.
+Applied where a setting, an error or a fact of the log becomes text. Elsewhere a secret looks like any other text: so
+what is not a setting is never shown with its value.
 """
 
 import re

@@ -1,8 +1,7 @@
-"""The types of the run record: what run.json may hold, what a checkpoint says of itself, and the bounds of both.
+"""The types of the run record and of the description in a checkpoint, with bounds.
 
-Both are read from a place that others can write to, so every value has a type and a bound here, and the values are
-compared with each other where code relies on it. What has passed can be shown, counted and formatted without another
-check. This module reads no store.
+Others can write to the place where both are kept, so every value has a type and a bound, and values are compared with
+each other where code relies on it. What is valid here can be shown, counted and formatted without another check.
 """
 
 import math
@@ -11,18 +10,23 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    ValidationError,
+    model_validator,
+)
 
 from job.paths import checked_name
-from job.settings.settings import PhaseName, Settings
+from job.phases import PHASE_NAMES, PhaseName, State
+from job.settings.settings import Settings
 
 CHECKPOINTS = "checkpoints/"
-"""Under this prefix checkpoints are kept; the only names that a record may give to one."""
-
-PHASES = ("head", "fine_tune")
-"""In the order of the training."""
-
-State = Literal["prepare", "head", "fine_tune", "evaluate", "export", "done"]
+"""The prefix of the names of checkpoints; a record with another one is refused."""
 
 
 def _printable(text: str) -> str:
@@ -32,7 +36,7 @@ def _printable(text: str) -> str:
 
 
 Text = Annotated[str, Field(max_length=1000), AfterValidator(_printable)]
-"""What can be shown in one line as it is, and moves no cursor."""
+"""Can be shown in one line as it is, and moves no cursor."""
 
 
 def _checked_run_id(name: str) -> str:
@@ -48,8 +52,8 @@ def _checked_checkpoint(name: str) -> str:
 
 
 def _checked_settings(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings, of which those that a reader calculates with are whole numbers in their bounds."""
-    for name, lowest in (("HEAD_EPOCHS", 0), ("FINE_TUNE_EPOCHS", 0), ("BATCH_SIZE", 1)):
+    """The settings; those that a reader calculates with are whole numbers in their bounds."""
+    for name, lowest in (*((f"{phase.upper()}_EPOCHS", 0) for phase in PHASE_NAMES), ("BATCH_SIZE", 1)):
         value = recorded_setting(settings, name)
         if type(value) is not int or not lowest <= value <= 65_536:
             raise ValueError(f"{name} is {value!r}, expected a whole number from {lowest} to 65536")
@@ -57,17 +61,14 @@ def _checked_settings(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _checked_inputs(inputs: dict[str, Any]) -> dict[str, Any]:
-    """The inputs as they are, once the parts that a reader uses are what they should be."""
+    """The inputs as they are; the parts that a reader uses are valid."""
     if inputs:
         _Inputs.model_validate(inputs, strict=True)
     return inputs
 
 
 def recorded_setting(settings: Mapping[str, Any], name: str) -> Any:
-    """The value of a setting that changes the result; one that a record does not have yet has its default.
-
-    None for a name that this version of the program does not know.
-    """
+    """A setting that changes the result, or its default when the record is older; None for an unknown name."""
     return settings.get(name, Settings.recipe().get(name))
 
 
@@ -93,7 +94,7 @@ class _Part(BaseModel):
 
 
 class _Open(BaseModel):
-    """A part of which only some fields are known here."""
+    """Has more fields than these."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -122,10 +123,9 @@ class _Inputs(_Open):
 class Holder(_Part):
     """One process. `start_ticks` is its start in clock ticks since its host was started, which no clock changes.
 
-    It is None where there is no /proc, and in records of earlier versions. `started`, in seconds since the epoch by the
-    clock of the host, is for people. `boot_id` tells machines of one host name apart, and `process_namespace`
-    containers; both are empty where there are none. `job_uid` is the uid of the Kubernetes Job, empty outside of one.
-    Its name and the node's tell a person where to look; nothing is decided by them.
+    It is None without /proc, and in records of earlier versions. `boot_id` distinguishes machines of one host name,
+    `process_namespace` containers; both are empty where there are none. `job_uid` is the uid of the Kubernetes Job.
+    `started` (seconds since the epoch by the host's clock), `job_name` and `node_name` are for people only.
     """
 
     host: Text
@@ -161,9 +161,9 @@ class Attempt(_Part):
 
 
 class Lease(_Part):
-    """The run is held for `seconds` after the record was last written, at `renewed` by the clock of the holder's host.
+    """The run is held for `seconds` after the record was last written.
 
-    Clocks differ, so `renewed` is only shown, and decides nothing.
+    That was at `renewed` by the clock of the holder's host; clocks differ, so this is only shown.
     """
 
     attempt: int
@@ -173,10 +173,9 @@ class Lease(_Part):
 
 
 class CheckpointEntry(_Part):
-    """A complete checkpoint: its object, its digest, and the position in the training that it holds.
+    """A complete checkpoint: its object, its digest, and its position in the training.
 
-    `step` counts the steps done in the phase. `num_epochs` counts the entries of the record's history that
-    belong to it, over all phases: later ones were made after it.
+    `step` counts the steps done in the phase, `num_epochs` the entries of the record's history up to it, of all phases.
     """
 
     name: CheckpointObject
@@ -216,7 +215,7 @@ class EpochResult(_Part):
 
 
 class Outcome(_Part):
-    """What a run that is done comes to: accuracy in 0..1 with its 95 % interval, mean loss in nats over the test split.
+    """Of a finished run over the test split: accuracy in 0..1 with its 95 % interval, mean loss in nats.
 
     `model_sha256` is the digest of the model's weights.
     """
@@ -228,31 +227,41 @@ class Outcome(_Part):
 
 
 class Record(_Part):
-    """The content of run.json. `set_aside` are checkpoints that were found damaged: kept, and never used again.
-
-    `files` are the objects of a finished run by name: what was written last under `model/`, `report/` and `logs/`.
-
-    `lineages` mark the checkpoints that this record may delete. A record gets a random lineage when it is created, and
-    puts it into the name of each checkpoint that it writes, so it never deletes what another record wrote, of which
-    nothing else is left than its checkpoints. A record that is rebuilt gets a lineage of its own too, the last one, and
-    keeps those of the checkpoints that it was rebuilt from: it names these, and deletes them in their turn. A record of
-    an earlier version has none, and its names have none.
-    """
+    """The content of run.json."""
 
     run_id: RunId
+    """Name of the run."""
     fingerprint: Text
+    """Of the settings that change the result."""
     settings: Values
+    """The settings that change the result."""
     state: State = "prepare"
+    """How far the run is."""
     revision: Count = 0
+    """Counts the writes, so that a waiting attempt sees that the holder is alive."""
     lineages: tuple[Lineage, ...] = ()
+    """Of the checkpoints that this record may delete; the last one is its own.
+
+    A new record gets a random lineage, which is in the name of each checkpoint that it writes. So it never deletes what
+    another record wrote, of which only the checkpoints may be left. A rebuilt record also gets one, and keeps those of
+    the checkpoints that it was rebuilt from. A record of an earlier version has none, and so have its checkpoints.
+    """
     attempts: tuple[Attempt, ...] = ()
+    """Every start of the program: holder, start, end, exit code, seconds by stage and category, furthest steps."""
     inputs: Inputs = {}
+    """What the run is made from: identity of the data, digest of the backbone's weights, arithmetic."""
     checkpoints: tuple[CheckpointEntry, ...] = ()
+    """Those that can be restored, oldest first: name, phase, step, size, SHA-256."""
     history: tuple[EpochResult, ...] = ()
+    """The result of each epoch."""
     outcome: Outcome | None = None
+    """Of a finished run: test accuracy with its interval, test loss, digest of the model's weights."""
     lease: Lease | None = None
+    """Which attempt holds the run, and for how long."""
     set_aside: tuple[CheckpointEntry, ...] = ()
+    """Checkpoints that were found damaged: kept, and never used again."""
     files: dict[Object, StoredFile] = {}
+    """Of a finished run: size and SHA-256 of each object under `model/`, `report/` and `logs/`."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -287,9 +296,9 @@ class Record(_Part):
 
 
 class Description(_Part):
-    """What a checkpoint says of itself, in the metadata of its file: all that a lost record can be rebuilt from.
+    """In the metadata of a checkpoint's file: everything from which a lost record can be rebuilt.
 
-    Fields are those of `Record` and `CheckpointEntry` at the time of the commit, `lineage` the one of its name.
+    Fields are those of `Record` and `CheckpointEntry` at the time of the commit, `lineage` is that of its name.
     """
 
     format: Literal[1] = 1
@@ -322,7 +331,7 @@ class CheckpointName(NamedTuple):
     def parse(cls, name: str) -> "CheckpointName | None":
         """The parts of a name; None for one that is not ours."""
         match = re.fullmatch(
-            rf"{CHECKPOINTS}(head|fine_tune)-(\d{{8,15}})-a(\d{{1,9}})-(\d{{1,9}})(?:-([0-9a-f]{{8}}))?\.safetensors",
+            rf"{CHECKPOINTS}({'|'.join(PHASE_NAMES)})-(\d{{8,15}})-a(\d{{1,9}})-(\d{{1,9}})(?:-([0-9a-f]{{8}}))?\.safetensors",
             name, re.ASCII,
         )  # fmt: skip
         return cls(match[1], int(match[2]), int(match[3]), int(match[4]), match[5] or "") if match else None
@@ -330,16 +339,14 @@ class CheckpointName(NamedTuple):
     @property
     def position(self) -> tuple[int, int, int, int]:
         """Later in the training, or written later, is larger."""
-        return *position(self.phase, self.step), self.attempt, self.upload
+        return PHASE_NAMES.index(self.phase), self.step, self.attempt, self.upload
 
 
-def position(phase: str, step: int) -> tuple[int, int]:
-    """How far in the training; later is larger."""
-    return PHASES.index(phase), step
-
-
-def problem_of(errors: list[Any]) -> str:
-    """The first of pydantic's errors in one line that can be shown: field names of a record may hold anything."""
-    where = ".".join(str(part) for part in errors[0]["loc"])
-    text = f"{where + ': ' if where else ''}{errors[0]['msg'].removeprefix('Value error, ')}"
+def problem_of(error: Exception) -> str:
+    """An error, or the first problem of a ValidationError, in one printable line of at most 300 characters."""
+    text = str(error)
+    if isinstance(error, ValidationError):
+        problem = error.errors()[0]
+        text = ".".join([*map(str, problem["loc"]), ""]).removesuffix(".")
+        text = f"{text + ': ' if text else ''}{problem['msg'].removeprefix('Value error, ')}"
     return text.encode("unicode_escape").decode()[:300]

@@ -5,8 +5,8 @@ What all runs of a namespace share (account, policies, claim) is in the overlay'
 
 Kustomize renders; this adds what it cannot know. The settings in the ConfigMap are read as the program would read
 them, so a wrong one is refused here and not in the cluster. Job and ConfigMap are then named by the run: the pod
-template of a Job can never change, so another run must be another Job, and the same run must be the same one. Nothing
-depends on the caller's environment. A CronJob keeps its name: its template may change, and each slot is its own run.
+template of a Job can never change, so another run must be another Job, and the same run must be the same one. The
+caller's environment has no effect. A CronJob keeps its name: its template may change, and each slot is its own run.
 """
 
 import argparse
@@ -171,11 +171,11 @@ def settings_of(container: Manifest, data: dict[str, str]) -> Settings:
     What only the cluster knows (the downward API) is left out.
     """
     literals = {entry["name"]: entry["value"] for entry in container.get("env", []) if "value" in entry}
-    return read_settings([], data | literals)
+    return read_settings(data | literals)
 
 
 def _label(instance: str, *manifests: Manifest) -> None:
-    """What is of one run, and nothing that runs share, has this label: it can be listed and deleted by it."""
+    """Label what belongs to one run, so that it can be listed and deleted; what runs share has no such label."""
     for manifest in manifests:
         manifest.setdefault("metadata", {}).setdefault("labels", {})[INSTANCE] = instance
 
@@ -189,7 +189,7 @@ def _config_of(container: Manifest, manifests: list[Manifest]) -> Manifest:
 
 
 def _place_digest(settings: Settings) -> str:
-    """Six hexadecimal digits that tell runs of the same settings apart: by run id, and by the store they are in."""
+    """Six hexadecimal digits over store and run id: two runs of the same settings have different ones."""
     return hashlib.sha256(f"{settings.storage_uri}/{settings.resolved_run_id()}".encode()).hexdigest()[:6]
 
 

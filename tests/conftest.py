@@ -6,19 +6,20 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
-from job.observe.events import RunningMeans, StepDone
+from job.observe.events import Event, RunningMeans, StepDone
 from job.settings.environment import NOT_SETTINGS
 from job.settings.settings import PREFIX, Settings
 from job.storage import LocalStore
 from job.storage.gcs import GcsStore
 from tests.gcs_server import BUCKET, GcsServer
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow warns of each error that a test provokes
 REPOSITORY = Path(__file__).parent.parent
+AnEvent = TypeVar("AnEvent", bound=Event)
 
 SMALL_RUN: dict[str, Any] = {
     "dataset": "two_shapes",
@@ -154,7 +155,7 @@ def undisturbed_process(prepared: Path, tmp_path_factory: pytest.TempPathFactory
 
 def process_environment(settings: Mapping[str, Any]) -> dict[str, str]:
     """This process's environment with these settings, and no others."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    clean = {name: value for name, value in os.environ.items() if not name.startswith((PREFIX, "TF_CPP_"))}
     return clean | {f"{PREFIX}{name.upper()}": str(value) for name, value in settings.items()}
 
 
@@ -166,29 +167,27 @@ def job(*argv: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
 
 
 class Recorder:
-    """A reader that keeps the events of a run."""
+    """An observer that keeps the events of a run, and the title of the table at its end."""
 
     def __init__(self) -> None:
-        self.events: list[tuple[str, dict[str, Any]]] = []
+        self.events: list[Event] = []
         self.steps: list[StepDone] = []
+        self.title = ""
 
-    def event(self, name: str, **facts: Any) -> None:
-        self.events.append((name, facts))
-
-    def warning(self, name: str, **facts: Any) -> None:
-        self.events.append((name, facts))
+    def event(self, event: Event) -> None:
+        self.events.append(event)
 
     def step(self, done: StepDone, running_means: RunningMeans) -> None:
         self.steps.append(done)
 
     def closing(self, title: str, rows: dict[str, str]) -> None:
-        self.events.append((title, rows))
+        self.title = title
 
-    def names(self) -> list[str]:
-        return [name for name, _ in self.events]
+    def kinds(self) -> list[type[Event]]:
+        return [type(event) for event in self.events]
 
-    def of(self, name: str) -> list[dict[str, Any]]:
-        return [facts for event, facts in self.events if event == name]
+    def of(self, kind: type[AnEvent]) -> list[AnEvent]:
+        return [event for event in self.events if isinstance(event, kind)]
 
 
 @pytest.fixture(scope="session")

@@ -3,23 +3,24 @@
 A `SeriesOfARun` is well: it trains, steps, commits and asks the store. A sick one has what alerts are for.
 """
 
+import contextlib
 import itertools
 import math
 import time
 from collections.abc import Iterator
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, start_http_server
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from job.observe.metrics.table import OUTCOME, PHASES, SERIES, TRAINING_PHASES, Series
+from job.observe.metrics.table import OUTCOME, SERIES, Series
+from job.phases import PHASE_NAMES, STATES
 
 KINDS: dict[str, Any] = {"counter": Counter, "gauge": Gauge, "histogram": Histogram}
 DAY = 86400.0
 LABELS = {
-    "phase": TRAINING_PHASES,
+    "phase": PHASE_NAMES,
     "split": ("train", "validation"),
     "operation": ("read", "write"),
     "code": ("200", "503"),
@@ -94,43 +95,31 @@ class SeriesOfARun(Collector):
         return 0.1
 
 
-class SeriesOfAJob(Collector):
-    """What kube-state-metrics tells of a Job that has failed, and of one whose deadline is near."""
-
-    def __init__(self, *, namespace: str, failed: str, late: str) -> None:
-        self._registry = CollectorRegistry()
-        failure = Gauge("kube_job_failed", "", ("namespace", "job_name", "condition"), registry=self._registry)
-        failure.labels(namespace, failed, "true").set(1)
-        of_late = {
-            "kube_job_status_start_time": time.time() - 3300,
-            "kube_job_spec_active_deadline_seconds": 3600.0,
-            "kube_job_status_active": 1.0,
-        }
-        for name, value in of_late.items():
-            Gauge(name, "", ("namespace", "job_name"), registry=self._registry).labels(namespace, late).set(value)
-
-    def collect(self) -> Iterator[Metric]:
-        yield from self._registry.collect()
+def series_of_a_job(*, namespace: str, failed: str, late: str) -> CollectorRegistry:
+    """What kube-state-metrics has of a Job that has failed, and of one whose deadline is near."""
+    registry = CollectorRegistry()
+    failure = Gauge("kube_job_failed", "", ("namespace", "job_name", "condition"), registry=registry)
+    failure.labels(namespace, failed, "true").set(1)
+    of_late = {
+        "kube_job_status_start_time": time.time() - 3300,
+        "kube_job_spec_active_deadline_seconds": 3600.0,
+        "kube_job_status_active": 1.0,
+    }
+    for name, value in of_late.items():
+        Gauge(name, "", ("namespace", "job_name"), registry=registry).labels(namespace, late).set(value)
+    return registry
 
 
-class Exporter:
-    """Serves a collector on a free port of this machine."""
-
-    def __init__(self, collector: Collector) -> None:
-        self._registry = CollectorRegistry()
-        self._registry.register(collector)
-
-    def __enter__(self) -> Self:
-        self._server, self._thread = start_http_server(0, "127.0.0.1", self._registry)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+@contextlib.contextmanager
+def exported(collector: Collector) -> Iterator[str]:
+    """Serve a collector on a free port of this machine; gives the URL."""
+    server, thread = start_http_server(0, "127.0.0.1", collector)
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 
 def outcome(**values: float) -> CollectorRegistry:
@@ -150,7 +139,7 @@ def _metric(series: Series, registry: CollectorRegistry) -> Any:
 
 def _label_values(series: Series) -> list[tuple[str, ...]]:
     if series.name == "thaw_phase":
-        return [(phase,) for phase in PHASES]
+        return [(phase,) for phase in STATES]
     if series.known or not series.labels:
         return list(series.known) or [()]
     return list(itertools.product(*(LABELS.get(label, (label,)) for label in series.labels)))

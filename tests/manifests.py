@@ -3,6 +3,8 @@
 import copy
 import functools
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,108 +14,134 @@ from typing import Any
 import pytest
 import yaml
 
-from job.settings.settings import PREFIX, Settings, variable
-from k8s.render import Manifest, container_of, kustomize, of_one_run, shared_by_runs
+from job.settings.settings import Settings, variable
+from k8s.render import Manifest, container_of, kustomize, of_one_run, settings_of, shared_by_runs, template_of
 from tests.conftest import REPOSITORY
 
 K8S = REPOSITORY / "k8s"
 OVERLAYS = sorted(path.parent.name for path in K8S.glob("overlays/*/kustomization.yaml"))
 COMPONENTS = sorted(path.name for path in K8S.glob("components/*"))
-PLACES = [f"overlays/{name}" for name in OVERLAYS] + ["cloud"]
-"""Folders of all that is deployed."""
+INSTANCE = "app.kubernetes.io/instance"
+
+needs_kustomize = pytest.mark.skipif(
+    not (shutil.which("kubectl") or shutil.which("kustomize") or os.environ.get("CI")),
+    reason="neither kubectl nor kustomize is there to render the manifests",
+)
+"""In CI it must be there, and a test without it fails."""
 
 
-@pytest.fixture
-def kustomize_is_there() -> None:
-    """Skips where nothing can render; fails there in CI, where it must be."""
-    if not (shutil.which("kubectl") or shutil.which("kustomize")):
-        reason = "neither kubectl nor kustomize is there to render the manifests"
-        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+class Manifests(list[Manifest]):
+    """Manifests with one Job or CronJob among them."""
+
+    def of_kind(self, kind: str) -> list[Manifest]:
+        return of_kind(self, kind)
+
+    @property
+    def workload(self) -> Manifest:
+        (found,) = self.of_kind("Job") + self.of_kind("CronJob")
+        return found
+
+    @property
+    def name(self) -> str:
+        return str(self.workload["metadata"]["name"])
+
+    @property
+    def job(self) -> Any:
+        """The spec of the Job, or of the Jobs that the CronJob makes."""
+        return self.workload["spec"].get("jobTemplate", self.workload)["spec"]
+
+    @property
+    def pod(self) -> Any:
+        return template_of(self.workload)["spec"]
+
+    @property
+    def container(self) -> Any:
+        return container_of(self.workload)
+
+    @property
+    def config(self) -> dict[str, str]:
+        """What the container gets from its ConfigMap."""
+        names = [source["configMapRef"]["name"] for source in self.container["envFrom"]]
+        (found,) = [item for item in self.of_kind("ConfigMap") if item["metadata"]["name"] in names]
+        return found["data"]  # type: ignore[no-any-return]
+
+    @property
+    def settings(self) -> Settings:
+        """The settings of the container, without what only a cluster knows."""
+        return settings_of(self.container, self.config)
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """The variables that the cluster sets, with the field of the pod."""
+        return {it["name"]: it["valueFrom"]["fieldRef"]["fieldPath"] for it in self.container["env"]}
+
+    @property
+    def names(self) -> set[tuple[str, str]]:
+        return {(manifest["kind"], manifest["metadata"]["name"]) for manifest in self}
 
 
 def render(*argv: str, **env: str) -> "subprocess.CompletedProcess[str]":
-    """What `make render` runs."""
+    """Run what `make render` runs."""
     command = [sys.executable, "-m", "k8s.render", *argv]
     return subprocess.run(command, cwd=REPOSITORY, env=os.environ | env, capture_output=True, text=True, timeout=60)
 
 
-def overlay(name: str) -> list[Manifest]:
-    """An overlay as `make deploy` applies it: what runs share, and a run."""
-    return shared_part(f"overlays/{name}") + run_part(f"overlays/{name}")
-
-
-def run_part(place: str) -> list[Manifest]:
+def run_part(place: str) -> Manifests:
     """What `make render` prints of a folder, and `make undeploy` deletes."""
-    return copy.deepcopy(_run_part(place))
+    return Manifests(copy.deepcopy(_run_part(place)))
 
 
-def shared_part(place: str) -> list[Manifest]:
+def shared_part(place: str) -> Manifests:
     """What `make render-shared` prints of a folder."""
-    return copy.deepcopy(_shared_part(place))
+    return Manifests(copy.deepcopy(_shared_part(place)))
+
+
+_run_part = functools.cache(lambda place: of_one_run(kustomize(K8S / place)))
+_shared_part = functools.cache(lambda place: shared_by_runs(K8S / place))
+
+
+def overlay(name: str) -> Manifests:
+    """An overlay as `make deploy` applies it: what runs share, and a run."""
+    return Manifests(shared_part(f"overlays/{name}") + run_part(f"overlays/{name}"))
 
 
 @functools.cache
-def _run_part(place: str) -> list[Manifest]:
-    return of_one_run(kustomize(K8S / place))
-
-
-@functools.cache
-def _shared_part(place: str) -> list[Manifest]:
-    return shared_by_runs(K8S / place)
-
-
-@functools.cache
-def base() -> list[Manifest]:
+def base() -> Manifests:
     """What all overlays have in common."""
-    return kustomize(K8S / "base" / "shared") + kustomize(K8S / "base")
+    return Manifests(kustomize(K8S / "base" / "shared") + kustomize(K8S / "base"))
 
 
-def component(name: str, folder: Path) -> list[Manifest]:
-    """The base with one component and nothing else, rendered in `folder`: what runs share, and a run."""
-    return [manifest for part in ("shared", ".") for manifest in _with_component(name, folder, part)]
+def write_kustomization(folder: Path, **content: Any) -> Path:
+    """Write a kustomization.yaml; resources and components are folders in k8s."""
+    for key in ("resources", "components"):
+        content[key] = [os.path.relpath(K8S / path, folder.resolve()) for path in content.get(key, [])]
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(content))
+    return folder
 
 
-def _with_component(name: str, folder: Path, part: str) -> list[Manifest]:
-    """One part of the base, with the same part of a component where that has one."""
-    base_part, component_part = K8S / "base" / part, K8S / "components" / name / part
-    components = [component_part] if (component_part / "kustomization.yaml").is_file() else []
-    places = {"resources": [base_part], "components": components}
-    relative = {key: [os.path.relpath(path, folder.resolve()) for path in paths] for key, paths in places.items()}
-    (folder / "kustomization.yaml").write_text(yaml.safe_dump(relative))
-    return kustomize(folder)
+def component(name: str, folder: Path) -> Manifests:
+    """The base with one component and nothing else: what runs share, and a run."""
+    manifests = Manifests()
+    for part in ("shared", "."):
+        path = Path("components", name, part)
+        components = [path] if (K8S / path / "kustomization.yaml").is_file() else []
+        manifests += kustomize(write_kustomization(folder, resources=[Path("base", part)], components=components))
+    return manifests
 
 
 def of_kind(manifests: list[Manifest], kind: str) -> list[Manifest]:
     return [manifest for manifest in manifests if manifest["kind"] == kind]
 
 
-def job_spec(manifests: list[Manifest]) -> dict[str, Any]:
-    """The spec of the one Job, or of the Jobs that the one CronJob makes."""
-    for cron_job in of_kind(manifests, "CronJob"):
-        return cron_job["spec"]["jobTemplate"]["spec"]  # type: ignore[no-any-return]
-    (job,) = of_kind(manifests, "Job")
-    return job["spec"]  # type: ignore[no-any-return]
+def job_spec(manifests: list[Manifest]) -> Any:
+    return Manifests(manifests).job
 
 
-def pod_spec(manifests: list[Manifest]) -> dict[str, Any]:
-    return job_spec(manifests)["template"]["spec"]  # type: ignore[no-any-return]
-
-
-def container(manifests: list[Manifest]) -> dict[str, Any]:
-    (workload,) = of_kind(manifests, "Job") + of_kind(manifests, "CronJob")
-    return container_of(workload)
-
-
-def config(manifests: list[Manifest]) -> dict[str, str]:
-    """What the container gets from its ConfigMap."""
-    names = [source["configMapRef"]["name"] for source in container(manifests)["envFrom"]]
-    (found,) = [item for item in of_kind(manifests, "ConfigMap") if item["metadata"]["name"] in names]
-    return found["data"]  # type: ignore[no-any-return]
-
-
-def settings(manifests: list[Manifest]) -> Settings:
-    """The settings of the container, but for what only a cluster knows."""
-    return Settings(**{name.removeprefix(PREFIX).lower(): text for name, text in config(manifests).items()})  # type: ignore[arg-type]
+def demo_settings() -> dict[str, str]:
+    """The variables of `make demo`."""
+    makefile = (REPOSITORY / "Makefile").read_text().replace("\\\n", " ")
+    (assignment,) = re.findall(r"^DEMO := (.*)$", makefile, re.MULTILINE)
+    return dict(word.split("=", 1) for word in shlex.split(assignment))
 
 
 def variables() -> set[str]:

@@ -1,12 +1,14 @@
 """Contents of reports as a run would compose them, from logits and epochs that a test chooses."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 
-from job.report.content import compose
-from job.report.gallery import predictions, training_sample
+from job.data.composition import Composition
+from job.report.content import Results, compose
+from job.report.gallery import Gallery, predictions, training_sample
 from job.report.page import page
 from job.schema import Attempt, EpochResult, Record
 from job.settings.settings import Settings
@@ -31,7 +33,6 @@ def content(
     num_examples: int = 60,
     history: tuple[EpochResult, ...] = (epoch("head", 0), epoch("fine_tune", 0)),
     run_id: str = "run",
-    goodput_ratio: float = 0.75,
     duplicates: dict[str, int] | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
@@ -47,34 +48,31 @@ def content(
             | settings
         )
     )
+    sizes = {"train": 40, "validation": 16, "test": 60}
     record = Record(
         run_id="run", fingerprint="0123456789ab", settings=chosen.result_settings(),
         attempts=(Attempt(number=1, holder="host", start=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)),),
         inputs={
             "data": {
-                "dataset": "shapes/1.0.0", "splits": {"train": 40, "validation": 16, "test": 60}, "sha256": "ab" * 32,
+                "dataset": "shapes/1.0.0", "splits": sizes, "sha256": "ab" * 32,
             },
             "backbone_sha256": "cd" * 32,
             "arithmetic": {"precision": "float32", "xla": False},
         },
     )  # fmt: skip
     test = evaluate(logits, labels, class_names)
-    sample = training_sample(np.arange(40) % num_classes, class_names, seed=0)
-    composed = compose(
-        record,
-        chosen,
+    results = Results(
+        test=test,
         outcome={
             "test_accuracy": test.accuracy, "test_accuracy_interval": test.accuracy_interval, "test_loss": test.loss,
             "model_sha256": "ef" * 32,
         },
-        test=test.as_json(),
-        class_counts={
-            split: dict.fromkeys(class_names, size // num_classes)
-            for split, size in {"train": 40, "validation": 16, "test": 60}.items()
-        },
-        duplicates=duplicates or {},
-        examples={"training_sample": sample, **predictions(logits, labels, class_names)},
-        history=history,
+        gallery=gallery(
+            {
+                "training_sample": training_sample(np.arange(40) % num_classes, class_names, seed=0),
+                **predictions(logits, labels, class_names),
+            }
+        ),
         layers=[
             {"part": "input", "name": "rescaling", "kind": "Rescaling", "output_shape": [24, 24, 3],
              "num_parameters": 0, "num_trainable": 0},
@@ -83,25 +81,31 @@ def content(
             {"part": "head", "name": "head", "kind": "Dense", "output_shape": [1],
              "num_parameters": 9, "num_trainable": 9},
         ],
-        durations_seconds={"head": 4.0, "fine_tune": 4.0},
-        time_seconds={"productive": 6.0, "compile": 2.0, "recompute": 0.0},
-        goodput_ratio=goodput_ratio,
+    )  # fmt: skip
+    counts = {split: np.full(num_classes, size // num_classes) for split, size in sizes.items()}
+    composed = compose(
+        record, chosen, results, composition=Composition(class_names, counts, duplicates or {}), history=history,
+        times=[{"head": {"productive": 3.0, "compile": 1.0}, "fine_tune": {"productive": 3.0, "compile": 1.0}}],
         device="a processor",
     )  # fmt: skip
     # A record refuses a run id that is no name; the card is tried with any.
     return composed | {"run_id": run_id}
 
 
-def render(report: dict[str, Any]) -> str:
-    """The page of a report, with noise for pictures."""
+def gallery(examples: Mapping[str, Any]) -> Gallery:
+    """Noise for pictures of examples."""
     rng = np.random.default_rng(0)
 
     def noise(*shape: int) -> np.ndarray:
         return rng.integers(0, 256, (*shape, SIDE, SIDE, 3), dtype=np.uint8)
 
-    surest = report["most_confident"]
-    training = noise(len(report["training_sample"]))
-    return page(
-        report, training=training, augmented=noise(min(4, len(training)), 5), right=noise(len(surest["right"])),
-        wrong=noise(len(surest["wrong"])),
+    surest, training = examples["most_confident"], noise(len(examples["training_sample"]))
+    return Gallery(
+        examples=dict(examples), training=training, augmented=noise(min(4, len(training)), 5),
+        right=noise(len(surest["right"])), wrong=noise(len(surest["wrong"])),
     )  # fmt: skip
+
+
+def render(report: Mapping[str, Any]) -> str:
+    """The page of a report, with noise for pictures."""
+    return page(report, gallery(report))

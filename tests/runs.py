@@ -5,10 +5,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from job.errors import Interrupted
-from job.observe.events import RunningMeans, StepDone
+from job.observe.context import Context
+from job.observe.events import Event, Observer, Observers, RunningMeans, StepDone
 from job.observe.progress import Progress
-from job.run import attempt
-from job.run.record import RECORD_NAME
+from job.run.attempt import run_attempt
+from job.run.record import RECORD_NAME, Identity
 from job.schema import Holder, Record
 from job.settings.settings import Settings
 from job.storage import LocalStore, ObjectStore
@@ -17,6 +18,8 @@ from tests.stores import Crash
 
 HOLDER = Holder(host="test", pid=1, started=0.0, job_uid="uid")
 """Of one Job: the next start takes the run over at once."""
+
+IDENTITY = Identity(run_id="run", fingerprint="f", settings={})
 
 Undisturbed = tuple[LocalStore, Recorder, Settings]
 Small = Callable[..., Settings]
@@ -47,11 +50,11 @@ class StopAfter:
     def __call__(self) -> None:
         self.left -= 1
         if self.left < 0:
-            raise Interrupted("told to stop")
+            raise Interrupted("now")
 
 
 class StopAtStep(Recorder):
-    """Tells a run to stop right after a step of a phase."""
+    """Stops a run right after a step of a phase, counted from 0."""
 
     def __init__(self, phase: str, step: int) -> None:
         super().__init__()
@@ -63,26 +66,31 @@ class StopAtStep(Recorder):
 
     def check_stop(self) -> None:
         if self._reached:
-            raise Interrupted("told to stop")
+            raise Interrupted("now")
 
 
 def never() -> None:
     pass
 
 
+def context(
+    observer: Observer | None = None, progress: Progress | None = None, check_stop: Callable[[], None] = never
+) -> Context:
+    return Context(observer or Observers(), progress or Progress(), check_stop)
+
+
 def start(
     settings: Settings,
     store: ObjectStore,
     *,
-    reader: Recorder | None = None,
+    observer: Recorder | Observers | None = None,
     check_stop: Callable[[], None] = never,
     progress: Progress | None = None,
-) -> Recorder:
-    reader = reader or Recorder()
-    attempt.make(
-        settings, store=store, holder=HOLDER, reader=reader, progress=progress or Progress(), check_stop=check_stop
-    )
-    return reader
+) -> Any:
+    """One attempt in this process; returns its observer, by default a `Recorder`."""
+    observer = observer or Recorder()
+    run_attempt(settings, store=store, holder=HOLDER, context=context(observer, progress, check_stop))
+    return observer
 
 
 def record_of(store: ObjectStore) -> Record:
@@ -99,13 +107,13 @@ def result_of(store: ObjectStore) -> dict[str, Any]:
 
 
 class CrashOn(Recorder):
-    """Ends the process at an event."""
+    """Ends the process at an event of this kind with these fields."""
 
-    def __init__(self, name: str, **facts: Any) -> None:
+    def __init__(self, kind: type[Event], **fields: Any) -> None:
         super().__init__()
-        self._name, self._facts = name, facts
+        self._kind, self._fields = kind, fields
 
-    def event(self, name: str, **facts: Any) -> None:
-        super().event(name, **facts)
-        if name == self._name and self._facts.items() <= facts.items():
-            raise Crash(name)
+    def event(self, event: Event) -> None:
+        super().event(event)
+        if isinstance(event, self._kind) and self._fields.items() <= vars(event).items():
+            raise Crash(event.name)

@@ -29,12 +29,12 @@ Scrape = Mapping[str, Any]
 START_SECONDS = 30.0
 
 
-def program(name: str, *, way_out: str = "`make setup-services` as root installs it") -> str:
+def program(name: str, *, hint: str = "`make setup-services` as root installs it") -> str:
     """The path of a program. Without it a test is skipped on a desk, and fails in CI."""
     path = shutil.which(name)
     if path is None:
         complain = pytest.fail if os.environ.get("CI") else pytest.skip
-        complain(f"{name} is not installed: {way_out}")
+        complain(f"{name} is not installed: {hint}")
     return path
 
 

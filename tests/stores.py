@@ -1,5 +1,7 @@
-"""Stores for the tests: one in memory, and a wrapper that makes a real one fail."""
+"""Stores for the tests: one in memory, and wrappers that make a real one fail."""
 
+import os
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -61,7 +63,7 @@ class MemoryStore:
 
 
 class Crash(BaseException):
-    """Stands for the end of the process: nothing below catches it."""
+    """Stands for the end of the process: no code of the program catches it."""
 
 
 class CrashingStore:
@@ -89,14 +91,30 @@ class CrashingStore:
 
 
 class BrokenStore:
-    """A store of which one method always fails as an unavailable one does."""
+    """A store of which one method fails as an unavailable one does; `method` may be changed at any time."""
 
     def __init__(self, store: ObjectStore, method: str) -> None:
         self._store = store
-        self._method = method
+        self.method = method
         self.uri = store.uri
 
     def __getattr__(self, method: str):
-        if method == self._method:
+        if method == self.method:
             raise StorageError(f"{method} is unavailable")
         return getattr(self._store, method)
+
+
+def plant(path: Path, kind: str, *, outside: Path) -> None:
+    """Put something at a path; a link leads to `outside`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if kind == "FIFO":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "file":
+        path.touch()
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(str(path))
+    else:
+        path.symlink_to(outside)

@@ -1,113 +1,157 @@
-"""The words after `python -m job`: six commands beside the run, and one clear answer to every mistake."""
+"""The words after `python -m job`: the options of each command, and one clear answer to every mistake."""
 
+import os
 import re
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from job import __main__ as door
 from job import cli
-from job.cli.arguments import SUMMARIES, ListRuns, Mirror, Plan, Predict, Run, Status, Verify, read_command
-from job.errors import InvalidSettings
-from tests.conftest import job
+from job.errors import ExitCode, InvalidSettings
+from tests.conftest import REPOSITORY, job
 from tests.test_end_to_end import Environment
 
-QUESTIONS = {
-    "plan": [],
-    "status": ["--run", "r"],
-    "list": ["place"],
-    "predict": ["--run", "r", "cat.jpg"],
-    "verify": ["--run", "r"],
-    "repair": ["--run", "r"],
-}
+
+def read(words: str, **environ: str) -> Any:
+    return cli.read(*cli.split(words.split()), environ)
 
 
-def test_without_a_name_the_words_are_settings_of_a_run() -> None:
-    """And `run` may be said."""
-    for words in (["--seed", "3"], ["run", "--seed", "3"]):
-        command = read_command(words, {})
-        assert isinstance(command, Run)
-        assert command.settings.seed == 3
-
-
-def test_each_command_has_its_arguments() -> None:
-    """As typed values."""
-    assert read_command(["status", "--run", "gs://bucket/runs/a/", "--watch"], {}) == Status(
-        run="gs://bucket/runs/a", watch=True, as_json=False
-    )
-    assert read_command(["list", "runs", "--json"], {}) == ListRuns(storage_uri="runs", as_json=True)
-    predict = read_command(["predict", "a.jpg", "--run", "r", "-", "--batch-size", "8"], {"THAW_CACHE_DIR": "/cache"})
-    assert predict == Predict(run="r", images=("a.jpg", "-"), batch_size=8, cache_dir=Path("/cache"), as_json=False)
-    assert read_command(["verify", "--run", "r", "--json"], {}) == Verify(run="r", cache_dir=None, as_json=True)
-    mirror = read_command(["mirror", "--to", "gs://bucket/m", "--dataset", "cifar10"], {})
-    assert isinstance(mirror, Mirror)
+def test_the_options_of_each_command_are_typed_values() -> None:
+    """Words without a command's name are settings of `run`, which may be named too."""
+    assert read("--seed 3").settings.seed == read("run --seed 3").settings.seed == 3
+    status = read("status --run gs://bucket/runs/a/ --watch")
+    assert (status.run, status.watch, status.as_json) == ("gs://bucket/runs/a", True, False)
+    assert read("list runs --json").model_dump() == {"storage_uri": "runs", "as_json": True}
+    assert read("predict a.jpg --run r - --batch-size 8", THAW_CACHE_DIR="/cache").model_dump() == {
+        "run": "r", "images": ("a.jpg", "-"), "batch_size": 8, "cache_dir": Path("/cache"), "as_json": False
+    }  # fmt: skip
+    assert read("verify --run r --cache-dir here", THAW_CACHE_DIR="/cache").cache_dir == Path("here")
+    assert read("repair --run r --yes").is_confirmed
+    mirror = read("mirror --to gs://bucket/m --dataset cifar10")
     assert (mirror.to, mirror.settings.dataset) == ("gs://bucket/m", "cifar10")
 
 
-def test_a_plan_knows_where_each_setting_came_from(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Flags win over the environment, which wins over defaults."""
-    monkeypatch.setenv("THAW_SEED", "1")
-    monkeypatch.setenv("THAW_DROPOUT", "0.5")
-    environ = {"THAW_SEED": "1", "THAW_DROPOUT": "0.5"}
-    plan = read_command(["plan", "--json", "--seed", "2"], environ)
-    assert isinstance(plan, Plan)
-    assert (plan.settings.seed, plan.settings.dropout, plan.as_json) == (2, 0.5, True)
-    assert [plan.origins[name] for name in ("seed", "dropout", "flip")] == ["flag", "environment", "default"]
+def test_a_question_is_about_the_run_that_the_environment_or_a_file_describes(tmp_path: Path) -> None:
+    """In a pod, `python -m job status` is about the pod's own run; of a run that is named nothing else is read."""
+    (tmp_path / "a.env").write_text("THAW_RUN_ID=b\nTHAW_STORAGE_URI=/runs\n")
+    assert read("status", THAW_STORAGE_URI="gs://bucket/runs", THAW_RUN_ID="a").run == "gs://bucket/runs/a"
+    assert read(f"status --env-file {tmp_path}/a.env", THAW_STORAGE_URI="gs://bucket/runs").run == "gs://bucket/runs/b"
+    assert read(f"list --env-file {tmp_path}/a.env").storage_uri == "/runs"
+    assert read("status --run r", THAW_SEED="many").run == "r"
 
 
-def test_the_run_is_by_default_the_one_that_the_environment_describes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a pod, `python -m job status` is about the pod's own run."""
-    for name, value in {"THAW_STORAGE_URI": "gs://bucket/runs", "THAW_RUN_ID": "a"}.items():
-        monkeypatch.setenv(name, value)
-    status = read_command(["status"], {"THAW_STORAGE_URI": "gs://bucket/runs", "THAW_RUN_ID": "a"})
-    assert isinstance(status, Status)
-    assert status.run == "gs://bucket/runs/a"
+def test_flags_win_over_the_environment_which_wins_over_a_file(tmp_path: Path) -> None:
+    """A plan shows where each value came from."""
+    path = tmp_path / "a.env"
+    path.write_text("# the recipe\n\nTHAW_SEED=1\nexport THAW_DROPOUT='0.5'\n  THAW_FLIP=none  # no flip\nTHAW_XLA=on")
+    plan = read(f"plan --json --seed 3 --env-file {path}", THAW_SEED="2", THAW_DROPOUT="0.4")
+    settings, origins = plan.settings, plan.origins
+    assert read(f"--env-file {REPOSITORY}/k8s/base/settings.env").origins["cache_dir"] == "file"
+    assert (settings.seed, settings.dropout, settings.flip, settings.xla, plan.as_json) == (3, 0.4, "none", "on", True)
+    assert origins == {"seed": "flag", "dropout": "environment", "flip": "file", "xla": "file"}
 
 
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["stauts"], "'stauts': no such command; did you mean status?"),
-        (["help"], "did you mean --help?"),
-        (["cat.jpg"], "'cat.jpg': no such command"),
-        (["status", "--rnu", "x"], "--rnu: no such flag; did you mean --run?"),
-        (["status", "--run"], "--run: expected one argument"),
-        (["status", "--watch", "--json"], "not allowed with"),
-        (["status", "--run", ""], "an empty URI"),
-        (["list", "a", "b"], "'b': unexpected"),
-        (["list", "gs://B"], "expected gs://bucket/prefix"),
-        (["predict", "--run", "r"], "no image is named"),
-        (["predict", "--run", "r", "--batch-size", "0", "a"], "--batch-size=0: must be 1 to 4096"),
-        (["predict", "--run", "r", "--batch-size", "many", "a"], "--batch-size: invalid int value: 'many'"),
-        (["mirror", "--dataset", "cifar10"], "it is not said where to"),
-        (["plan", "--jsn"], "--jsn: no such flag; did you mean --json?"),
-        (["plan", "--batch-size", "0"], "--batch-size='0': must be greater than or equal to 1"),
+        ("stauts", "'stauts': no such command; did you mean status?"),
+        ("help", "did you mean --help?"),
+        ("status --rnu x", "--rnu: no such flag; did you mean --run?"),
+        ("status --run", "--run: expected one argument"),
+        ("status --run= ", "--run='': is empty"),
+        ("status --watch --json --run r", "--watch: not allowed with --json"),
+        ("status --json=hunter2 --run r", "--json: takes no value"),
+        ("list a b", "'b': unexpected"),
+        ("list gs://B", "STORAGE-URI='gs://B': expected gs://bucket/prefix"),
+        ("predict --run r", "IMAGE|DIR|URI|-: is missing"),
+        ("predict --run r --batch-size 0 a", "--batch-size='0': must be greater than or equal to 1"),
+        ("predict --run r --batch-size many a", "--batch-size='many': must be a whole number"),
+        ("mirror --dataset cifar10", "--to: is missing"),
+        ("plan --batch 8", "--batch: no such flag"),
+        ("plan --batch-size 0 --seed 1.5", "2 problems with the settings"),
+        ("completion fish", "must be 'bash' or 'zsh'"),
     ],
 )
-def test_a_mistake_is_told_with_what_was_meant(words: list[str], expected: str) -> None:
-    """And with the way out."""
+def test_a_mistake_is_reported_with_what_was_probably_meant(words: str, expected: str) -> None:
+    """And with a hint; no flag may be abbreviated, and no value of an unknown one is shown."""
     with pytest.raises(InvalidSettings) as caught:
-        read_command(words, {})
+        read(words)
     assert expected in caught.value.message
+    assert "hunter2" not in caught.value.message
     assert caught.value.hint
 
 
-@pytest.mark.parametrize("name", list(SUMMARIES))
-def test_every_command_has_a_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Which ends well, and says what the command does."""
-    with pytest.raises(SystemExit) as caught:
-        read_command([name, "--help"], {})
-    assert caught.value.code == 0
-    text = re.sub(r"\s+", " ", capsys.readouterr().out)
-    assert text.startswith("usage: python -m job")
-    assert SUMMARIES[name][1:] in text
+def make_nothing(path: Path) -> None:
+    pass
 
 
-def test_the_door_knows_which_commands_are_questions() -> None:
-    """They are carried out without the run's signals and termination message."""
-    assert set(QUESTIONS) == door.QUESTIONS
-    for name, words in QUESTIONS.items():
-        assert isinstance(read_command([name, *words], {}), cli.Question)
+def content(data: bytes) -> Callable[[Path], Any]:
+    return lambda path: path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (make_nothing, "No such file or directory"),
+        (Path.mkdir, "is not a file"),
+        (os.mkfifo, "is not a file"),
+        (content(b"THAW_SEED=\xff"), "is not text in UTF-8"),
+        (content(b"\0"), "is not text"),
+        (content(b"#" * 1_000_001), "is larger than 1,000,000 bytes"),
+        (content(b"THAW_SEED=1\n\nTHAW_SEED=2"), ":3: THAW_SEED: was given before, at "),
+        (content(b"\n\n# hunter2\nhunter2\n"), ":4: is not a line of the form KEY=value"),
+        (content(b"https://u:hunter2@h?a=hunter2"), ":1: is not a line of the form KEY=value"),
+        (content(b"\nTHAW_SEDE=hunter2"), ":2: THAW_SEDE: no such setting; did you mean THAW_SEED?"),
+        (content(b"PATH=hunter2"), ":1: PATH: no such setting"),
+        (content(b"THAW_CACHE="), ":1: THAW_CACHE='': is empty"),
+        (content(b"THAW_SEED=${HOME}"), ":1: THAW_SEED='${HOME}': must be a whole number"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_reported_with_its_line(
+    tmp_path: Path, make: Callable[[Path], Any], expected: str
+) -> None:
+    """In one message with the problems of flags and variables; what is no setting is not shown with its value."""
+    make(path := tmp_path / "a.env")
+    with pytest.raises(InvalidSettings) as caught:
+        read(f"plan --env-file {path} --nope", THAW_DROPOUT="2")
+    lines = caught.value.message.splitlines()
+    assert any(str(path) in line and expected in line for line in lines)
+    assert "hunter2" not in caught.value.message
+    for other in ("--nope: no such flag", "THAW_DROPOUT='2': must be less than 1"):
+        assert any(other in line for line in lines)
+
+
+def test_every_command_has_a_help(capsys: pytest.CaptureFixture[str]) -> None:
+    """Which ends well, and says what the command does; that of the program has every command and exit code."""
+    for name, summary in cli.COMMANDS.items():
+        with pytest.raises(SystemExit) as caught:
+            read(f"{name} --help")
+        assert caught.value.code == 0
+        text = re.sub(r"\s+", " ", capsys.readouterr().out)
+        assert text.startswith("usage: python -m job")
+        assert summary[1:] in text
+        if name == "run":
+            assert all(other in text for other in cli.COMMANDS.values())
+            assert all(f" {int(code)} {code.meaning}" in text for code in ExitCode)
+
+
+def test_a_shell_completes_commands_flags_and_values() -> None:
+    """By the script that is printed for it."""
+    pytest.importorskip("shtab")
+    script = job("completion", "bash", env=dict(os.environ)).stdout
+    assert "#compdef thaw" in job("completion", "zsh", env=dict(os.environ)).stdout
+    for words, expected in {
+        "thaw stat": "status",
+        "thaw --fine-tune-e": "--fine-tune-epochs",
+        "thaw status --run x --w": "--watch",
+        "thaw plan --precision b": "bfloat16",
+    }.items():
+        ask = f'COMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); _shtab_thaw; echo "${{COMPREPLY[@]}}"'
+        done = subprocess.run(["bash", "-c", f"{script}\n{ask}"], capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == expected
 
 
 def test_a_question_writes_no_termination_message(environment: Environment, tmp_path: Path) -> None:

@@ -22,21 +22,15 @@ from job.schema import Record
 from job.settings.environment import read_settings
 from job.settings.settings import Settings
 from k8s.render import kustomize
-from tests.manifests import K8S, job_spec, kustomize_is_there, of_kind  # noqa: F401
+from tests.manifests import K8S, job_spec, needs_kustomize, of_kind
 
 CLOUD = K8S / "cloud"
 WORKFLOW: dict[str, Any] = yaml.safe_load((CLOUD / "workflow.yaml").read_text())
 CLOUD_RUN: dict[str, Any] = yaml.safe_load((CLOUD / "cloud-run-job.yaml").read_text())
 
 FUNCTIONS = {
-    "text.substring",
-    "text.replace_all",
-    "text.to_lower",
-    "text.url_encode",
-    "time.format",
-    "sys.now",
-    "map.get",
-}
+    "text.substring", "text.replace_all", "text.to_lower", "text.url_encode", "time.format", "sys.now", "map.get",
+}  # fmt: skip
 """Of the standard library of Workflows, those that are used."""
 
 CALLS = {
@@ -55,33 +49,30 @@ def nodes(tree: Any) -> Iterator[Any]:
         yield from nodes(child)
 
 
-def expressions() -> list[str]:
-    """What stands between `${` and `}`."""
-    texts = [node for node in nodes(WORKFLOW) if isinstance(node, str) and "${" in node]
-    return [re.fullmatch(r"\$\{(.+)\}", text).group(1) for text in texts]  # type: ignore[union-attr]
+MAPPINGS = [node for node in nodes(WORKFLOW) if isinstance(node, dict)]
 
 
-@pytest.mark.parametrize("expression", expressions())
-def test_expressions_are_well_formed_and_use_what_is_there(expression: str) -> None:
+def test_expressions_are_well_formed_and_use_what_is_there() -> None:
     """They have Python's syntax, but for the names of constants; each function and variable exists."""
-    tree = ast.parse(expression, mode="eval")
-    called = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
-    assert called <= FUNCTIONS
+    texts = [node for node in nodes(WORKFLOW) if isinstance(node, str) and "${" in node]
     libraries = {name.split(".")[0] for name in FUNCTIONS}
-    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} - libraries
-    assigned = {
-        name for node in nodes(WORKFLOW) if isinstance(node, dict) for step in node.get("assign", []) for name in step
-    }
-    results = {
-        node[key] for node in nodes(WORKFLOW) if isinstance(node, dict) for key in ("result", "as") if key in node
-    }
-    assert names <= assigned | results | {"args"}
-    assert len(expression) <= 400, "the limit of Workflows"
+    assigned = {name for node in MAPPINGS for step in node.get("assign", []) for name in step}
+    results = {node[key] for node in MAPPINGS for key in ("result", "as") if key in node}
+    assert len(texts) > 10
+    for text in texts:
+        found = re.fullmatch(r"\$\{(.+)\}", text)
+        assert found is not None, text
+        tree = ast.parse(found[1], mode="eval")
+        called = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+        names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} - libraries
+        assert called <= FUNCTIONS, text
+        assert names <= assigned | results | {"args"}, text
+        assert len(found[1]) <= 400, "the limit of Workflows"
 
 
 def test_connectors_get_the_arguments_they_know() -> None:
     """By the names in their reference."""
-    calls = [node for node in nodes(WORKFLOW) if isinstance(node, dict) and "call" in node]
+    calls = [node for node in MAPPINGS if "call" in node]
     assert {node["call"] for node in calls} == set(CALLS)
     for node in calls:
         assert set(node["args"]) <= CALLS[node["call"]]
@@ -112,7 +103,7 @@ def test_a_slot_is_a_name_for_job_and_run(slot_characters: int) -> None:
     assert Settings(run_id=name).resolved_run_id() == name
 
 
-@pytest.mark.usefixtures("kustomize_is_there")
+@needs_kustomize
 def test_the_template_never_starts_by_itself() -> None:
     """The workflow makes the Jobs, and the Job's name is the run id."""
     manifests = kustomize(CLOUD)
@@ -123,7 +114,7 @@ def test_the_template_never_starts_by_itself() -> None:
     (box,) = job_spec(manifests)["template"]["spec"]["containers"]
     env = {entry["name"]: entry["valueFrom"]["fieldRef"]["fieldPath"] for entry in box["env"]}
     assert env["THAW_RUN_ID"] == "metadata.labels['batch.kubernetes.io/job-name']"
-    (wait,) = [node for node in nodes(WORKFLOW) if isinstance(node, dict) and node.get("call") == "gke.await_job"]
+    (wait,) = [node for node in MAPPINGS if node.get("call") == "gke.await_job"]
     assert wait["args"]["timeout"] > job_spec(manifests)["activeDeadlineSeconds"]
 
 
@@ -132,19 +123,24 @@ def test_the_workflow_may_do_what_it_does_and_no_more() -> None:
     role, binding = yaml.safe_load_all((CLOUD / "shared" / "rbac.yaml").read_text())
     rights = {(resource, verb) for rule in role["rules"] for resource in rule["resources"] for verb in rule["verbs"]}
     assert rights == {("cronjobs", "get"), ("jobs", "create"), ("jobs", "get"), ("pods", "list")}
-    paths = [node["path"] for node in nodes(WORKFLOW) if isinstance(node, dict) and "path" in node]
+    paths = [node["path"] for node in MAPPINGS if "path" in node]
     assert [path.rsplit("/", 2)[-2:] for path in paths if "cronjobs" in path] == [["cronjobs", 'thaw"}']]
-    assert all(node["method"] == "GET" for node in nodes(WORKFLOW) if isinstance(node, dict) and "method" in node)
+    assert {node["method"] for node in MAPPINGS if "method" in node} == {"GET"}
     assert binding["roleRef"]["name"] == role["metadata"]["name"]
 
 
 def test_the_outcome_is_read_from_the_record() -> None:
     """By its name and fields."""
-    (read,) = [node for node in nodes(WORKFLOW) if isinstance(node, dict) and node.get("result") == "record"]
+    (read,) = [node for node in MAPPINGS if node.get("result") == "record"]
     assert f'job_name + "/{RECORD_NAME}"' in read["args"]["object"]
     fields = set(re.findall(r"record\.(\w+)", (CLOUD / "workflow.yaml").read_text()))
     assert fields
     assert fields <= set(Record.model_fields)
+
+
+PLACES = {
+    "PROJECT": "example-project", "LOCATION": "europe-west4-a", "CLUSTER": "training", "BUCKET": "runs.example.com",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -157,13 +153,7 @@ def gcloud_calls(tmp_path_factory: pytest.TempPathFactory) -> list[list[str]]:
         "sys.exit('describe' in sys.argv)\n"
     )
     (tmp_path / "gcloud").chmod(0o755)
-    places = {
-        "PROJECT": "example-project",
-        "LOCATION": "europe-west4-a",
-        "CLUSTER": "training",
-        "BUCKET": "runs.example.com",
-    }
-    env = os.environ | places | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    env = os.environ | PLACES | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
     done = subprocess.run([CLOUD / "install.sh"], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in log.read_text().splitlines()]
@@ -203,34 +193,27 @@ def test_each_account_has_the_least_roles(gcloud_calls: list[list[str]]) -> None
     assert set(re.findall(r"[\w-]+@example-project\.iam\.gserviceaccount\.com", "".join(files))) <= accounts
 
 
-def test_install_says_what_it_needs() -> None:
-    """Before it does anything."""
-    env = {
-        name: value for name, value in os.environ.items() if name not in ("PROJECT", "LOCATION", "CLUSTER", "BUCKET")
-    }
+def test_install_says_what_it_needs_and_is_clean() -> None:
+    """Before it does anything; and shellcheck finds nothing."""
+    env = {name: value for name, value in os.environ.items() if name not in PLACES}
     done = subprocess.run([CLOUD / "install.sh"], env=env, capture_output=True, text=True)
     assert done.returncode != 0
     assert "PROJECT: the project of the cluster" in done.stderr
-
-
-def test_install_is_clean() -> None:
-    """Of what shellcheck knows."""
     shellcheck = Path(sys.executable).parent / "shellcheck"
     done = subprocess.run([shellcheck, CLOUD / "install.sh"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 
 
-def _task() -> dict[str, Any]:
-    return CLOUD_RUN["spec"]["template"]["spec"]["template"]["spec"]  # type: ignore[no-any-return]
+TASK: dict[str, Any] = CLOUD_RUN["spec"]["template"]["spec"]["template"]["spec"]
 
 
 def test_a_task_of_cloud_run_has_settings_that_hold(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same variables as anywhere; gone within the ten seconds that there are."""
-    (box,) = _task()["containers"]
+    (box,) = TASK["containers"]
     values = {entry["name"]: entry["value"] for entry in box["env"]}
     for name, text in values.items():
         monkeypatch.setenv(name, text)
-    settings = read_settings([], values)
+    settings = read_settings(values)
     assert settings.grace_seconds <= 10
     assert settings.metrics_port == 0
     assert settings.storage_uri.startswith("gs://")
@@ -242,10 +225,10 @@ def test_attempts_of_one_execution_are_of_one_job(tmp_path: Path) -> None:
     """The command of the container hands its name on, and leaves no shell in between."""
     (tmp_path / "python").write_text('#!/bin/sh\necho "$$ $* $THAW_JOB_UID $THAW_JOB_NAME"\n')
     (tmp_path / "python").chmod(0o755)
-    (box,) = _task()["containers"]
+    (box,) = TASK["containers"]
     env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "CLOUD_RUN_EXECUTION": "thaw-x7k2p", "CLOUD_RUN_JOB": "thaw"}
     with subprocess.Popen([*box["command"], *box["args"]], env=env, stdout=subprocess.PIPE, text=True) as process:
         out, _ = process.communicate()
     assert out.split() == [str(process.pid), "-m", "job", "thaw-x7k2p", "thaw"]
-    assert _task()["maxRetries"] > 0
+    assert TASK["maxRetries"] > 0
     assert CLOUD_RUN["spec"]["template"]["spec"]["parallelism"] == 1

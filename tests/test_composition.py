@@ -74,17 +74,17 @@ THREE = (*CLASSES, "never")
     ("found", "expected"),
     [
         (of(BALANCED, BALANCED, BALANCED, classes=THREE),
-         (events.CLASS_MISSING, {"split": "train", "num_classes": 1, "classes": ["never"]})),
+         events.ClassMissing("train", num_classes=1, classes=["never"])),
         (of([*BALANCED, *[2] * 10], BALANCED, [0, 1, 2], classes=THREE),
-         (events.CLASS_MISSING, {"split": "validation", "num_classes": 1, "classes": ["never"]})),
+         events.ClassMissing("validation", num_classes=1, classes=["never"])),
         (of([*BALANCED, 2], [0, 1, 2], [0, 1, 2], classes=THREE),
-         (events.CLASS_RARE, {"fewer_than": 10, "num_classes": 1, "classes": ["never"]})),
+         events.ClassRare(fewer_than=10, num_classes=1, classes=["never"])),
         (of(BALANCED, BALANCED, BALANCED, shared=3),
-         (events.DUPLICATES, {"train_validation": 0, "train_test": 3, "validation_test": 0})),
+         events.Duplicates(train_validation=0, train_test=3, validation_test=0)),
     ],
     ids=["in no split", "not in validation", "rare", "duplicates"],
 )  # fmt: skip
-def test_what_is_doubtful_is_a_warning(found: Composition, expected: tuple[str, dict[str, Any]]) -> None:
+def test_what_is_doubtful_is_a_warning(found: Composition, expected: events.Event) -> None:
     """One warning of a kind, and no error."""
     found.check()
     assert list(found.findings()) == [expected]

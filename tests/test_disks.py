@@ -1,4 +1,4 @@
-"""Real disks that are full, read-only, or another's: told by the path with the right exit code, and nothing is lost."""
+"""Real disks that are full, read-only, or of another user: an error with path and exit code, and nothing is lost."""
 
 import contextlib
 import errno
@@ -8,7 +8,6 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -20,7 +19,7 @@ from tests.conftest import Recorder
 from tests.gcs_server import BUCKET, GcsServer
 from tests.runs import Small, Undisturbed, record_of, result_of, start
 
-NOBODY = 65534
+OTHER_USER = 65534
 
 
 class Disk:
@@ -34,7 +33,7 @@ class Disk:
         self.place.mkdir()
 
     def fill(self) -> None:
-        """Until it stays full: what is written at the same time may take room, and give it back."""
+        """Until it stays full: another writer may take space meanwhile, and free it again."""
         with self._filler.open("wb") as file:
             for _ in range(3):
                 while (free := shutil.disk_usage(self.root).free) >= 4096:
@@ -71,16 +70,16 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
 
 
 class HarmsAtACommit(Recorder):
-    """Does its harm right after the first commit."""
+    """Damages a disk right after the first commit."""
 
     def __init__(self, harm: Callable[[], None]) -> None:
         super().__init__()
         self._harm = harm
 
-    def event(self, name: str, **facts: Any) -> None:
-        if name == events.COMMITTED and events.COMMITTED not in self.names():
+    def event(self, event: events.Event) -> None:
+        if isinstance(event, events.Committed) and events.Committed not in self.kinds():
             self._harm()
-        super().event(name, **facts)
+        super().event(event)
 
 
 HARMS = {
@@ -93,16 +92,16 @@ HARMS = {
 def test_a_store_on_a_disk_that_fails_ends_a_run_with_44_and_loses_nothing(
     disk: Disk, small: Small, undisturbed_run: Undisturbed, harm: str
 ) -> None:
-    """What was committed stands; once the disk is mended, the run ends as if nothing had been."""
+    """What was committed stands; once the disk is mended, the run ends as if nothing had happened."""
     store, (do_harm, number, hint) = LocalStore(disk.place), HARMS[harm]
     with pytest.raises(StorageError, match=f"{disk.place}.*{os.strerror(number)}") as caught:
-        start(small(), store, reader=HarmsAtACommit(lambda: do_harm(disk)))
+        start(small(), store, observer=HarmsAtACommit(lambda: do_harm(disk)))
     assert caught.value.exit_code == ExitCode.STORAGE_UNAVAILABLE
     assert "THAW_STORAGE_URI" in caught.value.hint
     assert hint in caught.value.hint
     assert [entry.step for entry in record_of(store).checkpoints] == [3]
     disk.mend()
-    assert start(small(), store).of(events.RESTORED)[0]["step"] == 3
+    assert start(small(), store).of(events.Restored)[0].step == 3
     assert result_of(store) == result_of(undisturbed_run[0])
 
 
@@ -110,9 +109,9 @@ def test_a_store_on_a_disk_that_fails_ends_a_run_with_44_and_loses_nothing(
 def test_temporary_files_on_a_disk_that_fills_up_end_a_run_with_44_and_lose_nothing(
     disk: Disk, small: Small, store: LocalStore, undisturbed_run: Undisturbed
 ) -> None:
-    """Not the store is to blame, and the variable is named. Nobody can make a disk read-only that holds a lock."""
+    """The error names the setting of the temporary files. (A disk that holds a lock cannot be made read-only.)"""
     with pytest.raises(ScratchUnavailable, match=str(disk.place)) as caught:
-        start(small(cache_dir=disk.place), store, reader=HarmsAtACommit(disk.fill))
+        start(small(cache_dir=disk.place), store, observer=HarmsAtACommit(disk.fill))
     assert os.strerror(errno.ENOSPC) in caught.value.message
     assert caught.value.exit_code == record_of(store).attempts[-1].exit_code == ExitCode.STORAGE_UNAVAILABLE
     assert "larger volume" in caught.value.hint
@@ -122,22 +121,22 @@ def test_temporary_files_on_a_disk_that_fills_up_end_a_run_with_44_and_lose_noth
     assert result_of(store) == result_of(undisturbed_run[0])
 
 
-def test_fetching_to_a_full_disk_is_told_and_goes_on_once_there_is_room(gcs: GcsServer, disk: Disk) -> None:
-    """What is complete stays, no half file has a name, and the room of the half is given back."""
+def test_fetching_to_a_full_disk_is_an_error_and_goes_on_once_there_is_space(gcs: GcsServer, disk: Disk) -> None:
+    """Complete files stay, no half file has a name, and the space of the half is freed."""
     weights = os.urandom(8 << 20)
     for name in ("first.h5", "second.h5"):
         gcs.put(name, weights, None)
 
     def fetch(name: str) -> Path:
         with scratch.folder(disk.place) as folder:
-            fetching = Fetching(disk.place, scratch=folder, reader=Recorder(), check_stop=lambda: None)
+            fetching = Fetching(disk.place, scratch=folder, observer=Recorder(), check_stop=lambda: None)
             return fetching.weights(f"gs://{BUCKET}/{name}")
 
     first = fetch("first.h5")
-    room = disk.root / "room"
-    room.write_bytes(bytes(4 << 20))
+    space = disk.root / "space"
+    space.write_bytes(bytes(4 << 20))
     disk.fill()
-    room.unlink()
+    space.unlink()
     with pytest.raises(ScratchUnavailable, match=f"{disk.place}.*{os.strerror(errno.ENOSPC)}") as caught:
         fetch("second.h5")
     assert caught.value.exit_code == ExitCode.STORAGE_UNAVAILABLE
@@ -156,11 +155,11 @@ def test_a_cache_that_is_read_only_ends_with_2(disk: Disk) -> None:
 
 
 @contextlib.contextmanager
-def as_somebody_else() -> Iterator[None]:
+def as_another_user() -> Iterator[None]:
     """Without root's right to write anywhere."""
     is_root = os.geteuid() == 0
     if is_root:
-        os.seteuid(NOBODY)
+        os.seteuid(OTHER_USER)
     try:
         yield
     finally:
@@ -195,11 +194,11 @@ def make_a_temporary_folder(place: Path) -> None:
         (make_a_temporary_folder, ExitCode.INVALID_SETTINGS, "THAW_CACHE_DIR"),
     ],
 )
-def test_a_folder_of_another_user_is_told_with_the_way_out(
+def test_a_folder_of_another_user_is_an_error_with_a_hint(
     not_ours: Path, act: Callable[[Path], None], exit_code: ExitCode, variable: str
 ) -> None:
     """As for a pod that does not run as root."""
-    with pytest.raises(ThawError, match=f"{not_ours}.*{os.strerror(errno.EACCES)}") as caught, as_somebody_else():
+    with pytest.raises(ThawError, match=f"{not_ours}.*{os.strerror(errno.EACCES)}") as caught, as_another_user():
         act(not_ours)
     assert caught.value.exit_code == exit_code
     assert variable in caught.value.hint

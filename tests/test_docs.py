@@ -1,74 +1,61 @@
-"""The README says what the code says."""
+"""What the pages name is there, and their examples work. `make lint` compares the reference with the code."""
 
+import os
 import re
+import textwrap
 import tomllib
+from pathlib import Path
 
 import pytest
+import yaml
 
+from job import __version__
 from job.errors import ExitCode
-from job.model.backbones import BACKBONES
-from job.observe import events
-from job.settings.settings import Settings, changes_result, variable
+from job.settings.settings import PREFIX
+from k8s.render import kustomize, of_one_run, settings_of, shared_by_runs
 from tests.conftest import REPOSITORY
+from tests.manifests import COMPONENTS, K8S, OVERLAYS, Manifests, needs_kustomize, of_kind, variables
 
-README = (REPOSITORY / "README.md").read_text()
-ARCHITECTURE = (REPOSITORY / "docs/architecture.md").read_text()
+PAGES = {
+    str(path.relative_to(REPOSITORY)): path.read_text()
+    for path in (REPOSITORY / "README.md", *(REPOSITORY / "docs").rglob("*.md"))
+}
+ARCHITECTURE, KUBERNETES = PAGES["docs/architecture.md"], PAGES["docs/kubernetes.md"]
+TARGETS = set(re.findall(r"^([a-z0-9-]+):.*## ", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
+OF_TESTS = {"THAW_TEST_DATA", "THAW_TEST_GCS"}
 
-
-@pytest.mark.parametrize("field", list(Settings.model_fields))
-def test_every_setting_is_in_the_table_with_its_default_and_its_mark(field: str) -> None:
-    """A star says that it is part of the fingerprint."""
-    info = Settings.model_fields[field]
-    rows = re.findall(rf"^\| `{variable(field)}`( \*)? \| (.*?) \| .+ \|$", README, re.MULTILINE)
-    assert len(rows) == 1
-    star, default = rows[0]
-    assert bool(star) == changes_result(field)
-    if info.default is not None and field != "cache_dir":
-        value = str(info.default).lower() if isinstance(info.default, bool) else str(info.default)
-        assert default == f"`{value}`"
+every_page = pytest.mark.parametrize("name", PAGES)
 
 
-def test_no_variable_is_named_that_does_not_exist() -> None:
-    """But for the variable of the tests."""
-    named = set(re.findall(r"THAW_[A-Z_]+", README))
-    assert named <= {variable(field) for field in Settings.model_fields} | {"THAW_TEST_DATA", "THAW_TEST_GCS"}
+@every_page
+def test_a_page_names_only_what_there_is(name: str) -> None:
+    """Variables, targets of make, files, and the version."""
+    text = PAGES[name]
+    named = set(re.findall(r"THAW_[A-Z_]+\b(?!\*)", text))
+    assert named - {"THAW_"} <= variables() | OF_TESTS
+    for words in re.findall(r"(?:^ {4}|`)make ([a-z0-9 -]+?)(?: {2,}|`| [A-Z]|$)", text, re.MULTILINE):
+        assert set(words.split()) <= TARGETS, words
+    for path in re.findall(r"`((?:job|tests|k8s|bench|docs|demo|\.github)/[\w./-]*\w)`", text):
+        assert (REPOSITORY / path).exists(), path
+    assert set(re.findall(r"thaw:(\d+\.\d+\.\d+)", text)) <= {__version__}
 
 
-def test_every_folder_of_the_program_has_a_line_in_the_tree() -> None:
-    """And every module beside the folders; no line is of one that is gone."""
-    listed = re.findall(r"^ {4}(job/\w+(?:\.py|/)) +\S", ARCHITECTURE, re.MULTILINE)
-    there = [path for path in (REPOSITORY / "job").iterdir() if not path.name.startswith(("__init__", "__pycache__"))]
-    assert sorted(listed) == sorted(f"job/{path.name}" + ("/" if path.is_dir() else "") for path in there)
+@every_page
+def test_every_link_leads_somewhere(name: str) -> None:
+    """To a file, and to a heading of it."""
+    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", PAGES[name]):
+        place, _, heading = target.partition("#")
+        path = (REPOSITORY / name).parent / place if place else REPOSITORY / name
+        assert path.exists(), target
+        headings = re.findall(r"^#+ (.+)$", path.read_text(), re.MULTILINE) if heading else []
+        anchors = [re.sub(r"[^\w -]", "", it.lower()).replace(" ", "-") for it in headings]
+        assert not heading or heading in anchors, target
 
 
-def test_every_exit_code_has_a_row() -> None:
-    """With the numbers of the enum."""
-    assert [int(code) for code in re.findall(r"^\| (\d+) \| ", README, re.MULTILINE)] == [
-        int(code) for code in ExitCode
-    ]
-
-
-def test_every_event_is_named() -> None:
-    """A log can be searched for what the README lists."""
-    names = {value for name, value in vars(events).items() if name.isupper()}
-    (listed,) = re.findall(r"The events:\n\n(.+?)\n\n", README, re.DOTALL)
-    assert set(re.findall(r"`(\w+)`", listed)) == names
-
-
-def test_every_family_of_backbones_is_named() -> None:
-    """Sizes and versions aside."""
-    for name in BACKBONES:
-        family = re.sub(r"(V\d)?(Nano|Small|Mobile|Tiny|Base|XLarge|Large|B\d|[SML]|\d+)?(V\d)?$", "", name) or name
-        assert family in README, name
-
-
-def test_every_target_of_the_makefile_that_is_named_exists() -> None:
-    """And is shown by `make help`."""
-    makefile = (REPOSITORY / "Makefile").read_text()
-    targets = set(re.findall(r"^([a-z0-9-]+):.*## ", makefile, re.MULTILINE))
-    for words in re.findall(r"(?:^ {4}|`)make ([a-z0-9 -]+?)(?: {2,}|`|$)", README, re.MULTILINE):
-        assert set(words.split()) <= targets, words
-    assert {"help", "setup", "demo", "run", "test", "test-all", "soak", "lint", "types", "bench"} <= targets
+def test_pages_keep_to_their_length() -> None:
+    """A long page is not read to its end."""
+    assert len(PAGES["README.md"].splitlines()) < 200
+    assert len(ARCHITECTURE.splitlines()) < 250
 
 
 def test_the_lock_files_name_no_host() -> None:
@@ -79,7 +66,14 @@ def test_the_lock_files_name_no_host() -> None:
         assert not re.search(r"https?://|--index-url|--find-links", path.read_text()), path.name
 
 
-def test_the_layers_in_the_architecture_are_those_that_lint_holds() -> None:
+def test_the_tree_has_every_folder_of_the_program() -> None:
+    """And every module beside the folders; no line is of one that is gone."""
+    listed = re.findall(r"^ {4}(job/\w+(?:\.py|/)) +\S", ARCHITECTURE, re.MULTILINE)
+    there = [path for path in (REPOSITORY / "job").iterdir() if not path.name.startswith(("__init__", "__pycache__"))]
+    assert sorted(listed) == sorted(f"job/{path.name}" + ("/" if path.is_dir() else "") for path in there)
+
+
+def test_the_layers_in_the_architecture_are_those_that_lint_checks() -> None:
     """From the command line down to the errors."""
     contracts = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     layers = [layer.replace("job.", "") for layer in contracts[0]["layers"]]
@@ -87,14 +81,48 @@ def test_the_layers_in_the_architecture_are_those_that_lint_holds() -> None:
     assert [line.strip() for line in drawn.splitlines()] == layers
 
 
-def test_every_file_that_the_architecture_names_is_there() -> None:
-    """Rooms, tests and manifests."""
-    named = set(re.findall(r"`((?:job|tests|k8s)/[\w./]+)`", ARCHITECTURE))
-    assert len(named) > 20
-    assert [name for name in sorted(named) if not (REPOSITORY / name).exists()] == []
+def test_every_overlay_and_component_has_a_row() -> None:
+    """A part that runs share is marked."""
+    tables = re.findall(r"^\| (?:overlay|component) \| .* \|\n\|---\|---\|\n((?:\|.*\|\n)+)", KUBERNETES, re.MULTILINE)
+    overlays, components = (dict(re.findall(r"^\| `(.+?)` \| (.+) \|$", rows, re.MULTILINE)) for rows in tables)
+    rows = {name: what for names, what in components.items() for name in names.split("`, `")}
+    assert (sorted(overlays), sorted(rows)) == (OVERLAYS, COMPONENTS)
+    for name, what in rows.items():
+        assert ("`shared`: " in what) == (K8S / "components" / name / "shared").is_dir(), name
 
 
-def test_pages_keep_to_their_length() -> None:
-    """A page that nobody reads to its end helps nobody."""
-    assert len(README.splitlines()) < 400
-    assert len(ARCHITECTURE.splitlines()) < 260
+@needs_kustomize
+def test_an_overlay_of_ones_own_is_as_short_as_that(tmp_path: Path) -> None:
+    """The example renders: its image, settings, queue and account are in the Job."""
+    run, shared = re.findall(r"^((?: {4}.*\n)+)", KUBERNETES[KUBERNETES.index("    resources: [") :], re.MULTILINE)[:2]
+    here = os.path.relpath(REPOSITORY, tmp_path.resolve())
+    (tmp_path / "shared").mkdir()
+    for folder, block in ((tmp_path, run), (tmp_path / "shared", shared)):
+        (folder / "kustomization.yaml").write_text(textwrap.dedent(block).replace("../../thaw", here))
+    manifests = Manifests(of_one_run(kustomize(tmp_path)))
+    (account,) = of_kind(shared_by_runs(tmp_path), "ServiceAccount")
+    assert manifests.container["image"] == f"europe-docker.pkg.dev/my-project/ml/thaw:{__version__}"
+    assert (manifests.settings.seed, manifests.settings.storage_uri) == (7, "gs://my-bucket/runs")
+    assert manifests.workload["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "thaw"
+    assert "my-project" in account["metadata"]["annotations"]["iam.gke.io/gcp-service-account"]
+
+
+def test_argo_cd_and_flux_prune_runs_and_not_what_runs_share() -> None:
+    """Two of each tool, with the folders that the commands above them fill."""
+    argo, flux = (
+        list(yaml.safe_load_all(block)) for block in re.findall(r"```yaml\n(apiVersion.+?)```", KUBERNETES, re.DOTALL)
+    )
+    folders = set(re.findall(r"^    make render.* > (\w+)/", KUBERNETES, re.MULTILINE))
+    prunes = {it["spec"]["source"]["path"]: it["spec"]["syncPolicy"]["automated"]["prune"] for it in argo}
+    assert prunes == {folder: folder == "runs" for folder in folders}
+    assert {it["spec"]["path"].removeprefix("./"): it["spec"]["prune"] for it in flux} == prunes
+
+
+def test_the_gitlab_job_has_good_settings_and_retries_what_a_retry_may_help() -> None:
+    """With a gate, so that its exit code decides."""
+    (block,) = re.findall(r"```yaml\n(thaw:.+?)```", KUBERNETES, re.DOTALL)
+    job = yaml.safe_load(block)["thaw"]
+    values = {name: str(text) for name, text in job["variables"].items() if name.startswith(PREFIX)}
+    assert settings_of({}, values | {"THAW_RUN_ID": "0a1b2c3"}).min_test_accuracy is not None
+    assert job["retry"]["exit_codes"] == [code for code in ExitCode if code and code.retry != "will not help"]
+    assert job["script"] == ["python -m job"]

@@ -111,71 +111,63 @@ def test_a_finished_run_is_answered_without_tensorflow(undisturbed: dict[str, An
     assert answer["test_accuracy"] == pytest.approx(undisturbed["outcome"]["test_accuracy"], rel=1e-5)
 
 
-def test_a_finished_run_with_other_settings_ends_with_3(undisturbed: dict[str, Any]) -> None:
-    """The difference is in the answer."""
-    done = job(env=undisturbed["env"] | {"THAW_DROPOUT": "0.5"})
-    assert done.returncode == ExitCode.RUN_MISMATCH
-    (answer,) = events(done.stdout)
-    assert "THAW_DROPOUT: the run has 0.2, this start 0.5" in answer["reason"]
+@pytest.mark.parametrize(
+    ("settings", "code", "expected"),
+    [
+        ({"data_dir": "/nothing"}, ExitCode.BAD_INPUT, "THAW_DATA_DIR"),
+        ({"data_dir": "BROKEN"}, ExitCode.BAD_INPUT, "/copied"),
+        (
+            {"backbone": "MobileNetV2", "weights": "imagenet", "image_size": 32},
+            ExitCode.BAD_INPUT,
+            "ImageNet weights of MobileNetV2",
+        ),
+        ({"storage_uri": "/proc/thaw"}, ExitCode.STORAGE_UNAVAILABLE, "/proc/thaw"),
+        ({"cache_dir": "/proc/thaw"}, ExitCode.INVALID_SETTINGS, "THAW_CACHE_DIR='/proc/thaw'"),
+    ],
+    ids=["no data", "a broken description", "no network for weights", "no store", "no folder for temporary files"],
+)
+def test_what_is_missing_is_named_with_an_exit_code_of_its_own(
+    environment: Environment, prepared: Path, tmp_path: Path, settings: dict[str, str], code: ExitCode, expected: str
+) -> None:
+    """The proxy is a closed port of this machine; /proc takes no folder, for root neither."""
+    copied = shutil.copytree(prepared / "two_shapes", tmp_path / "copied/two_shapes").parent
+    (copied / "two_shapes/1.0.0/features.json").write_text('{"na')
+    settings = {name: str(copied) if value == "BROKEN" else value for name, value in settings.items()}
+    no_network = {"https_proxy": "http://127.0.0.1:9", "KERAS_HOME": str(tmp_path)}
+    done = job(env=environment(**settings) | no_network)
+    last = events(done.stdout)[-1]
+    assert done.returncode == last["exit_code"] == code, done.stdout
+    assert expected in last["reason"] + last["hint"]
 
 
-def test_data_that_is_not_there_ends_with_4(environment: Environment, tmp_path: Path) -> None:
-    """With the ways out."""
-    done = job(env=environment(data_dir=tmp_path / "nothing"))
-    assert done.returncode == ExitCode.BAD_INPUT
-    assert "THAW_DATA_DIR" in events(done.stdout)[-1]["hint"]
-
-
-def test_data_with_a_broken_description_ends_with_4(environment: Environment, prepared: Path, tmp_path: Path) -> None:
-    """A data set that TFDS does not know is described by its files alone."""
-    shutil.copytree(prepared, tmp_path / "copied")
-    (tmp_path / "copied/two_shapes/1.0.0/features.json").write_text('{"na')
-    done = job(env=environment(data_dir=tmp_path / "copied"))
-    assert done.returncode == ExitCode.BAD_INPUT, done.stdout
-    assert str(tmp_path / "copied") in events(done.stdout)[-1]["reason"]
-
-
-def test_weights_that_cannot_be_downloaded_end_with_4(environment: Environment, tmp_path: Path) -> None:
-    """The real download code runs and finds no network: its proxy is a closed port of this machine."""
-    env = environment(backbone="MobileNetV2", weights="imagenet", image_size=32)
-    done = job(env=env | {"https_proxy": "http://127.0.0.1:9", "KERAS_HOME": str(tmp_path)})
-    assert done.returncode == ExitCode.BAD_INPUT, done.stdout
-    assert "ImageNet weights of MobileNetV2" in events(done.stdout)[-1]["reason"]
-
-
-def test_a_store_that_cannot_be_written_ends_with_44(environment: Environment) -> None:
-    """/proc takes no folder, for root neither."""
-    done = job(env=environment(storage_uri="/proc/thaw"))
-    assert done.returncode == ExitCode.STORAGE_UNAVAILABLE
-    assert "/proc/thaw" in events(done.stdout)[-1]["reason"]
-
-
-def test_a_scratch_folder_that_cannot_be_written_ends_with_2(environment: Environment) -> None:
-    """The variable is named."""
-    done = job(env=environment(cache_dir="/proc/thaw"))
-    assert done.returncode == ExitCode.INVALID_SETTINGS
-    assert "THAW_CACHE_DIR='/proc/thaw'" in events(done.stdout)[-1]["reason"]
+def termination_message(env: dict[str, str]) -> dict[str, Any]:
+    data = Path(env["THAW_TERMINATION_LOG"]).read_bytes()
+    assert len(data) <= 4096
+    return dict(json.loads(data))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_commits_and_ends_with_42(
-    environment: Environment, undisturbed: dict[str, Any], number: signal.Signals
+    environment: Environment, undisturbed: dict[str, Any], tmp_path: Path, number: signal.Signals
 ) -> None:
-    """And the next start ends with the bits of a run that was left alone."""
-    env = environment()
+    """The termination message has phase, step and last commit; the next start ends with the same bits, and says so."""
+    env = environment(termination_log=tmp_path / "log")
     process = begin(env)
     wait_for(process, "step_compiled", phase="head")
     process.send_signal(number)
     stdout, _ = process.communicate(timeout=60)
     assert process.returncode == ExitCode.INTERRUPTED
     assert events(stdout)[-1]["reason"].startswith(f"told to stop by {number.name}")
-    assert run_json(env)["attempts"][-1]["exit_code"] == ExitCode.INTERRUPTED
-    assert run_json(env)["checkpoints"]
-    assert job(env=env).returncode == ExitCode.COMPLETE
+    record, message = run_json(env), termination_message(env)
+    assert record["attempts"][-1]["exit_code"] == message["exit_code"] == ExitCode.INTERRUPTED
+    assert message["phase"] == record["checkpoints"][-1]["phase"]
+    assert message["step"] == message["last_commit"]["step"] == record["checkpoints"][-1]["step"]
+    for _ in range(2):
+        assert job(env=env).returncode == termination_message(env)["exit_code"] == ExitCode.COMPLETE
     assert result(env) == result(undisturbed["env"])
 
 
-def test_a_log_that_nobody_reads_changes_nothing(environment: Environment) -> None:
+def test_a_log_without_a_reader_changes_nothing(environment: Environment) -> None:
     """A closed pipe, as after Ctrl-C in `python -m job | tee log`."""
     env = environment(head_epochs=1000)
     process = begin(env)
@@ -200,46 +192,20 @@ def test_a_second_signal_ends_the_process_at_once(environment: Environment) -> N
     assert process.returncode == ExitCode.INTERRUPTED
 
 
-def termination_message(env: dict[str, str]) -> dict[str, Any]:
-    data = Path(env["THAW_TERMINATION_LOG"]).read_bytes()
-    assert len(data) <= 4096
-    return dict(json.loads(data))
-
-
 def test_a_wrong_setting_is_in_the_termination_message(environment: Environment, tmp_path: Path) -> None:
-    """`kubectl describe pod` shows it, with the way out."""
+    """`kubectl describe pod` shows it, with a hint."""
     env = environment(termination_log=tmp_path / "log", batch_size=0)
     assert job(env=env).returncode == ExitCode.INVALID_SETTINGS
     message = termination_message(env)
     assert (message["exit_code"], message["phase"]) == (2, "start")
     assert "THAW_BATCH_SIZE='0'" in message["reason"]
-    assert message["way_out"]
+    assert message["hint"]
 
 
-def test_a_stop_is_in_the_termination_message(environment: Environment, tmp_path: Path) -> None:
-    """With phase, step and last commit."""
-    env = environment(termination_log=tmp_path / "log", head_epochs=1000)
-    process = begin(env)
-    wait_for(process, "committed", phase="head")
-    process.terminate()
-    process.communicate(timeout=60)
-    message = termination_message(env)
-    assert (message["exit_code"], message["phase"]) == (42, "head")
-    assert message["step"] == message["last_commit"]["step"] == run_json(env)["checkpoints"][-1]["step"]
-
-
-def test_a_complete_run_says_so(environment: Environment, tmp_path: Path) -> None:
-    """Also when there was nothing left to do."""
-    env = environment(termination_log=tmp_path / "log", head_epochs=1, fine_tune_epochs=0)
-    for _ in range(2):
-        assert job(env=env).returncode == ExitCode.COMPLETE
-        assert termination_message(env)["exit_code"] == 0
-
-
-def test_a_termination_log_that_cannot_be_written_changes_nothing(environment: Environment) -> None:
-    """But for a warning."""
-    done = job(env=environment(termination_log="/proc/thaw", head_epochs=1, fine_tune_epochs=0))
-    assert done.returncode == ExitCode.COMPLETE
+def test_a_termination_log_that_cannot_be_written_is_a_warning(environment: Environment) -> None:
+    """The run ends as it would have."""
+    done = job(env=environment(termination_log="/proc/thaw", batch_size=0))
+    assert done.returncode == ExitCode.INVALID_SETTINGS
     assert "no termination message: /proc/thaw" in done.stderr
 
 
@@ -293,7 +259,7 @@ def test_a_stop_while_the_store_hangs_ends_with_42_in_the_grace_period(
 @pytest.mark.slow
 def test_a_run_on_a_bucket_survives_kills(gcs: GcsServer, environment: Environment, tmp_path: Path) -> None:
     """SIGKILL and SIGTERM in both phases, then to the end: the same bits as on a disk."""
-    # More epochs than go by until a commit is told of: something is left to do after each kill.
+    # More epochs than go by until a commit is reported: something is left to do after each kill.
     alone = environment(storage_uri=tmp_path / "alone", fine_tune_epochs=30)
     assert job(env=alone).returncode == ExitCode.COMPLETE
     env = environment(storage_uri=f"gs://{BUCKET}/runs", checkpoint_every_seconds=0, fine_tune_epochs=30)
@@ -344,8 +310,9 @@ def test_a_lease_is_renewed_while_tensorflow_is_imported(environment: Environmen
 
 HANGS = """
 import sys, time
-from job import __main__, attempt
-attempt.make = lambda *args, **kwargs: [print("hangs", flush=True), time.sleep(600)]
+from job import __main__
+from job.run import attempt
+attempt.run_attempt = lambda *args, **kwargs: [print("hangs", flush=True), time.sleep(600)]
 sys.exit(__main__.main([]))
 """
 

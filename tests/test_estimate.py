@@ -1,63 +1,87 @@
-"""Progress and the end of the training, from steps."""
-
-from collections.abc import Iterator
+"""Progress and the time left: one formula, fed by the steps of an attempt or by the record."""
 
 import pytest
 
 from job.observe.estimate import Estimate
+from job.observe.events import DataLoaded, EpochFinished, PhaseStarted, StepDone
+from job.run import standing
+from tests.recorded import checkpoint, epoch, record
+
+NUM_BATCHES = 10
 
 
-@pytest.fixture
-def now() -> Iterator[list[float]]:
-    return [0.0]
+class Attempt:
+    """An attempt at two epochs of either phase, of ten batches each, as its estimate follows it."""
+
+    def __init__(self, *phases: str) -> None:
+        self.now = 0.0
+        self.estimate = Estimate(clock=lambda: self.now)
+        steps = dict.fromkeys(phases, 2 * NUM_BATCHES)
+        self.estimate.event(DataLoaded("d", "memory", 100, 20, 40, steps=steps, classes={}))
+
+    def begin(self, phase: str, step: int = 0) -> None:
+        self.phase = phase
+        self.estimate.event(PhaseStarted(phase, step // NUM_BATCHES, step, 1e-3))
+
+    def steps(self, first: int, last: int, *, seconds: float) -> None:
+        for step in range(first, last + 1):
+            self.now += seconds
+            self.estimate.step(
+                StepDone(self.phase, 0, step, 2 * NUM_BATCHES, 1, NUM_BATCHES, 10, seconds, 0.0, is_first=step == first)
+            )
+
+    def validate(self, index: int, *, seconds: float) -> None:
+        self.now += seconds
+        self.estimate.event(EpochFinished(self.phase, index, 10 * (index + 1), 0, 0, 0, 0, 1, seconds, 50))
 
 
-def estimate(now: list[float]) -> Estimate:
-    return Estimate({"head": 30, "fine_tune": 10}, clock=lambda: now[0])
-
-
-def test_progress_counts_steps_by_what_they_cost(now: list[float]) -> None:
+def test_progress_counts_steps_by_what_they_cost() -> None:
     """A step of fine-tuning is three of the head phase; nothing done is 0, all done is 1."""
-    training = estimate(now)
-    assert training.ratio() == 0.0
-    training.begin("head", 0)
-    assert training.ratio() == 0.0
-    training.done(15)
-    assert training.ratio() == pytest.approx(0.25)
-    training.begin("fine_tune", 5)
-    assert training.ratio() == pytest.approx(0.75)
-    training.done(10)
-    assert training.ratio() == 1.0
+    run = Attempt("head", "fine_tune")
+    ratios = [run.estimate.ratio()]
+    for phase, step in (("head", 0), ("head", 10), ("fine_tune", 0), ("fine_tune", 10), ("fine_tune", 20)):
+        run.begin(phase, step)
+        ratios.append(run.estimate.ratio())
+    assert ratios == pytest.approx([0, 0, 10 / 80, 20 / 80, 50 / 80, 1])
+    assert Estimate().ratio() == 0.0
+    only = Attempt("fine_tune")
+    only.begin("fine_tune", 5)
+    assert only.estimate.ratio() == 0.25
 
 
-def test_the_time_left_is_unknown_before_the_second_step(now: list[float]) -> None:
-    """The first one is compiled: its time tells nothing."""
-    training = estimate(now)
-    training.begin("head", 0)
-    assert training.seconds_left() is None
-    now[0] = 60.0
-    training.done(1)
-    assert training.seconds_left() is None
+def test_the_time_left_is_unknown_before_the_second_step() -> None:
+    """The first one is compiled: its time says nothing about the others."""
+    run = Attempt("head", "fine_tune")
+    run.begin("head")
+    run.steps(1, 1, seconds=60)
+    assert run.estimate.seconds_left() is None
+    run.steps(2, 2, seconds=2)
+    assert run.estimate.seconds_left() == pytest.approx(18 * 2 + 20 * 6)
 
 
-def test_the_time_left_goes_by_the_steps_of_this_phase(now: list[float]) -> None:
-    """And expects a step of fine-tuning to take three times as long as one of the head."""
-    training = estimate(now)
-    training.begin("head", 0)
-    training.done(1)
-    now[0] = 18.0
-    training.done(10)
-    assert training.seconds_left() == pytest.approx(20 * 2.0 + 10 * 6.0)
-    training.begin("fine_tune", 0)
-    training.done(1)
-    now[0] += 8.0
-    training.done(2)
-    assert training.seconds_left() == pytest.approx(8 * 8.0)
+def test_an_attempt_and_its_record_give_the_same_time() -> None:
+    """Steps at the speed of their phase or of another by cost, validations, and the test at a validation's speed."""
+    assert standing.seconds_left(record(), standing.phases(record())) is None
+    assert standing.seconds_left(record(state="done"), []) == 0
 
+    def recorded(*history: str, speed: float, phase: str, step: int) -> float | None:
+        epochs = tuple(epoch(name, history[:index].count(name), speed) for index, name in enumerate(history))
+        found = record(history=epochs, checkpoints=(checkpoint(phase, step),))
+        return standing.seconds_left(found, standing.phases(found))
 
-def test_a_phase_that_does_not_train_counts_for_nothing(now: list[float]) -> None:
-    """Nor does a run whose steps are not known yet."""
-    training = Estimate({"fine_tune": 4}, clock=lambda: now[0])
-    training.begin("fine_tune", 1)
-    assert training.ratio() == 0.25
-    assert Estimate({}).ratio() == 0.0
+    run = Attempt("head", "fine_tune")
+    run.begin("head")
+    run.steps(1, 10, seconds=0.2)
+    run.validate(0, seconds=2)
+    expected = 10 * 0.2 + 20 * 0.6 + 3 * 2 + 4
+    assert run.estimate.seconds_left() == pytest.approx(expected)
+    assert recorded("head", speed=50, phase="head", step=10) == pytest.approx(expected)
+
+    run.steps(11, 20, seconds=0.2)
+    run.validate(1, seconds=2)
+    run.begin("fine_tune")
+    run.steps(1, 10, seconds=0.5)
+    run.validate(0, seconds=2)
+    expected = 10 * 0.5 + 2 + 4
+    assert run.estimate.seconds_left() == pytest.approx(expected)
+    assert recorded("head", "head", "fine_tune", speed=20, phase="fine_tune", step=10) == pytest.approx(expected)

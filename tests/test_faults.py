@@ -5,7 +5,6 @@ the next attempt completes it.
 """
 
 import contextlib
-import itertools
 import json
 import subprocess
 import time
@@ -16,14 +15,12 @@ from typing import Any
 import pytest
 
 from job.errors import ExitCode, StorageError, StorageRefused
-from job.observe import events
 from job.settings.settings import Settings
 from job.storage import LocalStore
 from job.storage.gcs import GcsStore
-from tests.conftest import SMALL_RUN, Recorder
+from tests.conftest import SMALL_RUN
 from tests.gcs_server import BUCKET, FAULTS, FLIP, GcsServer
-from tests.runs import CrashOn, Small, places, result_of, start
-from tests.stores import Crash
+from tests.runs import Small, places, result_of, start
 from tests.test_end_to_end import Environment, begin, result_in
 from tests.test_gcs import LASTING
 
@@ -116,43 +113,7 @@ def test_with_bits_flipped_in_many_answers_a_run_ends_the_same(
     assert result_of(client()) == undisturbed
 
 
-def test_a_damaged_object_in_the_bucket_is_walked_back_over(gcs: GcsServer, small: Small, undisturbed: Any) -> None:
-    """As on a disk."""
-    with pytest.raises(Crash):
-        start(small(**SHORT), client(), reader=CrashOn(events.COMMITTED, phase="fine_tune", step=3))
-    newest = max(name for name in gcs.objects if "checkpoints/fine_tune" in name)
-    gcs.put(newest, b"damaged", None)
-    reader = start(small(**SHORT), client())
-    assert [facts["checkpoint"] for facts in reader.of(events.CHECKPOINT_DAMAGED)] == [newest.split("small/")[1]]
-    assert result_of(client()) == undisturbed
-
-
-class BytesAtCommits(Recorder):
-    """Notes at each commit how many bytes the server has received so far."""
-
-    def __init__(self, gcs: GcsServer) -> None:
-        super().__init__()
-        self.gcs, self.received = gcs, [0]
-
-    def event(self, name: str, **facts: Any) -> None:
-        super().event(name, **facts)
-        if name == events.COMMITTED:
-            self.received.append(self.gcs.bytes_received)
-
-
-def test_a_head_phase_commit_sends_little(gcs: GcsServer, small: Small) -> None:
-    """Under 200 kB on the wire, record and all; here the network is small, in test_state.py it is Xception."""
-    reader = BytesAtCommits(gcs)
-    start(small(head_epochs=4, fine_tune_epochs=1, checkpoint_every_seconds=0), client(), reader=reader)
-    phases = [facts["phase"] for facts in reader.of(events.COMMITTED)]
-    sent = [later - before for before, later in itertools.pairwise(reader.received)]
-    by_phase = {name: max(b for phase, b in zip(phases, sent, strict=True) if phase == name) for name in set(phases)}
-    assert 0 < by_phase["head"] < 200_000 < by_phase["fine_tune"]
-
-
 # Two attempts together
-
-Together = Callable[..., tuple[list[int], list[str]]]
 
 
 @pytest.fixture
@@ -188,7 +149,7 @@ FAST_CELLS = [(["a", "b"], "gcs", 0.0)]
 def test_attempts_started_together_never_both_commit(
     together: Callable[..., Any], gcs: GcsServer, undisturbed_process: Any, uids: list[str], on: str, apart: float
 ) -> None:
-    """One completes the run; the others are told who holds it, or find it done."""
+    """One completes the run; the others name its holder, or find it done."""
     codes, outputs, env = together(uids, on=on, apart_seconds=apart)
     assert ExitCode.COMPLETE in codes, outputs
     assert set(codes) <= {ExitCode.COMPLETE, ExitCode.SUPERSEDED}, (codes, outputs)

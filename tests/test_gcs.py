@@ -1,4 +1,4 @@
-"""The bucket as a store, over real HTTP: every fault that passes is survived, every other is told with the way out."""
+"""The bucket as a store, over real HTTP: it survives each fault that passes, and explains each that lasts."""
 
 import os
 import subprocess
@@ -16,26 +16,38 @@ import pytest
 import requests
 import urllib3
 
-from job.errors import (
-    InvalidSettings,
-    ObjectDamaged,
-    ObjectMissing,
-    PreconditionFailed,
-    StorageError,
-    StorageRefused,
-    ThawError,
-)
-from job.storage import MISSING, StoredObject, open_store
-from job.storage.gcs import UPLOAD_CHUNK_BYTES, GcsStore
-from job.storage.gcs_answers import content_of
-from job.storage.gcs_errors import PERMISSIONS, explain
+from job.errors import ObjectDamaged, ObjectMissing, PreconditionFailed, StorageError, StorageRefused
+from job.storage import MISSING, StoredObject, gcs_errors, open_store
+from job.storage import gcs as gcs_module
+from job.storage.gcs import GcsStore
 from tests.conftest import REPOSITORY
-from tests.gcs_server import BUCKET, FALSE_412, FAULTS, FLIP, OPERATIONS, WITHOUT, GcsServer, Object
+from tests.gcs_server import (
+    BUCKET,
+    FALSE_412,
+    FAULTS,
+    FLIP,
+    FORGOTTEN,
+    OPERATIONS,
+    OTHER_GENERATION,
+    WITHOUT,
+    GcsServer,
+    Object,
+)
 
-PASSING = ("503 before", "503 after", "429", "reset before", "reset after", "stall", "truncated", "corrupt")
-LASTING = ("401", "403", "404 of the bucket")
+Do = Callable[[str], None]
 
-SMALL, BIG = b"small" * 100, 2 * UPLOAD_CHUNK_BYTES + 12345
+LASTING = {
+    "401": ["Workload Identity"],
+    "403": [f"storage.objects.{right}" for right in ("create", "get", "list", "delete")],
+    "404 of the bucket": ["THAW_STORAGE_URI"],
+}
+"""Faults that a retry does not help, and what their hint names."""
+PASSING = [kind for kind in FAULTS if kind not in LASTING]
+NUM_REQUESTS = {"read": 2, "stat": 1, "write": 2, "start": 1, "chunk": 3, "list": 3, "delete": 1}
+"""Of each operation that `do` makes."""
+
+SMALL, BIG = b"small" * 100, 9 << 20
+"""The client sends a file of more than 8 MiB in chunks."""
 
 
 @pytest.fixture
@@ -51,110 +63,131 @@ def big(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def perform(operation: str, store: GcsStore, server: GcsServer, *, small: Path, big: Path, tmp_path: Path) -> None:
-    """Do what needs requests of a kind, and look at the effect on the server."""
-    name = "runs/small/a"
-    if operation == "read":
-        server.put(name, SMALL, None)
-        assert store.read("a").data == SMALL
-        store.download("a", tmp_path / "down")
-        assert (tmp_path / "down").read_bytes() == SMALL
-    elif operation == "stat":
-        server.put(name, SMALL, None)
-        assert store.generation("a") == server.objects[name].generation
-    elif operation == "write":
-        generation = store.write("a", SMALL, if_generation=MISSING)
-        assert server.objects[name].generation == generation
-        store.upload("b", small, if_generation=MISSING)
-        assert [stored.data for stored in server.objects.values()] == [SMALL, SMALL]
-    elif operation in ("start", "chunk"):
-        store.upload("a", big, if_generation=MISSING)
-        assert server.objects[name].data == big.read_bytes()
-    elif operation == "list":
-        for number in range(20):
-            server.put(f"runs/small/{number:02d}", b"", None)
-        assert store.list("") == [f"{number:02d}" for number in range(20)]
-    else:
-        server.put(name, SMALL, None)
-        store.delete("a")
-        assert not server.objects
-
-
 @pytest.fixture
-def do(gcs_store: GcsStore, gcs: GcsServer, small: Path, big: Path, tmp_path: Path) -> Callable[[str], None]:
-    return lambda operation: perform(operation, gcs_store, gcs, small=small, big=big, tmp_path=tmp_path)
+def do(
+    gcs_store: GcsStore, gcs: GcsServer, small: Path, big: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Do:
+    """Call the store so that it makes requests of a kind, and look at the effect on the server."""
+    monkeypatch.setattr(gcs_module, "UPLOAD_CHUNK_BYTES", 4 << 20)
+    name = "runs/small/a"
+
+    def perform(operation: str) -> None:
+        if operation in ("read", "stat", "delete"):
+            gcs.put(name, SMALL, None)
+        if operation == "read":
+            assert gcs_store.read("a").data == SMALL
+            gcs_store.download("a", tmp_path / "down")
+            assert (tmp_path / "down").read_bytes() == SMALL
+        elif operation == "stat":
+            assert gcs_store.generation("a") == gcs.objects[name].generation
+        elif operation == "delete":
+            gcs_store.delete("a")
+            assert not gcs.objects
+        elif operation == "write":
+            generation = gcs_store.write("a", SMALL, if_generation=MISSING)
+            assert gcs.objects[name].generation == generation
+            gcs_store.upload("b", small, if_generation=MISSING)
+            assert [stored.data for stored in gcs.objects.values()] == [SMALL, SMALL]
+        elif operation == "list":
+            for number in range(20):
+                gcs.put(f"runs/small/{number:02d}", b"", None)
+            assert gcs_store.list("") == [f"{number:02d}" for number in range(20)]
+        else:
+            gcs_store.upload("a", big, if_generation=MISSING)
+            assert gcs.objects[name].data == big.read_bytes()
+
+    return perform
 
 
-@pytest.mark.parametrize("at", [0, 1, 2])
-@pytest.mark.parametrize("operation", OPERATIONS)
-@pytest.mark.parametrize("kind", PASSING)
-def test_a_fault_that_passes_is_survived(
-    gcs: GcsServer, do: Callable[[str], None], kind: str, operation: str, at: int
-) -> None:
-    """Whether the server had done it or not, and whichever of the requests it strikes."""
+def cells() -> list[Any]:
+    """Each fault at each operation, and at each place of a request; the whole product in the matrix."""
+    found = []
+    for row, kind in enumerate(PASSING):
+        for operation, num_requests in NUM_REQUESTS.items():
+            sample = {"list": 1 + row % 2, "chunk": 2 - row % 2}.get(operation, row % num_requests)
+            for at in range(num_requests):
+                marks = () if at == sample else pytest.mark.matrix
+                found.append(pytest.param(kind, operation, at, marks=marks))
+    return found
+
+
+@pytest.mark.parametrize(("kind", "operation", "at"), cells())
+def test_a_fault_that_passes_is_survived(gcs: GcsServer, do: Do, kind: str, operation: str, at: int) -> None:
+    """Whether the server had done it or not, at the first request or a later one."""
     fault = gcs.fail(kind, at=at, operation=operation)
     do(operation)
-    assert fault.struck == (fault.seen > at)
-    if at == 0:
-        assert fault.struck == 1
-        assert kind == "corrupt" or fault.seen > 1 or operation in ("stat", "delete", "start", "list")
+    assert fault.struck == 1
+    assert fault.seen > NUM_REQUESTS[operation] or kind in ("corrupt", "truncated")
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("kind", LASTING)
-def test_a_fault_that_lasts_is_told_at_once_with_the_way_out(
-    gcs: GcsServer, do: Callable[[str], None], kind: str, operation: str
-) -> None:
-    """Asking again would not help, so nobody does."""
+def test_a_fault_that_lasts_is_raised_at_once_with_a_hint(gcs: GcsServer, do: Do, kind: str, operation: str) -> None:
+    """A missing bucket is not an empty one, and rights have the names that IAM knows."""
     fault = gcs.fail(kind, at=0, times=1000, operation=operation)
-    with pytest.raises(StorageRefused) as caught:
+    with pytest.raises(StorageRefused, match="gs://bucket/runs/small") as caught:
         do(operation)
-    assert "gs://bucket/runs/small" in caught.value.message
-    assert caught.value.hint
+    assert all(words in caught.value.hint for words in LASTING[kind])
     assert fault.seen <= 2
 
 
-def test_a_store_that_does_not_come_back_is_given_up_at_the_deadline(gcs: GcsServer) -> None:
-    """With what it last said."""
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_server_that_does_not_come_back_is_given_up_at_the_deadline(
+    gcs: GcsServer, monkeypatch: pytest.MonkeyPatch, is_there: bool
+) -> None:
+    """With its last answer; or without a network."""
+    if not is_there:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:9")
     store = GcsStore(bucket=BUCKET, prefix="p", timeout_seconds=0.5, retry_seconds=0.5, first_delay_seconds=0.05)
     fault = gcs.fail("503 before", at=0, times=10_000)
-    with pytest.raises(StorageError, match=r"tried until the deadline.*503") as caught:
+    with pytest.raises(StorageError, match=f"tried until the deadline.*{503 if is_there else 'Connection'}") as caught:
         store.read("a")
-    assert not isinstance(caught.value, StorageRefused)
-    assert fault.seen > 2
+    assert type(caught.value) is StorageError
+    assert (fault.seen > 2) == is_there
 
 
-def test_a_server_that_is_not_there_is_given_up_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No network, or a wrong address."""
-    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:9")
-    store = GcsStore(bucket=BUCKET, prefix="p", timeout_seconds=0.5, retry_seconds=0.5, first_delay_seconds=0.05)
-    with pytest.raises(StorageError, match="Connection"):
-        store.read("a")
-
-
-@pytest.mark.parametrize("ask", ["read", "download", "generation"])
-def test_an_answer_that_breaks_off_is_asked_for_again_even_when_it_is_an_error(
-    gcs: GcsServer, gcs_store: GcsStore, tmp_path: Path, ask: str
+@pytest.mark.parametrize("operation", ["stat", "read"])
+def test_an_error_whose_body_breaks_off_is_asked_for_again(
+    gcs: GcsServer, gcs_store: GcsStore, monkeypatch: pytest.MonkeyPatch, operation: str
 ) -> None:
-    """That there is no such object is an answer like any other."""
-    gcs.fail("truncated", at=0)
-    if ask == "generation":
-        assert gcs_store.generation("a") == MISSING
-    else:
-        with pytest.raises(ObjectMissing):
-            gcs_store.read("a") if ask == "read" else gcs_store.download("a", tmp_path / "a")
-    assert len(gcs.requests) == 2
+    """The client reads that of a download where it does not try again. Here the object is deleted meanwhile."""
+    gcs.put("runs/small/a", SMALL, None)
+    noted = gcs.noted
+
+    def deleting(of_request: str, name: str, num_bytes: int) -> str | None:
+        if of_request == operation:
+            gcs.objects.clear()
+        return noted(of_request, name, num_bytes)
+
+    monkeypatch.setattr(gcs, "noted", deleting)
+    fault = gcs.fail("truncated", at=0, operation=operation)
+    with pytest.raises(ObjectMissing):
+        gcs_store.read("a")
+    assert fault.struck == 1
+
+
+def test_a_resumable_upload_that_the_server_has_forgotten_is_begun_again(gcs: GcsServer, do: Do) -> None:
+    """Which the client does not."""
+    fault = gcs.fail(FORGOTTEN, at=1, operation="chunk")
+    do("chunk")
+    assert fault.struck == 1
+
+
+class Damaged(Object):
+    """An object whose bytes are not those of its checksum."""
+
+    @property
+    def crc32c(self) -> str:
+        return "AAAAAA=="
 
 
 def test_bytes_that_were_damaged_before_the_connection_broke_are_noticed(
     gcs: GcsServer, gcs_store: GcsStore, tmp_path: Path
 ) -> None:
     """The client fetches the rest, and then verifies nothing."""
-    data = os.urandom(4 << 20)
-    gcs.put("runs/small/a", data, None)
-    gcs.fail("truncated", at=0)
-    whole = gcs.objects["runs/small/a"]
-    gcs.objects["runs/small/a"] = Damaged(data, whole.generation, whole.updated)
+    whole = gcs.put("runs/small/a", os.urandom(4 << 20), None)
+    gcs.objects["runs/small/a"] = Damaged(whole.data, whole.generation, whole.updated)
+    gcs.fail("truncated", at=0, operation="read")
     with pytest.raises(ObjectDamaged):
         gcs_store.download("a", tmp_path / "a")
 
@@ -176,11 +209,12 @@ def test_a_small_request_that_hangs_is_given_up_sooner_than_a_file(gcs: GcsServe
     assert seconds[0] < gcs.stall_seconds <= seconds[1]
 
 
+@pytest.mark.parametrize("omitted", [(), ("crc32c",)])
 @pytest.mark.parametrize("operation", ["write", "chunk"])
 def test_what_the_server_holds_is_compared_with_what_was_sent(
-    gcs: GcsServer, do: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, operation: str
+    gcs: GcsServer, do: Do, monkeypatch: pytest.MonkeyPatch, operation: str, omitted: tuple[str, ...]
 ) -> None:
-    """Its answer to an upload has size and checksum of the object."""
+    """By its answer, or by the bytes; and an object that may be another's is not deleted."""
     put = gcs.put
 
     def damaging(name: str, data: bytes, match: int | None) -> Object:
@@ -188,36 +222,27 @@ def test_what_the_server_holds_is_compared_with_what_was_sent(
         gcs.objects[name] = Object(data[:-1], whole.generation, whole.updated)
         return gcs.objects[name]
 
+    gcs.omitted = frozenset(omitted)
     monkeypatch.setattr(gcs, "put", damaging)
-    with pytest.raises(ObjectDamaged, match="gs://bucket/runs/small/a"):
+    with pytest.raises(ObjectDamaged, match="gs://bucket/runs/small/a is not what was sent"):
         do(operation)
     assert "delete" not in {operation for operation, _ in gcs.requests}
 
 
-class Damaged(Object):
-    """An object whose bytes are not those of its checksum."""
-
-    @property
-    def crc32c(self) -> str:
-        return "AAAAAA=="
-
-
 @pytest.mark.parametrize("operation", ["read", "stat", "write", "chunk"])
-@pytest.mark.parametrize("field", ["generation", "crc32c", "size", "id"])
-def test_an_answer_that_lacks_a_field_is_made_up_for(
-    gcs: GcsServer, do: Callable[[str], None], field: str, operation: str
+@pytest.mark.parametrize("field", ["generation", "crc32c", "size", "id", OTHER_GENERATION])
+def test_a_field_that_one_answer_lacks_is_taken_from_another(
+    gcs: GcsServer, do: Do, field: str, operation: str
 ) -> None:
-    """By another one."""
-    fault = gcs.fail(f"{WITHOUT}{field}", at=0, operation=operation)
+    """Of whichever request it is; a generation that is wrong is not believed either."""
+    fault = gcs.fail(field if field == OTHER_GENERATION else f"{WITHOUT}{field}", at=0, operation=operation)
     do(operation)
     assert fault.struck == 1
 
 
-@pytest.mark.parametrize("operation", ["read", "stat", "write", "chunk"])
-def test_a_server_that_never_tells_generations_is_given_up(
-    gcs: GcsServer, do: Callable[[str], None], operation: str
-) -> None:
-    """That is a fault of the store, and of no object."""
+@pytest.mark.parametrize("operation", ["read", "write"])
+def test_a_server_that_never_states_generations_is_given_up(gcs: GcsServer, do: Do, operation: str) -> None:
+    """That is a fault of the store, and not of an object."""
     gcs.omitted = frozenset({"generation"})
     with pytest.raises(StorageError, match="the answer is not understood") as caught:
         do(operation)
@@ -230,24 +255,20 @@ def test_without_a_checksum_what_was_altered_on_its_way_is_noticed(
 ) -> None:
     """In both directions: it is received once more, and compared."""
     gcs.omitted = frozenset({"crc32c"})
-    fault = gcs.fail("corrupt", at=0, operation="read")
-    gcs_store.upload("a", small, if_generation=MISSING)
-    assert fault.struck == 1
-    fault = gcs.fail("corrupt", at=0, operation="read")
-    assert gcs_store.read("a").data == SMALL
-    assert fault.struck == 1
-    fault = gcs.fail("corrupt", at=1, operation="read")
-    gcs_store.download("a", tmp_path / "a")
-    assert fault.struck == 1
+    for at, act in (
+        (0, lambda: gcs_store.upload("a", small, if_generation=MISSING)),
+        (0, lambda: gcs_store.read("a")),
+        (1, lambda: gcs_store.download("a", tmp_path / "a")),
+    ):
+        fault = gcs.fail("corrupt", at=at, operation="read")
+        result = act()
+        assert fault.struck == 1
+        assert not isinstance(result, StoredObject) or result.data == SMALL
     assert (tmp_path / "a").read_bytes() == SMALL
-    whole = gcs.objects["runs/small/a"]
-    gcs.objects["runs/small/b"] = Object(SMALL[:-1], whole.generation, whole.updated)
-    with pytest.raises(ObjectDamaged, match="is not what was sent"):
-        gcs_store._held("b", content_of(SMALL))
 
 
 def test_a_listing_that_lacks_its_items_is_not_an_empty_one(gcs: GcsServer, gcs_store: GcsStore) -> None:
-    """Nothing is there only when it has been said twice."""
+    """It is requested twice."""
     gcs.put("runs/small/a", b"", None)
     gcs.fail(f"{WITHOUT}items", at=0)
     assert gcs_store.list("") == ["a"]
@@ -257,7 +278,7 @@ def test_a_listing_that_lacks_its_items_is_not_an_empty_one(gcs: GcsServer, gcs_
 def test_a_refusal_of_the_generation_that_is_there_is_no_conflict(
     gcs: GcsServer, gcs_store: GcsStore, big: Path, operation: str
 ) -> None:
-    """The write is sent again; when that does not help, another process is still not to blame."""
+    """The write is sent again; when that does not help, no other process is blamed."""
 
     def send() -> None:
         if operation == "write":
@@ -274,11 +295,11 @@ def test_a_refusal_of_the_generation_that_is_there_is_no_conflict(
     assert not isinstance(caught.value, PreconditionFailed)
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.matrix)])
 def test_with_bits_flipped_in_many_answers_nothing_false_is_believed(
     gcs: GcsServer, gcs_store: GcsStore, tmp_path: Path, seed: int
 ) -> None:
-    """Each call gives what is true, or says that the store fails: never a conflict, a missing object or other bytes."""
+    """Each call returns the truth, or raises that the store fails: never a conflict, a missing object, other bytes."""
     fault = gcs.fail(FLIP, at=0, times=10_000, share=0.3, seed=seed)
     data, failed = b"first", []
     gcs.put("runs/small/a", data, None)
@@ -301,40 +322,17 @@ def test_with_bits_flipped_in_many_answers_nothing_false_is_believed(
 
 
 def test_no_error_shows_a_password() -> None:
-    """Neither that of a proxy or a server's address, nor the right to go on with an upload."""
-    for text in ("Cannot connect to proxy http://me:secret@proxy:3128/", "PUT http://h/o?upload_id=secret&x=1 failed"):
-        error = explain(requests.ConnectionError(text), "read", "gs://b/a")
+    """Neither that of a proxy or a server's address, nor the right to go on with an upload; nor half of one."""
+    proxy = "Cannot connect to proxy http://me:secret@proxy:3128/"
+    for text in (proxy, f"{'x' * 260} {proxy}", "PUT http://h/o?upload_id=secret&x=1 failed"):
+        error = gcs_errors.explain(requests.ConnectionError(text), "read", "gs://b/a")
         assert "secret" not in error.message
 
 
-@pytest.mark.parametrize("uri", ["gs://me:secret@bucket/x", "s3://me:secret@bucket/x", "ftp://h/x?token=secret"])
-def test_a_uri_with_a_password_is_refused_and_not_shown(uri: str) -> None:
-    """Credentials are never part of it."""
-    with pytest.raises(InvalidSettings) as caught:
-        open_store(uri)
-    assert "secret" not in caught.value.message + caught.value.hint
-
-
-def test_a_bucket_that_is_not_there_is_told(gcs: GcsServer) -> None:
-    """It is not taken for an empty one."""
-    store = GcsStore(bucket="no-such-bucket", prefix="p")
-    for ask in (lambda: store.read("a"), lambda: store.list(""), lambda: store.write("a", b"", if_generation=0)):
-        with pytest.raises(StorageRefused, match="bucket does not exist") as caught:
-            ask()
-        assert "THAW_STORAGE_URI" in caught.value.hint
-
-
-def test_who_may_not_is_told_the_four_permissions(gcs: GcsServer, gcs_store: GcsStore) -> None:
-    """By the names that a person gives to IAM."""
-    gcs.fail("403", at=0)
-    with pytest.raises(StorageRefused) as caught:
-        gcs_store.read("a")
-    assert len(PERMISSIONS) == 4
-    assert all(permission in caught.value.hint for permission in PERMISSIONS)
-
-
-def test_without_credentials_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """And where they come from; they are no setting."""
+def test_missing_credentials_are_named_with_where_they_come_from(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """They are no setting."""
     monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "nothing.json"))
     with pytest.raises(StorageRefused, match=r"nothing\.json") as caught:
@@ -342,89 +340,62 @@ def test_without_credentials_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert "Workload Identity" in caught.value.hint
 
 
-@pytest.mark.parametrize("times", [2, 3])
 def test_bytes_that_arrive_damaged_are_fetched_again_and_then_given_up(
-    gcs: GcsServer, gcs_store: GcsStore, tmp_path: Path, times: int
+    gcs: GcsServer, gcs_store: GcsStore, tmp_path: Path
 ) -> None:
     """Twice may be chance; three times is not."""
     gcs_store.write("a", SMALL, if_generation=MISSING)
-    gcs.fail("corrupt", at=0, times=times, operation="read")
-    if times == 2:
+    gcs.fail("corrupt", at=0, times=2, operation="read")
+    gcs_store.download("a", tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == SMALL
+    gcs.fail("corrupt", at=0, times=3, operation="read")
+    with pytest.raises(ObjectDamaged):
         gcs_store.download("a", tmp_path / "a")
-        assert (tmp_path / "a").read_bytes() == SMALL
-    else:
-        with pytest.raises(ObjectDamaged):
-            gcs_store.download("a", tmp_path / "a")
 
 
-def test_a_write_that_another_process_made_is_a_conflict(gcs: GcsServer, gcs_store: GcsStore) -> None:
-    """Reading back tells it from our own."""
-    gcs_store.write("a", b"theirs", if_generation=MISSING)
-    with pytest.raises(PreconditionFailed):
-        gcs_store.write("a", b"ours", if_generation=MISSING)
-    assert gcs_store.read("a").data == b"theirs"
-
-
-def test_no_request_needs_more_than_the_four_permissions(gcs: GcsServer, do: Callable[[str], None]) -> None:
-    """The client would ask for the bucket itself by the way, which takes a fifth."""
-    for operation in OPERATIONS:
-        gcs.objects.clear()
-        do(operation)
-    assert {operation for operation, _ in gcs.requests} == set(OPERATIONS)
-
-
-def test_every_write_has_a_precondition(gcs: GcsServer, do: Callable[[str], None], monkeypatch: Any) -> None:
-    """A retry is safe only then."""
+def test_no_request_needs_more_than_the_four_permissions_and_every_write_has_a_precondition(
+    gcs: GcsServer, do: Do, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client would ask for the bucket itself too, which needs a fifth; and a retry is safe only with one."""
     matches: list[int | None] = []
     put = gcs.put
 
-    def noted(name: str, data: bytes, match: int | None) -> Any:
+    def noted(name: str, data: bytes, match: int | None) -> Object:
         matches.append(match)
         return put(name, data, match)
 
-    monkeypatch.setattr(gcs, "put", noted)
-    for operation in ("write", "chunk"):
+    for operation in OPERATIONS:
         gcs.objects.clear()
+        monkeypatch.setattr(gcs, "put", noted if operation in ("write", "chunk") else put)
         do(operation)
+    assert {operation for operation, _ in gcs.requests} == set(OPERATIONS)
     assert matches == [0, 0, 0]
 
 
-# Every error of the libraries below has an answer
-
-
 def exceptions_of(*roots: type[BaseException]) -> Iterator[type[BaseException]]:
-    """The exceptions of these trees, that are classes of the libraries."""
+    """The exceptions of these trees."""
     for root in roots:
         yield root
         yield from exceptions_of(*root.__subclasses__())
 
 
-FOREIGN = sorted(
-    set(
-        exceptions_of(
-            google.api_core.exceptions.GoogleAPIError,
-            google.auth.exceptions.GoogleAuthError,
-            google.cloud.storage.exceptions.DataCorruption,
-            google.cloud.storage.exceptions.InvalidResponse,
-            requests.RequestException,
-            urllib3.exceptions.HTTPError,
-        )
-    ),
-    key=lambda kind: f"{kind.__module__}.{kind.__name__}",
+FOREIGN = set(
+    exceptions_of(
+        google.api_core.exceptions.GoogleAPIError,
+        google.auth.exceptions.GoogleAuthError,
+        google.cloud.storage.exceptions.DataCorruption,
+        google.cloud.storage.exceptions.InvalidResponse,
+        requests.RequestException,
+        urllib3.exceptions.HTTPError,
+    )
 )
 
 
 def an_error(kind: type[BaseException]) -> BaseException:
-    """One of them, whatever it must be made from."""
+    """One of them, from the arguments that it takes."""
     answer = SimpleNamespace(status_code=500, tell=lambda: 1, length_remaining=2)
-    for arguments in (
-        ("what it said",),
-        (answer, "what it said"),
-        ("what", "it said"),
-        (answer, b"5"),
-        (1, 2),
-        ("", "", 0),
-    ):
+    said = "what it said"
+    for arguments in ((said,), (answer, said), (said, said), (answer, b"5"), (1, 2), ("", "", 0)):
         try:
             error = kind(*arguments)
             str(error)
@@ -436,35 +407,34 @@ def an_error(kind: type[BaseException]) -> BaseException:
     raise AssertionError(f"{kind} cannot be made")
 
 
-@pytest.mark.parametrize("kind", FOREIGN, ids=lambda kind: f"{kind.__module__}.{kind.__name__}")
-def test_every_foreign_error_becomes_one_of_ours(gcs_store: GcsStore, kind: type[BaseException]) -> None:
+def test_every_foreign_error_becomes_one_of_ours() -> None:
     """It is caught, and says what was asked of what."""
-    with pytest.raises(ThawError) as caught, gcs_store._explained("read", "a"):
-        raise an_error(kind)
-    assert isinstance(caught.value, StorageError)
-    assert "gs://bucket/runs/small/a" in caught.value.message
-    assert caught.value.hint or isinstance(caught.value, (ObjectMissing, PreconditionFailed))
+    assert len(FOREIGN) > 60
+    for kind in FOREIGN:
+        with (
+            pytest.raises(StorageError, match="gs://bucket/a") as caught,
+            gcs_errors.explained("read", "gs://bucket/a"),
+        ):
+            raise an_error(kind)
+        assert caught.value.hint or isinstance(caught.value, (ObjectMissing, PreconditionFailed)), kind
 
 
-@pytest.mark.parametrize(
-    ("code", "expected"),
-    [
-        (400, StorageRefused), (401, StorageRefused), (403, StorageRefused), (404, ObjectMissing), (408, StorageError),
-        (409, StorageRefused), (412, PreconditionFailed), (429, StorageError), (500, StorageError), (502, StorageError),
-        (503, StorageError), (504, StorageError),
-    ],
-)  # fmt: skip
-def test_what_passes_and_what_lasts_are_told_apart(code: int, expected: type[ThawError]) -> None:
-    """By the code of the answer."""
-    error = google.api_core.exceptions.from_http_status(code, "what it said")
-    assert type(explain(error, "read", "gs://b/a")) is expected
+def test_what_passes_and_what_lasts_are_told_apart() -> None:
+    """By the status of the answer."""
+    kinds = {
+        StorageRefused: (400, 401, 403, 409), ObjectMissing: (404,), PreconditionFailed: (412,),
+        StorageError: (408, 410, 429, 500, 502, 503, 504),
+    }  # fmt: skip
+    for kind, codes in kinds.items():
+        for code in codes:
+            error = google.api_core.exceptions.from_http_status(code, "what it said")
+            assert type(gcs_errors.explain(error, "read", "gs://b/a")) is kind, code
 
 
 READ_ON_A_DESK = """
 import sys
 from job.storage import open_store
 print(open_store(sys.argv[1]).list(""))
-assert "google.cloud.storage" in sys.modules
 """
 
 
@@ -475,8 +445,3 @@ def test_the_emulator_variable_works_in_a_process_of_its_own(gcs: GcsServer) -> 
         [sys.executable, "-c", READ_ON_A_DESK, f"gs://{BUCKET}/runs"], cwd=REPOSITORY, capture_output=True, text=True
     )
     assert done.stdout == "['a']\n", done.stderr
-
-
-def test_every_fault_of_the_server_is_in_a_class() -> None:
-    """A new one cannot be forgotten."""
-    assert set(FAULTS) == {*PASSING, *LASTING}

@@ -11,17 +11,9 @@ from typing import Any
 
 import pytest
 
-from job.run import holder as holder_module
-from job.run.holder import can_be_taken_over_by, is_there, this_process
+from job.run.holder import can_be_taken_over_by, is_there, state_and_start, this_process
 from job.schema import Holder
 from tests.conftest import REPOSITORY
-
-
-def test_this_process_does_not_yield_to_another_of_its_host() -> None:
-    """It is there."""
-    holder = this_process(None)
-    assert not can_be_taken_over_by(holder, holder.model_copy(update={"pid": 1}))
-
 
 Program = Callable[[str], tuple[subprocess.Popen[str], Holder]]
 
@@ -46,8 +38,8 @@ def program() -> Iterator[Program]:
         process.communicate()
 
 
-def test_a_process_that_is_gone_yields_to_any_of_its_host(program: Program) -> None:
-    """Killed, it cannot let go by itself."""
+def test_the_run_of_a_process_that_is_gone_is_free_on_its_host(program: Program) -> None:
+    """Killed, it cannot release the run itself."""
     here = this_process(None)
     process, holder = program("import time; time.sleep(60)")
     assert (is_there(holder, observer=here), can_be_taken_over_by(holder, here)) == (True, False)
@@ -78,11 +70,11 @@ def test_a_number_given_to_another_process_is_not_the_holder() -> None:
     """The start of the process tells them apart."""
     here = this_process(None)
     assert here.start_ticks is not None
-    assert here.model_copy(update={"start_ticks": here.start_ticks - 1}).must_yield_to(here)
+    assert can_be_taken_over_by(here.model_copy(update={"start_ticks": here.start_ticks - 1}), here)
 
 
 def test_a_step_of_the_clock_makes_no_holder_look_dead() -> None:
-    """Ticks since the start of the host tell a process, and no clock changes them."""
+    """Ticks since the start of the host identify a process, and no clock changes them."""
     here = this_process(None)
     earlier = here.model_copy(update={"started": here.started - 90})
     assert (is_there(earlier, observer=here), can_be_taken_over_by(earlier, here)) == (True, False)
@@ -93,14 +85,14 @@ def test_a_process_of_any_name_is_found(tmp_path: Path) -> None:
     odd = tmp_path / ") Z 1 1 ("
     shutil.copy("/bin/sleep", odd)
     with subprocess.Popen([odd, "60"]) as process:
-        state, ticks = holder_module._look(process.pid) or ("", 0)
+        state, ticks = state_and_start(process.pid) or ("", 0)
         process.kill()
     assert state in "RS"
     assert ticks > (this_process(None).start_ticks or 0)
 
 
 @pytest.mark.parametrize("change", [{"start_ticks": None}, {"boot_id": ""}])
-def test_of_a_record_without_ticks_nothing_is_known(change: dict[str, Any]) -> None:
+def test_a_holder_of_which_too_little_is_recorded_may_be_alive(change: dict[str, Any]) -> None:
     """An earlier version wrote it, or a system without /proc: the lease decides."""
     here = this_process(None).model_copy(update=change)
     gone = here.model_copy(update={"pid": 999_999_999})
@@ -110,13 +102,13 @@ def test_of_a_record_without_ticks_nothing_is_known(change: dict[str, Any]) -> N
 @pytest.mark.parametrize(
     "change", [{"host": "elsewhere"}, {"boot_id": "another machine"}, {"process_namespace": "pid:[1]"}]
 )
-def test_of_another_host_machine_or_container_nothing_is_known(change: dict[str, str]) -> None:
+def test_a_process_of_another_host_machine_or_container_may_be_alive(change: dict[str, str]) -> None:
     """The lease decides; two machines may have one name."""
     here = this_process(None)
-    assert not here.model_copy(update={**change, "pid": 999_999_999}).must_yield_to(here)
+    assert is_there(here.model_copy(update={**change, "pid": 999_999_999}), observer=here) is None
 
 
-def test_a_holder_is_told_by_names_where_there_are_names() -> None:
+def test_a_holder_is_shown_by_names_where_there_are_names() -> None:
     """A person looks for `kubectl logs job/NAME`, not for a uid."""
     here = this_process("uid", job_name="thaw-1", node_name="node-1")
     assert str(here).endswith(f":{here.pid} of Job thaw-1 on node node-1")
@@ -124,12 +116,12 @@ def test_a_holder_is_told_by_names_where_there_are_names() -> None:
     assert str(this_process(None)) == f"{here.host}:{here.pid}"
 
 
-def test_pods_of_one_job_yield_to_each_other() -> None:
+def test_pods_of_one_job_take_over_from_each_other() -> None:
     """Kubernetes starts the next when it has given up the last."""
     first = Holder(host="pod-a", pid=1, started=0.0, job_uid="uid")
     second = Holder(host="pod-b", pid=1, started=9.0, job_uid="uid")
     other = Holder(host="pod-c", pid=1, started=9.0, job_uid="another")
-    nobody = Holder(host="pod-d", pid=1, started=9.0)
+    outside = Holder(host="pod-d", pid=1, started=9.0)
     assert can_be_taken_over_by(first, second)
     assert not can_be_taken_over_by(first, other)
-    assert not can_be_taken_over_by(nobody, nobody.model_copy(update={"host": "pod-e"}))
+    assert not can_be_taken_over_by(outside, outside.model_copy(update={"host": "pod-e"}))

@@ -30,7 +30,7 @@ FILES = ("dataset_info.json", "features.json", "label.labels.txt", "LICENSE", "s
 def fetching(place: Path) -> Fetching:
     scratch = place / "scratch"
     scratch.mkdir(parents=True, exist_ok=True)
-    return Fetching(place / "cache", scratch=scratch, reader=Recorder(), check_stop=lambda: None)
+    return Fetching(place / "cache", scratch=scratch, observer=Recorder(), check_stop=lambda: None)
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_a_file_that_the_manifest_does_not_name_refuses_the_whole_mirror(gcs: Gc
     assert "python -m job mirror" in caught.value.hint
     assert not (tmp_path / "cache").exists()
     observer = send(open_store(DATA), files)
-    assert observer.of(events.MIRRORED)[-1]["file"] == "set/1.0.0/dataset_info.json"
+    assert observer.of(events.Mirrored)[-1].file == "set/1.0.0/dataset_info.json"
     assert (fetching(tmp_path).dataset(DATA, "set") / cut_short).read_bytes() == b"{}"
 
 

@@ -1,15 +1,14 @@
 """The CPU image: what is in it, and that it works where a cluster allows the least.
 
-`make image-test` builds the image, and says by CONTAINER and IMAGE what runs it and how it is called.
+`make image-test` builds the image; CONTAINER is the program that runs it, IMAGE its name.
 """
 
 import json
 import os
 import re
-import shlex
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import pytest
 from job import __version__
 from job.errors import ExitCode
 from job.settings.settings import Settings
-from tests.conftest import REPOSITORY
+from tests.manifests import demo_settings
 
 pytestmark = [pytest.mark.image, pytest.mark.timeout(600)]
 
@@ -28,19 +27,8 @@ MAX_BYTES = 2_000_000_000
 USERS = ("65532:65532", "12345:0")
 """The image's own, and one as OpenShift assigns: any number, of group 0."""
 
-TOOLS = ("gcc", "cc", "g++", "clang", "make", "ld", "as", "nvcc")
-SECRET_FILES = (
-    ".git",
-    ".netrc",
-    ".pypirc",
-    "pip.conf",
-    ".env",
-    ".aws",
-    ".ssh",
-    ".docker",
-    "*.key",
-    "credentials*.json",
-)
+TOOLS = "gcc cc g++ clang make ld as nvcc"
+SECRET_FILES = ".git .netrc .pypirc pip.conf .env .aws .ssh .docker *.key credentials*.json"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -57,6 +45,11 @@ def container(*argv: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([CONTAINER, *argv], capture_output=True, text=True, timeout=300)
 
 
+def in_image(program: str, *argv: str, flags: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
+    """Run another program of the image."""
+    return container("run", "--rm", *flags, f"--entrypoint={program}", IMAGE, *argv)
+
+
 def hardened(user: str, volume: Path) -> list[str]:
     """The flags that allow a container the least: what Pod Security `restricted` asks, and more."""
     flags = ["--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--network=none", f"--user={user}"]
@@ -66,15 +59,10 @@ def hardened(user: str, volume: Path) -> list[str]:
     return [*flags, f"--volume={volume}:/work:Z"]
 
 
-def demo() -> dict[str, str]:
+def environment() -> list[str]:
     """The settings of `make demo`, but for its places: in the image everything is in /work."""
-    (text,) = re.findall(r"^DEMO := ((?:.*\\\n)*.*)$", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
-    settings = dict(word.split("=", 1) for word in shlex.split(text.replace("\\\n", " ")))
-    return {name: value for name, value in settings.items() if name not in ("THAW_DATA_DIR", "THAW_STORAGE_URI")}
-
-
-def environment(**settings: str) -> list[str]:
-    return [f"--env={name}={value}" for name, value in (demo() | settings).items()]
+    places = ("THAW_DATA_DIR", "THAW_STORAGE_URI")
+    return [f"--env={name}={value}" for name, value in demo_settings().items() if name not in places]
 
 
 @pytest.fixture
@@ -85,33 +73,7 @@ def volume(tmp_path: Path) -> Iterator[Path]:
     folder.chmod(0o777)
     yield folder
     for user in USERS:
-        container(
-            "run", "--rm", *hardened(user, folder), "--entrypoint=find", IMAGE, "/work", "-mindepth", "1", "-delete"
-        )
-
-
-@pytest.fixture
-def start(volume: Path) -> Iterator[Callable[..., str]]:
-    """Starts the demo in the background and returns the container's id; it is removed afterwards."""
-    started: list[str] = []
-
-    def start(**settings: str) -> str:
-        done = container("run", "--detach", *hardened(USERS[0], volume), *environment(**settings), IMAGE)
-        assert done.returncode == 0, done.stderr
-        started.append(done.stdout.strip())
-        return started[-1]
-
-    yield start
-    for name in started:
-        container("rm", "--force", name)
-
-
-def wait_for_event(name: str, event: str) -> None:
-    """Return once the log of a container has an event."""
-    until = time.monotonic() + 240
-    while f'"event": "{event}"' not in container("logs", name).stdout:
-        assert time.monotonic() < until, container("logs", name)
-        time.sleep(0.2)
+        in_image("find", "/work", "-mindepth", "1", "-delete", flags=hardened(user, folder))
 
 
 def inspected() -> dict[str, Any]:
@@ -124,10 +86,7 @@ def inspected() -> dict[str, Any]:
 def found(*condition: str) -> list[str]:
     """The paths in the image of which a condition of `find` holds, as any user sees them."""
     skipped = ["(", "-path", "/proc", "-o", "-path", "/sys", "-o", "-path", "/dev", ")", "-prune", "-o"]
-    done = container(
-        "run", "--rm", f"--user={USERS[1]}", "--entrypoint=find", IMAGE, "/", *skipped, "(", *condition, ")", "-print"
-    )
-    return done.stdout.split()
+    return in_image("find", "/", *skipped, "(", *condition, ")", "-print", flags=[f"--user={USERS[1]}"]).stdout.split()
 
 
 @pytest.mark.parametrize("user", USERS)
@@ -147,15 +106,22 @@ def test_the_demo_runs_without_rights_and_is_answered_at_once_the_second_time(us
 
 
 @pytest.mark.parametrize("event", ["run_claimed", "phase_started"])
-def test_sigterm_ends_with_42(event: str, start: Callable[..., str]) -> None:
+def test_sigterm_ends_with_42(event: str, volume: Path) -> None:
     """While TensorFlow is imported, and while the demo trains. As process 1, a program without a handler goes on."""
-    name = start()
-    wait_for_event(name, event)
-    container("kill", "--signal=TERM", name)
-    assert container("wait", name).stdout.strip() == str(int(ExitCode.INTERRUPTED)), container("logs", name)
+    name = container("run", "--detach", *hardened(USERS[0], volume), *environment(), IMAGE).stdout.strip()
+    assert name
+    try:
+        until = time.monotonic() + 240
+        while f'"event": "{event}"' not in container("logs", name).stdout:
+            assert time.monotonic() < until, container("logs", name)
+            time.sleep(0.2)
+        container("kill", "--signal=TERM", name)
+        assert container("wait", name).stdout.strip() == str(int(ExitCode.INTERRUPTED)), container("logs", name)
+    finally:
+        container("rm", "--force", name)
 
 
-def test_a_wrong_setting_is_told_in_one_message(volume: Path) -> None:
+def test_a_wrong_setting_is_one_message(volume: Path) -> None:
     """And nothing is written."""
     done = container("run", "--rm", *hardened(USERS[0], volume), "--env=THAW_BATCH_SIZES=8", IMAGE)
     assert done.returncode == ExitCode.INVALID_SETTINGS
@@ -164,41 +130,32 @@ def test_a_wrong_setting_is_told_in_one_message(volume: Path) -> None:
     assert not list(volume.iterdir())
 
 
-def test_the_image_is_no_larger_than_it_must_be() -> None:
-    """Most of it is TensorFlow."""
-    assert inspected()["Size"] < MAX_BYTES
-
-
-def test_labels_say_which_version_and_revision_this_is() -> None:
-    """In the names of the OCI."""
-    labels = inspected()["Config"]["Labels"]
-    assert labels["org.opencontainers.image.version"] == __version__
-    assert re.fullmatch(r"[0-9a-f]{40}", labels["org.opencontainers.image.revision"])
-
-
-def test_kubernetes_can_tell_what_it_starts() -> None:
+def test_kubernetes_finds_what_it_needs_in_the_description() -> None:
     """`runAsNonRoot` needs a user by number; a shell in front would keep SIGTERM from the program."""
-    config = inspected()["Config"]
+    image = inspected()
+    config, labels = image["Config"], image["Config"]["Labels"]
+    assert image["Size"] < MAX_BYTES
     assert config["User"] == USERS[0]
     assert config["Entrypoint"] == ["python", "-m", "job"]
     assert not config.get("Healthcheck")
     assert list(config["ExposedPorts"]) == [f"{Settings().metrics_port}/tcp"]
+    assert labels["org.opencontainers.image.version"] == __version__
+    assert re.fullmatch(r"[0-9a-f]{40}", labels["org.opencontainers.image.revision"])
 
 
-def test_nothing_is_there_to_build_with() -> None:
+def test_the_image_cannot_build_or_install() -> None:
     """No compiler, no linker, no pip."""
-    script = f"for tool in {' '.join(TOOLS)}; do command -v $tool; done; python -m pip --version"
-    done = container("run", "--rm", "--entrypoint=sh", IMAGE, "-c", script)
+    done = in_image("sh", "-c", f"for tool in {TOOLS}; do command -v $tool; done; python -m pip --version")
     assert done.stdout == ""
     assert "No module named pip" in done.stderr
 
 
 def test_no_secret_is_in_the_image() -> None:
-    """Neither as a file, nor in the environment, nor in how it was built."""
-    named = [word for pattern in SECRET_FILES for word in ("-o", "-name", pattern)][1:]
+    """Neither as a file, nor in the environment, nor in its history."""
+    named = [word for pattern in SECRET_FILES.split() for word in ("-o", "-name", pattern)][1:]
     assert found("(", *named, ")", "-not", "-empty") == []
-    telling = inspected()["Config"]["Env"] + container("history", "--no-trunc", IMAGE).stdout.splitlines()
-    assert not [line for line in telling if re.search(r"(?i)password|passwd|token|secret|://[^/]*@|index-url", line)]
+    lines = inspected()["Config"]["Env"] + container("history", "--no-trunc", IMAGE).stdout.splitlines()
+    assert not [line for line in lines if re.search(r"(?i)password|passwd|token|secret|://[^/]*@|index-url", line)]
 
 
 def test_only_temporary_folders_are_writable() -> None:
@@ -207,7 +164,7 @@ def test_only_temporary_folders_are_writable() -> None:
 
 
 def test_every_module_is_compiled() -> None:
-    """On a read-only root nobody can do it later, and each start would pay for it."""
+    """On a read-only root Python cannot do it later, and each start would take longer."""
     sources = found("-path", "/app/*.py", "-o", "-path", "/opt/venv/lib/*.py")
     compiled = found("-name", "*.cpython-*.pyc")
     assert "/app/job/__main__.py" in sources

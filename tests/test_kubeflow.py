@@ -1,7 +1,6 @@
 """Progress to Kubeflow Trainer: over HTTPS, with the token of the pod, the newest only."""
 
 import json
-import shutil
 import ssl
 import subprocess
 import threading
@@ -14,137 +13,120 @@ import pytest
 
 from job.observe import events
 from job.observe.events import StepDone
-from job.observe.kubeflow import Reporter
+from job.observe.kubeflow import PREFIX, Reporter
 from tests.conftest import Recorder
-from tests.services import free_port, wait_for
+from tests.services import free_port, program, wait_for
 
 
-class Trainer:
+class Trainer(HTTPServer):
     """The status endpoint of a trainer, with a certificate of its own authority."""
 
     def __init__(self, folder: Path) -> None:
+        super().__init__(("localhost", 0), Handler)
         self.requests: list[tuple[str, dict[str, Any]]] = []
         self.status = 200
         self.certificate, key = folder / "ca.crt", folder / "key.pem"
         subprocess.run(
-            [shutil.which("openssl") or "openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1",
-             "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out",
-             self.certificate],
+            [program("openssl", hint="it comes with most systems"), "req", "-x509", "-newkey", "rsa:2048", "-nodes",
+             "-days", "1", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-keyout", key,
+             "-out", self.certificate],
             check=True, capture_output=True,
         )  # fmt: skip
-        trainer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                trainer.requests.append((self.headers["Authorization"], json.loads(body)))
-                self.send_response(trainer.status)
-                self.end_headers()
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self.server = HTTPServer(("localhost", 0), Handler)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(self.certificate, key)
-        self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
-        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
+        self.socket = context.wrap_socket(self.socket, server_side=True)
+        self.url = f"https://localhost:{self.server_port}/apis/trainer.kubeflow.org/v1alpha1/status"
+        threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
 
-    @property
-    def url(self) -> str:
-        return f"https://localhost:{self.server.server_port}/apis/trainer.kubeflow.org/v1alpha1/status"
+
+class Handler(BaseHTTPRequestHandler):
+    server: Trainer
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.requests.append((self.headers["Authorization"], json.loads(body)))
+        self.send_response(self.server.status)
+        self.end_headers()
+
+    def log_message(self, *_: Any) -> None:
+        pass
 
 
 @pytest.fixture
 def trainer(tmp_path: Path) -> Iterator[Trainer]:
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl is not installed")
-    server = Trainer(tmp_path)
-    yield server
-    server.server.shutdown()
-    server.server.server_close()
+    with Trainer(tmp_path) as server:
+        yield server
+        server.shutdown()
 
 
 @pytest.fixture
-def token(tmp_path: Path) -> Path:
-    path = tmp_path / "token"
-    path.write_text("first\n")
-    return path
+def environment(trainer: Trainer, tmp_path: Path) -> dict[str, str]:
+    """What Kubeflow Trainer gives a pod."""
+    token = tmp_path / "token"
+    token.write_text("first\n")
+    return {f"{PREFIX}URL": trainer.url, f"{PREFIX}CA_CERT": str(trainer.certificate), f"{PREFIX}TOKEN": str(token)}
 
 
-def environment(url: str, certificate: Path, token: Path) -> dict[str, str]:
-    values = {"URL": url, "CA_CERT": str(certificate), "TOKEN": str(token)}
-    return {f"KUBEFLOW_TRAINER_SERVER_{name}": value for name, value in values.items()}
-
-
-def done(step: int) -> StepDone:
-    return StepDone(
-        phase="head", epoch=0, step=step, num_steps=4, batch=step, num_batches=4, num_examples=16, seconds=0.1,
-        data_wait_seconds=0.0, is_first=step == 1,
-    )  # fmt: skip
+def train(reporter: Reporter, *, steps: int, num_steps: int) -> dict[str, Any]:
+    """The status after some steps of the head phase, the only one."""
+    classes: dict[str, dict[str, int]] = {}
+    reporter.event(events.DataLoaded("d", "memory", 64, 8, 8, steps={"head": num_steps}, classes=classes))
+    reporter.event(events.PhaseStarted("head", epoch=0, step=0, learning_rate=0.1))
+    for step in range(1, steps + 1):
+        reporter.step(StepDone("head", 0, step, num_steps, step, num_steps, 16, 0.1, 0.0, is_first=step == 1), unread)
+    status: dict[str, Any] = reporter.status()["trainerStatus"]
+    return status
 
 
 def unread() -> tuple[float, float]:
     raise AssertionError("reading the loss waits for the device")
 
 
-def test_the_status_of_a_run_arrives_and_ends_with_100_percent(trainer: Trainer, token: Path) -> None:
-    """With the token as it is then, in the words of the API."""
-    reporter = Reporter.of(environment(trainer.url, trainer.certificate, token), Recorder())
-    with reporter:
-        reporter.event(events.DATA_LOADED, head_steps=4)
-        reporter.event(events.PHASE_STARTED, phase="head", step=0)
-        for step in (1, 2):
-            reporter.step(done(step), unread)
-        assert reporter.status()["trainerStatus"]["progressPercentage"] == 50
-        assert reporter.status()["trainerStatus"]["estimatedRemainingSeconds"] >= 0
-        reporter.event(
-            events.EPOCH_FINISHED, epoch=0, train_loss=0.5, train_accuracy=0.75, validation_loss=0.25,
-            validation_accuracy=0.875,
-        )  # fmt: skip
-        token.write_text("second\n")
-        reporter.event(events.RUN_FINISHED, test_loss=0.2, test_accuracy=0.9)
+def test_the_status_of_a_run_arrives_and_ends_with_100_percent(
+    trainer: Trainer, environment: dict[str, str], tmp_path: Path
+) -> None:
+    """With the newest token, in the format of the API. All steps done are 99 %: evaluation and export are to come."""
+    with Reporter.of(environment, Recorder()) as reporter:
+        assert train(reporter, steps=4, num_steps=4)["progressPercentage"] == 99
+        status = train(reporter, steps=2, num_steps=4)
+        assert (status["progressPercentage"], status["estimatedRemainingSeconds"] >= 0) == (50, True)
+        reporter.event(events.EpochFinished(
+            "head", epoch=0, step=4, train_loss=0.5, train_accuracy=0.75, validation_loss=0.25,
+            validation_accuracy=0.875, train_seconds=1.0, validation_seconds=1.0, images_per_second=1.0,
+        ))  # fmt: skip
+        (tmp_path / "token").write_text("second\n")
+        reporter.event(events.RunFinished("", 0.9, (0.8, 1.0), test_loss=0.2, model_sha256=""))
     authorization, body = trainer.requests[-1]
-    assert authorization == "Bearer second"
     status = body["trainerStatus"]
+    assert authorization == "Bearer second"
     assert (status["progressPercentage"], status["estimatedRemainingSeconds"]) == (100, 0)
-    values = {metric["name"]: metric["value"] for metric in status["metrics"]}
-    assert values == {
+    assert {metric["name"]: metric["value"] for metric in status["metrics"]} == {
         "loss": "0.5", "accuracy": "0.75", "eval_loss": "0.25", "eval_accuracy": "0.875", "epoch": "1",
         "test_loss": "0.2", "test_accuracy": "0.9",
     }  # fmt: skip
 
 
-def test_a_run_that_is_about_to_be_complete_is_not(trainer: Trainer, token: Path) -> None:
-    """All steps done are 99 %: evaluation and export are to come."""
-    reporter = Reporter.of(environment(trainer.url, trainer.certificate, token), Recorder())
-    reporter.event(events.DATA_LOADED, head_steps=2)
-    reporter.event(events.PHASE_STARTED, phase="head", step=0)
-    reporter.step(done(2), unread)
-    assert reporter.status()["trainerStatus"]["progressPercentage"] == 99
-
-
-def test_trouble_is_one_warning_until_it_is_over(trainer: Trainer, token: Path) -> None:
-    """A refusal is told once, however often it happens."""
-    reader = Recorder()
-    trainer.status = 503
-    with Reporter(url=trainer.url, ca_cert=str(trainer.certificate), token=token, reader=reader, every_seconds=0.02):
+def test_a_failure_that_lasts_is_one_warning(trainer: Trainer, environment: dict[str, str]) -> None:
+    """However often it happens."""
+    observer, trainer.status = Recorder(), 503
+    token = Path(environment[f"{PREFIX}TOKEN"])
+    with Reporter(
+        url=trainer.url, ca_cert=str(trainer.certificate), token=token, observer=observer, every_seconds=0.02
+    ):
         wait_for(lambda: len(trainer.requests) >= 4, what="four requests")
-    (facts,) = reader.of(events.REPORTING_FAILED)
-    assert "503" in facts["reason"]
+    (warning,) = observer.of(events.ReportingFailed)
+    assert "503" in warning.reason
 
 
-@pytest.mark.parametrize("wrong", ["server", "token", "certificate"])
-def test_no_server_no_token_or_another_authority_are_warnings(trainer: Trainer, token: Path, wrong: str) -> None:
+@pytest.mark.parametrize(
+    "changed", [{"URL": f"https://localhost:{free_port()}/"}, {"TOKEN": "/nowhere"}, {"CA_CERT": None}]
+)
+def test_no_server_no_token_or_another_authority_are_warnings(
+    environment: dict[str, str], changed: dict[str, str | None]
+) -> None:
     """None of them ends a run."""
-    reader = Recorder()
-    values = environment(trainer.url, trainer.certificate, token)
-    if wrong == "server":
-        values["KUBEFLOW_TRAINER_SERVER_URL"] = f"https://localhost:{free_port()}/"
-    if wrong == "token":
-        token.unlink()
-    if wrong == "certificate":
-        del values["KUBEFLOW_TRAINER_SERVER_CA_CERT"]
-    with Reporter.of(values, reader):
+    values = environment | {f"{PREFIX}{name}": value for name, value in changed.items()}
+    observer = Recorder()
+    with Reporter.of({name: value for name, value in values.items() if value}, observer):
         pass
-    assert reader.names() == [events.REPORTING_FAILED]
+    assert observer.kinds() == [events.ReportingFailed]

@@ -1,4 +1,4 @@
-"""Taking a run: at once when nobody holds it, after the lease when its holder is gone, not at all while it is held."""
+"""Taking a run: at once when it is free, after the lease when its holder is gone, not at all while it is held."""
 
 import contextlib
 import os
@@ -11,11 +11,14 @@ from typing import Any, ClassVar
 import pytest
 
 from job.errors import Interrupted, StorageError, Superseded
+from job.observe.events import WaitingForRun
 from job.run import lease
 from job.run.record import RECORD_NAME, RunRecord
 from job.schema import Holder
 from job.storage import LocalStore, ObjectStore
+from tests.conftest import Recorder
 from tests.recorded import OUTCOME
+from tests.runs import IDENTITY, context
 from tests.stores import MemoryStore
 
 FIRST = Holder(host="first", pid=1, started=0.0, job_uid="job-1")
@@ -23,14 +26,14 @@ SECOND = Holder(host="second", pid=1, started=0.0, job_uid="job-2")
 
 
 class Clock:
-    """The clock of a store, and of this machine, which goes on by itself while somebody sleeps."""
+    """The clock of a store and of this machine; sleeping moves it."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 0.0
         monkeypatch.setattr(time, "monotonic", lambda: self.now)
-        monkeypatch.setattr(time, "sleep", self.pass_by)
+        monkeypatch.setattr(time, "sleep", self.advance)
 
-    def pass_by(self, seconds: float) -> None:
+    def advance(self, seconds: float) -> None:
         self.now += seconds
 
 
@@ -46,135 +49,109 @@ def store(clock: Clock) -> MemoryStore:
     return store
 
 
-def claim(store: ObjectStore, holder: Holder, **options: Any) -> RunRecord:
-    values: dict[str, Any] = {"run_id": "run", "fingerprint": "f", "settings": {}, "lease_seconds": 60}
-    return lease.claim(store, holder=holder, **(values | options))
+class WithoutClock(MemoryStore):
+    """A store that does not know how old an object is, as a folder."""
+
+    def age_seconds(self, name: str) -> None:
+        return None
 
 
-def test_a_new_run_is_taken_at_once(store: MemoryStore, clock: Clock) -> None:
-    """Nobody holds it."""
-    assert claim(store, FIRST).attempt.number == 1
-    assert clock.now == 0
+def claim(store: ObjectStore, holder: Holder, *, lease_seconds: float = 60, **options: Any) -> RunRecord:
+    return lease.claim(store, IDENTITY, holder, lease_seconds=lease_seconds, context=context(**options))
 
 
-def test_a_run_that_was_let_go_is_taken_at_once(store: MemoryStore, clock: Clock) -> None:
-    """Its last attempt said that it ended."""
-    claim(store, FIRST).close_attempt(44)
-    assert claim(store, SECOND).attempt.number == 2
-    assert clock.now == 0
+def finish(record: RunRecord) -> None:
+    record.finish(OUTCOME, exit_code=0)
 
 
-def test_a_finished_run_is_answered_at_once(store: MemoryStore, clock: Clock) -> None:
-    """Whoever asks."""
-    claim(store, FIRST).finish(OUTCOME, exit_code=0)
-    assert claim(store, SECOND).is_done
-    assert clock.now == 0
-
-
-def test_the_next_pod_of_the_same_job_takes_over_at_once(store: MemoryStore, clock: Clock) -> None:
-    """Kubernetes has given up the last."""
-    first = claim(store, FIRST)
-    assert claim(store, FIRST.model_copy(update={"host": "next"})).attempt.number == 2
-    assert clock.now == 0
-    with pytest.raises(Superseded):
-        first.renew()
+@pytest.mark.parametrize(
+    ("before", "holder", "attempt"),
+    [
+        (None, FIRST, 1),
+        (lambda first: first.close_attempt(44), SECOND, 2),
+        (finish, SECOND, 1),
+        (lambda first: None, FIRST.model_copy(update={"host": "the next pod of the same Job"}), 2),
+    ],
+    ids=["new", "let go", "done", "of the same Job"],
+)
+def test_a_run_that_is_not_held_is_taken_or_answered_at_once(
+    store: MemoryStore, clock: Clock, before: Callable[[RunRecord], None] | None, holder: Holder, attempt: int
+) -> None:
+    """Nothing is waited for; the former holder cannot write any more."""
+    first = claim(store, FIRST) if before else None
+    if first and before:
+        before(first)
+    record = claim(store, holder)
+    assert (record.attempt.number, record.is_done, clock.now) == (attempt, before is finish, 0)
+    if first and record.attempt.number == 2:
+        with pytest.raises(Superseded):
+            first.update()
 
 
 def test_a_holder_that_is_gone_is_waited_for_until_its_lease_runs_out(store: MemoryStore, clock: Clock) -> None:
-    """Counted from its last write, by the clock of the store."""
+    """Counted from its last write, by the clock of the store; the wait is reported once."""
     claim(store, FIRST, lease_seconds=30)
-    clock.pass_by(10)
-    told: list[tuple[int, str, float]] = []
-    record = claim(
-        store, SECOND, on_waiting=lambda held_by, seconds: told.append((held_by.number, held_by.holder, seconds))
-    )
-    assert record.attempt.number == 2
+    clock.advance(10)
+    recorder = Recorder()
+    assert claim(store, SECOND, observer=recorder).attempt.number == 2
     assert 20 <= clock.now - 10 < 26
-    assert told == [(1, "first:1 of Job job-1", 60)]
+    (waiting,) = recorder.of(WaitingForRun)
+    assert (waiting.attempt, waiting.held_by, waiting.at_most_seconds) == (1, "first:1 of Job job-1", 60)
 
 
-def test_a_holder_that_is_alive_is_not_disturbed(store: MemoryStore, clock: Clock) -> None:
-    """The one who waits gives up after a lease of its own, and says who holds the run."""
+def test_a_holder_that_is_alive_keeps_its_run(store: MemoryStore, clock: Clock) -> None:
+    """The waiting attempt gives up after a lease of its own, and names the holder."""
     first = claim(store, FIRST)
     with pytest.raises(Superseded, match=r"run 'run' is held by attempt 1 of first:1 of Job job-1.*waited 60 s"):
-        claim(store, SECOND, check_stop=first.renew)
+        claim(store, SECOND, check_stop=first.update)
     assert 60 <= clock.now < 70
     assert len(first.content.attempts) == 1
 
 
-def test_a_clock_that_runs_ahead_does_not_hold_a_run_for_ever(store: MemoryStore, clock: Clock) -> None:
-    """A record that is seen unchanged for a whole lease is nobody's."""
+def test_a_store_whose_clock_stands_still_does_not_hold_a_run_for_ever(store: MemoryStore, clock: Clock) -> None:
+    """A record that is seen unchanged for a whole lease is free."""
     store.now = lambda: 0.0
     claim(store, FIRST, lease_seconds=30)
     assert claim(store, SECOND).attempt.number == 2
     assert 30 <= clock.now < 36
 
 
-class WithoutClock(MemoryStore):
-    """A store that cannot tell how old an object is, as a folder."""
-
-    def age_seconds(self, name: str) -> None:
-        return None
-
-
 @pytest.mark.parametrize("own_seconds", [5, 60])
-def test_without_a_clock_of_the_store_a_lease_is_over_when_nothing_was_written_for_as_long(
-    clock: Clock, own_seconds: float
-) -> None:
-    """However long ago the record was written, and however short the lease of the one who watches."""
+def test_without_a_clock_of_the_store_the_record_is_watched_for_a_whole_lease(clock: Clock, own_seconds: float) -> None:
+    """However long ago it was written, and however short the lease of the watcher."""
     store = WithoutClock()
     claim(store, FIRST, lease_seconds=30)
-    clock.pass_by(1000)
-    told: list[float] = []
-    record = claim(store, SECOND, lease_seconds=own_seconds, on_waiting=lambda _, seconds: told.append(seconds))
-    assert record.attempt.number == 2
+    clock.advance(1000)
+    recorder = Recorder()
+    assert claim(store, SECOND, lease_seconds=own_seconds, observer=recorder).attempt.number == 2
     assert 30 <= clock.now - 1000 < 36
-    assert told == [max(own_seconds, 30)]
+    assert [waiting.at_most_seconds for waiting in recorder.of(WaitingForRun)] == [max(own_seconds, 30)]
 
 
-def test_a_holder_that_was_seen_to_renew_is_waited_for_no_longer_than_a_lease(clock: Clock) -> None:
-    """A short one here, though the holder's is long."""
+def test_a_holder_that_was_seen_to_renew_is_waited_for_no_longer_than_ones_own_lease(clock: Clock) -> None:
+    """However long the holder's is."""
     store = WithoutClock()
     first = claim(store, FIRST, lease_seconds=3600)
     with pytest.raises(Superseded, match=r"held by attempt 1 .* and alive; waited 5 s"):
-        claim(store, SECOND, lease_seconds=5, check_stop=first.renew)
+        claim(store, SECOND, lease_seconds=5, check_stop=first.update)
     assert 5 <= clock.now < 7
 
 
 def test_the_same_bytes_written_again_are_a_sign_of_life(clock: Clock) -> None:
-    """The generation counts, not only what is in the record."""
+    """The generation counts, not only the content of the record."""
     store = WithoutClock()
-    first = claim(store, FIRST, lease_seconds=30)
+    claim(store, FIRST, lease_seconds=30)
 
     def touch() -> None:
         stored = store.read(RECORD_NAME)
-        first._generation = store.write(RECORD_NAME, stored.data, if_generation=stored.generation)
+        store.write(RECORD_NAME, stored.data, if_generation=stored.generation)
 
     with pytest.raises(Superseded, match="and alive"):
         claim(store, SECOND, check_stop=touch)
 
 
-@pytest.mark.parametrize("shift_seconds", [-90, 90], ids=["behind", "ahead"])
-@pytest.mark.parametrize("renews", [True, False], ids=["alive", "gone"])
-def test_no_clock_of_another_host_decides_over_a_run_in_a_folder(
-    tmp_path: Path, shift_seconds: float, renews: bool
-) -> None:
-    """A holder whose clock is wrong keeps its run while it renews it, and loses it a lease after it has gone."""
-    lease_seconds = 1.0
-    store = LocalStore(tmp_path)
-    first = claim(ShiftedClock(tmp_path, shift_seconds), FIRST, lease_seconds=lease_seconds)
-    began = time.monotonic()
-    with lease.Renewal(first, lease_seconds=lease_seconds) if renews else contextlib.nullcontext():
-        if renews:
-            with pytest.raises(Superseded, match="and alive"):
-                claim(store, SECOND, lease_seconds=lease_seconds)
-        else:
-            assert claim(store, SECOND, lease_seconds=lease_seconds).attempt.number == 2
-    assert lease_seconds <= time.monotonic() - began < 4 * lease_seconds
-
-
 class ShiftedClock(LocalStore):
-    """A folder as a host writes it whose clock is wrong: the time of a file is not this host's."""
+    """A folder as a host with a wrong clock writes it: the first time of a file is not this host's."""
 
     def __init__(self, root: Path, shift_seconds: float) -> None:
         super().__init__(root)
@@ -182,40 +159,50 @@ class ShiftedClock(LocalStore):
 
     def write(self, name: str, data: bytes, *, if_generation: int) -> int:
         generation = super().write(name, data, if_generation=if_generation)
-        first = not if_generation
-        kept = generation + (self._shift_ns if first else 0)
+        kept = generation if if_generation else generation + self._shift_ns
         os.utime(self.root / name, ns=(kept, kept))
         return (self.root / name).stat().st_mtime_ns
+
+
+@pytest.mark.parametrize(("shift_seconds", "renews"), [(-90, True), (90, True), (90, False)])
+def test_no_clock_of_another_host_decides_over_a_run_in_a_folder(
+    tmp_path: Path, shift_seconds: float, renews: bool
+) -> None:
+    """A holder whose clock is wrong keeps its run while it renews it, and loses it a lease after it has gone."""
+    store = LocalStore(tmp_path)
+    first = claim(ShiftedClock(tmp_path, shift_seconds), FIRST, lease_seconds=1.0)
+    began = time.monotonic()
+    if renews:
+        with lease.Renewal(first, lease_seconds=1.0), pytest.raises(Superseded, match="and alive"):
+            claim(store, SECOND, lease_seconds=1.0)
+    else:
+        assert claim(store, SECOND, lease_seconds=1.0).attempt.number == 2
+    assert 1.0 <= time.monotonic() - began < 4.0
 
 
 def test_of_two_that_wait_for_a_run_one_gets_it(tmp_path: Path) -> None:
     """Both see the lease run out; the record is swapped once."""
     claim(LocalStore(tmp_path), FIRST, lease_seconds=1.0)
 
-    def wait(host: str) -> str:
-        other = SECOND.model_copy(update={"host": host, "job_uid": host})
-        try:
-            return claim(LocalStore(tmp_path), other, lease_seconds=1.0).content.attempts[-1].holder
-        except Superseded:
-            return "lost"
+    def wait(host: str) -> bool:
+        with contextlib.suppress(Superseded):
+            other = SECOND.model_copy(update={"host": host, "job_uid": host})
+            return claim(LocalStore(tmp_path), other, lease_seconds=1.0).attempt.holder.startswith(host)
+        return False
 
     with ThreadPoolExecutor(2) as executor:
-        ends = sorted(executor.map(wait, ["a", "b"]))
-    assert ends[1] == "lost"
-    assert [
-        attempt.number
-        for attempt in RunRecord.open(LocalStore(tmp_path), run_id="run", fingerprint="f", settings={}).content.attempts
-    ] == [1, 2]
+        assert sorted(executor.map(wait, ["a", "b"])) == [False, True]
+    assert len(RunRecord.open(LocalStore(tmp_path), IDENTITY).content.attempts) == 2
 
 
-def test_whoever_waits_finds_the_run_done(store: MemoryStore) -> None:
-    """And ends well."""
+def test_a_run_that_is_finished_meanwhile_is_answered(store: MemoryStore) -> None:
+    """A signal is honoured in the same place."""
     first = claim(store, FIRST)
-    assert claim(store, SECOND, on_waiting=lambda *_: first.finish(OUTCOME, exit_code=0)).is_done
+    assert claim(store, SECOND, check_stop=lambda: first.is_done or finish(first)).is_done
 
 
-def test_waiting_stops_when_told_to(store: MemoryStore) -> None:
-    """A signal is honoured while a run is held."""
+def test_waiting_ends_on_a_stop(store: MemoryStore) -> None:
+    """While the run is held."""
     claim(store, FIRST)
 
     def stop() -> None:
@@ -226,33 +213,34 @@ def test_waiting_stops_when_told_to(store: MemoryStore) -> None:
 
 
 class AlwaysLoses(MemoryStore):
-    """Another attempt writes the record just before each write."""
+    """Another attempt takes the run just before each write."""
+
+    is_rival = False
 
     def write(self, name: str, data: bytes, *, if_generation: int) -> int:
-        rival = RunRecord.open(self, run_id="run", fingerprint="f", settings={})
-        rival._store = self.inner = MemoryStore()
-        rival._generation = 0
-        rival.take(FIRST, lease_seconds=0.0)
-        super().write(name, self.inner.read(name).data, if_generation=self.generation(name))
+        if not self.is_rival:
+            self.is_rival = True
+            RunRecord.open(self, IDENTITY).take(FIRST, lease_seconds=0.0)
+            self.is_rival = False
         return super().write(name, data, if_generation=if_generation)
 
 
 def test_a_claim_that_keeps_losing_gives_up() -> None:
-    """It ends with an error, not in a loop for ever."""
+    """It ends with an error, not in an endless loop."""
     with pytest.raises(Superseded, match=f"attempt {lease.TAKE_TRIES} of first:1"):
         claim(AlwaysLoses(), SECOND)
 
 
 @pytest.mark.parametrize(("lease_seconds", "seconds"), [(5, 2), (60, 15), (3600, 60)])
 def test_several_requests_that_hang_fit_in_a_lease(lease_seconds: float, seconds: float) -> None:
-    """A quarter of it, but never so short that a slow network fails, nor longer than anybody would wait."""
+    """A quarter of it, but never so short that a slow network fails, nor endless."""
     assert lease.request_seconds(lease_seconds) == seconds
 
 
 # The thread that renews
 
 
-def until(condition: Callable[[], bool]) -> None:
+def until(condition: Callable[[], Any]) -> None:
     give_up_at = time.monotonic() + 10
     while not condition():
         assert time.monotonic() < give_up_at
@@ -271,16 +259,15 @@ def test_a_lease_is_renewed_while_nothing_else_is_written() -> None:
     assert store.generation(RECORD_NAME) == after
 
 
-def test_a_renewal_finds_out_that_the_run_was_taken() -> None:
-    """And says so at the next question."""
+def test_a_renewal_finds_that_the_run_was_taken() -> None:
+    """The next check raises it."""
     store = MemoryStore()
     record = claim(store, FIRST)
     with lease.Renewal(record, lease_seconds=0.1) as renewal:
         renewal.check()
         claim(store, FIRST.model_copy(update={"host": "next"}))
-        until(lambda: renewal._lost is not None)
         with pytest.raises(Superseded, match="attempt 2 of next:1"):
-            renewal.check()
+            until(renewal.check)
 
 
 def test_a_store_that_is_away_for_a_while_does_not_end_the_run() -> None:

@@ -1,4 +1,4 @@
-"""The manifests say what the code says, and ask the cluster for no more than they need."""
+"""The manifests fit the program, ask the cluster for no more than they need, and each overlay does what it is for."""
 
 import functools
 import json
@@ -7,40 +7,38 @@ from pathlib import Path
 
 import kubernetes_validate
 import pytest
+import yaml
 from kubernetes_validate.utils import SchemaNotFoundError, latest_version
 
 from job import __version__
+from job.cli.mirror import DATA, WEIGHTS
 from job.errors import ExitCode
-from job.observe import termination
+from job.observe.termination import DEFAULT_PATH
 from job.settings.settings import Settings
-from k8s.render import Manifest
-from tests.conftest import REPOSITORY
+from k8s.render import Manifest, settings_of
 from tests.manifests import (
     COMPONENTS,
+    INSTANCE,
+    K8S,
     OVERLAYS,
     base,
     component,
-    config,
-    container,
-    job_spec,
-    kustomize_is_there,  # noqa: F401
-    of_kind,
+    demo_settings,
+    needs_kustomize,
     overlay,
-    pod_spec,
-    settings,
     variables,
 )
 
-pytestmark = pytest.mark.usefixtures("kustomize_is_there")
+pytestmark = needs_kustomize
 
 OLDEST, NEWEST = "1.31", latest_version()
 WITHOUT_SCHEMA = {"PodMonitor", "PodMonitoring", "PrometheusRule", "ClusterRules"}
-"""Kinds of operators, which no cluster has of itself."""
+"""Kinds of operators, which Kubernetes itself does not have."""
 
 every_overlay = pytest.mark.parametrize("name", OVERLAYS)
 
 
-def _validate(manifests: list[Manifest], version: str) -> None:
+def validate(manifests: list[Manifest], version: str) -> None:
     for manifest in manifests:
         _validate_text(json.dumps(manifest), version)
 
@@ -54,155 +52,224 @@ def _validate_text(manifest: str, version: str) -> None:
 
 
 @every_overlay
-@pytest.mark.parametrize("version", [OLDEST, NEWEST])
-def test_every_overlay_is_valid(name: str, version: str) -> None:
+def test_every_overlay_is_valid(name: str) -> None:
     """Strictly: a field that Kubernetes does not know is a mistake."""
-    _validate(overlay(name), version)
+    for version in (OLDEST, NEWEST):
+        validate(overlay(name), version)
 
 
 @pytest.mark.parametrize("name", COMPONENTS)
 def test_every_component_stands_alone(name: str, tmp_path: Path) -> None:
     """On the bare base it renders, is valid, and adds something."""
     manifests = component(name, tmp_path)
-    _validate(manifests, OLDEST)
+    validate(manifests, OLDEST)
     assert manifests != base()
 
 
 @every_overlay
-def test_everything_in_the_environment_is_a_setting(name: str) -> None:
-    """The program refuses what it does not know."""
+def test_every_variable_is_a_setting(name: str) -> None:
+    """The program refuses unknown names; it learns from the cluster which Job and node it is on."""
     manifests = overlay(name)
-    given = set(config(manifests)) | {entry["name"] for entry in container(manifests)["env"]}
-    assert given <= variables()
+    assert manifests.config.keys() | manifests.fields.keys() <= variables()
+    assert (
+        manifests.fields.items()
+        >= {
+            "THAW_JOB_UID": "metadata.labels['batch.kubernetes.io/controller-uid']",
+            "THAW_JOB_NAME": "metadata.labels['batch.kubernetes.io/job-name']",
+            "THAW_NODE_NAME": "spec.nodeName",
+        }.items()
+    )
 
 
 @every_overlay
 def test_a_failed_pod_is_judged_by_its_exit_code(name: str) -> None:
-    """What a retry will not help, by the README, fails the Job; being told to stop costs no retry."""
-    spec = job_spec(overlay(name))
-    assert spec["template"]["spec"]["restartPolicy"] == "Never"
-    disrupted, interrupted, hopeless = spec["podFailurePolicy"]["rules"]
+    """A code that a retry cannot help fails the Job, and 42 costs no retry. Disruption comes first: with any code."""
+    manifests = overlay(name)
+    assert manifests.pod["restartPolicy"] == "Never"
+    disrupted, interrupted, hopeless = manifests.job["podFailurePolicy"]["rules"]
     assert disrupted == {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
-    readme = (REPOSITORY / "README.md").read_text()
-    will_not_help = [int(code) for code in re.findall(r"^\| (\d+) \| .* \| will not help \|$", readme, re.MULTILINE)]
-    codes = {"containerName": container(overlay(name))["name"], "operator": "In"}
+    codes = {"containerName": manifests.container["name"], "operator": "In"}
     assert interrupted == {"action": "Ignore", "onExitCodes": codes | {"values": [ExitCode.INTERRUPTED]}}
+    will_not_help = [code for code in ExitCode if code.retry == "will not help"]
     assert hopeless == {"action": "FailJob", "onExitCodes": codes | {"values": will_not_help}}
-    retried = {ExitCode.UNEXPECTED, ExitCode.SUPERSEDED, ExitCode.STORAGE_UNAVAILABLE}
-    assert {ExitCode.COMPLETE, ExitCode.INTERRUPTED, *will_not_help, *retried} == set(ExitCode)
+
+
+def test_the_comments_on_exit_codes_are_those_of_the_table() -> None:
+    """Beside each code its meaning; those that remain are tried again."""
+    text = (K8S / "base" / "job.yaml").read_text()
+    commented = {int(code): meaning for code, meaning in re.findall(r"- (\d+) # (.+)", text)}
+    assert commented == {code: ExitCode(code).meaning for code in commented}
+    (again,) = re.findall(r"exit codes (\d+), (\d+) and (\d+)", text)
+    assert {0, *commented, *map(int, again)} == set(ExitCode)
 
 
 @every_overlay
-def test_a_run_has_one_pod_at_a_time(name: str) -> None:
-    """And an end: the next pod waits for the last, and neither pods nor finished Jobs stay for ever."""
-    spec = job_spec(overlay(name))
-    assert spec["podReplacementPolicy"] == "Failed"
-    assert spec.get("parallelism", 1) == spec.get("completions", 1) == 1
-    assert 0 < spec["backoffLimit"] < 10
-    assert spec["activeDeadlineSeconds"] >= 3600
-    assert spec["ttlSecondsAfterFinished"] >= 86400
-    assert "suspend" not in spec, "applied again, it would suspend a Job that runs"
-
-
-@every_overlay
-def test_the_program_leaves_before_it_is_killed(name: str) -> None:
-    """On Spot capacity there are 15 s, whatever the pod asks for."""
-    pod, grace_seconds = pod_spec(overlay(name)), settings(overlay(name)).grace_seconds
-    assert grace_seconds < pod["terminationGracePeriodSeconds"]
-    if "cloud.google.com/gke-spot" in pod.get("nodeSelector", {}):
-        assert grace_seconds <= 15
+def test_a_run_has_one_pod_at_a_time_and_an_end(name: str) -> None:
+    """The next pod waits for the last, which ends before it is killed; finished Jobs are removed."""
+    job, pod = overlay(name).job, overlay(name).pod
+    assert job["podReplacementPolicy"] == "Failed"
+    assert job.get("parallelism", 1) == job.get("completions", 1) == 1
+    assert 0 < job["backoffLimit"] < 10
+    assert job["activeDeadlineSeconds"] >= 3600
+    assert job["ttlSecondsAfterFinished"] >= 86400
+    assert "suspend" not in job, "applied again, it would suspend a running Job"
+    # On Spot capacity there are 15 s, whatever the pod asks for.
+    seconds = 16 if "cloud.google.com/gke-spot" in pod.get("nodeSelector", {}) else pod["terminationGracePeriodSeconds"]
+    assert overlay(name).settings.grace_seconds < seconds
 
 
 @every_overlay
 def test_the_restricted_policy_holds(name: str) -> None:
-    """Pod Security `restricted`, and a root file system that cannot be written."""
-    pod, box = pod_spec(overlay(name)), container(overlay(name))
+    """Pod Security `restricted`, a read-only root, no token of Kubernetes, and no variables of Services."""
+    pod, container = overlay(name).pod, overlay(name).container
     assert not {"hostNetwork", "hostPID", "hostIPC", "initContainers", "ephemeralContainers"} & set(pod)
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert pod["securityContext"].get("runAsUser") != 0
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-    assert box["securityContext"] == {
+    assert container["securityContext"] == {
         "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}, "readOnlyRootFilesystem": True,
     }  # fmt: skip
-    allowed = {"configMap", "downwardAPI", "emptyDir", "persistentVolumeClaim", "projected", "secret"}
-    assert all(set(volume) - {"name"} <= allowed for volume in pod["volumes"])
-    assert all("hostPort" not in port for port in box["ports"])
+    assert all("hostPort" not in port for port in container["ports"])
+    (account,) = overlay(name).of_kind("ServiceAccount")
+    assert pod["serviceAccountName"] == account["metadata"]["name"]
+    assert account["automountServiceAccountToken"] is pod["automountServiceAccountToken"] is False
+    assert pod["enableServiceLinks"] is False
 
 
 @every_overlay
-def test_the_pod_gets_no_token_and_no_variables_of_services(name: str) -> None:
-    """It never talks to Kubernetes; and a Service `thaw` would look like settings."""
+def test_disk_and_memory_are_bounded(name: str) -> None:
+    """Every place that is written is a volume with a bound. A limit of the CPU would throttle TensorFlow's threads."""
     manifests = overlay(name)
-    (account,) = of_kind(manifests, "ServiceAccount")
-    assert account["automountServiceAccountToken"] is False
-    assert pod_spec(manifests)["serviceAccountName"] == account["metadata"]["name"]
-    assert pod_spec(manifests)["automountServiceAccountToken"] is False
-    assert pod_spec(manifests)["enableServiceLinks"] is False
-
-
-@every_overlay
-def test_every_place_that_is_written_is_a_volume_with_a_bound(name: str) -> None:
-    """The root is read-only, and a full disk must not take the node along."""
-    manifests = overlay(name)
-    mounts = {mount["name"]: mount["mountPath"] for mount in container(manifests)["volumeMounts"]}
-    assert sorted(mounts) == sorted(volume["name"] for volume in pod_spec(manifests)["volumes"])
-    values, storage = settings(manifests), settings(manifests).storage_uri
-    places = [str(values.cache_dir), values.data_dir or "", storage.removeprefix("file://")]
+    settings, resources = manifests.settings, manifests.container["resources"]
+    mounts = {mount["name"]: mount["mountPath"] for mount in manifests.container["volumeMounts"]}
+    assert sorted(mounts) == sorted(volume["name"] for volume in manifests.pod["volumes"])
+    assert settings.storage_uri.startswith(("gs://", "file:///")), "kept beyond the life of a pod"
+    places = [str(settings.cache_dir), settings.data_dir or "", settings.storage_uri.removeprefix("file://")]
     for place in (place for place in places if place.startswith("/")):
         assert any(Path(place).is_relative_to(mount) for mount in mounts.values()), place
-    assert storage.startswith(("gs://", "file:///")), "kept beyond the life of a pod"
-    for volume in pod_spec(manifests)["volumes"]:
+    for volume in manifests.pod["volumes"]:
         assert "persistentVolumeClaim" in volume or volume["emptyDir"]["sizeLimit"]
+    assert "cpu" in resources["requests"]
+    assert "cpu" not in resources["limits"]
+    assert all(resources["limits"][kind] == resources["requests"][kind] for kind in ("memory", "ephemeral-storage"))
 
 
 @every_overlay
-def test_resources_are_asked_for_and_bounded(name: str) -> None:
-    """Memory and disk exactly; the processor without a limit, which would throttle TensorFlow's threads."""
-    resources = container(overlay(name))["resources"]
-    limits, requests = resources["limits"], resources["requests"]
-    assert {"memory", "ephemeral-storage"} <= set(limits)
-    assert "cpu" in requests
-    assert "cpu" not in limits
-    assert all(limits[kind] == requests[kind] for kind in ("memory", "ephemeral-storage"))
-
-
-@every_overlay
-def test_ports_and_paths_are_those_of_the_settings(name: str) -> None:
-    """The named port is what /metrics listens on; the termination message is where Kubernetes looks."""
-    box, values = container(overlay(name)), settings(overlay(name))
-    assert {port["name"]: port["containerPort"] for port in box["ports"]} == {"metrics": values.metrics_port}
-    assert values.metrics_port == Settings.model_fields["metrics_port"].default
-    assert box["terminationMessagePath"] == str(values.termination_log) == str(termination.DEFAULT_PATH)
-
-
-@every_overlay
-def test_policies_select_the_pod_and_let_in_the_metrics_alone(name: str) -> None:
-    """By the labels that the pod template has."""
-    policies = of_kind(overlay(name), "NetworkPolicy")
-    labels = job_spec(overlay(name))["template"]["metadata"]["labels"]
-    for policy in policies:
-        assert policy["spec"]["podSelector"]["matchLabels"].items() <= labels.items()
-        assert "Egress" in policy["spec"]["policyTypes"]
-    ingress = [rule for policy in policies for rule in policy["spec"].get("ingress", [])]
+def test_ports_labels_and_image_are_those_of_the_program(name: str) -> None:
+    """Policies let in only requests for /metrics; the termination message is where Kubernetes looks."""
+    manifests, container = overlay(name), overlay(name).container
+    assert container["ports"] == [{"name": "metrics", "containerPort": Settings().metrics_port}]
+    assert manifests.settings.metrics_port == Settings().metrics_port
+    assert container["terminationMessagePath"] == str(manifests.settings.termination_log) == str(DEFAULT_PATH)
+    labels = manifests.job["template"]["metadata"]["labels"]
+    policies = [policy["spec"] for policy in manifests.of_kind("NetworkPolicy")]
+    assert all(policy["podSelector"]["matchLabels"].items() <= labels.items() for policy in policies)
+    assert {kind for policy in policies for kind in policy["policyTypes"]} == {"Ingress", "Egress"}
+    ingress = [rule for policy in policies for rule in policy.get("ingress", [])]
     assert ingress == [{"ports": [{"protocol": "TCP", "port": "metrics"}]}]
-    assert any("Ingress" in policy["spec"]["policyTypes"] for policy in policies)
-
-
-@every_overlay
-def test_labels_and_image_name_the_version(name: str) -> None:
-    """And no image is the latest of anything."""
-    manifests = overlay(name)
-    labels = job_spec(manifests)["template"]["metadata"]["labels"]
-    assert labels["app.kubernetes.io/name"] == "thaw"
     assert labels["app.kubernetes.io/version"] == __version__
-    assert re.fullmatch(rf"(.+/)?thaw:{re.escape(__version__)}(-cpu)?", container(manifests)["image"])
+    assert re.fullmatch(rf"(.+/)?thaw:{re.escape(__version__)}(-cpu)?", container["image"])
     assert all(item["metadata"]["labels"]["app.kubernetes.io/name"] == "thaw" for item in manifests)
 
 
-@every_overlay
-def test_the_pod_learns_from_the_cluster_where_it_is(name: str) -> None:
-    """By the labels that the Job controller puts on its pods."""
-    env = {entry["name"]: entry["valueFrom"]["fieldRef"]["fieldPath"] for entry in container(overlay(name))["env"]}
-    assert env["THAW_JOB_UID"] == "metadata.labels['batch.kubernetes.io/controller-uid']"
-    assert env["THAW_JOB_NAME"] == "metadata.labels['batch.kubernetes.io/job-name']"
-    assert env["THAW_NODE_NAME"] == "spec.nodeName"
+def test_the_settings_of_the_base_are_few() -> None:
+    """Only those that belong to a field of the Job: everything else is a default of the program."""
+    fields_of_the_job = {"THAW_CACHE_DIR", "THAW_GRACE_SECONDS", "THAW_METRICS_PORT", "THAW_TERMINATION_LOG"}
+    assert set(base().config) == fields_of_the_job
+    assert base().settings.fingerprint() == Settings().fingerprint()
+
+
+def test_local_is_the_demo_without_gpu_and_bucket() -> None:
+    """The run of `make demo`, kept on a claim that the pod may write to."""
+    local = overlay("local")
+    assert local.settings.fingerprint() == settings_of({}, demo_settings()).fingerprint()
+    (claim,) = local.of_kind("PersistentVolumeClaim")
+    claims = [it["persistentVolumeClaim"]["claimName"] for it in local.pod["volumes"] if it["name"] == "runs"]
+    assert claims == [claim["metadata"]["name"]]
+    assert not [kind for kind in local.container["resources"]["limits"] if "/" in kind]
+    assert local.pod["securityContext"]["fsGroup"] > 0
+
+
+def test_gke_is_the_recipe_on_one_l4() -> None:
+    """On Spot capacity it is the same run, which commits more often."""
+    gke, spot = overlay("gke"), overlay("gke-spot")
+    assert gke.settings.fingerprint() == Settings().fingerprint()
+    assert gke.container["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    assert gke.pod["nodeSelector"] == {"cloud.google.com/gke-accelerator": "nvidia-l4"}
+    assert spot.settings.resolved_run_id() == gke.settings.resolved_run_id()
+    assert spot.settings.checkpoint_every_seconds < gke.settings.checkpoint_every_seconds
+    assert spot.pod["nodeSelector"].items() > gke.pod["nodeSelector"].items()
+    tolerations = [[it["key"] for it in part.pod["tolerations"]] for part in (gke, spot)]
+    assert tolerations == [["nvidia.com/gpu"], ["nvidia.com/gpu", "cloud.google.com/gke-spot"]]
+
+
+def test_ci_is_smaller_and_has_a_gate() -> None:
+    """A result within the hour."""
+    settings, job = overlay("ci").settings, overlay("ci").job
+    assert settings.min_test_accuracy is not None
+    assert settings.head_epochs + settings.fine_tune_epochs < 4
+    assert (job["activeDeadlineSeconds"], job["backoffLimit"]) == (3600, 1)
+
+
+def test_a_slot_of_the_schedule_is_a_run_of_the_job_of_gke() -> None:
+    """All pods of a slot have one run id, and slots never overlap; all else is as in `gke`."""
+    cron, gke = overlay("cron"), overlay("gke")
+    assert cron.workload["spec"]["concurrencyPolicy"] == "Forbid"
+    assert cron.fields["THAW_RUN_ID"] == "metadata.labels['batch.kubernetes.io/job-name']"
+    assert "THAW_RUN_ID" not in cron.config
+    # Kubernetes adds eleven characters to make the Job's name, and a label has 63 at most.
+    assert len(cron.name) <= 52
+    labels = cron.workload["spec"]["jobTemplate"]["metadata"]["labels"]
+    assert labels == cron.job["template"]["metadata"]["labels"]
+    for part in (cron, gke):
+        part.container["env"] = [entry for entry in part.container["env"] if entry["name"] != "THAW_RUN_ID"]
+        part.container.pop("envFrom")
+        part.job["template"]["metadata"]["labels"].pop(INSTANCE)
+    assert cron.job == gke.job
+
+
+def test_a_mirror_is_where_the_command_puts_it_and_replaces_the_internet(tmp_path: Path) -> None:
+    """Without one HTTPS is open; with one, each way out is to addresses of the cloud, or to DNS."""
+    manifests, uri = component("mirror", tmp_path), "gs://thaw.example.com/mirror"
+    settings = manifests.settings
+    assert settings.data_dir == f"{uri}/{DATA}"
+    assert settings.weights == f"{uri}/{WEIGHTS}/{settings.backbone}_imagenet_{settings.image_size}px_notop.weights.h5"
+    rules, rules_without = (
+        [rule for policy in part.of_kind("NetworkPolicy") for rule in policy["spec"]["egress"]]
+        for part in (manifests, base())
+    )
+    assert {"ports": [{"protocol": "TCP", "port": 443}]} in rules_without
+    for rule in rules:
+        blocks = [peer["ipBlock"]["cidr"] for peer in rule.get("to", [])]
+        assert blocks or {port["port"] for port in rule["ports"]} == {53}
+        assert all(block.startswith(("199.36.153.", "169.254.169.")) for block in blocks)
+
+
+def test_the_pushgateway_can_be_reached(tmp_path: Path) -> None:
+    """The policy allows the port and the namespace of the URL."""
+    manifests = component("pushgateway", tmp_path)
+    match = re.fullmatch(r"http://[a-z-]+\.([a-z-]+)\.svc:(\d+)", manifests.settings.pushgateway_url or "")
+    assert match
+    (policy,) = [item for item in manifests.of_kind("NetworkPolicy") if "pushgateway" in item["metadata"]["name"]]
+    assert policy["spec"]["egress"] == [{
+        "ports": [{"protocol": "TCP", "port": int(match[2])}],
+        "to": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": match[1]}}}],
+    }]  # fmt: skip
+
+
+def test_labels_and_annotations_are_those_that_other_programs_read(tmp_path: Path) -> None:
+    """Kueue's on the Job and not on its pods, which it would queue by themselves; that of GKE on the account."""
+    job, key = component("kueue", tmp_path).workload, "kueue.x-k8s.io/queue-name"
+    assert key in job["metadata"]["labels"]
+    assert key not in job["spec"]["template"]["metadata"]["labels"]
+    (account,) = component("workload-identity", tmp_path).of_kind("ServiceAccount")
+    ((key, name),) = account["metadata"]["annotations"].items()
+    assert key == "iam.gke.io/gcp-service-account"
+    assert re.fullmatch(r"[a-z][a-z0-9-]+@[a-z0-9-]+\.iam\.gserviceaccount\.com", name)
+
+
+def test_every_place_to_change_is_in_a_reserved_domain() -> None:
+    """A manifest that was not adapted reaches no bucket or registry of a stranger."""
+    text = "".join(yaml.safe_dump_all(list(overlay(name))) for name in ("gke", "gke-spot", "ci", "cron"))
+    assert {uri.split("/")[2] for uri in re.findall(r"gs://\S+", text)} == {"thaw.example.com"}
+    assert set(re.findall(r"image: (\S+?)/", text)) == {"registry.example.com"}

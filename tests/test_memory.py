@@ -5,7 +5,6 @@ import mmap
 import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -88,9 +87,9 @@ def test_exhausted_memory_is_not_taken_for_damaged_data_or_a_bad_disk() -> None:
 class LimitOnceBuilt(Recorder):
     """Leaves the process some memory beside what it has when the model is built."""
 
-    def event(self, name: str, **facts: Any) -> None:
-        super().event(name, **facts)
-        if name == events.MODEL_BUILT:
+    def event(self, event: events.Event) -> None:
+        super().event(event)
+        if isinstance(event, events.ModelBuilt):
             mapped = int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE
             resource.setrlimit(resource.RLIMIT_AS, (mapped + 400_000_000, resource.getrlimit(resource.RLIMIT_AS)[1]))
 
@@ -107,7 +106,7 @@ def _unlimited() -> Iterator[None]:
 def test_a_run_without_memory_ends_with_7_and_says_what_it_needs(small: Small, store: LocalStore) -> None:
     """A batch of 40 images at 1024 pixels in float32 is 503 MB. The record says how it ended, and is let go of."""
     with pytest.raises(MemoryExhausted, match=r"no memory is left in head; what was committed stands: .*OOM") as caught:
-        start(small(image_size=1024, batch_size=40, cache="none"), store, reader=LimitOnceBuilt())
+        start(small(image_size=1024, batch_size=40, cache="none"), store, observer=LimitOnceBuilt())
     assert "the run needs about 3.8 GB" in caught.value.hint
     record = record_of(store)
     assert (record.attempts[-1].exit_code, record.lease) == (ExitCode.MEMORY_EXHAUSTED, None)

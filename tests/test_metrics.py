@@ -1,15 +1,13 @@
-"""The series of a run: named by the rules, true of what was told, served and pushed."""
+"""The series of a run: named by the rules, true of what has happened, served and pushed."""
 
 import itertools
-import os
+import json
 import re
 import socket
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
-from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import pytest
@@ -18,147 +16,135 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from job import __version__
 from job.cli.observers import StoreObserver
+from job.errors import ObjectMissing
 from job.observe import events
-from job.observe.events import Readers, StepDone
+from job.observe.events import Observers, StepDone
 from job.observe.ledger import Ledger
 from job.observe.metrics import Metrics, push, serving
-from job.observe.metrics.table import BY_NAME, OUTCOME, SERIES
+from job.observe.metrics.table import OUTCOME, SERIES
 from job.observe.progress import Progress
 from job.settings.settings import Settings
 from job.storage import LocalStore, open_store
-from tests.conftest import Recorder
-from tests.runs import HOLDER, never, record_of
-from tests.services import Pushgateway, free_port, program
+from tests.conftest import SMALL_RUN, Recorder
+from tests.runs import CrashOn, record_of, start
+from tests.services import Pushgateway, free_port, program, wait_for
 
 CONSTANTS = {"run_id": "r", "fingerprint": "f", "dataset": "d", "backbone": "Tiny"}
 
 
-def metrics_of(progress: Progress | None = None, **options: Any) -> Metrics:
-    return Metrics(progress or Progress(), constants=CONSTANTS, **({"disks": []} | options))
+def metrics_of(progress: Progress | None = None, *, disks: tuple[Path, ...] = ()) -> Metrics:
+    return Metrics(progress or Progress(), constants=CONSTANTS, disks=disks)
 
 
 def values(metrics: Metrics) -> dict[str, float]:
-    """Every sample by its name and labels, as a scrape sees it."""
-    text = generate_latest(metrics.registry).decode()
+    """Every sample of a scrape, by its name and the values of its labels."""
     return {
-        sample.name + "".join(f"{{{value}}}" for _, value in sorted(sample.labels.items()) if _ != "le"): sample.value
-        for family in text_string_to_metric_families(text)
+        sample.name + "".join(f"{{{value}}}" for _, value in sorted(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(generate_latest(metrics.registry).decode())
         for sample in family.samples
         if not sample.name.endswith("_bucket")
     }
 
 
-def step(number: int, **facts: Any) -> StepDone:
-    given = {
-        "phase": "head", "epoch": 0, "step": number, "num_steps": 4, "batch": number, "num_batches": 4,
-        "num_examples": 16, "seconds": 0.2, "data_wait_seconds": 0.1, "is_first": number == 1,
-    }  # fmt: skip
-    return StepDone(**(given | facts))
+def seconds_by_category(found: dict[str, float]) -> dict[str, float]:
+    return {name[24:-1]: value for name, value in found.items() if name.startswith("thaw_time_seconds_total")}
+
+
+def step(number: int) -> StepDone:
+    return StepDone(
+        phase="head", epoch=0, step=number, num_steps=4, batch=number, num_batches=4, num_examples=16, seconds=0.2,
+        data_wait_seconds=0.1, is_first=number == 1,
+    )  # fmt: skip
 
 
 def means() -> tuple[float, float]:
     raise AssertionError("reading the loss waits for the device")
 
 
-@pytest.fixture(scope="module")
-def scraped(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
-    """The series at the end of a small run in this process."""
-    from job.run import attempt
-    from tests.conftest import SMALL_RUN
-
-    folder = tmp_path_factory.mktemp("scraped")
-    settings = Settings(**(SMALL_RUN | {"data_dir": str(prepared), "cache_dir": folder}))
-    progress = Progress()
-    metrics = metrics_of(progress, disks=[folder])
-    observer = StoreObserver(metrics, Recorder())
-    attempt.make(
-        settings, store=open_store(str(folder / "runs/small"), observer=observer), holder=HOLDER,
-        reader=Readers(Recorder(), metrics), progress=progress, check_stop=never,
-    )  # fmt: skip
-    return values(metrics) | {"record_seconds": _seconds(folder)}
-
-
-def _seconds(folder: Path) -> float:
-    (attempt,) = record_of(LocalStore(folder / "runs/small")).attempts
-    return sum(sum(categories.values()) for categories in attempt.seconds.values())
-
-
-def test_names_follow_the_rules_of_prometheus() -> None:
-    """Prefix, base units, `_total` on counters and on nothing else."""
-    for series in SERIES:
-        assert re.fullmatch(r"thaw_[a-z_]+", series.name)
-        assert series.name.endswith("_total") == (series.kind == "counter"), series.name
-        assert not re.search(r"_(ms|milliseconds|minutes|hours|percent|kb|mb)(_|$)", series.name)
-        assert series.help.endswith((".", "pushed.")), series.name
-        assert bool(series.buckets) == (series.kind == "histogram")
-        assert all(len(known) == len(series.labels) for known in series.known)
-
-
-def test_the_run_id_is_a_label_of_one_series_only() -> None:
-    """Every other would be a new series for every run."""
+def test_every_series_has_its_name_once_and_few_label_values() -> None:
+    """Prometheus' own rules are checked with promtool below; run ids as labels would be new series for every run."""
+    assert len({series.name for series in SERIES}) == len(SERIES)
+    assert all(re.fullmatch(r"thaw_[a-z_]+", series.name) for series in SERIES)
     assert [series.name for series in SERIES if "run_id" in series.labels] == ["thaw_info"]
 
 
-def test_what_is_counted_is_there_from_the_start_and_what_is_not_known_is_absent() -> None:
+def test_counters_are_there_from_the_start_and_gauges_without_a_value_are_not() -> None:
     """A rate misses no first increase; an alert on a gauge without a value stays silent."""
-    found = values(metrics_of())
-    assert found["thaw_steps_total{head}"] == found["thaw_steps_total{fine_tune}"] == 0
-    assert found["thaw_checkpoint_commits_total{epoch}"] == 0
-    assert found["thaw_interrupted_total{SIGTERM}"] == 0
+    metrics = metrics_of()
+    found = values(metrics)
+    for name in (
+        "steps_total{head}",
+        "steps_total{fine_tune}",
+        "checkpoint_commits_total{epoch}",
+        "interrupted_total{SIGTERM}",
+    ):
+        assert found[f"thaw_{name}"] == 0
+    for name in ("test_accuracy_ratio", "last_step_timestamp_seconds", "eta_timestamp_seconds"):
+        assert f"thaw_{name}" not in found
     assert found["thaw_phase{prepare}"] == 1
-    for name in ("thaw_test_accuracy_ratio", "thaw_last_step_timestamp_seconds", "thaw_eta_timestamp_seconds"):
-        assert name not in found
+    assert found[f"thaw_info{{Tiny}}{{d}}{{}}{{f}}{{}}{{r}}{{{__version__}}}"] == 1
+    metrics.event(events.ModelBuilt("Tiny", weights="none", precision="float32", xla=False, device="CPU"))
+    assert [name for name in values(metrics) if "info" in name] == [
+        f"thaw_info{{Tiny}}{{d}}{{CPU}}{{f}}{{float32}}{{r}}{{{__version__}}}"
+    ]
 
 
-def test_a_complete_run_moves_every_series_that_it_should(scraped: dict[str, float]) -> None:
-    """Two epochs of three batches in each phase."""
-    assert scraped["thaw_steps_total{head}"] == scraped["thaw_steps_expected{head}"] == 6
-    assert scraped["thaw_examples_total{fine_tune}"] == 80
-    assert scraped["thaw_step_duration_seconds_count{head}"] == 5, "the compiled step is not among them"
-    assert scraped["thaw_compile_duration_seconds{head}"] > scraped["thaw_step_duration_seconds_sum{head}"] / 5
-    assert scraped["thaw_epoch{fine_tune}"] == 2
-    assert scraped["thaw_learning_rate{head}"] == 1e-2
-    assert scraped["thaw_progress_ratio"] == 1
-    assert scraped["thaw_checkpoint_commits_total{epoch}"] == scraped["thaw_checkpoint_upload_seconds_count"]
-    assert 1 <= scraped["thaw_checkpoint_commits_total{epoch}"] <= 4
-    assert scraped["thaw_checkpoint_bytes_total"] > 1000
-    assert scraped["thaw_test_accuracy_ratio"] <= 1
-    assert scraped["thaw_test_loss"] > 0
-    assert scraped["thaw_attempts"] == 1
-    assert 0 <= scraped["thaw_accuracy_ratio{head}{validation}"] <= 1
-    assert scraped["thaw_storage_requests_total{ok}{write}"] >= 8
-    assert scraped["thaw_phase{done}"] == 1
-    assert scraped["thaw_phase{head}"] == 0
-    assert scraped["thaw_phase_duration_seconds{fine_tune}"] > 0
-    assert 0 < scraped["thaw_goodput_ratio"] < 1
-    assert any(name.startswith("thaw_disk_free_bytes") for name in scraped)
-    assert any(name.startswith("thaw_info{Tiny}{d}") for name in scraped)
-    assert scraped["process_resident_memory_bytes"] > 1e6
-
-
-def test_every_second_has_a_category_and_they_add_up(scraped: dict[str, float]) -> None:
-    """To the duration of the run, which the record has too, but for what came after its last write."""
-    whole = sum(value for name, value in scraped.items() if name.startswith("thaw_time_seconds_total"))
-    assert whole == pytest.approx(scraped["thaw_run_duration_seconds"], rel=0.01)
-    assert scraped["record_seconds"] == pytest.approx(whole, rel=0.05)
-    for category in ("productive", "compile", "init", "cache", "validate", "evaluate", "export", "data_wait"):
-        assert scraped[f"thaw_time_seconds_total{{{category}}}"] > 0, category
-    assert scraped["thaw_time_seconds_total{recompute}"] == 0
+def test_a_complete_run_moves_every_series_that_it_should(prepared: Path, tmp_path: Path) -> None:
+    """Two epochs of three batches in each phase; each second has a category, and the record has the same seconds."""
+    progress = Progress()
+    metrics = metrics_of(progress, disks=(tmp_path,))
+    store = open_store(str(tmp_path / "runs/small"), observer=StoreObserver(metrics, Recorder()))
+    settings = Settings(**(SMALL_RUN | {"data_dir": str(prepared), "cache_dir": tmp_path}))
+    observer = Observers(Recorder(), metrics)
+    start(settings, store, observer=observer, progress=progress)
+    found = values(metrics)
+    expected = {
+        "steps_total{head}": 6, "steps_expected{head}": 6, "examples_total{fine_tune}": 80, "epoch{fine_tune}": 2,
+        "step_duration_seconds_count{head}": 5,  # without the compiled one
+        "learning_rate{head}": 1e-2, "progress_ratio": 1, "attempts": 1, "phase{done}": 1, "phase{head}": 0,
+        "time_seconds_total{recompute}": 0,
+    }  # fmt: skip
+    assert {name: found[f"thaw_{name}"] for name in expected} == expected
+    assert found["thaw_compile_duration_seconds{head}"] > found["thaw_step_duration_seconds_sum{head}"] / 5
+    assert 1 <= found["thaw_checkpoint_commits_total{epoch}"] == found["thaw_checkpoint_upload_seconds_count"] <= 4
+    assert found["thaw_storage_requests_total{ok}{write}"] >= 8
+    for name in ("test_accuracy_ratio", "accuracy_ratio{head}{validation}", "goodput_ratio"):
+        assert 0 < found[f"thaw_{name}"] <= 1, name
+    for name in (
+        "checkpoint_bytes_total",
+        "test_loss",
+        "phase_duration_seconds{fine_tune}",
+        f"disk_free_bytes{{{tmp_path}}}",
+    ):
+        assert found[f"thaw_{name}"] > 0, name
+    seconds = seconds_by_category(found)
+    assert sum(seconds.values()) == pytest.approx(found["thaw_run_duration_seconds"], rel=0.01)
+    assert {category for category, value in seconds.items() if value > 0} >= {
+        "productive", "compile", "init", "cache", "validate", "evaluate", "export", "data_wait",
+    }  # fmt: skip
+    recorded = record_of(store).attempts[0].seconds
+    assert sum(sum(stage.values()) for stage in recorded.values()) == pytest.approx(sum(seconds.values()), rel=0.05)
+    done = subprocess.run(
+        [program("promtool"), "check", "metrics"],
+        input=generate_latest(metrics.registry),
+        capture_output=True,
+        timeout=30,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
 def test_the_series_of_one_scrape_are_of_one_moment() -> None:
-    """However long the scrape takes: here, every look at the clock is a second later."""
+    """Here every look at the clock is a second later."""
     ticks = itertools.count()
-    seen = values(metrics_of(Progress(ledger=Ledger(clock=lambda: float(next(ticks))))))
-    total = sum(value for name, value in seen.items() if name.startswith("thaw_time_seconds_total"))
-    assert total == seen["thaw_run_duration_seconds"] > 0
+    found = values(metrics_of(Progress(ledger=Ledger(clock=lambda: float(next(ticks))))))
+    assert sum(seconds_by_category(found).values()) == found["thaw_run_duration_seconds"] > 0
 
 
 def test_a_step_is_recorded_without_reading_the_loss() -> None:
     """Reading it would wait for the device."""
     metrics = metrics_of()
-    metrics.event(events.DATA_LOADED, head_steps=4)
-    metrics.event(events.PHASE_STARTED, phase="head", epoch=0, step=0, learning_rate=0.1)
+    metrics.event(events.DataLoaded("d", "memory", 64, 8, 8, steps={"head": 4}, classes={}))
+    metrics.event(events.PhaseStarted("head", epoch=0, step=0, learning_rate=0.1))
     for number in (1, 2, 3):
         metrics.step(step(number), means)
     found = values(metrics)
@@ -169,185 +155,112 @@ def test_a_step_is_recorded_without_reading_the_loss() -> None:
     assert found["thaw_eta_timestamp_seconds"] >= found["thaw_last_step_timestamp_seconds"]
 
 
-def test_trouble_is_counted_by_kind() -> None:
-    """Damage, failed commits, refused writes, retries, signals, memory of a GPU."""
+def test_trouble_is_counted_by_kind(tmp_path: Path) -> None:
+    """Damage, failed commits, requests to a folder, retries, refused writes, signals; and memory of a GPU."""
     metrics = metrics_of()
-    metrics.warning(events.CHECKPOINT_DAMAGED, checkpoint="c", reason="damaged")
-    metrics.warning(events.RESTORED, checkpoint=None, phase="prepare", step=0)
-    metrics.warning(events.COMMIT_FAILED, phase="head", step=1, reason="no answer", error="StorageError")
-    for name in ("run.json", "checkpoints/a", "model/model.keras"):
-        metrics.conflict(name)
+    metrics.event(events.CheckpointDamaged("c", reason="damaged"))
+    metrics.event(events.NothingRestored(None, phase="prepare", step=0))
+    metrics.event(events.CommitFailed("head", step=1, reason="no answer", error="StorageError"))
+    metrics.event(events.StepCompiled("head", seconds=2.0, gpu_memory={"GPU:0": {"current": 5, "peak": 7}}))
+    metrics.conflict("checkpoints/a")
+    metrics.conflict("model/model.keras")
     metrics.retry("write")
     metrics.interrupted("SIGTERM")
-    metrics.event(events.STEP_COMPILED, phase="head", seconds=2.0, gpu_memory={"GPU:0": {"current": 5, "peak": 7}})
-    found = values(metrics)
-    for name in (
-        "thaw_restores_total{damaged}", "thaw_restores_total{none}", "thaw_checkpoint_failures_total{StorageError}",
-        "thaw_precondition_failures_total{record}", "thaw_precondition_failures_total{checkpoint}",
-        "thaw_precondition_failures_total{artefact}", "thaw_storage_retries_total{write}",
-        "thaw_interrupted_total{SIGTERM}",
-    ):  # fmt: skip
-        assert found[name] == 1, name
-    assert found["thaw_gpu_memory_bytes{GPU:0}{peak}"] == 7
-
-
-def test_a_folder_tells_how_each_request_ended(tmp_path: Path) -> None:
-    """Missing and refused ones are no errors of the disk."""
-    metrics = metrics_of()
     store = LocalStore(tmp_path, observer=StoreObserver(metrics, Recorder()))
     store.write("run.json", b"a", if_generation=0)
     with pytest.raises(Exception, match="another process"):
         store.write("run.json", b"b", if_generation=0)
-    with pytest.raises(Exception, match="no object"):
+    with pytest.raises(ObjectMissing):
         store.read("other")
     found = values(metrics)
-    assert found["thaw_storage_requests_total{ok}{write}"] == 1
-    assert found["thaw_storage_requests_total{conflict}{write}"] == 1
-    assert found["thaw_storage_requests_total{missing}{read}"] == 1
-    assert found["thaw_precondition_failures_total{record}"] == 1
+    for name in (
+        "restores_total{damaged}", "restores_total{none}", "checkpoint_failures_total{StorageError}",
+        "precondition_failures_total{record}", "precondition_failures_total{checkpoint}",
+        "precondition_failures_total{artefact}", "storage_retries_total{write}", "interrupted_total{SIGTERM}",
+        "storage_requests_total{ok}{write}", "storage_requests_total{conflict}{write}",
+        "storage_requests_total{missing}{read}",
+    ):  # fmt: skip
+        assert found[f"thaw_{name}"] == 1, name
+    assert found["thaw_gpu_memory_bytes{GPU:0}{peak}"] == 7
 
 
-def test_metrics_and_health_are_served_and_nothing_else() -> None:
-    """Over HTTP, until the context ends."""
-    port = free_port()
-    with serving(metrics_of().registry, port, Recorder()):
-        with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
-            assert "thaw_steps_total" in answer.read().decode()
-            assert answer.headers["Content-Type"].startswith("text/plain; version=")
-        with urlopen(f"http://127.0.0.1:{port}/healthz", timeout=5) as answer:
-            assert answer.read() == b"ok\n"
-        with pytest.raises(HTTPError, match="404"):
-            urlopen(f"http://127.0.0.1:{port}/", timeout=5)
-    with socket.create_server(("127.0.0.1", port)):
-        pass  # the port is free again
+def test_metrics_and_health_are_served_until_the_end() -> None:
+    """Over HTTP; then the port is free again."""
+    port, observer = free_port(), Recorder()
+    with serving(metrics_of().registry, port, observer):
+        for path in ("metrics", "healthz"):
+            with urlopen(f"http://127.0.0.1:{port}/{path}", timeout=5) as answer:
+                assert "thaw_steps_total" in answer.read().decode()
+
+    def is_free() -> bool:
+        with socket.socket() as client:
+            return client.connect_ex(("127.0.0.1", port)) != 0
+
+    wait_for(is_free, what="the end of the server")
+    assert observer.events == []
 
 
-def test_a_port_in_use_is_a_warning() -> None:
-    """Which names it; the run goes on."""
-    reader = Recorder()
-    with socket.create_server(("0.0.0.0", 0)) as other:
-        port = other.getsockname()[1]
-        with serving(metrics_of().registry, port, reader):
+def test_a_port_in_use_and_a_dead_gateway_are_warnings() -> None:
+    """A gateway may refuse, or never answer."""
+    observer, registry = Recorder(), metrics_of().outcome(0)
+    with socket.create_server(("0.0.0.0", 0)) as silent:
+        port = silent.getsockname()[1]
+        with serving(registry, port, observer):
             pass
-    (facts,) = reader.of(events.METRICS_UNAVAILABLE)
-    assert facts["port"] == port
-    assert "in use" in facts["reason"]
-
-
-def test_a_live_scrape_passes_the_check_of_promtool() -> None:
-    """Names, types, units and help texts."""
-    metrics = metrics_of(disks=[Path("/tmp")])
-    metrics.step(step(1), means)
-    metrics.request("read", "200", 0.1)
-    done = subprocess.run(
-        [program("promtool"), "check", "metrics"],
-        input=generate_latest(metrics.registry),
-        capture_output=True,
-        timeout=30,
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+        for dead in (free_port(), port):
+            push(registry, f"http://127.0.0.1:{dead}", grouping={}, timeout_seconds=0.3, observer=observer)
+    assert observer.kinds() == [events.MetricsUnavailable, events.PushFailed, events.PushFailed]
+    (warning,) = observer.of(events.MetricsUnavailable)
+    assert (warning.port, warning.reason) == (port, "Address already in use")
 
 
 @pytest.fixture
-def gateway(tmp_path: Path) -> Any:
+def gateway(tmp_path: Path) -> Iterator[Pushgateway]:
     with Pushgateway(tmp_path) as server:
         yield server
 
 
-def pushed(gateway: Pushgateway) -> dict[str, float]:
+def pushed(metrics: Metrics, exit_code: int, gateway: Pushgateway) -> dict[str, float]:
+    """What the gateway has after a push."""
+    observer = Recorder()
+    push(metrics.outcome(exit_code), gateway.url, grouping={"dataset": "d"}, timeout_seconds=5, observer=observer)
+    assert observer.events == []
     families = text_string_to_metric_families(gateway.get("/metrics"))
-    return {
-        sample.name: sample.value
-        for family in families
-        for sample in family.samples
-        if sample.labels.get("job") == "thaw" and sample.labels.get("dataset") == "d"
-    }
+    samples = (sample for family in families for sample in family.samples)
+    return {sample.name: sample.value for sample in samples if sample.labels.get("dataset") == "d"}
 
 
-def test_a_failure_leaves_the_time_of_the_last_success_on_the_gateway(gateway: Pushgateway) -> None:
-    """Only an attempt that ended complete tells a new one."""
-    metrics, reader = metrics_of(), Recorder()
-    metrics.event(events.RUN_CLAIMED, attempt=1, state="prepare", at="")
-    metrics.event(events.EVALUATED, accuracy=0.9, loss=0.3, num_examples=10)
-    push(metrics.outcome(0), gateway.url, grouping={"dataset": "d"}, timeout_seconds=5, reader=reader)
-    first = pushed(gateway)
+def test_the_gateway_keeps_the_time_of_the_last_success(gateway: Pushgateway) -> None:
+    """Not a failure sets it, and an old success does not become a new one when the run is started again."""
+    metrics, success = metrics_of(), "thaw_last_success_timestamp_seconds"
+    metrics.event(events.RunClaimed(at="", attempt=1, state="prepare"))
+    metrics.event(events.Evaluated(accuracy=0.9, loss=0.3, num_examples=10))
+    first = pushed(metrics, 0, gateway)
     assert {series.name for series in OUTCOME} <= first.keys()
     assert (first["thaw_exit_code"], first["thaw_test_accuracy_ratio"], first["thaw_attempts"]) == (0, 0.9, 1)
-    push(metrics_of().outcome(42), gateway.url, grouping={"dataset": "d"}, timeout_seconds=5, reader=reader)
-    second = pushed(gateway)
-    assert second["thaw_exit_code"] == 42
-    assert second["thaw_last_success_timestamp_seconds"] == first["thaw_last_success_timestamp_seconds"]
+    second = pushed(metrics_of(), 42, gateway)
+    assert (second["thaw_exit_code"], second[success]) == (42, first[success])
     assert second["thaw_last_completion_timestamp_seconds"] > first["thaw_last_completion_timestamp_seconds"]
-    assert reader.events == []
+    again = metrics_of()
+    again.event(events.RunAlreadyDone("", 2, "2026-01-02T03:04:05Z", 0.9, (0.8, 1.0), test_loss=0.3, model_sha256=""))
+    assert pushed(again, 0, gateway)[success] == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC).timestamp()
 
 
-def test_a_finished_run_that_is_asked_again_was_completed_when_it_was(gateway: Pushgateway) -> None:
-    """An old success does not become a new one by being looked at."""
-    metrics = metrics_of()
-    facts = {"test_accuracy": 0.9, "test_loss": 0.3, "model_sha256": "ab"}
-    metrics.event(events.RUN_ALREADY_DONE, at="", attempts=2, ended="2026-01-02T03:04:05Z", **facts)
-    push(metrics.outcome(0), gateway.url, grouping={"dataset": "d"}, timeout_seconds=5, reader=Recorder())
-    expected = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC).timestamp()
-    assert pushed(gateway)["thaw_last_success_timestamp_seconds"] == expected
-
-
-def test_what_a_run_is_known_by_is_one_series_from_the_start() -> None:
-    """Precision and device are added to it when the model is built."""
-    metrics = metrics_of()
-    assert [name for name in values(metrics) if name.startswith("thaw_info")] == [
-        f"thaw_info{{Tiny}}{{d}}{{}}{{f}}{{}}{{r}}{{{__version__}}}"
-    ]
-    metrics.event(events.MODEL_BUILT, backbone="Tiny", weights="none", precision="float32", xla=False, device="CPU")
-    (name,) = [name for name in values(metrics) if name.startswith("thaw_info")]
-    assert "{float32}" in name
-    assert "{CPU}" in name
-
-
-def test_a_dead_gateway_is_a_warning() -> None:
-    """Refused, or never answering."""
-    reader = Recorder()
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        for url in (f"http://127.0.0.1:{free_port()}", f"http://127.0.0.1:{silent.getsockname()[1]}"):
-            push(metrics_of().outcome(0), url, grouping={}, timeout_seconds=0.3, reader=reader)
-    assert reader.names() == [events.PUSH_FAILED] * 2
-
-
-def test_an_interrupted_run_counts_what_it_has_to_do_again(small: Callable[..., Settings], store: LocalStore) -> None:
-    """Steps that a killed attempt had reached and not committed are `recompute`, and no goodput."""
-    from job.run import attempt
-    from tests.runs import CrashOn
-
+def test_steps_that_are_done_again_are_recompute(small: Callable[..., Settings], store: LocalStore) -> None:
+    """A killed attempt had reached them and not committed; they are no goodput."""
     settings = small(checkpoint_every_seconds=3600, head_epochs=1)
-    progress = Progress()
-    with pytest.raises(BaseException, match=events.STEP_COMPILED):
-        attempt.make(
-            settings, store=store, holder=HOLDER, reader=CrashOn(events.STEP_COMPILED, phase="fine_tune"),
-            progress=progress, check_stop=never,
-        )  # fmt: skip
+    progress, crash = Progress(), CrashOn(events.StepCompiled, phase="fine_tune")
+    with pytest.raises(BaseException, match="step_compiled"):
+        start(settings, store, observer=crash, progress=progress)
     assert progress.reached == {"head": 3, "fine_tune": 1}
-    # What a renewal of the lease would have written before the end.
+    # As if a renewal of the lease had written it later.
     lost = record_of(store).attempts[0].model_copy(update={"reached": {"head": 3, "fine_tune": 3}})
-    import json
-
     content = record_of(store).model_copy(update={"attempts": (lost,)})
     store.write("run.json", content.model_dump_json().encode(), if_generation=store.generation("run.json"))
     again = Progress()
-    attempt.make(settings, store=store, holder=HOLDER, reader=Recorder(), progress=again, check_stop=never)
+    start(settings, store, progress=again)
     seconds = again.ledger.seconds()["fine_tune"]
-    assert seconds["recompute"] > 0
-    assert seconds["productive"] > 0
+    assert min(seconds["recompute"], seconds["productive"]) > 0
     report = json.loads(store.read("report/report.json").data)
     assert report["goodput_ratio"] < 1
     assert report["time_seconds"]["recompute"] > 0
-
-
-def test_the_environment_of_ci_has_what_these_tests_need() -> None:
-    """A test that is skipped there would be green and blind."""
-    if os.environ.get("CI"):
-        for name in ("promtool", "prometheus", "prometheus-pushgateway"):
-            program(name)
-
-
-def test_every_series_is_in_the_table_once() -> None:
-    """By name."""
-    assert len(BY_NAME) == len(SERIES)

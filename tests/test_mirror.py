@@ -50,14 +50,14 @@ def listed(filled: GcsServer, prepared: Path) -> GcsServer:
 
 def send(store: Any, files: dict[str, Path]) -> Recorder:
     observer = Recorder()
-    mirror.send(store, files, reader=observer, check_stop=never)
+    mirror.send(store, files, observer=observer, check_stop=never)
     return observer
 
 
 def fetching(tmp_path: Path, *, check_stop: Callable[[], None] = never) -> tuple[Fetching, Recorder]:
     observer, scratch = Recorder(), tmp_path / "cache" / "scratch"
     scratch.mkdir(parents=True, exist_ok=True)
-    return Fetching(tmp_path / "cache", scratch=scratch, reader=observer, check_stop=check_stop), observer
+    return Fetching(tmp_path / "cache", scratch=scratch, observer=observer, check_stop=check_stop), observer
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -74,7 +74,7 @@ def test_a_data_set_is_fetched_file_by_file_and_no_other(
     fetch, observer = fetching(tmp_path)
     found = contents(fetch.dataset(DATA, "two_shapes"))
     assert found == {f"two_shapes/{name}": data for name, data in contents(prepared / "two_shapes").items()}
-    assert observer.of(events.FETCHED)[0]["num_files"] == len(found)
+    assert observer.of(events.Fetched)[0].num_files == len(found)
 
 
 def test_what_is_here_is_not_fetched_again(filled: GcsServer, tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_an_object_that_was_changed_is_fetched_again(filled: GcsServer, tmp_path
     path = fetch.weights(WEIGHTS)
     assert (path.name, path.read_bytes()) == ("tiny.weights.h5", b"changed")
     fetch.weights(WEIGHTS)
-    assert [fields["num_files"] for fields in observer.of(events.FETCHED)] == [1, 0]
+    assert [event.num_files for event in observer.of(events.Fetched)] == [1, 0]
 
 
 @pytest.mark.timeout(60)
@@ -134,7 +134,7 @@ def test_a_copy_that_was_damaged_is_fetched_again(filled: GcsServer, tmp_path: P
     fetch, observer = fetching(tmp_path)
     fetch.weights(WEIGHTS)
     assert path.read_bytes() == b"weights"
-    assert observer.of(events.FETCHED)[0]["num_files"] == 1
+    assert observer.of(events.Fetched)[0].num_files == 1
 
 
 def test_a_copy_that_is_not_what_the_manifest_says_is_fetched_again(listed: GcsServer, tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ from pathlib import Path
 from job.data.mirror import Fetching
 from job.storage import scratch
 with scratch.folder(Path(sys.argv[1])) as folder:
-    Fetching(Path(sys.argv[1]), scratch=folder, reader=None, check_stop=lambda: None).weights(sys.argv[2])
+    Fetching(Path(sys.argv[1]), scratch=folder, observer=None, check_stop=lambda: None).weights(sys.argv[2])
 """
 
 
@@ -244,7 +244,7 @@ def test_what_is_sent_is_listed_with_its_digest_and_sent_once(tmp_path: Path) ->
     files["a/1"].write_bytes(b"changed")
     store.write("a/2", b"overwritten", if_generation=store.generation("a/2"))
     observer = send(store, files)
-    assert observer.of(events.MIRROR_FILLED)[0]["bytes_sent"] == len(b"changed") + len(b"sent")
+    assert observer.of(events.MirrorFilled)[0].bytes_sent == len(b"changed") + len(b"sent")
     assert [store.read(name).data for name in sorted(files)] == [b"sent", b"changed", b"sent"]
     assert set(json.loads(store.read(mirror.MANIFEST).data)["files"]) == set(files)
 
@@ -260,14 +260,14 @@ def test_a_run_reads_data_and_weights_from_a_bucket_that_the_command_has_filled(
     done = job("mirror", "--to", f"gs://{BUCKET}/m", env=environment(weights=str(weights)))
     assert done.returncode == ExitCode.COMPLETE, done.stdout + done.stderr
     printed = json.loads(done.stdout.splitlines()[-1])
-    assert (printed["event"], printed["THAW_DATA_DIR"]) == (events.MIRROR_SETTINGS, f"gs://{BUCKET}/m/tfds")
+    assert (printed["event"], printed["THAW_DATA_DIR"]) == (events.MirrorSettings.name, f"gs://{BUCKET}/m/tfds")
     sha256 = digest_of(weights).sha256
     assert printed["THAW_WEIGHTS"] == f"gs://{BUCKET}/m/weights/weights-{sha256[:12]}.weights.h5"
     places: dict[str, Any] = {"data_dir": printed["THAW_DATA_DIR"], "weights": printed["THAW_WEIGHTS"]}
     done = job(env=environment(storage_uri=f"gs://{BUCKET}/runs", head_epochs=1, fine_tune_epochs=0, **places))
     assert done.returncode == ExitCode.COMPLETE, done.stdout + done.stderr
     log = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [event["num_files"] for event in log if event["event"] == events.FETCHED][1:] == [1]
+    assert [event["num_files"] for event in log if event["event"] == events.Fetched.name][1:] == [1]
     shutil.rmtree(cache_folder.place(tmp_path) / "mirror")
 
 
@@ -277,7 +277,7 @@ def test_a_mirror_command_that_was_killed_goes_on_where_it_was(
     """What is there and listed is not sent again; the termination message says what was done."""
     env = environment(termination_log=tmp_path / "log")
     with begin(env, "mirror", "--to", f"gs://{BUCKET}/m") as process:
-        wait_for(process, events.MIRRORED, number=2)
+        wait_for(process, events.Mirrored.name, number=2)
         process.kill()
     sent = {name for operation, name in gcs.requests if operation == "write"} - {f"m/tfds/{mirror.MANIFEST}"}
     gcs.requests.clear()
@@ -307,7 +307,7 @@ sys.exit(99 if "tensorflow" in sys.modules else code)
         (["--to", "gs://"], None, "--to='gs://': expected gs://bucket/prefix"),
         (["--to", "s3://bucket/m"], None, "s3:// is not a store"),
         (["--to", "/proc/mirror"], None, "/proc/mirror"),
-        ([], None, "--to gs://bucket/prefix"),
+        ([], None, "--to: is missing (where to: gs://bucket/prefix"),
     ],
 )
 def test_a_place_that_cannot_be_filled_is_refused_before_anything_is_prepared(

@@ -221,8 +221,10 @@ REFUSED = {
         "no image of a format that is read .*JPEG, PNG",
     ),
     "text": ("né\n".encode("latin-1"), "no image of a format that is read"),
-    **{f"half a {kind}": (saved(upright(), kind)[:-300], "cannot be decoded") for kind in ("JPEG", "PNG", "TIFF")},
-    "half a WEBP": (saved(upright(), "WEBP")[:-300], "."),
+    **{
+        f"half a {kind}": (saved(upright(), kind)[:-300], "cannot be decoded")
+        for kind in ("JPEG", "PNG", "TIFF", "WEBP")
+    },
 }
 
 

@@ -9,13 +9,14 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from job.data.splits import DataRequest, Splits, load_splits
 from job.errors import ExitCode, WeightsUnusable
 from job.model.classifier import Classifier
+from job.observe.events import EpochDone
 from job.observe.ledger import Ledger
-from job.train.loop import EpochDone, train_phase
+from job.phases import PHASES, Phase
+from job.train.loop import START, Recipe, train_phase
 from job.train.state import PhaseState
 from tests.classifiers import build
 from tests.conftest import job, process_environment
@@ -63,14 +64,13 @@ def test_the_articles_way_moves_the_statistics_of_xception(real_data: Path) -> N
 def test_our_way_does_not_move_them(real_data: Path, photographs: Splits, phase: str) -> None:
     """In neither phase; and in fine-tuning all 156 tensors train: 154 of the backbone and 2 of the head."""
     model = classifier(real_data, "Xception", XCEPTION)
-    parts = {"head": ("head",), "fine_tune": ("backbone", "head")}[phase]
-    state = PhaseState(model, phase=phase, trainable=parts, learning_rate=1e-5)  # type: ignore[arg-type]
+    (trainable,) = (row.trainable for row in PHASES if row.name == phase)
+    state = PhaseState(model, Phase(name=phase, trainable=trainable, learning_rate=1e-5, epochs=1))
     assert len(state.variables) == {"head": 2, "fine_tune": 156}[phase]
     before = {name: variable.numpy() for name, variable in model.named_variables(("backbone",)).items()}
     facts = train_phase(
-        state, train=photographs.train, validation=photographs.validation, batch_size=32, epochs=1, seed=0, xla=False,
-        first_epoch=0, step=0, strategy=tf.distribute.get_strategy(), check_stop=lambda: None,
-        ledger=Ledger(), steps_lost=0,
+        state, train=photographs.train, validation=photographs.validation, recipe=Recipe(32, 0, xla=False),
+        position=START, ledger=Ledger(),
     )  # fmt: skip
     assert isinstance(list(facts)[-1], EpochDone)
     for name, variable in model.named_variables(("backbone",)).items():

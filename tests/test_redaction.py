@@ -1,11 +1,10 @@
 """No output has a secret: neither that of a setting, nor that of an error from elsewhere."""
 
 import json
-import os
 import subprocess
 import sys
 import traceback
-from typing import Any
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -13,7 +12,9 @@ from hypothesis import strategies as st
 
 from job.__main__ import Ending
 from job.errors import ThawError
-from job.observe.log import Console
+from job.observe.events import ClassRare, ReportingFailed, RunFailed
+from job.observe.log import Log
+from job.observe.progress import Progress
 from job.redaction import redacted, redacted_value
 from job.settings.settings import Settings, variable
 from tests.conftest import REPOSITORY
@@ -58,39 +59,26 @@ def cases() -> dict[str, tuple[list[str], dict[str, str]]]:
     found: dict[str, tuple[list[str], dict[str, str]]] = dict(WORDS)
     for kind, url in URLS.items():
         found[f"flag {kind}"] = [f"--pushgateway-url={url}"], {}
-        if kind not in ("space", "query"):
-            continue
-        for field in TEXT_FIELDS:
-            found[f"{field} {kind}"] = [], {variable(field): url}
-        found[f"plan {kind}"] = ["plan", "--json", f"--data-dir={url}"], {}
-        found[f"run {kind}"] = ["status", "--run", url], {}
-        found[f"list {kind}"] = ["list", url], {}
-        found[f"to {kind}"] = ["mirror", "--to", url], {}
-        found[f"word {kind}"] = ["--seed=1", url], {}
-        found[f"command {kind}"] = [url], {}
+        if kind in ("space", "query"):
+            found |= {f"{field} {kind}": ([], {variable(field): url}) for field in TEXT_FIELDS}
+            for words in (
+                ["plan", "--json", "--data-dir", url], ["status", "--run", url], ["list", url], ["mirror", "--to", url],
+                ["--seed=1", url], [url], ["plan", "--env-file", url], ["status", f"--json={url}"],
+            ):  # fmt: skip
+                found[f"{words} {kind}"] = words, {}
     return found
 
 
-@pytest.fixture(scope="module")
-def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The exit code and all output of each case, from one process, which is faster than one for each."""
-    given = cases()
+def test_a_secret_in_a_setting_is_refused_and_not_shown(tmp_path: Path) -> None:
+    """Neither on a terminal, nor in the log, nor in what Kubernetes shows of the pod; all from one process."""
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(tmp_path_factory.mktemp("log") / "log")], cwd=REPOSITORY, text=True,
-        input=json.dumps(list(given.values())), capture_output=True, check=True,
-        env={name: value for name, value in os.environ.items() if not name.startswith("THAW_")},
+        [sys.executable, "-c", PROGRAM, str(tmp_path / "log")], cwd=REPOSITORY, text=True, capture_output=True,
+        check=True, input=json.dumps(list(cases().values())),
     )  # fmt: skip
     assert SECRET not in done.stderr
-    return dict(zip(given, map(json.loads, done.stdout.splitlines()), strict=True))
-
-
-@pytest.mark.parametrize("case", cases())
-def test_a_secret_in_a_setting_is_refused_and_not_shown(answers: dict[str, Any], case: str) -> None:
-    """Neither on a terminal, nor in the log, nor in what Kubernetes shows of the pod."""
-    code, text = answers[case]
-    assert SECRET not in text
-    assert code == 2
-    assert "error: " in text
+    for case, (code, text) in zip(cases(), map(json.loads, done.stdout.splitlines()), strict=True):
+        assert SECRET not in text, case
+        assert (code, "error: " in text) == (2, True), case
 
 
 def test_settings_are_shown_without_secrets() -> None:
@@ -108,10 +96,11 @@ def test_no_error_event_or_traceback_has_the_secret_of_a_url(kind: str, capsys: 
     error = ThawError(text, hint=text)
     assert SECRET not in "".join([error.message, error.hint, *traceback.format_exception(error)])
     for log_format in ("json", "console"):
-        console = Console(log_format)  # type: ignore[arg-type]
-        console.event("e", url=URLS[kind], nested={"texts": [text]})
-        console.failure(exit_code=1, reason=text, hint=text, traceback=text)
-        console.closing("t", {"place": text})
+        log = Log(log_format, Progress())  # type: ignore[arg-type]
+        log.event(ReportingFailed(URLS[kind], reason=text))
+        log.event(ClassRare(fewer_than=10, num_classes=1, classes=[text]))
+        log.event(RunFailed(exit_code=1, reason=text, hint=text, traceback=text))
+        log.closing("t", {"place": text})
     try:
         raise ValueError(text)
     except ValueError as bug:
@@ -122,16 +111,13 @@ def test_no_error_event_or_traceback_has_the_secret_of_a_url(kind: str, capsys: 
     assert "refused" in shown.err
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
+def test_what_is_no_secret_is_shown_as_it_is() -> None:
+    """A message must still say which value is wrong."""
+    for text in (
         "gs://bucket/mail@example.com/run", "file:///home/me@work/runs", "a & b = c", "/data/a@b.jpg", "what? yes",
         "http://host:9091/metrics", "bucket gs://b/c is not there; did you mean gs://b/d?", "user@host", "",
-    ],
-)  # fmt: skip
-def test_what_is_no_secret_is_shown_as_it_is(text: str) -> None:
-    """A message must still say which value is wrong."""
-    assert redacted(text) == redacted_value(text) == text
+    ):  # fmt: skip
+        assert redacted(text) == redacted_value(text) == text
 
 
 @given(st.text(alphabet=st.characters(categories=("L", "N", "P", "S"), exclude_characters="@'\""), min_size=1))

@@ -1,145 +1,130 @@
-"""`make render`: a run is a name, so Job and ConfigMap are named by it."""
+"""`make render`: Job and ConfigMap are named by the run, and deleting a run deletes nothing that runs share."""
 
 import os
 import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
-from k8s.render import Manifest, folder_of, kustomize, of_one_run
+from k8s.render import CannotRender, kustomize, of_one_run
+from tests.conftest import REPOSITORY
 from tests.manifests import (
+    COMPONENTS,
+    INSTANCE,
     K8S,
-    config,
-    container,
-    kustomize_is_there,  # noqa: F401
-    of_kind,
+    OVERLAYS,
+    Manifests,
+    needs_kustomize,
     overlay,
     render,
-    settings,
+    run_part,
+    shared_part,
+    write_kustomization,
 )
 
+pytestmark = needs_kustomize
 
-def rendered(folder: str) -> list[Manifest]:
-    """The same in this process."""
-    return of_one_run(kustomize(folder_of(folder)))
-
-
-def job_name(manifests: list[Manifest]) -> str:
-    (job,) = of_kind(manifests, "Job")
-    return job["metadata"]["name"]  # type: ignore[no-any-return]
+GKE = "overlays/gke"
+MORE_SHARED = {
+    "overlays/local": {("PersistentVolumeClaim", "thaw-runs")},
+    "cloud": {("Role", "thaw-workflow"), ("RoleBinding", "thaw-workflow")},
+}
 
 
-@pytest.fixture
-def overlay_with(tmp_path: Path, kustomize_is_there: None) -> Any:  # noqa: F811
-    """Makes an overlay of one's own, outside of the repository: overlays/gke with other settings."""
-
-    def make(*literals: str, **more: Any) -> str:
-        folder = tmp_path / re.sub(r"\W+", "-", " ".join(literals) or "plain")
-        folder.mkdir()
-        content = {
-            "resources": [os.path.relpath(K8S / "overlays" / "gke", folder.resolve())],
-            "configMapGenerator": [{"name": "thaw-settings", "behavior": "merge", "literals": list(literals)}],
-            **more,
-        }
-        (folder / "kustomization.yaml").write_text(yaml.safe_dump(content))
-        return str(folder)
-
-    return make
+def write_overlay(folder: Path, *literals: str) -> Path:
+    """An overlay outside of the repository: overlays/gke with other settings."""
+    generator = {"name": "thaw-settings", "behavior": "merge", "literals": list(literals)}
+    return write_kustomization(folder, resources=[GKE], configMapGenerator=[generator])
 
 
-@pytest.mark.usefixtures("kustomize_is_there")
+def rendered(text: str) -> Manifests:
+    return Manifests(yaml.safe_load_all(text))
+
+
 def test_the_same_settings_have_the_same_manifests() -> None:
-    """Byte for byte, whatever is in the environment of who renders them: applied again, all is unchanged."""
+    """Byte for byte, in any environment: applied again, nothing changes."""
     first = render("gke")
     again = render("gke", THAW_SEED="1", THAW_RUN_ID="mine", THAW_NO_SETTING="1", THAW_BATCH_SIZE="x")
     assert first.returncode == again.returncode == 0
     assert first.stdout == again.stdout
 
 
-def test_job_and_config_map_are_named_by_the_run(overlay_with: Any) -> None:
+def test_job_and_config_map_are_named_by_the_run(tmp_path: Path) -> None:
     """By the fingerprint, which run.json has too; and the run has its name before it starts."""
-    manifests = rendered(overlay_with())
-    values = settings(manifests)
-    name = job_name(manifests)
-    assert re.fullmatch(rf"thaw-{values.fingerprint()}-[0-9a-f]{{6}}", name)
-    assert [source["configMapRef"]["name"] for source in container(manifests)["envFrom"]] == [name]
-    assert config(manifests)["THAW_RUN_ID"] == f"cats_vs_dogs-{values.fingerprint()}"
-    (job,) = of_kind(manifests, "Job")
-    for labelled in (job, job["spec"]["template"], *of_kind(manifests, "ConfigMap")):
-        assert labelled["metadata"]["labels"]["app.kubernetes.io/instance"] == name
-    assert len(name) <= 63 - len("-xxxxx")
+    manifests = Manifests(of_one_run(kustomize(write_overlay(tmp_path))))
+    fingerprint = manifests.settings.fingerprint()
+    assert re.fullmatch(rf"thaw-{fingerprint}-[0-9a-f]{{6}}", manifests.name)
+    assert len(manifests.name) <= 63 - len("-xxxxx")
+    assert manifests.container["envFrom"] == [{"configMapRef": {"name": manifests.name}}]
+    assert manifests.config["THAW_RUN_ID"] == f"cats_vs_dogs-{fingerprint}"
 
 
 @pytest.mark.parametrize(
-    "setting", ["THAW_SEED=1", "THAW_RUN_ID=another", "THAW_STORAGE_URI=gs://other.example.com/runs"]
+    ("setting", "is_same_run"),
+    [
+        ("THAW_SEED=1", False),
+        ("THAW_RUN_ID=another", False),
+        ("THAW_STORAGE_URI=gs://other.example.com/runs", False),
+        ("THAW_CHECKPOINT_EVERY_SECONDS=30", True),
+    ],
 )
-def test_another_run_is_another_job(overlay_with: Any, setting: str) -> None:
-    """Other settings, another name, or another place to keep it."""
-    assert job_name(rendered(overlay_with(setting))) != job_name(overlay("gke"))
+def test_another_run_is_another_job(tmp_path: Path, setting: str, is_same_run: bool) -> None:
+    """A setting that does not change the result changes only the ConfigMap of the same Job, for its next pod."""
+    changed, before = Manifests(of_one_run(kustomize(write_overlay(tmp_path, setting)))), overlay("gke")
+    assert (changed.workload == before.workload) == (changed.name == before.name) == is_same_run
+    assert changed.of_kind("ConfigMap") != before.of_kind("ConfigMap")
 
 
-def test_an_operational_setting_changes_the_config_map_of_the_same_job(overlay_with: Any) -> None:
-    """The run goes on, and its next pod reads the new value."""
-    changed, before = rendered(overlay_with("THAW_CHECKPOINT_EVERY_SECONDS=30")), overlay("gke")
-    assert of_kind(changed, "Job") == of_kind(before, "Job")
-    assert of_kind(changed, "ConfigMap") != of_kind(before, "ConfigMap")
-
-
-@pytest.mark.usefixtures("kustomize_is_there")
 def test_a_run_id_can_be_given() -> None:
     """For checks of a change: its commit names the run."""
-    done = render("ci", "--run-id", "ci-0a1b2c3")
-    assert done.returncode == 0, done.stderr
-    manifests = list(yaml.safe_load_all(done.stdout))
-    assert config(manifests)["THAW_RUN_ID"] == "ci-0a1b2c3"
-    assert job_name(manifests) != job_name(overlay("ci"))
+    manifests = rendered(render("ci", "--run-id", "ci-0a1b2c3").stdout)
+    assert manifests.config["THAW_RUN_ID"] == "ci-0a1b2c3"
+    assert manifests.name != overlay("ci").name
 
 
-def test_wrong_settings_never_reach_the_cluster(overlay_with: Any) -> None:
+def test_wrong_settings_never_reach_the_cluster(tmp_path: Path) -> None:
     """Exit code 2 and the program's own message, with every problem; nothing to apply is printed."""
-    done = render(overlay_with("THAW_BATCHSIZE=3", "THAW_SEED=x"))
-    assert done.returncode == 2
-    assert done.stdout == ""
+    done = render(str(write_overlay(tmp_path, "THAW_BATCHSIZE=3", "THAW_SEED=x")))
+    assert (done.returncode, done.stdout) == (2, "")
     assert "THAW_BATCHSIZE: no such setting; did you mean THAW_BATCH_SIZE?" in done.stderr
     assert "THAW_SEED='x': must be a whole number" in done.stderr
 
 
-@pytest.mark.usefixtures("kustomize_is_there")
-def test_a_schedule_has_no_run_id() -> None:
-    """One for all slots would make every slot but the first do nothing."""
+def test_a_schedule_keeps_its_name_and_has_no_run_id() -> None:
+    """With one run id, every slot but the first would do nothing."""
+    assert overlay("cron").name == "thaw"
     done = render("cron", "--run-id", "weekly")
     assert done.returncode == 2
     assert "THAW_RUN_ID='weekly': each slot of a CronJob is a run of its own" in done.stderr
 
 
-@pytest.mark.usefixtures("kustomize_is_there")
-def test_a_schedule_keeps_its_name() -> None:
-    """Applied with other settings it is the same CronJob, whose next slot has them."""
-    (cron_job,) = of_kind(overlay("cron"), "CronJob")
-    assert cron_job["metadata"]["name"] == "thaw"
+@pytest.mark.parametrize(
+    ("argv", "parts", "message"),
+    [
+        (["gke-spto"], {}, "'gke-spto' is no overlay: there are ci, cron, gke, gke-spot, local"),
+        (["."], {"resources": [GKE, "overlays/ci"]}, "may not add resource"),
+        (["."], {"resources": [GKE], "components": ["components/cron"]}, "is one Job or CronJob, and this one has 2"),
+        (["."], {"resources": ["overlays/local", "overlays/local/shared"]}, "PersistentVolumeClaim thaw-runs"),
+        ([".", "--shared"], {"resources": [GKE]}, "hint: make shared/kustomization.yaml"),
+        (["ci", "--shared", "--run-id", "a"], {}, "not allowed with"),
+    ],
+)
+def test_what_cannot_be_rendered_is_explained(
+    tmp_path: Path, argv: list[str], parts: dict[str, list[str]], message: str
+) -> None:
+    """And nothing is printed that could be applied."""
+    write_kustomization(tmp_path, **parts)
+    done = render(*(str(tmp_path) if word == "." else word for word in argv))
+    assert (done.returncode, done.stdout) == (2 if "--run-id" in argv else 1, "")
+    assert message in done.stderr
 
 
-def test_a_second_job_in_an_overlay_is_refused(overlay_with: Any, tmp_path: Path) -> None:
-    """Two runs are two overlays."""
-    job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "other"}, "spec": {}}
-    (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
-    gke = os.path.relpath(K8S / "overlays" / "gke", tmp_path.resolve())
-    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump({"resources": [gke, "job.yaml"]}))
-    done = render(str(tmp_path))
-    assert done.returncode == 1
-    assert "an overlay is one Job or CronJob, and this one has 2" in done.stderr
-
-
-def test_an_overlay_that_is_not_there_is_named_with_those_that_are() -> None:
-    """Nothing is guessed."""
-    done = render("gke-spto")
-    assert done.returncode == 1
-    assert "'gke-spto' is no overlay: there are ci, cron, gke, gke-spot, local" in done.stderr
-
-
-def test_without_kustomize_it_is_said_what_is_missing(tmp_path: Path) -> None:
+def test_without_kustomize_the_message_names_what_is_missing(tmp_path: Path) -> None:
     """On a machine with neither kubectl nor kustomize."""
     done = render("local", PATH=str(tmp_path))
     assert done.returncode == 1
@@ -147,12 +132,85 @@ def test_without_kustomize_it_is_said_what_is_missing(tmp_path: Path) -> None:
     assert "install kubectl" in done.stderr
 
 
-def test_a_setting_that_looks_like_a_number_is_printed_as_text(kustomize_is_there: None) -> None:  # noqa: F811
-    """Kubernetes refuses a ConfigMap with a number in it, and reads 2e-3 as one."""
-    assert "THAW_FINE_TUNE_LEARNING_RATE: '2e-3'" in render("local").stdout.replace("  ", "")
-
-
 @pytest.mark.parametrize("name", ["local", "cron"])
-def test_no_list_is_empty(name: str, kustomize_is_there: None) -> None:  # noqa: F811
-    """The server drops an empty one, and says of each apply after that something has changed."""
-    assert ": []" not in render(name).stdout
+def test_the_server_stores_what_is_printed(name: str) -> None:
+    """It would drop an empty list, and so find every apply changed; and read the text 2e-3 as a number."""
+    text = render(name).stdout
+    assert ": []" not in text
+    assert name == "cron" or "THAW_FINE_TUNE_LEARNING_RATE: '2e-3'" in text
+
+
+@pytest.mark.parametrize("place", [*(f"overlays/{name}" for name in OVERLAYS), "cloud"])
+def test_a_run_and_what_runs_share_are_apart(place: str) -> None:
+    """A run is a workload and its settings, with a label to delete it by; its pods use what is shared."""
+    run, shared = run_part(place), shared_part(place)
+    assert sorted(manifest["kind"] for manifest in run) in (["ConfigMap", "Job"], ["ConfigMap", "CronJob"])
+    labelled = [*run, run.job["template"], run.workload["spec"].get("jobTemplate", run.workload)]
+    assert {it["metadata"]["labels"][INSTANCE] for it in labelled} == {run.name}
+    assert INSTANCE not in yaml.safe_dump(list(shared))
+    account = {("ServiceAccount", "thaw"), ("NetworkPolicy", "thaw"), ("NetworkPolicy", "thaw-https")}
+    assert shared.names == account | MORE_SHARED.get(place, set())
+    claims = [it["persistentVolumeClaim"] for it in run.pod["volumes"] if "persistentVolumeClaim" in it]
+    assert all(("PersistentVolumeClaim", claim["claimName"]) in shared.names for claim in claims)
+    assert ("ServiceAccount", run.pod["serviceAccountName"]) in shared.names
+
+
+def test_runs_of_one_namespace_agree_on_what_they_share() -> None:
+    """Applying one of them does not change it for the others."""
+    shared = [shared_part(f"overlays/{name}") for name in ("gke", "gke-spot", "ci", "cron")]
+    assert all(other == shared[0] for other in shared)
+
+
+def test_neither_argo_cd_nor_flux_deletes_the_claim() -> None:
+    """By their own annotations."""
+    (claim,) = overlay("local").of_kind("PersistentVolumeClaim")
+    assert claim["metadata"]["annotations"] == {
+        "argocd.argoproj.io/sync-options": "Prune=false,Delete=false",
+        "kustomize.toolkit.fluxcd.io/prune": "disabled",
+    }
+
+
+@pytest.mark.parametrize("name", [name for name in COMPONENTS if (K8S / "components" / name / "shared").is_dir()])
+def test_a_shared_part_of_a_component_in_a_run_is_refused(name: str, tmp_path: Path) -> None:
+    """It would be deleted with the run, or have no effect."""
+    write_kustomization(tmp_path, resources=["base"], components=[f"components/{name}/shared"])
+    with pytest.raises(CannotRender):
+        of_one_run(kustomize(tmp_path))
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Callable[..., tuple[str, str, Manifests]]:
+    """Runs a target that calls kubectl; returns what it prints, and the arguments and manifests that kubectl gets."""
+    kubectl, arguments, manifests = tmp_path / "kubectl", tmp_path / "arguments", tmp_path / "manifests"
+    render_command = "kubectl kustomize" if shutil.which("kubectl") else "kustomize build"
+    kubectl.write_text(
+        f'#!/bin/sh\n[ "$1" != kustomize ] || PATH=${{PATH#*:}} exec {render_command} "$2"\n'
+        f'echo "$*" > {arguments}\ncat > {manifests}\n'
+    )
+    kubectl.chmod(0o755)
+
+    def run(*argv: str) -> tuple[str, str, Manifests]:
+        # These tests may be run by make, whose sub-makes print the folder.
+        words = ["make", "--no-print-directory", "--old-file=setup", f"BIN={Path(sys.executable).parent}", *argv]
+        env = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+        done = subprocess.run(words, cwd=REPOSITORY, env=env, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return done.stdout, arguments.read_text().strip(), rendered(manifests.read_text())
+
+    return run
+
+
+def test_undeploy_deletes_one_run(make: Callable[..., tuple[str, str, Manifests]]) -> None:
+    """The Job and the ConfigMap that have the name of this run id."""
+    printed, arguments, manifests = make("undeploy", "OVERLAY=local", "RUN_ID=seven")
+    assert arguments == "delete --ignore-not-found -f -"
+    assert manifests == rendered(render("local", "--run-id", "seven").stdout)
+    assert manifests.names.isdisjoint(run_part("overlays/local").names)
+    assert printed.startswith("nothing to delete"), "this kubectl has found nothing"
+
+
+def test_deploy_applies_what_runs_share_and_then_the_run(make: Callable[..., tuple[str, str, Manifests]]) -> None:
+    """In this order, since a pod needs its account and its claim."""
+    _, arguments, manifests = make("deploy", "OVERLAY=local")
+    assert arguments == "apply -f -"
+    assert manifests == shared_part("overlays/local") + run_part("overlays/local")

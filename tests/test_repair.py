@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from job.cli.arguments import Repair
-from job.cli.repair import mend, repair
+from job.cli.repair import Options, answer, mend
 from job.errors import ExitCode, Interrupted, RecordDamaged, RunUnavailable, Superseded
-from job.run.checkpoint import Checkpoints
-from job.run.record import RECORD_NAME, RunRecord, read
+from job.observe import events
+from job.run.checkpoint import Checkpoints, Snapshot
+from job.run.record import RECORD_NAME, Identity, RunRecord, read
 from job.schema import CHECKPOINTS, CheckpointName, Holder, Record
 from job.storage import LocalStore, ObjectStore
 from tests.conftest import job
@@ -25,7 +25,8 @@ HISTORY = [epoch("head", 0), epoch("head", 1)]
 
 
 def open_run(store: ObjectStore, scratch: Path, *, fingerprint: str = "f", **settings: Any) -> Checkpoints:
-    record = RunRecord.open(store, run_id="run", fingerprint=fingerprint, settings={"BATCH_SIZE": 10} | settings)
+    identity = Identity(run_id="run", fingerprint=fingerprint, settings={"BATCH_SIZE": 10} | settings)
+    record = RunRecord.open(store, identity)
     record.take(Holder(host="me", pid=1, started=0.0), lease_seconds=60)
     if not record.content.inputs:
         record.update(inputs=INPUTS)
@@ -34,7 +35,7 @@ def open_run(store: ObjectStore, scratch: Path, *, fingerprint: str = "f", **set
 
 def commit(run: Checkpoints, step: int, num_epochs: int) -> str:
     arrays = {"w": np.full(3, step, np.float32)}
-    return run.commit(arrays, state="head", phase="head", step=step, history=HISTORY[:num_epochs]).name
+    return run.commit(Snapshot(arrays=arrays, phase="head", step=step, history=tuple(HISTORY[:num_epochs]))).name
 
 
 @pytest.fixture
@@ -60,23 +61,23 @@ def content_of(store: ObjectStore) -> dict[str, bytes]:
     return {name: store.read(name).data for name in store.list("")}
 
 
-def test_what_would_be_done_is_shown_and_nothing_is_changed(run: Record, store: LocalStore, tmp_path: Path) -> None:
-    """Until it is confirmed."""
+@pytest.fixture
+def lost(run: Record, store: LocalStore) -> LocalStore:
+    """The store of the same run, without its record."""
     store.delete(RECORD_NAME)
-    before = content_of(store)
-    answer = mended(store, tmp_path, is_confirmed=False)
-    assert answer["checkpoints"] == [entry.name for entry in run.checkpoints]
-    assert (answer["phase"], answer["step"], answer["num_epochs"], answer["num_attempts"]) == ("head", 20, 2, 2)
-    assert "--yes" in answer["action"]
-    assert content_of(store) == before
+    return store
 
 
-def test_the_rebuilt_record_says_what_the_lost_one_said(run: Record, store: LocalStore, tmp_path: Path) -> None:
-    """But for what only it knew: holders, times and ends of attempts."""
-    store.delete(RECORD_NAME)
-    mended(store, tmp_path)
-    rebuilt = read(store)
-    assert rebuilt is not None
+def test_the_rebuilt_record_has_what_the_lost_one_had(run: Record, lost: LocalStore, tmp_path: Path) -> None:
+    """But for what only it knew: holders, times and ends of attempts. Until it is confirmed, it is only shown."""
+    before = content_of(lost)
+    shown = mended(lost, tmp_path, is_confirmed=False)
+    assert shown["checkpoints"] == [entry.name for entry in run.checkpoints]
+    assert (shown["phase"], shown["step"], shown["num_epochs"], shown["num_attempts"]) == ("head", 20, 2, 2)
+    assert "--yes" in shown["action"]
+    assert content_of(lost) == before
+    mended(lost, tmp_path)
+    rebuilt = record_of(lost)
     for field in ("run_id", "fingerprint", "settings", "inputs", "checkpoints", "history", "state", "set_aside"):
         assert getattr(rebuilt, field) == getattr(run, field), field
     assert [attempt.number for attempt in rebuilt.attempts] == [1, 2]
@@ -84,78 +85,73 @@ def test_the_rebuilt_record_says_what_the_lost_one_said(run: Record, store: Loca
     assert rebuilt.lineages[-1] not in run.lineages
 
 
-def test_a_rebuilt_record_deletes_in_its_turn_what_it_names(run: Record, store: LocalStore, tmp_path: Path) -> None:
+def test_a_rebuilt_record_deletes_in_its_turn_what_it_names(lost: LocalStore, tmp_path: Path) -> None:
     """It has adopted what it was rebuilt from, and nothing else."""
     of_another = str(CheckpointName("head", 1, 1, 1, "0123abcd"))
-    store.write(of_another, b"", if_generation=0)
-    store.delete(RECORD_NAME)
-    mended(store, tmp_path)
-    again = open_run(store, tmp_path)
+    lost.write(of_another, b"", if_generation=0)
+    mended(lost, tmp_path)
+    again = open_run(lost, tmp_path)
     names = [commit(again, step, 2) for step in (21, 22, 23)]
-    assert set(store.list(CHECKPOINTS)) == {*names, of_another}
-    assert all(name.endswith(f"{again._record.content.lineages[-1]}.safetensors") for name in names)
+    assert set(lost.list(CHECKPOINTS)) == {*names, of_another}
+    assert all(name.endswith(f"{record_of(lost).lineages[-1]}.safetensors") for name in names)
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"hello"], ids=["empty", "half", "text"])
-def test_a_damaged_record_is_kept_under_another_name(
-    run: Record, store: LocalStore, tmp_path: Path, data: bytes
-) -> None:
+def test_a_damaged_record_is_kept_under_another_name(run: Record, store: LocalStore, tmp_path: Path) -> None:
     """Whatever it holds may be of use."""
-    (store.root / RECORD_NAME).write_bytes(data)
-    answer = mended(store, tmp_path)
-    assert store.read(answer["damaged_record_kept_as"]).data == data
-    assert read(store) is not None
+    for data in (b"", b"{", b"hello"):
+        (store.root / RECORD_NAME).write_bytes(data)
+        shown = mended(store, tmp_path)
+        assert store.read(shown["damaged_record_kept_as"]).data == data
+        assert read(store) is not None
 
 
-def test_damaged_checkpoints_are_set_aside_and_never_deleted(run: Record, store: LocalStore, tmp_path: Path) -> None:
+def test_damaged_checkpoints_are_set_aside_and_never_deleted(run: Record, lost: LocalStore, tmp_path: Path) -> None:
     """The newest good one is where the run goes on."""
     newest = run.checkpoints[-1].name
-    data = bytearray((store.root / newest).read_bytes())
+    data = bytearray((lost.root / newest).read_bytes())
     data[-1] ^= 1
-    (store.root / newest).write_bytes(data)
-    store.delete(RECORD_NAME)
-    answer = mended(store, tmp_path)
-    assert answer["set_aside"] == {newest: "does not have the checksum that it says"}
-    assert (answer["step"], answer["num_epochs"]) == (15, 1)
-    again = open_run(store, tmp_path)
+    (lost.root / newest).write_bytes(data)
+    shown = mended(lost, tmp_path)
+    assert shown["set_aside"] == {newest: "does not have the checksum that it says"}
+    assert (shown["step"], shown["num_epochs"]) == (15, 1)
+    again = open_run(lost, tmp_path)
     for step in (16, 17, 18, 19):
         commit(again, step, 1)
-    assert (store.root / newest).read_bytes() == data
+    assert (lost.root / newest).read_bytes() == data
 
 
-def test_checkpoints_of_other_settings_are_not_mixed(run: Record, store: LocalStore, tmp_path: Path) -> None:
+def test_checkpoints_of_other_settings_are_not_mixed(run: Record, lost: LocalStore, tmp_path: Path) -> None:
     """One is chosen by its fingerprint; the others stay where they are, unnamed."""
     other = LocalStore(tmp_path / "other/run")
     name = commit(open_run(other, tmp_path, fingerprint="g", SEED=5), 20, 0)
-    shutil.copy(other.root / name, store.root / name)
-    store.delete(RECORD_NAME)
+    shutil.copy(other.root / name, lost.root / name)
     with pytest.raises(RecordDamaged, match=r"of these fingerprints: .*f \(3 checkpoints\)") as caught:
-        mended(store, tmp_path)
+        mended(lost, tmp_path)
     assert "--fingerprint" in caught.value.hint
     with pytest.raises(RecordDamaged, match="of these fingerprints"):
-        mended(store, tmp_path, fingerprint="h")
-    answer = mended(store, tmp_path, fingerprint="f")
-    assert answer["left_alone"] == {name: "is of another run than the newest: fingerprint differ"}
-    assert answer["checkpoints"] == [entry.name for entry in run.checkpoints]
-    assert (store.root / name).exists()
+        mended(lost, tmp_path, fingerprint="h")
+    shown = mended(lost, tmp_path, fingerprint="f")
+    assert shown["left_alone"] == {name: "is of another run than the newest: fingerprint differ"}
+    assert shown["checkpoints"] == [entry.name for entry in run.checkpoints]
+    assert (lost.root / name).exists()
 
 
-def test_checkpoints_of_another_run_are_no_record_of_this_one(run: Record, store: LocalStore, tmp_path: Path) -> None:
-    """As after a copy under another name."""
-    shutil.copytree(store.root, tmp_path / "renamed")
+def test_checkpoints_that_give_no_record_are_left_as_they_are(run: Record, lost: LocalStore, tmp_path: Path) -> None:
+    """Copied under another name; with an attempt that would fill the memory; written by an earlier version."""
+    shutil.copytree(lost.root, tmp_path / "renamed")
     with pytest.raises(RecordDamaged, match="they are of run 'run', and this place is of 'renamed'"):
         mended(LocalStore(tmp_path / "renamed"), tmp_path)
-
-
-def test_checkpoints_that_say_nothing_are_no_record(run: Record, store: LocalStore, tmp_path: Path) -> None:
-    """Earlier versions wrote such; they are not touched."""
-    for name in store.list(CHECKPOINTS):
-        (store.root / name).write_bytes(b"\x02\0\0\0\0\0\0\0{}")
-    store.delete(RECORD_NAME)
-    before = content_of(store)
+    huge = str(CheckpointName("head", 1, 999_999_999, 1, run.lineages[0]))
+    lost.write(huge, b"", if_generation=0)
+    with pytest.raises(RecordDamaged, match="attempt 999999999 is named"):
+        mended(lost, tmp_path)
+    lost.delete(huge)
+    for name in lost.list(CHECKPOINTS):
+        (lost.root / name).write_bytes(b"\x02\0\0\0\0\0\0\0{}")
+    before = content_of(lost)
     with pytest.raises(RecordDamaged, match=r"none of the 3 checkpoints .* does not say what it is of"):
-        mended(store, tmp_path)
-    assert content_of(store) == before
+        mended(lost, tmp_path)
+    assert content_of(lost) == before
 
 
 def test_a_record_that_can_be_read_is_left_as_it_is(
@@ -163,11 +159,11 @@ def test_a_record_that_can_be_read_is_left_as_it_is(
 ) -> None:
     """There is nothing to repair, and no run is no damage."""
     before = content_of(store)
-    assert repair(Repair(store.uri, is_confirmed=True, fingerprint="", cache_dir=tmp_path, as_json=True)) == 0
+    assert answer(Options(run=store.uri, is_confirmed=True, cache_dir=tmp_path, as_json=True)) == 0
     assert json.loads(capsys.readouterr().out)["action"] == "nothing: the record can be read"
     assert content_of(store) == before
     with pytest.raises(RunUnavailable):
-        repair(Repair(str(tmp_path / "no"), is_confirmed=True, fingerprint="", cache_dir=tmp_path, as_json=True))
+        answer(Options(run=str(tmp_path / "no"), cache_dir=tmp_path))
 
 
 class WritesMeanwhile(LocalStore):
@@ -180,30 +176,15 @@ class WritesMeanwhile(LocalStore):
 
 
 def test_a_record_that_is_written_meanwhile_stays(run: Record, store: LocalStore, tmp_path: Path) -> None:
-    """It is swapped only for what was looked at."""
-    (store.root / RECORD_NAME).write_bytes(b"{")
-    with pytest.raises(Superseded, match="written by another process"):
-        mended(WritesMeanwhile(store.root), tmp_path)
-    assert store.read(RECORD_NAME).data == b"restored"
-
-
-def test_a_record_that_was_restored_before_the_repair_stays(run: Record, store: LocalStore, tmp_path: Path) -> None:
-    """It may come back between the look that found it damaged and the next one."""
+    """Before the checkpoints are read, or while they are: it is swapped only for what was looked at."""
     before = content_of(store)
     with pytest.raises(Superseded, match="written by another process"):
         mend(store, RecordDamaged("a moment ago"), fingerprint="", is_confirmed=True, scratch=tmp_path)
     assert content_of(store) == before
-
-
-def test_a_name_with_an_attempt_beyond_all_measure_takes_no_memory(
-    run: Record, store: LocalStore, tmp_path: Path
-) -> None:
-    """Each attempt is an entry of the record."""
-    (lineage,) = run.lineages
-    store.write(str(CheckpointName("head", 1, 999_999_999, 1, lineage)), b"", if_generation=0)
-    store.delete(RECORD_NAME)
-    with pytest.raises(RecordDamaged, match="attempt 999999999 is named"):
-        mended(store, tmp_path)
+    (store.root / RECORD_NAME).write_bytes(b"{")
+    with pytest.raises(Superseded, match="written by another process"):
+        mended(WritesMeanwhile(store.root), tmp_path)
+    assert store.read(RECORD_NAME).data == b"restored"
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
@@ -249,7 +230,7 @@ def test_a_run_whose_record_was_lost_ends_with_the_bits_of_an_undisturbed_one(
     store = LocalStore(tmp_path / "runs/small")
     reader = StopAtStep(phase, step)
     with pytest.raises(Interrupted):
-        start(small(), store, reader=reader, check_stop=reader.check_stop)
+        start(small(), store, observer=reader, check_stop=reader.check_stop)
     lost = record_of(store)
     store.delete(RECORD_NAME)
     with pytest.raises(RecordDamaged):
@@ -258,6 +239,6 @@ def test_a_run_whose_record_was_lost_ends_with_the_bits_of_an_undisturbed_one(
     assert done.returncode == ExitCode.COMPLETE, done.stderr
     assert f"{phase}" in done.stdout
     assert record_of(store).checkpoints == lost.checkpoints
-    (restored,) = start(small(), store).of("restored")
-    assert (restored["phase"], restored["step"]) == (phase, step + 1)
+    (restored,) = start(small(), store).of(events.Restored)
+    assert (restored.phase, restored.step) == (phase, step + 1)
     assert result_of(store) == result_of(undisturbed_run[0])

@@ -66,9 +66,8 @@ LOW_CONTRAST = """
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     if CHROMIUM is None:
-        if os.environ.get("CI"):
-            pytest.fail("there is no Chromium: `make setup-services` installs it")
-        pytest.skip("there is no Chromium: `make setup-services` installs it")
+        end = pytest.fail if os.environ.get("CI") else pytest.skip
+        end("there is no Chromium: `make setup-services` installs it")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         yield browser
@@ -91,8 +90,8 @@ def opened(browser: Browser, path: Path, **context: Any) -> Page:
     return page
 
 
-def test_nothing_is_asked_of_others_and_nothing_goes_wrong(browser: Browser, report: Path) -> None:
-    """One request, which is the page; an empty console; every picture is seen."""
+def test_nothing_is_requested_from_others_and_nothing_goes_wrong(browser: Browser, report: Path) -> None:
+    """One request, which is the page; an empty console; every picture is visible."""
     page = browser.new_context().new_page()
     requests, complaints = [], []
     page.on("request", lambda request: requests.append(request.url))
@@ -142,26 +141,23 @@ def test_the_structure_can_be_heard(browser: Browser, report: Path) -> None:
     assert levels.count(1) == 1
     assert levels[0] == 1
     assert all(later - earlier <= 1 for earlier, later in itertools.pairwise(levels))
-    assert page.evaluate("[...document.images].filter(image => !image.alt).length") == 0
-    assert page.evaluate("[...document.querySelectorAll('th')].filter(cell => !cell.scope).length") == 0
-    assert (
-        page.evaluate("[...document.querySelectorAll('table')].filter(t => !t.querySelector('thead th')).length") == 0
-    )
+    for lacking in (
+        "[...document.images].filter(image => !image.alt)",
+        "[...document.querySelectorAll('th')].filter(cell => !cell.scope)",
+        "[...document.querySelectorAll('table')].filter(table => !table.querySelector('thead th'))",
+    ):
+        assert page.evaluate(f"{lacking}.length") == 0, lacking
     assert page.get_by_role("img").count() >= len(page.query_selector_all("img")) + 4
 
 
-def test_it_works_without_scripts_and_on_paper(browser: Browser, report: Path) -> None:
-    """As it must, by its own policy."""
+def test_it_works_without_scripts_and_on_white_paper(browser: Browser, report: Path) -> None:
+    """Also where the screen is dark; every text on the paper is dark enough."""
     page = opened(browser, report, java_script_enabled=False, color_scheme="dark")
     assert page.get_by_role("heading", level=1).is_visible()
     assert page.get_by_text("Every class in numbers").is_visible()
     printed = page.pdf(format="A4")
     assert printed.startswith(b"%PDF")
     assert len(printed) > 20_000
-
-
-def test_paper_is_white(browser: Browser, report: Path) -> None:
-    """Also where the screen is dark, and every text on it is dark enough."""
     page = opened(browser, report, color_scheme="dark")
     page.emulate_media(media="print")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"

@@ -1,9 +1,11 @@
-"""A run that does not go through in one go: every place to resume from, crashes, rivals and damage."""
+"""A run that is interrupted: every place to resume from, crashes, rivals and damage. The result is always the same."""
 
 import contextlib
+import itertools
 import json
 import random
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,24 +23,41 @@ from job.errors import (
 )
 from job.observe import events
 from job.observe.progress import Progress
-from job.run.record import RECORD_NAME, RunRecord
+from job.run.record import RECORD_NAME, Identity, RunRecord
 from job.storage import Digest, LocalStore
 from tests.conftest import Recorder
-from tests.runs import HOLDER, CrashOn, Small, StopAfter, StopAtStep, Undisturbed, places, record_of, result_of, start
+from tests.runs import HOLDER, CrashOn, Small, StopAtStep, Undisturbed, places, record_of, result_of, start
 from tests.stores import BrokenStore, Crash, CrashingStore
 
-# The rows of the resume table
+Ends = Callable[[LocalStore], None]
+
+
+@pytest.fixture
+def ends_the_same(undisturbed_run: Undisturbed) -> Ends:
+    """Asserts that a run has the result of one that was never interrupted."""
+
+    def check(store: LocalStore) -> None:
+        assert result_of(store) == result_of(undisturbed_run[0])
+
+    return check
+
+
+def exit_codes(store: LocalStore) -> list[int | None]:
+    return [attempt.exit_code for attempt in record_of(store).attempts]
+
+
+# The resume cases
 
 
 def test_nothing_there_starts_at_the_beginning(undisturbed_run: Undisturbed) -> None:
     """A new run restores nothing."""
-    _, reader, _ = undisturbed_run
-    assert events.RESTORED not in reader.names()
-    assert reader.of(events.PHASE_STARTED)[0].items() >= {"phase": "head", "epoch": 0, "step": 0}.items()
+    _, recorder, _ = undisturbed_run
+    assert events.Restored not in recorder.kinds()
+    assert recorder.of(events.PhaseStarted)[0] == events.PhaseStarted("head", 0, 0, 1e-2)
 
 
 def test_another_fingerprint_is_refused(undisturbed_run: Undisturbed, small: Small) -> None:
-    """Each setting that differs is listed, and the run is untouched."""
+    """The run is untouched."""
     store, _, _ = undisturbed_run
     before = store.read(RECORD_NAME)
     with pytest.raises(RunMismatch, match="THAW_SEED: the run has 0, this start 5"):
@@ -47,77 +66,73 @@ def test_another_fingerprint_is_refused(undisturbed_run: Undisturbed, small: Sma
 
 
 @pytest.mark.parametrize(
-    ("phase", "step", "restored", "continues"),
-    [
-        ("head", 0, ("head", 1), ("head", 0, 1)),
-        ("head", 4, ("head", 5), ("head", 1, 5)),
-        ("head", 5, ("head", 6), ("head", 1, 6)),
-        ("fine_tune", 0, ("fine_tune", 1), ("fine_tune", 0, 1)),
-        ("fine_tune", 2, ("fine_tune", 3), ("fine_tune", 0, 3)),
-        ("fine_tune", 4, ("fine_tune", 5), ("fine_tune", 1, 5)),
-    ],
+    ("phase", "step", "epoch"), [("head", 1, 0), ("head", 5, 1), ("head", 6, 1), ("fine_tune", 3, 0)]
 )
 def test_in_a_phase_it_continues_at_the_step(
-    undisturbed_run: Undisturbed,
-    small: Small,
-    store: LocalStore,
-    phase: str,
-    step: int,
-    restored: tuple[str, int],
-    continues: tuple[str, int, int],
+    ends_the_same: Ends, small: Small, store: LocalStore, phase: str, step: int, epoch: int
 ) -> None:
-    """In the middle of an epoch and at its last step, and ends with the same bits."""
-    reader = StopAtStep(phase, step)
+    """In the middle of an epoch, and at its last step before the validation."""
+    stop = StopAtStep(phase, step - 1)
     with pytest.raises(Interrupted):
-        start(small(), store, reader=reader, check_stop=reader.check_stop)
+        start(small(), store, observer=stop, check_stop=stop.check_stop)
     again = start(small(), store)
-    assert [(facts["phase"], facts["step"]) for facts in again.of(events.RESTORED)] == [restored]
-    begun = again.of(events.PHASE_STARTED)[0]
-    assert (begun["phase"], begun["epoch"], begun["step"]) == continues
-    assert result_of(store) == result_of(undisturbed_run[0])
-    assert [attempt.exit_code for attempt in record_of(store).attempts] == [42, 0]
+    assert [(restored.phase, restored.step) for restored in again.of(events.Restored)] == [(phase, step)]
+    begun = again.of(events.PhaseStarted)[0]
+    assert (begun.phase, begun.epoch, begun.step) == (phase, epoch, step)
+    assert exit_codes(store) == [42, 0]
+    ends_the_same(store)
 
 
 @pytest.mark.parametrize(
-    ("crash_on", "facts", "left"),
+    ("crash_on", "fields", "left"),
     [
-        (events.COMMITTED, {"phase": "head", "step": 6}, [("fine_tune", 0, 0)]),
-        (events.COMMITTED, {"phase": "fine_tune", "step": 6}, []),
-        (events.EVALUATED, {}, []),
-        (events.EXPORTED, {}, []),
+        (events.Committed, {"phase": "head", "step": 6}, ["fine_tune"]),
+        (events.Committed, {"phase": "fine_tune", "step": 6}, []),
+        (events.Evaluated, {}, []),
+        (events.Exported, {}, []),
     ],
     ids=["head complete", "trained but not evaluated", "evaluated but not exported", "exported but not done"],
 )
 def test_what_is_complete_is_not_done_again(
-    undisturbed_run: Undisturbed,
-    small: Small,
-    store: LocalStore,
-    crash_on: str,
-    facts: dict[str, Any],
-    left: list[tuple[str, int, int]],
+    ends_the_same: Ends, small: Small, store: LocalStore, crash_on: Any, fields: dict[str, Any], left: list[str]
 ) -> None:
-    """Only what is left of the run is done, and the end is the same."""
+    """Only what is left of the run is done."""
     with pytest.raises(Crash):
-        start(small(), store, reader=CrashOn(crash_on, **facts))
-    again = start(small(), store)
-    begun = [(fact["phase"], fact["epoch"], fact["step"]) for fact in again.of(events.PHASE_STARTED)]
-    assert begun == left
-    assert result_of(store) == result_of(undisturbed_run[0])
+        start(small(), store, observer=CrashOn(crash_on, **fields))
+    assert [begun.phase for begun in start(small(), store).of(events.PhaseStarted)] == left
+    ends_the_same(store)
 
 
 def test_a_finished_run_is_answered_and_nothing_is_written(undisturbed_run: Undisturbed) -> None:
     """Applying the same Job again changes nothing and trains nothing."""
     store, _, settings = undisturbed_run
     before = {name: (store.generation(name), store.read(name).data) for name in store.list("")}
-    reader = start(settings, store)
-    assert reader.names() == [events.RUN_ALREADY_DONE, "Run small is complete"]
+    recorder = start(settings, store)
+    assert (recorder.kinds(), recorder.title) == ([events.RunAlreadyDone], "Run small is complete")
     outcome = record_of(store).outcome
     assert outcome is not None
-    assert reader.events[0][1]["model_sha256"] == outcome.model_sha256
+    assert recorder.of(events.RunAlreadyDone)[0].model_sha256 == outcome.model_sha256
     assert {name: (store.generation(name), store.read(name).data) for name in store.list("")} == before
 
 
-# Crashes, stops and failures
+@pytest.mark.parametrize(("num_damaged", "restored"), [(1, [("fine_tune", 3)]), (3, [("prepare", 0)])])
+def test_damaged_checkpoints_are_reported_and_kept(
+    ends_the_same: Ends, small: Small, store: LocalStore, num_damaged: int, restored: list[tuple[str, int]]
+) -> None:
+    """The newest good one is used; without one the run begins again."""
+    with pytest.raises(Crash):
+        start(small(), store, observer=CrashOn(events.Committed, phase="fine_tune", step=6))
+    damaged = [entry.name for entry in record_of(store).checkpoints][::-1][:num_damaged]
+    for name in damaged:
+        (store.root / name).write_bytes(b"damaged")
+    again = start(small(), store)
+    assert [event.checkpoint for event in again.of(events.CheckpointDamaged)] == damaged
+    assert [(event.phase, event.step) for event in again.of(events.Restored)] == restored
+    assert all(store.read(name).data == b"damaged" for name in damaged)
+    ends_the_same(store)
+
+
+# Crashes and stops
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
@@ -143,7 +158,7 @@ def test_a_crash_at_every_store_call_loses_nothing(
     start(settings, counting)
     for call in [1 + at for at in places(counting.calls)][int(after) :: every]:
         store = LocalStore(tmp_path / f"call-{call}")
-        # What the background commits depends a little on its pace: a run may come to its end with a call less.
+        # What the background commits depends a little on its pace: a run may end with a call less.
         with contextlib.suppress(Crash):
             start(settings, CrashingStore(store, at_call=call, after=after))
         start(settings, store)
@@ -151,11 +166,34 @@ def test_a_crash_at_every_store_call_loses_nothing(
         assert len(store.list("checkpoints/")) == len(whole.list("checkpoints/")), call
 
 
+SLOW = ("data", "head", "fine_tune", "export")
+
+
+@pytest.mark.parametrize(
+    "stage", ["import", "evaluate", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
+)
+def test_a_stop_is_honoured_in_every_stage(ends_the_same: Ends, small: Small, store: LocalStore, stage: str) -> None:
+    """Waiting and fetching are in test_end_to_end.py."""
+    progress = Progress()
+
+    def check_stop() -> None:
+        if progress.stage == stage:
+            raise Interrupted("now")
+
+    with pytest.raises(Interrupted):
+        start(small(), store, check_stop=check_stop, progress=progress)
+    assert (progress.stage, exit_codes(store)) == (stage, [42])
+    assert bool(store.list("checkpoints/")) == (stage not in ("import", "data"))
+    again = start(small(), store)
+    assert (events.PhaseStarted in again.kinds()) == (stage not in ("evaluate", "export"))
+    ends_the_same(store)
+
+
 def test_commits_come_as_often_as_they_are_asked_for(small: Small, store: LocalStore) -> None:
     """An interval of 0 commits every step that it can keep up with; the end of an epoch is always committed."""
-    reader = start(small(checkpoint_every_seconds=0, head_epochs=1, fine_tune_epochs=1), store)
+    recorder = start(small(checkpoint_every_seconds=0, head_epochs=1, fine_tune_epochs=1), store)
     for phase in ("head", "fine_tune"):
-        commits = [(facts["step"], facts["reason"]) for facts in reader.of(events.COMMITTED) if facts["phase"] == phase]
+        commits = [(commit.step, commit.reason) for commit in recorder.of(events.Committed) if commit.phase == phase]
         assert commits == sorted(set(commits), key=lambda commit: (commit[0], commit[1] == "epoch"))
         assert set(commits[:-1]) <= {(1, "interval"), (2, "interval"), (3, "interval")}
         assert len(commits) >= 2
@@ -163,252 +201,50 @@ def test_commits_come_as_often_as_they_are_asked_for(small: Small, store: LocalS
     assert record_of(store).checkpoints[-1].num_epochs == 2
 
 
-def test_a_run_stopped_before_its_first_step_commits_nothing(small: Small, store: LocalStore) -> None:
-    """There is nothing to save; the attempt is noted."""
-    with pytest.raises(Interrupted):
-        start(small(), store, check_stop=StopAfter(0))
-    assert store.list("checkpoints/") == []
-    assert [attempt.exit_code for attempt in record_of(store).attempts] == [42]
-
-
-def test_a_stop_in_evaluation_leaves_the_training_committed(
-    undisturbed_run: Undisturbed, small: Small, store: LocalStore
-) -> None:
-    """The next start only evaluates."""
-
-    class StopOnEvaluate(Recorder):
-        evaluating = False
-
-        def event(self, name: str, **facts: Any) -> None:
-            super().event(name, **facts)
-            if name == events.COMMITTED and (facts["phase"], facts["step"]) == ("fine_tune", 6):
-                self.evaluating = True
-
-        def check_stop(self) -> None:
-            if self.evaluating:
-                raise Interrupted("told to stop")
-
-    reader = StopOnEvaluate()
-    with pytest.raises(Interrupted):
-        start(small(), store, reader=reader, check_stop=reader.check_stop)
-    assert record_of(store).state == "evaluate"
-    assert events.PHASE_STARTED not in start(small(), store).names()
-    assert result_of(store) == result_of(undisturbed_run[0])
-
-
-def test_a_damaged_checkpoint_is_reported_and_the_run_ends_the_same(
-    undisturbed_run: Undisturbed, small: Small, store: LocalStore
-) -> None:
-    """The newest good one is used, and what is lost is trained again."""
-    with pytest.raises(Crash):
-        start(small(), store, reader=CrashOn(events.COMMITTED, phase="fine_tune", step=6))
-    newest = record_of(store).checkpoints[-1].name
-    path = store.root / newest
-    path.write_bytes(path.read_bytes()[:-1] + b"\xff")
-    again = start(small(), store)
-    assert [facts["checkpoint"] for facts in again.of(events.CHECKPOINT_DAMAGED)] == [newest]
-    assert [(facts["phase"], facts["step"]) for facts in again.of(events.RESTORED)] == [("fine_tune", 3)]
-    assert result_of(store) == result_of(undisturbed_run[0])
-
-
-def test_when_every_checkpoint_is_damaged_the_run_begins_again_and_ends_the_same(
-    undisturbed_run: Undisturbed, small: Small, store: LocalStore
-) -> None:
-    """At the pre-trained weights; each one is named and kept."""
-    with pytest.raises(Crash):
-        start(small(), store, reader=CrashOn(events.COMMITTED, phase="fine_tune", step=3))
-    names = [entry.name for entry in record_of(store).checkpoints]
-    for name in names:
-        (store.root / name).write_bytes(b"damaged")
-    again = start(small(), store)
-    assert [facts["checkpoint"] for facts in again.of(events.CHECKPOINT_DAMAGED)] == names[::-1]
-    begun = again.of(events.PHASE_STARTED)[0]
-    assert (begun["phase"], begun["epoch"], begun["step"]) == ("head", 0, 0)
-    assert result_of(store) == result_of(undisturbed_run[0])
-    assert all(store.read(name).data == b"damaged" for name in names)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("stage", ["import", "data", "head", "fine_tune", "evaluate", "export"])
-def test_a_stop_is_honoured_in_every_stage_and_the_run_ends_the_same(
-    undisturbed_run: Undisturbed, small: Small, store: LocalStore, stage: str
-) -> None:
-    """Waiting and fetching are in test_end_to_end.py."""
-    progress = Progress()
-
-    def check_stop() -> None:
-        if progress.stage == stage:
-            raise Interrupted("told to stop")
-
-    with pytest.raises(Interrupted):
-        start(small(), store, check_stop=check_stop, progress=progress)
-    assert progress.stage == stage
-    assert [attempt.exit_code for attempt in record_of(store).attempts] == [42]
-    start(small(), store)
-    assert result_of(store) == result_of(undisturbed_run[0])
+# Rivals
 
 
 def test_a_superseded_attempt_stops_and_the_winner_finishes(
-    undisturbed_run: Undisturbed, small: Small, store: LocalStore
+    ends_the_same: Ends, small: Small, store: LocalStore
 ) -> None:
-    """The loser writes nothing after the winner's claim, and says who won."""
+    """The loser writes nothing after the winner's claim, and names the winner."""
 
     class Rival(Recorder):
-        def event(self, name: str, **facts: Any) -> None:
-            super().event(name, **facts)
-            if name == events.COMMITTED and facts["phase"] == "head" and facts["step"] == 3:
+        def event(self, event: events.Event) -> None:
+            super().event(event)
+            if isinstance(event, events.Committed) and (event.phase, event.step) == ("head", 3):
                 start(small(), store)
 
-    reader = Rival()
     with pytest.raises(Superseded, match="attempt 2 of test"):
-        start(small(), store, reader=reader)
-    assert result_of(store) == result_of(undisturbed_run[0])
-    assert [attempt.exit_code for attempt in record_of(store).attempts] == [None, 0]
+        start(small(), store, observer=Rival())
+    assert exit_codes(store) == [None, 0]
+    ends_the_same(store)
 
 
-def test_divergence_is_never_committed(small: Small, store: LocalStore) -> None:
-    """The record keeps the last good state, or none."""
-    with pytest.raises(TrainingDiverged):
-        start(small(fine_tune_learning_rate=10.0, fine_tune_epochs=60, checkpoint_every_seconds=0), store)
-    record = record_of(store)
-    assert [attempt.exit_code for attempt in record.attempts] == [5]
-    for entry in record.checkpoints:
-        from job.run.checkpoint import load
+def in_export(store: LocalStore, act: Callable[[], Any]) -> Callable[[], None]:
+    """A check for a stop which acts once, right before the first file of the results is written."""
+    left = [act]
 
-        arrays = load(store, entry, scratch=store.root)
-        assert all(np.isfinite(array).all() for array in arrays.values())
+    def check_stop() -> None:
+        if left and record_of(store).state == "export":
+            left.pop()()
+
+    return check_stop
 
 
-def test_a_store_that_fails_on_the_way_out_does_not_hide_the_stop(small: Small, store: LocalStore) -> None:
-    """The last commit stands, and the answer is still 42."""
-    reader = StopAtStep("head", 1)
-    with pytest.raises(Interrupted):
-        start(small(), BrokenStore(store, "upload"), reader=reader, check_stop=reader.check_stop)
-    assert reader.of(events.COMMIT_FAILED)[0]["step"] == 2
-
-
-def test_a_store_that_fails_is_an_error_and_the_next_start_completes_the_run(
-    undisturbed_run: Undisturbed, small: Small, store: LocalStore
-) -> None:
-    """Nothing is lost by it."""
-    with pytest.raises(StorageError, match="upload is unavailable"):
-        start(small(), BrokenStore(store, "upload"))
-    start(small(), store)
-    assert result_of(store) == result_of(undisturbed_run[0])
-    assert [attempt.exit_code for attempt in record_of(store).attempts] == [44, 0]
-
-
-def test_other_inputs_than_the_run_began_with_are_refused(small: Small, store: LocalStore) -> None:
-    """Another file under the same name would silently make another run of it."""
-    with pytest.raises(Crash):
-        start(small(), store, reader=CrashOn(events.COMMITTED))
-    record = record_of(store)
-    changed = record.model_copy(update={"inputs": record.inputs | {"backbone_sha256": "0" * 64}})
-    (store.root / RECORD_NAME).write_text(changed.model_dump_json())
-    with pytest.raises(InputError, match="backbone_sha256 differ"):
-        start(small(), store)
-
-
-def test_the_choice_of_auto_is_kept_for_the_whole_run(
-    small: Small, store: LocalStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A later attempt on another processor computes as the first did."""
-    from job.train import numerics
-
-    monkeypatch.setattr(numerics, "_has_native_bfloat16", lambda: False)
-    settings = small(precision="auto", head_epochs=1, fine_tune_epochs=1)
-    with pytest.raises(Crash):
-        start(settings, store, reader=CrashOn(events.COMMITTED))
-    monkeypatch.setattr(numerics, "_has_native_bfloat16", lambda: True)
-    assert start(settings, store).of(events.MODEL_BUILT)[0]["precision"] == "float32"
-
-
-def test_a_first_attempt_that_prepared_the_data_is_resumed_by_one_that_finds_it(
-    store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Preparing draws random numbers; the new weights do not depend on it."""
-    from demo.drawn import DrawnCatsVsDogs
-    from job.settings.settings import Settings
-    from tests.conftest import SMALL_RUN
-
-    monkeypatch.setattr(DrawnCatsVsDogs, "num_examples", 96)
-    settings = Settings(
-        **(SMALL_RUN | {"dataset": "drawn_cats_vs_dogs", "data_dir": str(tmp_path / "new"), "cache_dir": tmp_path})
-    )
-    with pytest.raises(Crash):
-        start(settings, store, reader=CrashOn(events.COMMITTED))
-    assert start(settings, store).of(events.RESTORED)[0]["step"] == 3
-
-
-def test_new_weights_do_not_depend_on_what_a_renewal_draws(
-    undisturbed_run: Undisturbed, small: Small, store: LocalStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Retries wait for random times, and Keras seeds its initializers from the same generator."""
-    from job.model import networks
-    from job.run import lease
-
-    class DrawsInRenewals(LocalStore):
-        def write(self, name: str, data: bytes, *, if_generation: int) -> int:
-            random.random()
-            return super().write(name, data, if_generation=if_generation)
-
-    construct = networks.construct
-
-    def slowly(*arguments: Any, **options: Any) -> Any:
-        time.sleep(0.05)
-        return construct(*arguments, **options)
-
-    monkeypatch.setattr(lease, "RENEWALS_IN_A_LEASE", 100_000)
-    monkeypatch.setattr(networks, "construct", slowly)
-    start(small(), DrawsInRenewals(store.root))
-    assert result_of(store) == result_of(undisturbed_run[0])
-
-
-def test_a_mistake_in_the_settings_can_be_mended_under_the_same_run_id(small: Small, store: LocalStore) -> None:
-    """As long as every attempt ended before it had data and weights."""
-    with pytest.raises(InputError):
-        start(small(weights="/nowhere.h5"), store)
-    start(small(), store)
-    assert [attempt.exit_code for attempt in record_of(store).attempts] == [4, 0]
-
-
-class RivalFinishes(Recorder):
-    """Another attempt takes the run and finishes it, right before this one writes its model."""
-
-    def __init__(self, settings: Any, store: LocalStore) -> None:
-        super().__init__()
-        self.settings, self.store, self.rival = settings, store, Recorder()
-
-    def check_stop(self) -> None:
-        if not self.rival.events and record_of(self.store).state == "export":
-            start(self.settings, self.store, reader=self.rival)
-
-
-def test_what_the_winner_left_is_not_written_over_by_the_loser(small: Small, store: LocalStore) -> None:
-    """Model and report have the same names in every attempt."""
-    reader = RivalFinishes(small(), store)
+def test_the_results_of_the_winner_are_not_overwritten_by_the_loser(small: Small, store: LocalStore) -> None:
+    """Another attempt takes the run and finishes it meanwhile."""
     with pytest.raises(Superseded, match="attempt 2 of test"):
-        start(small(), store, reader=reader, check_stop=reader.check_stop)
-    report = json.loads(store.read("report/report.json").data)
-    assert report["num_attempts"] == 2
+        start(small(), store, check_stop=in_export(store, lambda: start(small(), store)))
+    assert json.loads(store.read("report/report.json").data)["num_attempts"] == 2
     assert record_of(store).state == "done"
     assert_the_record_names_what_is_there(store)
 
 
-def test_what_a_loser_wrote_late_is_written_over_by_the_winner(small: Small, store: LocalStore) -> None:
+def test_what_a_loser_wrote_late_is_overwritten_by_the_winner(small: Small, store: LocalStore) -> None:
     """A process that lost the run may still have a write under way when the winner makes its own."""
-
-    class LateLoser(Recorder):
-        written = False
-
-        def check_stop(self) -> None:
-            if not self.written and record_of(store).state == "export":
-                self.written = True
-                store.write("model/model.keras", b"late", if_generation=0)
-
-    reader = LateLoser()
-    start(small(), store, reader=reader, check_stop=reader.check_stop)
-    assert reader.written
+    late = in_export(store, lambda: store.write("model/model.keras", b"late", if_generation=0))
+    start(small(), store, check_stop=late)
     assert store.read("model/model.keras").data != b"late"
     assert_the_record_names_what_is_there(store)
 
@@ -418,19 +254,86 @@ def assert_the_record_names_what_is_there(store: LocalStore) -> None:
         assert Digest.of(store.root / name) == Digest(kept.size, kept.sha256), name
 
 
-@pytest.mark.parametrize(("method", "commits"), [("delete", 4), ("list", 4)])
+# Failures of the store, of the disk, of the numbers
+
+
+@pytest.fixture
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Makes the writer of checkpoints fail as on a full disk, after so many of them."""
+    from safetensors import SafetensorError
+
+    from job.run import checkpoint
+
+    save = checkpoint.save_file
+
+    def fill(num_allowed: int) -> None:
+        left = itertools.count(num_allowed, -1)
+
+        def save_file(*arguments: Any, **options: Any) -> None:
+            if next(left) <= 0:
+                raise SafetensorError("I/O error: No space left on device (os error 28)")
+            save(*arguments, **options)
+
+        monkeypatch.setattr(checkpoint, "save_file", save_file)
+
+    return fill
+
+
+@pytest.mark.parametrize("broken", ["store", "disk"])
+def test_a_commit_that_fails_on_a_stop_does_not_hide_the_stop(
+    small: Small, store: LocalStore, full_disk: Callable[[int], None], broken: str
+) -> None:
+    """The last commit stands, and the exit code is still 42."""
+    if broken == "disk":
+        full_disk(0)
+    stop = StopAtStep("head", 1)
+    place = BrokenStore(store, "upload") if broken == "store" else store
+    with pytest.raises(Interrupted):
+        start(small(), place, observer=stop, check_stop=stop.check_stop)
+    assert stop.of(events.CommitFailed)[0].step == 2
+
+
+@pytest.mark.parametrize("broken", ["store", "disk"])
+def test_after_a_failure_of_store_or_disk_the_next_start_completes_the_run(
+    ends_the_same: Ends, small: Small, store: LocalStore, full_disk: Callable[[int], None], broken: str
+) -> None:
+    """Nothing is lost; of the disk the variable is named."""
+    if broken == "disk":
+        full_disk(2)
+        with pytest.raises(ScratchUnavailable, match="No space left") as caught:
+            start(small(), store)
+        assert "THAW_CACHE_DIR" in caught.value.hint
+        full_disk(10**6)
+    else:
+        with pytest.raises(StorageError, match="upload is unavailable"):
+            start(small(), BrokenStore(store, "upload"))
+    start(small(), store)
+    assert exit_codes(store) == [44, 0]
+    ends_the_same(store)
+
+
+@pytest.mark.parametrize("method", ["delete", "list"])
 def test_a_store_that_cannot_prune_does_not_stop_the_run(
-    undisturbed_run: Undisturbed, small: Small, store: LocalStore, method: str, commits: int
+    ends_the_same: Ends, small: Small, store: LocalStore, method: str
 ) -> None:
     """What is left over is removed when the store can do it again."""
     settings = small()
     # Of a new run a start must know whether there are checkpoints: this one is not new.
-    RunRecord.open(store, run_id="small", fingerprint=settings.fingerprint(), settings=settings.result_settings()).take(
-        HOLDER, lease_seconds=60
-    )
-    reader = start(settings, BrokenStore(store, method))
-    assert len(reader.of(events.COMMITTED)) == commits
-    assert result_of(store) == result_of(undisturbed_run[0])
+    RunRecord.open(store, Identity.of(settings)).take(HOLDER, lease_seconds=60)
+    assert len(start(settings, BrokenStore(store, method)).of(events.Committed)) == 4
+    ends_the_same(store)
+
+
+def test_divergence_is_never_committed(small: Small, store: LocalStore) -> None:
+    """The record keeps the last good state, or none."""
+    from job.run.checkpoint import load
+
+    with pytest.raises(TrainingDiverged):
+        start(small(fine_tune_learning_rate=10.0, fine_tune_epochs=60, checkpoint_every_seconds=0), store)
+    assert exit_codes(store) == [5]
+    for entry in record_of(store).checkpoints:
+        arrays = load(store, entry, scratch=store.root)
+        assert all(np.isfinite(array).all() for array in arrays.values())
 
 
 @pytest.mark.parametrize("part", ["validation", "test"])
@@ -439,10 +342,10 @@ def test_a_loss_that_is_not_finite_outside_training_ends_the_run(
 ) -> None:
     """In validation, and over the test split: no report has a number that is none."""
     from job.run import results
-    from job.train import loop
+    from job.train.state import Totals
 
     if part == "validation":
-        monkeypatch.setattr(loop, "_validator", lambda *_: lambda: (float("inf"), 0.5))
+        monkeypatch.setattr(Totals, "means", lambda _: (float("inf"), 0.5))
     else:
         predict = results.predict_logits
         monkeypatch.setattr(
@@ -450,54 +353,78 @@ def test_a_loss_that_is_not_finite_outside_training_ends_the_run(
         )
     with pytest.raises(TrainingDiverged, match=part):
         start(small(), store)
+    assert (record_of(store).outcome, exit_codes(store), store.list("report/")) == (None, [5], [])
+
+
+# What a run is made from
+
+
+def test_other_inputs_than_the_run_began_with_are_refused(small: Small, store: LocalStore) -> None:
+    """Another file under the same name would silently make another run of it."""
+    with pytest.raises(Crash):
+        start(small(), store, observer=CrashOn(events.Committed))
     record = record_of(store)
-    assert (record.outcome, record.attempts[-1].exit_code) == (None, 5)
-    assert store.list("report/") == []
+    changed = record.model_copy(update={"inputs": record.inputs | {"backbone_sha256": "0" * 64}})
+    (store.root / RECORD_NAME).write_text(changed.model_dump_json())
+    with pytest.raises(InputError, match="backbone_sha256 differ"):
+        start(small(), store)
 
 
-# The disk for temporary files
+def test_wrong_settings_can_be_corrected_under_the_same_run_id(small: Small, store: LocalStore) -> None:
+    """As long as every attempt ended before it had data and weights."""
+    with pytest.raises(InputError):
+        start(small(weights="/nowhere.h5"), store)
+    start(small(), store)
+    assert exit_codes(store) == [4, 0]
 
 
-class FullDisk:
-    """Makes the writer of a file fail as on a full disk, from the n-th time on."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, allowed: int) -> None:
-        from safetensors import SafetensorError
-
-        from job.run import checkpoint
-
-        self.left = allowed
-        save = checkpoint.save_file
-
-        def save_file(arrays: Any, path: Path, metadata: dict[str, str]) -> None:
-            self.left -= 1
-            if self.left < 0:
-                raise SafetensorError("I/O error: No space left on device (os error 28)")
-            save(arrays, path, metadata)
-
-        monkeypatch.setattr(checkpoint, "save_file", save_file)
-
-
-def test_a_full_scratch_disk_ends_with_44_and_names_the_variable(
-    undisturbed_run: Undisturbed, small: Small, store: LocalStore
-) -> None:
-    """Not the store is to blame; nothing is lost."""
-    with pytest.MonkeyPatch.context() as patch:
-        FullDisk(patch, allowed=2)
-        with pytest.raises(ScratchUnavailable, match="No space left") as caught:
-            start(small(), store)
-    assert "THAW_CACHE_DIR" in caught.value.hint
-    assert record_of(store).attempts[-1].exit_code == 44
-    assert start(small(), store).of(events.RESTORED)[0]["step"] == 6
-    assert result_of(store) == result_of(undisturbed_run[0])
-
-
-def test_a_full_scratch_disk_on_the_way_out_does_not_hide_the_stop(
+def test_the_choice_of_auto_is_kept_for_the_whole_run(
     small: Small, store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The last commit stands, and the answer is still 42."""
-    FullDisk(monkeypatch, allowed=0)
-    reader = StopAtStep("head", 1)
-    with pytest.raises(Interrupted):
-        start(small(), store, reader=reader, check_stop=reader.check_stop)
-    assert reader.of(events.COMMIT_FAILED)[0]["step"] == 2
+    """A later attempt on another processor computes as the first did."""
+    from job.settings import machine
+
+    monkeypatch.setattr(machine, "has_native_bfloat16", lambda: False)
+    settings = small(precision="auto", head_epochs=1, fine_tune_epochs=1)
+    with pytest.raises(Crash):
+        start(settings, store, observer=CrashOn(events.Committed))
+    monkeypatch.setattr(machine, "has_native_bfloat16", lambda: True)
+    assert start(settings, store).of(events.ModelBuilt)[0].precision == "float32"
+
+
+def test_an_attempt_that_finds_the_data_continues_one_that_prepared_it(
+    small: Small, store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Preparing draws random numbers; the new weights do not depend on it."""
+    from demo.drawn import DrawnCatsVsDogs
+
+    monkeypatch.setattr(DrawnCatsVsDogs, "num_examples", 96)
+    settings = small(dataset="drawn_cats_vs_dogs", data_dir=str(tmp_path / "new"))
+    with pytest.raises(Crash):
+        start(settings, store, observer=CrashOn(events.Committed))
+    assert start(settings, store).of(events.Restored)[0].phase == "head"
+
+
+def test_new_weights_do_not_depend_on_random_numbers_of_a_renewal(
+    ends_the_same: Ends, small: Small, store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Retries wait for random times, and Keras seeds its initializers from the same generator."""
+    import keras
+
+    from job.run import lease
+
+    class DrawsInRenewals(LocalStore):
+        def write(self, name: str, data: bytes, *, if_generation: int) -> int:
+            random.random()
+            return super().write(name, data, if_generation=if_generation)
+
+    seed_everything = keras.utils.set_random_seed
+
+    def slowly(seed: int) -> None:
+        seed_everything(seed)
+        time.sleep(0.05)
+
+    monkeypatch.setattr(lease, "RENEWALS_IN_A_LEASE", 100_000)
+    monkeypatch.setattr(keras.utils, "set_random_seed", slowly)
+    start(small(), DrawsInRenewals(store.root))
+    ends_the_same(store)

@@ -88,6 +88,7 @@ def test_one_bad_image_does_not_fail_the_batch() -> None:
     assert not mixed["logits"][1:5].any()
     assert not mixed["probabilities"][1:5].any()
     assert answer_of([b"text"])["valid"].tolist() == [False]
+    assert answer_of([])["label"].tolist() == []
 
 
 def test_the_class_is_the_greater_logit_where_probabilities_round_to_the_same() -> None:

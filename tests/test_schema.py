@@ -18,7 +18,7 @@ from job.errors import RecordDamaged
 from job.observe import ledger
 from job.report.gate import missed_gate
 from job.report.summary import summary
-from job.run.record import RECORD_NAME, RunRecord, encoded, read
+from job.run.record import RECORD_NAME, Identity, RunRecord, encoded, read
 from job.schema import CheckpointName
 from job.settings.settings import Settings
 from tests.recorded import INPUTS, NOON, attempt, checkpoint, epoch, record
@@ -96,7 +96,7 @@ def ask_everybody(store: MemoryStore) -> str:
         missed_gate(outcome, 0.5)
         summary(outcome, "here", {})
         f"{found.attempts[-1].end:%FT%TZ}"
-    assert RunRecord.open(store, run_id="r", fingerprint=found.fingerprint, settings={}).version
+    assert RunRecord.open(store, Identity(run_id="r", fingerprint=found.fingerprint, settings={})).version
     step, _ = plan.what_next(RUN, store)
     assert step.action != "unknown"
     return shown(status.as_table(seen)) + shown(step.text)
@@ -122,7 +122,7 @@ def test_whatever_is_in_a_record_its_readers_answer_or_call_it_damaged(data: st.
     assert problem.isprintable()
     (row,) = list_command.find(store, now=datetime.now(UTC))
     json.dumps(row, allow_nan=False)
-    assert "\x1b" not in shown(list_command._table([row]))
+    assert "\x1b" not in shown(list_command.as_table([row]))
     # A row is of a folder, whose name the record must have too.
     assert (row["condition"] == "damaged") == (bool(problem) or document.get("run_id") != "r")
 

@@ -41,6 +41,6 @@ def test_a_phase_that_did_not_train_has_no_file(tmp_path: Path) -> None:
         phase="head", epoch=0, step=3, ended=datetime.now(UTC), train_loss=0.1, train_accuracy=0.9,
         validation_loss=0.2, validation_accuracy=0.8, train_seconds=3.0, validation_seconds=1.0, images_per_second=40.0,
     )  # fmt: skip
-    files = tensorboard.event_files([epoch], folder=tmp_path)
+    files = dict(tensorboard.event_files([epoch], tmp_path))
     assert set(files) == {name for name in tensorboard.NAMES if name.startswith("logs/head/")}
     assert all(path.is_file() for path in files.values())

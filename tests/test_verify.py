@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from job.cli.arguments import Verify
-from job.cli.verify import look, verify
+from job.cli.verify import Options, answer, look
 from job.errors import ExitCode, RunUnavailable
+from job.observe.events import Committed
 from job.schema import CheckpointEntry
 from job.storage import LocalStore, ObjectStore, open_store
 from tests.conftest import job
@@ -31,73 +31,63 @@ def ask(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[[str | P
     """Exit code, the condition of each object, and the whole answer."""
 
     def ask_of(run: str | Path) -> tuple[int, dict[str, str], Any]:
-        code = verify(Verify(str(run), cache_dir=tmp_path / "cache", as_json=True))
-        answer = json.loads(capsys.readouterr().out)
-        assert answer["exit_code"] == code
-        return int(code), {each["name"]: each["condition"] for each in answer["objects"]}, answer
+        code = answer(Options(run=str(run), cache_dir=tmp_path / "cache", as_json=True))
+        found = json.loads(capsys.readouterr().out)
+        assert found["exit_code"] == code
+        return int(code), {each["name"]: each["condition"] for each in found["objects"]}, found
 
     return ask_of
 
 
-def test_a_whole_run_is_whole(ask: Callable[..., Any], undisturbed_run: Undisturbed) -> None:
-    """Every object but the record is read, and named."""
+def test_every_object_but_the_record_is_read_and_named(ask: Callable[..., Any], undisturbed_run: Undisturbed) -> None:
+    """Of a whole run."""
     store, _, _ = undisturbed_run
-    code, found, answer = ask(store.uri)
-    assert code == ExitCode.COMPLETE
-    assert found == dict.fromkeys(set(store.list("")) - {"run.json"}, "ok")
-    assert answer["summary"] == f"{len(found)} ok"
+    code, found, shown = ask(store.uri)
+    assert (code, found) == (ExitCode.COMPLETE, dict.fromkeys(set(store.list("")) - {"run.json"}, "ok"))
+    assert shown["summary"] == f"{len(found)} ok"
 
 
 @pytest.mark.parametrize("name", ["model/model.keras", "report/index.html", "logs/history.json", "checkpoint"])
 def test_what_is_missing_or_damaged_is_named(ask: Callable[..., Any], copied: Path, name: str) -> None:
     """One byte is enough, of any kind of object; the others are still ok."""
     path = copied / name if name != "checkpoint" else next((copied / "checkpoints").iterdir())
-    name = path.relative_to(copied).as_posix()
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-    code, found, _ = ask(copied)
-    assert (code, {other for other in found if found[other] != "ok"}, found[name]) == (4, {name}, "damaged")
-    path.unlink()
-    code, found, _ = ask(copied)
-    assert (code, {other for other in found if found[other] != "ok"}, found[name]) == (4, {name}, "missing")
+    for condition in ("damaged", "missing"):
+        code, found, _ = ask(copied)
+        faults = {other: each for other, each in found.items() if each != "ok"}
+        assert (code, faults) == (4, {path.relative_to(copied).as_posix(): condition})
+        path.unlink(missing_ok=True)
 
 
-def test_a_stranger_beside_the_model_is_a_fault_and_a_left_over_checkpoint_is_not(
-    ask: Callable[..., Any], copied: Path
-) -> None:
-    """Nothing reads the latter; the former may be taken for the run's."""
-    (copied / "checkpoints/head-00000001-a1-9.safetensors").write_bytes(b"left")
-    code, found, _ = ask(copied)
-    assert (code, found["checkpoints/head-00000001-a1-9.safetensors"]) == (0, "left over")
-    (copied / "model/extra.bin").write_bytes(b"?")
-    code, found, _ = ask(copied)
-    assert (code, found["model/extra.bin"]) == (4, "not named")
-
-
-def test_checkpoints_that_were_set_aside_are_told(ask: Callable[..., Any], copied: Path) -> None:
-    """As such, and as no fault."""
-    record = json.loads((copied / "run.json").read_text())
+def test_only_a_stranger_beside_the_files_of_the_run_is_a_fault(ask: Callable[..., Any], copied: Path) -> None:
+    """It may be taken for the run's. Nothing reads a checkpoint that is left over, or was set aside."""
+    left, record = "checkpoints/head-00000001-a1-9.safetensors", json.loads((copied / "run.json").read_text())
+    (copied / left).write_bytes(b"left")
     record["set_aside"] = [record["checkpoints"].pop(0)]
     (copied / "run.json").write_text(json.dumps(record))
     code, found, _ = ask(copied)
-    assert (code, found[record["set_aside"][0]["name"]]) == (0, "set aside")
+    assert (code, found[left], found[record["set_aside"][0]["name"]]) == (0, "left over", "set aside")
+    (copied / "model/extra.bin").write_bytes(b"?")
+    code, found, _ = ask(copied)
+    assert (code, found["model/extra.bin"]) == (4, "not named")
 
 
 def test_a_finished_run_without_digests_does_not_pass(ask: Callable[..., Any], copied: Path) -> None:
     """As earlier versions left it: nothing says that its model is the one that was written."""
     record = json.loads((copied / "run.json").read_text()) | {"files": {}}
     (copied / "run.json").write_text(json.dumps(record))
-    code, found, answer = ask(copied)
+    code, found, whole = ask(copied)
     assert (code, found["model/model.keras"]) == (4, "not named")
-    assert "a version that kept no digests" in answer["summary"]
+    assert "a version that kept no digests" in whole["summary"]
 
 
 def test_a_run_that_is_not_done_is_looked_at_as_it_is(ask: Callable[..., Any], small: Small, tmp_path: Path) -> None:
     """Its checkpoints are verified; a run that is not there is an error."""
     store = LocalStore(tmp_path / "runs/small")
     with pytest.raises(Crash):
-        start(small(head_epochs=1), store, reader=CrashOn("committed", phase="head"))
+        start(small(head_epochs=1), store, observer=CrashOn(Committed, phase="head"))
     code, found, answer = ask(store.uri)
     assert (code, answer["state"], list(found.values())) == (0, "head", ["ok"])
     with pytest.raises(RunUnavailable, match="there is no run"):

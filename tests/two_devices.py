@@ -9,8 +9,10 @@ import sys
 import tensorflow as tf
 
 from job.data.splits import load_splits
+from job.observe.events import EpochDone
 from job.observe.ledger import Ledger
-from job.train.loop import EpochDone, train_phase
+from job.phases import Phase
+from job.train.loop import START, Recipe, train_phase
 from job.train.state import PhaseState
 from tests import shapes
 from tests.classifiers import build
@@ -29,10 +31,10 @@ def main(data_dir: str) -> None:
         with strategy.scope():
             # Without dropout and augmentation, whose draws are each device's own.
             classifier = build(dropout=0.0, flip="none", rotation=0.0)
-            state = PhaseState(classifier, phase="fine_tune", trainable=("backbone", "head"), learning_rate=1e-3)
+            phase = Phase(name="fine_tune", trainable=("backbone", "head"), learning_rate=1e-3, epochs=1)
             facts = train_phase(
-                state, train=splits.train, validation=splits.validation, batch_size=16, epochs=1, seed=0, xla=False,
-                first_epoch=0, step=0, strategy=strategy, check_stop=lambda: None, ledger=Ledger(), steps_lost=0,
+                PhaseState(classifier, phase), train=splits.train, validation=splits.validation,
+                recipe=Recipe(16, 0, xla=False), position=START, ledger=Ledger(),
             )  # fmt: skip
             last = list(facts)[-1]
         assert isinstance(last, EpochDone)

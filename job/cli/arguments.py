@@ -1,323 +1,222 @@
-"""The words after `python -m job` -> one command with its arguments, or one message that says what is wrong.
+"""The words after `python -m job` -> the options of one command, or one message that says what is wrong.
 
-Without a command's name the words are settings of `run`. Commands that take settings take them all, as flags; the
-others name a run by its place, which is by default the one that THAW_* describes.
+The options of a command are a pydantic model: each field is a flag of the same name, or the words without a flag. What
+takes settings takes them all, as flags. argparse reads the words, pydantic checks the values.
 """
 
 import argparse
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Annotated, Any, NoReturn, TypeVar, get_args, get_origin
 
-from job.errors import InvalidSettings
+from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic.fields import FieldInfo
+
+from job.errors import ExitCode, InvalidSettings
 from job.redaction import redacted_value
-from job.settings.environment import Origin, Parser, Resolved, nearest, problems_of_words, read_settings, resolve
-from job.settings.settings import PREFIX, Settings, checked_store
+from job.settings import environment
+from job.settings.environment import Given, Origin
+from job.settings.settings import LocalPath, Settings, group_of
+from job.storage.uri import checked_store
 
 PROGRAM = "python -m job"
-
-SUMMARIES = {
-    "run": "make one attempt at the run that the settings describe (the default)",
-    "plan": "say what a start with these settings would do, and try what it needs; nothing is changed",
-    "status": "say how a run is doing",
-    "list": "list the runs of a store",
-    "predict": "label images with the model of a finished run",
-    "verify": "read every object of a run, and compare it with the record",
-    "repair": "rebuild the record of a run, run.json, from the checkpoints",
-    "mirror": "put the data and weights of the settings into object storage",
-}
-
-EXIT_CODES = (
-    "Exit codes: 0 complete, 2 settings, 3 other run, 4 data, weights or record, 5 diverged, 6 quality gate, "
-    "7 memory, 42 interrupted, 43 superseded, 44 storage."
+EXIT_CODES = "exit codes:\n" + "\n".join(f"  {int(code):2}  {code.meaning}" for code in ExitCode)
+PRECEDENCE = (
+    "Each setting is a flag, a variable, and a line of the file: --batch-size is THAW_BATCH_SIZE.\n"
+    "Flags win over variables, and variables over the file."
 )
-FLAGS = "Each flag is also an environment variable: --batch-size is THAW_BATCH_SIZE. Flags win."
 
 
 @dataclass(frozen=True)
-class Run:
-    """One attempt at a run."""
+class Flag:
+    """How an option is given and shown; without a metavar it is a switch."""
+
+    help: str
+    metavar: str = ""
+    name: str = ""
+    """By default that of the field."""
+    is_word: bool = False
+    """Given without a flag's name."""
+    default_of: Callable[[Settings], str] | None = None
+    """The default, where the settings give it."""
+    setting: str = ""
+    """The setting whose value is the default."""
+
+
+class CommandOptions(BaseModel):
+    """The options of a command. The docstring of each is its help."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SettingsOptions(CommandOptions):
+    """Options of a command that takes every setting."""
 
     settings: Settings
+    origins: Mapping[str, Origin] = {}
+    """Of the settings that are not left at their defaults, by field."""
 
 
-@dataclass(frozen=True)
-class Mirror:
-    """Fill a mirror at a URI."""
+Place = Annotated[str, AfterValidator(checked_store)]
+RunPlace = Annotated[
+    Place,
+    Flag("the run's place [default: the run that THAW_* describes]", metavar="URI/RUN-ID", default_of=Settings.run_uri),
+]
+CacheDir = Annotated[
+    LocalPath | None,
+    Flag("folder for temporary files [default: THAW_CACHE_DIR]", metavar="DIR", setting="cache_dir"),
+]
+AsJson = Annotated[bool, Flag("for programs: JSON on standard output", name="--json")]
 
-    settings: Settings
-    to: str
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a start would do."""
-
-    settings: Settings
-    origins: Mapping[str, Origin]
-    as_json: bool
+Options = TypeVar("Options", bound=CommandOptions)
 
 
-@dataclass(frozen=True)
-class Status:
-    """How the run at a URI is doing."""
+class Parser(argparse.ArgumentParser):
+    """Raises argparse.ArgumentError, where argparse would end the process."""
 
-    run: str
-    watch: bool
-    as_json: bool
-
-
-@dataclass(frozen=True)
-class ListRuns:
-    """The runs under a URI."""
-
-    storage_uri: str
-    as_json: bool
-
-
-@dataclass(frozen=True)
-class Predict:
-    """Label images: paths or URIs of files and folders, or `-` for those on standard input.
-
-    Without `batch_size` it is that of the run.
-    """
-
-    run: str
-    images: tuple[str, ...]
-    batch_size: int | None
-    cache_dir: Path | None
-    as_json: bool
-
-
-@dataclass(frozen=True)
-class Verify:
-    """Compare every object of the run at a URI with its record."""
-
-    run: str
-    cache_dir: Path | None
-    as_json: bool
-
-
-@dataclass(frozen=True)
-class Repair:
-    """Rebuild the record of the run at a URI; without `is_confirmed` only what that would do is shown.
-
-    `fingerprint` chooses where checkpoints are of several; empty where nothing is chosen.
-    """
-
-    run: str
-    is_confirmed: bool
-    fingerprint: str
-    cache_dir: Path | None
-    as_json: bool
-
-
-Command = Run | Mirror | Plan | Status | ListRuns | Predict | Verify | Repair
-
-
-def read_command(argv: Sequence[str], environ: Mapping[str, str]) -> Command:
-    """The command that `argv` names, with its arguments. Raises InvalidSettings, SystemExit(0) after `--help`."""
-    name, words = "run", list(argv)
-    if words and not words[0].startswith("-"):
-        name = words.pop(0)
-    if name not in SUMMARIES:
-        raise InvalidSettings(
-            f"{redacted_value(name)!r}: no such command{nearest(name, [*SUMMARIES, '--help'])}",
-            hint=f"the commands are {', '.join(SUMMARIES)}; {PROGRAM} --help says what they do",
+    def __init__(self, **options: Any) -> None:
+        super().__init__(
+            formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=34, width=110),
+            exit_on_error=False,
+            allow_abbrev=False,
+            argument_default=argparse.SUPPRESS,
+            **options,
         )
-    readers: dict[str, Callable[[Sequence[str], Mapping[str, str]], Command]] = {
-        "run": _run, "plan": _plan, "status": _status, "list": _list, "predict": _predict, "verify": _verify,
-        "repair": _repair, "mirror": _mirror,
-    }  # fmt: skip
-    return readers[name](words, environ)
+
+    @property
+    def actions(self) -> Sequence[argparse.Action]:
+        """Every flag and word, in the order of the help."""
+        return self._actions
+
+    def error(self, message: str) -> NoReturn:
+        raise argparse.ArgumentError(None, message)
 
 
-def _run(words: Sequence[str], environ: Mapping[str, str]) -> Run:
-    commands = "\n".join(f"  {name:8}  {summary}" for name, summary in SUMMARIES.items())
-    parser = Parser(
-        prog=PROGRAM,
-        usage=f"{PROGRAM} [command] [settings]",
-        description="Fine-tune a pre-trained image classifier: one run, safe to start any number of times.\n\n"
-        f"commands, each with a --help of its own:\n{commands}\n\nsettings of run, plan and mirror:",
-        epilog=_filled(f"{FLAGS} {EXIT_CODES}"),
-    )
-    return Run(resolve(words, environ, parser).settings)
+def read(parser: Parser, options: type[Options], words: Sequence[str], environ: Mapping[str, str]) -> Options:
+    """The options that the words give, and the environment and a file where they are settings.
 
-
-def _mirror(words: Sequence[str], environ: Mapping[str, str]) -> Mirror:
-    parser = _parser("mirror", "--to URI [settings]", "What is not here is downloaded first.", epilog=FLAGS)
-    parser.add_argument("--to", metavar="URI", default="", help="where to: gs://bucket/prefix, or a folder")
-    resolved = resolve(words, environ, parser)
-    if not resolved.options.to:
+    Raises InvalidSettings with every problem found, SystemExit(0) after `--help`.
+    """
+    flags, takes_settings = flags_of(options), issubclass(options, SettingsOptions)
+    problems: list[str] = []
+    problems_of_environment: list[str] = []
+    words_given = _given(parser, words, flags, problems)
+    given = words_given or {}
+    # Where argparse gave up, nothing is known to be missing.
+    missing: dict[str, str] = {}
+    if words_given is not None:
+        missing = {
+            field: f"{_shown(field, it)}: is missing ({it.help.partition(';')[0]})" for field, it in flags.items()
+        }
+    file = given.pop("env_file", None)
+    variables = environment.from_file(file.value, problems) if file else {}
+    variables |= environment.from_environment(environ, problems_of_environment)
+    chosen = variables | {field: given.pop(field) for field in [*given] if field not in flags}
+    given = {field: variables[flag.setting] for field, flag in flags.items() if flag.setting in variables} | given
+    derived = {field: flag.default_of for field, flag in flags.items() if flag.default_of and field not in given}
+    values: dict[str, Any] = {}
+    # A question about a run that is named does not depend on the variables of another one.
+    if takes_settings or derived:
+        problems += problems_of_environment
+        settings = environment.validated(Settings, chosen, problems)
+        values = {field: default_of(settings) if settings else None for field, default_of in derived.items()}
+        if takes_settings:
+            values |= {"settings": settings, "origins": {field: value.origin for field, value in chosen.items()}}
+    found = environment.validated(options, given, problems, missing=missing, others=values)
+    if found is not None and not problems:
+        return found
+    hint = f"{parser.prog} --help"
+    if takes_settings:
         raise InvalidSettings(
-            "mirror: it is not said where to",
-            hint=f"{PROGRAM} mirror --to gs://bucket/prefix, with settings as flags",
+            environment.listed(problems), hint=f"{hint} lists every setting with its unit and default"
         )
-    return Mirror(resolved.settings, _place(resolved.options.to, "--to="))
+    command = parser.prog.rpartition(" ")[2]
+    raise InvalidSettings("\n".join(f"{command}: {line}" for line in problems), hint=hint)
 
 
-def _plan(words: Sequence[str], environ: Mapping[str, str]) -> Plan:
-    parser = _parser(
-        "plan", "[--json] [settings]",
-        "The exit code is the one that a start would end with at once: 0 when it would start, carry on, or find the "
-        "run complete; 2 settings, 3 other run, 4 data, weights or record, 6 complete below the gate, 43 held by "
-        "another attempt, 44 storage. Memory and disk are estimates, and only warned about.",
-        epilog=FLAGS,
-    )  # fmt: skip
-    _add_json(parser)
-    resolved: Resolved = resolve(words, environ, parser)
-    return Plan(resolved.settings, resolved.origins, resolved.options.json)
+def add_options(parser: Parser, options: type[CommandOptions]) -> None:
+    """Add a flag for each option, and for each setting where the command takes them."""
+    flags = flags_of(options)
+    for field, flag in flags.items():
+        if flag.is_word:
+            many = "*" if get_origin(options.model_fields[field].annotation) is tuple else "?"
+            parser.add_argument(field, nargs=many, metavar=flag.metavar, help=flag.help)
+        elif flag.metavar:
+            parser.add_argument(_shown(field, flag), dest=field, metavar=flag.metavar, help=flag.help)
+        else:
+            parser.add_argument(_shown(field, flag), dest=field, action="store_true", help=flag.help)
+    takes_settings = issubclass(options, SettingsOptions)
+    if takes_settings or any(flag.default_of or flag.setting for flag in flags.values()):
+        parser.add_argument("--env-file", metavar="FILE", help="file of settings, one THAW_NAME=value a line")
+    if not takes_settings:
+        return
+    parser.usage = parser.format_usage().removeprefix("usage: ").rstrip() + " [settings]"
+    groups: dict[str, argparse._ArgumentGroup] = {}
+    for field, info in Settings.model_fields.items():
+        name = group_of(field)
+        if name not in groups:
+            groups[name] = parser.add_argument_group(name)
+        text = info.description or ""
+        if "[default:" not in text:
+            text += f" [default: {environment.default_text(info)}]"
+        groups[name].add_argument(_flag(field), dest=field, metavar=_metavar(info), help=text.replace("%", "%%"))
 
 
-def _status(words: Sequence[str], environ: Mapping[str, str]) -> Status:
-    parser = _parser("status", "[--run URI/RUN-ID] [--watch | --json]", "State, progress, attempts, and time left.")
-    _add_run(parser)
-    ways = parser.add_mutually_exclusive_group()
-    ways.add_argument("--watch", action="store_true", help="stay, and show what changes until the run is done")
-    _add_json(ways)
-    options = _read(parser, words)
-    return Status(_run_of(options.run, environ), options.watch, options.json)
+def flags_of(options: type[CommandOptions]) -> dict[str, Flag]:
+    """How each option of a command's own is given, by field."""
+    return {
+        field: flag for field, info in options.model_fields.items() for flag in info.metadata if isinstance(flag, Flag)
+    }
 
 
-def _list(words: Sequence[str], environ: Mapping[str, str]) -> ListRuns:
-    parser = _parser("list", "[--json] [STORAGE-URI]", "The newest comes first.")
-    parser.add_argument(
-        "storage_uri",
-        nargs="?",
-        metavar="STORAGE-URI",
-        help="gs://bucket/prefix or a folder [default: THAW_STORAGE_URI]",
-    )
-    _add_json(parser)
-    options = _read(parser, words)
-    return ListRuns(_place(options.storage_uri or read_settings((), environ).storage_uri), options.json)
+def described(summary: str, options: type[CommandOptions]) -> str:
+    """The beginning of a command's help."""
+    text = " ".join((options.__doc__ or "").split())
+    return textwrap.fill(f"{summary[0].upper()}{summary[1:]}. {text}", width=108)
 
 
-def _predict(words: Sequence[str], environ: Mapping[str, str]) -> Predict:
-    parser = _parser(
-        "predict", "[--run URI/RUN-ID] [--json] IMAGE|DIR|URI|- [...]",
-        "A table of label and probability on a terminal, and JSON lines elsewhere: one for each image, in order. An "
-        "image that cannot be read is one with an error; the others go on, and the exit code is then 4.",
-    )  # fmt: skip
-    parser.add_argument(
-        "images", nargs="*", metavar="IMAGE|DIR|URI|-",
-        help="image files; folders, also in buckets, searched for image files at any depth; - for paths and URIs on "
-        "standard input, one a line or each ended by a zero byte as `find -print0` does",
-    )  # fmt: skip
-    _add_run(parser)
-    parser.add_argument(
-        "--batch-size", type=int, metavar="INT", help="images at a time [default: that of the run, at most 64]"
-    )
-    _add_cache_dir(parser, "folder for the model's copy")
-    _add_json(parser)
-    options = _read(parser, words)
-    if not options.images:
-        raise InvalidSettings("predict: no image is named", hint=f"{parser.prog} --run URI/RUN-ID IMAGE|DIR|- [...]")
-    if options.batch_size is not None and not 1 <= options.batch_size <= 4096:
-        raise InvalidSettings(f"--batch-size={options.batch_size}: must be 1 to 4096", hint=f"{parser.prog} --help")
-    return Predict(
-        run=_run_of(options.run, environ),
-        images=tuple(options.images),
-        batch_size=options.batch_size,
-        cache_dir=_cache_dir(options, environ),
-        as_json=options.json,
-    )
-
-
-def _verify(words: Sequence[str], environ: Mapping[str, str]) -> Verify:
-    parser = _parser(
-        "verify", "[--run URI/RUN-ID] [--json]",
-        "Tells what is missing, damaged, or beside model, report and logs without being named by the record: the exit "
-        "code is then 4. Checkpoints that were set aside, or that nothing names any more, are only told.",
-    )  # fmt: skip
-    _add_run(parser)
-    _add_cache_dir(parser, "folder for the copy of an object")
-    _add_json(parser)
-    options = _read(parser, words)
-    return Verify(_run_of(options.run, environ), _cache_dir(options, environ), options.json)
-
-
-def _repair(words: Sequence[str], environ: Mapping[str, str]) -> Repair:
-    parser = _parser(
-        "repair", "[--run URI/RUN-ID] [--yes] [--fingerprint HEX] [--json]",
-        "Every checkpoint is read and verified, and what would be done is shown; with --yes it is done. A damaged "
-        "run.json is kept under another name, and no checkpoint is changed or deleted. Nothing is lost by a kill.",
-    )  # fmt: skip
-    _add_run(parser)
-    parser.add_argument("--yes", action="store_true", help="do it")
-    parser.add_argument(
-        "--fingerprint", default="", metavar="HEX", help="which settings, where checkpoints of several are there"
-    )
-    _add_cache_dir(parser, "folder for the copy of a checkpoint")
-    _add_json(parser)
-    options = _read(parser, words)
-    return Repair(
-        run=_run_of(options.run, environ),
-        is_confirmed=options.yes,
-        fingerprint=options.fingerprint,
-        cache_dir=_cache_dir(options, environ),
-        as_json=options.json,
-    )
-
-
-def _add_cache_dir(parser: Parser, text: str) -> None:
-    parser.add_argument("--cache-dir", metavar="DIR", help=f"{text} [default: THAW_CACHE_DIR]")
-
-
-def _cache_dir(options: argparse.Namespace, environ: Mapping[str, str]) -> Path | None:
-    place = options.cache_dir or environ.get(f"{PREFIX}CACHE_DIR")
-    return Path(place).expanduser() if place else None
-
-
-def _parser(command: str, usage: str, description: str, epilog: str = "") -> Parser:
-    summary = SUMMARIES[command]
-    return Parser(
-        prog=f"{PROGRAM} {command}",
-        usage=f"{PROGRAM} {command} {usage}",
-        description=_filled(f"{summary[0].upper()}{summary[1:]}. {description}"),
-        epilog=epilog,
-    )
-
-
-def _filled(text: str) -> str:
-    return textwrap.fill(text, width=108)
-
-
-def _add_run(parser: Parser) -> None:
-    parser.add_argument("--run", metavar="URI/RUN-ID", help="the run's place [default: the run that THAW_* describes]")
-
-
-def _add_json(parser: "Parser | argparse._MutuallyExclusiveGroup") -> None:
-    parser.add_argument("--json", action="store_true", help="for programs: JSON on standard output")
-
-
-def _read(parser: Parser, words: Sequence[str]) -> argparse.Namespace:
-    """The options of a command that takes no settings; every problem with its words in one message."""
+def _given(
+    parser: Parser, words: Sequence[str], flags: Mapping[str, Flag], problems: list[str]
+) -> dict[str, Given] | None:
+    """What the words say, by field; None when argparse cannot read them."""
     try:
-        options, unknown = parser.parse_known_intermixed_args(words)
-        flags = [f"--{name.replace('_', '-')}" for name in vars(options)]
-        problems = list(problems_of_words(unknown, flags, f"see {parser.prog} --help"))
+        namespace, unknown = parser.parse_known_intermixed_args(words)
     except argparse.ArgumentError as error:
-        problems = [str(error)]
-    if problems:
-        command = parser.prog.rpartition(" ")[2]
-        raise InvalidSettings("\n".join(f"{command}: {line}" for line in problems), hint=f"{parser.prog} --help")
-    return options
+        # argparse would show the value of a switch that takes none.
+        message = "takes no value" if "explicit argument" in error.message else error.message
+        problems.append(f"{error.argument_name}: {message}" if error.argument_name else message)
+        return None
+    names = [name for action in parser.actions for name in action.option_strings]
+    previous = ""
+    for word in unknown:
+        if word.startswith("-"):
+            name = word.partition("=")[0]
+            problems.append(f"{name}: no such flag{environment.nearest(name, names)}")
+        elif not previous.startswith("-"):
+            problems.append(f"{redacted_value(word)!r}: unexpected; options are given as --name value")
+        previous = word
+    given = {}
+    for field, value in vars(namespace).items():
+        name = _shown(field, flags[field]) if field in flags else _flag(field)
+        if isinstance(value, str) and not value.strip():
+            problems.append(f"{name}={value!r}: is empty; leave it out")
+        elif value != []:
+            given[field] = Given(value, "flag", name)
+    return given
 
 
-def _run_of(given: str | None, environ: Mapping[str, str]) -> str:
-    if given is not None:
-        return _place(given, "--run=")
-    settings = read_settings((), environ)
-    return f"{settings.storage_uri}/{settings.resolved_run_id()}"
+def _shown(field: str, flag: Flag) -> str:
+    return flag.metavar if flag.is_word else flag.name or _flag(field)
 
 
-def _place(uri: str, name: str = "") -> str:
-    """A URI as given, once it can be one."""
-    hint = "give gs://bucket/prefix, file:///dir, or a path"
-    if not uri.strip():
-        raise InvalidSettings(f"{name}{uri!r}: an empty URI names no place", hint=hint)
-    try:
-        return checked_store(uri)
-    except ValueError as error:
-        raise InvalidSettings(f"{name}{redacted_value(uri)!r}: {error}", hint=hint) from error
+def _flag(field: str) -> str:
+    return "--" + field.replace("_", "-")
+
+
+def _metavar(info: FieldInfo) -> str:
+    if texts := environment.choices(info):
+        return "|".join(texts)
+    types = {kind for kind in (get_args(info.annotation) or (info.annotation,)) if kind is not type(None)}
+    names = {int: "INT", float: "NUMBER", bool: "true|false"}
+    return next((names[kind] for kind in types if kind in names), "TEXT")

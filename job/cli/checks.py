@@ -15,11 +15,12 @@ from job.settings import machine
 from job.settings.resources import Need
 from job.settings.settings import Settings
 from job.storage import MISSING, LocalStore, ObjectStore, cache_folder, open_store, probe, scratch
+from job.storage.uri import is_bucket
 
 
 @dataclass(frozen=True)
 class Check:
-    """What was found: well, doubtful (`warning`), in the way of a start (`failed`), or not tried (`skipped`)."""
+    """What was found: good, doubtful (`warning`), what would stop a start (`failed`), or not tried (`skipped`)."""
 
     name: str
     outcome: Literal["ok", "warning", "failed", "skipped"]
@@ -44,12 +45,12 @@ def storage(store: ObjectStore) -> Check:
 
 
 def data(settings: Settings) -> Check:
-    """Whether the data is here, in a mirror, or to be had; `facts` has the sizes of the three splits, if known.
+    """Whether the data is here, in a mirror, or can be downloaded; `facts` has the sizes of the three splits, if known.
 
-    It is judged by the function that a start asks. Raises DataUnavailable, InputError, DataCorrupt, InvalidSettings.
+    The function that a start uses judges it. Raises DataUnavailable, InputError, DataCorrupt, InvalidSettings.
     """
     place = settings.data_dir or prepared.DEFAULT_DATA_DIR
-    if mirror.is_remote(place):
+    if is_bucket(place):
         return _data_in_mirror(settings, place)
     from job.data.tfds_source import find_builder
 
@@ -101,7 +102,7 @@ def weights(settings: Settings) -> Check:
         return Check("weights", "ok", "none: the backbone begins at random")
     if place == "imagenet":
         return Check("weights", "ok", "imagenet: from Keras's cache, or downloaded at the start, which was not tried")
-    if mirror.is_remote(place):
+    if is_bucket(place):
         parent, _, name = place.rpartition("/")
         if open_store(parent).generation(name) == MISSING:
             raise WeightsUnusable(f"THAW_WEIGHTS={place!r}: there is no such object", hint="python -m job mirror")
@@ -148,9 +149,9 @@ def _scratch(settings: Settings, need: Need | None) -> Check:
     )  # fmt: skip
 
 
-def _compared(name: str, needed: int | None, free: int, where: str, way_out: str) -> Check:
+def _compared(name: str, needed: int | None, free: int, where: str, hint: str) -> Check:
     facts = {"needed_bytes": needed, "free_bytes": free}
     if needed is None:
         return Check(name, "skipped", f"not known before the data is here; {free / 1e9:.1f} GB {where}", facts=facts)
     text = f"about {needed / 1e9:.1f} GB needed, {free / 1e9:.1f} GB {where}"
-    return Check(name, "ok" if needed <= free else "warning", text, "" if needed <= free else way_out, facts=facts)
+    return Check(name, "ok" if needed <= free else "warning", text, "" if needed <= free else hint, facts=facts)

@@ -5,39 +5,53 @@ Only names of folders are listed, and one object a run is read, several at a tim
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
 
 from rich.table import Table
 
-from job.cli.arguments import ListRuns
-from job.cli.tables import COLORS, Paper, duration, plain, print_json
+from job.cli.arguments import AsJson, CommandOptions, Flag, Place
+from job.cli.tables import COLORS, TableConsole, duration, plain, print_json, table
 from job.errors import ExitCode, ObjectMissing, RecordDamaged, RunUnavailable, StorageError
 from job.run import holder, lease, record, standing
 from job.run.record import RECORD_NAME
 from job.schema import Holder
 from job.storage import MISSING, ObjectStore, open_store
+from job.storage.uri import PLACES
 
 NUM_THREADS = 8
 
 Row = dict[str, Any]
 
 
-def list_runs(question: ListRuns) -> ExitCode:
+class Options(CommandOptions):
+    """The newest comes first."""
+
+    storage_uri: Annotated[
+        Place,
+        Flag(
+            f"{PLACES} [default: THAW_STORAGE_URI]", metavar="STORAGE-URI", is_word=True,
+            default_of=lambda settings: settings.storage_uri,
+        ),
+    ]  # fmt: skip
+    as_json: AsJson = False
+
+
+def answer(options: Options) -> ExitCode:
     """Show the runs, the newest first; one whose record is damaged or cannot be read is a row that says so.
 
     Raises RunUnavailable, and StorageError when the names of the runs cannot be read.
     """
-    store, now = open_store(question.storage_uri), datetime.now(UTC)
+    store, now = open_store(options.storage_uri), datetime.now(UTC)
     rows = sorted(find(store, now=now), key=_newest_first)
     if not rows and store.generation(RECORD_NAME) != MISSING:
         raise RunUnavailable(f"{store.uri} is a run itself", hint=f"python -m job status --run {store.uri}")
-    if question.as_json:
+    if options.as_json:
         for row in rows:
             print_json(row)
     elif rows:
-        Paper().print(_table(rows))
+        TableConsole().print(as_table(rows))
     else:
-        Paper().print(plain(f"There is no run in {store.uri}."))
+        TableConsole().print(plain(f"There is no run in {store.uri}."))
     return ExitCode.COMPLETE
 
 
@@ -80,24 +94,20 @@ def _newest_first(row: Row) -> tuple[bool, float, str]:
     return age is None, age or 0.0, row["run_id"]
 
 
-def _table(rows: list[Row]) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("run", overflow="fold")
-    table.add_column("state", overflow="fold")
-    table.add_column("test accuracy", justify="right")
-    table.add_column("attempts", justify="right")
-    table.add_column("last change")
+def as_table(rows: list[Row]) -> Table:
+    """The rows for a person."""
+    shown = table("run", "state", "test accuracy", "attempts", "last change", right=("test accuracy", "attempts"))
     for row in rows:
         is_over = row["condition"] in ("done", "damaged", "unreadable")
         state = row["condition"] if is_over else f"{row['condition']} in {row['state']}"
         if "problem" in row:
             state = f"{state}: {row['problem']}"
         accuracy, age = row.get("test_accuracy"), row.get("age_seconds")
-        table.add_row(
+        shown.add_row(
             plain(row["run_id"]),
             plain(state, COLORS[row["condition"]]),
             "" if accuracy is None else f"{accuracy:.4f}",
             str(row.get("num_attempts", "")),
             "" if age is None else f"{duration(max(0.0, age))} ago",
         )
-    return table
+    return shown

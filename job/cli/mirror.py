@@ -1,30 +1,39 @@
 """`python -m job mirror`: prepare data and weights where there is a network, and put them into a mirror.
 
-The place is tried before anything else: a wrong bucket is told at once, without TensorFlow and before a download.
+The place is tried before anything else: a wrong bucket is reported at once, without TensorFlow and before a download.
 """
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from job.cli.arguments import Flag, Place, SettingsOptions
 from job.data import mirror, prepared
 from job.errors import InvalidSettings, WeightsUnusable
-from job.observe.events import MIRROR_SETTINGS, Reader
+from job.observe.events import MirrorSettings, Observer
 from job.observe.log import without_native_notes
 from job.settings.settings import Settings
 from job.storage import digest_of, open_store, scratch
+from job.storage.uri import PLACES, is_bucket
 
 DATA, WEIGHTS = "tfds", "weights"
 DIGEST_DIGITS = 12
 
 
-def fill(settings: Settings, *, to: str, reader: Reader, check_stop: Callable[[], None]) -> None:
-    """Put the settings' data set and weights under `to`, and tell the settings that read them from there.
+class Options(SettingsOptions):
+    """What is not here is downloaded first."""
+
+    to: Annotated[Place, Flag(f"where to: {PLACES}", metavar="URI")]
+
+
+def answer(options: Options, *, observer: Observer, check_stop: Callable[[], None]) -> None:
+    """Put the settings' data set and weights under a place, and report the settings that read them from there.
 
     What is not prepared or not in Keras's cache is downloaded. The name of a file of weights carries its digest: under
     the name that a run was given, weights never change. Raises what preparing raises, StorageError, and InvalidSettings
     when the source is a mirror itself.
     """
+    settings, to = options.settings, options.to
     _check_sources(settings)
     data_store, weights_store = open_store(f"{to}/{DATA}"), open_store(f"{to}/{WEIGHTS}")
     mirror.probe(data_store)
@@ -35,13 +44,13 @@ def fill(settings: Settings, *, to: str, reader: Reader, check_stop: Callable[[]
             from job.data import tfds_source
         builder = tfds_source.prepared_builder(settings.dataset, settings.data_dir)
         check_stop()
-        mirror.send(data_store, _files(builder), reader=reader, check_stop=check_stop)
+        mirror.send(data_store, _files(builder), observer=observer, check_stop=check_stop)
         if settings.weights != "none":
             path = _weights_file(settings, temporary)
             name = _name_with_digest(path)
-            mirror.send(weights_store, {name: path}, reader=reader, check_stop=check_stop)
+            mirror.send(weights_store, {name: path}, observer=observer, check_stop=check_stop)
             values["THAW_WEIGHTS"] = f"{to}/{WEIGHTS}/{name}"
-    reader.event(MIRROR_SETTINGS, **values)
+    observer.event(MirrorSettings(**values))
 
 
 def _files(builder: Any) -> dict[str, Path]:
@@ -54,7 +63,7 @@ def _files(builder: Any) -> dict[str, Path]:
 
 def _check_sources(settings: Settings) -> None:
     for place in (settings.data_dir or "", settings.weights):
-        if mirror.is_remote(place):
+        if is_bucket(place):
             raise InvalidSettings(
                 f"{place!r} is a mirror already",
                 hint="give a local place, or none: then data and weights are downloaded",
@@ -75,6 +84,6 @@ def _weights_file(settings: Settings, folder: Path) -> Path:
 
 
 def _name_with_digest(path: Path) -> str:
-    """`x.weights.h5` -> `x-0123456789ab.weights.h5`: the endings stay, they tell the kind of the file."""
+    """`x.weights.h5` -> `x-0123456789ab.weights.h5`: the endings stay, they are the kind of the file."""
     ending = ".weights.h5" if path.name.endswith(".weights.h5") else path.suffix
     return f"{path.name.removesuffix(ending)}-{digest_of(path).sha256[:DIGEST_DIGITS]}{ending}"

@@ -1,4 +1,4 @@
-"""Who is told of an attempt: the log, Prometheus, and Kubeflow Trainer where this process is part of a TrainJob.
+"""The observers of an attempt: the log, Prometheus, and Kubeflow Trainer where this process is part of a TrainJob.
 
 None of them changes how an attempt ends: what they cannot do is a warning.
 """
@@ -8,34 +8,34 @@ from collections.abc import Iterator, Mapping
 
 from job.errors import ExitCode, ThawError
 from job.observe import events
-from job.observe.events import Reader, Readers
-from job.observe.log import Console
+from job.observe.events import Observer, Observers
+from job.observe.log import Log
 from job.observe.metrics import Metrics, push, serving
 from job.observe.progress import Progress
 from job.settings.settings import Settings
 
 PUSH_SECONDS, HASTY_PUSH_SECONDS = 5.0, 1.0
-"""For the outcome to be pushed; the second one when the process was told to stop."""
+"""How long the push of the outcome may take; the second one after a signal to stop."""
 
 
 class StoreObserver:
-    """What a store reports: requests to the metrics, and a wait for a lock to everyone who reads of the attempt."""
+    """What a store reports to: requests go to the metrics, a wait for a lock to every observer."""
 
-    def __init__(self, metrics: Metrics, reader: Reader) -> None:
+    def __init__(self, metrics: Metrics, observer: Observer) -> None:
         self.request, self.retry, self.conflict = metrics.request, metrics.retry, metrics.conflict
-        self._reader = reader
+        self._observer = observer
 
     def waiting(self, lock: str, at_most_seconds: float) -> None:
-        self._reader.event(events.WAITING, lock=lock, at_most_seconds=at_most_seconds)
+        self._observer.event(events.WaitingForLock(lock, at_most_seconds))
 
 
 @contextlib.contextmanager
 def observing(
-    settings: Settings, *, progress: Progress, console: Console, environ: Mapping[str, str]
-) -> Iterator[tuple[Reader, Metrics]]:
-    """Everyone who reads of an attempt as one, and the metrics, which are served inside.
+    settings: Settings, *, progress: Progress, log: Log, environ: Mapping[str, str]
+) -> Iterator[tuple[Observer, Metrics]]:
+    """The observers of an attempt as one, and the metrics, which are served inside.
 
-    How the inside ends is the outcome that is pushed afterwards.
+    Afterwards the outcome is pushed, with the exit code of how the inside ended.
     """
     metrics = Metrics(
         progress,
@@ -49,31 +49,26 @@ def observing(
     )
     exit_code = ExitCode.UNEXPECTED
     try:
-        with serving(metrics.registry, settings.metrics_port, console), _kubeflow(environ, console) as reporters:
-            yield Readers(console, metrics, *reporters), metrics
+        with contextlib.ExitStack() as stack:
+            observers: list[Observer] = [log, metrics]
+            stack.enter_context(serving(metrics.registry, settings.metrics_port, log))
+            if "KUBEFLOW_TRAINER_SERVER_URL" in environ:
+                # Imported only here: it brings an HTTP client, which only a TrainJob needs.
+                from job.observe.kubeflow import Reporter
+
+                observers.append(stack.enter_context(Reporter.of(environ, log)))
+            yield Observers(*observers), metrics
         exit_code = ExitCode.COMPLETE
     except ThawError as error:
         exit_code = error.exit_code
         raise
     finally:
-        # An attempt that another one keeps from running has nothing to say of the run: that one does.
+        # Another attempt holds the run then, and will push its own outcome.
         if settings.pushgateway_url is not None and exit_code != ExitCode.SUPERSEDED:
             push(
                 metrics.outcome(exit_code),
                 settings.pushgateway_url,
                 grouping={"dataset": settings.dataset},
                 timeout_seconds=HASTY_PUSH_SECONDS if exit_code == ExitCode.INTERRUPTED else PUSH_SECONDS,
-                reader=console,
+                observer=log,
             )
-
-
-@contextlib.contextmanager
-def _kubeflow(environ: Mapping[str, str], reader: Reader) -> Iterator[list[Reader]]:
-    if "KUBEFLOW_TRAINER_SERVER_URL" not in environ:
-        yield []
-        return
-    # Imported here: it brings an HTTP client, and only a TrainJob needs it.
-    from job.observe.kubeflow import Reporter
-
-    with Reporter.of(environ, reader) as reporter:
-        yield [reporter]

@@ -13,22 +13,29 @@ from rich.console import Group
 from rich.table import Table
 
 from job.cli import checks
-from job.cli.arguments import Plan
+from job.cli.arguments import AsJson, SettingsOptions
 from job.cli.checks import Check
-from job.cli.tables import Paper, duration, plain, print_json
+from job.cli.tables import TableConsole, duration, plain, print_json, table
 from job.errors import ExitCode, StorageError, Superseded, ThawError
 from job.report.gate import missed_gate
 from job.run import holder, lease, standing
 from job.run.lease import Hold
-from job.run.record import RunRecord
-from job.schema import Record, recorded_setting
+from job.run.record import Identity, RunRecord
+from job.schema import Record
 from job.settings import machine
-from job.settings.environment import Origin
 from job.settings.resources import Need, Precision, estimate
-from job.settings.settings import PREFIX, Settings, changes_result
+from job.settings.settings import Settings, changes_result, variable
 from job.storage import ObjectStore, open_store
 
 COLORS = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": "dim"}
+
+
+class Options(SettingsOptions):
+    """The exit code is the one with which a start would end at once; 0 when it would begin, carry on, or find the run
+    complete. Memory and disk are estimates, and only warned about.
+    """
+
+    as_json: AsJson = False
 
 
 @dataclass(frozen=True)
@@ -41,46 +48,41 @@ class Next:
     exit_code: int = 0
 
 
-def plan(question: Plan) -> ExitCode:
-    """Show the plan. Raises StorageError only where the place cannot even be named."""
-    settings = question.settings
-    store = open_store(f"{settings.storage_uri}/{settings.resolved_run_id()}")
+def answer(options: Options) -> ExitCode:
+    """Show the plan. Raises StorageError only where the store cannot even be opened."""
+    settings = options.settings
+    store = open_store(settings.run_uri())
     step, record = what_next(settings, store)
     found = [] if step.action in ("nothing", "refused") else look(settings, store, record)
     codes = [code for code in (step.exit_code, *(check.exit_code for check in found)) if code]
     exit_code = ExitCode(codes[0]) if codes else ExitCode.COMPLETE
-    if question.as_json:
-        print_json(_as_json(question, store.uri, step, found, exit_code), indent=1)
+    if options.as_json:
+        print_json(_as_json(options, store.uri, step, found, exit_code), indent=1)
     else:
-        Paper().print(_as_table(question, store.uri, step, found, exit_code))
+        TableConsole().print(_as_table(options, store.uri, step, found, exit_code))
     return exit_code
 
 
 def what_next(settings: Settings, store: ObjectStore) -> tuple[Next, Record | None]:
     """What a start would find in the record; no record when it cannot be read."""
     try:
-        opened = RunRecord.open(
-            store, run_id=settings.resolved_run_id(), fingerprint=settings.fingerprint(),
-            settings=settings.result_settings(),
-        )  # fmt: skip
-        record = opened.content
+        record = RunRecord.open(store, Identity.of(settings)).content
         if record.state == "done":
             return _of_done(record, settings), record
         hold = lease.look(record, store, holder.this_process(settings.job_uid))
-    except StorageError as error:
-        return Next("unknown", error.message, error.hint, int(error.exit_code)), None
     except ThawError as error:
-        return Next("refused", error.message, error.hint, int(error.exit_code)), None
+        action: Literal["unknown", "refused"] = "unknown" if isinstance(error, StorageError) else "refused"
+        return Next(action, error.message, error.hint, int(error.exit_code)), None
     return (_of_held(record, hold) if hold.seconds > 0 else _of_open(record)), record
 
 
 def _of_held(record: Record, hold: Hold) -> Next:
     newest, seconds = record.attempts[-1], duration(hold.seconds)
     hint = "let it end, or stop it; a run of its own needs another THAW_RUN_ID"
-    who = f"attempt {newest.number} of {newest.holder}"
+    text = f"wait for attempt {newest.number} of {newest.holder}"
     if hold.is_known:
-        return Next("wait", f"wait for {who}, which holds the run for {seconds} more", hint, int(Superseded.exit_code))
-    return Next("wait", f"wait for {who}, up to {seconds}, and take the run over if it does not renew its lease", hint)
+        return Next("wait", f"{text}, which holds the run for {seconds} more", hint, int(Superseded.exit_code))
+    return Next("wait", f"{text}, up to {seconds}, and take the run over if it does not renew its lease", hint)
 
 
 def _of_done(record: Record, settings: Settings) -> Next:
@@ -94,12 +96,11 @@ def _of_done(record: Record, settings: Settings) -> Next:
 
 
 def _of_open(record: Record) -> Next:
-    number = len(record.attempts) + 1
+    number, phases = len(record.attempts) + 1, standing.phases(record)
     entry = standing.newest_checkpoint(record)
     if entry is None:
-        first = "head" if recorded_setting(record.settings, "HEAD_EPOCHS") else "fine_tune"
-        return Next("start", f"start attempt {number} with the first step of {first}")
-    (phase,) = (phase for phase in standing.phases(record) if phase.name == entry.phase)
+        return Next("start", f"start attempt {number} with the first step of {phases[0].name}")
+    (phase,) = (phase for phase in phases if phase.name == entry.phase)
     text = f"carry on with attempt {number} at {entry.phase} step {entry.step}"
     if phase.num_steps is not None:
         text += f" of {phase.num_steps}"
@@ -129,48 +130,45 @@ def _need(settings: Settings, examples: Mapping[str, int], record: Record | None
     return estimate(settings, num_examples=sum(examples.values()), precision=precision)
 
 
-def _values(settings: Settings, origins: Mapping[str, Origin]) -> dict[str, dict[str, Any]]:
-    values = settings.shown()
+def _values(options: Options) -> dict[str, dict[str, Any]]:
     return {
-        f"{PREFIX}{field.upper()}": {
-            "value": values[field], "origin": origins[field], "changes_result": changes_result(field)
+        variable(field): {
+            "value": value, "origin": options.origins.get(field, "default"), "changes_result": changes_result(field)
         }
-        for field in type(settings).model_fields
+        for field, value in options.settings.shown().items()
     }  # fmt: skip
 
 
-def _as_json(question: Plan, at: str, step: Next, found: list[Check], exit_code: ExitCode) -> dict[str, Any]:
+def _as_json(options: Options, at: str, step: Next, found: list[Check], exit_code: ExitCode) -> dict[str, Any]:
     return {
-        "run_id": question.settings.resolved_run_id(),
+        "run_id": options.settings.resolved_run_id(),
         "at": at,
-        "fingerprint": question.settings.fingerprint(),
-        "settings": _values(question.settings, question.origins),
+        "fingerprint": options.settings.fingerprint(),
+        "settings": _values(options),
         "next": dataclasses.asdict(step),
         "checks": [dataclasses.asdict(check) for check in found],
         "exit_code": int(exit_code),
     }
 
 
-def _as_table(question: Plan, at: str, step: Next, found: list[Check], exit_code: ExitCode) -> Group:
-    settings = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for name in ("setting", "value", "from"):
-        settings.add_column(name, overflow="fold")
-    for name, entry in _values(question.settings, question.origins).items():
+def _as_table(options: Options, at: str, step: Next, found: list[Check], exit_code: ExitCode) -> Group:
+    settings = table("setting", "value", "from")
+    for name, entry in _values(options).items():
         value = "" if entry["value"] is None else str(entry["value"])
         value = value.lower() if isinstance(entry["value"], bool) else value
         style = "dim" if entry["origin"] == "default" else ""
         settings.add_row(f"{name}{' *' if entry['changes_result'] else ''}", plain(value), entry["origin"], style=style)
-    table = Table.grid(padding=(0, 2))
-    table.add_row("run", plain(question.settings.resolved_run_id(), "bold"))
-    table.add_row("at", plain(at))
-    table.add_row("fingerprint", f"{question.settings.fingerprint()} (over the settings marked *)")
-    table.add_row("a start would", _told(step.text, step.hint, "red" if step.exit_code else "green"))
+    rows = Table.grid(padding=(0, 2))
+    rows.add_row("run", plain(options.settings.resolved_run_id(), "bold"))
+    rows.add_row("at", plain(at))
+    rows.add_row("fingerprint", f"{options.settings.fingerprint()} (over the settings marked *)")
+    rows.add_row("a start would", _with_hint(step.text, step.hint, "red" if step.exit_code else "green"))
     for check in found:
-        table.add_row(check.name, _told(check.text, check.hint, COLORS[check.outcome]))
-    table.add_row("exit code", f"{int(exit_code)}, as of a start")
-    return Group(settings, "", table)
+        rows.add_row(check.name, _with_hint(check.text, check.hint, COLORS[check.outcome]))
+    rows.add_row("exit code", f"{int(exit_code)}, as of a start")
+    return Group(settings, "", rows)
 
 
-def _told(text: str, hint: str, style: str) -> Group:
+def _with_hint(text: str, hint: str, style: str) -> Group:
     lines = [plain(line, style) for line in text.splitlines()]
     return Group(*lines, *([plain(f"hint: {hint}")] if hint else []))

@@ -1,84 +1,79 @@
 """`python -m job predict`: label and probability of images, by the model of a finished run.
 
-An image is decoded and resized as training does, and the model is the one whose metrics the report has: an image of the
-test split gets the probability that the report gives it. Images are taken a batch at a time, so there may be any
-number of them.
+Images are taken a batch at a time, so there may be any number of them.
 """
 
-import itertools
 import sys
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from io import BufferedReader
-from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, Annotated, cast
 
-import numpy as np
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field
 from rich.table import Table
 
 from job import memory
-from job.cli.arguments import Predict
+from job.cli.arguments import AsJson, CacheDir, CommandOptions, Flag, RunPlace
 from job.cli.runs import recorded
-from job.cli.tables import Paper, plain, print_json
-from job.data import image_files, pixels
-from job.data.image_files import Unreadable
+from job.cli.tables import TableConsole, plain, print_json
+from job.data import image_files
 from job.errors import ExitCode, InputError, InvalidSettings, RunUnavailable
-from job.model import networks
-from job.report.export import LABELS, MODEL
-from job.run.artefacts import verified_file
+from job.observe.log import without_native_notes
 from job.schema import Record, recorded_setting
 from job.settings.resources import MAX_EVALUATION_BATCH
 from job.storage import ObjectStore, open_store, scratch
-from job.train import evaluation
 
-NUM_THREADS = 4
-
-Labelled = tuple[str, float] | str
-"""Label and probability of an image, or why there are none."""
+if TYPE_CHECKING:
+    from job.cli.labelling import Labelled
 
 
-class Labeller:
-    """The model of a run and the names of its classes."""
+class Options(CommandOptions):
+    """A table of label and probability on a terminal, and JSON lines elsewhere: one for each image, in order. An image
+    that cannot be read has an error in its place; the others go on, and the exit code is then 4.
+    """
 
-    def __init__(self, model_file: Path, class_names: Sequence[str]) -> None:
-        """Raises InputError unless the file, which is verified, can be loaded as a model of that many classes."""
-        network = networks.load_exported(model_file)
-        num_classes = max(2, network.output_shape[-1])
-        if len(class_names) != num_classes:
-            raise InputError(f"{LABELS} has {len(class_names)} names, and the model tells {num_classes} classes apart")
-        self.class_names = class_names
-        self._forward = evaluation.forward_of(network)
-        self.image_size = int(network.input_shape[1])
+    images: Annotated[
+        tuple[str, ...],
+        Flag(
+            "image files; folders, also in buckets, searched for image files at any depth; - for paths and URIs on "
+            "standard input, one a line or each ended by a zero byte as `find -print0` does",
+            metavar="IMAGE|DIR|URI|-",
+            is_word=True,
+        ),
+    ]
+    run: RunPlace
+    batch_size: Annotated[
+        Annotated[int, Field(ge=1, le=4096)] | None,
+        Flag(f"images at a time [default: that of the run, at most {MAX_EVALUATION_BATCH}]", metavar="INT"),
+    ] = None
+    cache_dir: CacheDir = None
+    as_json: AsJson = False
 
-    def label(self, batch: np.ndarray) -> list[tuple[str, float]]:
-        """Label and probability of each of uint8 [b, s, s, 3]."""
-        probabilities = evaluation.probabilities(self._forward(batch).numpy().astype(np.float64))
-        return [(self.class_names[row.argmax()], float(row.max())) for row in probabilities]
 
-
-def predict(question: Predict) -> ExitCode:
+def answer(options: Options) -> ExitCode:
     """Show a label for each image. Raises RunUnavailable, InputError, StorageError; BAD_INPUT when some had none."""
-    store = open_store(question.run)
-    found = _finished(store)
-    with scratch.folder(question.cache_dir) as folder:
-        labeller = _labeller(store, found, folder)
-    paper = None if question.as_json or not sys.stdout.isatty() else Paper()
+    store = open_store(options.run)
+    record = _finished(store)
+    with without_native_notes():
+        from job.cli.labelling import Labeller
+
+    with scratch.folder(options.cache_dir) as folder:
+        labeller = Labeller.of_run(store, record, folder)
+    console = None if options.as_json or not sys.stdout.isatty() else TableConsole()
     num_images, num_failed = 0, 0
-    paths = image_files.find(question.images, standard_input=_standard_input, passed_over=_passed_over)
-    batch_size = question.batch_size or min(recorded_setting(found.settings, "BATCH_SIZE"), MAX_EVALUATION_BATCH)
+    paths = image_files.find(options.images, standard_input=_standard_input, passed_over=_passed_over)
+    batch_size = options.batch_size or min(recorded_setting(record.settings, "BATCH_SIZE"), MAX_EVALUATION_BATCH)
     with (
-        scratch.folder(question.cache_dir) as folder,
+        scratch.folder(options.cache_dir) as folder,
         memory.explained(lambda: f"for {batch_size} images at a time", lambda: "give a smaller --batch-size"),
     ):
-        for batch in _labelled(paths, labeller, batch_size, folder):
-            if paper is None:
-                for path, answer in batch:
-                    print_json(_as_json(path, answer))
+        for batch in labeller.label_files(paths, batch_size, folder):
+            if console is None:
+                for path, labelled in batch:
+                    print_json(_as_json(path, labelled))
             else:
-                paper.print(_as_table(batch, show_header=num_images == 0, labeller=labeller))
+                console.print(_as_table(batch, show_header=num_images == 0, class_names=labeller.class_names))
             num_images += len(batch)
-            num_failed += sum(isinstance(answer, str) for _, answer in batch)
+            num_failed += sum(isinstance(labelled, str) for _, labelled in batch)
     if num_images == 0:
         raise InputError("no image was named on standard input", hint="give a path on each line")
     if num_failed:
@@ -106,61 +101,22 @@ def _finished(store: ObjectStore) -> Record:
     return found
 
 
-def _labeller(store: ObjectStore, found: Record, folder: Path) -> Labeller:
-    """What the record names, verified before anything looks inside."""
-    model_file = verified_file(store, found, MODEL, folder / "model.keras")
-    labels_file = verified_file(store, found, LABELS, folder / "labels.json")
-    return Labeller(model_file, _class_names(labels_file.read_bytes()))
-
-
-def _class_names(data: bytes) -> list[str]:
-    try:
-        return TypeAdapter(list[str]).validate_json(data, strict=True)
-    except ValidationError as error:
-        raise InputError(f"{LABELS} is not a list of names: {error.errors()[0]['msg']}") from error
-
-
-def _labelled(
-    paths: Iterator[str | Unreadable], labeller: Labeller, batch_size: int, folder: Path
-) -> Iterator[list[tuple[str, Labelled]]]:
-    """The answers in the order of the paths, a batch at a time."""
-
-    def load(path: str | Unreadable) -> np.ndarray | str:
-        if isinstance(path, Unreadable):
-            return path.reason
-        try:
-            return pixels.decode_bytes(image_files.read(path, folder), labeller.image_size)
-        except ValueError as error:
-            return str(error)
-
-    with ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="decode") as executor:
-        while batch := list(itertools.islice(paths, batch_size)):
-            loaded = list(executor.map(load, batch))
-            decoded = [image for image in loaded if not isinstance(image, str)]
-            labels = iter(labeller.label(np.stack(decoded)) if decoded else ())
-            yield [
-                (path if isinstance(path, str) else path.path, image if isinstance(image, str) else next(labels))
-                for path, image in zip(batch, loaded, strict=True)
-            ]
-
-
-def _as_json(path: str, answer: Labelled) -> dict[str, str | float]:
-    if isinstance(answer, str):
-        return {"image": path, "error": answer}
-    label, probability = answer
+def _as_json(path: str, labelled: "Labelled") -> dict[str, str | float]:
+    if isinstance(labelled, str):
+        return {"image": path, "error": labelled}
+    label, probability = labelled
     return {"image": path, "label": label, "probability": probability}
 
 
-def _as_table(batch: Sequence[tuple[str, Labelled]], *, show_header: bool, labeller: Labeller) -> Table:
+def _as_table(batch: Sequence[tuple[str, "Labelled"]], *, show_header: bool, class_names: Sequence[str]) -> Table:
     """The columns of every batch have the same width, so that batches read as one table."""
     table = Table(box=None, show_header=show_header, header_style="bold", padding=(0, 2, 0, 0))
-    width = max(len("label"), *map(len, labeller.class_names))
-    table.add_column("label", width=width, no_wrap=True)
+    table.add_column("label", width=max(len("label"), *map(len, class_names)), no_wrap=True)
     table.add_column("probability", width=len("probability"), justify="right")
     table.add_column("image", overflow="fold")
-    for path, answer in batch:
-        if isinstance(answer, str):
-            table.add_row("", "", plain(f"{path}: {answer}", "red"))
+    for path, labelled in batch:
+        if isinstance(labelled, str):
+            table.add_row("", "", plain(f"{path}: {labelled}", "red"))
         else:
-            table.add_row(plain(answer[0]), f"{answer[1]:.4f}", plain(path))
+            table.add_row(plain(labelled[0]), f"{labelled[1]:.4f}", plain(path))
     return table

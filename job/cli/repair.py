@@ -2,11 +2,11 @@
 
 The order, and why nothing is lost wherever the command ends:
 
-1. Look. Every checkpoint is read, verified, and asked what it is of. Without `--yes` the command ends here.
+1. Look. Every checkpoint is read and verified, with the description of its run. Without `--yes` the command ends here.
 2. Keep. A damaged run.json is copied under a name of its own, and the copy is read back.
 3. Swap. The rebuilt record is written on the condition that run.json is still what was looked at.
 
-No checkpoint is changed or deleted. One that cannot be used is set aside or, where it is of another record, not named.
+No checkpoint is changed or deleted. One that cannot be used is set aside; one of another record is left alone.
 """
 
 import contextlib
@@ -14,13 +14,13 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from rich.table import Table
 
-from job.cli.arguments import Repair
+from job.cli.arguments import AsJson, CacheDir, CommandOptions, Flag, RunPlace
 from job.cli.runs import recorded
-from job.cli.tables import Paper, plain, print_json
+from job.cli.tables import TableConsole, plain, print_json
 from job.errors import ExitCode, ObjectMissing, PreconditionFailed, RecordDamaged, StorageError, Superseded
 from job.run import record
 from job.run.checkpoint import Inspected, inspect
@@ -29,7 +29,7 @@ from job.schema import CHECKPOINTS, Attempt, CheckpointEntry, CheckpointName, De
 from job.storage import MISSING, ObjectStore, open_store, scratch
 
 HOLDER = "repaired"
-"""Of the attempts of a rebuilt record, of which nothing is known but that they were there."""
+"""Of the attempts of a rebuilt record: that they were there is all that is known of them."""
 MAX_ATTEMPTS = 100_000
 EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
 
@@ -43,21 +43,33 @@ class Rebuilt:
     left_alone: dict[str, str]
 
 
-def repair(question: Repair) -> ExitCode:
+class Options(CommandOptions):
+    """Every checkpoint is read and verified, and what would be done is shown; with --yes it is done. A damaged
+    run.json is kept under another name, and no checkpoint is changed or deleted. Nothing is lost by a kill.
+    """
+
+    run: RunPlace
+    is_confirmed: Annotated[bool, Flag("do it", name="--yes")] = False
+    fingerprint: Annotated[str, Flag("which settings, where checkpoints of several are there", metavar="HEX")] = ""
+    cache_dir: CacheDir = None
+    as_json: AsJson = False
+
+
+def answer(options: Options) -> ExitCode:
     """Show what is rebuilt, and do it once that is confirmed. Raises RunUnavailable, RecordDamaged, StorageError."""
-    store = open_store(question.run)
+    store = open_store(options.run)
     try:
         recorded(store)
-    except RecordDamaged as error:
-        damage = error
+        shown: dict[str, Any] = {"at": store.uri, "action": "nothing: the record can be read"}
+    except RecordDamaged as damage:
+        with scratch.folder(options.cache_dir) as folder:
+            shown = mend(
+                store, damage, fingerprint=options.fingerprint, is_confirmed=options.is_confirmed, scratch=folder
+            )
+    if options.as_json:
+        print_json(shown, indent=1)
     else:
-        _show({"at": store.uri, "action": "nothing: the record can be read"}, question)
-        return ExitCode.COMPLETE
-    with scratch.folder(question.cache_dir) as folder:
-        answer = mend(
-            store, damage, fingerprint=question.fingerprint, is_confirmed=question.is_confirmed, scratch=folder
-        )
-    _show(answer, question)
+        TableConsole().print(_as_table(shown))
     return ExitCode.COMPLETE
 
 
@@ -82,7 +94,22 @@ def mend(
             store.write(RECORD_NAME, record.encoded(rebuilt.content), if_generation=generation)
         except PreconditionFailed as error:
             raise _written_meanwhile(store) from error
-    return _answer(store.uri, damage, rebuilt, copy, is_confirmed=is_confirmed)
+    content, newest = rebuilt.content, rebuilt.content.checkpoints[-1]
+    return {
+        "at": store.uri,
+        "problem": damage.message,
+        "action": "done: start the run again to carry it on" if is_confirmed else "none yet: add --yes to do this",
+        "run_id": content.run_id,
+        "fingerprint": content.fingerprint,
+        "phase": newest.phase,
+        "step": newest.step,
+        "num_epochs": len(content.history),
+        "num_attempts": len(content.attempts),
+        "checkpoints": [entry.name for entry in content.checkpoints],
+        "set_aside": rebuilt.set_aside,
+        "left_alone": rebuilt.left_alone,
+        "damaged_record_kept_as": copy,
+    }
 
 
 def _is_record(data: bytes, store: ObjectStore) -> bool:
@@ -114,22 +141,18 @@ def rebuild(found: Sequence[Inspected], place: str, *, fingerprint: str) -> Rebu
     `fingerprint` chooses among several; with the empty string there must be one.
     """
     newest = _newest(found, place, fingerprint)
-    problems = {one.name: problem for one in found if (problem := _problem(one, newest))}
-    good = sorted((one for one in found if one.name not in problems), key=_position)
     names = {one.name: parts for one in found if (parts := CheckpointName.parse(one.name)) is not None}
+    problems = {one.name: problem for one in found if (problem := _problem(one, newest))}
+    good = sorted((one for one in found if one.name not in problems), key=lambda one: names[one.name].position)
     lineages = {names[one.name].lineage for one in good} - {""}
-    # What this lineage wrote and the record does not name would be deleted: what is not used is named as set aside.
-    set_aside = [
-        one for one in found if one.name in problems and one.name in names and names[one.name].lineage in lineages
-    ]
-    num_attempts = max(names[one.name].attempt for one in (*good, *set_aside))
+    # A run deletes what its lineages wrote and its record does not name: so what is not used is named as set aside.
+    aside = [one for one in found if one.name in problems and one.name in names and names[one.name].lineage in lineages]
+    num_attempts = max(names[one.name].attempt for one in (*good, *aside))
     try:
         if num_attempts > MAX_ATTEMPTS:
             raise ValueError(f"attempt {num_attempts} is named, expected at most {MAX_ATTEMPTS}")
         content = record.new_record(
-            run_id=newest.run_id,
-            fingerprint=newest.fingerprint,
-            settings=newest.settings,
+            record.Identity(run_id=newest.run_id, fingerprint=newest.fingerprint, settings=newest.settings),
             earlier_lineages=tuple(sorted(lineages)),
             state=newest.phase,
             attempts=tuple(
@@ -138,70 +161,61 @@ def rebuild(found: Sequence[Inspected], place: str, *, fingerprint: str) -> Rebu
             inputs=newest.inputs,
             checkpoints=tuple(one.entry() for one in good),
             history=newest.history,
-            set_aside=tuple(_entry(one, names[one.name], newest) for one in set_aside),
+            set_aside=tuple(_entry(one, names[one.name], newest) for one in aside),
         )
     except ValueError as error:
         raise RecordDamaged(
             f"the checkpoints of {place} give no valid record: {str(error)[:300]!r}. Nothing was changed",
-            hint=f"move what this names out of {CHECKPOINTS}, and try again",
+            hint=f"move the checkpoint that this names out of {CHECKPOINTS}, and try again",
         ) from error
-    aside = {entry.name for entry in content.set_aside}
-    return Rebuilt(
-        content,
-        set_aside={name: problem for name, problem in problems.items() if name in aside},
-        left_alone={name: problem for name, problem in problems.items() if name not in aside},
-    )
+    set_aside = {one.name: problems.pop(one.name) for one in aside}
+    return Rebuilt(content, set_aside=set_aside, left_alone=problems)
 
 
 def _newest(found: Sequence[Inspected], place: str, fingerprint: str) -> Description:
+    """The description of the newest checkpoint that can be used, of the run that this place is named by."""
     run_id = record.run_id_of(place)
-    groups: dict[str, list[Inspected]] = {}
-    for one in found:
-        if one.description is not None and run_id in ("", one.description.run_id):
-            groups.setdefault(one.description.fingerprint, []).append(one)
+    described = [(one, one.description) for one in found if one.description is not None]
+    groups: dict[str, list[tuple[CheckpointName, Description]]] = {}
+    for one, description in described:
+        name = CheckpointName.parse(one.name)
+        if run_id in ("", description.run_id) and name is not None:
+            groups.setdefault(description.fingerprint, []).append((name, description))
     if not groups:
-        others = {one.description.run_id for one in found if one.description is not None}
         reasons = [f"{one.name}: {one.problem}" for one in found if one.problem][:3]
-        reasons += [f"they are of run {', '.join(map(repr, sorted(others)))}, and this place is of {run_id!r}"] * bool(
-            others
-        )
+        if described:
+            others = ", ".join(sorted({repr(description.run_id) for _, description in described}))
+            reasons.append(f"they are of run {others}, and this place is of {run_id!r}")
         raise RecordDamaged(
             f"none of the {len(found)} checkpoints of {place} can be used: {'; '.join(reasons)}. Nothing was changed",
             hint="restore run.json from a copy; give the folder the name of its run back if it was renamed; or begin "
-            "anew under another THAW_RUN_ID",
+            "again under another THAW_RUN_ID",
         )
-    if (fingerprint or len(groups) == 1) and fingerprint in ("", *groups):
-        description = max(groups[fingerprint or next(iter(groups))], key=_position).description
-        assert description is not None
-        return description
-    counts = ", ".join(f"{key} ({len(group)} checkpoints)" for key, group in groups.items())
-    raise RecordDamaged(
-        f"the checkpoints of {place} are of these fingerprints: {counts}. Nothing was changed",
-        hint=f"choose one: python -m job repair --run {place} --fingerprint {next(iter(groups))}",
-    )
-
-
-def _position(one: Inspected) -> tuple[int, int, int, int]:
-    parts = CheckpointName.parse(one.name)
-    assert parts is not None
-    return parts.position
+    chosen = fingerprint or next(iter(groups))
+    if chosen not in groups or (len(groups) > 1 and not fingerprint):
+        counts = ", ".join(f"{key} ({len(group)} checkpoints)" for key, group in groups.items())
+        raise RecordDamaged(
+            f"the checkpoints of {place} are of these fingerprints: {counts}. Nothing was changed",
+            hint=f"choose one: python -m job repair --run {place} --fingerprint {next(iter(groups))}",
+        )
+    return max(groups[chosen], key=lambda one: one[0].position)[1]
 
 
 def _problem(one: Inspected, newest: Description) -> str:
     """Why a checkpoint is not one of the record that the newest gives; empty for one that is."""
-    said = one.description
-    if said is None:
+    description = one.description
+    if description is None:
         return one.problem
     for field in ("run_id", "fingerprint", "settings", "inputs"):
-        if getattr(said, field) != getattr(newest, field):
+        if getattr(description, field) != getattr(newest, field):
             return f"is of another run than the newest: {field} differ"
-    if len(said.history) > len(newest.history):
+    if len(description.history) > len(newest.history):
         return "has more epochs behind it than the newest"
     return ""
 
 
 def _entry(one: Inspected, parts: CheckpointName, newest: Description) -> CheckpointEntry:
-    """What the record says of a checkpoint that is set aside: its name, and the digest of what is there."""
+    """The record's entry of a checkpoint that is set aside: its name, and the digest of what is there."""
     return CheckpointEntry.model_validate(
         {
             "name": one.name,
@@ -216,41 +230,10 @@ def _entry(one: Inspected, parts: CheckpointName, newest: Description) -> Checkp
     )
 
 
-def _answer(
-    at: str, damage: RecordDamaged, rebuilt: Rebuilt, copy: str | None, *, is_confirmed: bool
-) -> dict[str, Any]:
-    content = rebuilt.content
-    newest = content.checkpoints[-1]
-    return {
-        "at": at,
-        "problem": damage.message,
-        "action": "done: start the run again to carry it on" if is_confirmed else "none yet: add --yes to do this",
-        "run_id": content.run_id,
-        "fingerprint": content.fingerprint,
-        "phase": newest.phase,
-        "step": newest.step,
-        "num_epochs": len(content.history),
-        "num_attempts": len(content.attempts),
-        "checkpoints": [entry.name for entry in content.checkpoints],
-        "set_aside": rebuilt.set_aside,
-        "left_alone": rebuilt.left_alone,
-        "damaged_record_kept_as": copy,
-    }
-
-
-def _show(answer: dict[str, Any], question: Repair) -> None:
-    if question.as_json:
-        print_json(answer, indent=1)
-        return
+def _as_table(shown: dict[str, Any]) -> Table:
     table = Table.grid(padding=(0, 2))
-    for name, value in answer.items():
-        lines = (
-            value
-            if isinstance(value, list)
-            else [f"{key}: {why}" for key, why in value.items()]
-            if isinstance(value, dict)
-            else [value]
-        )
-        for index, line in enumerate(lines):
+    for name, value in shown.items():
+        values = [f"{key}: {why}" for key, why in value.items()] if isinstance(value, dict) else value
+        for index, line in enumerate(values if isinstance(values, list) else [values]):
             table.add_row(name.replace("_", " ") if index == 0 else "", plain("none" if line is None else str(line)))
-    Paper().print(table)
+    return table

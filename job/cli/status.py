@@ -5,29 +5,46 @@ import sys
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import model_validator
 from rich.console import Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from job.cli.arguments import Status
+from job.cli.arguments import AsJson, CommandOptions, Flag, RunPlace
 from job.cli.runs import recorded
-from job.cli.tables import COLORS, Paper, duration, plain, print_json, size
+from job.cli.tables import COLORS, TableConsole, duration, plain, print_json, size, table
 from job.errors import ExitCode, InvalidSettings
+from job.observe import estimate
+from job.observe.estimate import PhaseProgress
 from job.run import holder, lease, standing
-from job.run.standing import Condition, PhaseProgress
-from job.schema import Attempt, Record
+from job.run.standing import Condition
+from job.schema import Record
 from job.storage import ObjectStore, open_store
 
 WATCH_EVERY_SECONDS = 2.0
 BAR_WIDTH = 40
 
 
+class Options(CommandOptions):
+    """State, progress, attempts, and time left."""
+
+    run: RunPlace
+    watch: Annotated[bool, Flag("stay, and show what changes until the run is done")] = False
+    as_json: AsJson = False
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> "Options":
+        if self.watch and self.as_json:
+            raise ValueError("--watch: not allowed with --json")
+        return self
+
+
 @dataclass(frozen=True)
 class Seen:
-    """A record as it was read, and what only the store and this moment tell: the lease, the time.
+    """A record as it was read, with what it does not hold: how long its lease lives, and the time now.
 
     `held_seconds` is an estimate by the clock of the holder's host unless `is_known`.
     """
@@ -51,19 +68,19 @@ class Seen:
         return standing.seconds_left(self.record, self.phases)
 
 
-def status(question: Status) -> ExitCode:
+def answer(options: Options) -> ExitCode:
     """Show the run. Raises RunUnavailable when there is none, RecordDamaged, StorageError."""
-    store = open_store(question.run)
-    if question.watch:
+    store = open_store(options.run)
+    if options.watch:
         if not sys.stdout.isatty():
             raise InvalidSettings(
                 "status: --watch draws on a terminal, and standard output is none", hint="use --json, again and again"
             )
         _watch(store)
-    elif question.as_json:
+    elif options.as_json:
         print_json(as_json(look(store)), indent=1)
     else:
-        Paper().print(as_table(look(store)))
+        TableConsole().print(as_table(look(store)))
     return ExitCode.COMPLETE
 
 
@@ -75,7 +92,7 @@ def look(store: ObjectStore) -> Seen:
 
 
 def _watch(store: ObjectStore) -> None:
-    with Live(console=Paper(), auto_refresh=False) as live:
+    with Live(console=TableConsole(), auto_refresh=False) as live:
         while True:
             seen = look(store)
             live.update(as_table(seen), refresh=True)
@@ -94,7 +111,7 @@ def as_json(seen: Seen) -> dict[str, Any]:
         "condition": seen.condition,
         "state": found.state,
         "phases": [dataclasses.asdict(phase) for phase in seen.phases],
-        "progress_ratio": standing.ratio(seen.phases),
+        "progress_ratio": estimate.ratio(seen.phases),
         "seconds_left": seen.seconds_left,
         "held_by": str(found.lease.holder) if found.lease and seen.held_seconds > 0 else None,
         "held_seconds": seen.held_seconds,
@@ -109,40 +126,36 @@ def as_json(seen: Seen) -> dict[str, Any]:
 def as_table(seen: Seen) -> Group:
     """The same for a person."""
     found, entry = seen.record, standing.newest_checkpoint(seen.record)
-    table = Table.grid(padding=(0, 2))
-    table.add_row("run", plain(found.run_id, "bold"))
-    table.add_row("at", plain(seen.at))
-    table.add_row("state", plain(summary(found, seen.condition), COLORS[seen.condition]))
+    rows = Table.grid(padding=(0, 2))
+    rows.add_row("run", plain(found.run_id, "bold"))
+    rows.add_row("at", plain(seen.at))
+    rows.add_row("state", plain(summary(found, seen.condition), COLORS[seen.condition]))
     if seen.held_seconds > 0 and found.lease is not None:
-        table.add_row("held by", plain(f"{found.lease.holder}; its lease lives {duration(seen.held_seconds)} more"))
+        rows.add_row("held by", plain(f"{found.lease.holder}; its lease lives {duration(seen.held_seconds)} more"))
     if not seen.is_known:
-        table.add_row("", "whether it lives is told by the clock of its host: only a start, which watches it, knows")
-    done = standing.ratio(seen.phases)
+        rows.add_row("", "an estimate by the clock of its host: only a start, which watches the lease, knows")
+    done = estimate.ratio(seen.phases)
     if done is not None:
-        table.add_row("progress", ProgressBar(total=1.0, completed=done, width=BAR_WIDTH))
+        rows.add_row("progress", ProgressBar(total=1.0, completed=done, width=BAR_WIDTH))
     for phase in seen.phases:
         steps = f"step {phase.step}" + (f" of {phase.num_steps}" if phase.num_steps is not None else "")
-        table.add_row(phase.name, f"{steps}, {phase.num_epochs_done} of {phase.num_epochs} epochs done")
+        rows.add_row(phase.name, f"{steps}, {phase.num_epochs_done} of {phase.num_epochs} epochs done")
     if seen.condition != "done":
         left = seen.seconds_left
-        table.add_row("time left", "not known before an epoch is done" if left is None else f"about {duration(left)}")
+        rows.add_row("time left", "not known before an epoch is done" if left is None else f"about {duration(left)}")
     if entry is not None:
-        table.add_row(
-            "last commit",
-            f"{entry.phase} step {entry.step}, {size(entry.size)}, {duration(_age(seen, entry.time))} ago",
-        )
+        commit = f"{entry.phase} step {entry.step}, {size(entry.size)}, {duration(_age(seen, entry.time))} ago"
+        rows.add_row("last commit", commit)
     if found.history:
         epoch = found.history[-1]
-        table.add_row(
-            "last epoch",
-            f"{epoch.phase} {epoch.epoch + 1}: validation accuracy {epoch.validation_accuracy:.4f}, "
-            f"loss {epoch.validation_loss:.4f}, {epoch.images_per_second:.1f} images/s",
-        )
+        accuracy, loss = f"{epoch.validation_accuracy:.4f}", f"{epoch.validation_loss:.4f}"
+        position, speed = f"{epoch.phase} {epoch.epoch + 1}", f"{epoch.images_per_second:.1f} images/s"
+        rows.add_row("last epoch", f"{position}: validation accuracy {accuracy}, loss {loss}, {speed}")
     if found.outcome is not None:
         low, high = found.outcome.test_accuracy_interval
-        accuracy, loss = found.outcome.test_accuracy, found.outcome.test_loss
-        table.add_row("outcome", f"test accuracy {accuracy:.4f} ({low:.4f} to {high:.4f}), loss {loss:.4f}")
-    return Group(table, _attempts(seen))
+        accuracy, loss = f"{found.outcome.test_accuracy:.4f}", f"{found.outcome.test_loss:.4f}"
+        rows.add_row("outcome", f"test accuracy {accuracy} ({low:.4f} to {high:.4f}), loss {loss}")
+    return Group(rows, _attempts(seen))
 
 
 def summary(found: Record, condition: Condition) -> str:
@@ -151,31 +164,19 @@ def summary(found: Record, condition: Condition) -> str:
         return "done"
     newest = found.attempts[-1] if found.attempts else None
     code = f" with exit code {newest.exit_code}" if newest and newest.exit_code is not None else ""
-    way_out = "" if condition == "running" else "; the same start carries it on" if condition != "failed" else ""
-    return f"{condition} in {found.state}{code}{way_out}"
+    hint = "; the same start carries it on" if condition in ("stopped", "killed") else ""
+    return f"{condition} in {found.state}{code}{hint}"
 
 
 def _attempts(seen: Seen) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for name in ("attempt", "started", "lasted", "ended", "holder"):
-        table.add_column(name)
+    rows = table("attempt", "started", "lasted", "ended", "holder")
     for attempt in seen.record.attempts:
-        is_newest = attempt is seen.record.attempts[-1]
-        end = attempt.end or (seen.now if is_newest and seen.condition == "running" else None)
-        table.add_row(
-            str(attempt.number),
-            f"{attempt.start:%F %T}",
-            duration((end - attempt.start).total_seconds()) if end else "?",
-            _end_of(attempt, is_running=is_newest and seen.condition == "running"),
-            plain(attempt.holder),
-        )
-    return table
-
-
-def _end_of(attempt: Attempt, *, is_running: bool) -> str:
-    if is_running:
-        return "runs"
-    return "killed" if attempt.end is None else f"exit code {attempt.exit_code}"
+        end, ended = attempt.end, "killed" if attempt.end is None else f"exit code {attempt.exit_code}"
+        if attempt is seen.record.attempts[-1] and seen.condition == "running":
+            end, ended = end or seen.now, "runs"
+        lasted = duration((end - attempt.start).total_seconds()) if end else "?"
+        rows.add_row(str(attempt.number), f"{attempt.start:%F %T}", lasted, ended, plain(attempt.holder))
+    return rows
 
 
 def _age(seen: Seen, moment: datetime) -> float:

@@ -2,9 +2,11 @@
 
 import json
 import sys
+from collections.abc import Container
 from typing import Any
 
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 WIDTH_ELSEWHERE = 200
@@ -15,17 +17,25 @@ COLORS = {
     "done": "green", "running": "cyan", "stopped": "yellow", "killed": "yellow", "failed": "red", "damaged": "red",
     "unreadable": "red",
 }  # fmt: skip
-"""Of what became of a run."""
+"""Of a run, by its condition."""
 
 
-class Paper(Console):
-    """Standard output for tables. Raises BrokenPipeError when nobody reads it, where rich ends the process."""
+class TableConsole(Console):
+    """Standard output for tables. Raises BrokenPipeError when it is closed, where rich would end the process."""
 
     def __init__(self) -> None:
         super().__init__(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else WIDTH_ELSEWHERE)
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError
+
+
+def table(*columns: str, right: Container[str] = ()) -> Table:
+    """A table without lines; the columns in `right` hold numbers."""
+    made = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for name in columns:
+        made.add_column(name, overflow="fold", justify="right" if name in right else "left")
+    return made
 
 
 def print_json(content: Any, *, indent: int | None = None) -> None:

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from rich.console import Group
-from rich.table import Table
 
-from job.cli.arguments import Verify
+from job.cli.arguments import AsJson, CacheDir, CommandOptions, RunPlace
 from job.cli.runs import recorded
-from job.cli.tables import Paper, plain, print_json, size
+from job.cli.tables import TableConsole, plain, print_json, size, table
 from job.errors import ExitCode
 from job.run.artefacts import PREFIXES, problem_with
 from job.run.record import RECORD_NAME
@@ -20,7 +19,7 @@ from job.schema import CheckpointEntry, Record, StoredFile
 from job.storage import ObjectStore, open_store, scratch
 
 Condition = Literal["ok", "missing", "damaged", "not named", "set aside", "left over"]
-"""`not named` is a stranger beside the files of the run; `left over` lies elsewhere, and harms nothing."""
+"""`not named` lies beside the files of the run and is not in the record; `left over` lies elsewhere, without harm."""
 
 FAULTS: frozenset[Condition] = frozenset({"missing", "damaged", "not named"})
 COLORS: Mapping[Condition, str] = {"missing": "red", "damaged": "red", "not named": "red"}
@@ -35,20 +34,30 @@ class Found(NamedTuple):
     text: str = ""
 
 
-def verify(question: Verify) -> ExitCode:
+class Options(CommandOptions):
+    """The exit code is 4 when an object is missing or damaged, or lies beside model, report and logs and is not in the
+    record. Checkpoints that were set aside, or that the record does not name any more, are only shown.
+    """
+
+    run: RunPlace
+    cache_dir: CacheDir = None
+    as_json: AsJson = False
+
+
+def answer(options: Options) -> ExitCode:
     """Show what was found; BAD_INPUT when something is missing, damaged, or beside the files and not named.
 
     Raises RunUnavailable, RecordDamaged, StorageError.
     """
-    store = open_store(question.run)
+    store = open_store(options.run)
     record = recorded(store)
-    with scratch.folder(question.cache_dir) as folder:
+    with scratch.folder(options.cache_dir) as folder:
         found = sorted(look(store, record, folder / "object"))
     exit_code = ExitCode.BAD_INPUT if any(each.condition in FAULTS for each in found) else ExitCode.COMPLETE
-    if question.as_json:
+    if options.as_json:
         print_json(_as_json(store.uri, record, found, exit_code), indent=1)
     else:
-        Paper().print(_as_table(store.uri, record, found))
+        TableConsole().print(_as_table(store.uri, record, found))
     return exit_code
 
 
@@ -81,10 +90,10 @@ def _named(record: Record) -> dict[str, CheckpointEntry | StoredFile]:
 
 def _summary(record: Record, found: list[Found]) -> str:
     counts = {condition: sum(each.condition == condition for each in found) for condition in ("ok", *sorted(FAULTS))}
-    told = ", ".join(f"{count} {condition}" for condition, count in counts.items() if count or condition == "ok")
+    summary = ", ".join(f"{count} {condition}" for condition, count in counts.items() if count or condition == "ok")
     if record.outcome is not None and not record.files:
-        return f"{told}; model and report are not verified: a version that kept no digests of them finished the run"
-    return told
+        return f"{summary}; model and report are not verified: a version that kept no digests of them finished the run"
+    return summary
 
 
 def _as_json(at: str, record: Record, found: list[Found], exit_code: ExitCode) -> dict[str, Any]:
@@ -99,11 +108,9 @@ def _as_json(at: str, record: Record, found: list[Found], exit_code: ExitCode) -
 
 
 def _as_table(at: str, record: Record, found: list[Found]) -> Group:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for name in ("object", "size", "found", ""):
-        table.add_column(name, overflow="fold", justify="right" if name == "size" else "left")
+    rows = table("object", "size", "found", "", right=("size",))
     for each in found:
         shown = "" if each.num_bytes is None else size(each.num_bytes)
-        table.add_row(plain(each.name), shown, plain(each.condition, COLORS.get(each.condition, "")), plain(each.text))
+        rows.add_row(plain(each.name), shown, plain(each.condition, COLORS.get(each.condition, "")), plain(each.text))
     goes_on = "" if record.state == "done" else f"; the run is in {record.state}, and was looked at as it is now"
-    return Group(table, "", plain(f"{at}: {_summary(record, found)}{goes_on}"))
+    return Group(rows, "", plain(f"{at}: {_summary(record, found)}{goes_on}"))

@@ -85,18 +85,18 @@ class Composition:
                 hint="the data is probably sorted by class: shuffle it as it is prepared, or choose other splits",
             )
 
-    def findings(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """What a person should look at, as names and fields of events."""
+    def findings(self) -> Iterator[events.Event]:
+        """What a person should look at."""
         train = self.counts["train"]
         for split, counts in self.counts.items():
             missing = counts == 0 if split == "train" else (counts == 0) & (train > 0)
             if missing.any():
-                yield events.CLASS_MISSING, {"split": split, **self._named(missing)}
+                yield events.ClassMissing(split, **self._named(missing))
         rare = (train > 0) & (train < RARE_EXAMPLES)
         if rare.any():
-            yield events.CLASS_RARE, {"fewer_than": RARE_EXAMPLES, **self._named(rare)}
+            yield events.ClassRare(RARE_EXAMPLES, **self._named(rare))
         if any(self.duplicates.values()):
-            yield events.DUPLICATES, dict(self.duplicates)
+            yield events.Duplicates(**self.duplicates)
 
     def _named(self, chosen: np.ndarray) -> dict[str, Any]:
         indices = np.flatnonzero(chosen)

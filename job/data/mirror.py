@@ -25,16 +25,12 @@ from job.errors import DataUnavailable, InputError, ObjectMissing, WeightsUnusab
 from job.observe import events
 from job.paths import UnsafeName, checked_name, inside
 from job.storage import MISSING, Digest, LocalStore, ObjectStore, cache_folder, digest_of, open_store, scratch
+from job.storage.uri import is_bucket
 
 MANIFEST = "thaw-mirror.json"
 NUM_THREADS = 8
 POLL_SECONDS = 0.2
 REPORT_EVERY_SECONDS = 10.0
-
-
-def is_remote(place: str) -> bool:
-    """Whether data or weights must be fetched before TensorFlow can read them."""
-    return place.startswith("gs://")
 
 
 class Listed(BaseModel):
@@ -93,7 +89,7 @@ def probe(store: ObjectStore) -> None:
 
 
 def send(
-    store: ObjectStore, files: Mapping[str, Path], *, reader: events.Reader, check_stop: Callable[[], None]
+    store: ObjectStore, files: Mapping[str, Path], *, observer: events.Observer, check_stop: Callable[[], None]
 ) -> None:
     """Put files into a mirror, but for those that are there as they were sent; a killed one goes on where it was."""
     manifest, manifest_generation = Manifest.read(store)
@@ -108,8 +104,8 @@ def send(
             num_bytes += digest.size
             manifest.files[name] = Listed(**vars(digest), generation=store.generation(name))
             manifest_generation = manifest.write(store, manifest_generation)
-        reader.event(events.MIRRORED, file=name, number=count, num_files=len(files), bytes=digest.size)
-    reader.event(events.MIRROR_FILLED, place=store.uri, bytes_sent=num_bytes, seconds=time.monotonic() - began)
+        observer.event(events.Mirrored(file=name, number=count, num_files=len(files), bytes=digest.size))
+    observer.event(events.MirrorFilled(store.uri, bytes_sent=num_bytes, seconds=time.monotonic() - began))
 
 
 def files_of_dataset(store: ObjectStore, dataset: str) -> Files:
@@ -180,18 +176,18 @@ class Fetching:
     """
 
     def __init__(
-        self, cache_dir: Path | None, *, scratch: Path, reader: events.Reader, check_stop: Callable[[], None]
+        self, cache_dir: Path | None, *, scratch: Path, observer: events.Observer, check_stop: Callable[[], None]
     ) -> None:
         self._root = cache_folder.place(cache_dir) / "mirror"
         self._scratch = scratch
-        self._reader = reader
+        self._observer = observer
         self._check_stop = check_stop
 
     def inputs(self, *, data_dir: str | None, dataset: str, weights: str) -> tuple[str | None, str]:
         """The same places, with a local copy instead of each remote one."""
-        if data_dir is not None and is_remote(data_dir):
+        if data_dir is not None and is_bucket(data_dir):
             data_dir = str(self.dataset(data_dir, dataset))
-        if is_remote(weights):
+        if is_bucket(weights):
             weights = str(self.weights(weights))
         return data_dir, weights
 
@@ -227,16 +223,11 @@ class Fetching:
                 self._check_stop()
                 if time.monotonic() - reported_at >= REPORT_EVERY_SECONDS:
                     reported_at = time.monotonic()
-                    self._reader.event(
-                        events.FETCHING, place=store.uri, num_left=len(pending), num_files=len(copies),
-                        bytes=sum(fetched),
-                    )  # fmt: skip
+                    self._observer.event(events.Fetching(store.uri, len(pending), len(copies), bytes=sum(fetched)))
         finally:
             executor.shutdown(wait=False, cancel_futures=True)
-        self._reader.event(
-            events.FETCHED, place=store.uri, num_files=len(fetched), bytes=sum(fetched),
-            seconds=time.monotonic() - began,
-        )  # fmt: skip
+        seconds = time.monotonic() - began
+        self._observer.event(events.Fetched(store.uri, len(fetched), bytes=sum(fetched), seconds=seconds))
         return folder
 
 

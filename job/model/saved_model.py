@@ -55,11 +55,14 @@ def signatures(model: keras.Model, class_names: Sequence[str]) -> dict[str, Sign
 
     def answer_encoded(encoded_images: tf.Tensor) -> dict[str, tf.Tensor]:
         images, valid = _decoded(encoded_images, image_shape[0])
-        nothing = {"logits": 0.0, "probabilities": 0.0, "label": ""}
-        answered = answer_uint8(images).items()
+        size, nothing = tf.size(encoded_images), {"logits": 0.0, "probabilities": 0.0, "label": ""}
+        # Never of no image: the convolutions of oneDNN, which TensorFlow takes on some processors, fail on it.
+        answered = {name: value[:size] for name, value in answer_uint8(images[: tf.maximum(size, 1)]).items()}
+        valid = valid[:size]
         row = valid[:, tf.newaxis]
         of_valid = {
-            name: tf.where(row if value.shape.rank == 2 else valid, value, nothing[name]) for name, value in answered
+            name: tf.where(row if value.shape.rank == 2 else valid, value, nothing[name])
+            for name, value in answered.items()
         }
         return of_valid | {"valid": valid}
 
@@ -71,7 +74,9 @@ def signatures(model: keras.Model, class_names: Sequence[str]) -> dict[str, Sign
 
 
 def _decoded(encoded: tf.Tensor, image_size: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """Pixels uint8 [b, size, size, 3] of string [b], and bool [b]: which could be decoded; the others are black.
+    """Pixels uint8 [b + 1, size, size, 3] of string [b], and bool [b + 1]: which could be decoded.
+
+    The others are black, and so is the last row, which is of no image.
 
     An operation that fails ends its graph, but for those of tf.data: there what fails can be left out.
     """
@@ -90,7 +95,7 @@ def _decoded(encoded: tf.Tensor, image_size: int) -> tuple[tf.Tensor, tf.Tensor]
     rows = rows[:, tf.newaxis]
     black = tf.zeros((size + 1, image_size, image_size, 3), tf.uint8)
     valid = tf.tensor_scatter_nd_update(tf.zeros([size + 1], tf.bool), rows, tf.ones_like(rows[:, 0], tf.bool))
-    return tf.tensor_scatter_nd_update(black, rows, pixels)[:-1], valid[:-1]
+    return tf.tensor_scatter_nd_update(black, rows, pixels), valid
 
 
 def save(model: keras.Model, class_names: Sequence[str], folder: Path) -> None:

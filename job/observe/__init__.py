@@ -1,1 +1,1 @@
-"""What is told of an attempt: events, the log, metrics, Kubeflow Trainer, time and progress."""
+"""How an attempt is observed: events, the log, metrics, Kubeflow Trainer, time and progress."""

@@ -1,57 +1,121 @@
-"""How much of the training is done, and when it will be: from steps, and from how long they take."""
+"""How much of the training is done, and how long the rest takes: one formula for all who show it.
+
+Of the rest, each step takes as long as the newest measured steps of its phase; where none was measured, as long as the
+newest ones of another phase by their relative cost. Each epoch still to be validated takes as long as the newest
+validation, and the final evaluation as long as that for as many images.
+
+Two sources feed it. `status` reads the record (see `job.run.standing`): committed steps, and the speed of whole epochs.
+An attempt itself has newer numbers, in `Estimate`: the steps it has done, and their speed since its first one.
+"""
 
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
-RELATIVE_COST = {"head": 1.0, "fine_tune": 3.0}
-"""Of a step. With a frozen backbone it is little more than a forward pass; a backward pass costs two more."""
+from job.observe import events
+from job.phases import RELATIVE_COST
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhaseProgress:
+    """How far a phase is: `step` of `num_steps`, where the latter is None until the size of the data is known."""
+
+    name: str
+    step: int
+    num_steps: int | None
+    num_epochs_done: int
+    num_epochs: int
+
+
+def ratio(phases: Sequence[PhaseProgress]) -> float | None:
+    """The share of the training that is done, 0 to 1, weighted by the cost of a step; None if unknown."""
+    done = whole = 0.0
+    for phase in phases:
+        if phase.num_steps is None:
+            return None
+        done += phase.step * RELATIVE_COST[phase.name]
+        whole += phase.num_steps * RELATIVE_COST[phase.name]
+    return done / whole if whole else None
+
+
+def seconds_left(
+    phases: Sequence[PhaseProgress],
+    step_seconds: Mapping[str, float],
+    *,
+    validation_seconds: float = 0.0,
+    evaluation_seconds: float = 0.0,
+) -> float | None:
+    """About how long the rest takes; `step_seconds` are measured ones by phase, the newest last. None without one."""
+    if not step_seconds:
+        return None
+    newest = list(step_seconds)[-1]
+    seconds = evaluation_seconds
+    for phase in phases:
+        by_cost = step_seconds[newest] * RELATIVE_COST[phase.name] / RELATIVE_COST[newest]
+        seconds += ((phase.num_steps or 0) - phase.step) * step_seconds.get(phase.name, by_cost)
+        seconds += (phase.num_epochs - phase.num_epochs_done) * validation_seconds
+    return seconds
 
 
 class Estimate:
-    """Steps done and left, by phase in order; `num_steps` are those of each phase in all."""
+    """Follows one attempt by its events and steps."""
 
-    def __init__(self, num_steps: Mapping[str, int], clock: Callable[[], float] = time.monotonic) -> None:
-        self.num_steps = dict(num_steps)
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._phase = ""
-        self._step = 0
+        self._num_steps: dict[str, int] = {}
+        self._phase, self._step, self._num_epochs_done, self._num_batches = "", 0, 0, 0
+        self._step_seconds: dict[str, float] = {}
         self._first: tuple[int, float] | None = None
+        self._validation_seconds = self._evaluations_per_validation = 0.0
 
-    @classmethod
-    def of(cls, facts: Mapping[str, Any]) -> "Estimate":
-        """Of a run whose data is loaded: `head_steps` and `fine_tune_steps` are facts of that event."""
-        return cls({phase: facts[f"{phase}_steps"] for phase in RELATIVE_COST if f"{phase}_steps" in facts})
+    def event(self, event: events.Event) -> None:
+        match event:
+            case events.DataLoaded():
+                self._num_steps = dict(event.steps)
+                self._evaluations_per_validation = event.test / max(1, event.validation)
+            case events.PhaseStarted():
+                self._phase, self._step, self._num_epochs_done = event.phase, event.step, event.epoch
+                self._first = None
+            case events.EpochFinished():
+                self._num_epochs_done = event.epoch + 1
+                self._validation_seconds = event.validation_seconds
+                if self._first is not None:
+                    # Steps are measured by the clock; the validation is counted by itself.
+                    self._first = self._first[0], self._first[1] + event.validation_seconds
 
-    def begin(self, phase: str, step: int) -> None:
-        """A phase begins, or is continued, with `step` of its steps done."""
-        self._phase, self._step, self._first = phase, step, None
-
-    def done(self, step: int) -> None:
-        """A step of the phase is done. The first one of an attempt is compiled, and tells nothing of the others."""
-        self._step = step
-        self._first = self._first or (step, self._clock())
+    def step(self, done: events.StepDone) -> None:
+        """The first step of an attempt is compiled, so its time says nothing about the others."""
+        self._step, self._num_batches = done.step, done.num_batches
+        if self._first is None:
+            self._first = done.step, self._clock()
+        elif done.step > self._first[0]:
+            self._step_seconds[self._phase] = (self._clock() - self._first[1]) / (done.step - self._first[0])
 
     def ratio(self) -> float:
-        """The share of the training that is done, 0 to 1, weighted by what a step of its phase costs."""
-        whole = sum(count * RELATIVE_COST[phase] for phase, count in self.num_steps.items())
-        return 1.0 - self._left() / whole if whole else 0.0
+        """The share of the training that is done, 0 to 1; 0 while it is unknown."""
+        return ratio(self._phases()) or 0.0
 
     def seconds_left(self) -> float | None:
-        """Seconds until the last step, from those since the first; None before the second step of a phase."""
-        if self._first is None or self._step == self._first[0]:
-            return None
-        first_step, since = self._first
-        seconds_a_step = (self._clock() - since) / (self._step - first_step)
-        return self._left() * seconds_a_step / RELATIVE_COST[self._phase]
+        """About how long the rest of the run takes; None before a second step was done."""
+        return seconds_left(
+            self._phases(),
+            self._step_seconds,
+            validation_seconds=self._validation_seconds,
+            evaluation_seconds=self._validation_seconds * self._evaluations_per_validation,
+        )
 
-    def _left(self) -> float:
-        """What is left to do, in steps of the head phase."""
-        left, is_ahead = 0.0, not self._phase
-        for phase, count in self.num_steps.items():
-            if phase == self._phase:
-                left += (count - self._step) * RELATIVE_COST[phase]
-                is_ahead = True
-            elif is_ahead:
-                left += count * RELATIVE_COST[phase]
-        return left
+    def _phases(self) -> list[PhaseProgress]:
+        phases, is_ahead = [], not self._phase
+        for name, num_steps in self._num_steps.items():
+            num_epochs = num_steps // self._num_batches if self._num_batches else 0
+            is_current = name == self._phase
+            is_ahead = is_ahead or is_current
+            step, num_epochs_done = (0, 0) if is_ahead else (num_steps, num_epochs)
+            if is_current:
+                step, num_epochs_done = self._step, self._num_epochs_done
+            phases.append(
+                PhaseProgress(
+                    name=name, step=step, num_steps=num_steps, num_epochs_done=num_epochs_done, num_epochs=num_epochs
+                )
+            )
+        return phases

@@ -1,47 +1,305 @@
-"""What is told of a run while it goes on, and who reads it.
+"""The events of a run, which are the lines of its log, and the observers that get them."""
 
-Every line of the log is one of the events named here; the README lists them. A step is told too, and is never a line.
-"""
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass
+from typing import Any, ClassVar, Protocol, dataclass_transform
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol
 
-WAITING = "waiting"
-RUN_CLAIMED = "run_claimed"
-RUN_ALREADY_DONE = "run_already_done"
-DATA_LOADED = "data_loaded"
-CLASS_MISSING = "class_missing"
-CLASS_RARE = "class_rare"
-DUPLICATES = "duplicates"
-MODEL_BUILT = "model_built"
-RESTORED = "restored"
-FETCHING = "fetching"
-FETCHED = "fetched"
-MIRRORED = "mirrored"
-MIRROR_FILLED = "mirror_filled"
-MIRROR_SETTINGS = "mirror_settings"
-CHECKPOINT_DAMAGED = "checkpoint_damaged"
-PHASE_STARTED = "phase_started"
-STEP_COMPILED = "step_compiled"
-EPOCH_FINISHED = "epoch_finished"
-COMMITTED = "committed"
-COMMIT_FAILED = "commit_failed"
-EVALUATED = "evaluated"
-EXPORTED = "exported"
-RUN_FINISHED = "run_finished"
-RUN_FAILED = "run_failed"
-METRICS_UNAVAILABLE = "metrics_unavailable"
-PUSH_FAILED = "push_failed"
-REPORTING_FAILED = "reporting_failed"
+@dataclass_transform(frozen_default=True)
+class Event:
+    """Something that happens once in a while; each kind is a frozen dataclass. `name` and `level` go into the log."""
+
+    name: ClassVar[str]
+    level: ClassVar[str]
+
+    def __init_subclass__(cls, *, name: str, level: str = "info") -> None:
+        cls.name, cls.level = name, level
+        dataclass(frozen=True)(cls)
+
+    def fields(self) -> dict[str, Any]:
+        """What the log shows, in order; a field that has its default value is left out."""
+        return {name: value for name, value in vars(self).items() if value != getattr(type(self), name, MISSING)}
+
+
+class WaitingForRun(Event, name="waiting"):
+    """Another attempt holds the run."""
+
+    held_by: str
+    attempt: int
+    since: str
+    at_most_seconds: float
+
+
+class WaitingForLock(Event, name="waiting"):
+    """Another process holds a lock of the store."""
+
+    lock: str
+    at_most_seconds: float
+
+
+class RunClaimed(Event, name="run_claimed"):
+    """This attempt holds the run from now on."""
+
+    at: str
+    attempt: int
+    state: str
+
+
+class RunAlreadyDone(Event, name="run_already_done"):
+    """An earlier attempt completed the run; nothing is done."""
+
+    at: str
+    attempts: int
+    ended: str
+    test_accuracy: float
+    test_accuracy_interval: tuple[float, float]
+    test_loss: float
+    model_sha256: str
+
+
+class Fetching(Event, name="fetching"):
+    """Files are being copied from a mirror."""
+
+    place: str
+    num_left: int
+    num_files: int
+    bytes: int
+
+
+class Fetched(Event, name="fetched"):
+    """The files of a mirror are on this disk; the numbers are of those that were not there before."""
+
+    place: str
+    num_files: int
+    bytes: int
+    seconds: float
+
+
+class DataLoaded(Event, name="data_loaded"):
+    """The splits are known: examples of each split, training steps of each phase, examples of each class."""
+
+    dataset: str
+    cache: str
+    train: int
+    validation: int
+    test: int
+    steps: Mapping[str, int]
+    classes: Mapping[str, Mapping[str, int]]
+
+    def fields(self) -> dict[str, Any]:
+        fields = super().fields()
+        steps, classes = fields.pop("steps"), fields.pop("classes")
+        return fields | {f"{phase}_steps": count for phase, count in steps.items()} | {"classes": classes}
+
+
+class ClassMissing(Event, name="class_missing", level="warning"):
+    """A split has no example of some classes."""
+
+    split: str
+    num_classes: int
+    classes: list[str]
+
+
+class ClassRare(Event, name="class_rare", level="warning"):
+    """Some classes have few training examples: their results mean little."""
+
+    fewer_than: int
+    num_classes: int
+    classes: list[str]
+
+
+class Duplicates(Event, name="duplicates", level="warning"):
+    """The same image is in two splits: how many examples of the second split are in the first one too."""
+
+    train_validation: int
+    train_test: int
+    validation_test: int
+
+
+class ModelBuilt(Event, name="model_built"):
+    """The classifier has its weights; `xla` says whether its train step is compiled by XLA."""
+
+    backbone: str
+    weights: str
+    precision: str
+    xla: bool
+    device: str
+
+
+class CheckpointDamaged(Event, name="checkpoint_damaged", level="warning"):
+    """A checkpoint cannot be used; the one before it is tried."""
+
+    checkpoint: str
+    reason: str
+
+
+class Restored(Event, name="restored"):
+    """Training goes on from this checkpoint."""
+
+    checkpoint: str | None
+    phase: str
+    step: int
+
+
+class NothingRestored(Restored, name="restored", level="warning"):
+    """No checkpoint of the run can be used; training begins anew."""
+
+
+class PhaseStarted(Event, name="phase_started"):
+    """A phase begins, or goes on, with `epoch` epochs and `step` steps done."""
+
+    phase: str
+    epoch: int
+    step: int
+    learning_rate: float
+
+
+GpuMemory = Mapping[str, Mapping[str, int]]  # bytes that TensorFlow holds of each GPU, "current" and "peak"
+
+
+class StepCompiled(Event, name="step_compiled"):
+    """The first step of this attempt in a phase is done, which was traced and compiled."""
+
+    phase: str
+    seconds: float
+    gpu_memory: GpuMemory | None = None
+
+
+@dataclass(frozen=True)
+class EpochDone:
+    """An epoch is trained and validated: mean losses in nats, accuracies in 0..1.
+
+    Seconds and images a second are of this attempt; the rate leaves out the step that was compiled.
+    """
+
+    phase: str
+    epoch: int
+    step: int
+    train_loss: float
+    train_accuracy: float
+    validation_loss: float
+    validation_accuracy: float
+    train_seconds: float
+    validation_seconds: float
+    images_per_second: float
+
+
+class EpochFinished(EpochDone, Event, name="epoch_finished"):
+    """An epoch is trained and validated."""
+
+    gpu_memory: GpuMemory | None = None
+
+
+class Committed(Event, name="committed"):
+    """A checkpoint is in the store; `blocking_seconds` are those that training stood still for it."""
+
+    reason: str
+    phase: str
+    step: int
+    bytes: int
+    seconds: float
+    blocking_seconds: float
+    checkpoint: str
+
+
+class CommitFailed(Event, name="commit_failed", level="warning"):
+    """A checkpoint could not be written; training goes on, and the next one has a newer state."""
+
+    phase: str
+    step: int
+    reason: str
+    error: str
+
+
+class Evaluated(Event, name="evaluated"):
+    """The exported model was measured over the test split: accuracy in 0..1, mean loss in nats."""
+
+    accuracy: float
+    loss: float
+    num_examples: int
+
+
+class Exported(Event, name="exported"):
+    """Model, report and logs are in the store."""
+
+    model: str
+
+
+class RunFinished(Event, name="run_finished"):
+    """The run is complete and its outcome committed."""
+
+    at: str
+    test_accuracy: float
+    test_accuracy_interval: tuple[float, float]
+    test_loss: float
+    model_sha256: str
+
+
+class RunFailed(Event, name="run_failed", level="error"):
+    """Why the process ends with this exit code, and what to do about it."""
+
+    exit_code: int
+    reason: str
+    hint: str
+    traceback: str | None = None
+
+    def __str__(self) -> str:
+        rest = {"hint": self.hint, "traceback": self.traceback}
+        return "\n".join([f"error: {self.reason}", *(f"{name}: {value}" for name, value in rest.items() if value)])
+
+
+class Mirrored(Event, name="mirrored"):
+    """A file is in the mirror."""
+
+    file: str
+    number: int
+    num_files: int
+    bytes: int
+
+
+class MirrorFilled(Event, name="mirror_filled"):
+    """All files are in the mirror; `bytes_sent` leaves out those that were there before."""
+
+    place: str
+    bytes_sent: int
+    seconds: float
+
+
+class MirrorSettings(Event, name="mirror_settings"):
+    """The settings with which a run reads from the mirror."""
+
+    THAW_DATA_DIR: str
+    THAW_WEIGHTS: str | None = None
+
+
+class MetricsUnavailable(Event, name="metrics_unavailable", level="warning"):
+    """/metrics is not served; the run goes on without."""
+
+    port: int
+    reason: str
+    hint: str
+
+
+class PushFailed(Event, name="push_failed", level="warning"):
+    """The Pushgateway did not take the outcome."""
+
+    url: str
+    reason: str
+    hint: str
+
+
+class ReportingFailed(Event, name="reporting_failed", level="warning"):
+    """Kubeflow Trainer did not take the progress; this is said once, until it does again."""
+
+    url: str
+    reason: str
 
 
 @dataclass(frozen=True)
 class StepDone:
     """`step` steps of the phase are done, of `num_steps`; `batch` of them in epoch `epoch`.
 
-    `seconds` are those of the step itself, `data_wait_seconds` those that it waited for its images. `is_first` is the
-    first step of an attempt, which is traced and compiled.
+    `data_wait_seconds`, the wait for its images, is not in `seconds`. The first step of an attempt is compiled.
     """
 
     phase: str
@@ -57,47 +315,36 @@ class StepDone:
 
 
 RunningMeans = Callable[[], tuple[float, float]]
-"""Loss and accuracy of the epoch so far; asking waits for the device."""
+"""Loss and accuracy of the epoch so far; calling it waits for the device."""
 
 
-class Reader(Protocol):
-    """What the pipeline tells of a run."""
+class Observer(Protocol):
+    """What a run reports to. Nothing in it may change how the run ends.
 
-    def event(self, name: str, **facts: Any) -> None:
-        """Something that happens once in a while."""
-        ...
+    `step` must cost next to nothing. `closing` is the result of a run as a table, which only a terminal shows.
+    """
 
-    def warning(self, name: str, **facts: Any) -> None:
-        """Something that a person should look at."""
-        ...
+    def event(self, event: Event) -> None: ...
 
-    def step(self, done: StepDone, running_means: RunningMeans) -> None:
-        """A step of the epoch under way; must cost next to nothing."""
-        ...
+    def step(self, done: StepDone, running_means: RunningMeans) -> None: ...
 
-    def closing(self, title: str, rows: dict[str, str]) -> None:
-        """The end of a run as a table; only a terminal shows it."""
-        ...
+    def closing(self, title: str, rows: dict[str, str]) -> None: ...
 
 
-class Readers:
-    """Several readers as one: each is told everything, in order."""
+class Observers:
+    """Several observers as one, in order."""
 
-    def __init__(self, *readers: Reader) -> None:
-        self._readers = readers
+    def __init__(self, *observers: Observer) -> None:
+        self._observers = observers
 
-    def event(self, name: str, **facts: Any) -> None:
-        for reader in self._readers:
-            reader.event(name, **facts)
-
-    def warning(self, name: str, **facts: Any) -> None:
-        for reader in self._readers:
-            reader.warning(name, **facts)
+    def event(self, event: Event) -> None:
+        for observer in self._observers:
+            observer.event(event)
 
     def step(self, done: StepDone, running_means: RunningMeans) -> None:
-        for reader in self._readers:
-            reader.step(done, running_means)
+        for observer in self._observers:
+            observer.step(done, running_means)
 
     def closing(self, title: str, rows: dict[str, str]) -> None:
-        for reader in self._readers:
-            reader.closing(title, rows)
+        for observer in self._observers:
+            observer.closing(title, rows)

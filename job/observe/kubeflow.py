@@ -1,8 +1,8 @@
 """Progress to Kubeflow Trainer, where this process is part of a TrainJob.
 
-With its feature TrainJobStatus (KEP-2779), Kubeflow Trainer gives the pods of a TrainJob three variables: where to send
-the status to, the certificate authority, and a file with a token, which is renewed now and then. It is sent from a
-thread of its own, the newest status only, at most once in five seconds; what fails is one warning.
+With its feature TrainJobStatus (KEP-2779), Kubeflow Trainer gives the pods of a TrainJob three variables: the address
+for the status, a certificate authority, and a file with a token, which is renewed now and then. A thread sends the
+newest status every five seconds. A failure is one warning, until sending works again.
 """
 
 import threading
@@ -22,7 +22,7 @@ TIMEOUT_SECONDS = 5.0
 
 
 class Reporter:
-    """A reader that sends what it is told. `reader` hears of it, once, when that fails."""
+    """An observer that sends the status of the run to `url`. `observer` gets the warnings."""
 
     def __init__(
         self,
@@ -30,29 +30,29 @@ class Reporter:
         url: str,
         ca_cert: str | None,
         token: Path,
-        reader: events.Reader,
+        observer: events.Observer,
         every_seconds: float = EVERY_SECONDS,
     ) -> None:
         self._url = url
         self._ca_cert = ca_cert
         self._token = token
-        self._reader = reader
+        self._observer = observer
         self._every_seconds = every_seconds
-        self._estimate = Estimate({})
+        self._estimate = Estimate()
         self._metrics: dict[str, float] = {}
         self._is_done = False
         self._has_failed = False
         self._is_over = threading.Event()
-        self._thread = threading.Thread(target=self._work, daemon=True, name="kubeflow")
+        self._thread = threading.Thread(target=self._send_regularly, daemon=True, name="kubeflow")
 
     @classmethod
-    def of(cls, environ: Mapping[str, str], reader: events.Reader) -> "Reporter":
+    def of(cls, environ: Mapping[str, str], observer: events.Observer) -> "Reporter":
         """The reporter that the variables of a TrainJob describe."""
         return cls(
             url=environ[f"{PREFIX}URL"],
             ca_cert=environ.get(f"{PREFIX}CA_CERT"),
             token=Path(environ.get(f"{PREFIX}TOKEN", "")),
-            reader=reader,
+            observer=observer,
         )
 
     def __enter__(self) -> "Reporter":
@@ -63,35 +63,30 @@ class Reporter:
         self._is_over.set()
         self._thread.join(TIMEOUT_SECONDS)
 
-    def event(self, name: str, **facts: Any) -> None:
-        if name == events.DATA_LOADED:
-            self._estimate = Estimate.of(facts)
-        elif name == events.PHASE_STARTED:
-            self._estimate.begin(facts["phase"], facts["step"])
-        elif name == events.EPOCH_FINISHED:
-            self._metrics = {
-                "loss": facts["train_loss"], "accuracy": facts["train_accuracy"],
-                "eval_loss": facts["validation_loss"], "eval_accuracy": facts["validation_accuracy"],
-                "epoch": facts["epoch"] + 1,
-            }  # fmt: skip
-        elif name == events.RUN_FINISHED:
-            self._is_done = True
-            self._metrics |= {"test_loss": facts["test_loss"], "test_accuracy": facts["test_accuracy"]}
-
-    def warning(self, name: str, **facts: Any) -> None:
-        self.event(name, **facts)
+    def event(self, event: events.Event) -> None:
+        self._estimate.event(event)
+        match event:
+            case events.EpochFinished():
+                self._metrics = {
+                    "loss": event.train_loss, "accuracy": event.train_accuracy,
+                    "eval_loss": event.validation_loss, "eval_accuracy": event.validation_accuracy,
+                    "epoch": event.epoch + 1,
+                }  # fmt: skip
+            case events.RunFinished():
+                self._is_done = True
+                self._metrics |= {"test_loss": event.test_loss, "test_accuracy": event.test_accuracy}
 
     def step(self, done: events.StepDone, running_means: events.RunningMeans) -> None:
-        self._estimate.done(done.step)
+        self._estimate.step(done)
 
     def closing(self, title: str, rows: dict[str, str]) -> None:
         """Nothing to send."""
 
     def status(self) -> dict[str, Any]:
-        """The status as the API takes it; what is not known is left out."""
+        """The status in the format of the API, without what is not known."""
         seconds_left = 0.0 if self._is_done else self._estimate.seconds_left()
         status: dict[str, Any] = {
-            # 100 is said of a run that is complete, not of one that is about to be.
+            # 100 only for a complete run: after the last step, evaluation and export are still to come.
             "progressPercentage": 100 if self._is_done else min(99, int(100 * self._estimate.ratio())),
             "metrics": [{"name": name, "value": f"{value:.6g}"} for name, value in self._metrics.items()],
             "lastUpdatedTime": datetime.now(UTC).strftime("%FT%TZ"),
@@ -100,7 +95,7 @@ class Reporter:
             status["estimatedRemainingSeconds"] = int(seconds_left)
         return {"trainerStatus": status}
 
-    def _work(self) -> None:
+    def _send_regularly(self) -> None:
         while True:
             is_last = self._is_over.wait(self._every_seconds)
             self._send()
@@ -118,9 +113,8 @@ class Reporter:
                 timeout=TIMEOUT_SECONDS,
             )
             answer.raise_for_status()
+            self._has_failed = False
         except (requests.RequestException, OSError) as error:
             if not self._has_failed:
-                self._has_failed = True
-                self._reader.warning(events.REPORTING_FAILED, url=self._url, reason=f"{type(error).__name__}: {error}")
-        else:
-            self._has_failed = False
+                self._observer.event(events.ReportingFailed(self._url, reason=f"{type(error).__name__}: {error}"))
+            self._has_failed = True

@@ -1,10 +1,11 @@
-"""What a person or a log collector reads while a run goes on: events, a progress bar, a closing table.
+"""The log of a run, on standard output, for a person or for a log collector.
 
-On a terminal events are readable lines and the epoch under way has a bar; elsewhere each event is one line of JSON
-on standard output, with time, level, run id, phase and step, and nothing is written per step.
+On a terminal: readable lines, a progress bar for the current epoch, and a table at the end. Elsewhere: one line of JSON
+for each event, with time, level, run id, phase and step, and no line for a step.
 """
 
 import contextlib
+import logging
 import os
 import re
 import sys
@@ -18,10 +19,11 @@ from rich import progress as bars
 from rich.console import Console as Terminal
 from rich.table import Table
 from rich.text import Text
+from structlog.processors import add_log_level
 
 from job.observe import events
 from job.observe.progress import Progress
-from job.redaction import redacted_facts
+from job.redaction import redacted, redacted_facts
 
 BAR_SECONDS = 0.2
 
@@ -30,9 +32,9 @@ _NATIVE_NOTE = re.compile(rb"^(I\d{4} |WARNING: All log messages before absl::In
 
 @contextlib.contextmanager
 def without_native_notes() -> Iterator[None]:
-    """Drop the notes of level "info" that native libraries write to standard error inside; keep all else.
+    """Drop what native libraries write to standard error inside with level "info"; keep all else.
 
-    TensorFlow 2.21 logs about oneDNN while it is imported, before any variable that it reads can silence it.
+    TensorFlow 2.21 logs about oneDNN while it is imported, before it reads the variable that would silence it.
     """
     sys.stderr.flush()
     stderr = os.dup(2)
@@ -51,70 +53,56 @@ def without_native_notes() -> Iterator[None]:
 
 
 def _nameless_file() -> BinaryIO:
-    """In memory where the system can, which is Linux: there need not be a folder for temporary files."""
+    """In memory on Linux, where there may be no folder for temporary files."""
     if hasattr(os, "memfd_create"):
         return os.fdopen(os.memfd_create("stderr"), "w+b")
     return tempfile.TemporaryFile()
 
 
-_EVEN_IF_NOBODY_READS = contextlib.suppress(OSError)
-"""A closed pipe or a full disk under the log is no reason to end a run, or to end it with another exit code."""
+_even_if_unwritable = contextlib.suppress(OSError)
+"""A closed pipe or a full disk under the log neither ends a run nor changes its exit code."""
 
 
-class Console:
-    """Events through structlog; on a terminal with a progress bar."""
+class Log:
+    """An observer that writes events with structlog, and on a terminal shows a progress bar."""
 
-    def __init__(self, log_format: Literal["auto", "console", "json"], progress: Progress | None = None) -> None:
+    def __init__(self, log_format: Literal["auto", "console", "json"], progress: Progress) -> None:
         is_terminal = sys.stdout.isatty()
         readable = log_format == "console" or (log_format == "auto" and is_terminal)
         self._terminal = Terminal(file=sys.stdout, highlight=False) if readable else None
         self._show_bar = readable and is_terminal
         self._bar: bars.Progress | None = None
         self._stepped_at = 0.0
-        renderer: Any = (
-            structlog.dev.ConsoleRenderer(colors=is_terminal, pad_event_to=18, sort_keys=False)
-            if readable
-            else structlog.processors.JSONRenderer()
-        )
-        stamp = structlog.processors.TimeStamper(
-            fmt="%H:%M:%S" if readable else "iso", utc=not readable, key="timestamp" if readable else "time"
-        )
-        where = [] if readable or progress is None else [_Where(progress)]
-        in_words = [_in_words] if readable else []
+        processors: list[structlog.typing.Processor]
+        if readable:
+            renderer = structlog.dev.ConsoleRenderer(colors=is_terminal, pad_event_to=18, sort_keys=False)
+            stamp = structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False)
+            processors = [add_log_level, stamp, _rounded, _redacted, _in_words, renderer]
+        else:
+            stamp = structlog.processors.TimeStamper(fmt="iso", key="time")
+            position = _with_position(progress)
+            processors = [add_log_level, stamp, position, _rounded, _redacted, structlog.processors.JSONRenderer()]
         self._log = structlog.wrap_logger(
             structlog.PrintLogger(sys.stdout),
-            processors=[structlog.processors.add_log_level, stamp, *where, _rounded, _redacted, *in_words, renderer],
-            wrapper_class=structlog.make_filtering_bound_logger(20),
+            processors=processors,
+            wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         )
 
-    def bind(self, **facts: Any) -> None:
-        """Add facts to every later event, where events are read by machines."""
+    def bind(self, **fields: Any) -> None:
+        """Add fields to every later line of JSON."""
         if self._terminal is None:
-            self._log = self._log.bind(**facts)
+            self._log = self._log.bind(**fields)
 
-    def event(self, name: str, **facts: Any) -> None:
-        with _EVEN_IF_NOBODY_READS:
+    def event(self, event: events.Event) -> None:
+        with _even_if_unwritable:
             self._end_bar()
-            self._log.info(name, **facts)
-
-    def warning(self, name: str, **facts: Any) -> None:
-        with _EVEN_IF_NOBODY_READS:
-            self._end_bar()
-            self._log.warning(name, **facts)
-
-    def failure(self, *, exit_code: int, reason: str, hint: str = "", **facts: Any) -> None:
-        """Why the run ended, and the way out; on a terminal as sentences."""
-        with _EVEN_IF_NOBODY_READS:
-            self._end_bar()
-            if self._terminal is None:
-                self._log.error(events.RUN_FAILED, exit_code=exit_code, reason=reason, hint=hint, **facts)
-                return
-            rest = (f"{name}: {value}" for name, value in ({"hint": hint} | facts).items() if value)
-            text = redacted_facts("\n".join([f"error: {reason}", *rest]))
-            self._terminal.print(text, markup=False, soft_wrap=True)
+            if isinstance(event, events.RunFailed) and self._terminal is not None:
+                self._terminal.print(redacted(str(event)), markup=False, soft_wrap=True)
+            else:
+                getattr(self._log, event.level)(event.name, **event.fields())
 
     def step(self, done: events.StepDone, running_means: events.RunningMeans) -> None:
-        """Move the bar, at most five times a second: reading the loss waits for the device."""
+        """Move the bar, but not more than five times a second: reading the loss waits for the device."""
         if not self._show_bar or time.monotonic() - self._stepped_at < BAR_SECONDS:
             return
         self._stepped_at = time.monotonic()
@@ -142,14 +130,13 @@ class Console:
         )
 
     def closing(self, title: str, rows: dict[str, str]) -> None:
-        """A table at the end of a run, on a terminal."""
+        """Show the result of a run as a table, on a terminal only."""
         self._end_bar()
         if self._terminal is None:
             return
         table = Table(title=Text(title), show_header=False, title_justify="left")
         for name, value in rows.items():
-            # As text: what looks like markup in a path is none.
-            table.add_row(name, Text(str(redacted_facts(value))))
+            table.add_row(name, Text(redacted(value)))  # as Text, in which brackets are no markup
         self._terminal.print(table)
 
     def _end_bar(self) -> None:
@@ -158,20 +145,17 @@ class Console:
         self._bar = None
 
 
-class _Where:
-    """Adds phase and step to every event that does not say them itself."""
+def _with_position(progress: Progress) -> structlog.typing.Processor:
+    """Adds phase and step to every event that does not have them itself."""
 
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
+    def add(_: Any, __: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
+        return {**event, "phase": event.get("phase", progress.stage), "step": event.get("step", progress.step)}
 
-    def __call__(self, _: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-        event.setdefault("phase", self._progress.stage)
-        event.setdefault("step", self._progress.step)
-        return event
+    return add
 
 
 def _in_words(_: Any, __: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
-    """Values by name as a person writes them: `cat 20, dog 20`, with brackets where there are more inside."""
+    """Mappings as a person writes them: `cat 20, dog 20`, with brackets around inner ones."""
 
     def text(value: Any) -> Any:
         if not isinstance(value, Mapping):
@@ -183,10 +167,10 @@ def _in_words(_: Any, __: str, event: MutableMapping[str, Any]) -> Mapping[str, 
 
 
 def _rounded(_: Any, __: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
-    """Six significant digits are enough to read; the record keeps every one."""
+    """Six significant digits are enough here; the record has them all."""
     return {key: float(f"{value:.6g}") if isinstance(value, float) else value for key, value in event.items()}
 
 
 def _redacted(_: Any, __: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
-    """No secret of a URL is shown, wherever the text comes from."""
+    """Without the secrets of URLs, wherever a text comes from."""
     return {key: redacted_facts(value) for key, value in event.items()}

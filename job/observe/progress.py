@@ -1,4 +1,4 @@
-"""How far an attempt has come, for whoever has to say so when it ends early."""
+"""How far an attempt is, for the messages about its end."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,8 +12,8 @@ from job.observe.ledger import Category, Ledger
 class Progress:
     """`step` counts the steps done in the phase; `last_commit` is a checkpoint's name, phase and step.
 
-    `reached` is the furthest step of each phase that this attempt has done, `ledger` where its time went. The
-    stage stays what it was when the attempt fails.
+    `reached` is the furthest step of each phase that this attempt has done, `ledger` where its time went. After a
+    failure the stage is the one that failed.
     """
 
     ledger: Ledger = field(default_factory=Ledger)
@@ -24,10 +24,14 @@ class Progress:
 
     @contextmanager
     def entering(self, stage: str, category: Category) -> Iterator[None]:
-        """A part of the run, whose time is of this category where no other is said."""
+        """A part of the run; its time is of this category unless another one is opened inside."""
         self.stage, self.step = stage, None
         with self.ledger.stage(stage, category):
             yield
+
+    def committed(self, checkpoint: str, phase: str, step: int) -> None:
+        """A checkpoint is in the record."""
+        self.last_commit = {"checkpoint": checkpoint, "phase": phase, "step": step}
 
     def account(self) -> dict[str, Any]:
         """What the record keeps of an attempt while it lasts."""

@@ -1,4 +1,4 @@
-"""The termination message: what Kubernetes shows of a container that has ended (`kubectl describe pod`).
+"""The termination message, which Kubernetes shows of a container that has ended (`kubectl describe pod`).
 
 One line of JSON of at most 4096 bytes, in the file that the container's `terminationMessagePath` names.
 """
@@ -15,16 +15,16 @@ DEFAULT_PATH = Path("/dev/termination-log")
 
 
 def message(*, exit_code: int, reason: str, hint: str, progress: Progress) -> bytes:
-    """The message; a reason too long for it loses its end."""
+    """The message; reason and hint are cut where it would be too long."""
     content: dict[str, Any] = {
         "exit_code": exit_code,
         "reason": reason,
-        "way_out": hint,
+        "hint": hint,
         "phase": progress.stage,
         "step": progress.step,
         "last_commit": progress.last_commit,
     }
-    for key in ("reason", "way_out"):
+    for key in ("reason", "hint"):
         text = str(content[key])
         while len(json.dumps(content).encode()) > MAX_BYTES and text:
             # A character takes up to twelve bytes of JSON.
@@ -34,12 +34,12 @@ def message(*, exit_code: int, reason: str, hint: str, progress: Progress) -> by
 
 
 def write(path: Path | None, data: bytes) -> str | None:
-    """Write a message to `path`, or where Kubernetes looks for it if that is there; returns why it could not be."""
+    """Write a message to `path`, or to Kubernetes' default place if that exists. Returns the problem, if any."""
     target = path or (DEFAULT_PATH if DEFAULT_PATH.exists() else None)
     if target is None:
         return None
     try:
-        # A named pipe that nobody reads is an error, and no reason to wait.
+        # Not blocking: a named pipe without a reader is an error then.
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK
         with os.fdopen(os.open(target, flags, 0o666), "wb") as file:
             file.write(data)

@@ -1,4 +1,1 @@
-"""What is read of a finished run: its values, the page, the model card, and the rows of the closing table.
-
-Built from values alone: it measures nothing, stores nothing, and knows no TensorFlow.
-"""
+"""The report of a finished run: its values, the page, the model card, the exported files, and the closing table."""

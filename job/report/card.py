@@ -1,6 +1,6 @@
-"""The model card: `model/README.md`, in the form that model hubs read (YAML front matter, then Markdown).
+"""The model card: `model/README.md`, in the format of model hubs (YAML front matter, then Markdown).
 
-It states no licence: those of the data and of the pre-trained weights bind, and neither is known here.
+It states no licence: those of the data and of the pre-trained weights apply, and neither is known here.
 """
 
 import json
@@ -10,7 +10,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from job.report.plots import PHASE_TITLES
+from job.phases import TITLES
 from job.report.rendering import render
 
 
@@ -22,25 +22,27 @@ def card(content: Mapping[str, Any]) -> str:
         front_matter=Markup(_front_matter(content)),
         classes=[row["name"] for row in content["test"]["per_class"]],
         num_parameters=sum(layer["num_parameters"] for layer in content["layers"]),
-        phase_titles=PHASE_TITLES,
+        phase_titles=TITLES,
     )
 
 
 def _front_matter(content: Mapping[str, Any]) -> str:
-    """The card's metadata as JSON values by key, which YAML reads as they are.
+    """The card's metadata, each value as JSON, which is YAML too.
 
-    A viewer that knows no front matter takes it for Markdown. Where five characters are escaped, which JSON itself does
-    not use, no name is HTML, a link, an image or code there.
+    A viewer that knows no front matter shows it as Markdown. Five characters are escaped, which JSON itself does not
+    use, so that there no name becomes HTML, a link, an image or code.
     """
-    settings, dataset = content["settings"], content["provenance"]["data"]["dataset"]
-    metrics = [
-        {"type": "accuracy", "name": "Test accuracy", "value": content["outcome"]["test_accuracy"]},
-        {"type": "loss", "name": "Test loss", "value": content["outcome"]["test_loss"]},
-    ]
+    settings, outcome = content["settings"], content["outcome"]
     result = {
         "task": {"type": "image-classification", "name": "Image classification"},
-        "dataset": {"type": settings["dataset"], "name": dataset, "split": settings["test_split"]},
-        "metrics": metrics,
+        "dataset": {
+            "type": settings["dataset"],
+            "name": content["provenance"]["data"]["dataset"],
+            "split": settings["test_split"],
+        },
+        "metrics": [
+            {"type": kind, "name": f"Test {kind}", "value": outcome[f"test_{kind}"]} for kind in ("accuracy", "loss")
+        ],
     }
     values = {
         "library_name": "keras",

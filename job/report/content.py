@@ -1,38 +1,54 @@
 """The content of `report/report.json`, which the page and the model card show.
 
-| key | what it is |
+| key | value |
 |---|---|
-| `run_id`, `fingerprint` | which run |
+| `run_id`, `fingerprint` | the run |
 | `outcome` | as in the record: test accuracy with its 95 % interval, test loss in nats, digest of the weights |
 | `gate` | the quality gate when the report was written: `min_test_accuracy`, `passed`; both null without one |
 | `test` | metrics over the test split, with `confusion`, `per_class` and `calibration` |
 | `predictions` | the first test images: index, label, predicted, probability |
-| `most_confident` | the same of the surest predictions that are `right` and `wrong` |
+| `most_confident` | the same of the most probable predictions that are `right` and `wrong` |
 | `training_sample` | the training images that the page shows: index, label |
 | `splits` | examples in each |
 | `class_counts` | examples of each class, by split and class name |
-| `duplicates` | by pair of splits, as `train_test`: examples of the second whose image is in the first too |
+| `duplicates` | by pair of splits, as `train_test`: examples of the second whose image is also in the first |
 | `history` | each epoch: losses, accuracies, seconds, images a second |
-| `phases` | what trained in each, how fast, for how many epochs, and how many parameters |
-| `layers` | of the model from pixels to logits |
+| `phases` | trainable parts, learning rate, epochs and trainable parameters of each |
+| `layers` | of the model, from pixels to logits |
 | `durations_seconds` | by stage, over all attempts |
-| `time_seconds`, `goodput_ratio` | by what the time was good for, over all attempts; the productive share, 0 to 1 |
+| `time_seconds`, `goodput_ratio` | by category, over all attempts; the productive share, 0 to 1 |
 | `num_attempts`, `attempts` | starts of the program: number, start, end, exit code |
 | `settings`, `provenance` | every setting; versions, device, and what identifies data, weights and arithmetic |
 """
 
 import platform
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
 from job import __version__
+from job.data.composition import Composition
+from job.observe.ledger import Seconds, by_category, by_stage, goodput
+from job.phases import Phase
+from job.report.gallery import Gallery
 from job.report.gate import missed_gate
 from job.schema import EpochResult, Record
-from job.settings.settings import Phase, Settings
+from job.settings.settings import Settings
+from job.train.evaluation import Evaluation
 
 PACKAGES = ("tensorflow", "tensorflow-cpu", "keras", "tensorflow-datasets", "numpy")
 ATTEMPT_FIELDS = {"number", "start", "end", "exit_code"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """The final evaluation of a trained model. `outcome` is kept in the record; `layers` are those of the model."""
+
+    outcome: dict[str, Any]
+    test: Evaluation
+    gallery: Gallery
+    layers: list[dict[str, Any]]
 
 
 def versions() -> dict[str, str]:
@@ -49,44 +65,37 @@ def versions() -> dict[str, str]:
 def compose(
     record: Record,
     settings: Settings,
+    results: Results,
     *,
-    outcome: Mapping[str, Any],
-    test: Mapping[str, Any],
-    class_counts: Mapping[str, Mapping[str, int]],
-    duplicates: Mapping[str, int],
-    examples: Mapping[str, Any],
+    composition: Composition,
     history: Sequence[EpochResult],
-    layers: Sequence[Mapping[str, Any]],
-    durations_seconds: Mapping[str, float],
-    time_seconds: Mapping[str, float],
-    goodput_ratio: float,
+    times: Sequence[Seconds],
     device: str,
 ) -> dict[str, Any]:
-    """The content of report.json; every value is JSON.
+    """The content of report.json; every value is JSON. `times` are the seconds of each attempt.
 
-    `examples` are `predictions`, `most_confident` and `training_sample`. Of two runs that end with the same weights
-    only times, attempts and settings of operation differ.
+    Of two runs that end with the same weights only times, attempts and settings of operation differ.
     """
     gate = settings.min_test_accuracy
     return {
         "run_id": record.run_id,
         "fingerprint": record.fingerprint,
-        "outcome": dict(outcome),
+        "outcome": results.outcome,
         "gate": {
             "min_test_accuracy": gate,
-            "passed": None if gate is None else missed_gate(dict(outcome), gate) is None,
+            "passed": None if gate is None else missed_gate(results.outcome, gate) is None,
         },
-        "test": dict(test),
-        **examples,
+        "test": results.test.as_json(),
+        **results.gallery.examples,
         "splits": record.inputs["data"]["splits"],
-        "class_counts": {split: dict(counts) for split, counts in class_counts.items()},
-        "duplicates": dict(duplicates),
+        "class_counts": composition.as_json(),
+        "duplicates": dict(composition.duplicates),
         "history": [epoch.model_dump(mode="json") for epoch in history],
-        "phases": [_phase(phase, layers) for phase in settings.phases()],
-        "layers": list(layers),
-        "durations_seconds": dict(durations_seconds),
-        "time_seconds": dict(time_seconds),
-        "goodput_ratio": goodput_ratio,
+        "phases": [_phase(phase, results.layers) for phase in settings.phases()],
+        "layers": results.layers,
+        "durations_seconds": by_stage(times),
+        "time_seconds": by_category(times),
+        "goodput_ratio": goodput(times),
         "num_attempts": len(record.attempts),
         "attempts": [attempt.model_dump(mode="json", include=ATTEMPT_FIELDS) for attempt in record.attempts],
         "settings": settings.shown(),

@@ -1,6 +1,6 @@
-"""The files of a finished run, made one after the other in the scratch folder: model, logs, report.
+"""The files of a finished run, written one after the other to the scratch folder: model, logs, report.
 
-This room makes them and says where they belong; `artefacts` puts them there.
+This module writes them and names each; `artefacts` uploads them.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,14 +12,10 @@ import keras
 
 from job.model import saved_model
 from job.report import tensorboard
+from job.report.files import CARD, HISTORY, LABELS, MODEL, PAGE, REPORT, SAVED_MODEL
 from job.report.gallery import Gallery
 from job.schema import EpochResult
 from job.storage.scratch import save, save_json
-
-MODEL, LABELS, CARD = "model/model.keras", "model/labels.json", "model/README.md"
-SAVED_MODEL = "model/saved_model"
-HISTORY = "logs/history.json"
-REPORT, PAGE = "report/report.json", "report/index.html"
 
 NAMES = (
     MODEL, *(f"{SAVED_MODEL}/{name}" for name in saved_model.FILES), LABELS, HISTORY, *tensorboard.NAMES,
@@ -28,11 +24,11 @@ NAMES = (
 """Every name under which something is written."""
 
 Files = Iterator[tuple[str, Path]]
-"""Names in the store, and the temporary files to put there."""
+"""Names in the store, and the temporary files to upload."""
 
 
 def model_files(model: keras.Model, class_names: Sequence[str], folder: Path) -> Files:
-    """The model in both formats, and what its outputs mean. Raises ScratchUnavailable."""
+    """The model in both formats, and the names of its outputs. Raises ScratchUnavailable."""
     yield MODEL, save(model.save, folder / "model.keras")
     exported = save(partial(saved_model.save, model, class_names), folder / "saved_model")
     for name in saved_model.FILES:
@@ -41,20 +37,16 @@ def model_files(model: keras.Model, class_names: Sequence[str], folder: Path) ->
 
 
 def log_files(history: Sequence[EpochResult], folder: Path) -> Files:
-    """What each epoch came to: for programs, and for TensorBoard. Raises ScratchUnavailable."""
+    """The result of each epoch: for programs, and for TensorBoard. Raises ScratchUnavailable."""
     yield HISTORY, save_json([epoch.model_dump(mode="json") for epoch in history], folder / "history.json")
-    yield from tensorboard.event_files(history, folder=folder).items()
+    yield from tensorboard.event_files(history, folder)
 
 
 def report_files(content: Mapping[str, Any], gallery: Gallery, folder: Path) -> Files:
     """The report for programs and for people, and the model's card. Raises ScratchUnavailable."""
-    # Jinja and the drawing of plots are wanted now, and not by the months of training before.
+    # Jinja and Matplotlib are needed only now, and not in the months of training before.
     from job.report import card, page
 
     yield REPORT, save_json(content, folder / "report.json")
-    html = page.page(
-        content, training=gallery.training, augmented=gallery.augmented, right=gallery.right, wrong=gallery.wrong
-    )
-    yield PAGE, save(lambda path: path.write_text(html, "utf-8"), folder / "index.html")
-    text = card.card(content)
-    yield CARD, save(lambda path: path.write_text(text, "utf-8"), folder / "README.md")
+    for name, text in ((PAGE, page.page(content, gallery)), (CARD, card.card(content))):
+        yield name, save(partial(Path.write_text, data=text, encoding="utf-8"), folder / Path(name).name)

@@ -1,6 +1,6 @@
-"""What the report shows of single images: which examples, what the model says of them, and their pixels.
+"""The single images of the report: which examples, their predictions, and their pixels.
 
-The choice is a pure function of seed, labels and logits, and the augmentation is the one that the model trained with.
+The choice is a pure function of seed, labels and logits, and the augmentation is that of the training.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -85,8 +85,8 @@ def predictions(logits: np.ndarray, labels: np.ndarray, class_names: Sequence[st
     return {
         "predictions": described(range(min(NUM_FIRST_PREDICTIONS, len(labels)))),
         "most_confident": {
-            "right": described(surest[is_right[surest]][:NUM_MOST_CONFIDENT]),
-            "wrong": described(surest[~is_right[surest]][:NUM_MOST_CONFIDENT]),
+            name: described(surest[chosen[surest]][:NUM_MOST_CONFIDENT])
+            for name, chosen in (("right", is_right), ("wrong", ~is_right))
         },
     }
 
@@ -101,8 +101,8 @@ def _pixels(split: Split, examples: Sequence[Mapping[str, Any]]) -> np.ndarray:
 
 
 def _augmented(classifier: Classifier, images: np.ndarray, *, seed: int) -> np.ndarray:
-    """Each image as training might see it, several times: uint8 [n, variants, s, s, 3]."""
-    # One variant after the other: in float32 all at once would be more than a small batch of training.
+    """Several variants of each image, as training may use it: uint8 [n, variants, s, s, 3]."""
+    # One after the other: all at once, in float32, would take more memory than a small batch of training.
     repeated = np.repeat(images, NUM_VARIANTS, axis=0)
     pixels = np.empty_like(repeated)
     for index, image in enumerate(repeated):

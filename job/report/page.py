@@ -1,27 +1,38 @@
 """The page: `report/index.html`, one file that needs no other, no network and no script."""
 
+import base64
+import io
 import itertools
 import statistics
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
 from markupsafe import Markup
+from PIL import Image
 
 from job.observe.ledger import Category
+from job.phases import TITLES
 from job.report import plots
-from job.report.pictures import data_uri
+from job.report.gallery import Gallery
 from job.report.rendering import percent, render
 from job.settings.settings import changes_result, group_of, variable
 
+MAX_SIDE = 192
+"""Pixels of a picture: twice what the page shows, for dense screens."""
+
+LOSSLESS_SIDE = 48
+"""Up to this size JPEG's blocks of eight pixels would be visible, and PNG is small."""
+
 MAX_MATRIX_CLASSES = 20
-"""A confusion matrix of more classes is not read; its largest entries are."""
+"""Of more classes only the largest entries of the confusion matrix are shown."""
 
 MAX_CLASS_ROWS = 20
 MAX_CONFUSIONS = 8
 MIN_SECONDS = 0.005
 
-TIME_MEANINGS: Mapping[Category, str] = {
+TIME_MEANINGS: Mapping[Category | str, str] = {
     "productive": "training steps, done for the first time",
     "init": "starting: Python, TensorFlow, reading the record, building the model",
     "download": "fetching data and weights",
@@ -38,37 +49,34 @@ TIME_MEANINGS: Mapping[Category, str] = {
 }
 
 
-def page(
-    content: Mapping[str, Any], *, training: np.ndarray, augmented: np.ndarray, right: np.ndarray, wrong: np.ndarray
-) -> str:
-    """The page of a report's content and its pictures, uint8 [n, s, s, 3].
-
-    `training`, `right` and `wrong` are those of `training_sample` and `most_confident`, in order; `augmented` are
-    variants of the first of `training`, [n, variants, s, s, 3].
-    """
-    surest = content["most_confident"]
+def page(content: Mapping[str, Any], gallery: Gallery) -> str:
+    """The page of a report's content, with the pictures of its examples."""
+    test, surest = content["test"], content["most_confident"]
+    classes = [row["name"] for row in test["per_class"]]
     return render(
         "report.html",
         report=content,
-        num_correct=sum(row["num_correct"] for row in content["test"]["per_class"]),
-        classes=[row["name"] for row in content["test"]["per_class"]],
+        num_correct=sum(row["num_correct"] for row in test["per_class"]),
+        classes=classes,
         class_rows=_class_rows(content["class_counts"]),
-        shared=_shared(content["duplicates"]),
+        shared=[(*pair.split("_"), count) for pair, count in content["duplicates"].items() if count],
         speeds=_images_per_second(content["history"]),
         total_seconds=sum(content["time_seconds"].values()),
-        training=_with_pictures(content["training_sample"], training),
+        training=_with_pictures(content["training_sample"], gallery.training),
         augmented=[
             {**example, "picture": data_uri(image), "variants": [data_uri(variant) for variant in variants]}
-            for example, image, variants in zip(content["training_sample"], training, augmented, strict=False)
+            for example, image, variants in zip(
+                content["training_sample"], gallery.training, gallery.augmented, strict=False
+            )
         ],
-        right=_with_pictures(surest["right"], right),
-        wrong=_with_pictures(surest["wrong"], wrong),
-        plots=_plots(content),
-        matrix=_matrix(content["test"]["confusion"]),
-        confusions=_confusions(content["test"]),
+        right=_with_pictures(surest["right"], gallery.right),
+        wrong=_with_pictures(surest["wrong"], gallery.wrong),
+        plots={name: Markup(svg) for name, svg in _plots(content).items()},
+        matrix=_matrix(test["confusion"]),
+        confusions=_confusions(test["confusion"], classes),
         times=_times(content["time_seconds"]),
         parts=_parts(content["layers"]),
-        phase_titles=plots.PHASE_TITLES,
+        phase_titles=TITLES,
         setting_groups=_setting_groups(content["settings"]),
     )
 
@@ -77,16 +85,20 @@ def _with_pictures(examples: Sequence[Mapping[str, Any]], pictures: np.ndarray) 
     return [{**example, "picture": data_uri(pixels)} for example, pixels in zip(examples, pictures, strict=True)]
 
 
+def data_uri(pixels: np.ndarray) -> str:
+    """uint8 [h, w, 3] as a `data:` address, of at most `MAX_SIDE` pixels either way."""
+    image = Image.fromarray(np.asarray(pixels, dtype=np.uint8))
+    image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    kind, options = ("png", {"optimize": True}) if max(image.size) <= LOSSLESS_SIDE else ("jpeg", {"quality": 85})
+    image.save(buffer, kind, **options)
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
 def _class_rows(counts: Mapping[str, Mapping[str, int]]) -> list[dict[str, Any]]:
-    """Classes with their examples in each split, at most so many as are read."""
+    """The first classes, with their examples in each split."""
     names = list(next(iter(counts.values())))[:MAX_CLASS_ROWS]
     return [{"name": name, "counts": [of_split[name] for of_split in counts.values()]} for name in names]
-
-
-def _shared(duplicates: Mapping[str, int]) -> list[dict[str, Any]]:
-    """The pairs of splits that have images in common."""
-    pairs = [(*name.split("_"), count) for name, count in duplicates.items() if count]
-    return [{"first": first, "second": second, "count": count} for first, second, count in pairs]
 
 
 def _images_per_second(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -97,35 +109,26 @@ def _images_per_second(history: Sequence[Mapping[str, Any]]) -> dict[str, float]
     }
 
 
-def _plots(content: Mapping[str, Any]) -> dict[str, Markup]:
-    """By name; the values are markup that this program has made."""
+def _plots(content: Mapping[str, Any]) -> dict[str, str]:
     history, test = content["history"], content["test"]
 
-    def from_to(quantity: str, show: Any) -> str:
-        train, validation = ([epoch[f"{split}_{quantity}"] for epoch in history] for split in ("train", "validation"))
-        return (
-            f"training from {show(train[0])} to {show(train[-1])}, "
-            f"validation from {show(validation[0])} to {show(validation[-1])}"
-        )
+    def curve(quantity: str, show: Any) -> str:
+        first, last = history[0], history[-1]
+        changes = [
+            f"{label} from {show(first[f'{split}_{quantity}'])} to {show(last[f'{split}_{quantity}'])}"
+            for split, label in plots.LABELS.items()
+        ]
+        description = f"{quantity.capitalize()} after each epoch: {', '.join(changes)}."
+        return plots.learning_curve(history, quantity, description=description)
 
     error = percent(test["calibration"]["expected_calibration_error"])
     return {
-        "loss": Markup(
-            plots.learning_curve(
-                history, "loss", description=f"Loss after each epoch: {from_to('loss', '{:.3f}'.format)}."
-            )
-        ),
-        "accuracy": Markup(
-            plots.learning_curve(
-                history, "accuracy", description=f"Accuracy after each epoch: {from_to('accuracy', percent)}."
-            )
-        ),
-        "reliability": Markup(
-            plots.reliability_diagram(
-                test["calibration"],
-                num_classes=len(test["per_class"]),
-                description=f"Reliability diagram: expected calibration error {error}.",
-            )
+        "loss": curve("loss", "{:.3f}".format),
+        "accuracy": curve("accuracy", percent),
+        "reliability": plots.reliability_diagram(
+            test["calibration"],
+            num_classes=len(test["per_class"]),
+            description=f"Reliability diagram: expected calibration error {error}.",
         ),
     }
 
@@ -137,51 +140,46 @@ def _matrix(confusion: Sequence[Sequence[int]]) -> list[list[dict[str, Any]]] | 
     return [[{"count": count, "share": count / max(sum(row), 1)} for count in row] for row in confusion]
 
 
-def _confusions(test: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What was most often taken for what."""
-    names = [row["name"] for row in test["per_class"]]
+def _confusions(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> list[dict[str, Any]]:
+    """The most frequent mistakes."""
     pairs = [
-        {"label": names[i], "predicted": names[j], "count": count, "share": count / sum(row)}
-        for i, row in enumerate(test["confusion"])
+        {"label": classes[i], "predicted": classes[j], "count": count, "share": count / sum(row)}
+        for i, row in enumerate(confusion)
         for j, count in enumerate(row)
         if i != j and count > 0
     ]
-    return sorted(pairs, key=lambda pair: -pair["count"])[:MAX_CONFUSIONS]
+    return sorted(pairs, key=itemgetter("count"), reverse=True)[:MAX_CONFUSIONS]
 
 
 def _times(seconds: Mapping[str, float]) -> list[dict[str, Any]]:
-    """The longest first, without what took no time to speak of."""
+    """The longest first, without those that would be shown as zero."""
     whole = sum(seconds.values())
-    rows = [
-        {"name": name, "meaning": TIME_MEANINGS.get(name, ""), "seconds": value, "share": value / whole}  # type: ignore[call-overload]
-        for name, value in seconds.items()
+    return [
+        {"name": name, "meaning": TIME_MEANINGS.get(name, ""), "seconds": value, "share": value / whole}
+        for name, value in sorted(seconds.items(), key=itemgetter(1), reverse=True)
         if value >= MIN_SECONDS
     ]
-    return sorted(rows, key=lambda row: -row["seconds"])
 
 
 def _parts(layers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Layers and parameters of each part of the model."""
-    rows = []
-    for part, of_part in itertools.groupby(layers, key=lambda layer: str(layer["part"])):
-        inside = list(of_part)
-        rows.append(
-            {
-                "name": part,
-                "num_layers": len(inside),
-                "output_shape": inside[-1]["output_shape"],
-                "num_parameters": sum(layer["num_parameters"] for layer in inside),
-                "num_trainable": sum(layer["num_trainable"] for layer in inside),
-            }
-        )
-    return rows
-
-
-def _setting_groups(settings: Mapping[str, Any]) -> list[tuple[str, list[dict[str, Any]]]]:
-    """Settings as their variables, in the groups of the help."""
-    rows = [
-        {"group": group_of(field), "variable": variable(field), "value": value, "changes_result": changes_result(field)}
-        for field, value in settings.items()
+    parts = [list(of_part) for _, of_part in itertools.groupby(layers, key=lambda layer: str(layer["part"]))]
+    return [
+        {
+            "name": part[0]["part"],
+            "num_layers": len(part),
+            "output_shape": part[-1]["output_shape"],
+            "num_parameters": sum(layer["num_parameters"] for layer in part),
+            "num_trainable": sum(layer["num_trainable"] for layer in part),
+        }
+        for part in parts
     ]
-    order = list(dict.fromkeys(row["group"] for row in rows))
-    return [(group, [row for row in rows if row["group"] == group]) for group in order]
+
+
+def _setting_groups(settings: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Settings as their variables, in the groups of the help."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for field, value in settings.items():
+        row = {"variable": variable(field), "value": value, "changes_result": changes_result(field)}
+        groups.setdefault(group_of(field), []).append(row)
+    return groups

@@ -4,18 +4,21 @@ Matplotlib draws in the colours of the light scheme; in the SVG each is a variab
 another value in the dark. Text stays text, in the page's own font.
 """
 
+import contextlib
 import html
 import io
 import itertools
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from job.phases import TITLES
 
 VARIABLES = {
     "ink": "#17212b",
@@ -26,7 +29,6 @@ VARIABLES = {
 }
 """Colours of the light scheme, by their names in the style sheet."""
 
-PHASE_TITLES = {"head": "head", "fine_tune": "fine-tuning"}
 LABELS = {"train": "training", "validation": "validation"}
 
 # Fixed, so that no layout depends on the fonts that a machine happens to have.
@@ -56,6 +58,8 @@ _STYLE: dict[Any, Any] = {
     "figure.facecolor": "none",
 }
 
+_DASHED: dict[str, Any] = {"color": VARIABLES["muted"], "linestyle": (0, (4, 3)), "linewidth": 1.2}
+
 # Its notes on fonts and folders are not for the log of a run.
 logging.getLogger("matplotlib").setLevel(logging.ERROR)
 
@@ -63,14 +67,11 @@ logging.getLogger("matplotlib").setLevel(logging.ERROR)
 def learning_curve(history: Sequence[Mapping[str, Any]], quantity: str, *, description: str) -> str:
     """`loss` or `accuracy` of training and validation after each epoch of both phases, as SVG."""
     epochs = range(1, len(history) + 1)
-    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": quantity}):
-        figure = Figure(figsize=(5.0, 3.2))
+    with _figure(quantity, height=3.2) as figure:
         axes = figure.subplots(gridspec_kw=_MARGINS)
-        for split, color, marker in (("train", "first", "o"), ("validation", "second", "s")):
+        for (split, label), color, marker in zip(LABELS.items(), ("first", "second"), ("o", "s"), strict=True):
             values = [epoch[f"{split}_{quantity}"] for epoch in history]
-            axes.plot(
-                epochs, values, color=VARIABLES[color], marker=marker, label=LABELS[split], clip_on=False, zorder=3
-            )
+            axes.plot(epochs, values, color=VARIABLES[color], marker=marker, label=label, clip_on=False, zorder=3)
         axes.set_xlabel("epoch")
         axes.set_ylabel("loss in nats" if quantity == "loss" else "accuracy")
         axes.set_xlim(0.5, len(history) + 0.5)
@@ -88,19 +89,11 @@ def learning_curve(history: Sequence[Mapping[str, Any]], quantity: str, *, descr
 def reliability_diagram(calibration: Mapping[str, Any], *, num_classes: int, description: str) -> str:
     """Accuracy against probability, bin by bin, with 95 % intervals, over how many examples are in each; as SVG."""
     bins = [row for row in calibration["bins"] if row["num_examples"]]
-    # The probability of the predicted class is never below that of a coin with a side for each class.
+    # With two classes the probability of the predicted one is at least one half.
     left = 0.5 if num_classes == 2 else 0.0
-    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": "reliability"}):
-        figure = Figure(figsize=(5.0, 4.2))
+    with _figure("reliability", height=4.2) as figure:
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1), gridspec_kw=_MARGINS)
-        above.plot(
-            [0, 1],
-            [0, 1],
-            color=VARIABLES["muted"],
-            linestyle=(0, (4, 3)),
-            linewidth=1.2,
-            label="calibrated as it should be",
-        )
+        above.plot([0, 1], [0, 1], **_DASHED, label="calibrated as it should be")
         probability = [row["mean_probability"] for row in bins]
         accuracy = [row["accuracy"] for row in bins]
         low = [max(0.0, row["accuracy"] - row["accuracy_interval"][0]) for row in bins]
@@ -125,28 +118,34 @@ def reliability_diagram(calibration: Mapping[str, Any], *, num_classes: int, des
         return _as_svg(figure, "reliability", description)
 
 
+@contextlib.contextmanager
+def _figure(name: str, *, height: float) -> Iterator[Figure]:
+    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": name}):
+        yield Figure(figsize=(5.0, height))
+
+
 def _mark_phases(axes: Axes, phases: Sequence[str]) -> None:
     """Name the phase of each stretch of epochs, and draw a line where the backbone is unfrozen."""
     first_epoch = 1
     for index, (phase, epochs) in enumerate(itertools.groupby(phases)):
         num_epochs = len(list(epochs))
         if index > 0:
-            axes.axvline(first_epoch - 0.5, color=VARIABLES["muted"], linestyle=(0, (4, 3)), linewidth=1.2)
+            axes.axvline(first_epoch - 0.5, **_DASHED)
         axes.annotate(
-            PHASE_TITLES.get(phase, phase), (first_epoch - 0.5 + num_epochs / 2, 1.0), xytext=(0, 4),
+            TITLES.get(phase, phase), (first_epoch - 0.5 + num_epochs / 2, 1.0), xytext=(0, 4),
             xycoords=axes.get_xaxis_transform(), textcoords="offset points", ha="center", color=VARIABLES["muted"],
         )  # fmt: skip
         first_epoch += num_epochs
 
 
 def _as_svg(figure: Figure, name: str, description: str) -> str:
-    """The SVG element alone, with identifiers of its own and a description for those who cannot see it."""
+    """The SVG element alone, with its own identifiers, and a description for readers who cannot see it."""
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     figure.savefig(buffer, format="svg", metadata=nothing)
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
-    # Several are in one page, where an identifier may be there only once.
+    # A page has several, and each identifier only once.
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
     for variable, color in VARIABLES.items():
         svg = svg.replace(color, f"var(--{variable})")

@@ -1,4 +1,4 @@
-"""Templates to text: everything that is put into one is escaped, and a name that is missing is an error."""
+"""Templates to text: every value is escaped, and a missing name is an error."""
 
 import html
 import re
@@ -86,10 +86,10 @@ def listed(names: Iterable[str], most: int = 20) -> str:
 
 
 def markdown(text: str) -> Markup:
-    """A name from outside as inline text of a Markdown page: one line that no viewer takes for Markdown or HTML.
+    """A name from outside as plain text in a Markdown page, in one line.
 
-    All punctuation that means something in CommonMark, in the tables and links that viewers add, or in formulas has a
-    backslash; what would be HTML is an entity, for viewers that let HTML through.
+    Punctuation with a meaning in CommonMark, in the tables and links that viewers add, or in formulas gets a backslash;
+    HTML becomes entities, for viewers that show HTML.
     """
     line = "".join(char if char.isprintable() else " " for char in text)
     return Markup(re.sub(r"([!#$()*+\-.:=@\[\\\]^_`{|}~])", r"\\\1", html.escape(line, quote=False)))

@@ -1,4 +1,4 @@
-"""The rows of the closing table, which a finished run is answered with: nothing slow may be imported here."""
+"""The rows of the closing table. A finished run is answered with it, so this module imports nothing slow."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,18 +1,19 @@
-"""What a finished run leaves for its readers: model and report, under names that every attempt shares.
+"""The results of a finished run: model, logs and report, under names that every attempt shares.
 
-They are the only objects that a later attempt writes again, so an attempt that has lost the run could write over
-the winner's. The order prevents it:
+They are the only objects that a later attempt writes again, so an attempt that has lost the run could overwrite
+those of the new holder. This order prevents it:
 
 1. Read the generation of each name.
-2. Compare-and-swap the record: from here on a rival's claim shows.
-3. Write each name on the condition of its generation. A refusal means that somebody wrote it in between: if a
-   compare-and-swap proves that the run is still ours, it was a process that has lost it, and we write again.
+2. Compare-and-swap the record: from here on, another attempt that takes the run is noticed.
+3. Write each name on the condition of its generation. A refusal means that another process wrote it in between. If a
+   compare-and-swap then proves that the run is still ours, that process has lost the run, and we write again.
 
-A rival that takes the run after step 2 read its own generations later than we did, or finds our write in its way,
-proves the run its own, and writes over ours. So what the attempt that finishes wrote is what stays, and its record
-names each file with size and SHA-256. A reader verifies a file against the record before it looks inside.
+An attempt that takes the run after step 2 read the generations later than we did, or its write is refused because of
+ours; it then proves that it holds the run, and overwrites ours. So the files of the attempt that finishes are those
+that stay, and its record names each with size and SHA-256. A reader verifies a file against the record before use.
 
-This module does not know what the files contain.
+This module does not know what the files contain (see `job.report.export`), and imports no TensorFlow, so that the
+commands that verify files stay quick.
 """
 
 from collections.abc import Sequence
@@ -30,10 +31,7 @@ READ_TRIES = 2
 
 
 class Artefacts:
-    """The files of a finished run, for an attempt that holds it; made before the record says `export`.
-
-    `files` are those that were written, by name.
-    """
+    """Writes the files of a finished run; created before the record's state is `export`. `files`: those written."""
 
     def __init__(self, store: ObjectStore, record: RunRecord, *, names: Sequence[str]) -> None:
         self._store = store
@@ -68,7 +66,7 @@ class Problem(NamedTuple):
 def problem_with(store: ObjectStore, name: str, expected: StoredFile | CheckpointEntry, path: Path) -> Problem | None:
     """Download an object that the record names to `path`; None when every byte is as recorded."""
     problem = None
-    # More than once: what is called damaged must be damaged where it is kept, not on its way here.
+    # Twice: an object counts as damaged only when it is damaged in the store, and not on its way here.
     for _ in range(READ_TRIES):
         try:
             digest = store.download(name, path)

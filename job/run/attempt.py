@@ -1,75 +1,53 @@
-"""One attempt at a run: claim it, do what is left of it, note how that ended, judge the outcome.
+"""One attempt at a run: claim it, do what is left of it, record how the attempt ended, judge the outcome.
 
 A finished run is answered here, in about a second: the pipeline, and TensorFlow with it, is imported only when the
-record says that there is work to do.
+record shows that there is work to do.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from job import memory
 from job.errors import ExitCode, StorageError, Superseded, ThawError
 from job.observe import events
-from job.observe.events import Reader
+from job.observe.context import Context
 from job.observe.ledger import by_stage
 from job.observe.log import without_native_notes
 from job.observe.progress import Progress
 from job.report.gate import missed_gate
 from job.report.summary import summary
 from job.run import lease
-from job.run.record import RunRecord
+from job.run.record import Identity, RunRecord
 from job.schema import Holder
 from job.settings.resources import estimate
 from job.settings.settings import Settings
 from job.storage import ObjectStore, scratch
 
 
-def make(
-    settings: Settings,
-    *,
-    store: ObjectStore,
-    holder: Holder,
-    reader: Reader,
-    progress: Progress,
-    check_stop: Callable[[], None],
-) -> dict[str, Any]:
-    """Bring the run to its end, from wherever it is, and return its outcome.
+def run_attempt(settings: Settings, *, store: ObjectStore, holder: Holder, context: Context) -> dict[str, Any]:
+    """Complete the run, from wherever it is, and return its outcome.
 
-    `store` is the run's own place. `check_stop` raises Interrupted once the process was told to stop. Raises a
-    ThawError for every other end: when the outcome is committed and below the gate, QualityGateMissed.
+    `store` is the run's own place. Raises a ThawError for every other end: when the outcome is committed and below the
+    gate, QualityGateMissed.
     """
+    observer, progress = context.observer, context.progress
     with progress.entering("claim", "idle"):
         record = lease.claim(
-            store,
-            run_id=settings.resolved_run_id(),
-            fingerprint=settings.fingerprint(),
-            settings=settings.result_settings(),
-            holder=holder,
-            lease_seconds=settings.lease_seconds,
-            on_waiting=lambda held_by, at_most_seconds: reader.event(
-                events.WAITING,
-                held_by=held_by.holder,
-                attempt=held_by.number,
-                since=f"{held_by.start:%FT%TZ}",
-                at_most_seconds=at_most_seconds,
-            ),
-            check_stop=check_stop,
-            account=progress.account,
+            store, Identity.of(settings), holder, lease_seconds=settings.lease_seconds, context=context
         )
     attempts = record.content.attempts if record.is_done else record.content.attempts[:-1]
     progress.ledger.earlier = tuple(attempt.seconds for attempt in attempts)
     if record.is_done:
-        reader.event(
-            events.RUN_ALREADY_DONE, at=store.uri, attempts=len(attempts), ended=f"{record.attempt.end:%FT%TZ}",
-            **_outcome(record),
-        )  # fmt: skip
+        ended = f"{record.attempt.end:%FT%TZ}"
+        observer.event(events.RunAlreadyDone(store.uri, len(attempts), ended=ended, **_outcome(record)))
     else:
-        reader.event(events.RUN_CLAIMED, at=store.uri, attempt=record.attempt.number, state=record.content.state)
-        _carry_out(settings, store=store, record=record, reader=reader, progress=progress, check_stop=check_stop)
+        observer.event(events.RunClaimed(store.uri, attempt=record.attempt.number, state=record.content.state))
+        _do_what_is_left(settings, store, record, context)
     outcome = _outcome(record)
     progress.stage = "done"
-    reader.closing(
+    observer.closing(
         f"Run {record.content.run_id} is complete",
         summary(outcome, report_at=store.uri, durations=by_stage(progress.ledger.of_run())),
     )
@@ -84,45 +62,36 @@ def _outcome(record: RunRecord) -> dict[str, Any]:
     return record.content.outcome.model_dump(mode="json")
 
 
-def _carry_out(
-    settings: Settings,
-    *,
-    store: ObjectStore,
-    record: RunRecord,
-    reader: Reader,
-    progress: Progress,
-    check_stop: Callable[[], None],
-) -> None:
+def _do_what_is_left(settings: Settings, store: ObjectStore, record: RunRecord, context: Context) -> None:
+    progress = context.progress
     with (
-        _noting_the_end(record),
-        memory.explained(lambda: _where(progress), lambda: _way_out_of_memory(settings, record)),
+        _recording_the_end(record),
+        memory.explained(lambda: _position(progress), lambda: _memory_hint(settings, record)),
         scratch.folder(settings.cache_dir) as folder,
         lease.Renewal(record, lease_seconds=settings.lease_seconds) as renewal,
     ):
 
-        def check() -> None:
-            check_stop()
+        def check_stop() -> None:
+            context.check_stop()
             renewal.check()
 
-        # TensorFlow takes as long as a short lease, so the lease is renewed meanwhile. TFDS swaps `__import__` while it
-        # is imported, for all threads: none may be at work then.
+        # Importing TensorFlow takes as long as a short lease, so the lease is renewed meanwhile. TFDS replaces
+        # `__import__` while it is imported, for all threads: no other thread may work then.
         with progress.entering("import", "init"), without_native_notes():
             import job.model.classifier  # noqa: F401  and TensorFlow with it
 
             with record.quiet():
                 from job.run.pipeline import Pipeline
-        check()
-        Pipeline(
-            settings, store=store, record=record, reader=reader, progress=progress, check_stop=check, scratch=folder
-        ).carry_out()
+        check_stop()
+        Pipeline(settings, store, record, replace(context, check_stop=check_stop), scratch=folder).run()
 
 
-def _where(progress: Progress) -> str:
+def _position(progress: Progress) -> str:
     step = f" after step {progress.step}" if progress.step is not None else ""
     return f"in {progress.stage}{step}; what was committed stands"
 
 
-def _way_out_of_memory(settings: Settings, record: RunRecord) -> str:
+def _memory_hint(settings: Settings, record: RunRecord) -> str:
     inputs = record.content.inputs
     needed = ""
     if inputs:
@@ -140,7 +109,7 @@ def _way_out_of_memory(settings: Settings, record: RunRecord) -> str:
 
 
 @contextlib.contextmanager
-def _noting_the_end(record: RunRecord) -> Iterator[None]:
+def _recording_the_end(record: RunRecord) -> Iterator[None]:
     """Write how the attempt ended into the record, if the store and a newer attempt allow it."""
     exit_code = ExitCode.UNEXPECTED
     try:

@@ -1,29 +1,28 @@
 """Training state <-> write-once objects.
 
-The order of a commit, and why:
+The order of a commit, with reasons:
 
-1. Upload under a name that was never used. A crash here leaves an object that no record names: garbage, not harm.
-2. Verify: the store compares what it holds with what was sent, and its digest is noted (`ObjectStore.upload`).
+1. Upload under a name that was never used. A crash here leaves an object that no record names, which harms nothing.
+2. Verify: the store compares what it holds with what was sent, and returns the digest (`ObjectStore.upload`).
 3. Compare-and-swap the record. This is the commit: before it the old checkpoint counts, after it the new one.
 4. Prune what the record no longer names. A crash before this leaves garbage, which the next prune removes.
 
-A restore goes the other way: from the newest checkpoint that the record names to the oldest, and takes the first
-whose bytes have the recorded digest. Those that do not are set aside: named in the record, kept, never used.
+A restore tries the checkpoints of the record from the newest to the oldest, and takes the first whose bytes have the
+recorded digest. The others are set aside: named in the record, kept, never used.
 
-A checkpoint also says of itself what it is, in the metadata of its file, and has a checksum of its arrays there: a lost
-record can be rebuilt from that (`commands/repair`). This module knows arrays by name; it does not know TensorFlow.
+A checkpoint also describes itself in the metadata of its file, with a checksum of its arrays: a lost record can be
+rebuilt from that (`job.cli.repair`). This module knows arrays by name; it does not know TensorFlow.
 """
 
 import contextlib
 import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
@@ -36,19 +35,29 @@ from job.errors import (
     Superseded,
     TrainingDiverged,
 )
+from job.run.artefacts import problem_with
 from job.run.record import RunRecord
-from job.schema import CHECKPOINTS, CheckpointEntry, CheckpointName, Description, EpochResult, State, problem_of
-from job.settings.settings import PhaseName
+from job.schema import CHECKPOINTS, CheckpointEntry, CheckpointName, Description, EpochResult, problem_of
 from job.storage import MISSING, Digest, ObjectStore
 from job.storage import scratch as temporary
 
 DESCRIPTION, CRC32 = "thaw", "crc32"
-"""The keys of the metadata of a checkpoint's file: what it is of, and a checksum of that and of the arrays."""
+"""The keys of the metadata of a checkpoint's file: its description, and a checksum of that and of the arrays."""
 
 UNUSABLE = (SafetensorError, TypeError, AttributeError, ValueError)
-"""What safetensors 0.8 raises of a file that is none, and of types of arrays that NumPy does not have."""
+"""What safetensors 0.8 raises for another kind of file, and for types of arrays that NumPy does not have."""
 
 Arrays = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """The state after `step` steps of a phase, as it was then, with the history so far."""
+
+    arrays: Arrays = field(repr=False)
+    phase: str
+    step: int
+    history: tuple[EpochResult, ...]
 
 
 class Checkpoints:
@@ -84,39 +93,31 @@ class Checkpoints:
                 return entry, arrays
         return None
 
-    def commit(
-        self,
-        arrays: Arrays,
-        *,
-        state: State,
-        phase: PhaseName,
-        step: int,
-        history: Sequence[EpochResult],
-    ) -> CheckpointEntry:
-        """Make the state after `step` steps of `phase`, and the history so far, what a restart finds.
+    def commit(self, snapshot: Snapshot) -> CheckpointEntry:
+        """From now on a restart finds this state and history.
 
         When this very step is committed already, nothing is uploaded: only the history is new. Raises TrainingDiverged
         before anything is written, Superseded when another attempt holds the run.
         """
         newest = self._entries[-1] if self._entries else None
-        if newest is not None and (newest.phase, newest.step) == (phase, step):
-            entry = newest.model_copy(update={"num_epochs": len(history)})
+        if newest is not None and (newest.phase, newest.step) == (snapshot.phase, snapshot.step):
+            entry = newest.model_copy(update={"num_epochs": len(snapshot.history)})
             entries = [*self._entries[:-1], entry]
         else:
-            entry = self._upload(arrays, phase, step, history)
+            entry = self._upload(snapshot)
             entries = retained([*self._entries, entry], keep=self._keep)
         self._record.update(
-            state=state,
+            state=snapshot.phase,
             checkpoints=tuple(entries),
             set_aside=tuple(self._set_aside),
-            history=tuple(history),
+            history=snapshot.history,
         )
         self._entries = entries
         self.prune()
         return entry
 
     def prune(self) -> None:
-        """Delete what the record no longer names. What the store refuses to delete now, a later prune will."""
+        """Delete what the record no longer names. What the store fails to delete now, a later prune deletes."""
         with contextlib.suppress(StorageError):
             content = self._record.content
             prune(
@@ -126,13 +127,15 @@ class Checkpoints:
                 lineages=content.lineages or ("",),
             )
 
-    def _upload(self, arrays: Arrays, phase: PhaseName, step: int, history: Sequence[EpochResult]) -> CheckpointEntry:
-        check_finite(arrays, phase, step)
-        # The lineage, the attempt and a count of its uploads make the name one that was never used.
+    def _upload(self, snapshot: Snapshot) -> CheckpointEntry:
+        _check_finite(snapshot)
         self._num_uploads += 1
-        description = self._described(phase, step, history)
+        arrays, description = snapshot.arrays, self._description(snapshot)
         text = description.model_dump_json()
-        name = str(CheckpointName(phase, step, description.attempt, self._num_uploads, description.lineage))
+        # The lineage, the attempt and a count of its uploads: this name was never used.
+        name = str(
+            CheckpointName(snapshot.phase, snapshot.step, description.attempt, self._num_uploads, description.lineage)
+        )
         with _temporary_file(self._scratch / "commit.safetensors") as path:
             try:
                 save_file(
@@ -151,7 +154,7 @@ class Checkpoints:
                 ) from error
         return entry_of(description, name, digest)
 
-    def _described(self, phase: PhaseName, step: int, history: Sequence[EpochResult]) -> Description:
+    def _description(self, snapshot: Snapshot) -> Description:
         content = self._record.content
         return Description(
             run_id=content.run_id,
@@ -160,15 +163,15 @@ class Checkpoints:
             inputs=content.inputs,
             lineage=content.lineages[-1] if content.lineages else "",
             attempt=self._record.attempt.number,
-            phase=phase,
-            step=step,
+            phase=snapshot.phase,
+            step=snapshot.step,
             time=datetime.now(UTC),
-            history=tuple(history),
+            history=snapshot.history,
         )
 
 
 def entry_of(description: Description, name: str, digest: Digest) -> CheckpointEntry:
-    """What a record says of a checkpoint that describes itself so."""
+    """The entry in the record of a checkpoint with this description."""
     return CheckpointEntry(
         name=name,
         phase=description.phase,
@@ -191,17 +194,16 @@ def _crc32(text: str, arrays: Arrays) -> int:
 
 
 def _os_error(error: SafetensorError) -> int | None:
-    """The operating system's number of an error, of which safetensors keeps the words alone."""
+    """The operating system's number of an error, which safetensors keeps only in its text."""
     match = re.search(r"\(os error (\d+)\)", str(error))
     return int(match[1]) if match else None
 
 
-def check_finite(arrays: Arrays, phase: str, step: int) -> None:
-    """Raise TrainingDiverged when a value of the state is not a finite number."""
-    for name, array in arrays.items():
+def _check_finite(snapshot: Snapshot) -> None:
+    for name, array in snapshot.arrays.items():
         if not np.isfinite(array).all():
             raise TrainingDiverged(
-                f"{name} is not finite after step {step} of phase {phase}; the last commit stands",
+                f"{name} is not finite after step {snapshot.step} of phase {snapshot.phase}; the last commit stands",
                 hint="lower the learning rate of this phase, or set THAW_PRECISION=float32",
             )
 
@@ -210,15 +212,9 @@ def load(store: ObjectStore, entry: CheckpointEntry, *, scratch: Path) -> dict[s
     """The arrays of a checkpoint. Raises CheckpointDamaged unless every byte is as recorded."""
     place = f"{store.uri}/{entry.name}"
     with _temporary_file(scratch / "restore.safetensors") as path:
-        digest = _downloaded(store, entry.name, path)
-        if (digest.size, digest.sha256) != (entry.size, entry.sha256):
-            # Once more: what is set aside must be damaged where it is kept, not on its way here.
-            digest = _downloaded(store, entry.name, path)
-        if (digest.size, digest.sha256) != (entry.size, entry.sha256):
-            raise CheckpointDamaged(
-                f"{place} is damaged: {digest.size} bytes with SHA-256 {digest.sha256[:12]}, "
-                f"expected {entry.size} bytes with {entry.sha256[:12]}"
-            )
+        problem = problem_with(store, entry.name, entry, path)
+        if problem is not None:
+            raise CheckpointDamaged(problem.text)
         description, _, arrays = _read(path, place)
     if description is not None and (description.phase, description.step) != (entry.phase, entry.step):
         raise CheckpointDamaged(
@@ -230,7 +226,7 @@ def load(store: ObjectStore, entry: CheckpointEntry, *, scratch: Path) -> dict[s
 
 @dataclass(frozen=True)
 class Inspected:
-    """A checkpoint that no record names: what it says of itself, or why it cannot be used; the digest of its bytes."""
+    """A checkpoint that no record names: its description, or why it cannot be used; the digest of its bytes."""
 
     name: str
     digest: Digest | None = None
@@ -238,18 +234,18 @@ class Inspected:
     problem: str = ""
 
     def entry(self) -> CheckpointEntry:
-        """What a record says of it, which is usable."""
+        """Its entry in a record; it must be usable."""
         assert self.description is not None
         assert self.digest is not None
         return entry_of(self.description, self.name, self.digest)
 
 
 def inspect(store: ObjectStore, name: str, *, scratch: Path) -> Inspected:
-    """Whether a checkpoint is what it says of itself, byte for byte, and what its name says. Raises StorageError."""
+    """Compare a checkpoint with its own description, its checksum and its name. Raises StorageError."""
     digest = None
     try:
         with _temporary_file(scratch / "inspect.safetensors") as path:
-            digest = _downloaded(store, name, path)
+            digest = store.download(name, path)
             description, metadata, arrays = _read(path, name)
         if description is None:
             raise CheckpointDamaged("does not say what it is of: an earlier version of the program wrote it")
@@ -261,36 +257,23 @@ def inspect(store: ObjectStore, name: str, *, scratch: Path) -> Inspected:
             raise CheckpointDamaged(f"says that it is of {said[0]} step {said[1]}, and has another name")
         if not all(np.isfinite(array).all() for array in arrays.values()):
             raise CheckpointDamaged("has a value that is not finite")
-    except CheckpointDamaged as error:
+    except ObjectMissing:
+        return Inspected(name, problem=f"{store.uri}/{name} is missing")
+    except (CheckpointDamaged, ObjectDamaged) as error:
         return Inspected(name, digest, problem=error.message)
     return Inspected(name, digest, description)
 
 
 def _read(path: Path, place: str) -> tuple[Description | None, dict[str, str], dict[str, np.ndarray]]:
-    """What a file says of itself, None when an earlier version wrote it; the metadata that says so; the arrays."""
+    """The description in a file, None when an earlier version wrote it; all its metadata; its arrays."""
     try:
         with safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}
         text = metadata.get(DESCRIPTION)
         description = None if text is None else Description.model_validate_json(text, strict=True)
         return description, metadata, load_file(path)
-    except ValidationError as error:
-        raise CheckpointDamaged(f"{place} is not a checkpoint: {problem_of(error.errors())}") from error
     except UNUSABLE as error:
-        raise _not_a_checkpoint(place, error) from error
-
-
-def _not_a_checkpoint(place: str, error: Exception) -> CheckpointDamaged:
-    return CheckpointDamaged(f"{place} is not a checkpoint: {str(error)[:300]!r}")
-
-
-def _downloaded(store: ObjectStore, name: str, path: Path) -> Digest:
-    try:
-        return store.download(name, path)
-    except ObjectMissing as error:
-        raise CheckpointDamaged(f"{store.uri}/{name} is missing") from error
-    except ObjectDamaged as error:
-        raise CheckpointDamaged(error.message) from error
+        raise CheckpointDamaged(f"{place} is not a checkpoint: {problem_of(error)}") from error
 
 
 @contextlib.contextmanager
@@ -314,8 +297,8 @@ def prune(
 ) -> list[str]:
     """Delete the checkpoints of these lineages that the record does not name among `entries`.
 
-    A later attempt's objects are left alone: it may have uploaded one that it has not committed yet. So is all that is
-    of no lineage of the record, whose name is not ours, or that another record wrote.
+    Three kinds stay: objects of a later attempt, which may have uploaded one that it has not committed yet; those of
+    another lineage, which another record wrote; and those whose names are not ours.
     """
     named = {entry.name for entry in entries}
     orphans = []

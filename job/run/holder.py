@@ -1,7 +1,7 @@
-"""Who holds a run: a process, on a host, perhaps of a Kubernetes Job; and whether it is still there.
+"""The holder of a run: a process, on a host, perhaps of a Kubernetes Job; and whether it still exists.
 
-What can be known for certain is little: a process of this very host, since its last start, and in this very process
-namespace, is there or not. Of any other, the lease decides.
+Only of a process on this very host, since its last start, and in this very process namespace, it can be known whether
+it exists. For any other process the lease decides.
 """
 
 import os
@@ -20,26 +20,26 @@ def can_be_taken_over_by(holder: Holder, other: Holder) -> bool:
 
 
 def is_there(holder: Holder, *, observer: Holder) -> bool | None:
-    """Whether the process exists, as `observer` can see, which is this very process; None where it cannot know."""
+    """Whether the process exists, as seen by `observer`, which is this very process; None when that is unknown."""
     if holder.start_ticks is None or not holder.boot_id or _place(holder) != _place(observer):
         return None
-    found = _look(holder.pid)
+    found = state_and_start(holder.pid)
     if found is None:
-        # /proc may hide the processes of other users, and be gone in the meantime: the number alone is asked for.
+        # /proc may hide the processes of other users, or the process has just ended: only its number is checked.
         return None if psutil.pid_exists(holder.pid) else False
     state, start_ticks = found
     return start_ticks == holder.start_ticks and state not in ("Z", "X")
 
 
 def _place(holder: Holder) -> tuple[str, str, str]:
-    """Where a process id means one process."""
+    """Within this place a process id means one process."""
     return holder.host, holder.boot_id, holder.process_namespace
 
 
 def this_process(job_uid: str | None, *, job_name: str | None = None, node_name: str | None = None) -> Holder:
-    """The holder that this process would be."""
+    """This process as a holder."""
     boot_id, namespace = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
-    found = _look(os.getpid())
+    found = state_and_start(os.getpid())
     return Holder(
         host=_shown(socket.gethostname()),
         pid=os.getpid(),
@@ -58,10 +58,10 @@ def _shown(name: str) -> str:
     return "".join(char if char.isprintable() else "?" for char in name)[:1000]
 
 
-def _look(pid: int) -> tuple[str, int] | None:
+def state_and_start(pid: int) -> tuple[str, int] | None:
     """State and start ticks of a process, fields 3 and 22 of proc_pid_stat(5); None where they are not shown."""
     try:
-        # The second field is the command's name in parentheses, which may hold anything.
+        # The second field is the command's name in parentheses, which may contain anything.
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
         return fields[0].decode(), int(fields[19])
     except (OSError, ValueError, IndexError):

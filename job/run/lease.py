@@ -1,23 +1,24 @@
 """Taking a run, and holding it.
 
-A run that a living attempt holds is waited for, for as long as a lease lasts; then the waiting attempt gives up. A
-lease is renewed by every write of the record, and by a thread of its own when nothing else is written. It has run out
-when the record was seen unchanged for the whole lease, by the watcher's own monotonic clock; or when a store that has a
-clock of its own says so, which compares two of its own times. No time of one machine is compared with that of another.
-None of this makes a run safe: the generation of the record does; it saves the work of two attempts that would train the
-same run at once.
+An attempt waits for a run that a living attempt holds, for as long as a lease lasts; then it gives up. Every write of
+the record renews the lease; when nothing else is written, a thread does it. A lease has run out when the record was
+seen unchanged for the whole lease, by the watcher's own monotonic clock; or when a store with a clock of its own says
+so, by comparing two of its own times. Times of two machines are never compared. The lease does not make a run safe,
+the generation of the record does; it only keeps two attempts from training the same run at once.
 """
 
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from datetime import datetime
+from typing import NamedTuple
 
 from job.errors import Superseded
+from job.observe import events
+from job.observe.context import Context
 from job.run.holder import can_be_taken_over_by, is_there
-from job.run.record import RECORD_NAME, RunRecord
-from job.schema import Attempt, Holder, Record
+from job.run.record import RECORD_NAME, Identity, RunRecord
+from job.schema import Holder, Record
 from job.storage import ObjectStore
 
 MIN_POLL_SECONDS, MAX_POLL_SECONDS = 0.2, 5.0
@@ -32,47 +33,32 @@ JOIN_SECONDS = 5.0
 class Hold(NamedTuple):
     """For how many seconds at most a run is still held, if its holder is gone; 0 when it may be taken now.
 
-    `is_known` tells whether that is so: where it is not, only watching the record shows whether its holder is alive.
+    Where this is not `is_known`, only watching the record shows whether its holder is alive.
     """
 
     seconds: float
     is_known: bool
 
 
-Waiting = Callable[[Attempt, float], None]
-
-
 def request_seconds(lease_seconds: float) -> float:
-    """After how long a request on the record counts as lost: one that hangs must not cost the lease."""
+    """The time limit of a request on the record: one that hangs must not cost the lease."""
     return min(max(lease_seconds / REQUESTS_IN_A_LEASE, MIN_REQUEST_SECONDS), MAX_REQUEST_SECONDS)
 
 
 def claim(
-    store: ObjectStore,
-    *,
-    run_id: str,
-    fingerprint: str,
-    settings: dict[str, Any],
-    holder: Holder,
-    lease_seconds: float,
-    on_waiting: Waiting = lambda held_by, at_most_seconds: None,
-    check_stop: Callable[[], None] = lambda: None,
-    clock: Callable[[], datetime] = lambda: datetime.now(UTC),
-    account: Callable[[], dict[str, Any]] = dict,
+    store: ObjectStore, identity: Identity, holder: Holder, *, lease_seconds: float, context: Context
 ) -> RunRecord:
     """Open the run and take it, unless it is done: then nothing is written.
 
-    Waits while another attempt holds it; `on_waiting` is called once with that attempt, and the seconds that this takes
-    at most. Raises RunMismatch when the run id belongs to other settings, RecordDamaged when there is no record to go
-    by, Superseded when the run is still held after `lease_seconds`, or after the holder's lease if that is longer.
+    Waits while another attempt holds it, and reports that once. Raises RunMismatch when the run id belongs to other
+    settings, RecordDamaged when the record is missing or damaged, Superseded when the run is still held after
+    `lease_seconds`, or after the holder's lease if that is longer.
     """
     began = time.monotonic()
     tries, is_reported, is_alive = 0, False, False
     seen, seen_at = None, began
     while True:
-        record = RunRecord.open(
-            store, run_id=run_id, fingerprint=fingerprint, settings=settings, clock=clock, account=account
-        )
+        record = RunRecord.open(store, identity, account=context.progress.account)
         if record.is_done:
             return record
         if record.version != seen:
@@ -90,19 +76,23 @@ def claim(
                     raise
                 continue
             return record
-        # A holder of which nothing is known is watched for the whole of its lease, however short the own one is: else
-        # every attempt would give up before it knows.
+        # A holder of which nothing is known is watched for its whole lease, even if ours is shorter: else every attempt
+        # would give up before it knows.
         patience_seconds = lease_seconds if hold.is_known or is_alive else max(lease_seconds, lease.seconds)
         if time.monotonic() - began >= patience_seconds:
             raise _still_held(record, lease_seconds)
         if not is_reported:
-            on_waiting(record.attempt, patience_seconds)
+            held_by = record.attempt
+            context.observer.event(events.WaitingForRun(
+                held_by.holder, held_by.number, since=f"{held_by.start:%FT%TZ}", at_most_seconds=patience_seconds
+            ))  # fmt: skip
             is_reported = True
-        _pause(min(hold.seconds, lease.seconds - unchanged_seconds, lease_seconds / POLLS_IN_A_LEASE), check_stop)
+        seconds = min(hold.seconds, lease.seconds - unchanged_seconds, lease_seconds / POLLS_IN_A_LEASE)
+        _pause(seconds, context.check_stop)
 
 
 def look(record: Record, store: ObjectStore, holder: Holder, *, name: str = RECORD_NAME) -> Hold:
-    """How the run is held by another than `holder`, as far as one look tells. Raises StorageError.
+    """How another process than `holder` holds the run, as far as one look shows. Raises StorageError.
 
     The record was read from `name` in the store.
     """
@@ -116,7 +106,7 @@ def look(record: Record, store: ObjectStore, holder: Holder, *, name: str = RECO
 
 
 def estimated_seconds(record: Record, hold: Hold, now: datetime) -> float:
-    """For how long the run seems to be held, to be shown: where nothing is known, by the clock of the holder's host."""
+    """For how long the run seems to be held, for people: where nothing is known, by the clock of the holder's host."""
     if hold.is_known or record.lease is None:
         return hold.seconds
     renewed = record.lease.renewed or record.attempts[-1].start
@@ -159,7 +149,7 @@ class Renewal:
         self._thread.join(timeout=JOIN_SECONDS)
 
     def check(self) -> None:
-        """Raise Superseded when the thread has found out that another attempt holds the run."""
+        """Raise Superseded when the thread has found that another attempt holds the run."""
         if self._lost is not None:
             raise self._lost
 
@@ -167,14 +157,14 @@ class Renewal:
         while True:
             if self._record.seconds_since_written >= self._every_seconds / 2:
                 try:
-                    self._record.renew()
+                    self._record.update()
                 except Superseded as error:
                     self._lost = error
                     return
                 except Exception:
-                    # A renewal is a courtesy, so none of its failures ends a run. The store may be back in time; if
-                    # it is not, the lease runs out, and the generation decides. It need not be the store, either:
-                    # TFDS 4.9 swaps `__import__` for its own at times, and the client of a bucket imports as it goes.
+                    # No failure of a renewal ends a run. The store may be back in time; if it is not, the lease runs
+                    # out, and the generation decides. It need not be the store, either: TFDS 4.9 replaces `__import__`
+                    # at times, and the client of a bucket imports modules while it works.
                     pass
             if self._is_over.wait(self._every_seconds):
                 return

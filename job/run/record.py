@@ -1,9 +1,9 @@
-"""The run record: one object, run.json, that says all that is known of a run.
+"""The run record: one object, run.json, with all that is known of a run.
 
 It is the only mutable object of a run and changes only by compare-and-swap on its generation. Claiming a run,
-committing a checkpoint and finishing are that one mechanism: the one who holds the newest generation holds the run,
-and an attempt whose write is refused has been superseded and writes nothing more. The lease in it is a courtesy, which
-keeps a second attempt from taking a run that is held (see `lease`); the generation is what makes it safe.
+committing a checkpoint and finishing are that one mechanism: the attempt with the newest generation holds the run, and
+an attempt whose write is refused has been superseded and writes nothing more. The lease in the record saves work: it
+keeps a second attempt from taking a run that is held (see `lease`). The generation makes it safe.
 
 This module decides who may write; it does not know what a checkpoint contains, and imports no TensorFlow.
 """
@@ -13,12 +13,11 @@ import math
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-
-from pydantic import ValidationError
 
 from job.errors import (
     InputError,
@@ -42,12 +41,30 @@ from job.schema import (
     problem_of,
     recorded_setting,
 )
+from job.settings.settings import Settings
 from job.storage import MISSING, ObjectStore
 
 RECORD_NAME = "run.json"
 MAX_BYTES = 64 << 20
 """Of a record. Ten thousand epochs and as many attempts are a fifth of it."""
 CLOSING_SECONDS = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """Which run a start means: its id, the fingerprint of its settings, and those that change the result."""
+
+    run_id: str
+    fingerprint: str
+    settings: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Identity":
+        return cls(
+            run_id=settings.resolved_run_id(),
+            fingerprint=settings.fingerprint(),
+            settings=settings.result_settings(),
+        )
 
 
 class RunRecord:
@@ -58,13 +75,11 @@ class RunRecord:
         store: ObjectStore,
         content: Record,
         generation: int,
-        clock: Callable[[], datetime],
-        account: Callable[[], dict[str, Any]] = dict,
+        account: Callable[[], dict[str, Any]],
     ) -> None:
         self._store = store
         self._account = account
         self._generation = generation
-        self._clock = clock
         self._lock = threading.RLock()
         self._unanswered: list[tuple[bytes, Record]] = []
         self._written_at = -math.inf
@@ -72,34 +87,28 @@ class RunRecord:
 
     @classmethod
     def open(
-        cls,
-        store: ObjectStore,
-        *,
-        run_id: str,
-        fingerprint: str,
-        settings: dict[str, Any],
-        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
-        account: Callable[[], dict[str, Any]] = dict,
+        cls, store: ObjectStore, identity: Identity, *, account: Callable[[], dict[str, Any]] = dict
     ) -> "RunRecord":
         """Read the record, or begin a new one; nothing is written.
 
-        `account` gives fields of `Attempt` that change while it lasts; each write of the record brings them along.
+        `account` returns the fields of `Attempt` that change while it lasts; each write of the record includes them.
         Raises RunMismatch when the run id belongs to other settings, RecordDamaged when there are checkpoints and no
         record, and when the record is damaged or of another run.
         """
-        found = _read(store, run_id=run_id)
-        content = found[0] if found else new_record(run_id=run_id, fingerprint=fingerprint, settings=settings)
-        record = cls(store, content, found[1] if found else MISSING, clock, account)
-        if content.fingerprint != fingerprint:
-            if not record.is_untouched:
-                raise _mismatch(content, settings, run_id)
-            # Every attempt ended before it had data and weights: a mistake in the settings, now mended.
-            record.content = content.model_copy(update={"fingerprint": fingerprint, "settings": settings})
-        return record
+        content, generation = _read(store, run_id=identity.run_id) or (new_record(identity), MISSING)
+        if content.fingerprint != identity.fingerprint:
+            is_untouched = not (content.inputs or content.checkpoints) and all(one.end for one in content.attempts)
+            if not is_untouched:
+                raise _mismatch(content, identity)
+            # Every attempt ended before it had data and weights: the settings were wrong, and are corrected now.
+            content = content.model_copy(
+                update={"fingerprint": identity.fingerprint, "settings": dict(identity.settings)}
+            )
+        return cls(store, content, generation, account)
 
     def take(self, holder: Holder, *, lease_seconds: float) -> None:
         """Register a new attempt, which holds the run. Raises Superseded when another attempt was quicker."""
-        attempt = Attempt(number=len(self.content.attempts) + 1, holder=str(holder), start=self._clock())
+        attempt = Attempt(number=len(self.content.attempts) + 1, holder=str(holder), start=datetime.now(UTC))
         lease = Lease(attempt=attempt.number, holder=holder, seconds=lease_seconds, renewed=attempt.start)
         self.update(attempts=(*self.content.attempts, attempt), lease=lease)
 
@@ -108,14 +117,8 @@ class RunRecord:
         return self.content.state == "done"
 
     @property
-    def is_untouched(self) -> bool:
-        """Whether no attempt has begun to train, and none is under way."""
-        content = self.content
-        return not (content.inputs or content.checkpoints) and all(attempt.end for attempt in content.attempts)
-
-    @property
     def version(self) -> tuple[int, int]:
-        """What changes with every write of the record, by whomever."""
+        """What changes with every write of the record, by any process."""
         return self.content.revision, self._generation
 
     @property
@@ -129,14 +132,17 @@ class RunRecord:
         return time.monotonic() - self._written_at
 
     def update(self, **changes: Any) -> None:
-        """Replace fields of the record by compare-and-swap. Raises Superseded when another attempt wrote it."""
+        """Replace fields of the record by compare-and-swap; without any, only show that this attempt is alive.
+
+        Raises Superseded when another attempt wrote the record.
+        """
         with self._lock:
             if self._unanswered:
                 self._settle()
             content = self.content.model_copy(update={**changes, "revision": self.content.revision + 1})
             *before, attempt = content.attempts
             attempts = (*before, attempt.model_copy(update=self._account()))
-            lease = content.lease and content.lease.model_copy(update={"renewed": self._clock()})
+            lease = content.lease and content.lease.model_copy(update={"renewed": datetime.now(UTC)})
             content = content.model_copy(update={"attempts": attempts, "lease": lease})
             data = encoded(content)
             try:
@@ -155,7 +161,7 @@ class RunRecord:
             self._adopt(content, generation)
 
     def _settle(self) -> bool:
-        """Find out what became of writes without an answer, and adopt the one that the store has done.
+        """Find out whether the store has done a write that got no answer, and adopt that one.
 
         Returns whether there was one. Raises Superseded when another attempt wrote the record.
         """
@@ -177,7 +183,7 @@ class RunRecord:
         self._written_at = time.monotonic()
 
     def pin_inputs(self, inputs: dict[str, Any]) -> None:
-        """Note what the run is made from, at its first attempt. Raises InputError when a later one differs."""
+        """Record what the run is made from, at its first attempt. Raises InputError when a later one differs."""
         recorded = self.content.inputs
         if not recorded:
             self.update(inputs=inputs)
@@ -194,12 +200,8 @@ class RunRecord:
         with self._lock:
             yield
 
-    def renew(self) -> None:
-        """Write the record as it is, which shows that this attempt is alive."""
-        self.update()
-
     def finish(self, outcome: dict[str, Any], *, exit_code: int, **changes: Any) -> None:
-        """The run is done: from here on every start is answered with this outcome."""
+        """The run is done: from now on every start is answered with this outcome."""
         self.update(
             state="done",
             outcome=Outcome.model_validate(outcome),
@@ -209,7 +211,7 @@ class RunRecord:
         )
 
     def close_attempt(self, exit_code: int) -> None:
-        """Note how this attempt ended, unless `finish` has done so, and let go of the run.
+        """Record how this attempt ended, unless `finish` has done so, and release the run.
 
         Raises StorageError when another thread's write gets no answer: a process that ends cannot wait for that.
         """
@@ -224,26 +226,13 @@ class RunRecord:
             self._lock.release()
 
     def _closed(self, exit_code: int) -> tuple[Attempt, ...]:
-        closed = self.attempt.model_copy(update={"end": self._clock(), "exit_code": exit_code})
+        closed = self.attempt.model_copy(update={"end": datetime.now(UTC), "exit_code": exit_code})
         return (*self.content.attempts[:-1], closed)
 
 
-def new_record(
-    *,
-    run_id: str,
-    fingerprint: str,
-    settings: dict[str, Any],
-    earlier_lineages: tuple[str, ...] = (),
-    **fields: Any,
-) -> Record:
+def new_record(identity: Identity, *, earlier_lineages: tuple[str, ...] = (), **fields: Any) -> Record:
     """A record with a lineage of its own, the last one."""
-    return Record(
-        run_id=run_id,
-        fingerprint=fingerprint,
-        settings=settings,
-        lineages=(*earlier_lineages, secrets.token_hex(4)),
-        **fields,
-    )
+    return Record(**vars(identity), lineages=(*earlier_lineages, secrets.token_hex(4)), **fields)
 
 
 def encoded(content: Record) -> bytes:
@@ -254,18 +243,18 @@ def encoded(content: Record) -> bytes:
 
 
 def read(store: ObjectStore, name: str = RECORD_NAME) -> Record | None:
-    """What is recorded of a run; None when there is no run. Raises RecordDamaged, StorageError.
+    """The record of a run; None when there is no run. Raises RecordDamaged, StorageError.
 
-    `store` is the run's own place, unless `name` leads there from above.
+    `store` is the run's own place, or a folder above it from which `name` leads there.
     """
     found = _read(store, name)
-    return found[0] if found else None
+    return found and found[0]
 
 
 def _read(store: ObjectStore, name: str = RECORD_NAME, *, run_id: str | None = None) -> tuple[Record, int] | None:
     place = f"{store.uri}/{name}".removesuffix(f"/{RECORD_NAME}")
     errors: list[ThawError] = []
-    # Twice: it may be written between two requests, and what is called damaged must be damaged where it is kept.
+    # Twice: it may be written between two requests, and a record counts as damaged only if it is so in the store.
     for _ in range(2):
         try:
             stored = store.read(name)
@@ -280,7 +269,7 @@ def _read(store: ObjectStore, name: str = RECORD_NAME, *, run_id: str | None = N
             errors.append(error)
     first, second = errors
     if isinstance(second, ObjectDamaged) and first.message == second.message:
-        # A folder under that name, say. Bytes that arrive damaged are damaged otherwise each time, and may yet arrive.
+        # For example a folder under that name. Bytes damaged on their way differ each time, and may yet arrive whole.
         raise RecordDamaged(f"{second.message}. Nothing was written or deleted", hint=second.hint) from second
     raise second
 
@@ -300,18 +289,12 @@ def parsed(data: bytes, place: str, *, run_id: str) -> Record:
             raise ValueError("it has no attempt")
         if run_id and content.run_id != run_id:
             raise ValueError(f"it is of run {content.run_id!r}, expected {run_id!r}")
-    except ValidationError as error:
-        raise _damaged(place, problem_of(error.errors())) from error
     except ValueError as error:
-        raise _damaged(place, str(error)) from error
+        raise RecordDamaged(
+            f"{place}/{RECORD_NAME} is not a record of this run: {problem_of(error)}. Nothing was written or deleted",
+            hint=f"restore the object, or rebuild it from the checkpoints: python -m job repair --run {place}",
+        ) from error
     return content
-
-
-def _damaged(place: str, problem: str) -> RecordDamaged:
-    return RecordDamaged(
-        f"{place}/{RECORD_NAME} is not a record of this run: {problem}. Nothing was written or deleted",
-        hint=f"restore the object, or rebuild it from the checkpoints: python -m job repair --run {place}",
-    )
 
 
 def _missing(place: str, names: list[str]) -> RecordDamaged:
@@ -333,16 +316,16 @@ def _superseded(data: bytes, store: ObjectStore) -> Superseded:
     )
 
 
-def _mismatch(content: Record, settings: dict[str, Any], run_id: str) -> RunMismatch:
+def _mismatch(content: Record, start: Identity) -> RunMismatch:
     lines = []
-    for name in sorted(content.settings.keys() | settings.keys()):
-        had, has = recorded_setting(content.settings, name), recorded_setting(settings, name)
+    for name in sorted(content.settings.keys() | start.settings.keys()):
+        had, has = recorded_setting(content.settings, name), recorded_setting(start.settings, name)
         if had != has:
             unknown = "this version does not know it"
             lines.append(f"  THAW_{name}: the run has {had!r}, {unknown if has is None else f'this start {has!r}'}")
     if not lines:
         lines = ["  the same settings, of another version of the program"]
     return RunMismatch(
-        f"run {run_id!r} belongs to other settings (fingerprint {content.fingerprint}).\n" + "\n".join(lines),
+        f"run {start.run_id!r} belongs to other settings (fingerprint {content.fingerprint}).\n" + "\n".join(lines),
         hint="set these back to continue it, or give the new settings another THAW_RUN_ID",
     )

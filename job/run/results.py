@@ -1,39 +1,20 @@
-"""What a trained model comes to: measured over the test split, with what can be shown of single images."""
-
-from dataclasses import dataclass
-from typing import Any
+"""The final evaluation: metrics of the exported model over the test split, and examples of images for the report."""
 
 import keras
 
 from job.data.splits import Splits
 from job.model.classifier import Classifier
-from job.report.gallery import Gallery, gather
-from job.train.evaluation import Evaluation, evaluate, predict_logits
+from job.report.content import Results
+from job.report.gallery import gather
+from job.train.evaluation import evaluate, predict_logits
 from job.train.loop import check_finite
 
 
-@dataclass(frozen=True, kw_only=True)
-class Results:
-    """`outcome` is what the record keeps; `layers` the structure of the model."""
-
-    outcome: dict[str, Any]
-    test: Evaluation
-    gallery: Gallery
-    layers: list[dict[str, Any]]
-
-
-def measure(
-    exported: keras.Model,
-    classifier: Classifier,
-    splits: Splits,
-    *,
-    batch_size: int,
-    seed: int,
-) -> Results:
+def measure(exported: keras.Model, classifier: Classifier, splits: Splits, *, batch_size: int, seed: int) -> Results:
     """Measure the exported model, which has the weights of the classifier, once every image is known to be good.
 
-    `batch_size` images are taken at a time. Raises TrainingDiverged when the loss is not finite,
-    DataCorrupt when an image of any split is damaged.
+    `batch_size` images are taken at a time. Raises TrainingDiverged when the loss is not finite, DataCorrupt when an
+    image of any split is damaged.
     """
     splits.wait()
     logits, labels = predict_logits(exported, splits.test, batch_size=batch_size)

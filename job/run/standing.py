@@ -1,36 +1,26 @@
-"""How a run stands, as its record tells: its condition, its position in the training, the time that is left.
+"""The status of a run by its record: its condition, its position in the training, the time that is left.
 
-Pure functions of a record, so every command says the same of a run. This module reads no store and no clock.
+Pure functions of a record, so every command gives the same answers. This module reads no store and no clock.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
 from job.errors import ExitCode
-from job.observe.estimate import RELATIVE_COST
-from job.schema import PHASES, CheckpointEntry, Record, recorded_setting
+from job.observe import estimate
+from job.observe.estimate import PhaseProgress
+from job.phases import PHASE_NAMES
+from job.schema import CheckpointEntry, Record, recorded_setting
 
 Condition = Literal["done", "running", "stopped", "failed", "killed"]
 
 CARRIES_ON = frozenset({ExitCode.INTERRUPTED, ExitCode.SUPERSEDED, ExitCode.STORAGE_UNAVAILABLE})
-"""The exit codes after which another attempt carries on where the last one stopped."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PhaseProgress:
-    """How far a phase is: `step` of `num_steps`, where the latter is None until the size of the data is known."""
-
-    name: str
-    step: int
-    num_steps: int | None
-    num_epochs_done: int
-    num_epochs: int
+"""The exit codes after which another attempt continues where the last one stopped."""
 
 
 def condition(record: Record, *, held_seconds: float) -> Condition:
-    """What became of the newest attempt; `held_seconds` is how long its lease still lives, 0 when it does not."""
+    """By the newest attempt; `held_seconds` is how long its lease still lives, 0 when it has run out."""
     if record.state == "done":
         return "done"
     newest = record.attempts[-1] if record.attempts else None
@@ -40,20 +30,20 @@ def condition(record: Record, *, held_seconds: float) -> Condition:
 
 
 def newest_checkpoint(record: Record) -> CheckpointEntry | None:
-    """The commit that a restart would begin with, if it is whole."""
+    """The checkpoint that a restart begins with, unless it is damaged."""
     return record.checkpoints[-1] if record.checkpoints else None
 
 
 def phases(record: Record, *, is_running: bool = False) -> list[PhaseProgress]:
-    """The phases that train, in order, as far as they are committed; of an attempt that goes on, as far as it got.
+    """The phases that train, in order, with their committed steps; of a running attempt, with the steps it has done.
 
-    The latter is as of the last write of the record, which a living attempt renews several times in a lease.
+    The latter are as of the last write of the record, which a running attempt renews several times in a lease.
     """
     reached: Mapping[Any, int] = record.attempts[-1].reached if is_running else {}
     entry = newest_checkpoint(record)
     found: list[PhaseProgress] = []
     is_ahead = entry is None
-    for name in PHASES:
+    for name in PHASE_NAMES:
         num_epochs = recorded_setting(record.settings, f"{name.upper()}_EPOCHS")
         if num_epochs == 0:
             continue
@@ -75,41 +65,23 @@ def phases(record: Record, *, is_running: bool = False) -> list[PhaseProgress]:
     return found
 
 
-def ratio(progress: list[PhaseProgress]) -> float | None:
-    """The share of the training that is done, 0 to 1, weighted by what a step of its phase costs; None if unknown."""
-    done, whole = 0.0, 0.0
-    for phase in progress:
-        if phase.num_steps is None:
-            return None
-        done += phase.step * RELATIVE_COST[phase.name]
-        whole += phase.num_steps * RELATIVE_COST[phase.name]
-    return done / whole if whole else None
-
-
 def seconds_left(record: Record, progress: list[PhaseProgress]) -> float | None:
-    """About how long the rest takes, from what epochs have taken so far; None before the first one is done.
-
-    Steps still to do at the newest speed of their phase, or of the other one by their relative cost; the validations
-    still to come; the test, at the speed of a validation.
-    """
+    """About how long the rest takes, from the epochs so far; None before the first one is done."""
     if record.state == "done":
         return 0.0
     if not record.history or not record.inputs:
         return None
-    newest, batch_size = record.history[-1], recorded_setting(record.settings, "BATCH_SIZE")
-    speeds: dict[str, float] = {epoch.phase: epoch.images_per_second for epoch in record.history}
-    seconds = 0.0
-    for phase in progress:
-        speed = speeds.get(phase.name)
-        if speed is None:
-            speed = newest.images_per_second * RELATIVE_COST[newest.phase] / RELATIVE_COST[phase.name]
-        seconds += ((phase.num_steps or 0) - phase.step) * batch_size / max(speed, 1e-9)
-        seconds += (phase.num_epochs - phase.num_epochs_done) * newest.validation_seconds
-    splits = record.inputs["data"]["splits"]
-    return seconds + newest.validation_seconds * splits["test"] / max(1, splits["validation"])
+    batch_size, splits = recorded_setting(record.settings, "BATCH_SIZE"), record.inputs["data"]["splits"]
+    validation_seconds = record.history[-1].validation_seconds
+    return estimate.seconds_left(
+        progress,
+        {epoch.phase: batch_size / max(epoch.images_per_second, 1e-9) for epoch in record.history},
+        validation_seconds=validation_seconds,
+        evaluation_seconds=validation_seconds * splits["test"] / max(1, splits["validation"]),
+    )
 
 
 def last_change(record: Record) -> datetime | None:
-    """The newest moment that the record names: of a start, an end, or a commit."""
+    """The newest time in the record: of a start, an end, or a commit."""
     moments = [moment for attempt in record.attempts for moment in (attempt.start, attempt.end) if moment is not None]
     return max(moments + [entry.time for entry in record.checkpoints], default=None)

@@ -1,28 +1,34 @@
-"""Environment and flags -> Settings, or one message that lists every problem.
+"""Flags, environment and a file of settings -> Settings, or one message that lists every problem.
 
-pydantic-settings reads and checks the values. This room adds what it leaves out: names that nobody reads
-(a misspelt variable is otherwise ignored), empty values, one answer to all problems at once, and where each value
-came from.
+pydantic checks the values. This module adds names that are no setting (a misspelt variable would otherwise be ignored),
+empty values, all problems at once, and where each value came from. What is not a setting is never shown with its value:
+it may be a secret.
 """
 
-import argparse
 import difflib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import io
+import re
+import stat
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NoReturn, get_args
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal, TypeVar, get_args
 
-from pydantic import ValidationError
+from dotenv.parser import parse_stream
+from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
-from pydantic_settings import CliSettingsSource
 
 from job.errors import InvalidSettings
 from job.model.backbones import BACKBONES
 from job.redaction import redacted_value
-from job.settings.settings import PREFIX, Settings, group_of, variable
+from job.settings.settings import PREFIX, Settings, variable
 
 NOT_SETTINGS = frozenset({f"{PREFIX}TEST_DATA", f"{PREFIX}TEST_GCS"})
 """Variables of the test suite; a person who has exported them may still start a run."""
+
+MAX_FILE_BYTES = 1_000_000
 
 _RULES = {
     "int_parsing": "must be a whole number",
@@ -32,187 +38,156 @@ _RULES = {
     "bool_parsing": "must be true or false",
 }
 
-
-Origin = Literal["default", "environment", "flag"]
+Origin = Literal["default", "file", "environment", "flag"]
+Model = TypeVar("Model", bound=BaseModel)
 
 
 @dataclass(frozen=True)
-class Resolved:
-    """Settings, the origin of each by field, and what the parser's own options were given."""
+class Given:
+    """A value as it was given, where, and under which name, for example `--seed` or `a.env:3: THAW_SEED`."""
 
-    settings: Settings
-    origins: Mapping[str, Origin]
-    options: argparse.Namespace
-
-
-class Parser(argparse.ArgumentParser):
-    """Raises argparse.ArgumentError, where argparse would end the process."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(
-            formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=34, width=110),
-            exit_on_error=False,
-            allow_abbrev=False,
-            **options,
-        )
-
-    def error(self, message: str) -> NoReturn:
-        raise argparse.ArgumentError(None, message)
+    value: Any
+    origin: Origin
+    name: str
 
 
-def read_settings(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
-    """The settings of flags over environment over defaults. Raises as `resolve` does."""
-    return resolve(argv, environ, Parser(prog="python -m job")).settings
-
-
-def resolve(argv: Sequence[str], environ: Mapping[str, str], parser: Parser) -> Resolved:
-    """Read flags over environment over defaults; `parser` may bring options of its own, which are no settings.
+def read_settings(environ: Mapping[str, str]) -> Settings:
+    """The settings of an environment over defaults. Raises InvalidSettings with every problem found.
 
     Nothing else is read: what is not in `environ` is not set.
-    Raises InvalidSettings with every problem found, SystemExit(0) after `--help`.
     """
-    problems = list(_problems_of_names(environ))
-    settings: Settings | None = None
-    source: CliSettingsSource[Any] | None = None
-    given: Mapping[str, Any] = {}
-    options = argparse.Namespace()
-    try:
-        source = _flags(argv, parser, options, problems)
-        given = source()
-    except argparse.ArgumentError as error:
-        problems.append(str(error))
-    problems += [f"{_flag(field)}='': is empty; leave it out" for field, text in given.items() if text == ""]
-    try:
-        values = {field: environ[variable(field)] for field in Settings.model_fields if variable(field) in environ}
-        settings = Settings(_cli_settings_source=source, **values)  # type: ignore[call-arg, arg-type]
-    except ValidationError as error:
-        problems += [_problem_of_value(details, given) for details in error.errors() if _has_value(details)]
+    problems: list[str] = []
+    settings = validated(Settings, from_environment(environ, problems), problems)
     if settings is None or problems:
-        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        raise InvalidSettings(
-            f"{count} with the settings; nothing was started.\n" + "\n".join(f"  {line}" for line in problems),
-            hint=f"{parser.prog} --help lists every setting with its unit and default",
-        )
-    return Resolved(settings, {field: _origin(field, given, environ) for field in Settings.model_fields}, options)
+        raise InvalidSettings(listed(problems), hint="python -m job --help lists every setting with unit and default")
+    return settings
 
 
-def _origin(field: str, given: Mapping[str, Any], environ: Mapping[str, str]) -> Origin:
-    if field in given:
-        return "flag"
-    return "environment" if variable(field) in environ else "default"
+def listed(problems: list[str]) -> str:
+    """The message that has them all."""
+    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    return f"{count} with the settings; nothing was started.\n" + "\n".join(f"  {line}" for line in problems)
 
 
-def _flags(
-    argv: Sequence[str], parser: Parser, options: argparse.Namespace, problems: list[str]
-) -> CliSettingsSource[Any]:
-    """The flags as a source of settings; the parser's own go to `options`, unknown ones to `problems`."""
-    groups: dict[str, argparse._ArgumentGroup] = {}
-    fields = {_flag(field) for field in Settings.model_fields}
-
-    def add_argument(_: argparse._ActionsContainer, *names: str, **settings: Any) -> argparse.Action:
-        field = names[0].lstrip("-").replace("-", "_")
-        group = group_of(field)
-        container = groups.setdefault(group, parser.add_argument_group(group))
-        return container.add_argument(*names, **settings | _help_of(field))
-
-    def parse(_: argparse.ArgumentParser, words: Sequence[str] | None = None) -> argparse.Namespace:
-        namespace, unknown = parser.parse_known_args(words)
-        for name in [name for name in vars(namespace) if _flag(name) not in fields]:
-            setattr(options, name, vars(namespace).pop(name))
-        known = fields | {_flag(name) for name in vars(options)}
-        problems.extend(problems_of_words(unknown, known, "settings are given as --name value"))
-        return namespace
-
-    return CliSettingsSource(
-        Settings,
-        cli_parse_args=list(argv),
-        cli_prog_name=parser.prog,
-        cli_kebab_case=True,
-        cli_avoid_json=True,
-        cli_hide_none_type=True,
-        cli_exit_on_error=False,
-        root_parser=parser,
-        parse_args_method=parse,
-        add_argument_method=add_argument,
-    )
+def from_environment(environ: Mapping[str, str], problems: list[str]) -> dict[str, Given]:
+    """The values of THAW_* by field; what is wrong with names is added to `problems`."""
+    named = {name: value for name, value in environ.items() if name.upper().startswith(PREFIX)}
+    return _values(((name, value, name) for name, value in sorted(named.items())), "environment", problems)
 
 
-def problems_of_words(unknown: Sequence[str], flags: Iterable[str], expected: str) -> Iterator[str]:
-    """What is wrong with the words that a parser did not know."""
-    candidates, previous = list(flags), ""
-    for word in unknown:
-        if word.startswith("-"):
-            flag = word.partition("=")[0]
-            yield f"{flag}: no such flag{nearest(flag, candidates)}"
-        elif not previous.startswith("-"):
-            yield f"{redacted_value(word)!r}: unexpected; {expected}"
-        previous = word
+def from_file(path: str, problems: list[str]) -> dict[str, Given]:
+    """The values by field of a file of KEY=value lines; what is wrong with it is added to `problems`.
 
-
-def _flag(field: str) -> str:
-    return "--" + field.lower().replace("_", "-")
-
-
-def _help_of(field: str) -> dict[str, str]:
-    info = Settings.model_fields[field]
-    text = info.description or ""
-    if "[default:" not in text:
-        text += f" [default: {_default(info)}]"
-    return {"help": text.replace("%", "%%"), "metavar": _metavar(info)}
-
-
-def _metavar(info: FieldInfo) -> str:
-    choices = [choice for choice in get_args(info.annotation) if isinstance(choice, str)]
-    if choices:
-        return "|".join(choices)
-    types = {kind for kind in (get_args(info.annotation) or (info.annotation,)) if kind is not type(None)}
-    names = {int: "INT", float: "NUMBER", bool: "true|false"}
-    return next((names[kind] for kind in types if kind in names), "TEXT")
-
-
-def _default(info: FieldInfo) -> str:
-    return str(info.default).lower() if isinstance(info.default, bool) else f"{info.default}"
-
-
-def _problems_of_names(environ: Mapping[str, str]) -> Iterator[str]:
-    known = [variable(field) for field in Settings.model_fields]
-    for name, value in sorted(environ.items()):
-        if not name.upper().startswith(PREFIX) or name in NOT_SETTINGS:
+    Blank lines, comments that begin with #, and quotes round a value are allowed; nothing is expanded.
+    """
+    try:
+        text = _text_of(Path(path).expanduser())
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        problems.append(f"--env-file={redacted_value(path)!r}: {reason}")
+        return {}
+    found: dict[str, tuple[str, str]] = {}
+    for binding in parse_stream(io.StringIO(text)):
+        lines = binding.original.string
+        blank = lines[: len(lines) - len(lines.lstrip())].count("\n")
+        place = f"{path}:{binding.original.line + blank}"
+        if not lines.strip() or lines.strip().startswith("#"):
             continue
-        if name not in known:
+        if binding.key is None or binding.value is None or not re.fullmatch(r"\w+", binding.key):
+            problems.append(f"{place}: is not a line of the form KEY=value")
+        elif binding.key in found:
+            problems.append(f"{place}: {binding.key}: was given before, at {found[binding.key][1]}")
+        else:
+            found[binding.key] = (binding.value, place)
+    return _values(((name, value, f"{place}: {name}") for name, (value, place) in found.items()), "file", problems)
+
+
+def _text_of(path: Path) -> str:
+    """Raises OSError and ValueError, which say why there is no text."""
+    # Opening a named pipe would wait for its other end.
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError("is not a file")
+    with path.open("rb") as file:
+        data = file.read(MAX_FILE_BYTES + 1)
+    if len(data) > MAX_FILE_BYTES:
+        raise ValueError(f"is larger than {MAX_FILE_BYTES:,} bytes")
+    if b"\0" in data:
+        raise ValueError("is not text")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError("is not text in UTF-8") from None
+
+
+def _values(found: Iterable[tuple[str, str, str]], origin: Origin, problems: list[str]) -> dict[str, Given]:
+    """The values by field, of variables with their values and the names to show."""
+    fields = {variable(field): field for field in Settings.model_fields}
+    values = {}
+    for name, value, shown in found:
+        if name in NOT_SETTINGS:
+            continue
+        if name not in fields:
+            hint = nearest(name.upper(), fields)
             if name.startswith((f"{PREFIX}PORT", f"{PREFIX}SERVICE_")):
-                way_out = "; Kubernetes adds it for a Service: set enableServiceLinks: false in the pod"
-            else:
-                way_out = nearest(name.upper(), known)
-            # Without its value: what it means is not known, and it may be a secret.
-            yield f"{name}: no such setting{way_out}"
+                hint = "; Kubernetes adds it for a Service: set enableServiceLinks: false in the pod"
+            problems.append(f"{shown}: no such setting{hint}")
         elif not value.strip():
-            default = _default(Settings.model_fields[name.removeprefix(PREFIX).lower()])
-            yield f"{name}={value!r}: is empty; give a value, or unset it to get the default ({default})"
+            default = default_text(Settings.model_fields[fields[name]])
+            problems.append(
+                f"{shown}={value!r}: is empty; give a value, or leave it out to get the default ({default})"
+            )
+        else:
+            values[fields[name]] = Given(value, origin, shown)
+    return values
 
 
-def _has_value(details: ErrorDetails) -> bool:
-    """Empty values are already reported by name."""
-    return not (isinstance(details["input"], str) and not details["input"].strip())
+def validated(
+    model: type[Model],
+    given: Mapping[str, Given],
+    problems: list[str],
+    *,
+    missing: Mapping[str, str] = MappingProxyType({}),
+    others: Mapping[str, Any] = MappingProxyType({}),
+) -> Model | None:
+    """The model of the values given and of others, or None when some are wrong, which is added to `problems`.
+
+    `missing` is, by field, the problem of a value that has no default and is not there; without it there is none.
+    """
+    try:
+        return model.model_validate({field: value.value for field, value in given.items()} | dict(others))
+    except ValidationError as error:
+        for details in error.errors():
+            field = str(details["loc"][0]) if details["loc"] else ""
+            if details["type"] == "missing":
+                problems += [missing[field]] if field in missing else []
+            elif field in given or (field in model.model_fields and field not in others):
+                name = given[field].name if field in given else variable(field)
+                problems.append(f"{name}={_problem(details, field, model.model_fields[field])}")
+            elif not field:
+                problems.append(str(details["ctx"]["error"]))
+        return None
 
 
-def _problem_of_value(details: ErrorDetails, given: Mapping[str, Any]) -> str:
-    field = str(details["loc"][0])
-    shown = _flag(field) if field in given else variable(field)
+def _problem(details: ErrorDetails, field: str, info: FieldInfo) -> str:
     kind = details["type"]
     if kind == "value_error":
         rule = redacted_value(str(details["ctx"]["error"]))
     elif kind == "string_pattern_mismatch":
-        rule = f"must match {details['ctx']['pattern']} ({Settings.model_fields[field].description})"
+        rule = f"must match {details['ctx']['pattern']} ({info.description})"
     else:
         rule = _RULES.get(kind, details["msg"].replace("Input should be", "must be"))
-    choices: Sequence[str] = list(BACKBONES) if field == "backbone" else _choices(field)
-    given_value = str(details["input"])
-    return f"{shown}={redacted_value(given_value)!r}: {rule}{nearest(given_value, choices)}"
+    value = str(details["input"])
+    return f"{redacted_value(value)!r}: {rule}{nearest(value, BACKBONES if field == 'backbone' else choices(info))}"
 
 
-def _choices(field: str) -> list[str]:
-    return [choice for choice in get_args(Settings.model_fields[field].annotation) if isinstance(choice, str)]
+def choices(info: FieldInfo) -> list[str]:
+    """The texts that a field takes, when they are few."""
+    return [choice for choice in get_args(info.annotation) if isinstance(choice, str)]
+
+
+def default_text(info: FieldInfo) -> str:
+    """The default of a field as a person would write it."""
+    return str(info.default).lower() if isinstance(info.default, bool) else f"{info.default}"
 
 
 def nearest(word: str, candidates: Iterable[str]) -> str:

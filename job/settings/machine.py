@@ -4,6 +4,7 @@ In a container memory is what its control group leaves, not what the host has.
 """
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -11,7 +12,7 @@ import psutil
 # The CPU flags that mean a processor multiplies bfloat16 itself; elsewhere it is emulated, and slower than float32.
 NATIVE_BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 
-_CGROUPS = (
+CGROUPS = (
     (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
     (Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"), Path("/sys/fs/cgroup/memory/memory.usage_in_bytes")),
 )
@@ -38,10 +39,10 @@ def accelerators(root: Path = Path("/proc/driver/nvidia/gpus")) -> list[str]:
     return names
 
 
-def available_memory_bytes() -> int:
-    """Memory that this process may still take."""
+def available_memory_bytes(cgroups: Sequence[tuple[Path, Path]] = CGROUPS) -> int:
+    """Memory that this process may still take; `cgroups` are files with limit and use of its container."""
     available = psutil.virtual_memory().available
-    for limit, used in _CGROUPS:
+    for limit, used in cgroups:
         try:
             left = int(limit.read_text()) - int(used.read_text())
         except (OSError, ValueError):
@@ -52,7 +53,7 @@ def available_memory_bytes() -> int:
 
 
 def free_disk_bytes(place: Path) -> int:
-    """Room on the disk of a folder, which need not be there yet."""
+    """Space on the disk of a folder, which need not be there yet."""
     while not place.exists() and place != place.parent:
         place = place.parent
     return shutil.disk_usage(place).free

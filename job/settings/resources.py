@@ -62,7 +62,7 @@ def evaluation_batch_size(settings: Settings, precision: Precision) -> int:
     values as an evaluation, of the size that `precision` gives them.
     """
     fitting = settings.batch_size
-    if settings.fine_tune_epochs == 0:
+    if not _trains_backbone(settings):
         fitting = settings.batch_size * VALUE_BYTES[precision] // FLOAT32_BYTES
     return min(max(1, fitting), MAX_EVALUATION_BATCH)
 
@@ -70,13 +70,13 @@ def evaluation_batch_size(settings: Settings, precision: Precision) -> int:
 def estimate(settings: Settings, *, num_examples: int, precision: Precision) -> Need:
     """The need of a run on so many examples in its three splits, at a precision that is decided."""
     backbone, pixels = BACKBONES[settings.backbone], settings.image_size**2
-    fine_tunes = settings.fine_tune_epochs > 0
+    trains_backbone = _trains_backbone(settings)
     images = num_examples * pixels * 3
     model = FLOAT32_BYTES * backbone.num_parameters
     # With a frozen backbone no moments of it are kept, and a checkpoint has kilobytes.
-    trained = model if fine_tunes else 0
+    trained = model if trains_backbone else 0
     checkpoint = ARRAYS_OF_A_CHECKPOINT * trained
-    values_at_once = backbone.values_per_pixel if fine_tunes else backbone.peak_per_pixel
+    values_at_once = backbone.values_per_pixel if trains_backbone else backbone.peak_per_pixel
     activations = int(settings.batch_size * pixels * values_at_once * VALUE_BYTES[precision])
     evaluated = int(evaluation_batch_size(settings, precision) * pixels * backbone.peak_per_pixel * FLOAT32_BYTES)
     training = max(model, ARRAYS_IN_TRAINING * trained) + CHECKPOINTS_UNDER_WAY * checkpoint + activations
@@ -91,3 +91,7 @@ def estimate(settings: Settings, *, num_examples: int, precision: Precision) -> 
         scratch=(images if settings.cache == "disk" else 0) + checkpoint + model,
         storage=(settings.keep_checkpoints + CHECKPOINTS_BESIDE_THE_KEPT) * checkpoint + model,
     )
+
+
+def _trains_backbone(settings: Settings) -> bool:
+    return any("backbone" in phase.trainable for phase in settings.phases())

@@ -1,13 +1,13 @@
 """Every THAW_* variable: its type, bound, unit and default; the fingerprint; the phases.
 
-Read once, in `__main__`. Below the pipeline, functions take values, not `Settings`. Importing this room must
-stay cheap: a wrong variable is answered in about a second, before TensorFlow and before any network call.
+Read once, in `__main__`. Below the pipeline, functions take values, not `Settings`. Importing this module must stay
+cheap: a wrong variable is reported in under half a second, before TensorFlow and before any network call.
 """
 
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,10 +16,11 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from job.model.backbones import BACKBONES
-from job.paths import checked_name
+from job.phases import PHASE_NAMES, PHASES, Phase
 from job.redaction import redacted_value
 from job.settings import split_spec
 from job.storage import cache_folder
+from job.storage.uri import PLACES, checked_bucket, checked_object, checked_store, local_folder
 
 PREFIX = "THAW_"
 
@@ -31,64 +32,29 @@ this number too. A new setting does not, if its default produces what the code p
 """
 
 
-PhaseName = Literal["head", "fine_tune"]
+def setting_group(name: str, *, changes_result: bool) -> Callable[..., Any]:
+    """The function that declares a setting of a group: default, description, bounds, and whether it changes the result.
+
+    The group is where a person finds the setting in the help and the report. `changes_result` is that of its settings,
+    unless one says otherwise.
+    """
+
+    def setting(default: Any, description: str, *, changes_result: bool = changes_result, **bounds: Any) -> Any:
+        extra = {"group": name, "changes_result": changes_result}
+        return Field(default, description=description, json_schema_extra=extra, **bounds)  # type: ignore[arg-type]
+
+    return setting
 
 
-@dataclass(frozen=True, kw_only=True)
-class Phase:
-    """One stage of training: which parts of the model train, how fast, and for how many epochs."""
-
-    name: PhaseName
-    trainable: tuple[str, ...]
-    learning_rate: float
-    epochs: int
-
-
-def _setting(default: Any, description: str, *, group: str, changes_result: bool = False, **bounds: Any) -> Any:
-    extra = {"group": group, "changes_result": changes_result}
-    return Field(default, description=description, json_schema_extra=extra, **bounds)  # type: ignore[arg-type]
-
-
-_RUN, _DATA, _AUGMENTATION, _MODEL = "run", "data", "augmentation", "model"
-_PHASES, _NUMERICS, _OPERATION = "phases", "numerics", "operation"
+_run = setting_group("run", changes_result=False)
+_data = setting_group("data", changes_result=True)
+_augmentation = setting_group("augmentation", changes_result=True)
+_model = setting_group("model", changes_result=True)
+_phases = setting_group("phases", changes_result=True)
+_numerics = setting_group("numerics", changes_result=True)
+_operation = setting_group("operation", changes_result=False)
 
 Split = Annotated[str, Field(min_length=1)]
-
-
-def checked_bucket(uri: str) -> str:
-    """A gs:// URI without the slash at its end. Raises ValueError when it names no bucket."""
-    if not re.match(r"^gs://[a-z0-9][a-z0-9._-]{1,220}[a-z0-9](/|$)", uri):
-        raise ValueError("expected gs://bucket/prefix with a bucket of 3 to 222 lower-case characters")
-    return _without_query(uri).rstrip("/")
-
-
-def checked_object(uri: str) -> str:
-    """The gs:// URI of an object, whose name can be that of a file. Raises ValueError."""
-    uri = checked_bucket(uri)
-    _, _, name = uri.removeprefix("gs://").partition("/")
-    if not name:
-        raise ValueError("expected gs://bucket/prefix/object")
-    checked_name(name)
-    return uri
-
-
-def _without_query(uri: str) -> str:
-    """The URI of a place, as given. Raises ValueError for a query or a fragment: of a store they mean nothing."""
-    if re.search("[?#]", uri):
-        raise ValueError("expected a place without ? and #")
-    return uri
-
-
-def checked_store(uri: str) -> str:
-    """The URI of a place for objects, without a slash at its end. Raises ValueError."""
-    scheme = uri.split("://")[0] if "://" in uri else ""
-    if scheme not in ("", "file", "gs"):
-        raise ValueError(f"{scheme}:// is not a store: expected gs://bucket/prefix, file:///dir, or a path")
-    if scheme == "gs":
-        return checked_bucket(uri)
-    if scheme == "file" and not _without_query(uri).startswith("file:///"):
-        raise ValueError("expected an absolute path: file:///dir")
-    return uri.rstrip("/") or "/"
 
 
 def _local(path: Any) -> Any:
@@ -109,130 +75,95 @@ class Settings(BaseSettings):
         env_prefix=PREFIX, extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True
     )
 
-    run_id: str | None = _setting(
+    run_id: str | None = _run(
         None, "name of the run, one path segment; the same name continues it [default: <dataset>-<fingerprint>]",
-        group=_RUN, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$",
     )  # fmt: skip
-    storage_uri: StoreUri = _setting(
-        "./runs", "where runs are kept: gs://bucket/prefix, file:///dir, or a path", group=_RUN
-    )
+    storage_uri: StoreUri = _run("./runs", f"where runs are kept: {PLACES}")
 
-    dataset: str = _setting(
+    dataset: str = _data(
         "cats_vs_dogs", "TFDS image classification data set: name, name/config or name:version",
-        group=_DATA, changes_result=True, pattern=r"^[a-z][a-z0-9_]*(/[\w-][\w.-]*)?(:\d+\.\d+\.\d+|:\d+\.\*\.\*)?$",
+        pattern=r"^[a-z][a-z0-9_]*(/[\w-][\w.-]*)?(:\d+\.\d+\.\d+|:\d+\.\*\.\*)?$",
     )  # fmt: skip
-    data_dir: str | None = _setting(
-        None, "folder of prepared TFDS data, local or gs:// [default: TFDS's own, ~/tensorflow_datasets]", group=_DATA
-    )
-    train_split: Split = _setting("train[:40%]", "examples to train on", group=_DATA, changes_result=True)
-    validation_split: Split = _setting(
-        "train[40%:50%]", "examples to validate on after each epoch", group=_DATA, changes_result=True
-    )
-    test_split: Split = _setting("train[50%:60%]", "examples of the final evaluation", group=_DATA, changes_result=True)
-    backbone: str = _setting(
-        "Xception", f"pre-trained network: {', '.join(BACKBONES)}", group=_MODEL, changes_result=True
-    )
-    image_size: int = _setting(
-        150, "side of the square input in pixels", group=_DATA, changes_result=True, ge=16, le=1024
-    )
-    batch_size: int = _setting(
-        32, "examples a step, over all devices together", group=_DATA, changes_result=True, ge=1, le=65536
-    )
-    cache: Literal["memory", "disk", "none"] = _setting(
-        "memory", "where decoded images are kept as uint8: memory, disk (CACHE_DIR), or none", group=_DATA
+    data_dir: str | None = _data(
+        None, "folder of prepared TFDS data, local or gs:// [default: TFDS's own, ~/tensorflow_datasets]",
+        changes_result=False,
+    )  # fmt: skip
+    train_split: Split = _data("train[:40%]", "examples to train on")
+    validation_split: Split = _data("train[40%:50%]", "examples to validate on after each epoch")
+    test_split: Split = _data("train[50%:60%]", "examples of the final evaluation")
+    backbone: str = _model("Xception", f"pre-trained network: {', '.join(BACKBONES)}")
+    image_size: int = _data(150, "side of the square input in pixels", ge=16, le=1024)
+    batch_size: int = _data(32, "examples a step, over all devices together", ge=1, le=65536)
+    cache: Literal["memory", "disk", "none"] = _data(
+        "memory", "where decoded images are kept as uint8: memory, disk (CACHE_DIR), or none", changes_result=False
     )
 
-    flip: Literal["horizontal", "vertical", "horizontal_and_vertical", "none"] = _setting(
-        "horizontal", "random flip of training images", group=_AUGMENTATION, changes_result=True
+    flip: Literal["horizontal", "vertical", "horizontal_and_vertical", "none"] = _augmentation(
+        "horizontal", "random flip of training images"
     )
-    rotation: float = _setting(
-        0.1, "largest random rotation of training images either way, as a fraction of a full turn; 0 = off",
-        group=_AUGMENTATION, changes_result=True, ge=0, le=1,
-    )  # fmt: skip
-
-    weights: str = _setting(
-        "imagenet", "of the backbone: imagenet, a path or gs:// object (.h5, .weights.h5, .keras), or none",
-        group=_MODEL, changes_result=True,
-    )  # fmt: skip
-    dropout: float = _setting(
-        0.2, "fraction of the pooled features dropped in training", group=_MODEL, changes_result=True, ge=0, lt=1
+    rotation: float = _augmentation(
+        0.1, "largest random rotation of training images either way, as a fraction of a full turn; 0 = off", ge=0, le=1
     )
 
-    head_epochs: int = _setting(
-        5, "epochs with the backbone frozen", group=_PHASES, changes_result=True, ge=0, le=10_000
+    weights: str = _model(
+        "imagenet", "of the backbone: imagenet, a path or gs:// object (.h5, .weights.h5, .keras), or none"
     )
-    head_learning_rate: float = _setting(
-        1e-3, "Adam's learning rate with the backbone frozen", group=_PHASES, changes_result=True, gt=0, le=10
-    )
-    fine_tune_epochs: int = _setting(
-        5, "epochs with every weight trained", group=_PHASES, changes_result=True, ge=0, le=10_000
-    )
-    fine_tune_learning_rate: float = _setting(
-        1e-5, "Adam's learning rate with every weight trained", group=_PHASES, changes_result=True, gt=0, le=10
-    )
+    dropout: float = _model(0.2, "fraction of the pooled features dropped in training", ge=0, lt=1)
 
-    seed: int = _setting(
-        0, "of data order, augmentation, dropout and new weights", group=_NUMERICS, changes_result=True,
-        ge=0, lt=2**31,
-    )  # fmt: skip
-    precision: Literal["auto", "float32", "bfloat16"] = _setting(
-        "auto", "arithmetic of the network: auto is bfloat16 where the processor has it natively, else float32",
-        group=_NUMERICS, changes_result=True,
-    )  # fmt: skip
-    xla: Literal["auto", "on", "off"] = _setting(
-        "auto", "compile the train step with XLA: auto is off (depthwise convolutions are slower with it)",
-        group=_NUMERICS, changes_result=True,
-    )  # fmt: skip
-    deterministic: bool = _setting(
-        False, "only operations that give the same bits every time; slower", group=_NUMERICS, changes_result=True
-    )
+    head_epochs: int = _phases(5, "epochs with the backbone frozen", ge=0, le=10_000)
+    head_learning_rate: float = _phases(1e-3, "Adam's learning rate with the backbone frozen", gt=0, le=10)
+    fine_tune_epochs: int = _phases(5, "epochs with every weight trained", ge=0, le=10_000)
+    fine_tune_learning_rate: float = _phases(1e-5, "Adam's learning rate with every weight trained", gt=0, le=10)
 
-    checkpoint_every_seconds: float = _setting(
-        120, "seconds between commits inside an epoch", group=_OPERATION, ge=0, le=86_400
+    seed: int = _numerics(0, "of data order, augmentation, dropout and new weights", ge=0, lt=2**31)
+    precision: Literal["auto", "float32", "bfloat16"] = _numerics(
+        "auto", "arithmetic of the network: auto is bfloat16 where the processor has it natively, else float32"
     )
-    keep_checkpoints: int = _setting(2, "newest checkpoints kept, at least 1", group=_OPERATION, ge=1, le=1000)
-    lease_seconds: float = _setting(
-        60, "seconds an attempt holds a run without renewing", group=_OPERATION, ge=5, le=3600
+    xla: Literal["auto", "on", "off"] = _numerics(
+        "auto", "compile the train step with XLA: auto is off (depthwise convolutions are slower with it)"
     )
-    grace_seconds: float = _setting(
-        15, "seconds from SIGTERM until the process must be gone", group=_OPERATION, gt=0, le=3600
-    )
-    job_uid: str | None = _setting(
+    deterministic: bool = _numerics(False, "only operations that give the same bits every time; slower")
+
+    checkpoint_every_seconds: float = _operation(120, "seconds between commits inside an epoch", ge=0, le=86_400)
+    keep_checkpoints: int = _operation(2, "newest checkpoints kept, at least 1", ge=1, le=1000)
+    lease_seconds: float = _operation(60, "seconds an attempt holds a run without renewing", ge=5, le=3600)
+    grace_seconds: float = _operation(15, "seconds from SIGTERM until the process must be gone", gt=0, le=3600)
+    job_uid: str | None = _operation(
         None, "uid of the Kubernetes Job (downward API): its next pod takes over at once [default: none]",
-        group=_OPERATION, pattern=KUBERNETES_NAME,
+        pattern=KUBERNETES_NAME,
     )  # fmt: skip
-    job_name: str | None = _setting(
-        None, "name of the Kubernetes Job (downward API), told of who holds a run [default: none]",
-        group=_OPERATION, pattern=KUBERNETES_NAME,
+    job_name: str | None = _operation(
+        None, "name of the Kubernetes Job (downward API), recorded with the holder of the run [default: none]",
+        pattern=KUBERNETES_NAME,
     )  # fmt: skip
-    node_name: str | None = _setting(
-        None, "name of the Kubernetes node (downward API), told likewise [default: none]",
-        group=_OPERATION, pattern=KUBERNETES_NAME,
-    )  # fmt: skip
-    cache_dir: LocalPath | None = _setting(
+    node_name: str | None = _operation(
+        None, "name of the Kubernetes node (downward API), recorded likewise [default: none]", pattern=KUBERNETES_NAME
+    )
+    cache_dir: LocalPath | None = _operation(
         None, "folder for temporary files and mirrored data; each user has a part of their own "
-        "[default: thaw in the user's cache folder]", group=_OPERATION,
+        "[default: thaw in the user's cache folder]",
     )  # fmt: skip
-    termination_log: LocalPath | None = _setting(
-        None, "file for the termination message [default: /dev/termination-log where it exists]", group=_OPERATION
+    termination_log: LocalPath | None = _operation(
+        None, "file for the termination message [default: /dev/termination-log where it exists]"
     )
-    min_test_accuracy: float | None = _setting(
-        None, "quality gate, 0 to 1: below it the exit code is 6 [default: no gate]", group=_OPERATION, ge=0, le=1
+    min_test_accuracy: float | None = _operation(
+        None, "quality gate, 0 to 1: below it the exit code is 6 [default: no gate]", ge=0, le=1
     )
-    metrics_port: int = _setting(9090, "port of /metrics; 0 = off", group=_OPERATION, ge=0, le=65535)
-    pushgateway_url: str | None = _setting(
+    metrics_port: int = _operation(9090, "port of /metrics; 0 = off", ge=0, le=65535)
+    pushgateway_url: str | None = _operation(
         None, "Pushgateway for the outcome metrics, without user, password or query [default: no push]",
-        group=_OPERATION, pattern=r"^https?://[^\s@?#]+$",
+        pattern=r"^https?://[^\s@?#]+$",
     )  # fmt: skip
-    log_format: Literal["auto", "console", "json"] = _setting(
-        "auto", "console, json, or auto: console on a terminal, json elsewhere", group=_OPERATION
+    log_format: Literal["auto", "console", "json"] = _operation(
+        "auto", "console, json, or auto: console on a terminal, json elsewhere"
     )
 
     @classmethod
     def settings_customise_sources(
         cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *_: Any, **__: Any
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """What the caller gives, and flags, which pydantic-settings puts before it; never the process's environment."""
+        """What the caller gives, and never the process's own environment."""
         return (init_settings,)
 
     @field_validator("data_dir")
@@ -279,11 +210,12 @@ class Settings(BaseSettings):
             raise ValueError(f"there are no ImageNet weights of {backbone}: give a path, or none")
         return weights
 
-    @field_validator("fine_tune_epochs")
+    @field_validator(f"{PHASE_NAMES[-1]}_epochs")
     @classmethod
     def _something_trains(cls, epochs: int, info: ValidationInfo) -> int:
-        if epochs == 0 and info.data.get("head_epochs") == 0:
-            raise ValueError(f"nothing would train: {PREFIX}HEAD_EPOCHS is 0 too")
+        others = [f"{name}_epochs" for name in PHASE_NAMES[:-1]]
+        if epochs == 0 and all(info.data.get(field) == 0 for field in others):
+            raise ValueError(f"nothing would train: {', '.join(map(variable, others))} is 0 too")
         return epochs
 
     @classmethod
@@ -317,23 +249,28 @@ class Settings(BaseSettings):
         """The run's name: RUN_ID, or a name made of the data set and the fingerprint."""
         return self.run_id or f"{re.sub(r'[^a-z0-9_]+', '-', self.dataset)}-{self.fingerprint()}"
 
+    def run_uri(self) -> str:
+        """The place of the run in its store."""
+        return f"{self.storage_uri}/{self.resolved_run_id()}"
+
     def local_folders(self) -> list[Path]:
         """Where on this machine the run writes: temporary files, and the runs if they are kept in a folder."""
         folders = [cache_folder.place(self.cache_dir)]
-        if not self.storage_uri.startswith("gs://"):
-            folders.append(Path(self.storage_uri.removeprefix("file://")).expanduser())
-        return folders
+        store = local_folder(self.storage_uri)
+        return folders if store is None else [*folders, store]
 
     def phases(self) -> tuple[Phase, ...]:
         """The phases that train, in order."""
-        head = Phase(name="head", trainable=("head",), learning_rate=self.head_learning_rate, epochs=self.head_epochs)
-        fine_tune = Phase(
-            name="fine_tune",
-            trainable=("backbone", "head"),
-            learning_rate=self.fine_tune_learning_rate,
-            epochs=self.fine_tune_epochs,
+        phases = (
+            Phase(
+                name=phase.name,
+                trainable=phase.trainable,
+                learning_rate=getattr(self, f"{phase.name}_learning_rate"),
+                epochs=getattr(self, f"{phase.name}_epochs"),
+            )
+            for phase in PHASES
         )
-        return tuple(phase for phase in (head, fine_tune) if phase.epochs > 0)
+        return tuple(phase for phase in phases if phase.epochs > 0)
 
 
 def variable(field: str) -> str:
@@ -358,5 +295,5 @@ def _is_of_result(info: FieldInfo) -> bool:
 def _extra(info: FieldInfo) -> dict[str, Any]:
     extra = info.json_schema_extra
     if not isinstance(extra, dict):
-        raise TypeError(f"{info} was not declared with _setting")
+        raise TypeError(f"{info} was not declared by a group of settings")
     return extra

@@ -1,12 +1,12 @@
-"""Object storage: the whole surface that a run needs of it, and no more.
+"""Object storage: all that a run needs of it, and no more.
 
 An `ObjectStore` keeps immutable bytes under names. Each name has a generation that changes with every write,
-and every write states the generation it expects: 0 to create, the one last read to replace. So two writers
-can race and exactly one wins. Names are relative to the store's root in both directions, with `/` between parts.
-This room knows nothing of runs, checkpoints or models.
+and every write states the generation it expects: 0 to create, the one last read to replace. So of two writers
+that race exactly one wins. Names are relative to the store's root in both directions, with `/` between parts.
+This package knows nothing of runs, checkpoints or models.
 
-A store retries by itself what may help, for a while. What it raises is final: StorageRefused when asking again will not
-help (no permission, no bucket), StorageError when it may.
+A store retries by itself, for a while, what a retry may help. What it raises is final: StorageRefused when another try
+will not help (no permission, no bucket), StorageError when it may.
 """
 
 from job.storage.local import LocalStore

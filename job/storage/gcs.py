@@ -1,4 +1,4 @@
-"""A Google Cloud Storage bucket as an object store; with the other modules `gcs_*` the only importer of google.cloud.
+"""A Google Cloud Storage bucket as an object store.
 
 Credentials are the application default ones: Workload Identity in a cluster, `gcloud auth application-default login`
 on a desk; never a setting. `STORAGE_EMULATOR_HOST` is honoured, without credentials. A run needs four permissions on
@@ -9,53 +9,60 @@ Every write is conditional on a generation, so the client may send it again afte
 know. The server may have done the first one, or its refusal may have been altered on its way: a refused write is looked
 up before it counts as a conflict.
 
-Both ways every object is verified, by size and CRC32C. No single answer is believed:
+Every object is verified in both directions, by size and CRC32C, and no single answer is trusted:
 
-- What was sent is there when the answer to the write says so and its generation is in the object's id too, or else when
-  a second answer does. An answer without a checksum is none: then the object is read back and compared.
-- What arrives is of one generation, which two answers name, and has the checksum that the server tells. A server that
-  tells none is asked for the object twice, and both must be the same.
-- An answer that cannot be understood, or that two answers contradict, is a fault of the moment and is asked for again.
+- A write is confirmed when its answer has the checksum of what was sent, and the same generation in two fields, or else
+  when a second answer has them. Where both lack a checksum the object is read back and compared.
+- What is received is of one generation, which two answers name, and has the checksum that the server states. From a
+  server that states none the object is fetched twice, and both must be the same.
+- An answer that cannot be understood, or that another contradicts, is a fault of the moment: the request is repeated.
 """
 
 import contextlib
 import dataclasses
+import functools
 import io
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar, cast
 
 from google.cloud import storage
 from google.cloud.storage.retry import DEFAULT_RETRY
 
 from job.errors import ObjectDamaged, ObjectMissing, PreconditionFailed, StorageError
 from job.storage import scratch
-from job.storage.gcs_answers import (
-    Checksum,
-    Content,
-    Sink,
-    checksums_of,
-    content_of,
-    generation_of,
-    is_confirmed,
-    told_of,
-)
-from job.storage.gcs_errors import MALFORMED
+from job.storage.checksums import Checksum, Content, checksums_of, content_of
+from job.storage.gcs_errors import MALFORMED, PASSING
 from job.storage.gcs_requests import TRIES, Requests
 from job.storage.protocol import MISSING, Digest, Observer, StoredObject, Unobserved
 
 T = TypeVar("T")
+Method = TypeVar("Method", bound=Callable[..., Any])
 
 UPLOAD_CHUNK_BYTES = 16 << 20
+
+
+def retried(operation: str) -> Callable[[Method], Method]:
+    """Send the requests of a store's method again, as `Requests.ask` does; its first argument is a name."""
+
+    def decorate(method: Method) -> Method:
+        @functools.wraps(method)
+        def retried_method(store: Any, *arguments: Any) -> Any:
+            name = arguments[0] if arguments else ""
+            return store._requests.ask(operation, name, lambda: method(store, *arguments))
+
+        return cast(Method, retried_method)
+
+    return decorate
 
 
 class GcsStore:
     """Objects under gs://bucket/prefix.
 
-    A request that gets no answer in `timeout_seconds`, or `file_timeout_seconds` where it carries a file, is given up;
-    one that fails in a way that may pass is sent again, after `first_delay_seconds`, then after ever longer ones, until
-    `retry_seconds` have gone by.
+    A request without an answer after `timeout_seconds`, or `file_timeout_seconds` where it carries a file, is given up.
+    One that fails in a way that may pass is sent again, after `first_delay_seconds` and then ever longer delays, for
+    `retry_seconds` in all.
     """
 
     def __init__(
@@ -73,11 +80,10 @@ class GcsStore:
         self.uri = f"gs://{bucket}/{prefix}".rstrip("/")
         self._prefix = f"{prefix}/" if prefix else ""
         self._requests = Requests(self.uri, self._observer)
-        self._ask, self._explained = self._requests.ask, self._requests.explained
-        with self._explained("open", ""):
+        with self._requests.explained("open", ""):
             self._client = storage.Client(project=None)
             self._client._http.hooks["response"].append(self._requests.answered)
-            # google-cloud-storage 3.17 asks for the bucket's own description in the background, for tracing: that takes
+            # google-cloud-storage 3.17 requests the bucket's own description in the background, for tracing: that needs
             # a permission that a run does not need (tests/test_gcs.py shows it).
             self._client._bucket_metadata_cache = None
         self._bucket = self._client.bucket(bucket)
@@ -90,11 +96,11 @@ class GcsStore:
     def read(self, name: str) -> StoredObject:
         def fetch() -> tuple[StoredObject, Content, Content]:
             file = io.BytesIO()
-            generation, told = self._fetched(name, file, self._options)
+            generation, stated = self._fetched(name, file, self._options)
             data = file.getvalue()
-            return StoredObject(data, generation), told, content_of(data)
+            return StoredObject(data, generation), stated, content_of(data)
 
-        return self._ask("read", name, lambda: self._verified(name, fetch))
+        return self._received(name, fetch)
 
     def write(self, name: str, data: bytes, *, if_generation: int) -> int:
         def send() -> storage.Blob:
@@ -116,10 +122,10 @@ class GcsStore:
         def send() -> storage.Blob:
             blob = self._blob(name)
             blob.chunk_size = UPLOAD_CHUNK_BYTES
-            # The server compares with this one. The client's own comparison would fail where an answer has no checksum,
-            # and delete the object, whatever its generation, where that is another (google-cloud-storage 3.17).
+            # The server compares with this checksum. The client's own comparison would fail where an answer has none,
+            # and delete the object, whatever its generation, where it differs (google-cloud-storage 3.17).
             blob.crc32c = content.crc32c
-            with scratch.explained(source), source.open("rb") as file, self._explained("write", name):
+            with scratch.explained(source), source.open("rb") as file, self._requests.explained("write", name):
                 blob.upload_from_file(
                     file, size=digest.size, if_generation_match=if_generation, checksum=None, **self._file_options
                 )
@@ -131,11 +137,11 @@ class GcsStore:
     def download(self, name: str, target: Path) -> Digest:
         def fetch() -> tuple[Digest, Content, Content]:
             with scratch.explained(target), target.open("wb") as file:
-                _, told = self._fetched(name, file, self._file_options)
+                _, stated = self._fetched(name, file, self._file_options)
             digest, content = checksums_of(target)
-            return digest, told, content
+            return digest, stated, content
 
-        return self._ask("read", name, lambda: self._verified(name, fetch))
+        return self._received(name, fetch)
 
     def generation(self, name: str) -> int:
         try:
@@ -143,40 +149,38 @@ class GcsStore:
         except ObjectMissing:
             return MISSING
 
+    @retried("read")
     def age_seconds(self, name: str) -> float:
-        def ask() -> float:
-            written: float = self._reloaded(name).updated.timestamp()
-            return max(0.0, time.time() + self._requests.clock_skew_seconds - written)
+        written: float = self._reloaded(name).updated.timestamp()
+        return max(0.0, time.time() + self._requests.clock_skew_seconds - written)
 
-        return self._ask("read", name, ask)
+    # An empty listing is requested twice: an answer may lack its items.
 
     def folders(self) -> list[str]:
-        def ask() -> list[str]:
-            pages = self._client.list_blobs(
-                self._bucket, prefix=self._prefix, delimiter="/", fields="prefixes,nextPageToken", **self._options
-            )
-            # The prefixes are complete once every page has been read.
-            for _ in pages:
-                pass
-            return sorted(name.rstrip("/") for name in self._relative(pages.prefixes, ""))
+        return self._folders() or self._folders()
 
-        return self._listed("", ask)
+    @retried("list")
+    def _folders(self) -> list[str]:
+        pages = self._client.list_blobs(
+            self._bucket, prefix=self._prefix, delimiter="/", fields="prefixes,nextPageToken", **self._options
+        )
+        # The prefixes are complete once every page has been read.
+        for _ in pages:
+            pass
+        return sorted(name.rstrip("/") for name in self._relative(pages.prefixes, ""))
 
-    def _listed(self, prefix: str, ask: Callable[[], list[str]]) -> list[str]:
-        """A listing. That there is nothing is believed when it has been said twice: an answer may lack its items."""
-        return self._ask("list", prefix, ask) or self._ask("list", prefix, ask)
+    @retried("list")
+    def _names(self, prefix: str) -> list[str]:
+        blobs = self._client.list_blobs(
+            self._bucket, prefix=self._prefix + prefix, fields="items(name),nextPageToken", **self._options
+        )
+        return sorted(self._relative((blob.name for blob in blobs), prefix))
 
     def list(self, prefix: str) -> list[str]:
-        def ask() -> list[str]:
-            blobs = self._client.list_blobs(
-                self._bucket, prefix=self._prefix + prefix, fields="items(name),nextPageToken", **self._options
-            )
-            return sorted(self._relative((blob.name for blob in blobs), prefix))
-
-        return self._listed(prefix, ask)
+        return self._names(prefix) or self._names(prefix)
 
     def _relative(self, names: Iterable[str], prefix: str) -> Iterator[str]:
-        """Names as they are below this store. Raises ValueError for one that was not asked for."""
+        """Names relative to this store. Raises ValueError for one that was not requested."""
         for name in names:
             if not name.startswith(self._prefix + prefix):
                 raise ValueError(f"{name!r} is not under {prefix!r}")
@@ -184,7 +188,7 @@ class GcsStore:
 
     def delete(self, name: str) -> None:
         with contextlib.suppress(ObjectMissing):
-            self._ask("delete", name, lambda: self._blob(name).delete(**self._options))
+            self._requests.ask("delete", name, lambda: self._blob(name).delete(**self._options))
 
     def _blob(self, name: str) -> storage.Blob:
         return self._bucket.blob(self._prefix + name)
@@ -194,88 +198,80 @@ class GcsStore:
         blob.reload(**self._options)
         return blob
 
+    @retried("read")
     def _looked_up(self, name: str) -> tuple[int, Content]:
-        """The generation and content of an object, as the server tells them. Raises ObjectMissing."""
+        """The generation and content of an object, as the server states them. Raises ObjectMissing."""
+        blob = self._reloaded(name)
+        generation = int(blob.generation)
+        if not _is_confirmed(blob) and int(self._reloaded(name).generation) != generation:
+            raise ValueError("two answers name two generations")
+        return generation, Content(blob.size, blob.crc32c)
 
-        def ask() -> tuple[int, Content]:
-            blob = self._reloaded(name)
-            generation, content = generation_of(blob), told_of(blob)
-            if not is_confirmed(blob) and generation_of(self._reloaded(name)) != generation:
-                raise ValueError("two answers name two generations")
-            return generation, content
-
-        return self._ask("read", name, ask)
-
-    def _fetched(self, name: str, file: Sink, options: dict[str, Any]) -> tuple[int, Content]:
-        """Receive an object into an empty file; returns its generation, and what the server tells of the content."""
+    def _fetched(self, name: str, file: IO[bytes] | Checksum, options: dict[str, Any]) -> tuple[int, Content]:
+        """Receive an object into an empty file; returns its generation, and the content that the server states."""
         blob = self._blob(name)
-        generation, told = self._looked_up(name)
+        generation, stated = self._looked_up(name)
         try:
-            with self._explained("read", name):
+            with self._requests.explained("read", name):
                 blob.download_to_file(file, if_generation_match=generation, checksum=None, **options)
         except PreconditionFailed as error:
             raise ObjectDamaged(f"{self.uri}/{name} changes while it is being read") from error
         if blob.generation not in (None, generation):
             raise ValueError("two answers name two generations")
-        # What has arrived is compared with both checksums: one that was altered on its way is found out.
-        if told.crc32c and blob.crc32c and told.crc32c != blob.crc32c:
+        # The received bytes are compared with both checksums, so that one that was altered on its way is noticed.
+        if stated.crc32c and blob.crc32c and stated.crc32c != blob.crc32c:
             raise ValueError("two answers name two checksums")
-        return generation, dataclasses.replace(told, crc32c=told.crc32c or blob.crc32c)
+        return generation, dataclasses.replace(stated, crc32c=stated.crc32c or blob.crc32c)
 
-    def _verified(self, name: str, fetch: Callable[[], tuple[T, Content, Content]]) -> T:
-        """What `fetch` receives: with what the server tells of it, and as it arrived. Raises ObjectDamaged."""
-        received, told, arrived = fetch()
-        if told.crc32c is None and fetch()[0] != received:
+    @retried("read")
+    def _received(self, name: str, fetch: Callable[[], tuple[T, Content, Content]]) -> T:
+        """What `fetch` returns, with the content as the server states it and as it arrived. Raises ObjectDamaged."""
+        received, stated, arrived = fetch()
+        if stated.crc32c is None and fetch()[0] != received:
             raise ObjectDamaged(f"{self.uri}/{name} has no checksum, and arrived in two ways")
-        if told.crc32c is not None and not arrived.is_surely(told):
-            raise ObjectDamaged(
-                f"{self.uri}/{name} is damaged: {arrived.size} bytes with CRC32C {arrived.crc32c} arrived, "
-                f"the store has {told.size} bytes with {told.crc32c}"
-            )
+        if stated.crc32c is not None and not arrived.is_surely(stated):
+            raise ObjectDamaged(f"{self.uri}/{name} is damaged: {arrived} arrived, the store has {stated}")
         return received
 
     def _sent(self, name: str, send: Callable[[], storage.Blob], meant: Content, if_generation: int) -> int:
-        """Send an object, and verify that the server holds what was meant; returns its generation."""
-        for tries_left in reversed(range(TRIES)):
+        """Send an object, and verify that the server holds it; returns its generation."""
+        for number in range(TRIES):
+            if number > 0:
+                self._observer.retry("write")
             try:
-                blob = self._ask("write", name, send)
+                blob = self._requests.ask("write", name, send)
             except PreconditionFailed:
                 if self.generation(name) != if_generation:
-                    # It may be our own write that is in the way.
-                    try:
+                    # The other write may be an earlier try of this one.
+                    with contextlib.suppress(ObjectMissing, ObjectDamaged):
                         return self._held(name, meant)
-                    except (ObjectMissing, ObjectDamaged):
-                        pass
                     self._observer.conflict(name)
                     raise
-                if tries_left == 0:
-                    raise StorageError(
-                        f"{self.uri}/{name} is of generation {if_generation}, and a write on it is refused",
-                        hint="it may pass: start the run again, nothing is lost",
-                    ) from None
-                self._observer.retry("write")
             else:
                 with contextlib.suppress(*MALFORMED):
-                    if is_confirmed(blob) and meant.is_surely(told_of(blob)):
-                        return generation_of(blob)
+                    if _is_confirmed(blob) and meant.is_surely(Content(blob.size, blob.crc32c)):
+                        return int(blob.generation)
                 return self._held(name, meant)
-        raise AssertionError("unreachable")
+        raise StorageError(
+            f"{self.uri}/{name} is of generation {if_generation}, and a write on it is refused", hint=PASSING
+        )
 
+    @retried("read")
     def _held(self, name: str, meant: Content) -> int:
-        """The generation of what the server holds. Raises ObjectDamaged when that is not what was meant."""
+        """The generation of the object that the server holds. Raises ObjectDamaged when it is not what was sent."""
+        generation, held = self._looked_up(name)
+        if held.crc32c is None:
+            file = Checksum()
+            generation, _ = self._fetched(name, file, self._file_options)
+            held = file.content
+        if not meant.is_surely(held):
+            raise ObjectDamaged(
+                f"{self.uri}/{name} is not what was sent: the store holds {held}, sent were {meant}",
+                hint="check the disk of THAW_CACHE_DIR, and start the run again: nothing is lost",
+            )
+        return generation
 
-        def look_up() -> int:
-            generation, held = self._looked_up(name)
-            if held.crc32c is None:
-                file = Checksum()
-                generation, _ = self._fetched(name, file, self._file_options)
-                held = file.content
-            if not meant.is_surely(held):
-                raise ObjectDamaged(
-                    f"{self.uri}/{name} is not what was sent: the store holds {held.size} bytes with CRC32C "
-                    f"{held.crc32c}, sent were {meant.size} bytes with {meant.crc32c}",
-                    hint="check the disk of THAW_CACHE_DIR, and start the run again: nothing is lost",
-                )
-            return generation
 
-        return self._ask("read", name, look_up)
+def _is_confirmed(blob: storage.Blob) -> bool:
+    """Whether an answer names its generation twice: the id of an object is bucket/name/generation."""
+    return str(blob.id).endswith(f"/{blob.generation}")

@@ -1,6 +1,7 @@
-"""What the client of Cloud Storage raises, in our words: what was asked, of what, why it failed, and the way out."""
+"""Errors of the Cloud Storage client, turned into ours: what was asked, of which object, why it failed, and a hint."""
 
-import re
+import contextlib
+from collections.abc import Iterator
 from http.client import HTTPException
 
 import requests
@@ -10,6 +11,7 @@ from google.auth.exceptions import GoogleAuthError, TransportError
 from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
 
 from job.errors import ObjectDamaged, ObjectMissing, PreconditionFailed, StorageError, StorageRefused
+from job.redaction import redacted
 
 PERMISSIONS = (
     "storage.objects.create",
@@ -17,9 +19,13 @@ PERMISSIONS = (
     "storage.objects.get",
     "storage.objects.list",
 )
-GONE = 410
-_SECRET = re.compile(r"(?<=//)[^/\s@]+(?=@)|(?<=upload_id=)[^&\s)]+")
-"""In an address: a user name and password, and the right to go on with an upload."""
+PASSING = "it may pass: start the run again, nothing is lost"
+TIMEOUT, GONE, TOO_MANY = 408, 410, 429
+_HINTS = {
+    401: "give this process credentials: Workload Identity, or gcloud auth application-default login",
+    403: f"the account of this process needs {', '.join(PERMISSIONS)} on the bucket (Storage Object User)",
+    404: "create the bucket, or correct its name: in THAW_STORAGE_URI, or wherever it was given",
+}
 
 NETWORK_ERRORS = (
     requests.RequestException,
@@ -28,67 +34,57 @@ NETWORK_ERRORS = (
     ConnectionError,
     TimeoutError,
 )
-MALFORMED = (AttributeError, KeyError, TypeError, ValueError)
-"""What the client raises, and what is raised here, on an answer that lacks a field or has something else in it."""
-
 FOREIGN_ERRORS = (api.GoogleAPIError, GoogleAuthError, DataCorruption, InvalidResponse, *NETWORK_ERRORS)
+MALFORMED = (AttributeError, KeyError, TypeError, ValueError)
+"""What the client and `gcs` raise on an answer that lacks a field or has a wrong one. Some foreign errors are these."""
 
 
-PASSING = "it may pass: start the run again, nothing is lost"
+@contextlib.contextmanager
+def explained(action: str, uri: str) -> Iterator[None]:
+    """Turn the errors of the client and of its libraries into ours."""
+    try:
+        yield
+    except FOREIGN_ERRORS as error:
+        raise explain(error, action, uri) from error
+    except MALFORMED as error:
+        failed = f"cannot {action} {uri}: the answer is not understood: {_reason(error)}"
+        raise StorageError(failed, hint=PASSING) from error
 
 
 def explain(error: BaseException, action: str, uri: str) -> StorageError:
-    """Our error for one of the client's: what was asked, of what, why it failed, and the way out."""
+    """Our error for one of the client's."""
     failed = f"cannot {action} {uri}: {_reason(error)}"
     code = status_of(error)
-    if isinstance(error, api.RetryError):
-        return StorageError(failed, hint=PASSING)
     if isinstance(error, DataCorruption) or (code == 400 and "CRC32C" in str(error)):
         return ObjectDamaged(failed, hint=PASSING)
     if code == 404 and "bucket does not exist" not in str(error):
         return ObjectMissing(f"there is no object {uri}")
-    if code == 404:
-        return StorageRefused(
-            failed, hint="create the bucket, or correct its name: in THAW_STORAGE_URI, or wherever it was given"
-        )
     if code == 412:
         return PreconditionFailed(f"{uri} is not of the expected generation: another process wrote it")
-    if code == 403:
-        return StorageRefused(
-            failed,
-            hint=f"the account of this process needs {', '.join(PERMISSIONS)} on the bucket (Storage Object User)",
-        )
-    if code == 401 or (isinstance(error, GoogleAuthError) and not _is_out_of_reach(error)):
-        return StorageRefused(
-            failed,
-            hint="give this process credentials: Workload Identity, or gcloud auth application-default login",
-        )
-    if code is not None and 400 <= code < 500 and code not in (408, GONE, 429):
-        return StorageRefused(failed, hint="check THAW_STORAGE_URI and the settings of the bucket")
+    if isinstance(error, GoogleAuthError) and not _is_out_of_reach(error):
+        code = 401
+    if code is not None and 400 <= code < 500 and code not in (TIMEOUT, GONE, TOO_MANY):
+        return StorageRefused(failed, hint=_HINTS.get(code, "check THAW_STORAGE_URI and the settings of the bucket"))
     return StorageError(failed, hint=PASSING)
 
 
-def not_understood(error: Exception, action: str, uri: str) -> StorageError:
-    """Our error for an answer that lacks a field, or has something else in it than it should."""
-    return StorageError(f"cannot {action} {uri}: the answer is not understood: {_reason(error)}", hint=PASSING)
-
-
 def is_of_the_moment(error: StorageError) -> bool:
-    """Whether asking again may help where the client does not: see `Requests.ask`."""
+    """Whether another try may help where the client makes none: see `Requests.ask`."""
     cause = error.__cause__
-    if isinstance(error, ObjectDamaged) or isinstance(cause, NETWORK_ERRORS):
-        return True
-    # Some of google.auth's errors are ValueErrors too, and last.
-    is_malformed = isinstance(cause, MALFORMED) and not isinstance(cause, FOREIGN_ERRORS)
-    return is_malformed or (cause is not None and status_of(cause) == GONE)
+    return (
+        isinstance(error, ObjectDamaged)
+        or isinstance(cause, NETWORK_ERRORS)
+        or (isinstance(cause, MALFORMED) and not isinstance(cause, FOREIGN_ERRORS))
+        or status_of(cause) == GONE
+    )
 
 
 def _is_out_of_reach(error: GoogleAuthError) -> bool:
-    """Whether no answer came from where credentials are had, in a cluster the metadata server: that passes."""
+    """Whether the source of the credentials, in a cluster the metadata server, did not answer: that passes."""
     return error.retryable or isinstance(error, TransportError) or isinstance(error.__cause__, TransportError)
 
 
-def status_of(error: BaseException) -> int | None:
+def status_of(error: BaseException | None) -> int | None:
     if isinstance(error, api.GoogleAPICallError) and error.code is not None:
         return int(error.code)
     if isinstance(error, InvalidResponse):
@@ -99,5 +95,6 @@ def status_of(error: BaseException) -> int | None:
 def _reason(error: BaseException) -> str:
     if isinstance(error, api.RetryError) and error.cause is not None:
         return f"tried until the deadline, at last {_reason(error.cause)}"
-    text = _SECRET.sub("***", str(error)).strip().splitlines()
+    # Before it is cut: half a secret is not recognised.
+    text = redacted(str(error)).strip().splitlines()
     return f"{type(error).__name__}: {text[0][:300]}" if text else type(error).__name__

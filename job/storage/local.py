@@ -5,8 +5,9 @@ import errno
 import hashlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from job.errors import ObjectDamaged, ObjectMissing, PreconditionFailed, StorageError, StorageRefused
 from job.paths import UnsafeName, checked_name
@@ -14,19 +15,23 @@ from job.storage import files, scratch
 from job.storage.files import NotAFile, TemporaryFile
 from job.storage.protocol import MISSING, Digest, Observer, StoredObject, Unobserved
 
+LOCK = ".lock"
+
 _HINTS = {
     errno.ENOSPC: "free space, or point THAW_STORAGE_URI at a larger volume",
     errno.EDQUOT: "raise the quota, or point THAW_STORAGE_URI elsewhere",
 }
+_RIGHTS = "give this user the right to read and write there, or point THAW_STORAGE_URI elsewhere"
+_IN_THE_WAY = "move away the file that is where a folder should be"
 _NO_LOCKS = "this file system has no locks (flock): mount it with locks, or point THAW_STORAGE_URI elsewhere"
 _REFUSED = {
     errno.EROFS: "the disk is read-only: mount a writable volume, or point THAW_STORAGE_URI elsewhere",
-    errno.EACCES: "give this user the right to read and write there, or point THAW_STORAGE_URI elsewhere",
-    errno.EPERM: "give this user the right to read and write there, or point THAW_STORAGE_URI elsewhere",
+    errno.EACCES: _RIGHTS,
+    errno.EPERM: _RIGHTS,
     errno.ELOOP: "links lead to each other there: replace them by a folder",
     errno.ENAMETOOLONG: "the name is too long for this file system: give the run a shorter THAW_RUN_ID",
-    errno.ENOTDIR: "move away the file that is where a folder should be",
-    errno.EEXIST: "move away the file that is where a folder should be",
+    errno.ENOTDIR: _IN_THE_WAY,
+    errno.EEXIST: _IN_THE_WAY,
     errno.ENOLCK: _NO_LOCKS,
     errno.EOPNOTSUPP: _NO_LOCKS,
     errno.ENOSYS: _NO_LOCKS,
@@ -40,18 +45,17 @@ class LocalStore:
     A write goes to a temporary file in the same folder, is synced, and renamed over the name under an exclusive
     `flock`, so a reader sees the old bytes or the new and a crash leaves at most a temporary file. A file of the same
     disk that may be moved becomes that temporary file. Temporary files that a killed process left are removed when they
-    are an hour old (see `files.TemporaryFile`). A lock that another process holds for `timeout_seconds` is given up.
+    are an hour old (see `files.temporary_file`). A write fails when another process holds the lock for
+    `timeout_seconds`.
 
     The generation is the file's modification time in nanoseconds, which the writer sets above the old one, whatever the
     clock says, and which is renamed into place with the content. After an object is deleted nothing keeps its last
     generation: a clock that is set back could give it to a new object of the same name. A run deletes only checkpoints,
     and no two have the same name.
 
-    Nothing but a regular file is an object. Something else under an object's name is damage, and never waited for. No
-    link below the store's own folder is followed, for it may lead out: as an object it is damage, as a folder refused.
+    Only a regular file is an object. Anything else under an object's name is damage, and is never waited for. No link
+    below the store's own folder is followed, for it may lead out: as an object it is damage, as a folder refused.
     """
-
-    _LOCK = ".lock"
 
     def __init__(self, root: Path, *, observer: Observer | None = None, timeout_seconds: float = 60.0) -> None:
         self.root = root.absolute()
@@ -67,15 +71,15 @@ class LocalStore:
             return StoredObject(file.read(), os.fstat(file.fileno()).st_mtime_ns)
 
     def write(self, name: str, data: bytes, *, if_generation: int) -> int:
-        with self._explained("write", name), self._temporary(name) as temporary:
+        with self._writing(name) as temporary:
             temporary.path.write_bytes(data)
             return self._publish(temporary.path, name, if_generation)
 
     def upload(self, name: str, source: Path, *, if_generation: int, may_move: bool = False) -> Digest:
-        with self._explained("write", name), self._temporary(name) as temporary:
+        with self._writing(name) as temporary:
             path = temporary.path
             sent = None if may_move and temporary.take_over(source) else _copied(scratch.chunks(source), path)
-            # Read back before it has its name: what the store holds, and not what was meant, is what counts.
+            # Read back before it has its name: what the store holds is what counts, not what was sent.
             held = Digest.of(path)
             if sent is not None and sent != held:
                 raise ObjectDamaged(
@@ -87,15 +91,20 @@ class LocalStore:
             return held
 
     def download(self, name: str, target: Path) -> Digest:
+        def chunks() -> Iterator[bytes]:
+            with self._explained("read", name), os.fdopen(files.open_file(self._path(name)), "rb") as file:
+                while chunk := file.read(scratch.CHUNK_BYTES):
+                    yield chunk
+
         with scratch.explained(target):
-            return _copied(self._chunks(name), target)
+            return _copied(chunks(), target)
 
     def generation(self, name: str) -> int:
         with self._explained("read", name):
             return self._generation(name)
 
     def age_seconds(self, name: str) -> None:
-        """A folder has no clock of its own: its files have the times of whoever wrote them."""
+        """A folder has no clock of its own: its files have the times of the hosts that wrote them."""
         with self._explained("read", name):
             files.modified_ns(self._path(name))
 
@@ -106,28 +115,21 @@ class LocalStore:
     def list(self, prefix: str) -> list[str]:
         with self._explained("list", prefix):
             folder = self._folder(prefix.rpartition("/")[0])
-            names = [path.relative_to(self.root).as_posix() for path in self._files(folder)]
+            # No folder, no objects; but a store under a file is an error.
+            missing = (FileNotFoundError,) if folder == self.root else (FileNotFoundError, NotADirectoryError)
+            names = []
+            with contextlib.suppress(*missing):
+                for path in files.regular_files(folder):
+                    if not path.name.startswith((LOCK, files.TEMPORARY)):
+                        names.append(path.relative_to(self.root).as_posix())
         return sorted(name for name in names if name.startswith(prefix))
 
     def delete(self, name: str) -> None:
         with self._explained("delete", name), contextlib.suppress(FileNotFoundError, NotADirectoryError):
             self._path(name).unlink()
 
-    def _chunks(self, name: str) -> Iterator[bytes]:
-        with self._explained("read", name), os.fdopen(files.open_file(self._path(name)), "rb") as file:
-            while chunk := file.read(scratch.CHUNK_BYTES):
-                yield chunk
-
-    def _files(self, folder: Path) -> Iterator[Path]:
-        """The objects under a folder; none where there is no folder."""
-        missing = (FileNotFoundError,) if folder == self.root else (FileNotFoundError, NotADirectoryError)
-        with contextlib.suppress(*missing):
-            for path in files.regular_files(folder):
-                if not path.name.startswith((self._LOCK, files.TEMPORARY)):
-                    yield path
-
     def _path(self, name: str) -> Path:
-        """Where an object is. Raises StorageRefused for a name that is not safe, or behind a link."""
+        """The path of an object. Raises StorageRefused for a name that is not safe, or behind a link."""
         folder, _, last = self._checked(name).rpartition("/")
         return self._folder(folder) / last
 
@@ -154,10 +156,14 @@ class LocalStore:
         except FileNotFoundError:
             return MISSING
 
-    def _temporary(self, name: str) -> TemporaryFile:
-        folder = self._path(name).parent
-        folder.mkdir(parents=True, exist_ok=True)
-        return TemporaryFile(folder)
+    @contextlib.contextmanager
+    def _writing(self, name: str) -> Iterator[TemporaryFile]:
+        """A temporary file in the folder of an object."""
+        with self._explained("write", name):
+            folder = self._path(name).parent
+            folder.mkdir(parents=True, exist_ok=True)
+            with files.temporary_file(folder) as temporary:
+                yield temporary
 
     def _publish(self, path: Path, name: str, if_generation: int) -> int:
         """Make a complete temporary file the object, if the object is still of the expected generation."""
@@ -168,37 +174,32 @@ class LocalStore:
                 raise PreconditionFailed(
                     f"{self.uri}/{name} has generation {current}, expected {if_generation}: another process wrote it"
                 )
-            generation = _stamp(path, above=current)
+            generation = _set_generation(path, above=current)
             path.rename(self._path(name))
             _sync(self._path(name).parent)
         return generation
 
-    @contextlib.contextmanager
-    def _lock(self) -> Iterator[None]:
-        path, seconds = self.root / self._LOCK, self._timeout_seconds
-        with contextlib.ExitStack() as stack:
-            try:
-                stack.enter_context(
-                    files.locked(
-                        path, timeout_seconds=seconds, on_waiting=lambda: self._observer.waiting(str(path), seconds)
-                    )
-                )
-            except TimeoutError as error:
-                raise StorageError(
-                    f"the lock {path} was not free in {seconds:g} s: another process holds it",
-                    hint=f"it may be frozen, or on another host: `lslocks` or `fuser -v {path}` there shows it; "
-                    "end it, and start the run again: nothing is lost",
-                ) from error
-            except NotAFile as error:
-                raise StorageRefused(
-                    f"the lock of {self.uri} cannot be taken: {error}",
-                    hint="remove it: it is not of this program, which makes a file there",
-                ) from error
-            yield
+    def _lock(self) -> BinaryIO:
+        path, seconds = self.root / LOCK, self._timeout_seconds
+        try:
+            return files.lock(
+                path, timeout_seconds=seconds, on_waiting=lambda: self._observer.waiting(str(path), seconds)
+            )
+        except TimeoutError as error:
+            raise StorageError(
+                f"the lock {path} was not free in {seconds:g} s: another process holds it",
+                hint=f"it may be frozen, or on another host: `lslocks` or `fuser -v {path}` there shows it; "
+                "end it, and start the run again: nothing is lost",
+            ) from error
+        except NotAFile as error:
+            raise StorageRefused(
+                f"the lock of {self.uri} cannot be taken: {error}",
+                hint="remove it: it is not of this program, which makes a file there",
+            ) from error
 
     @contextlib.contextmanager
     def _explained(self, action: str, name: str) -> Iterator[None]:
-        """Tell the observer, and turn the operating system's errors into ours, with the path and the hint."""
+        """Report to the observer, and turn the operating system's errors into ours, with the path and a hint."""
         began, code = time.monotonic(), "ok"
         try:
             yield
@@ -209,44 +210,43 @@ class LocalStore:
         except StorageError:
             code = "error"
             raise
-        except FileNotFoundError as error:
-            code = "missing"
-            raise ObjectMissing(f"there is no object {self.uri}/{name}") from error
-        except NotAFile as error:
-            code = "damaged"
-            raise ObjectDamaged(str(error), hint="move it away, and start the run again: nothing is lost") from error
         except OSError as error:
-            number = error.errno or 0
-            code = errno.errorcode.get(number, "error")
-            raise _explanation(error, action, f"{self.uri}/{name}") from error
+            code, ours = _explanation(error, action, f"{self.uri}/{name}")
+            raise ours from error
         finally:
             self._observer.request(action, code, time.monotonic() - began)
 
 
-def _explanation(error: OSError, action: str, uri: str) -> StorageError:
+def _explanation(error: OSError, action: str, uri: str) -> tuple[str, StorageError]:
+    """A code for the observer, and our error."""
+    if isinstance(error, FileNotFoundError):
+        return "missing", ObjectMissing(f"there is no object {uri}")
+    if isinstance(error, NotAFile):
+        return "damaged", ObjectDamaged(str(error), hint="move it away, and start the run again: nothing is lost")
     number = error.errno or 0
+    code = errno.errorcode.get(number, "error")
     message = f"cannot {action} {error.filename or uri}: {os.strerror(number)}"
     if action == "read" and isinstance(error, NotADirectoryError):
-        return ObjectDamaged(f"{message}: a file is where a folder should be", hint=_REFUSED[number])
+        return code, ObjectDamaged(f"{message}: a file is where a folder should be", hint=_IN_THE_WAY)
     if number in _REFUSED:
-        return StorageRefused(message, hint=_REFUSED[number])
-    return StorageError(message, hint=_HINTS.get(number, "check the volume, and start the run again: nothing is lost"))
+        return code, StorageRefused(message, hint=_REFUSED[number])
+    hint = _HINTS.get(number, "check the volume, and start the run again: nothing is lost")
+    return code, StorageError(message, hint=hint)
 
 
-def _copied(chunks: Iterator[bytes], target: Path) -> Digest:
+def _copied(chunks: Iterable[bytes], target: Path) -> Digest:
     hasher, size = hashlib.sha256(), 0
     with target.open("wb") as file:
         for chunk in chunks:
             hasher.update(chunk)
-            file.write(chunk)
-            size += len(chunk)
+            size += file.write(chunk)
     return Digest(size, hasher.hexdigest())
 
 
-def _stamp(path: Path, *, above: int) -> int:
+def _set_generation(path: Path, *, above: int) -> int:
     """Set a file's modification time above a generation, and return it as the file system keeps it.
 
-    Some file systems keep whole seconds, or even seconds: then a step of two seconds is above for certain.
+    Some file systems keep whole seconds, or even seconds: a step of two seconds is always above.
     """
     for candidate in (max(time.time_ns(), above + 1), above + 2_000_000_000):
         os.utime(path, ns=(candidate, candidate))
@@ -257,7 +257,7 @@ def _stamp(path: Path, *, above: int) -> int:
 
 
 def _sync(path: Path) -> None:
-    """Have a file's content, or a folder's names, survive the loss of power."""
+    """Make a file's content, or a folder's names, survive a loss of power."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""What every store does, and the values that it takes and gives."""
+"""The interface of every store, and the values that it takes and returns."""
 
 import hashlib
 import os
@@ -9,7 +9,7 @@ from typing import Protocol
 from job.storage import scratch
 
 MISSING = 0
-"""The generation of an object that is not there."""
+"""The generation of an object that does not exist."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class StoredObject:
 
 @dataclass(frozen=True)
 class Digest:
-    """What a file's content is known by: its size in bytes and its SHA-256 in hexadecimal."""
+    """The size of a file in bytes, and its SHA-256 in hexadecimal."""
 
     size: int
     sha256: str
@@ -35,43 +35,32 @@ class Digest:
 
 
 class Observer(Protocol):
-    """Who is told of requests, from several threads. `operation` is read, write, list or delete."""
+    """Receives a report of each request, from several threads. `operation` is read, write, list or delete."""
 
     def request(self, operation: str, code: str, seconds: float) -> None:
-        """A request was answered: an HTTP status of a bucket; of a folder ok, or why not; error without an answer."""
-        ...
+        """A request has ended. `code` is the HTTP status; of a folder, ok or the error; error without an answer."""
 
     def retry(self, operation: str) -> None:
         """A request is sent again."""
-        ...
 
     def conflict(self, name: str) -> None:
         """A write was refused because another process had written the object."""
-        ...
 
     def waiting(self, lock: str, at_most_seconds: float) -> None:
-        """Another process has held a lock for a second; it is waited for so long in all. `lock` is a path."""
-        ...
+        """Another process has held a lock, a path, for a second; this one waits `at_most_seconds` in all."""
 
 
 class Unobserved:
-    """Nobody is told."""
+    """Ignores every report."""
 
-    def request(self, operation: str, code: str, seconds: float) -> None:
-        pass
-
-    def retry(self, operation: str) -> None:
-        pass
-
-    def conflict(self, name: str) -> None:
-        pass
-
-    def waiting(self, lock: str, at_most_seconds: float) -> None:
-        pass
+    def request(self, operation: str, code: str, seconds: float) -> None: ...
+    def retry(self, operation: str) -> None: ...
+    def conflict(self, name: str) -> None: ...
+    def waiting(self, lock: str, at_most_seconds: float) -> None: ...
 
 
 class ObjectStore(Protocol):
-    """What a run needs of storage. Every method raises StorageError when the store does not do its part.
+    """All that a run needs of storage. Every method raises StorageError when the store fails.
 
     Methods may be called from several threads.
     """
@@ -79,57 +68,47 @@ class ObjectStore(Protocol):
     @property
     def uri(self) -> str:
         """The root, as a person would write it."""
-        ...
 
     def read(self, name: str) -> StoredObject:
         """The bytes and generation of a small object. Raises ObjectMissing."""
-        ...
 
     def write(self, name: str, data: bytes, *, if_generation: int) -> int:
         """Write a small object and return its new generation.
 
         Raises PreconditionFailed, and writes nothing, unless the object's generation is `if_generation`. A write
-        that was refused because it had been done already, by the same call, has succeeded.
+        that was refused because an earlier try of the same call had succeeded is a success.
         """
-        ...
 
     def upload(self, name: str, source: Path, *, if_generation: int, may_move: bool = False) -> Digest:
         """Write a file of any size, under the same condition as `write`, and verify that the store holds it.
 
-        A file that may be moved can be gone afterwards: a store on the same disk takes it over and copies nothing.
-        Returns the file's digest. Raises ObjectDamaged when what the store holds is not the file.
+        With `may_move` the file may be gone afterwards: a store on the same disk takes it over and copies nothing.
+        Returns the file's digest. Raises ObjectDamaged when the store does not hold the same bytes.
         """
-        ...
 
     def download(self, name: str, target: Path) -> Digest:
-        """Copy an object into a file; the digest is of what arrived. Raises ObjectMissing, ObjectDamaged."""
-        ...
+        """Copy an object into a file; the digest is of the received bytes. Raises ObjectMissing, ObjectDamaged."""
 
     def generation(self, name: str) -> int:
-        """The current generation, MISSING (0) when there is no such object."""
-        ...
+        """The current generation, MISSING (0) when the object does not exist."""
 
     def age_seconds(self, name: str) -> float | None:
         """Seconds since the object was last written, by the clock of the store; None where it has none.
 
         Raises ObjectMissing.
         """
-        ...
 
     def folders(self) -> list[str]:
-        """The first parts of the names that have a second one, sorted; it costs what they are, not what they hold.
+        """The first parts of the names that have a second one, sorted; fast, whatever the folders hold.
 
-        One that holds nothing any more may be among them.
+        An empty folder may be among them.
         """
-        ...
 
     def list(self, prefix: str) -> list[str]:
         """The names that begin with `prefix`, sorted."""
-        ...
 
     def delete(self, name: str) -> None:
-        """Remove an object; that it is already gone is success."""
-        ...
+        """Remove an object; it is no error when the object does not exist."""
 
 
 def digest_of(path: Path) -> Digest:

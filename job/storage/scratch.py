@@ -1,7 +1,7 @@
-"""The attempt's folder for temporary files, in the user's cache folder: made, guarded, and swept.
+"""The folder of an attempt for temporary files, in the user's cache folder.
 
 A killed process cannot remove its folder. Each folder holds a lock for as long as its process lives, and the next
-attempt on the same disk removes those whose lock is free. This room knows nothing of what the files are.
+attempt on the same disk removes those whose lock is free. This module knows nothing of what the files contain.
 """
 
 import contextlib
@@ -23,13 +23,17 @@ CHUNK_BYTES = 8 << 20
 
 _PREFIX = "attempt-"
 _LOCK = ".alive"
+_HINTS = {
+    errno.ENOSPC: "free space there, or point THAW_CACHE_DIR at a larger volume; nothing is lost",
+    errno.EDQUOT: "raise the quota, or point THAW_CACHE_DIR elsewhere; nothing is lost",
+}
 
 
 @contextlib.contextmanager
 def folder(cache_dir: Path | None) -> Iterator[Path]:
-    """A folder of this process's own in the user's part of `cache_dir`, or in the user's cache folder.
+    """A folder for this process alone in the user's part of `cache_dir`, or in the user's cache folder.
 
-    It is gone afterwards, with all it holds. Raises InvalidSettings when it cannot be made there, ScratchUnavailable
+    It is removed afterwards, with its files. Raises InvalidSettings when it cannot be made there, ScratchUnavailable
     when the disk is full.
     """
     try:
@@ -56,19 +60,18 @@ def folder(cache_dir: Path | None) -> Iterator[Path]:
 
 
 def _sweep(parent: Path) -> None:
-    """Remove the folders of processes that are no more."""
+    """Remove the folders of processes that have ended."""
     for path in parent.glob(f"{_PREFIX}*"):
         lock = cache_folder.open_own(path / _LOCK)
-        if lock is None:
-            continue
-        with contextlib.suppress(OSError), lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(path, ignore_errors=True)
+        if lock is not None:
+            with contextlib.suppress(OSError), lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turn the operating system's errors on a temporary file into ScratchUnavailable, with the way out."""
+    """Turn the operating system's errors on a temporary file into ScratchUnavailable, with a hint."""
     try:
         yield
     except OSError as error:
@@ -79,14 +82,8 @@ def explained(path: Path) -> Iterator[None]:
 
 def unavailable(path: Path, reason: str, number: int | None = None) -> ScratchUnavailable:
     """The error of a temporary file that cannot be written or read back."""
-    hints = {
-        errno.ENOSPC: "free space there, or point THAW_CACHE_DIR at a larger volume; nothing is lost",
-        errno.EDQUOT: "raise the quota, or point THAW_CACHE_DIR elsewhere; nothing is lost",
-    }
-    return ScratchUnavailable(
-        f"the temporary file {path} cannot be used: {reason}",
-        hint=hints.get(number or 0, "check the volume of THAW_CACHE_DIR, and start the run again: nothing is lost"),
-    )
+    hint = _HINTS.get(number or 0, "check the volume of THAW_CACHE_DIR, and start the run again: nothing is lost")
+    return ScratchUnavailable(f"the temporary file {path} cannot be used: {reason}", hint=hint)
 
 
 def chunks(path: Path) -> Iterator[bytes]:
@@ -97,14 +94,13 @@ def chunks(path: Path) -> Iterator[bytes]:
 
 
 def save_json(content: Any, path: Path) -> Path:
-    """Write JSON, in which every number is finite, to a temporary file."""
-    with explained(path):
-        path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
-    return path
+    """Write JSON, in which every number is finite, to a temporary file. Raises ScratchUnavailable."""
+    text = json.dumps(content, indent=1, allow_nan=False) + "\n"
+    return save(lambda path: path.write_text(text), path)
 
 
 def save(save_to: Callable[[Path], Any], path: Path) -> Path:
-    """Have a temporary file written by a library. Raises ScratchUnavailable when the disk does not take it."""
+    """Write a temporary file with `save_to`, which is called with its path. Raises ScratchUnavailable."""
     with explained(path):
         save_to(path)
     return path

@@ -1,8 +1,8 @@
 """The train step and the loop of one phase.
 
-A phase is a generator: it yields a fact after each step and each epoch and writes nothing; whoever iterates decides
-what to record. Everything random is a pure function of (seed, phase, step), so a phase that is continued at step n
-goes on exactly as if it had never stopped.
+A phase is a generator: it yields a fact after each step and each epoch and writes nothing; its caller decides what to
+record, and when to stop. Everything random is a pure function of (seed, phase, step), so a phase that is continued at
+step n goes on exactly as if it had never stopped.
 """
 
 import hashlib
@@ -16,34 +16,38 @@ import tensorflow as tf
 
 from job.data.splits import Split, epoch_order, train_batches
 from job.errors import TrainingDiverged
-from job.observe.events import StepDone
+from job.observe.events import EpochDone, StepDone
 from job.observe.ledger import Category, Ledger
 from job.train.state import PhaseState, Totals
 
 DIVERGENCE_CHECK_STEPS = 50
 
-
-@dataclass(frozen=True)
-class EpochDone:
-    """An epoch is trained and validated: mean losses in nats, accuracies in 0..1.
-
-    Seconds and images a second are of this attempt; the rate leaves out the step that was compiled.
-    """
-
-    phase: str
-    epoch: int
-    step: int
-    train_loss: float
-    train_accuracy: float
-    validation_loss: float
-    validation_accuracy: float
-    train_seconds: float
-    validation_seconds: float
-    images_per_second: float
-
-
 Fact = StepDone | EpochDone
 FeaturesOf = Callable[[tf.Tensor], tf.Tensor]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What the loop needs besides model and data; `xla` compiles the train step."""
+
+    batch_size: int
+    seed: int
+    xla: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Position:
+    """Where a phase goes on: `epoch` epochs are validated, `step` steps done.
+
+    The first `steps_lost` steps of the phase were done before, by attempts that did not commit all of them.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    steps_lost: int = 0
+
+
+START = Position()
 
 
 def num_batches(num_examples: int, batch_size: int) -> int:
@@ -56,38 +60,30 @@ def train_phase(
     *,
     train: Split,
     validation: Split,
-    batch_size: int,
-    epochs: int,
-    seed: int,
-    xla: bool,
-    first_epoch: int,
-    step: int,
-    strategy: tf.distribute.Strategy,
-    check_stop: Callable[[], None],
+    recipe: Recipe,
+    position: Position,
     ledger: Ledger,
-    steps_lost: int,
 ) -> Iterator[Fact]:
-    """Train from `step` steps done on, validating from epoch `first_epoch` on; yields facts in order.
+    """Train a phase from `position` to its end, on the devices of the current strategy; yields facts in order.
 
-    An epoch that is trained to its last step and not validated is validated first. `check_stop` is called after
-    each step, and raises to leave; that of the data is called while images are waited for and before each validation
-    batch. `ledger` is told what
-    time goes into; the first `steps_lost` steps of the phase were done before, by attempts that lost some of them.
-    Raises TrainingDiverged, and DataCorrupt at the next step once an image of any split is known to be damaged.
+    An epoch that is trained to its last step and not validated is validated first. `ledger` receives the categories of
+    the time. Raises TrainingDiverged, DataCorrupt at the next step once an image of any split is known to be damaged,
+    and what the splits raise on a stop; between facts, stopping is up to the caller.
     """
-    classifier = state.classifier
+    classifier, phase, batch_size = state.classifier, state.phase.name, recipe.batch_size
     features_of = classifier.features if "backbone" in state.parts else classifier.frozen_features()
     validate = _validator(state, features_of, validation, batch_size)
-    train_step = _train_step(state, features_of, xla=xla, strategy=strategy)
+    strategy = tf.distribute.get_strategy()
+    train_step = _train_step(state, features_of, xla=recipe.xla, strategy=strategy)
     batches_per_epoch = num_batches(len(train), batch_size)
-    key = _phase_key(seed, state.phase)
-    is_first = True
-    for epoch in range(first_epoch, epochs):
+    key = _phase_key(recipe.seed, phase)
+    step, is_first = position.step, True
+    for epoch in range(position.epoch, state.phase.epochs):
         timer = _EpochTimer()
         skip_batches = step - epoch * batches_per_epoch
         if skip_batches == 0:
             state.totals = Totals()
-        order = epoch_order(len(train), seed=seed, phase=state.phase, epoch=epoch)
+        order = epoch_order(len(train), seed=recipe.seed, phase=phase, epoch=epoch)
         batches = train_batches(train, order, batch_size=batch_size, skip_batches=skip_batches)
         loader = iter(strategy.experimental_distribute_dataset(batches))
         for batch in range(skip_batches + 1, batches_per_epoch + 1):
@@ -96,16 +92,16 @@ def train_phase(
                 train.wait(order[(batch - 1) * batch_size : batch * batch_size])
                 images, labels = next(loader)
             loaded = time.monotonic()
-            with ledger.during(_category(step, is_first=is_first, steps_lost=steps_lost)):
+            with ledger.during(_category(step, is_first=is_first, steps_lost=position.steps_lost)):
                 state.totals.add(train_step(images, labels, tf.constant([key, step], tf.int32)))
                 step += 1
                 if is_first or step % DIVERGENCE_CHECK_STEPS == 0:
-                    check_finite(state.totals.read()[0], f"after step {step} of phase {state.phase}")
+                    check_finite(state.totals.read()[0], f"after step {step} of phase {phase}")
             done = StepDone(
-                phase=state.phase,
+                phase=phase,
                 epoch=epoch,
                 step=step,
-                num_steps=epochs * batches_per_epoch,
+                num_steps=state.phase.epochs * batches_per_epoch,
                 batch=batch,
                 num_batches=batches_per_epoch,
                 num_examples=min(batch_size, len(train) - (batch - 1) * batch_size),
@@ -116,7 +112,6 @@ def train_phase(
             timer.count(done)
             is_first = False
             yield done
-            check_stop()
         yield _finished_epoch(state, epoch=epoch, step=step, validate=validate, timer=timer, ledger=ledger)
 
 
@@ -135,7 +130,7 @@ def _finished_epoch(
     timer: "_EpochTimer",
     ledger: Ledger,
 ) -> EpochDone:
-    where = f"after step {step} of phase {state.phase}"
+    where = f"after step {step} of phase {state.phase.name}"
     check_finite(state.totals.read()[0], where)
     train_loss, train_accuracy = state.totals.means()
     train_seconds = timer.seconds()
@@ -143,7 +138,7 @@ def _finished_epoch(
         validation_loss, validation_accuracy = validate()
     check_finite(validation_loss, f"in validation {where}")
     return EpochDone(
-        phase=state.phase,
+        phase=state.phase.name,
         epoch=epoch,
         step=step,
         train_loss=train_loss,
@@ -157,7 +152,7 @@ def _finished_epoch(
 
 
 class _EpochTimer:
-    """Seconds since the start of an epoch, and its images a second without the step that was compiled."""
+    """Seconds since the start of an epoch, and its images a second without the compiled step."""
 
     def __init__(self) -> None:
         self._started = time.monotonic()

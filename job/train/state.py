@@ -1,7 +1,4 @@
-"""All that changes while a phase trains, as arrays by name: what a checkpoint holds.
-
-The model's variables, the optimizer's, and the sums of the epoch under way. This room neither trains nor stores.
-"""
+"""All that changes while a phase trains, as arrays by name: the content of a checkpoint. Neither trains nor stores."""
 
 from collections.abc import Sequence
 
@@ -11,7 +8,7 @@ import tensorflow as tf
 
 from job.errors import InputError
 from job.model.classifier import Classifier
-from job.settings.settings import PhaseName
+from job.phases import Phase
 from job.train.optimizer import FusedAdam
 
 
@@ -41,22 +38,20 @@ class Totals:
 class PhaseState:
     """All that changes while a phase trains: the model's variables, the optimizer's, and the epoch's sums."""
 
-    def __init__(
-        self, classifier: Classifier, *, phase: PhaseName, trainable: Sequence[str], learning_rate: float
-    ) -> None:
+    def __init__(self, classifier: Classifier, phase: Phase) -> None:
         self.classifier = classifier
         self.phase = phase
-        self.parts = tuple(trainable)
-        self.variables = classifier.trainable_variables(trainable)
-        self.optimizer = FusedAdam(learning_rate)
+        self.parts = phase.trainable
+        self.variables = classifier.trainable_variables(self.parts)
+        self.optimizer = FusedAdam(phase.learning_rate)
         self.optimizer.build(self.variables)
         self.totals = Totals()
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The state as it is now, by name, read-only; kilobytes in the head phase, as the backbone does not change.
 
-        On a processor nothing is copied here: tensors are immutable, and a variable whose value is still held by
-        somebody moves to new memory when it is next written.
+        On a CPU nothing is copied here: tensors are immutable, and a variable whose value is still in use elsewhere
+        moves to new memory when it is next written.
         """
         variables = self.classifier.named_variables(self.parts) | self._optimizer_variables()
         arrays = {
@@ -76,10 +71,10 @@ class PhaseState:
         self.totals.set(_fitting(arrays, "totals", (3,), "float64"))
         iterations = int(self.optimizer.iterations.numpy())
         if iterations != step:
-            raise _other_model(f"the optimizer of {self.phase} is at step {iterations}, expected {step}")
+            raise _other_model(f"the optimizer of {self.phase.name} is at step {iterations}, expected {step}")
 
     def _optimizer_variables(self) -> dict[str, keras.Variable]:
-        # By number: the names of slots hold names of layers, which depend on what else the process has built.
+        # By number: the names of slots contain names of layers, which depend on what else the process has built.
         return {f"optimizer/{index:03d}": variable for index, variable in enumerate(self.optimizer.variables)}
 
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Accounts, roles, workflow and schedule of a GKE cluster with Workload Identity. May be run again. Needs gcloud, as somebody
-# who may grant roles, and `make deploy OVERLAY=k8s/cloud` before or after, with the names below put into its manifests.
+# Accounts, roles, workflow and schedule of a GKE cluster with Workload Identity. It is safe to run it again. It needs gcloud
+# with the right to grant roles, and `make deploy OVERLAY=k8s/cloud` before or after, with the names below in its manifests.
 #
 #   PROJECT=... LOCATION=europe-west4 CLUSTER=... BUCKET=... k8s/cloud/install.sh
 set -euo pipefail
@@ -30,7 +30,7 @@ grant_bucket thaw-run roles/storage.objectUser
 gcloud iam service-accounts add-iam-policy-binding "$(account thaw-run)" --project "$PROJECT" \
     --role roles/iam.workloadIdentityUser --member "serviceAccount:$PROJECT.svc.id.goog[$NAMESPACE/thaw]" >/dev/null
 
-# The workflow: finds the cluster (what it may do there says rbac.yaml), and reads the record.
+# The workflow: finds the cluster and reads the record. rbac.yaml says what it may do in the cluster.
 make_account thaw-workflow "Thaw: the workflow that starts runs"
 grant thaw-workflow roles/container.clusterViewer
 grant thaw-workflow roles/logging.logWriter

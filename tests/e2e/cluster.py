@@ -1,4 +1,4 @@
-"""A namespace of a cluster through kubectl: what is applied to it, what its pods say, how its Jobs end."""
+"""A namespace of a cluster through kubectl: what is applied to it, what its pods log, how its Jobs end."""
 
 import json
 import subprocess
@@ -17,12 +17,8 @@ Event = dict[str, Any]
 WAIT_SECONDS = 420
 POLL_SECONDS = 0.3
 CANNOT_START = (
-    "ErrImagePull",
-    "ImagePullBackOff",
-    "ErrImageNeverPull",
-    "InvalidImageName",
-    "CreateContainerConfigError",
-)
+    "ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName", "CreateContainerConfigError",
+)  # fmt: skip
 
 
 def kubectl(*argv: str, stdin: str | None = None) -> str:
@@ -53,11 +49,11 @@ def wait_for(what: str, condition: Callable[[], T | None]) -> T:
 
 
 def seconds_until(event: str, *, pod: Manifest, log: list[Event]) -> float:
-    """From the moment at which a pod was given a node until its program told of an event."""
+    """From the moment at which a pod got a node until its program logged an event."""
     (scheduled,) = [it for it in pod["status"]["conditions"] if it["type"] == "PodScheduled"]
-    told = next(line for line in log if line["event"] == event)
+    logged = next(line for line in log if line["event"] == event)
     began = datetime.fromisoformat(scheduled["lastTransitionTime"])
-    return (datetime.fromisoformat(told["time"]) - began).total_seconds()
+    return (datetime.fromisoformat(logged["time"]) - began).total_seconds()
 
 
 @dataclass(frozen=True)
@@ -94,21 +90,19 @@ class Namespace:
         return str(pods[-1]["metadata"]["name"])
 
     def log(self, pod: str) -> list[Event]:
-        """What the program in a pod has told so far; nothing while it has not started."""
+        """The lines that the program in a pod has logged so far."""
         done = _kubectl(f"--namespace={self.name}", "logs", pod)
         return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
-    def wait_for_event(self, job: str, event: str, *, not_in: str | None = None, **facts: Any) -> str:
-        """Wait until a pod of a Job tells of an event with these facts; returns the pod's name."""
+    def wait_for_event(self, job: str, event: str, **facts: Any) -> str:
+        """Wait until a pod of a Job logs an event with these facts; returns the pod's name."""
         wanted = {"event": event, **facts}
 
-        def told() -> str | None:
+        def found() -> str | None:
             pod = self.newest_pod(job)
-            if pod is None or pod == not_in:
-                return None
-            return pod if any(wanted.items() <= line.items() for line in self.log(pod)) else None
+            return pod if pod and any(wanted.items() <= line.items() for line in self.log(pod)) else None
 
-        return wait_for(f"{wanted} of Job {job}", told)
+        return wait_for(f"{wanted} of Job {job}", found)
 
     def wait_for_end(self, job: str) -> Manifest:
         """Wait until a Job is complete or has failed; returns that condition of it."""

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.cluster import Event, Manifest, Namespace, kubectl
+from k8s.render import Manifest
+from tests.e2e.cluster import Event, Namespace, kubectl
 from tests.e2e.runs import IMAGE, NONE, Runs, name_of_job
 from tests.e2e.storage import volume_for
 
@@ -94,7 +95,7 @@ def deploy(namespace: Namespace, runs: Runs) -> Iterator[Deploy]:
 
 @dataclass(frozen=True)
 class Finished:
-    """A Job that is complete: what it was made of, its pod, and what that told."""
+    """A complete Job: its manifests, its pod, and the log of that."""
 
     manifests: list[Manifest]
     applied: str

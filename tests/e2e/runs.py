@@ -1,9 +1,7 @@
-"""The runs of these tests: `overlays/local` with a few settings more, rendered as `make deploy` does."""
+"""The runs of these tests: `overlays/local` with a few more settings, rendered as `make deploy` does."""
 
-import json
 import os
 import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +11,10 @@ from typing import Any
 import yaml
 
 from job import __version__
+from k8s.render import Manifest
 from tests.conftest import REPOSITORY
-from tests.e2e.cluster import Manifest, Namespace, kubectl
+from tests.e2e.cluster import Namespace, kubectl
+from tests.manifests import of_kind, render, write_kustomization
 
 IMAGE = os.environ.get("IMAGE", f"thaw:{__version__}-cpu")
 RESULT_SETTINGS = {"THAW_HEAD_EPOCHS": "3", "THAW_FINE_TUNE_EPOCHS": "4", "THAW_DETERMINISTIC": "true"}
@@ -42,14 +42,14 @@ class Runs:
         name, tag = IMAGE.rsplit(":", 1)
         values = {**RESULT_SETTINGS, **OTHER_SETTINGS, **settings}
         literals = [f"{variable}={value}" for variable, value in values.items()]
-        overlay = {
-            "resources": [self._path_of("overlays/local")],
-            "components": [self._path_of(f"components/{component}") for component in components],
-            "configMapGenerator": [{"name": "thaw-settings", "behavior": "merge", "literals": literals}],
-            "images": [{"name": "thaw", "newName": name, "newTag": tag}],
-            "patches": list(patches),
-        }
-        (self.folder / "kustomization.yaml").write_text(json.dumps(overlay))
+        write_kustomization(
+            self.folder,
+            resources=["overlays/local"],
+            components=[f"components/{component}" for component in components],
+            configMapGenerator=[{"name": "thaw-settings", "behavior": "merge", "literals": literals}],
+            images=[{"name": "thaw", "newName": name, "newTag": tag}],
+            patches=list(patches),
+        )
         return _rendered(str(self.folder), *(["--run-id", run_id] if run_id else []))
 
     def render_shared(self) -> list[Manifest]:
@@ -57,7 +57,7 @@ class Runs:
         return _rendered("local", "--shared")
 
     def undeploy(self, run_id: str, namespace: Namespace) -> str:
-        """`make undeploy` of a run that has the settings of the last one that was rendered; returns what it says."""
+        """`make undeploy` of a run with the settings of the last one that was rendered; returns what it prints."""
         kubeconfig = self.folder / "kubeconfig"
         kubeconfig.write_text(kubectl("config", "view", "--raw", "--flatten", "--minify"))
         kubectl(f"--kubeconfig={kubeconfig}", "config", "set-context", "--current", f"--namespace={namespace.name}")
@@ -67,20 +67,16 @@ class Runs:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    def _path_of(self, part: str) -> str:
-        return os.path.relpath(REPOSITORY / "k8s" / part, self.folder.resolve())
-
 
 def _rendered(*argv: str) -> list[Manifest]:
-    command = [sys.executable, "-m", "k8s.render", *argv]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
+    done = render(*argv)
     assert done.returncode == 0, done.stderr
     return list(yaml.safe_load_all(done.stdout))
 
 
 def named(manifests: list[Manifest], kind: str) -> Manifest:
     """The only manifest of a kind."""
-    (manifest,) = [manifest for manifest in manifests if manifest["kind"] == kind]
+    (manifest,) = of_kind(manifests, kind)
     return manifest
 
 

@@ -4,7 +4,8 @@ import contextlib
 import json
 from collections.abc import Iterator
 
-from tests.e2e.cluster import Manifest, Namespace, get, kubectl, wait_for
+from k8s.render import Manifest
+from tests.e2e.cluster import Namespace, get, kubectl, wait_for
 
 CLAIM = "thaw-runs"
 IS_DEFAULT = "storageclass.kubernetes.io/is-default-class"

@@ -46,7 +46,7 @@ def test_other_settings_are_another_job_beside_it(
 
 
 def test_deleted_and_applied_again_it_is_done_at_once(undisturbed: Finished, namespace: Namespace, see: See) -> None:
-    """The store says so, and TensorFlow is not even imported."""
+    """By the store; TensorFlow is not imported."""
     namespace.kubectl("delete", "job", undisturbed.job)
     namespace.apply(undisturbed.manifests)
     assert namespace.wait_for_end(undisturbed.job)["type"] == "Complete"

@@ -7,7 +7,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from job.errors import ExitCode
 from job.observe.metrics.table import SERIES
-from tests.e2e.cluster import Manifest, Namespace, kubectl, wait_for
+from k8s.render import Manifest
+from tests.e2e.cluster import Namespace, kubectl, wait_for
 from tests.e2e.conftest import Deploy, Finished, See
 from tests.e2e.runs import Runs, name_of_job, named
 
@@ -15,7 +16,7 @@ LONG = {"THAW_FINE_TUNE_EPOCHS": "500"}
 
 
 def test_a_wrong_setting_fails_the_job_at_once(namespace: Namespace, runs: Runs, see: See) -> None:
-    """`make deploy` would have refused it; here somebody has edited the ConfigMap."""
+    """`make deploy` would have refused it; here the ConfigMap was edited by hand."""
     manifests = runs.render("wrong")
     named(manifests, "ConfigMap")["data"]["THAW_BATCH_SIZE"] = "many"
     job = name_of_job(manifests)
@@ -58,7 +59,7 @@ def test_two_jobs_of_one_run_do_not_both_train(namespace: Namespace, deploy: Dep
 def test_a_slot_of_a_cronjob_is_one_run_however_often_it_is_retried(
     namespace: Namespace, runs: Runs, undisturbed: Finished, see: See
 ) -> None:
-    """The run is named by the slot's Job. A pod deleted on the way is replaced, and carries on."""
+    """The run is named by the slot's Job. A pod that is deleted meanwhile is replaced, and the next one continues."""
     patches = (
         {"target": {"kind": "Job", "name": "thaw"}, "patch": json.dumps(DELETED_JOB)},
         {"target": {"kind": "CronJob", "name": "thaw"}, "patch": json.dumps(EVERY_MINUTE)},

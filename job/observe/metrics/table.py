@@ -1,7 +1,7 @@
 """Every series that a run exports, in one table: name, type, labels, help.
 
-Names follow Prometheus' rules: base units, `_total` on counters, `_timestamp_seconds` for instants, which are exported
-instead of "seconds since". Dashboard, alert rules and README are tested against this table.
+Names follow Prometheus' rules: base units, `_total` on counters, `_timestamp_seconds` for instants, never "seconds
+since". Dashboard and alert rules are tested against this table.
 """
 
 from collections.abc import Sequence
@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from job.observe.ledger import CATEGORIES
+from job.phases import PHASE_NAMES
 
-PHASES = ("prepare", "head", "fine_tune", "evaluate", "export", "done")
-TRAINING_PHASES = ("head", "fine_tune")
 OPERATIONS = ("read", "write", "list", "delete")
 
 STEP_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -23,8 +22,8 @@ REQUEST_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.
 class Series:
     """One metric.
 
-    `known` lists label values that are there from the start, at 0: a rate over them misses nothing. `is_live` ones are
-    read at the moment of a scrape.
+    The label values in `known` are exported from the start, at 0, so that a rate misses no first increase. An `is_live`
+    series is read at the moment of a scrape.
     """
 
     name: str
@@ -54,12 +53,12 @@ OUTCOME = (
         "thaw_goodput_ratio", "gauge", "Share of all attempts' seconds that went into new steps, 0 to 1.", is_live=True
     ),
 )
-"""What is known when an attempt ends, and is pushed then."""
+"""These are also pushed when an attempt ends."""
 
 SERIES = (
     *OUTCOME,
     Series(
-        "thaw_info", "gauge", "1, with what tells this run from others.",
+        "thaw_info", "gauge", "1; its labels identify the run.",
         labels=("run_id", "fingerprint", "version", "dataset", "backbone", "precision", "device"),
     ),
     Series(
@@ -71,22 +70,22 @@ SERIES = (
         labels=("phase",), is_live=True,
     ),
     Series(
-        "thaw_restores_total", "counter", "Checkpoints that attempts began by reading, by what they were.",
+        "thaw_restores_total", "counter", "Checkpoints that an attempt read at its start, by result.",
         labels=("result",), known=_each(("good", "damaged", "none")),
     ),
     Series(
-        "thaw_interrupted_total", "counter", "Signals that told the attempt to stop.",
+        "thaw_interrupted_total", "counter", "Signals that asked the attempt to stop.",
         labels=("signal",), known=_each(("SIGTERM", "SIGINT")),
     ),
     Series("thaw_epoch", "gauge", "Epochs of a phase that are finished.", labels=("phase",)),
     Series(
         "thaw_steps_total", "counter", "Steps of a phase that this attempt has done.",
-        labels=("phase",), known=_each(TRAINING_PHASES),
+        labels=("phase",), known=_each(PHASE_NAMES),
     ),
     Series("thaw_steps_expected", "gauge", "Steps of a phase in all.", labels=("phase",)),
     Series(
         "thaw_examples_total", "counter", "Examples that this attempt has trained on.",
-        labels=("phase",), known=_each(TRAINING_PHASES),
+        labels=("phase",), known=_each(PHASE_NAMES),
     ),
     Series("thaw_progress_ratio", "gauge", "Share of the training that is done, 0 to 1, by expected time."),
     Series("thaw_eta_timestamp_seconds", "gauge", "When the training is expected to end."),
@@ -98,7 +97,7 @@ SERIES = (
     Series("thaw_learning_rate", "gauge", "Adam's learning rate in a phase.", labels=("phase",)),
     Series(
         "thaw_step_duration_seconds", "histogram", "From one step to the next, without waiting for data.",
-        labels=("phase",), known=_each(TRAINING_PHASES), buckets=STEP_BUCKETS,
+        labels=("phase",), known=_each(PHASE_NAMES), buckets=STEP_BUCKETS,
     ),
     Series("thaw_data_wait_seconds_total", "counter", "Seconds that the train step has waited for its images."),
     Series(
@@ -106,7 +105,7 @@ SERIES = (
         labels=("phase",),
     ),
     Series(
-        "thaw_time_seconds_total", "counter", "Seconds of this attempt by what they went into; every one is in one.",
+        "thaw_time_seconds_total", "counter", "Seconds of this attempt by category; each second is in exactly one.",
         labels=("category",), known=_each(CATEGORIES), is_live=True,
     ),
     Series(
@@ -118,7 +117,7 @@ SERIES = (
         labels=("reason",), known=_each(("StorageError", "StorageRefused", "ScratchUnavailable")),
     ),
     Series(
-        "thaw_checkpoint_blocking_seconds", "histogram", "Time that training stood still for a commit.",
+        "thaw_checkpoint_blocking_seconds", "histogram", "Time that training waited for a commit.",
         buckets=COMMIT_BUCKETS,
     ),
     Series(
@@ -128,7 +127,7 @@ SERIES = (
     Series("thaw_checkpoint_bytes_total", "counter", "Bytes of checkpoints committed."),
     Series("thaw_checkpoint_last_commit_timestamp_seconds", "gauge", "When a checkpoint was last committed."),
     Series(
-        "thaw_storage_requests_total", "counter", "Requests to the store, by HTTP status; of a folder, ok or why not.",
+        "thaw_storage_requests_total", "counter", "Requests to the store, by HTTP status, or of a folder by result.",
         labels=("operation", "code"),
     ),
     Series(
@@ -144,7 +143,7 @@ SERIES = (
         labels=("object",), known=_each(("record", "checkpoint", "artefact")),
     ),
     Series(
-        "thaw_gpu_memory_bytes", "gauge", "Memory of a GPU that TensorFlow holds, now and at most.",
+        "thaw_gpu_memory_bytes", "gauge", "Memory of a GPU that TensorFlow holds: current and peak.",
         labels=("device", "stat"),
     ),
     Series(
@@ -152,6 +151,6 @@ SERIES = (
         labels=("path",), is_live=True,
     ),
 )  # fmt: skip
-"""Besides these, the process metrics of the Prometheus client: memory, processor time, open files."""
+"""Besides these there are the process metrics of the Prometheus client: memory, processor time, open files."""
 
 BY_NAME = {series.name: series for series in SERIES}

@@ -1,6 +1,6 @@
-"""Prints the Grafana dashboard that dashboard.yaml describes, as JSON: `make dashboard` keeps it in thaw.json.
+"""Prints the Grafana dashboard that dashboard.yaml describes, as JSON: `make dashboard` writes it into thaw.json.
 
-Everything that no panel should have to say is here: variables, shading, layout, and how each kind of panel is drawn.
+What is common to all panels is here: variables, shading, layout, and how each kind of panel is drawn.
 """
 
 import json
@@ -11,6 +11,8 @@ from typing import Any
 
 import yaml
 
+from job.errors import ExitCode
+
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 SHORTHANDS = {
     "OF_RUN": "* on (namespace, pod) group_left (run_id) thaw_info{RUN}",
@@ -19,11 +21,7 @@ SHORTHANDS = {
     "DATA": 'dataset=~"$dataset"',
     "RATE": "$__rate_interval",
 }
-EXIT_CODES = {
-    0: "complete", 1: "unexpected error", 2: "invalid settings", 3: "run id of other settings", 4: "data or weights",
-    5: "diverged", 6: "below the quality gate", 7: "memory exhausted",
-    42: "interrupted", 43: "held or superseded", 44: "storage unavailable",
-}  # fmt: skip
+EXIT_CODES = {int(code): code.name.lower().replace("_", " ") for code in ExitCode}
 GRID_WIDTH = 24
 PANEL_WIDTH, PANEL_HEIGHT = 8, 7
 DEFAULTS = {"kind": "timeseries", "width": PANEL_WIDTH}

@@ -1,0 +1,81 @@
+"""The model of a finished run, and label and probability of images by it; imports TensorFlow.
+
+An image is decoded and resized as training does, and the model is the one whose metrics the report has: an image of the
+test split gets the probability that the report gives it.
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from pydantic import TypeAdapter, ValidationError
+
+from job.data import image_files, pixels
+from job.data.image_files import Unreadable
+from job.errors import InputError
+from job.model import networks
+from job.report.files import LABELS, MODEL
+from job.run.artefacts import verified_file
+from job.schema import Record
+from job.storage import ObjectStore
+from job.train import evaluation
+
+NUM_THREADS = 4
+
+Labelled = tuple[str, float] | str
+"""Label and probability of an image, or why there are none."""
+
+
+class Labeller:
+    """The model of a run and the names of its classes."""
+
+    def __init__(self, model_file: Path, class_names: Sequence[str]) -> None:
+        """Raises InputError unless the file, which is verified, can be loaded as a model of that many classes."""
+        network = networks.load_exported(model_file)
+        num_classes = max(2, network.output_shape[-1])
+        if len(class_names) != num_classes:
+            raise InputError(f"{LABELS} has {len(class_names)} names, and the model has {num_classes} classes")
+        self.class_names = class_names
+        self._forward = evaluation.forward_of(network)
+        self.image_size = int(network.input_shape[1])
+
+    @classmethod
+    def of_run(cls, store: ObjectStore, record: Record, folder: Path) -> "Labeller":
+        """That of a finished run; its files are verified before anything looks inside. Raises InputError."""
+        model_file = verified_file(store, record, MODEL, folder / "model.keras")
+        labels_file = verified_file(store, record, LABELS, folder / "labels.json")
+        try:
+            class_names = TypeAdapter(list[str]).validate_json(labels_file.read_bytes(), strict=True)
+        except ValidationError as error:
+            raise InputError(f"{LABELS} is not a list of names: {error.errors()[0]['msg']}") from error
+        return cls(model_file, class_names)
+
+    def label(self, batch: np.ndarray) -> list[tuple[str, float]]:
+        """Label and probability of each of uint8 [b, s, s, 3]."""
+        probabilities = evaluation.probabilities(self._forward(batch).numpy().astype(np.float64))
+        return [(self.class_names[row.argmax()], float(row.max())) for row in probabilities]
+
+    def label_files(
+        self, paths: Iterator[str | Unreadable], batch_size: int, folder: Path
+    ) -> Iterator[list[tuple[str, Labelled]]]:
+        """The answers in the order of the paths, a batch at a time; `folder` is for temporary files."""
+
+        def load(path: str | Unreadable) -> np.ndarray | str:
+            if isinstance(path, Unreadable):
+                return path.reason
+            try:
+                return pixels.decode_bytes(image_files.read(path, folder), self.image_size)
+            except ValueError as error:
+                return str(error)
+
+        with ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="decode") as executor:
+            while batch := list(itertools.islice(paths, batch_size)):
+                loaded = list(executor.map(load, batch))
+                decoded = [image for image in loaded if not isinstance(image, str)]
+                labels = iter(self.label(np.stack(decoded)) if decoded else ())
+                yield [
+                    (path if isinstance(path, str) else path.path, image if isinstance(image, str) else next(labels))
+                    for path, image in zip(batch, loaded, strict=True)
+                ]

@@ -1,0 +1,44 @@
+"""`python -m job`: one attempt at a run."""
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from job.cli.arguments import SettingsOptions
+from job.observe.log import Log
+from job.observe.progress import Progress
+
+
+class Stop(Protocol):
+    """The signals to stop: `on_signal` is called with the first one; from then on `check` raises Interrupted."""
+
+    on_signal: Callable[[str], None]
+
+    def check(self) -> None: ...
+
+
+class Options(SettingsOptions):
+    """Fine-tune a pre-trained image classifier: one run, safe to start any number of times."""
+
+
+def answer(options: Options, *, log: Log, progress: Progress, stop: Stop, environ: Mapping[str, str]) -> None:
+    """Make one attempt. Raises ThawError unless the result is committed."""
+    from job.cli.observers import StoreObserver, observing
+    from job.observe.context import Context
+    from job.run import holder, lease
+    from job.run.attempt import run_attempt
+    from job.storage import open_store
+
+    settings = options.settings
+    log.bind(run_id=settings.resolved_run_id())
+    with observing(settings, progress=progress, log=log, environ=environ) as (observer, metrics):
+        stop.on_signal = metrics.interrupted
+        run_attempt(
+            settings,
+            store=open_store(
+                settings.run_uri(),
+                observer=StoreObserver(metrics, observer),
+                timeout_seconds=lease.request_seconds(settings.lease_seconds),
+            ),
+            holder=holder.this_process(settings.job_uid, job_name=settings.job_name, node_name=settings.node_name),
+            context=Context(observer, progress, stop.check),
+        )
