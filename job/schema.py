@@ -161,10 +161,7 @@ class Attempt(_Part):
 
 
 class Lease(_Part):
-    """The run is held for `seconds` after the record was last written.
-
-    That was at `renewed` by the clock of the holder's host; clocks differ, so this is only shown.
-    """
+    """The run is held for `seconds` after the last write of the record; `renewed` is its time, only to be shown."""
 
     attempt: int
     holder: Holder

@@ -54,7 +54,7 @@ class StopAtStep(Recorder):
 
     def check_stop(self) -> None:
         if self._reached:
-            raise Interrupted("told to stop")
+            raise Interrupted("now")
 
 
 def never() -> None:

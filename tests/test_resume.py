@@ -49,13 +49,6 @@ def exit_codes(store: LocalStore) -> list[int | None]:
 # The resume cases
 
 
-def test_nothing_there_starts_at_the_beginning(undisturbed_run: Undisturbed) -> None:
-    """A new run restores nothing."""
-    _, recorder, _ = undisturbed_run
-    assert events.Restored not in recorder.kinds()
-    assert recorder.of(events.PhaseStarted)[0] == events.PhaseStarted("head", 0, 0, 1e-2)
-
-
 def test_another_fingerprint_is_refused(undisturbed_run: Undisturbed, small: Small) -> None:
     """The run is untouched."""
     store, _, _ = undisturbed_run
@@ -343,18 +336,6 @@ def test_a_store_that_cannot_prune_does_not_stop_the_run(
     RunRecord.open(store, Identity.of(settings)).take(HOLDER, lease_seconds=60)
     assert len(start(settings, BrokenStore(store, method)).of(events.Committed)) == 4
     ends_the_same(store)
-
-
-def test_divergence_is_never_committed(small: Small, store: LocalStore) -> None:
-    """The record keeps the last good state, or none."""
-    from job.run.checkpoint import load
-
-    with pytest.raises(TrainingDiverged):
-        start(small(fine_tune_learning_rate=10.0, fine_tune_epochs=60, checkpoint_every_seconds=0), store)
-    assert exit_codes(store) == [5]
-    for entry in record_of(store).checkpoints:
-        arrays = load(store, entry, scratch=store.root)
-        assert all(np.isfinite(array).all() for array in arrays.values())
 
 
 @pytest.mark.parametrize("part", ["validation", "test"])

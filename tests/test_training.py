@@ -165,12 +165,6 @@ def test_divergence_is_an_error_with_the_value_and_the_step(splits: Splits) -> N
         train(state, splits)
 
 
-@pytest.mark.parametrize(("logit", "label", "correct"), [(0.3, 1, True), (0.3, 0, False), (-0.3, 0, True)])
-def test_a_logit_is_judged_at_zero(logit: float, label: int, correct: bool) -> None:
-    """The threshold of a probability, 0.5, would be wrong for a logit."""
-    assert bool(predicted_classes(tf.constant([[logit]]))[0] == label) == correct
-
-
 @pytest.mark.slow
 def test_two_devices_train_as_one_does(prepared: Path) -> None:
     """The batch size is global: the gradient is the mean over the batch of both devices, partial ones included."""

@@ -18,12 +18,12 @@ from job.storage import ObjectStore, open_store
 SUFFIXES = frozenset(
     {".apng", ".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 )
-"""Of the formats that `pixels.decode` takes. In a folder, files of other names are passed over, but for these."""
+"""Of the formats that `pixels.decode` reads. Other files in a folder are passed over, but for those below."""
 
 OTHER_SUFFIXES = frozenset(
     {".arw", ".cr2", ".cr3", ".dng", ".heic", ".heif", ".hif", ".jp2", ".jxl", ".nef", ".orf", ".psd", ".raf", ".rw2"}
 )
-"""Of images that it does not take: each is named, so that none is left out in silence."""
+"""Of images that it does not read: each is reported, so that none is left out in silence."""
 
 MAX_IMAGE_BYTES = 1 << 28
 STANDARD_INPUT = "-"
@@ -46,8 +46,8 @@ def find(
     """The paths and URIs of image files in the order of `names`; those of a folder are sorted, at any depth.
 
     `-` stands for the paths on standard input, which is opened for it. A file that is named is taken whatever it is
-    called; what cannot be looked at is Unreadable. `passed_over` hears of links to folders, which are not followed:
-    they may lead back, or out. Raises InvalidSettings when an image comes on standard input, or a URI has no store,
+    called; what cannot be looked at is Unreadable. `passed_over` gets links to folders, which are not followed: they
+    may lead back, or out. Raises InvalidSettings when an image comes on standard input, or a URI has no store,
     StorageError when a bucket cannot be asked.
     """
     for name in names:
