@@ -344,6 +344,6 @@ def problem_of(error: Exception) -> str:
     text = str(error)
     if isinstance(error, ValidationError):
         problem = error.errors()[0]
-        text = ".".join([*map(str, problem["loc"]), ""]).removesuffix(".")
-        text = f"{text + ': ' if text else ''}{problem['msg'].removeprefix('Value error, ')}"
+        where = ".".join(map(str, problem["loc"]))
+        text = f"{where + ': ' if where else ''}{problem['msg'].removeprefix('Value error, ')}"
     return text.encode("unicode_escape").decode()[:300]

@@ -41,18 +41,6 @@ def places(operations: Sequence[str]) -> list[int]:
     return struck
 
 
-class StopAfter:
-    """Tells a run to stop at its n-th question."""
-
-    def __init__(self, questions: int) -> None:
-        self.left = questions
-
-    def __call__(self) -> None:
-        self.left -= 1
-        if self.left < 0:
-            raise Interrupted("now")
-
-
 class StopAtStep(Recorder):
     """Stops a run right after a step of a phase, counted from 0."""
 

@@ -26,7 +26,7 @@ from job.observe.progress import Progress
 from job.run.record import RECORD_NAME, Identity, RunRecord
 from job.storage import Digest, LocalStore
 from tests.conftest import Recorder
-from tests.runs import HOLDER, CrashOn, Small, StopAtStep, Undisturbed, places, record_of, result_of, start
+from tests.runs import HOLDER, CrashOn, Small, StopAtStep, Undisturbed, context, places, record_of, result_of, start
 from tests.stores import BrokenStore, Crash, CrashingStore
 
 Ends = Callable[[LocalStore], None]
@@ -212,6 +212,27 @@ def test_a_superseded_attempt_stops_and_the_winner_finishes(
         start(small(), store, observer=Rival())
     assert exit_codes(store) == [None, 0]
     ends_the_same(store)
+
+
+def test_a_lost_run_is_noticed_between_two_commits(
+    small: Small, store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the renewal of the lease, so that an epoch of hours is not trained for nothing."""
+    from job.run import lease
+
+    monkeypatch.setattr(lease, "RENEWALS_IN_A_LEASE", 200)
+    settings = small(batch_size=1)
+
+    class Rival(Recorder):
+        def step(self, done: events.StepDone, running_means: events.RunningMeans) -> None:
+            if done.step == 2:
+                lease.claim(store, Identity.of(settings), HOLDER, lease_seconds=60, context=context())
+            time.sleep(0.05)
+
+    rival = Rival()
+    with pytest.raises(Superseded, match="attempt 2 of test"):
+        start(settings, store, observer=rival)
+    assert events.EpochFinished not in rival.kinds()
 
 
 def in_export(store: LocalStore, act: Callable[[], Any]) -> Callable[[], None]:

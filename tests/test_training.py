@@ -165,6 +165,11 @@ def test_divergence_is_an_error_with_the_value_and_the_step(splits: Splits) -> N
         train(state, splits)
 
 
+def test_a_logit_is_judged_at_zero() -> None:
+    """The threshold of a probability, 0.5, would be wrong for a logit."""
+    assert predicted_classes(tf.constant([[0.3], [-0.3]])).numpy().tolist() == [1, 0]
+
+
 @pytest.mark.slow
 def test_two_devices_train_as_one_does(prepared: Path) -> None:
     """The batch size is global: the gradient is the mean over the batch of both devices, partial ones included."""
