@@ -28,15 +28,15 @@ if TYPE_CHECKING:
 
 RESUME = "start the same run again to carry on"
 GRACE_USED = 0.9
-"""Of the grace period: what is left is for leaving, before the process is killed."""
+"""Of the grace period; the rest is for leaving before the process is killed."""
 REPORTING_SECONDS = 0.5
 
 
 class StopSignal:
-    """SIGTERM and SIGINT, for which the run looks often, with `check`.
+    """SIGTERM and SIGINT; the run checks now and then whether one has come.
 
-    `on_signal` is called with the name of the first one, on another thread. `on_leaving` is called with the reason,
-    right before the process ends without waiting for the run.
+    `on_signal` gets its name, on another thread. `on_leaving` gets the reason right before the process is ended from
+    here, because the run did not stop by itself.
     """
 
     def __init__(self) -> None:
@@ -74,7 +74,7 @@ class StopSignal:
             reason = f"{self.grace_seconds:g} s after {self._received}"
         reason = f"leaving at once, on {reason}; the last commit stands"
         try:
-            # On a thread of its own: a full pipe or a hung volume must not keep the process.
+            # On another thread: a full pipe or a hung volume must not keep the process.
             reporting = threading.Thread(target=self._report, args=(reason,), daemon=True)
             reporting.start()
             reporting.join(REPORTING_SECONDS)
@@ -87,7 +87,7 @@ class StopSignal:
 
 
 class Ending:
-    """How the process ends, for the log and, unless it only answers a question, for Kubernetes' termination message."""
+    """Reports how the process ends: in the log and, for a run, in Kubernetes' termination message."""
 
     def __init__(self, *, writes_message: bool = False, path: str | None = None) -> None:
         self.progress = Progress()
@@ -113,7 +113,7 @@ class Ending:
         return failure.exit_code
 
     def note(self, exit_code: int, reason: str, hint: str = "") -> None:
-        """Write the termination message; that this cannot be done is no reason to end otherwise."""
+        """Write the termination message; a failure is only a warning."""
         if not self._writes_message:
             return
         data = termination.message(exit_code=exit_code, reason=reason, hint=hint, progress=self.progress)

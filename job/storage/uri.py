@@ -34,7 +34,7 @@ def checked_store(uri: str) -> str:
     scheme, separator, _ = uri.partition("://")
     if separator and scheme != "file":
         raise ValueError(f"{scheme}:// is not a store: expected {PLACES}")
-    if separator and not _without_query(uri).startswith(f"{_FOLDER}/"):
+    if separator and not _without_query(uri).rstrip("/").startswith(f"{_FOLDER}/"):
         raise ValueError("expected an absolute path: file:///dir")
     local_folder(uri)
     return uri.rstrip("/") or "/"
