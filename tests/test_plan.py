@@ -1,10 +1,12 @@
 """What a start would do, shown without starting; the exit code is that of the start."""
 
+import dataclasses
 import json
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,11 @@ from job.errors import ExitCode, Interrupted
 from job.observe.events import Restored
 from job.run.holder import this_process
 from job.run.lease import claim
-from job.run.record import RECORD_NAME, Identity
-from job.schema import Holder
+from job.run.record import RECORD_NAME, Identity, encoded, new_record
+from job.schema import Attempt, Holder
 from job.settings import machine
 from job.settings.settings import Settings
-from job.storage import LocalStore, probe
+from job.storage import MISSING, LocalStore, open_store, probe
 from tests.conftest import REPOSITORY
 from tests.gcs_server import BUCKET, GcsServer
 from tests.runs import StopAtStep, Undisturbed, context, record_of, start
@@ -59,6 +61,16 @@ def test_a_new_run_would_start_and_nothing_is_left(ask: Ask, small: Small, tmp_p
     (data,) = [check for check in answer["checks"] if check["name"] == "data"]
     assert data["facts"]["examples"] == {"train": 40, "validation": 16, "test": 24}
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_record_in_which_nothing_trains_is_planned_by_the_settings(ask: Ask, small: Small) -> None:
+    """Only others write one: with the fingerprint of these settings, and the epochs of none."""
+    settings = small(head_epochs=0)
+    values = {**settings.result_settings(), "FINE_TUNE_EPOCHS": 0}
+    ended = Attempt(number=1, holder="other", start=datetime.now(UTC), end=datetime.now(UTC), exit_code=4)
+    record = new_record(dataclasses.replace(Identity.of(settings), settings=values), attempts=(ended,))
+    open_store(settings.run_uri()).write(RECORD_NAME, encoded(record), if_generation=MISSING)
+    assert ask(settings)["next"]["text"] == "start attempt 2 with the first step of fine_tune"
 
 
 def test_a_stopped_run_would_carry_on_where_it_stopped(ask: Ask, small: Small, tmp_path: Path) -> None:

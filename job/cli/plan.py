@@ -73,7 +73,7 @@ def what_next(settings: Settings, store: ObjectStore) -> tuple[Next, Record | No
     except ThawError as error:
         action: Literal["unknown", "refused"] = "unknown" if isinstance(error, StorageError) else "refused"
         return Next(action, error.message, error.hint, int(error.exit_code)), None
-    return (_of_held(record, hold) if hold.seconds > 0 else _of_open(record)), record
+    return (_of_held(record, hold) if hold.seconds > 0 else _of_open(record, settings)), record
 
 
 def _of_held(record: Record, hold: Hold) -> Next:
@@ -95,12 +95,12 @@ def _of_done(record: Record, settings: Settings) -> Next:
     return Next("nothing", f"{text}; {missed.message}", missed.hint, int(missed.exit_code))
 
 
-def _of_open(record: Record) -> Next:
-    number, phases = len(record.attempts) + 1, standing.phases(record)
+def _of_open(record: Record, settings: Settings) -> Next:
+    number = len(record.attempts) + 1
     entry = standing.newest_checkpoint(record)
     if entry is None:
-        return Next("start", f"start attempt {number} with the first step of {phases[0].name}")
-    (phase,) = (phase for phase in phases if phase.name == entry.phase)
+        return Next("start", f"start attempt {number} with the first step of {settings.phases()[0].name}")
+    (phase,) = (phase for phase in standing.phases(record) if phase.name == entry.phase)
     text = f"carry on with attempt {number} at {entry.phase} step {entry.step}"
     if phase.num_steps is not None:
         text += f" of {phase.num_steps}"
