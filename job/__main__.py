@@ -14,7 +14,6 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from job import cli
@@ -118,7 +117,7 @@ class Ending:
         if not self._writes_message:
             return
         data = termination.message(exit_code=exit_code, reason=reason, hint=hint, progress=self.progress)
-        problem = termination.write(Path(self.path).expanduser() if self.path else None, data)
+        problem = termination.write(self.path, data)
         if problem is not None:
             print(f"warning: no termination message: {redacted_value(problem)}", file=sys.stderr)
 

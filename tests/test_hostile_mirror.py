@@ -12,25 +12,17 @@ from hypothesis import strategies as st
 
 from job.cli import checks
 from job.data import mirror, prepared
-from job.data.mirror import Fetching
 from job.data.tfds_source import find_builder
 from job.errors import InputError, WeightsUnusable
 from job.observe import events
 from job.settings.settings import Settings
 from job.storage import open_store
 from tests.classifiers import build
-from tests.conftest import Recorder
 from tests.gcs_server import BUCKET, GcsServer
-from tests.test_mirror import send
+from tests.test_mirror import contents, fetching, send
 
 DATA = f"gs://{BUCKET}/m"
 FILES = ("dataset_info.json", "features.json", "label.labels.txt", "LICENSE", "set-train.tfrecord-00000-of-00001")
-
-
-def fetching(place: Path) -> Fetching:
-    scratch = place / "scratch"
-    scratch.mkdir(parents=True, exist_ok=True)
-    return Fetching(place / "cache", scratch=scratch, observer=Recorder(), check_stop=lambda: None)
 
 
 @pytest.fixture
@@ -41,14 +33,10 @@ def bucket(gcs: GcsServer) -> GcsServer:
     return gcs
 
 
-def files_under(folder: Path) -> set[str]:
-    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
-
-
 def test_what_a_data_set_needs_is_fetched(bucket: GcsServer, tmp_path: Path) -> None:
     """Also beside the empty objects that a console shows as folders."""
     bucket.put("m/set/1.0.0/", b"", None)
-    assert files_under(fetching(tmp_path).dataset(DATA, "set")) == {f"set/1.0.0/{name}" for name in FILES}
+    assert set(contents(fetching(tmp_path)[0].dataset(DATA, "set"))) == {f"set/1.0.0/{name}" for name in FILES}
 
 
 @pytest.mark.parametrize(
@@ -66,9 +54,9 @@ def test_one_name_of_no_file_of_a_data_set_refuses_the_whole_mirror(
     bucket.put(f"m/{name}", b"{}", None)
     bucket.requests.clear()
     with pytest.raises(InputError) as caught:
-        fetching(tmp_path).dataset(DATA, "set")
+        fetching(tmp_path)[0].dataset(DATA, "set")
     assert repr(name.removesuffix("/"))[1:-1] in caught.value.message
-    assert files_under(tmp_path) == set()
+    assert contents(tmp_path) == {}
     assert [operation for operation, _ in bucket.requests if operation == "read"] == []
 
 
@@ -82,12 +70,12 @@ def test_a_file_that_the_manifest_does_not_name_refuses_the_whole_mirror(gcs: Gc
     send(open_store(DATA), {name: path for name, path in files.items() if name != cut_short})
     gcs.put(f"m/{cut_short}", b"half sent", None)
     with pytest.raises(InputError, match=f"{cut_short} is not in the manifest") as caught:
-        fetching(tmp_path).dataset(DATA, "set")
+        fetching(tmp_path)[0].dataset(DATA, "set")
     assert "python -m job mirror" in caught.value.hint
-    assert not (tmp_path / "cache").exists()
+    assert contents(tmp_path / "cache") == {}
     observer = send(open_store(DATA), files)
     assert observer.of(events.Mirrored)[-1].file == "set/1.0.0/dataset_info.json"
-    assert (fetching(tmp_path).dataset(DATA, "set") / cut_short).read_bytes() == b"{}"
+    assert (fetching(tmp_path)[0].dataset(DATA, "set") / cut_short).read_bytes() == b"{}"
 
 
 def test_weights_that_the_manifest_does_not_name_are_refused(gcs: GcsServer, tmp_path: Path) -> None:
@@ -95,7 +83,7 @@ def test_weights_that_the_manifest_does_not_name_are_refused(gcs: GcsServer, tmp
     mirror.probe(open_store(f"{DATA}/weights"))
     gcs.put("m/weights/x.h5", b"", None)
     with pytest.raises(InputError, match=r"x\.h5 is not in the manifest"):
-        fetching(tmp_path).weights(f"{DATA}/weights/x.h5")
+        fetching(tmp_path)[0].weights(f"{DATA}/weights/x.h5")
 
 
 LISTED = {"size": 1, "sha256": "0" * 64}
@@ -110,7 +98,7 @@ def test_a_manifest_that_is_none_is_refused(bucket: GcsServer, tmp_path: Path, c
     """Also for the name of a file that is not wanted."""
     bucket.put(f"m/{mirror.MANIFEST}", content, None)
     with pytest.raises(InputError, match=rf"{DATA}/{mirror.MANIFEST} is not the manifest .*{reason}") as caught:
-        fetching(tmp_path).dataset(DATA, "set")
+        fetching(tmp_path)[0].dataset(DATA, "set")
     assert "delete it" in caught.value.hint
 
 
@@ -127,8 +115,8 @@ def test_nothing_is_written_outside_of_the_cache_folder(gcs: GcsServer, tmp_path
         gcs.put(f"m/{name}", b"{}", None)
     # InputError of a name, DataUnavailable of none that is wanted: never that a disk or the store is at fault.
     with contextlib.suppress(InputError):
-        fetching(tmp_path / "in" / "a" / "folder").dataset(DATA, "set")
-    assert all(name.startswith("in/a/folder/cache/") for name in files_under(tmp_path))
+        fetching(tmp_path / "in" / "a" / "folder")[0].dataset(DATA, "set")
+    assert all(name.startswith("in/a/folder/cache/") for name in contents(tmp_path))
 
 
 # What TFDS would open

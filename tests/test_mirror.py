@@ -307,7 +307,7 @@ sys.exit(99 if "tensorflow" in sys.modules else code)
         (["--to", "gs://"], None, "--to='gs://': expected gs://bucket/prefix"),
         (["--to", "s3://bucket/m"], None, "s3:// is not a store"),
         (["--to", "/proc/mirror"], None, "/proc/mirror"),
-        ([], None, "--to gs://bucket/prefix"),
+        ([], None, "--to: is missing (where to: gs://bucket/prefix"),
     ],
 )
 def test_a_place_that_cannot_be_filled_is_refused_before_anything_is_prepared(

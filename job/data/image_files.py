@@ -170,18 +170,10 @@ def _listed(file: BufferedReader) -> Iterator[str]:
             "predict: - reads paths from standard input, one a line, and an image came",
             hint="name the image's file; /dev/stdin is the name of what comes through a pipe",
         )
-    if b"\0" in begin:
-        yield from _ended_by_zero(file)
-        return
-    for line in file:
-        if path := line.rstrip(b"\r\n"):
-            yield os.fsdecode(path)
-
-
-def _ended_by_zero(file: BufferedReader) -> Iterator[str]:
+    end, ignored = (b"\0", b"") if b"\0" in begin else (b"\n", b"\r")
     rest = b""
     while piece := file.read1(_PIECE_BYTES):
-        *paths, rest = (rest + piece).split(b"\0")
-        yield from map(os.fsdecode, paths)
-    if rest:
-        yield os.fsdecode(rest)
+        *paths, rest = (rest + piece).split(end)
+        yield from (os.fsdecode(path) for path in (path.rstrip(ignored) for path in paths) if path)
+    if path := rest.rstrip(ignored):
+        yield os.fsdecode(path)
