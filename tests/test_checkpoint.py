@@ -151,15 +151,16 @@ def test_a_checkpoint_of_the_same_step_is_not_uploaded_twice(store: MemoryStore,
 def test_a_commit_that_fails_leaves_the_last_one_and_can_be_tried_again(
     store: MemoryStore, tmp_path: Path, method: str
 ) -> None:
-    """Before the record is swapped nothing has happened for a reader; the second try has a name of its own."""
+    """Before the record is swapped nothing has happened for a reader, and nothing that it names is pruned."""
     broken = BrokenStore(store, "none")
-    run = Run(broken, tmp_path)
-    run.commit(1)
+    run = Run(broken, tmp_path, keep=1)
+    kept = run.commit(1)
     record = store.read(RECORD_NAME)
     broken.method = method
     with pytest.raises(StorageError, match="unavailable"):
         run.commit(2)
     assert store.read(RECORD_NAME) == record
+    assert kept in store.list(CHECKPOINTS)
     broken.method = "none"
     run.commit(2)
     assert Run(store, tmp_path).restore() == (2, [])
