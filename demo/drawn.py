@@ -1,6 +1,6 @@
 """The built-in data set of the demo: cats and dogs drawn by program, served by TFDS like any real data set.
 
-It must not read the network or any file, and nothing but the shape of an animal may tell its class.
+It must not read the network or any file, and nothing but the shape of an animal may show its class.
 """
 
 import io
@@ -20,7 +20,7 @@ Point = tuple[float, float]
 Points = NDArray[np.float64]
 Color = tuple[int, int, int]
 
-# Examples depend on this and their index alone; whoever changes a drawing raises VERSION.
+# Examples depend on this and their index alone; a change of a drawing needs a new VERSION.
 _SEED = 20_240_613
 # Drawn this many times larger and reduced at the end, because ImageDraw does not smooth edges.
 _SUPERSAMPLING = 2

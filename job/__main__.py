@@ -1,4 +1,4 @@
-"""The door: environment -> Settings -> one command -> exit code; signals; nothing else.
+"""The entry point: environment -> Settings -> one command -> exit code; signals; nothing else.
 
 The handler for SIGTERM and SIGINT is installed before anything slow is imported: as process 1 of a container a
 signal without a handler is lost. The first signal asks the run to commit and leave; a second one, or the end of the
@@ -14,7 +14,6 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from job import cli
@@ -29,15 +28,15 @@ if TYPE_CHECKING:
 
 RESUME = "start the same run again to carry on"
 GRACE_USED = 0.9
-"""Of the grace period: what is left is for leaving, before whoever gave it kills the process."""
-TELLING_SECONDS = 0.5
+"""Of the grace period; the rest is for leaving before the process is killed."""
+REPORTING_SECONDS = 0.5
 
 
 class StopSignal:
-    """SIGTERM and SIGINT, as a question that the run asks now and then.
+    """SIGTERM and SIGINT; the run checks now and then whether one has come.
 
-    `on_signal` is told its name, on a thread of its own. `on_leaving` is told why, right before the process is ended
-    without the run's own doing.
+    `on_signal` gets its name, on another thread. `on_leaving` gets the reason right before the process is ended from
+    here, because the run did not stop by itself.
     """
 
     def __init__(self) -> None:
@@ -75,20 +74,20 @@ class StopSignal:
             reason = f"{self.grace_seconds:g} s after {self._received}"
         reason = f"leaving at once, on {reason}; the last commit stands"
         try:
-            # On a thread of its own: a full pipe or a hung volume must not keep the process.
-            telling = threading.Thread(target=self._tell, args=(reason,), daemon=True)
-            telling.start()
-            telling.join(TELLING_SECONDS)
+            # On another thread: a full pipe or a hung volume must not keep the process.
+            reporting = threading.Thread(target=self._report, args=(reason,), daemon=True)
+            reporting.start()
+            reporting.join(REPORTING_SECONDS)
         finally:
             os._exit(ExitCode.INTERRUPTED)
 
-    def _tell(self, reason: str) -> None:
+    def _report(self, reason: str) -> None:
         self.on_leaving(reason)
         os.write(2, f"{reason}\n".encode())
 
 
 class Ending:
-    """How the process ends, for the log and, unless it only answers a question, for Kubernetes' termination message."""
+    """Reports how the process ends: in the log and, for a run, in Kubernetes' termination message."""
 
     def __init__(self, *, writes_message: bool = False, path: str | None = None) -> None:
         self.progress = Progress()
@@ -114,11 +113,11 @@ class Ending:
         return failure.exit_code
 
     def note(self, exit_code: int, reason: str, hint: str = "") -> None:
-        """Write the termination message; that this cannot be done is no reason to end otherwise."""
+        """Write the termination message; a failure is only a warning."""
         if not self._writes_message:
             return
         data = termination.message(exit_code=exit_code, reason=reason, hint=hint, progress=self.progress)
-        problem = termination.write(Path(self.path).expanduser() if self.path else None, data)
+        problem = termination.write(self.path, data)
         if problem is not None:
             print(f"warning: no termination message: {redacted_value(problem)}", file=sys.stderr)
 

@@ -1,4 +1,4 @@
-"""Names from outside -> paths inside a folder, or an error.
+"""Names from outside -> paths inside a folder, or an error; and `~` -> a home folder, or an error.
 
 Every name that somebody else chose (an object in a listing, an entry of a manifest or of `run.json`, a data set, a
 member of an archive) passes through here before it becomes part of a path. `checked_name` judges the text alone;
@@ -24,6 +24,14 @@ def checked_name(name: str) -> str:
         if part in ("", ".", ".."):
             raise UnsafeName(f"{name!r} is not a safe name: it has the part {part!r}")
     return name
+
+
+def expanded(path: str | Path) -> Path:
+    """The path with the home folder in place of `~`. Raises ValueError when that is not known."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ValueError(f"the home folder {Path(path).parts[0]} is not known") from None
 
 
 def inside(folder: Path, name: str) -> Path:

@@ -161,10 +161,7 @@ class Attempt(_Part):
 
 
 class Lease(_Part):
-    """The run is held for `seconds` after the record was last written.
-
-    That was at `renewed` by the clock of the holder's host; clocks differ, so this is only shown.
-    """
+    """The run is held for `seconds` after the last write of the record; `renewed` is its time, only to be shown."""
 
     attempt: int
     holder: Holder
@@ -347,6 +344,6 @@ def problem_of(error: Exception) -> str:
     text = str(error)
     if isinstance(error, ValidationError):
         problem = error.errors()[0]
-        text = ".".join([*map(str, problem["loc"]), ""]).removesuffix(".")
-        text = f"{text + ': ' if text else ''}{problem['msg'].removeprefix('Value error, ')}"
+        where = ".".join(map(str, problem["loc"]))
+        text = f"{where + ': ' if where else ''}{problem['msg'].removeprefix('Value error, ')}"
     return text.encode("unicode_escape").decode()[:300]

@@ -41,18 +41,6 @@ def places(operations: Sequence[str]) -> list[int]:
     return struck
 
 
-class StopAfter:
-    """Tells a run to stop at its n-th question."""
-
-    def __init__(self, questions: int) -> None:
-        self.left = questions
-
-    def __call__(self) -> None:
-        self.left -= 1
-        if self.left < 0:
-            raise Interrupted("told to stop")
-
-
 class StopAtStep(Recorder):
     """Stops a run right after a step of a phase, counted from 0."""
 
@@ -66,7 +54,7 @@ class StopAtStep(Recorder):
 
     def check_stop(self) -> None:
         if self._reached:
-            raise Interrupted("told to stop")
+            raise Interrupted("now")
 
 
 def never() -> None:

@@ -40,6 +40,8 @@ def test_a_question_is_about_the_run_that_the_environment_or_a_file_describes(tm
     assert read("status", THAW_STORAGE_URI="gs://bucket/runs", THAW_RUN_ID="a").run == "gs://bucket/runs/a"
     assert read(f"status --env-file {tmp_path}/a.env", THAW_STORAGE_URI="gs://bucket/runs").run == "gs://bucket/runs/b"
     assert read(f"list --env-file {tmp_path}/a.env").storage_uri == "/runs"
+    (tmp_path / "b.env").write_text("THAW_RUN_ID=c\n")
+    assert read(f"status --env-file {tmp_path}/a.env --env-file={tmp_path}/b.env").run == "/runs/c"
     assert read("status --run r", THAW_SEED="many").run == "r"
 
 
@@ -70,6 +72,12 @@ def test_flags_win_over_the_environment_which_wins_over_a_file(tmp_path: Path) -
         ("predict --run r --batch-size 0 a", "--batch-size='0': must be greater than or equal to 1"),
         ("predict --run r --batch-size many a", "--batch-size='many': must be a whole number"),
         ("mirror --dataset cifar10", "--to: is missing"),
+        ("mirror --to=", "1 problem with the settings; nothing was started.\n  --to='': is empty"),
+        ("status -x", "-x: no such flag"),
+        ("verify --run r --cache-dir ~no-such-user/x", "the home folder ~no-such-user is not known"),
+        ("list ~no-such-user/runs", "the home folder ~no-such-user is not known"),
+        ("plan --weights ~no-such-user/a.h5", "the home folder ~no-such-user is not known"),
+        ("status --env-file ~no-such-user/a.env", "the home folder ~no-such-user is not known"),
         ("plan --batch 8", "--batch: no such flag"),
         ("plan --batch-size 0 --seed 1.5", "2 problems with the settings"),
         ("completion fish", "must be 'bash' or 'zsh'"),
@@ -82,6 +90,14 @@ def test_a_mistake_is_reported_with_what_was_probably_meant(words: str, expected
     assert expected in caught.value.message
     assert "hunter2" not in caught.value.message
     assert caught.value.hint
+
+
+def test_a_question_says_where_the_settings_are_listed() -> None:
+    """When one of them is wrong: the help of the question does not list them."""
+    with pytest.raises(InvalidSettings) as caught:
+        read("status", THAW_SEDE="1")
+    assert caught.value.message == "status: THAW_SEDE: no such setting; did you mean THAW_SEED?"
+    assert caught.value.hint == "python -m job --help lists every setting with its unit and default"
 
 
 def make_nothing(path: Path) -> None:
@@ -105,7 +121,8 @@ def content(data: bytes) -> Callable[[Path], Any]:
         (content(b"\n\n# hunter2\nhunter2\n"), ":4: is not a line of the form KEY=value"),
         (content(b"https://u:hunter2@h?a=hunter2"), ":1: is not a line of the form KEY=value"),
         (content(b"\nTHAW_SEDE=hunter2"), ":2: THAW_SEDE: no such setting; did you mean THAW_SEED?"),
-        (content(b"PATH=hunter2"), ":1: PATH: no such setting"),
+        (content(b"PATH=hunter2"), ":1: no such setting: its name does not begin with THAW_"),
+        (content(b"hunter2=="), ":1: no such setting"),
         (content(b"THAW_CACHE="), ":1: THAW_CACHE='': is empty"),
         (content(b"THAW_SEED=${HOME}"), ":1: THAW_SEED='${HOME}': must be a whole number"),
     ],

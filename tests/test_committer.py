@@ -1,8 +1,11 @@
 """Commits in the background: one at a time, the newest next, and no result lost."""
 
+import contextlib
+import gc
 import os
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -90,6 +93,21 @@ def test_what_must_end_the_run_is_raised_at_the_next_report(recorder: Recorder, 
         submit(commits, 1)
         with pytest.raises(type(error)):
             commits.flush()
+
+
+@pytest.mark.parametrize("error", [None, StorageError("no")])
+def test_a_result_does_not_keep_the_state(recorder: Recorder, error: StorageError | None) -> None:
+    """Nor does an error until the next success: a store that is away must not cost memory."""
+    slow, array = Slow(allowed=1), np.array(1)
+    slow.error, state = error, weakref.ref(array)
+    with committer(slow, recorder) as commits:
+        arrays = [{"w": array}]
+        del array
+        commits.submit(arrays.pop, phase="head", step=1, reason="interval")
+        with contextlib.suppress(StorageError):
+            commits.flush()
+        gc.collect()
+        assert state() is None
 
 
 def test_leaving_waits_for_the_commit_under_way_and_drops_the_next(recorder: Recorder) -> None:

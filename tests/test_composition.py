@@ -1,4 +1,4 @@
-"""What the splits are made of: what means nothing is refused, what is doubtful is told, what differs is named."""
+"""What the splits are made of: what means nothing is refused, what is doubtful is a warning, what differs is named."""
 
 from typing import Any
 
@@ -31,20 +31,15 @@ def of(
 BALANCED = [0, 1] * 10
 
 
-def test_classes_are_counted_in_each_split() -> None:
-    """By name, with those that have none."""
-    found = of([0, 0, 1], [1, 0], [0, 1, 1, 1])
-    assert found.as_json() == {
+def test_classes_are_counted_in_each_split_and_many_are_summed_up() -> None:
+    """By name, with those that have none; a line of the log stays short."""
+    few = of([0, 0, 1], [1, 0], [0, 1, 1, 1])
+    assert few.as_json() == {
         "train": {"disc": 2, "bar": 1}, "validation": {"disc": 1, "bar": 1}, "test": {"disc": 1, "bar": 3}
     }  # fmt: skip
-    assert found.summary() == found.as_json()
-
-
-def test_many_classes_are_summed_up() -> None:
-    """A line of the log stays short."""
-    classes = tuple(f"class {number}" for number in range(1000))
-    summary = of([0, 0, 1, 999], BALANCED, BALANCED, classes=classes).summary()
-    assert summary["train"] == {"num_classes": 3, "fewest": 0, "most": 2}
+    assert few.summary() == few.as_json()
+    many = of([0, 0, 1, 999], BALANCED, BALANCED, classes=tuple(f"class {number}" for number in range(1000)))
+    assert many.summary()["train"] == {"num_classes": 3, "fewest": 0, "most": 2}
 
 
 @pytest.mark.parametrize(
@@ -57,7 +52,7 @@ def test_many_classes_are_summed_up() -> None:
     ],
 )
 def test_a_split_without_a_class_that_counts_is_refused(labels: tuple[list[int], ...], expected: str) -> None:
-    """As data that is sorted by class has them; the counts are told."""
+    """As data that is sorted by class has them; the counts are in the message."""
     with pytest.raises(InputError) as caught:
         of(*labels).check()
     assert expected in caught.value.message
@@ -89,7 +84,7 @@ THREE = (*CLASSES, "never")
     ],
     ids=["in no split", "not in validation", "rare", "duplicates"],
 )  # fmt: skip
-def test_what_is_doubtful_is_told(found: Composition, expected: events.Event) -> None:
+def test_what_is_doubtful_is_a_warning(found: Composition, expected: events.Event) -> None:
     """One warning of a kind, and no error."""
     found.check()
     assert list(found.findings()) == [expected]

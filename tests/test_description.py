@@ -1,4 +1,4 @@
-"""What a data set's description says of it: a start and a plan are told the same, before an example is read."""
+"""What a data set's description says of it: a start and a plan find the same, before an example is read."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from job.cli import checks
-from job.data.description import judge, supervision
+from job.data.description import judge
 from job.data.splits import load_splits
 from job.data.tfds_source import find_builder
 from job.errors import InputError, ThawError
@@ -26,13 +26,6 @@ def kinds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, kind in (shapes.USABLE | shapes.UNUSABLE).items():
         shapes.prepare(folder, name, **kind)
     return folder
-
-
-@pytest.mark.parametrize("name", list(shapes.USABLE))
-def test_an_image_and_a_class_label_are_found_whatever_the_supervised_keys_say(kinds: Path, name: str) -> None:
-    """Absent, reversed, weighted, or choosing among several."""
-    found = supervision(find_builder(name, str(kinds))[0])
-    assert (found.image_key, found.label_key, found.class_names) == ("image", "label", ("disc", "bar"))
 
 
 @pytest.mark.parametrize(
@@ -56,7 +49,7 @@ def test_what_is_in_the_way_is_named_by_key_and_kind(kinds: Path, name: str, exp
     assert caught.value.hint
 
 
-def told_by(ask: Callable[[], Any]) -> tuple[int, str]:
+def found_by(ask: Callable[[], Any]) -> tuple[int, str]:
     """Exit code and message; 0 when there is no error."""
     try:
         ask()
@@ -65,7 +58,7 @@ def told_by(ask: Callable[[], Any]) -> tuple[int, str]:
     return 0, ""
 
 
-def told_by_both(folder: str, cache_dir: Path, **changes: str) -> list[tuple[int, str]]:
+def both_found(folder: str, cache_dir: Path, **changes: str) -> list[tuple[int, str]]:
     """What a plan and the data stage of a start end with."""
     values = {"dataset": "no_keys", "train_split": SPLITS[0], "validation_split": SPLITS[1], "test_split": SPLITS[2]}
     settings = Settings(**(values | {"data_dir": folder} | changes))
@@ -73,13 +66,13 @@ def told_by_both(folder: str, cache_dir: Path, **changes: str) -> list[tuple[int
         folder, dataset=settings.dataset, cache=settings.cache, cache_dir=cache_dir,
         specs=(settings.train_split, settings.validation_split, settings.test_split),
     )  # fmt: skip
-    return [told_by(lambda: checks.data(settings)), told_by(lambda: load_splits(request, check_stop=never).close())]
+    return [found_by(lambda: checks.data(settings)), found_by(lambda: load_splits(request, check_stop=never).close())]
 
 
 @pytest.mark.parametrize("name", [*shapes.USABLE, *shapes.UNUSABLE])
 def test_a_plan_and_a_start_say_the_same_of_every_kind(kinds: Path, tmp_path: Path, name: str) -> None:
     """Word for word, with the same exit code."""
-    plan, start = told_by_both(str(kinds), tmp_path, dataset=name)
+    plan, start = both_found(str(kinds), tmp_path, dataset=name)
     assert plan == start
     assert plan[0] == (0 if name in shapes.USABLE else 4)
 
@@ -89,7 +82,9 @@ def test_a_plan_and_a_start_say_the_same_of_every_kind(kinds: Path, tmp_path: Pa
     [
         ({"dataset": "no_keys:2.0.0"}, 4, "prepared there: no_keys/1.0.0"),
         ({"dataset": "no_such_kind"}, 4, "there is no data set 'no_such_kind'"),
-        ({"test_split": "train[40%:]"}, 2, "overlaps THAW_VALIDATION_SPLIT"),
+        ({"test_split": "train[40%:]"}, 2, "overlaps THAW_VALIDATION_SPLIT='train[4:6]': the three splits must be"),
+        ({"test_split": "nope"}, 2, "THAW_TEST_SPLIT='nope': "),
+        ({"test_split": "train[6:8]+train[7:]"}, 2, "names some examples twice; no_keys/1.0.0 has train (10)"),
         ({"test_split": "train[-3:]"}, 0, ""),
         ({"test_split": "train[90%:93%]"}, 2, "has no examples"),
     ],
@@ -98,7 +93,7 @@ def test_a_plan_and_a_start_say_the_same_of_versions_and_splits(
     kinds: Path, tmp_path: Path, changes: dict[str, str], code: int, expected: str
 ) -> None:
     """What only the size of the data shows included."""
-    plan, start = told_by_both(str(kinds), tmp_path, **changes)
+    plan, start = both_found(str(kinds), tmp_path, **changes)
     assert plan == start
     assert plan[0] == code
     assert expected in plan[1]
@@ -108,7 +103,7 @@ def test_a_plan_and_a_start_say_the_same_of_a_missing_file(tmp_path: Path) -> No
     """By the name of the file."""
     shapes.prepare(tmp_path, "no_keys", **shapes.USABLE["no_keys"])
     next(tmp_path.glob("no_keys/1.0.0/*.tfrecord*")).unlink()
-    plan, start = told_by_both(str(tmp_path), tmp_path)
+    plan, start = both_found(str(tmp_path), tmp_path)
     assert plan == start
     assert plan[0] == 4
     assert "no_keys-train.tfrecord-00000-of-00001" in plan[1]
@@ -122,7 +117,7 @@ def test_a_mirror_is_judged_by_its_description_alone(kinds: Path, gcs: GcsServer
             gcs.put(f"mirror/{path.relative_to(kinds).as_posix()}", path.read_bytes(), None)
     values = {"dataset": name, "train_split": SPLITS[0], "validation_split": SPLITS[1], "test_split": SPLITS[2]}
     mirror, local = (
-        told_by(lambda place=place: checks.data(Settings(**values, data_dir=place)))
+        found_by(lambda place=place: checks.data(Settings(**values, data_dir=place)))
         for place in (f"gs://{BUCKET}/mirror", str(kinds))
     )
     assert mirror == local

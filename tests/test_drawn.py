@@ -1,4 +1,4 @@
-"""The built-in data set: deterministic, balanced, not told by color, and a TFDS data set like any other."""
+"""The built-in data set: the same for ever, balanced, of the same colors, and a TFDS data set like any other."""
 
 import socket
 from pathlib import Path
@@ -11,20 +11,13 @@ import tensorflow_datasets as tfds
 from demo import drawn
 
 
-def test_example_is_a_pure_function_of_its_index() -> None:
-    """The order in which examples are drawn, and what was drawn before, change nothing."""
-    indices = (0, 1, 777, 1999)
-    forward = {index: drawn.encode_example(index) for index in indices}
-    backward = {index: drawn.encode_example(index) for index in reversed(indices)}
-    assert forward == backward
-    assert len(set(forward.values())) == len(indices)
-
-
-def test_drawings_are_of_varying_sizes_within_bounds() -> None:
-    """Sides are 96 to 160 pixels, and the drawings are not all square."""
-    sizes = {drawn.draw_example(index).size for index in range(40)}
-    assert all(96 <= side <= 160 for size in sizes for side in size)
-    assert len({width / height for width, height in sizes}) > 20
+def test_drawings_never_change() -> None:
+    """Whatever was drawn before; another drawing needs another VERSION. Sides are 96 to 160 pixels."""
+    images = [drawn.draw_example(index) for index in (1999, *range(40), 1999)]
+    assert images[0] == images[-1]
+    assert all(96 <= side <= 160 for image in images for side in image.size)
+    assert drawn.DrawnCatsVsDogs.VERSION == "1.0.0"
+    assert [np.asarray(image).mean() for image in images[:3]] == pytest.approx([125.182, 112.762, 122.858], abs=0.02)
 
 
 def test_classes_are_balanced_in_any_tenth_of_the_split() -> None:

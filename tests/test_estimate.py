@@ -85,3 +85,12 @@ def test_an_attempt_and_its_record_give_the_same_time() -> None:
     expected = 10 * 0.5 + 2 + 4
     assert run.estimate.seconds_left() == pytest.approx(expected)
     assert recorded("head", "head", "fine_tune", speed=20, phase="fine_tune", step=10) == pytest.approx(expected)
+
+
+def test_an_epoch_of_one_compiled_step_says_nothing_of_the_speed() -> None:
+    """So its images a second are 0, as when an attempt continues at the last step of an epoch."""
+    compiled = epoch("head", 1, 0.0)
+    found = record(history=(epoch("head", 0, 50), compiled), checkpoints=(checkpoint("head", 20),))
+    assert standing.seconds_left(found, standing.phases(found)) == pytest.approx(20 * 0.6 + 2 * 2 + 4)
+    found = record(history=(compiled.model_copy(update={"epoch": 0}),))
+    assert standing.seconds_left(found, standing.phases(found)) is None

@@ -149,7 +149,7 @@ FAST_CELLS = [(["a", "b"], "gcs", 0.0)]
 def test_attempts_started_together_never_both_commit(
     together: Callable[..., Any], gcs: GcsServer, undisturbed_process: Any, uids: list[str], on: str, apart: float
 ) -> None:
-    """One completes the run; the others are told who holds it, or find it done."""
+    """One completes the run; the others name its holder, or find it done."""
     codes, outputs, env = together(uids, on=on, apart_seconds=apart)
     assert ExitCode.COMPLETE in codes, outputs
     assert set(codes) <= {ExitCode.COMPLETE, ExitCode.SUPERSEDED}, (codes, outputs)

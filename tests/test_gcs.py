@@ -340,6 +340,15 @@ def test_missing_credentials_are_named_with_where_they_come_from(
     assert "Workload Identity" in caught.value.hint
 
 
+def test_a_client_that_cannot_be_made_is_no_fault_of_the_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It ends as a bug does, and not as a store that may be back at the next start; here google-auth has one."""
+    monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "list.json"))
+    (tmp_path / "list.json").write_text("[]")
+    with pytest.raises(AttributeError):
+        open_store("gs://bucket/x")
+
+
 def test_bytes_that_arrive_damaged_are_fetched_again_and_then_given_up(
     gcs: GcsServer, gcs_store: GcsStore, tmp_path: Path
 ) -> None:

@@ -74,7 +74,7 @@ def test_a_number_given_to_another_process_is_not_the_holder() -> None:
 
 
 def test_a_step_of_the_clock_makes_no_holder_look_dead() -> None:
-    """Ticks since the start of the host tell a process, and no clock changes them."""
+    """Ticks since the start of the host identify a process, and no clock changes them."""
     here = this_process(None)
     earlier = here.model_copy(update={"started": here.started - 90})
     assert (is_there(earlier, observer=here), can_be_taken_over_by(earlier, here)) == (True, False)

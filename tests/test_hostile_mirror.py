@@ -1,4 +1,4 @@
-"""A mirror that somebody else has written to: nothing leaves the cache folder, and nothing of it runs."""
+"""A mirror that an attacker has written to: nothing leaves the cache folder, and nothing of it runs."""
 
 import contextlib
 import json
@@ -12,24 +12,17 @@ from hypothesis import strategies as st
 
 from job.cli import checks
 from job.data import mirror, prepared
-from job.data.mirror import Fetching
 from job.data.tfds_source import find_builder
 from job.errors import InputError, WeightsUnusable
 from job.observe import events
 from job.settings.settings import Settings
 from job.storage import open_store
 from tests.classifiers import build
-from tests.conftest import Recorder
 from tests.gcs_server import BUCKET, GcsServer
+from tests.test_mirror import contents, fetching, send
 
 DATA = f"gs://{BUCKET}/m"
 FILES = ("dataset_info.json", "features.json", "label.labels.txt", "LICENSE", "set-train.tfrecord-00000-of-00001")
-
-
-def fetching(place: Path) -> Fetching:
-    scratch = place / "scratch"
-    scratch.mkdir(parents=True, exist_ok=True)
-    return Fetching(place / "cache", scratch=scratch, observer=Recorder(), check_stop=lambda: None)
 
 
 @pytest.fixture
@@ -40,14 +33,10 @@ def bucket(gcs: GcsServer) -> GcsServer:
     return gcs
 
 
-def files_under(folder: Path) -> set[str]:
-    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
-
-
 def test_what_a_data_set_needs_is_fetched(bucket: GcsServer, tmp_path: Path) -> None:
     """Also beside the empty objects that a console shows as folders."""
     bucket.put("m/set/1.0.0/", b"", None)
-    assert files_under(fetching(tmp_path).dataset(DATA, "set")) == {f"set/1.0.0/{name}" for name in FILES}
+    assert set(contents(fetching(tmp_path)[0].dataset(DATA, "set"))) == {f"set/1.0.0/{name}" for name in FILES}
 
 
 @pytest.mark.parametrize(
@@ -55,50 +44,38 @@ def test_what_a_data_set_needs_is_fetched(bucket: GcsServer, tmp_path: Path) -> 
     [
         "set/../../../../victim/dataset_info.json", "set/1.0.0/../../x.json", "set//1.0.0/x.json", "set/./x.json",
         "set/2.0.0/..", "set/../", "set/1.0.0/a\nb.json",
+        *(f"set/1.0.0/{name}" for name in ("card.py", "x.so", ".pth", "run.sh", "tfrecord", "a.json.py")),
     ],
 )  # fmt: skip
-def test_one_name_that_is_none_of_a_file_refuses_the_whole_mirror(bucket: GcsServer, tmp_path: Path, name: str) -> None:
-    """It is named, and nothing is fetched."""
+def test_one_name_of_no_file_of_a_data_set_refuses_the_whole_mirror(
+    bucket: GcsServer, tmp_path: Path, name: str
+) -> None:
+    """A path that leads elsewhere, or a program. It is named, and nothing is fetched."""
     bucket.put(f"m/{name}", b"{}", None)
     bucket.requests.clear()
     with pytest.raises(InputError) as caught:
-        fetching(tmp_path).dataset(DATA, "set")
-    assert repr(name.removesuffix("/")) in caught.value.message
-    assert files_under(tmp_path) == set()
+        fetching(tmp_path)[0].dataset(DATA, "set")
+    assert repr(name.removesuffix("/"))[1:-1] in caught.value.message
+    assert contents(tmp_path) == {}
     assert [operation for operation, _ in bucket.requests if operation == "read"] == []
 
 
-@pytest.mark.parametrize("name", ["card.py", "sitecustomize.pyc", "x.so", ".pth", "run.sh", "tfrecord", "a.json.py"])
-def test_a_file_that_no_data_set_needs_refuses_the_whole_mirror(bucket: GcsServer, tmp_path: Path, name: str) -> None:
-    """Programs above all."""
-    bucket.put(f"m/set/1.0.0/{name}", b"", None)
-    with pytest.raises(InputError, match=f"set/1.0.0/{name} is no file of a prepared data set"):
-        fetching(tmp_path).dataset(DATA, "set")
-    assert files_under(tmp_path) == set()
-
-
-def sources(folder: Path) -> dict[str, Path]:
-    folder.mkdir()
-    for name in FILES:
-        (folder / name).write_bytes(b"{}")
-    return {f"set/1.0.0/{name}": folder / name for name in FILES}
-
-
 def test_a_file_that_the_manifest_does_not_name_refuses_the_whole_mirror(gcs: GcsServer, tmp_path: Path) -> None:
-    """Filling it again says whose it was: what the killed command had sent is taken over."""
-    files = sources(tmp_path / "source")
+    """Until the mirror is filled again: what a killed command had sent is taken over. The description is sent last."""
+    files = {}
+    for name in FILES:
+        files[f"set/1.0.0/{name}"] = tmp_path / name
+        (tmp_path / name).write_bytes(b"{}")
     cut_short = "set/1.0.0/set-train.tfrecord-00000-of-00001"
-    mirror.send(
-        open_store(DATA), {name: path for name, path in files.items() if name != cut_short},
-        observer=Recorder(), check_stop=lambda: None,
-    )  # fmt: skip
+    send(open_store(DATA), {name: path for name, path in files.items() if name != cut_short})
     gcs.put(f"m/{cut_short}", b"half sent", None)
     with pytest.raises(InputError, match=f"{cut_short} is not in the manifest") as caught:
-        fetching(tmp_path).dataset(DATA, "set")
+        fetching(tmp_path)[0].dataset(DATA, "set")
     assert "python -m job mirror" in caught.value.hint
-    assert not (tmp_path / "cache").exists()
-    mirror.send(open_store(DATA), files, observer=Recorder(), check_stop=lambda: None)
-    assert (fetching(tmp_path).dataset(DATA, "set") / cut_short).read_bytes() == b"{}"
+    assert contents(tmp_path / "cache") == {}
+    observer = send(open_store(DATA), files)
+    assert observer.of(events.Mirrored)[-1].file == "set/1.0.0/dataset_info.json"
+    assert (fetching(tmp_path)[0].dataset(DATA, "set") / cut_short).read_bytes() == b"{}"
 
 
 def test_weights_that_the_manifest_does_not_name_are_refused(gcs: GcsServer, tmp_path: Path) -> None:
@@ -106,23 +83,23 @@ def test_weights_that_the_manifest_does_not_name_are_refused(gcs: GcsServer, tmp
     mirror.probe(open_store(f"{DATA}/weights"))
     gcs.put("m/weights/x.h5", b"", None)
     with pytest.raises(InputError, match=r"x\.h5 is not in the manifest"):
-        fetching(tmp_path).weights(f"{DATA}/weights/x.h5")
+        fetching(tmp_path)[0].weights(f"{DATA}/weights/x.h5")
 
 
-def test_a_mirror_that_is_being_filled_has_no_data_set_yet(gcs: GcsServer, tmp_path: Path) -> None:
-    """The description, by which it is found, is sent last."""
-    reader = Recorder()
-    mirror.send(open_store(DATA), sources(tmp_path / "source"), observer=reader, check_stop=lambda: None)
-    assert reader.of(events.Mirrored)[-1].file == "set/1.0.0/dataset_info.json"
+LISTED = {"size": 1, "sha256": "0" * 64}
 
 
-@pytest.mark.parametrize("name", ["../x.json", "/etc/passwd", "a//b"])
-def test_a_manifest_with_a_name_that_is_none_is_refused(bucket: GcsServer, tmp_path: Path, name: str) -> None:
-    """Whether it is wanted or not."""
-    listed = {"size": 1, "sha256": "0" * 64}
-    bucket.put(f"m/{mirror.MANIFEST}", json.dumps({"files": {name: listed}}).encode(), None)
-    with pytest.raises(InputError, match="not a safe name"):
-        fetching(tmp_path).dataset(DATA, "set")
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(b"{", "Invalid JSON"), *((json.dumps({"files": {name: LISTED}}).encode(), "not a safe name")
+                               for name in ("../x.json", "/etc/passwd", "a//b"))],
+)  # fmt: skip
+def test_a_manifest_that_is_none_is_refused(bucket: GcsServer, tmp_path: Path, content: bytes, reason: str) -> None:
+    """Also for the name of a file that is not wanted."""
+    bucket.put(f"m/{mirror.MANIFEST}", content, None)
+    with pytest.raises(InputError, match=rf"{DATA}/{mirror.MANIFEST} is not the manifest .*{reason}") as caught:
+        fetching(tmp_path)[0].dataset(DATA, "set")
+    assert "delete it" in caught.value.hint
 
 
 PARTS = st.sampled_from(["..", ".", "", "1.0.0", "set", "dataset_info.json", "x.json", "a.py", "\0", "猫.json", "~"])
@@ -138,8 +115,8 @@ def test_nothing_is_written_outside_of_the_cache_folder(gcs: GcsServer, tmp_path
         gcs.put(f"m/{name}", b"{}", None)
     # InputError of a name, DataUnavailable of none that is wanted: never that a disk or the store is at fault.
     with contextlib.suppress(InputError):
-        fetching(tmp_path / "in" / "a" / "folder").dataset(DATA, "set")
-    assert all(name.startswith("in/a/folder/cache/") for name in files_under(tmp_path))
+        fetching(tmp_path / "in" / "a" / "folder")[0].dataset(DATA, "set")
+    assert all(name.startswith("in/a/folder/cache/") for name in contents(tmp_path))
 
 
 # What TFDS would open
@@ -169,32 +146,24 @@ EVIL = "thaw_evil.Image"
         {"splits": [{"name": "train", "filepath_template": "/etc/passwd"}]},
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("name", ["features.json", "dataset_info.json"])
+@pytest.mark.parametrize("linked", [False, True])
 def test_a_description_that_names_code_or_files_of_elsewhere_is_refused(
-    tmp_path: Path, name: str, content: object, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, content: object, linked: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In every spelling that TFDS reads, before it reads any; by `plan` as by a start."""
+    """In every spelling that TFDS reads, before it reads any, behind a link too; by `plan` as by a start."""
     (tmp_path / "thaw_evil.py").write_text("")
     monkeypatch.syspath_prepend(str(tmp_path))
+    name = "features.json" if linked else "dataset_info.json"
+    folder = write(tmp_path, name, content)
+    if linked:
+        folder = tmp_path / "links"
+        (folder / "set").mkdir(parents=True)
+        (folder / "set" / "1.0.0").symlink_to(tmp_path / "set" / "1.0.0")
     with pytest.raises(InputError, match=f"{name}.*({EVIL}|outside)"):
-        find_builder("set", str(write(tmp_path, name, content)))
+        find_builder("set", str(folder))
     with pytest.raises(InputError, match=name):
-        checks.data(Settings(dataset="set", data_dir=str(tmp_path)))
+        checks.data(Settings(dataset="set", data_dir=str(folder)))
     assert "thaw_evil" not in sys.modules
-
-
-def test_a_description_behind_a_link_is_judged_too(tmp_path: Path) -> None:
-    """Where somebody keeps versions on another disk."""
-    write(tmp_path / "elsewhere", "features.json", {"pythonClassName": EVIL})
-    (tmp_path / "data" / "set").mkdir(parents=True)
-    (tmp_path / "data" / "set" / "1.0.0").symlink_to(tmp_path / "elsewhere" / "set" / "1.0.0")
-    with pytest.raises(InputError, match=EVIL):
-        find_builder("set", str(tmp_path / "data"))
-
-
-def test_what_tfds_itself_writes_is_opened(request: pytest.FixtureRequest) -> None:
-    """A data set of the tests."""
-    assert find_builder("two_shapes", str(request.getfixturevalue("prepared")))[1]
 
 
 def test_a_statistic_is_no_class(tmp_path: Path) -> None:

@@ -31,26 +31,22 @@ def test_a_folder_gives_its_images_at_any_depth_in_order(tmp_path: Path) -> None
 
 
 def test_a_file_that_is_named_is_taken_whatever_it_is_called(tmp_path: Path) -> None:
-    """Whether it is an image, and there, is told when it is read."""
-    assert find("cat", str(tmp_path / "nothing.jpg"), "x" * 5000) == ["cat", str(tmp_path / "nothing.jpg"), "x" * 5000]
+    """Whether it is an image, and there, is found when it is read. The URI of a file is a path, in quotes."""
+    names = ["cat", str(tmp_path / "nothing.jpg"), "x" * 5000]
+    assert find(*names) == names
+    assert find(f"file://{tmp_path}/a%20b.jpg") == [str(tmp_path / "a b.jpg")]
 
 
-def test_a_folder_without_an_image_is_told(tmp_path: Path) -> None:
-    """It was named, so somebody expected one."""
-    (tmp_path / "notes.txt").write_bytes(b"x")
-    (found,) = find(str(tmp_path))
-    assert isinstance(found, Unreadable)
-    assert "no image file in this folder" in found.reason
-
-
-def test_images_of_formats_that_are_not_taken_are_named(tmp_path: Path) -> None:
+def test_images_of_formats_that_are_not_read_and_folders_without_one_are_named(tmp_path: Path) -> None:
     """In their place, with what to do."""
-    for name in ("a.jpg", "b.HEIC", "c.png", "d.dng"):
+    (tmp_path / "empty").mkdir()
+    for name in ("a.jpg", "b.HEIC", "empty/notes.txt"):
         (tmp_path / name).write_bytes(b"x")
-    first, heic, third, raw = find(str(tmp_path))
-    assert (first, third) == (str(tmp_path / "a.jpg"), str(tmp_path / "c.png"))
+    first, heic, empty = find(f"file://{tmp_path}", str(tmp_path / "empty"))
+    assert first == str(tmp_path / "a.jpg")
     assert heic == Unreadable(str(tmp_path / "b.HEIC"), "HEIC is not read: convert it to JPEG or PNG")
-    assert isinstance(raw, Unreadable)
+    assert isinstance(empty, Unreadable)
+    assert "no image file in this folder" in empty.reason
 
 
 def test_a_linked_folder_is_passed_over_by_name(tmp_path: Path) -> None:
@@ -73,20 +69,12 @@ def test_a_pipe_in_a_folder_is_not_waited_for(tmp_path: Path) -> None:
     assert reasons == ["is not a file, or a link to none"] * 2
 
 
-def test_a_uri_of_a_file_is_a_path(tmp_path: Path) -> None:
-    """Whose characters are quoted."""
-    (tmp_path / "a b.jpg").write_bytes(b"x")
-    assert find(f"file://{tmp_path}") == [str(tmp_path / "a b.jpg")]
-    assert find(f"file://{tmp_path}/a%20b.jpg") == [str(tmp_path / "a b.jpg")]
-
-
 @pytest.fixture
 def bucket(gcs: GcsServer) -> str:
     """A bucket with images, and what lies beside them."""
     store = open_store(f"gs://{BUCKET}")
     for name in ("photos/b/2.JPG", "photos/a#1 ?.png", "photos/c.heic", "photos/notes.txt", "photos-2/d.png", "e"):
         store.write(name, b"x", if_generation=0)
-    image_files._store.cache_clear()
     return f"gs://{BUCKET}"
 
 
@@ -161,17 +149,12 @@ def test_what_is_on_standard_input_is_read_as_it_comes() -> None:
 
 @pytest.mark.parametrize(
     ("path", "reason"),
-    [("nothing.jpg", "No such file"), ("empty.jpg", "is empty"), ("folder", "Is a directory"), ("a\0b", "null byte")],
-)
+    [("nothing.jpg", "No such file"), ("empty.jpg", "is empty"), ("folder", "Is a directory"), ("a\0b", "null byte"),
+     ("/dev/zero", f"larger than {MAX_IMAGE_BYTES >> 20} MiB")],
+)  # fmt: skip
 def test_a_file_that_cannot_be_read_says_why(tmp_path: Path, path: str, reason: str) -> None:
-    """In the words of the operating system."""
+    """In the words of the operating system. One without end is not read to its end."""
     (tmp_path / "empty.jpg").write_bytes(b"")
     (tmp_path / "folder").mkdir()
     with pytest.raises(ValueError, match=reason):
         image_files.read(str(tmp_path / path), tmp_path)
-
-
-def test_a_file_without_end_is_not_read_to_its_end(tmp_path: Path) -> None:
-    """/dev/zero is larger than any image."""
-    with pytest.raises(ValueError, match=f"larger than {MAX_IMAGE_BYTES >> 20} MiB"):
-        image_files.read("/dev/zero", tmp_path)

@@ -8,7 +8,7 @@ from job.observe.ledger import CATEGORIES, Ledger, by_category, by_stage, goodpu
 
 
 class Clock:
-    """Goes on when it is told to."""
+    """Goes on when a test moves it."""
 
     def __init__(self) -> None:
         self.now = 100.0

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from job import memory
-from job.data.decoding import cut_short
+from job.data.records import cut_short
 from job.errors import DataCorrupt, ExitCode, MemoryExhausted, ScratchUnavailable
 from job.observe import events
 from job.storage import LocalStore
@@ -76,8 +76,8 @@ def test_other_errors_are_left_alone(error: Exception) -> None:
 def test_exhausted_memory_is_not_taken_for_damaged_data_or_a_bad_disk() -> None:
     """Where errors of a kind are translated, this one passes."""
     exhausted = tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
-    assert cut_short(3, 8, exhausted) is exhausted
-    assert isinstance(cut_short(3, 8, tf.errors.DataLossError(None, None, "corrupted record")), DataCorrupt)
+    assert cut_short("3 of 8", exhausted) is exhausted
+    assert isinstance(cut_short("3 of 8", tf.errors.DataLossError(None, None, "corrupted record")), DataCorrupt)
     with pytest.raises(OSError, match="ENOMEM"), explained(Path("x")):
         raise OSError(errno.ENOMEM, "ENOMEM")
     with pytest.raises(ScratchUnavailable), explained(Path("x")):

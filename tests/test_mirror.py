@@ -17,54 +17,64 @@ import pytest
 from job.data import mirror
 from job.data.mirror import Fetching
 from job.data.prepared import files_of_dataset
-from job.errors import (
-    DataUnavailable,
-    ExitCode,
-    InputError,
-    Interrupted,
-    ScratchUnavailable,
-    StorageError,
-    WeightsUnusable,
-)
+from job.errors import DataUnavailable, ExitCode, InputError, Interrupted, ScratchUnavailable, WeightsUnusable
 from job.observe import events
 from job.storage import LocalStore, cache_folder, digest_of, open_store, scratch
+from tests.classifiers import other_weights
 from tests.conftest import REPOSITORY, Recorder, job
 from tests.gcs_server import BUCKET, HALF_AND_STALL, GcsServer
+from tests.runs import never
 from tests.test_end_to_end import begin, wait_for
 
 DATA = f"gs://{BUCKET}/mirror/tfds"
-
-
-def never() -> None:
-    pass
+WEIGHTS = f"gs://{BUCKET}/mirror/weights/tiny.weights.h5"
 
 
 @pytest.fixture
 def filled(gcs: GcsServer, prepared: Path) -> GcsServer:
-    """A mirror of the small data sets and of a file of weights, as `gcloud storage cp` fills it: without a manifest."""
-    for path in prepared.rglob("*"):
-        if path.is_file():
-            gcs.put(f"mirror/tfds/{path.relative_to(prepared).as_posix()}", path.read_bytes(), None)
+    """A mirror of a small data set and of a file of weights, as `gcloud storage cp` fills it: without a manifest."""
+    for name, content in contents(prepared / "two_shapes").items():
+        gcs.put(f"mirror/tfds/two_shapes/{name}", content, None)
+    gcs.put("mirror/tfds/three_shapes/1.0.0/dataset_info.json", b"{}", None)
     gcs.put("mirror/weights/tiny.weights.h5", b"weights", None)
     return gcs
 
 
+@pytest.fixture
+def listed(filled: GcsServer, prepared: Path) -> GcsServer:
+    """The same with a manifest, as `send` leaves it."""
+    paths = [path for path in (prepared / "two_shapes").rglob("*") if path.is_file()]
+    send(open_store(DATA), {path.relative_to(prepared).as_posix(): path for path in paths})
+    return filled
+
+
+def send(store: Any, files: dict[str, Path]) -> Recorder:
+    observer = Recorder()
+    mirror.send(store, files, observer=observer, check_stop=never)
+    return observer
+
+
 def fetching(tmp_path: Path, *, check_stop: Callable[[], None] = never) -> tuple[Fetching, Recorder]:
-    reader, scratch = Recorder(), tmp_path / "cache" / "scratch"
+    observer, scratch = Recorder(), tmp_path / "cache" / "scratch"
     scratch.mkdir(parents=True, exist_ok=True)
-    return Fetching(tmp_path / "cache", scratch=scratch, observer=reader, check_stop=check_stop), reader
+    return Fetching(tmp_path / "cache", scratch=scratch, observer=observer, check_stop=check_stop), observer
 
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_data_set_is_fetched_file_by_file_and_no_other(filled: GcsServer, prepared: Path, tmp_path: Path) -> None:
-    """Under the names that TFDS reads them by."""
-    fetch, reader = fetching(tmp_path)
-    folder = fetch.dataset(DATA, "two_shapes")
-    assert contents(folder) == {f"two_shapes/{name}": data for name, data in contents(prepared / "two_shapes").items()}
-    assert reader.of(events.Fetched)[0].num_files == len(contents(folder))
+@pytest.mark.parametrize("kind", [None, "503 before", "reset after", "truncated", "corrupt", "429"])
+def test_a_data_set_is_fetched_file_by_file_and_no_other(
+    filled: GcsServer, prepared: Path, tmp_path: Path, kind: str | None
+) -> None:
+    """Under the names that TFDS reads them by; a fault that passes is survived, and every byte is verified."""
+    if kind:
+        filled.fail(kind, at=1, times=2, operation="read")
+    fetch, observer = fetching(tmp_path)
+    found = contents(fetch.dataset(DATA, "two_shapes"))
+    assert found == {f"two_shapes/{name}": data for name, data in contents(prepared / "two_shapes").items()}
+    assert observer.of(events.Fetched)[0].num_files == len(found)
 
 
 def test_what_is_here_is_not_fetched_again(filled: GcsServer, tmp_path: Path) -> None:
@@ -96,21 +106,21 @@ def test_a_fetch_that_was_stopped_goes_on_where_it_was(filled: GcsServer, tmp_pa
 
 
 def test_an_object_that_was_changed_is_fetched_again(filled: GcsServer, tmp_path: Path) -> None:
-    """Its generation tells, where no manifest does."""
-    uri = f"gs://{BUCKET}/mirror/weights/tiny.weights.h5"
-    fetching(tmp_path)[0].weights(uri)
+    """Its generation shows it, where no manifest does; the file keeps its name, whose ending is its kind."""
+    fetching(tmp_path)[0].weights(WEIGHTS)
     filled.put("mirror/weights/tiny.weights.h5", b"changed", None)
-    fetch, reader = fetching(tmp_path)
-    assert fetch.weights(uri).read_bytes() == b"changed"
-    fetch.weights(uri)
-    assert [facts.num_files for facts in reader.of(events.Fetched)] == [1, 0]
+    fetch, observer = fetching(tmp_path)
+    path = fetch.weights(WEIGHTS)
+    assert (path.name, path.read_bytes()) == ("tiny.weights.h5", b"changed")
+    fetch.weights(WEIGHTS)
+    assert [event.num_files for event in observer.of(events.Fetched)] == [1, 0]
 
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("harm", ["copy", "note", "note missing", "copy a pipe", "note a pipe", "copy a link"])
 def test_a_copy_that_was_damaged_is_fetched_again(filled: GcsServer, tmp_path: Path, harm: str) -> None:
-    """Or one of which is not known any more what it should be."""
-    path = fetching(tmp_path)[0].weights(f"gs://{BUCKET}/mirror/weights/tiny.weights.h5")
+    """Also when it is not known any more what it should be."""
+    path = fetching(tmp_path)[0].weights(WEIGHTS)
     (note,) = (tmp_path / "cache").rglob("*.json")
     place = path if harm.startswith("copy") else note
     if harm in ("copy", "note"):
@@ -121,17 +131,35 @@ def test_a_copy_that_was_damaged_is_fetched_again(filled: GcsServer, tmp_path: P
         os.mkfifo(place)
     if harm.endswith("link"):
         place.symlink_to(tmp_path / "elsewhere")
-    fetch, reader = fetching(tmp_path)
-    fetch.weights(f"gs://{BUCKET}/mirror/weights/tiny.weights.h5")
+    fetch, observer = fetching(tmp_path)
+    fetch.weights(WEIGHTS)
     assert path.read_bytes() == b"weights"
-    assert reader.of(events.Fetched)[0].num_files == 1
+    assert observer.of(events.Fetched)[0].num_files == 1
+
+
+def test_a_copy_that_is_not_what_the_manifest_says_is_fetched_again(listed: GcsServer, tmp_path: Path) -> None:
+    """No note is needed for that."""
+    folder = fetching(tmp_path)[0].dataset(DATA, "two_shapes")
+    shard = next(folder.rglob("*tfrecord*"))
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-1])
+    fetching(tmp_path)[0].dataset(DATA, "two_shapes")
+    assert shard.read_bytes() == whole
+
+
+def test_an_object_that_is_not_what_the_manifest_says_is_refused(listed: GcsServer, tmp_path: Path) -> None:
+    """The store's own checksum cannot know that a wrong file was put there."""
+    listed.put(next(name for name in listed.objects if "tfrecord" in name), b"another file", None)
+    with pytest.raises(InputError, match="not what the manifest of the mirror says"):
+        fetching(tmp_path)[0].dataset(DATA, "two_shapes")
+    assert not any("tfrecord" in path.name for path in (tmp_path / "cache").rglob("*"))
 
 
 FETCH = """
 import sys
 from pathlib import Path
-from job.storage import scratch
 from job.data.mirror import Fetching
+from job.storage import scratch
 with scratch.folder(Path(sys.argv[1])) as folder:
     Fetching(Path(sys.argv[1]), scratch=folder, observer=None, check_stop=lambda: None).weights(sys.argv[2])
 """
@@ -140,7 +168,7 @@ with scratch.folder(Path(sys.argv[1])) as folder:
 def test_what_a_killed_fetch_left_is_swept_at_once_and_what_a_living_one_has_is_not(
     gcs: GcsServer, tmp_path: Path
 ) -> None:
-    """Half a file is as big as half a file; a sibling on the same disk keeps its own."""
+    """Half a file is as big as half a file; another process on the same disk keeps its own."""
     gcs.put("weights.h5", os.urandom(8 << 20), None)
     gcs.fail(HALF_AND_STALL, at=0, operation="read")
     with subprocess.Popen(
@@ -165,35 +193,19 @@ def sizes_under(folder: Path) -> int:
     return total
 
 
-@pytest.mark.parametrize("kind", ["503 before", "reset after", "truncated", "corrupt", "429"])
-def test_a_fault_that_passes_is_survived(filled: GcsServer, prepared: Path, tmp_path: Path, kind: str) -> None:
-    """Every byte is verified."""
-    filled.fail(kind, at=1, times=2, operation="read")
-    folder = fetching(tmp_path)[0].dataset(DATA, "two_shapes")
-    assert contents(folder / "two_shapes") == contents(prepared / "two_shapes")
+def test_what_is_missing_is_named_with_the_command_that_fills_a_mirror(filled: GcsServer, tmp_path: Path) -> None:
+    """Data by its name, weights by the whole name of the object."""
+    fetch, _ = fetching(tmp_path)
+    with pytest.raises(DataUnavailable, match="no_such_data") as no_data:
+        fetch.dataset(DATA, "no_such_data")
+    with pytest.raises(WeightsUnusable, match=r"gs://bucket/mirror/weights/none\.h5") as no_weights:
+        fetch.weights(f"gs://{BUCKET}/mirror/weights/none.h5")
+    for error in (no_data.value, no_weights.value):
+        assert f"python -m job mirror --to gs://{BUCKET}/mirror" in error.hint
 
 
-def test_weights_are_fetched(filled: GcsServer, tmp_path: Path) -> None:
-    """One object, to a file of the same name: its ending tells its kind."""
-    path = fetching(tmp_path)[0].weights(f"gs://{BUCKET}/mirror/weights/tiny.weights.h5")
-    assert (path.name, path.read_bytes()) == ("tiny.weights.h5", b"weights")
-
-
-def test_data_that_is_not_in_the_mirror_is_told_with_the_way_out(filled: GcsServer, tmp_path: Path) -> None:
-    """The command that fills it."""
-    with pytest.raises(DataUnavailable, match="no_such_data") as caught:
-        fetching(tmp_path)[0].dataset(DATA, "no_such_data")
-    assert f"python -m job mirror --to gs://{BUCKET}/mirror --dataset" in caught.value.hint
-
-
-def test_weights_that_are_not_there_are_told(filled: GcsServer, tmp_path: Path) -> None:
-    """By the whole name."""
-    with pytest.raises(WeightsUnusable, match=r"gs://bucket/mirror/weights/none\.h5"):
-        fetching(tmp_path)[0].weights(f"gs://{BUCKET}/mirror/weights/none.h5")
-
-
-def test_a_cache_that_cannot_be_made_is_told_by_the_path(filled: GcsServer, tmp_path: Path) -> None:
-    """Not the store is to blame; test_disks.py has real disks that are full."""
+def test_a_cache_that_cannot_be_made_is_named_by_its_path(filled: GcsServer, tmp_path: Path) -> None:
+    """The store is not to blame; test_disks.py has real disks that are full."""
     (cache_folder.make(tmp_path / "cache") / "mirror").write_text("in the way")
     with pytest.raises(ScratchUnavailable, match="mirror") as caught:
         fetching(tmp_path)[0].dataset(DATA, "two_shapes")
@@ -216,78 +228,25 @@ NAMES = [
 )  # fmt: skip
 def test_the_files_of_a_data_set_are_those_of_its_configuration_and_version(dataset: str, folders: set[str]) -> None:
     """The highest version when none is asked for."""
-    names = files_of_dataset(NAMES, dataset)
-    assert {name.rpartition("/")[0] for name in names} == folders
+    assert {name.rpartition("/")[0] for name in files_of_dataset(NAMES, dataset)} == folders
 
 
 # Filling one
 
 
-def fill(tmp_path: Path, files: dict[str, bytes]) -> tuple[LocalStore, Recorder, dict[str, Path]]:
-    store, reader, paths = LocalStore(tmp_path / "mirror"), Recorder(), {}
-    for name, data in files.items():
-        paths[name] = tmp_path / "source" / name
-        paths[name].parent.mkdir(parents=True, exist_ok=True)
-        paths[name].write_bytes(data)
-    mirror.send(store, paths, observer=reader, check_stop=never)
-    return store, reader, paths
-
-
 def test_what_is_sent_is_listed_with_its_digest_and_sent_once(tmp_path: Path) -> None:
-    """A second filling sends only what is new or other."""
-    store, _, paths = fill(tmp_path, {"a/1": b"1", "a/2": b"2"})
-    paths["a/2"].write_bytes(b"changed")
-    reader = Recorder()
-    mirror.send(store, paths, observer=reader, check_stop=never)
-    assert reader.of(events.MirrorFilled)[0].bytes_sent == len(b"changed")
-    assert store.read("a/2").data == b"changed"
-    assert set(json.loads(store.read(mirror.MANIFEST).data)["files"]) == {"a/1", "a/2"}
-
-
-def test_a_file_that_is_not_what_the_manifest_says_is_refused(
-    filled: GcsServer, prepared: Path, tmp_path: Path
-) -> None:
-    """The store's own checksum cannot know that a wrong file was put there."""
-    store = open_store(DATA)
-    files = {
-        path.relative_to(prepared).as_posix(): path for path in (prepared / "two_shapes").rglob("*") if path.is_file()
-    }
-    mirror.send(store, files, observer=Recorder(), check_stop=never)
-    name = next(name for name in filled.objects if "two_shapes" in name and "tfrecord" in name)
-    filled.put(name, b"another file", None)
-    with pytest.raises(InputError, match="not what the manifest of the mirror says"):
-        fetching(tmp_path)[0].dataset(DATA, "two_shapes")
-    assert not any("tfrecord" in path.name for path in (tmp_path / "cache").rglob("*"))
-
-
-def test_a_file_that_was_overwritten_in_the_mirror_is_mended_by_filling_it_again(tmp_path: Path) -> None:
-    """The manifest knows the generation of what was sent."""
-    store, _, paths = fill(tmp_path, {"a": b"right"})
-    store.write("a", b"wrong", if_generation=store.generation("a"))
-    mirror.send(store, paths, observer=Recorder(), check_stop=never)
-    assert store.read("a").data == b"right"
-
-
-def test_a_manifest_that_is_none_is_told_with_the_way_out(filled: GcsServer, tmp_path: Path) -> None:
-    """It is nobody's fault but a person's."""
-    filled.put(f"mirror/tfds/{mirror.MANIFEST}", b"{", None)
-    with pytest.raises(InputError, match=rf"{DATA}/{mirror.MANIFEST} is not the manifest of a mirror") as caught:
-        fetching(tmp_path)[0].dataset(DATA, "two_shapes")
-    assert "delete it" in caught.value.hint
-
-
-def test_a_local_copy_that_was_changed_is_fetched_again(filled: GcsServer, prepared: Path, tmp_path: Path) -> None:
-    """Where the manifest tells what it should be."""
-    files = {
-        path.relative_to(prepared).as_posix(): path for path in (prepared / "two_shapes").rglob("*") if path.is_file()
-    }
-    mirror.send(open_store(DATA), files, observer=Recorder(), check_stop=never)
-    folder = fetching(tmp_path)[0].dataset(DATA, "two_shapes")
-    shard = next(folder.rglob("*tfrecord*"))
-    whole = shard.read_bytes()
-    shard.write_bytes(whole[:-1])
-    fetching(tmp_path)[0].dataset(DATA, "two_shapes")
-    assert shard.read_bytes() == whole
+    """A second filling sends what is new, what is other, and what was overwritten in the mirror."""
+    store, files = LocalStore(tmp_path / "mirror"), {}
+    for number in range(3):
+        files[f"a/{number}"] = tmp_path / str(number)
+        files[f"a/{number}"].write_bytes(b"sent")
+    send(store, files)
+    files["a/1"].write_bytes(b"changed")
+    store.write("a/2", b"overwritten", if_generation=store.generation("a/2"))
+    observer = send(store, files)
+    assert observer.of(events.MirrorFilled)[0].bytes_sent == len(b"changed") + len(b"sent")
+    assert [store.read(name).data for name in sorted(files)] == [b"sent", b"changed", b"sent"]
+    assert set(json.loads(store.read(mirror.MANIFEST).data)["files"]) == set(files)
 
 
 # The program
@@ -297,16 +256,14 @@ def test_a_run_reads_data_and_weights_from_a_bucket_that_the_command_has_filled(
     gcs: GcsServer, environment: Callable[..., dict[str, str]], tmp_path: Path
 ) -> None:
     """The two settings that it prints are all that a cluster without a network needs."""
-    from tests.classifiers import other_weights
-
     weights = other_weights(tmp_path)
     done = job("mirror", "--to", f"gs://{BUCKET}/m", env=environment(weights=str(weights)))
     assert done.returncode == ExitCode.COMPLETE, done.stdout + done.stderr
-    told = json.loads(done.stdout.splitlines()[-1])
-    assert (told["event"], told["THAW_DATA_DIR"]) == (events.MirrorSettings.name, f"gs://{BUCKET}/m/tfds")
+    printed = json.loads(done.stdout.splitlines()[-1])
+    assert (printed["event"], printed["THAW_DATA_DIR"]) == (events.MirrorSettings.name, f"gs://{BUCKET}/m/tfds")
     sha256 = digest_of(weights).sha256
-    assert told["THAW_WEIGHTS"] == f"gs://{BUCKET}/m/weights/weights-{sha256[:12]}.weights.h5"
-    places: dict[str, Any] = {"data_dir": told["THAW_DATA_DIR"], "weights": told["THAW_WEIGHTS"]}
+    assert printed["THAW_WEIGHTS"] == f"gs://{BUCKET}/m/weights/weights-{sha256[:12]}.weights.h5"
+    places: dict[str, Any] = {"data_dir": printed["THAW_DATA_DIR"], "weights": printed["THAW_WEIGHTS"]}
     done = job(env=environment(storage_uri=f"gs://{BUCKET}/runs", head_epochs=1, fine_tune_epochs=0, **places))
     assert done.returncode == ExitCode.COMPLETE, done.stdout + done.stderr
     log = [json.loads(line) for line in done.stdout.splitlines()]
@@ -337,45 +294,33 @@ def test_a_mirror_command_that_was_killed_goes_on_where_it_was(
 NO_TENSORFLOW = """
 import sys
 from job.__main__ import main
-code = main(["mirror", "--to", sys.argv[1]])
+code = main(["mirror", *sys.argv[1:]])
 sys.exit(99 if "tensorflow" in sys.modules else code)
 """
 
 
 @pytest.mark.parametrize(
-    ("to", "fault", "reason"),
+    ("arguments", "fault", "reason"),
     [
-        ("gs://no-such-bucket/m", None, "bucket does not exist"),
-        (f"gs://{BUCKET}/m", "403", "does not have storage.objects"),
-        ("gs://", None, "--to='gs://': expected gs://bucket/prefix"),
-        ("s3://bucket/m", None, "s3:// is not a store"),
-        ("/proc/mirror", None, "/proc/mirror"),
+        (["--to", "gs://no-such-bucket/m"], None, "bucket does not exist"),
+        (["--to", f"gs://{BUCKET}/m"], "403", "does not have storage.objects"),
+        (["--to", "gs://"], None, "--to='gs://': expected gs://bucket/prefix"),
+        (["--to", "s3://bucket/m"], None, "s3:// is not a store"),
+        (["--to", "/proc/mirror"], None, "/proc/mirror"),
+        ([], None, "--to: is missing (where to: gs://bucket/prefix"),
     ],
 )
-def test_a_place_that_cannot_be_filled_is_told_before_anything_is_prepared(
-    gcs: GcsServer, environment: Callable[..., dict[str, str]], tmp_path: Path, to: str, fault: str | None, reason: str
-) -> None:
+def test_a_place_that_cannot_be_filled_is_refused_before_anything_is_prepared(
+    gcs: GcsServer, environment: Callable[..., dict[str, str]], tmp_path: Path,
+    arguments: list[str], fault: str | None, reason: str,
+) -> None:  # fmt: skip
     """In about a second, without TensorFlow, and without a download."""
     if fault is not None:
         gcs.fail(fault, at=0, times=1000, operation="write")
     env = environment(data_dir=tmp_path / "nothing")
     done = subprocess.run(
-        [sys.executable, "-c", NO_TENSORFLOW, to], env=env, cwd=REPOSITORY, capture_output=True, text=True
+        [sys.executable, "-c", NO_TENSORFLOW, *arguments], env=env, cwd=REPOSITORY, capture_output=True, text=True
     )
     assert done.returncode in (ExitCode.STORAGE_UNAVAILABLE, ExitCode.INVALID_SETTINGS), done.stdout + done.stderr
     assert reason in done.stdout + done.stderr
     assert not (tmp_path / "nothing").exists()
-
-
-def test_the_command_says_where_to() -> None:
-    """It has no default."""
-    done = job("mirror", env=dict(os.environ))
-    assert done.returncode == ExitCode.INVALID_SETTINGS
-    assert "--to: is missing (where to: gs://bucket/prefix" in done.stderr
-
-
-def test_a_store_that_refuses_is_told(filled: GcsServer, tmp_path: Path) -> None:
-    """As everywhere."""
-    filled.fail("403", at=0, times=1000)
-    with pytest.raises(StorageError, match="403"):
-        fetching(tmp_path)[0].dataset(DATA, "two_shapes")

@@ -15,14 +15,14 @@ from job.errors import ExitCode, Interrupted
 from job.observe.events import Restored
 from job.run.holder import this_process
 from job.run.lease import claim
-from job.run.record import RECORD_NAME
+from job.run.record import RECORD_NAME, Identity
 from job.schema import Holder
 from job.settings import machine
 from job.settings.settings import Settings
 from job.storage import LocalStore, probe
 from tests.conftest import REPOSITORY
 from tests.gcs_server import BUCKET, GcsServer
-from tests.runs import StopAtStep, Undisturbed, record_of, start
+from tests.runs import StopAtStep, Undisturbed, context, record_of, start
 from tests.test_end_to_end import Environment
 
 Small = Callable[..., Settings]
@@ -119,10 +119,7 @@ def test_a_run_that_another_process_holds_is_waited_for(ask: Ask, small: Small, 
         ("b", elsewhere, ExitCode.COMPLETE, "wait for attempt 1 of elsewhere:7, up to 1 min, and take the run over"),
     ):
         settings, store = small(run_id=name), LocalStore(tmp_path / "runs" / name)
-        claim(
-            store, run_id=name, fingerprint=settings.fingerprint(), settings=settings.result_settings(), holder=holder,
-            lease_seconds=60,
-        )  # fmt: skip
+        claim(store, Identity.of(settings), holder, lease_seconds=60, context=context())
         found = ask(settings)
         assert (found["next"]["action"], found["exit_code"]) == ("wait", code)
         assert expected in found["next"]["text"]

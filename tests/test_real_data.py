@@ -16,7 +16,7 @@ from job.model.classifier import Classifier
 from job.observe.events import EpochDone
 from job.observe.ledger import Ledger
 from job.phases import PHASES, Phase
-from job.train.loop import Position, Recipe, train_phase
+from job.train.loop import START, Recipe, train_phase
 from job.train.state import PhaseState
 from tests.classifiers import build
 from tests.conftest import job, process_environment
@@ -64,13 +64,13 @@ def test_the_articles_way_moves_the_statistics_of_xception(real_data: Path) -> N
 def test_our_way_does_not_move_them(real_data: Path, photographs: Splits, phase: str) -> None:
     """In neither phase; and in fine-tuning all 156 tensors train: 154 of the backbone and 2 of the head."""
     model = classifier(real_data, "Xception", XCEPTION)
-    (row,) = [row for row in PHASES if row.name == phase]
-    state = PhaseState(model, Phase(name=phase, trainable=row.trainable, learning_rate=1e-5, epochs=1))
+    (trainable,) = (row.trainable for row in PHASES if row.name == phase)
+    state = PhaseState(model, Phase(name=phase, trainable=trainable, learning_rate=1e-5, epochs=1))
     assert len(state.variables) == {"head": 2, "fine_tune": 156}[phase]
     before = {name: variable.numpy() for name, variable in model.named_variables(("backbone",)).items()}
     facts = train_phase(
         state, train=photographs.train, validation=photographs.validation, recipe=Recipe(32, 0, xla=False),
-        position=Position(), ledger=Ledger(),
+        position=START, ledger=Ledger(),
     )  # fmt: skip
     assert isinstance(list(facts)[-1], EpochDone)
     for name, variable in model.named_variables(("backbone",)).items():

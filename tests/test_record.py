@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 import job.run.record
-from job.errors import InputError, PreconditionFailed, RecordDamaged, RunMismatch, StorageError, Superseded
+from job.errors import PreconditionFailed, RecordDamaged, RunMismatch, StorageError, Superseded
 from job.run.record import RECORD_NAME, Identity, RunRecord, read
 from job.schema import Holder, Outcome
 from job.storage import MISSING, LocalStore, ObjectStore, StoredObject
-from tests.recorded import INPUTS, OUTCOME
+from tests.recorded import OUTCOME
 from tests.runs import record_of
 from tests.stores import CrashingStore, MemoryStore
 
@@ -151,15 +151,6 @@ def test_a_write_whose_answer_was_lost_is_not_undone(
 
 def finish(record: RunRecord) -> None:
     record.finish(OUTCOME, exit_code=0)
-
-
-def test_inputs_are_pinned_by_the_first_attempt(store: MemoryStore) -> None:
-    """A later one must find the same."""
-    claim(store).pin_inputs(INPUTS)
-    again = claim(store)
-    again.pin_inputs(INPUTS)
-    with pytest.raises(InputError, match="backbone_sha256 differ"):
-        again.pin_inputs(INPUTS | {"backbone_sha256": "0" * 64})
 
 
 def test_a_renewal_waits_while_the_record_must_be_quiet(store: MemoryStore) -> None:

@@ -161,7 +161,7 @@ def test_variables_that_kubernetes_injects_are_explained() -> None:
         ("run_id", ["a/b", "..", ".a", "", "x" * 200, "-a", "a\n"]),
         ("dataset", ["a/..", "a/.", "../a", "a/b/../c"]),
         ("weights", ["gs://bucket/a/..", "gs://bucket/", "gs://bucket/../x.h5"]),
-        ("storage_uri", ["gs://bucket/a?b=c", "file:///a#b", "file://a"]),
+        ("storage_uri", ["gs://bucket/a?b=c", "file:///a#b", "file://a", "file:///"]),
         ("data_dir", ["gs://bucket/a?b"]),
         ("cache_dir", ["gs://bucket/a"]),
         ("termination_log", ["https://host/log"]),

@@ -1,18 +1,20 @@
 """What a checkpoint holds: the same names in every process, whatever else it has built."""
 
+from typing import Any
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from job.errors import InputError
+from job.phases import Phase
 from job.train.state import PhaseState
 from tests.classifiers import build
 
 
-def new_state(parts: tuple[str, ...], *, backbone: str = "Tiny", image_size: int = 16) -> PhaseState:
-    classifier = build(backbone=backbone, image_size=image_size)
-    return PhaseState(classifier, phase="head", trainable=parts, learning_rate=1e-3)
+def new_state(parts: tuple[str, ...], **changes: Any) -> PhaseState:
+    return PhaseState(build(**changes), Phase(name="head", trainable=parts, learning_rate=1e-3, epochs=1))
 
 
 @pytest.mark.parametrize("parts", [("head",), ("backbone", "head")])

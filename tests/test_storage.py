@@ -7,6 +7,7 @@ import json
 import os
 import secrets
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -409,6 +410,18 @@ def test_a_full_disk_is_explained_with_a_hint_and_leaves_the_old_object(
     assert "THAW_STORAGE_URI" in caught.value.hint
     assert store.read("a").data == b"old"
     assert store.list("") == ["a"]
+
+
+def test_what_is_written_survives_a_loss_of_power(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The content is synced before it has its name, and the folder afterwards."""
+    synced: list[tuple[bool, bool]] = []
+
+    def note(descriptor: int) -> None:
+        synced.append((stat.S_ISDIR(os.fstat(descriptor).st_mode), (tmp_path / "a").exists()))
+
+    monkeypatch.setattr(os, "fsync", note)
+    LocalStore(tmp_path).write("a", b"", if_generation=MISSING)
+    assert synced == [(False, False), (True, True)]
 
 
 def test_a_file_that_is_not_written_as_it_was_sent_never_gets_its_name(

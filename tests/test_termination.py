@@ -41,3 +41,10 @@ def test_a_file_that_cannot_be_written_is_a_problem_to_report_and_no_error(
     monkeypatch.setattr(termination, "DEFAULT_PATH", tmp_path / "absent")
     assert termination.write(None, b"{}") is None
     assert not (tmp_path / "absent").exists()
+
+
+def test_a_home_folder_that_is_not_known_is_a_problem_like_any_other() -> None:
+    """The message is also written about wrong settings, before this path is checked."""
+    assert (
+        termination.write("~no-such-user/log", b"{}") == "~no-such-user/log: the home folder ~no-such-user is not known"
+    )

@@ -100,17 +100,13 @@ def read(parser: Parser, options: type[Options], words: Sequence[str], environ: 
     """
     flags, takes_settings = flags_of(options), issubclass(options, SettingsOptions)
     problems: list[str] = []
+    problems_of_settings: list[str] = []
     problems_of_environment: list[str] = []
-    words_given = _given(parser, words, flags, problems)
-    given = words_given or {}
-    # Where argparse gave up, nothing is known to be missing.
-    missing: dict[str, str] = {}
-    if words_given is not None:
-        missing = {
-            field: f"{_shown(field, it)}: is missing ({it.help.partition(';')[0]})" for field, it in flags.items()
-        }
-    file = given.pop("env_file", None)
-    variables = environment.from_file(file.value, problems) if file else {}
+    missing = {field: f"{_shown(field, it)}: is missing ({it.help.partition(';')[0]})" for field, it in flags.items()}
+    given = _given(parser, words, flags, problems, missing)
+    variables: dict[str, Given] = {}
+    for path in given.pop("env_file").value if "env_file" in given else ():
+        variables |= environment.from_file(path, problems_of_settings)
     variables |= environment.from_environment(environ, problems_of_environment)
     chosen = variables | {field: given.pop(field) for field in [*given] if field not in flags}
     given = {field: variables[flag.setting] for field, flag in flags.items() if flag.setting in variables} | given
@@ -118,21 +114,21 @@ def read(parser: Parser, options: type[Options], words: Sequence[str], environ: 
     values: dict[str, Any] = {}
     # A question about a run that is named does not depend on the variables of another one.
     if takes_settings or derived:
-        problems += problems_of_environment
-        settings = environment.validated(Settings, chosen, problems)
+        problems_of_settings += problems_of_environment
+        settings = environment.validated(Settings, chosen, problems_of_settings)
         values = {field: default_of(settings) if settings else None for field, default_of in derived.items()}
         if takes_settings:
             values |= {"settings": settings, "origins": {field: value.origin for field, value in chosen.items()}}
+    problems += problems_of_settings
     found = environment.validated(options, given, problems, missing=missing, others=values)
     if found is not None and not problems:
         return found
-    hint = f"{parser.prog} --help"
-    if takes_settings:
-        raise InvalidSettings(
-            environment.listed(problems), hint=f"{hint} lists every setting with its unit and default"
-        )
-    command = parser.prog.rpartition(" ")[2]
-    raise InvalidSettings("\n".join(f"{command}: {line}" for line in problems), hint=hint)
+    command = parser.prog.removeprefix(f"{PROGRAM} ")
+    message = environment.listed(problems) if takes_settings else "\n".join(f"{command}: {line}" for line in problems)
+    hint = f"{parser.prog if takes_settings or not problems_of_settings else PROGRAM} --help"
+    if takes_settings or problems_of_settings:
+        hint += " lists every setting with its unit and default"
+    raise InvalidSettings(message, hint=hint)
 
 
 def add_options(parser: Parser, options: type[CommandOptions]) -> None:
@@ -148,7 +144,10 @@ def add_options(parser: Parser, options: type[CommandOptions]) -> None:
             parser.add_argument(_shown(field, flag), dest=field, action="store_true", help=flag.help)
     takes_settings = issubclass(options, SettingsOptions)
     if takes_settings or any(flag.default_of or flag.setting for flag in flags.values()):
-        parser.add_argument("--env-file", metavar="FILE", help="file of settings, one THAW_NAME=value a line")
+        parser.add_argument(
+            "--env-file", action="append", metavar="FILE",
+            help="file of settings, one THAW_NAME=value a line; may be repeated, and later files win",
+        )  # fmt: skip
     if not takes_settings:
         return
     parser.usage = parser.format_usage().removeprefix("usage: ").rstrip() + " [settings]"
@@ -177,17 +176,21 @@ def described(summary: str, options: type[CommandOptions]) -> str:
 
 
 def _given(
-    parser: Parser, words: Sequence[str], flags: Mapping[str, Flag], problems: list[str]
-) -> dict[str, Given] | None:
-    """What the words say, by field; None when argparse cannot read them."""
+    parser: Parser, words: Sequence[str], flags: Mapping[str, Flag], problems: list[str], missing: dict[str, str]
+) -> dict[str, Given]:
+    """What the words say, by field; nothing when argparse cannot read them.
+
+    What is given, but wrong, is added to `problems` and removed from `missing`.
+    """
     try:
         namespace, unknown = parser.parse_known_intermixed_args(words)
     except argparse.ArgumentError as error:
         # argparse would show the value of a switch that takes none.
         message = "takes no value" if "explicit argument" in error.message else error.message
         problems.append(f"{error.argument_name}: {message}" if error.argument_name else message)
-        return None
-    names = [name for action in parser.actions for name in action.option_strings]
+        missing.clear()
+        return {}
+    names = [name for action in parser.actions for name in action.option_strings if name.startswith("--")]
     previous = ""
     for word in unknown:
         if word.startswith("-"):
@@ -200,7 +203,8 @@ def _given(
     for field, value in vars(namespace).items():
         name = _shown(field, flags[field]) if field in flags else _flag(field)
         if isinstance(value, str) and not value.strip():
-            problems.append(f"{name}={value!r}: is empty; leave it out")
+            problems.append(f"{name}={value!r}: is empty; expected a value")
+            missing.pop(field, None)
         elif value != []:
             given[field] = Given(value, "flag", name)
     return given

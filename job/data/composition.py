@@ -16,7 +16,7 @@ from job.errors import InputError
 from job.observe import events
 
 MAX_CLASSES = 20
-"""So many classes are told one by one; of more, how many there are and the smallest and the largest."""
+"""So many classes are listed one by one; of more, how many there are and the smallest and the largest."""
 
 RARE_EXAMPLES = 10
 """A class with fewer training examples is worth a warning."""
@@ -67,8 +67,7 @@ class Composition:
     def check(self) -> None:
         """Raise InputError where a result would mean nothing.
 
-        A split of one class alone is learned, or passed, without a look at the images; a class that train lacks is
-        never right.
+        With one class alone, a constant answer is right; a class that train lacks is never predicted.
         """
         problems = []
         for split, counts in self.counts.items():
@@ -78,7 +77,8 @@ class Composition:
             if lacking.any():
                 problems.append(f"{split} has classes that train lacks: {self._listed(lacking, counts)}")
         if problems:
-            problems += [f"{split} has {_counted(of_split)}" for split, of_split in self.summary().items()]
+            for split, counted in self.summary().items():
+                problems.append(f"{split} has {', '.join(f'{name}: {count:,}' for name, count in counted.items())}")
             lines = "\n".join(f"  {problem}" for problem in problems)
             raise InputError(
                 f"the classes of the splits do not fit together; nothing was trained.\n{lines}",
@@ -108,14 +108,10 @@ class Composition:
         return ", ".join(f"{self.class_names[index]} ({counts[index]:,})" for index in indices[:MAX_CLASSES]) + more
 
 
-def _counted(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{name}: {count:,}" for name, count in counts.items())
-
-
 def identity(
     dataset: str, class_names: Sequence[str], labels: Mapping[str, np.ndarray], digests: Mapping[str, np.ndarray]
 ) -> dict[str, Any]:
-    """What tells the data of a run from any other, as JSON: every label and every byte of every image, in order.
+    """What identifies the data of a run, as JSON: every label and every byte of every image, in order.
 
     `labels` and `digests` as for `Composition.of`. `split_sha256` says in which split data differs, `sha256` is over
     all of it.

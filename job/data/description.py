@@ -1,6 +1,6 @@
-"""Whether a prepared TFDS data set is one to learn from, judged by its description: features, splits, files.
+"""Whether a classifier can be trained on a prepared TFDS data set, judged by its description: features, splits, files.
 
-A start and a plan ask the same function. This module reads no example and imports no TensorFlow: the types of features
+A start and a plan call the same function. This module reads no example and imports no TensorFlow: the types of features
 are NumPy's.
 """
 
@@ -18,6 +18,9 @@ from job.errors import DataCorrupt, InputError, InvalidSettings
 SPLIT_NAMES = ("train", "validation", "test")
 
 MAX_NAMED = 20
+
+Cache = Literal["memory", "disk", "none"]
+"""Where a run keeps its decoded images."""
 
 _Range = tuple[str, int, int]
 """The name of a split, and the examples of it from one index up to another."""
@@ -39,12 +42,12 @@ def judge(
     builder: tfds.core.DatasetBuilder,
     specs: tuple[str, str, str],
     *,
-    cache: Literal["memory", "disk", "none"],
+    cache: Cache,
     is_there: Callable[[Path], bool] = Path.is_file,
 ) -> Supervision:
     """What a start finds out about prepared data before it reads an example.
 
-    `is_there` tells whether a file of the data is where the description says. Raises InputError when the features are
+    `is_there` says whether a file of the data is where the description says. Raises InputError when the features are
     not those of an image classification data set, InvalidSettings when the splits or the cache do not fit the data,
     DataCorrupt when a file is missing.
     """
@@ -94,7 +97,7 @@ def supervision(builder: tfds.core.DatasetBuilder) -> Supervision:
         labels = [key for key in candidates if isinstance(features[key], tfds.features.ClassLabel)]
         if len(images) == len(labels) == 1 and (candidates is not named or len(named) == len(supervised or ())):
             return _usable(info, images[0], labels[0])
-    # Which features were meant is told first: those that the keys name, or all.
+    # First those that the keys name: they were meant.
     found = [f"  {key or 'an example'}: {_kind(features[key])}" for key in [*named, *(features.keys() - named)]]
     raise InputError(
         f"{info.full_name} is not an image classification data set: expected one Image and one ClassLabel, with "

@@ -56,7 +56,8 @@ class Examples:
         return self._in_turn().map(as_it_is(self._decoded), num_parallel_calls=PARALLEL_DECODES)
 
     def batches(self, order: np.ndarray, batch_size: int) -> tf.data.Dataset:
-        """As `ImageSource.batches`."""
+        """As `ImageSource.batches`, if it `is_in_any_order`."""
+        assert self.is_in_any_order, "judged before: without a cache, files are read in any order"
         return self.images(order).batch(batch_size)
 
     def read(

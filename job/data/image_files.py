@@ -18,12 +18,12 @@ from job.storage import ObjectStore, open_store
 SUFFIXES = frozenset(
     {".apng", ".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 )
-"""Of the formats that `pixels.decode` takes. In a folder, files of other names are passed over, but for these."""
+"""Of the formats that `pixels.decode` reads. Other files in a folder are passed over, but for those below."""
 
 OTHER_SUFFIXES = frozenset(
     {".arw", ".cr2", ".cr3", ".dng", ".heic", ".heif", ".hif", ".jp2", ".jxl", ".nef", ".orf", ".psd", ".raf", ".rw2"}
 )
-"""Of images that it does not take: each is named, so that none is left out in silence."""
+"""Of images that it does not read: each is reported, so that none is left out in silence."""
 
 MAX_IMAGE_BYTES = 1 << 28
 STANDARD_INPUT = "-"
@@ -46,8 +46,8 @@ def find(
     """The paths and URIs of image files in the order of `names`; those of a folder are sorted, at any depth.
 
     `-` stands for the paths on standard input, which is opened for it. A file that is named is taken whatever it is
-    called; what cannot be looked at is Unreadable. `passed_over` hears of links to folders, which are not followed:
-    they may lead back, or out. Raises InvalidSettings when an image comes on standard input, or a URI has no store,
+    called; what cannot be looked at is Unreadable. `passed_over` gets links to folders, which are not followed: they
+    may lead back, or out. Raises InvalidSettings when an image comes on standard input, or a URI has no store,
     StorageError when a bucket cannot be asked.
     """
     for name in names:
@@ -170,18 +170,10 @@ def _listed(file: BufferedReader) -> Iterator[str]:
             "predict: - reads paths from standard input, one a line, and an image came",
             hint="name the image's file; /dev/stdin is the name of what comes through a pipe",
         )
-    if b"\0" in begin:
-        yield from _ended_by_zero(file)
-        return
-    for line in file:
-        if path := line.rstrip(b"\r\n"):
-            yield os.fsdecode(path)
-
-
-def _ended_by_zero(file: BufferedReader) -> Iterator[str]:
+    end, ignored = (b"\0", b"") if b"\0" in begin else (b"\n", b"\r")
     rest = b""
     while piece := file.read1(_PIECE_BYTES):
-        *paths, rest = (rest + piece).split(b"\0")
-        yield from map(os.fsdecode, paths)
-    if rest:
-        yield os.fsdecode(rest)
+        *paths, rest = (rest + piece).split(end)
+        yield from (os.fsdecode(path) for path in (path.rstrip(ignored) for path in paths) if path)
+    if path := rest.rstrip(ignored):
+        yield os.fsdecode(path)

@@ -1,17 +1,18 @@
-"""The images of a split by index: decoded once and kept, or decoded again each time.
+"""The images of a split by index: decoded once and kept here, or decoded again each time by `examples`.
 
-Every source gives the same bytes for the same index: how images are kept is no part of a run's result.
+Every source gives the same bytes for the same index: how images are kept does not change the result of a run.
 """
 
 import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO, Literal, Protocol
+from typing import BinaryIO, Protocol
 
 import numpy as np
 import tensorflow as tf
 
+from job.data.description import Cache
 from job.errors import InvalidSettings
 
 PARALLEL_DECODES = os.cpu_count() or 1
@@ -42,7 +43,7 @@ def untuned(dataset: tf.data.Dataset, *, num_threads: int | None = None) -> tf.d
     return dataset.with_options(options)
 
 
-def allocate(shape: tuple[int, ...], cache: Literal["memory", "disk", "none"], cache_dir: Path) -> np.ndarray | None:
+def allocate(shape: tuple[int, ...], cache: Cache, cache_dir: Path) -> np.ndarray | None:
     """An array for decoded images, if they are kept; on disk a file without a name, which goes with the process."""
     if cache == "none":
         return None

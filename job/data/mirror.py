@@ -5,7 +5,7 @@ in a manifest with sizes and digests, and `Fetching` holds every file against it
 no manifest: there the store's own checksum must do, and a copy is good as long as its object has the generation that it
 was fetched at. A file has its name only once it is complete, so both may be killed anywhere, and go on from there.
 
-The names come from anyone who can write to the bucket: one that would leave the folder, a file that no data set needs,
+The names may be chosen by an attacker: one that would leave the folder, a file that no data set needs,
 and one that the manifest does not know are refused before anything is fetched. This module knows no TensorFlow.
 """
 

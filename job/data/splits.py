@@ -1,6 +1,6 @@
 """TFDS splits -> decoded uint8 images -> the exact batches of an epoch, and those of an evaluation.
 
-Every example is read at the start: its label and the SHA-256 of its image are kept, which tell this data from another.
+Every example is read at the start: its label and the SHA-256 of its image are kept: they identify the data.
 Images are decoded and resized once, in the background, so a damaged one is found early, by name. An epoch is a
 permutation: example order is a pure function of (seed, phase, epoch), whatever the cache, and a restart in the middle
 of an epoch begins at the right batch without reading the ones before it.
@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from job.data.composition import Composition, identity
 from job.data.decoding import Decoding, Part
-from job.data.description import SPLIT_NAMES, judge
+from job.data.description import SPLIT_NAMES, Cache, judge
 from job.data.examples import PREFETCHED_BATCHES, Examples
 from job.data.images import CachedImages, ImageSource, allocate, untuned
 from job.data.tfds_source import prepared_builder
@@ -120,7 +120,7 @@ class DataRequest:
     data_dir: str | None
     specs: tuple[str, str, str]
     image_size: int
-    cache: Literal["memory", "disk", "none"]
+    cache: Cache
     cache_dir: Path
 
 

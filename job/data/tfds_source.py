@@ -96,7 +96,7 @@ def _why(builder: tfds.core.DatasetBuilder, error: Exception) -> tuple[str, str]
     reason = f"{type(error).__name__}: {text.splitlines()[0] if text else ''}"
     by_hand = f"put the right file into {_downloads(builder) / 'manual'}, or point THAW_DATA_DIR at prepared data"
     if isinstance(error, NonMatchingChecksumError):
-        # TFDS tells where the file is, what was expected, and what came, one a line.
+        # TFDS says where the file is, what was expected, and what came, one a line.
         return "\n".join(line.strip() for line in text.splitlines()[:3]), (
             f"the file at its source is not the one that TFDS knows: {by_hand}"
         )
@@ -107,8 +107,8 @@ def _why(builder: tfds.core.DatasetBuilder, error: Exception) -> tuple[str, str]
 
 @contextlib.contextmanager
 def _without_chatter() -> Iterator[None]:
-    """TFDS announces what it does with print, progress bars and warnings that data is not prepared yet, and urllib3
-    that it tries again; what fails in the end is an error of ours."""
+    """Silence TFDS, which prints, shows progress bars and warns that data is not prepared yet, and urllib3, which logs
+    each retry: what fails in the end is an error of ours."""
     verbosity, urllib3_log = absl.logging.get_verbosity(), logging.getLogger("urllib3")
     level = urllib3_log.level
     absl.logging.set_verbosity(absl.logging.ERROR)
@@ -131,7 +131,7 @@ def _reach(builder: tfds.core.DatasetBuilder, problem: str, hint: str) -> None:
     """Raise DataUnavailable when the places that TFDS would download from do not answer, and nothing is here yet.
 
     TFDS itself tries each for more than three minutes before it gives up. It knows more files than a data set needs:
-    where some are here, only TFDS can tell whether those suffice.
+    where some are here, only TFDS knows whether those suffice.
     """
     infos = builder.url_infos or {}
     known = {info.filename for info in infos.values()} | {

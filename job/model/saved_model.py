@@ -106,7 +106,7 @@ def save(model: keras.Model, class_names: Sequence[str], folder: Path) -> None:
     module = tf.Module()
     # The bare variables: through Keras's layers, or its export archive (3.15), each would be written twice.
     module.weights = [variable.value for variable in model.variables]
-    # Nobody differentiates what is served, and tracing the gradients takes as long as the rest.
+    # A served model needs no gradients, and tracing them takes as long as the rest.
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
     try:
         tf.saved_model.save(module, folder, signatures=signatures(model, class_names), options=options)

@@ -1,7 +1,7 @@
 """Where the time of a run goes: every second of an attempt belongs to one stage and one category.
 
-A stage is a part of the straight line ("head", "export"); a category is what a second was good for, whichever stage it
-was in. Only one of each is open at a time, so the seconds of an attempt add up to its wall time by construction.
+A stage is a part of the run ("head", "export"); a category is the use of a second, in any stage. Only one of each is
+open at a time, so the seconds of an attempt add up to its wall time by construction.
 """
 
 import threading
@@ -23,11 +23,11 @@ Seconds = Mapping[str, Mapping[str, float]]
 
 
 class Ledger:
-    """The seconds of this attempt, from `began` on (by `clock`), and of those before it. Threads may read it."""
+    """The seconds of this attempt, and of those before it. Threads may read it."""
 
-    def __init__(self, *, began: float | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._since = clock() if began is None else began
+        self._since = clock()
         self._stage, self._category = "start", "init"
         self._closed: dict[str, dict[str, float]] = {}
         self._lock = threading.Lock()
@@ -35,7 +35,7 @@ class Ledger:
 
     @contextmanager
     def stage(self, name: str, category: Category) -> Iterator[None]:
-        """Count the time inside as of this stage, and of this category where no other is said."""
+        """Count the time inside for this stage, and for this category unless another one is opened inside."""
         before = self._enter(name, category)
         try:
             yield
@@ -44,7 +44,7 @@ class Ledger:
 
     @contextmanager
     def during(self, category: Category) -> Iterator[None]:
-        """Count the time inside as of this category, in the stage that is open."""
+        """Count the time inside for this category, in the open stage."""
         before = self._enter(self._stage, category)
         try:
             yield
@@ -83,7 +83,7 @@ def by_stage(attempts: Iterable[Seconds]) -> dict[str, float]:
 
 
 def by_category(attempts: Iterable[Seconds]) -> dict[str, float]:
-    """Seconds by category over attempts, every category named, and what attempts of another version had besides."""
+    """Seconds by category over attempts: every category, and those of attempts of another version."""
     total = dict.fromkeys(CATEGORIES, 0.0)
     for attempt in attempts:
         for categories in attempt.values():

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from job.observe.progress import Progress
+from job.paths import expanded
 
 MAX_BYTES = 4096
 DEFAULT_PATH = Path("/dev/termination-log")
@@ -33,16 +34,19 @@ def message(*, exit_code: int, reason: str, hint: str, progress: Progress) -> by
     return json.dumps(content).encode()
 
 
-def write(path: Path | None, data: bytes) -> str | None:
+def write(path: Path | str | None, data: bytes) -> str | None:
     """Write a message to `path`, or to Kubernetes' default place if that exists. Returns the problem, if any."""
     target = path or (DEFAULT_PATH if DEFAULT_PATH.exists() else None)
     if target is None:
         return None
     try:
+        target = expanded(target)
         # Not blocking: a named pipe without a reader is an error then.
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK
         with os.fdopen(os.open(target, flags, 0o666), "wb") as file:
             file.write(data)
     except OSError as error:
         return f"{target}: {error.strerror}"
+    except ValueError as error:
+        return f"{target}: {error}"
     return None

@@ -1,1 +1,1 @@
-"""One attempt at a run: the record, the lease, the checkpoints, and the straight line of the work."""
+"""One attempt at a run: the record, the lease, the checkpoints, and the pipeline."""

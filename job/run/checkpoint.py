@@ -1,14 +1,14 @@
 """Training state <-> write-once objects.
 
-The order of a commit, and why:
+The order of a commit, with reasons:
 
-1. Upload under a name that was never used. A crash here leaves an object that no record names: garbage, not harm.
-2. Verify: the store compares what it holds with what was sent, and its digest is noted (`ObjectStore.upload`).
+1. Upload under a name that was never used. A crash here leaves an object that no record names, which harms nothing.
+2. Verify: the store compares what it holds with what was sent, and returns the digest (`ObjectStore.upload`).
 3. Compare-and-swap the record. This is the commit: before it the old checkpoint counts, after it the new one.
 4. Prune what the record no longer names. A crash before this leaves garbage, which the next prune removes.
 
-A restore goes the other way: from the newest checkpoint that the record names to the oldest, and takes the first
-whose bytes have the recorded digest. Those that do not are set aside: named in the record, kept, never used.
+A restore tries the checkpoints of the record from the newest to the oldest, and takes the first whose bytes have the
+recorded digest. The others are set aside: named in the record, kept, never used.
 
 A checkpoint also describes itself in the metadata of its file, with a checksum of its arrays: a lost record can be
 rebuilt from that (`job.cli.repair`). This module knows arrays by name; it does not know TensorFlow.

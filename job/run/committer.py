@@ -10,6 +10,7 @@ import contextlib
 import os
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -126,9 +127,17 @@ class Committer:
             commit.outcome = self._checkpoints.commit(commit.snapshot)
         except BaseException as error:
             commit.outcome = error
+            _forget_locals(error)
         commit.seconds = time.monotonic() - began
         # A result is kept until it is reported; the copy of the state is not.
         commit.snapshot = replace(commit.snapshot, arrays={})
+
+
+def _forget_locals(error: BaseException | None) -> None:
+    """Empty the frames of a traceback, and of its causes, which keep the state as long as the error is kept."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__
 
 
 def lower_priority() -> None:

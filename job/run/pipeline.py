@@ -43,7 +43,7 @@ Restored = tuple[CheckpointEntry, dict[str, np.ndarray]]
 
 
 class Pipeline:
-    """What is left of a claimed run, and the values that its stages share."""
+    """Does what is left of a claimed run; its fields are what the stages share."""
 
     def __init__(
         self, settings: Settings, store: ObjectStore, record: RunRecord, context: Context, *, scratch: Path
@@ -79,7 +79,7 @@ class Pipeline:
         self.finish(results.outcome, files)
 
     def fetch(self) -> tuple[str | None, str]:
-        """The local places of data and weights; what is not here is fetched or downloaded first."""
+        """The local places of data and weights; what is missing is fetched or downloaded first."""
         settings = self.settings
         fetching = Fetching(
             settings.cache_dir, scratch=self.scratch, observer=self.observer, check_stop=self.check_stop
@@ -116,7 +116,7 @@ class Pipeline:
         return splits
 
     def first_order(self, num_examples: int) -> np.ndarray:
-        """The training images as this attempt takes them first, unless the newest checkpoint is damaged."""
+        """The order in which this attempt first uses the training images, unless the newest checkpoint is damaged."""
         settings, checkpoints = self.settings, self.record.content.checkpoints
         epochs = [(str(phase.name), epoch) for phase in settings.phases() for epoch in range(phase.epochs)]
         done = skip_batches = 0
@@ -131,7 +131,7 @@ class Pipeline:
         return np.roll(order, -skip_batches * settings.batch_size)
 
     def build_model(self, weights: str, splits: Splits) -> Classifier:
-        """The classifier with its pre-trained weights, once they are known to be those the run began with."""
+        """The classifier with its pre-trained weights. Raises InputError when the run began with others."""
         settings = self.settings
         # New weights are drawn from the process's one random generator, which a retry of a renewal would use too.
         alone = self.record.quiet() if weights == "none" else contextlib.nullcontext()
@@ -264,7 +264,7 @@ class Pipeline:
         return results
 
     def export(self, exported: keras.Model, splits: Splits, results: Results) -> dict[str, StoredFile]:
-        """Write model, logs and report, and return their digests; a later attempt writes them again, the same."""
+        """Write model, logs and report, and return their digests; a later attempt writes the same files again."""
         artefacts = Artefacts(self.store, self.record, names=export.NAMES)
         self.record.update(state="export")
         with self.progress.entering("export", "export"):

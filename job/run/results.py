@@ -1,7 +1,6 @@
 """The final evaluation: metrics of the exported model over the test split, and examples of images for the report."""
 
 import keras
-import numpy as np
 
 from job.data.splits import Splits
 from job.model.classifier import Classifier
@@ -19,9 +18,7 @@ def measure(exported: keras.Model, classifier: Classifier, splits: Splits, *, ba
     """
     splits.wait()
     logits, labels = predict_logits(exported, splits.test, batch_size=batch_size)
-    with np.errstate(invalid="ignore"):
-        # Logits that are not finite are the error below, and no warning of NumPy's besides.
-        test = evaluate(logits, labels, splits.class_names)
+    test = evaluate(logits, labels, splits.class_names)
     check_finite(test.loss, "over the test split")
     return Results(
         outcome={

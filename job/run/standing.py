@@ -71,11 +71,13 @@ def seconds_left(record: Record, progress: list[PhaseProgress]) -> float | None:
         return 0.0
     if not record.history or not record.inputs:
         return None
+    # An epoch of which an attempt did one step alone has no speed: that step was compiled.
+    measured = [epoch for epoch in record.history if epoch.images_per_second > 1e-6]
     batch_size, splits = recorded_setting(record.settings, "BATCH_SIZE"), record.inputs["data"]["splits"]
     validation_seconds = record.history[-1].validation_seconds
     return estimate.seconds_left(
         progress,
-        {epoch.phase: batch_size / max(epoch.images_per_second, 1e-9) for epoch in record.history},
+        {epoch.phase: batch_size / epoch.images_per_second for epoch in measured},
         validation_seconds=validation_seconds,
         evaluation_seconds=validation_seconds * splits["test"] / max(1, splits["validation"]),
     )

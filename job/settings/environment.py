@@ -22,6 +22,7 @@ from pydantic_core import ErrorDetails
 
 from job.errors import InvalidSettings
 from job.model.backbones import BACKBONES
+from job.paths import expanded
 from job.redaction import redacted_value
 from job.settings.settings import PREFIX, Settings, variable
 
@@ -81,7 +82,7 @@ def from_file(path: str, problems: list[str]) -> dict[str, Given]:
     Blank lines, comments that begin with #, and quotes round a value are allowed; nothing is expanded.
     """
     try:
-        text = _text_of(Path(path).expanduser())
+        text = _text_of(expanded(path))
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         problems.append(f"--env-file={redacted_value(path)!r}: {reason}")
@@ -95,6 +96,9 @@ def from_file(path: str, problems: list[str]) -> dict[str, Given]:
             continue
         if binding.key is None or binding.value is None or not re.fullmatch(r"\w+", binding.key):
             problems.append(f"{place}: is not a line of the form KEY=value")
+        elif not binding.key.upper().startswith(PREFIX):
+            # Not shown: a line of a key in base64 looks like a name too.
+            problems.append(f"{place}: no such setting: its name does not begin with {PREFIX}")
         elif binding.key in found:
             problems.append(f"{place}: {binding.key}: was given before, at {found[binding.key][1]}")
         else:

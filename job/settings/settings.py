@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from job.model.backbones import BACKBONES
+from job.paths import expanded
 from job.phases import PHASE_NAMES, PHASES, Phase
 from job.redaction import redacted_value
 from job.settings import split_spec
@@ -64,7 +65,7 @@ def _local(path: Any) -> Any:
 
 
 StoreUri = Annotated[str, AfterValidator(checked_store)]
-LocalPath = Annotated[Path, BeforeValidator(_local), AfterValidator(Path.expanduser)]
+LocalPath = Annotated[Path, BeforeValidator(_local), AfterValidator(expanded)]
 KUBERNETES_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,252}$"
 
 
@@ -171,7 +172,7 @@ class Settings(BaseSettings):
     def _data_without_tilde(cls, place: str | None) -> str | None:
         if place is None or "://" in place:
             return checked_bucket(place) if place else None
-        return str(Path(place).expanduser())
+        return str(expanded(place))
 
     @field_validator("train_split", "validation_split", "test_split")
     @classmethod
@@ -208,6 +209,7 @@ class Settings(BaseSettings):
             return checked_object(weights)
         if weights == "imagenet" and backbone and not BACKBONES[backbone].has_imagenet_weights:
             raise ValueError(f"there are no ImageNet weights of {backbone}: give a path, or none")
+        expanded(weights)
         return weights
 
     @field_validator(f"{PHASE_NAMES[-1]}_epochs")
@@ -284,7 +286,7 @@ def changes_result(field: str) -> bool:
 
 
 def group_of(field: str) -> str:
-    """The group under which a field is shown in the help and the README."""
+    """The group under which a field is shown in the help, the report and docs/reference."""
     return str(_extra(Settings.model_fields[field])["group"])
 
 

@@ -33,7 +33,7 @@ from google.cloud.storage.retry import DEFAULT_RETRY
 from job.errors import ObjectDamaged, ObjectMissing, PreconditionFailed, StorageError
 from job.storage import scratch
 from job.storage.checksums import Checksum, Content, checksums_of, content_of
-from job.storage.gcs_errors import MALFORMED, PASSING
+from job.storage.gcs_errors import MALFORMED, PASSING, explained
 from job.storage.gcs_requests import TRIES, Requests
 from job.storage.protocol import MISSING, Digest, Observer, StoredObject, Unobserved
 
@@ -80,7 +80,8 @@ class GcsStore:
         self.uri = f"gs://{bucket}/{prefix}".rstrip("/")
         self._prefix = f"{prefix}/" if prefix else ""
         self._requests = Requests(self.uri, self._observer)
-        with self._requests.explained("open", ""):
+        # No answer is read here: such an error is a fault of the program or of the client, and does not pass.
+        with explained("open", self.uri, malformed=()):
             self._client = storage.Client(project=None)
             self._client._http.hooks["response"].append(self._requests.answered)
             # google-cloud-storage 3.17 requests the bucket's own description in the background, for tracing: that needs

@@ -40,13 +40,13 @@ MALFORMED = (AttributeError, KeyError, TypeError, ValueError)
 
 
 @contextlib.contextmanager
-def explained(action: str, uri: str) -> Iterator[None]:
-    """Turn the errors of the client and of its libraries into ours."""
+def explained(action: str, uri: str, *, malformed: tuple[type[Exception], ...] = MALFORMED) -> Iterator[None]:
+    """Turn the errors of the client and of its libraries into ours; `malformed` are those of an answer."""
     try:
         yield
     except FOREIGN_ERRORS as error:
         raise explain(error, action, uri) from error
-    except MALFORMED as error:
+    except malformed as error:
         failed = f"cannot {action} {uri}: the answer is not understood: {_reason(error)}"
         raise StorageError(failed, hint=PASSING) from error
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from job.errors import InvalidSettings
-from job.paths import checked_name
+from job.paths import checked_name, expanded
 from job.storage.local import LocalStore
 from job.storage.protocol import ObjectStore, Observer
 
@@ -21,10 +21,10 @@ def is_bucket(uri: str) -> bool:
 
 
 def local_folder(uri: str) -> Path | None:
-    """The folder that a URI or a path names; None for a URI of another scheme."""
+    """The folder that a URI or a path names; None for a URI of another scheme. Raises ValueError."""
     if uri.startswith(_FOLDER):
         return Path(unquote(uri.removeprefix(_FOLDER)))
-    return None if "://" in uri else Path(uri).expanduser()
+    return None if "://" in uri else expanded(uri)
 
 
 def checked_store(uri: str) -> str:
@@ -34,8 +34,9 @@ def checked_store(uri: str) -> str:
     scheme, separator, _ = uri.partition("://")
     if separator and scheme != "file":
         raise ValueError(f"{scheme}:// is not a store: expected {PLACES}")
-    if separator and not _without_query(uri).startswith(f"{_FOLDER}/"):
+    if separator and not _without_query(uri).rstrip("/").startswith(f"{_FOLDER}/"):
         raise ValueError("expected an absolute path: file:///dir")
+    local_folder(uri)
     return uri.rstrip("/") or "/"
 
 
@@ -72,7 +73,7 @@ def open_store(uri: str, *, observer: Observer | None = None, timeout_seconds: f
     if "@" in bucket:
         raise InvalidSettings(
             "a gs:// URI has a user name in it, expected gs://bucket/prefix",
-            hint="leave it out: credentials are those of the process (see Object storage in the README)",
+            hint="leave it out: credentials are those of the process (see Object storage in docs/operations.md)",
         )
     # Imported here: it takes most of a second, and only runs on a bucket need it.
     from job.storage.gcs import GcsStore

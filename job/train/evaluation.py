@@ -1,7 +1,7 @@
 """Exact metrics of a model over a split.
 
-The model is the exported one, in float32: what is measured is what is shipped. Metrics are computed in float64
-from the logits of every example once, not averaged over batches.
+The model is the exported one, in float32. Metrics are computed in float64 from the logits of every example at once,
+not averaged over batches.
 """
 
 import math
@@ -23,7 +23,7 @@ NUM_CALIBRATION_BINS = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Metrics over a split; `confusion[i][j]` counts examples of class i that were taken for class j."""
+    """Metrics over a split; `confusion[i][j]` counts examples of class i that were predicted as class j."""
 
     num_examples: int
     loss: float

@@ -152,7 +152,7 @@ def _finished_epoch(
 
 
 class _EpochTimer:
-    """Seconds since the start of an epoch, and its images a second without the step that was compiled."""
+    """Seconds since the start of an epoch, and its images a second without the compiled step."""
 
     def __init__(self) -> None:
         self._started = time.monotonic()

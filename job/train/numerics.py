@@ -1,7 +1,6 @@
 """What `auto` means on this machine, and the process-wide switches of TensorFlow's arithmetic.
 
-A run decides once: the first attempt's choice goes into the record, and every later attempt follows it, on
-whatever machine it finds itself.
+A run decides once: the choice of the first attempt goes into the record, and later attempts follow it on any machine.
 """
 
 from typing import Any, Literal
@@ -18,12 +17,12 @@ def choose(*, precision: str, xla: str) -> dict[str, Any]:
     """The arithmetic that settings ask for, with `auto` decided for this machine; JSON values."""
     if precision == "auto":
         precision = "bfloat16" if _has_native_bfloat16() else "float32"
-    # XLA was slower on every processor measured: its depthwise convolutions are not the library's.
+    # XLA was slower on every processor measured: it has its own depthwise convolutions.
     return {"precision": precision, "xla": xla == "on"}
 
 
 def prepare_process(*, deterministic: bool) -> None:
-    """Silence Keras, and refuse operations without a deterministic implementation if asked to."""
+    """Silence Keras; if `deterministic`, refuse operations without a deterministic implementation."""
     # Keras announces downloads on standard output, which belongs to the log.
     keras.config.disable_interactive_logging()
     if deterministic:
