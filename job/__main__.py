@@ -122,6 +122,17 @@ class Ending:
             print(f"warning: no termination message: {redacted_value(problem)}", file=sys.stderr)
 
 
+def open_closed_streams() -> None:
+    """Open /dev/null as each standard stream that was closed at the start, as `>&-` does.
+
+    Otherwise the next file that is opened gets its number, and native libraries write into that file.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            # Of the free numbers the system takes the lowest: the one that is missing.
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
+
+
 def main(argv: Sequence[str]) -> int:
     """Carry out the command of flags and environment; returns the exit code."""
     name, words = cli.split(argv)
@@ -191,4 +202,5 @@ def leave(exit_code: int) -> NoReturn:
 
 
 if __name__ == "__main__":
+    open_closed_streams()
     leave(main(sys.argv[1:]))

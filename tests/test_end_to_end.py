@@ -176,6 +176,16 @@ def test_a_log_without_a_reader_changes_nothing(environment: Environment) -> Non
     assert run_json(env)["attempts"][-1]["exit_code"] == ExitCode.INTERRUPTED
 
 
+@pytest.mark.parametrize(("closed", "num_lines"), [("<&-", 1), (">&-", 0), ("2>&-", 1), ("<&- >&- 2>&-", 0)])
+def test_a_stream_that_is_closed_at_the_start_changes_nothing(
+    undisturbed: dict[str, Any], closed: str, num_lines: int
+) -> None:
+    """As some supervisors start a process."""
+    command = ["sh", "-c", f'exec "$0" -m job {closed}', sys.executable]
+    done = subprocess.run(command, cwd=REPOSITORY, env=undisturbed["env"], capture_output=True, text=True, check=False)
+    assert (done.returncode, len(done.stdout.splitlines()), done.stderr) == (ExitCode.COMPLETE, num_lines, "")
+
+
 def test_a_second_signal_ends_the_process_at_once(environment: Environment) -> None:
     """The last commit stands, and the exit code is still not 0."""
     process = begin(environment(head_epochs=1000, grace_seconds=600))

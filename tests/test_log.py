@@ -1,13 +1,15 @@
 """What a person sees on a terminal, and a log collector elsewhere."""
 
+import io
 import json
 import os
 import re
+import sys
 from collections.abc import Callable
 
 import pytest
 
-from job.observe.events import Evaluated, RunFailed
+from job.observe.events import Evaluated, RunFailed, StepDone
 from job.observe.log import Log, without_native_notes
 from job.observe.progress import Progress
 from tests.conftest import REPOSITORY
@@ -62,3 +64,33 @@ def test_a_terminal_shows_a_bar_while_it_trains_and_a_table_at_the_end(
     assert "Run small is complete" in text
     assert re.search(r"test accuracy +│ \d\.\d{4} +\(95 % interval", text)
     assert "{" not in text
+
+
+class TerminalText(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("variables", "has_colors", "has_bar"),
+    [
+        ({"TERM": "xterm"}, True, True),
+        ({"TERM": "xterm", "NO_COLOR": "1"}, False, True),
+        ({"TERM": "dumb"}, False, False),
+    ],
+)
+def test_a_terminal_gets_only_what_it_can_show(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], has_colors: bool, has_bar: bool
+) -> None:
+    """Colors and a bar; NO_COLOR is a convention of many programs."""
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "stdout", TerminalText())
+    log = Log("auto", Progress())
+    log.event(Evaluated(accuracy=0.5, loss=1.0, num_examples=3))
+    assert ("\x1b[" in sys.stdout.getvalue()) == has_colors
+    step = StepDone("head", 0, 1, 9, 1, 9, num_examples=3, seconds=1.0, data_wait_seconds=0.0, is_first=False)
+    log.step(step, lambda: (1.0, 0.5))
+    log.closing("title", {})
+    assert ("images/s" in sys.stdout.getvalue()) == has_bar

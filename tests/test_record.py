@@ -215,6 +215,16 @@ def test_a_damaged_record_stops_a_start_for_good(store: MemoryStore, data: bytes
     assert (caught.value.exit_code, store.read(RECORD_NAME).data) == (4, data)
 
 
+def test_a_record_of_a_newer_version_is_left_to_the_newer_program(store: MemoryStore) -> None:
+    """Its unknown fields would be lost."""
+    claim(store)
+    content = json.loads(store.read(RECORD_NAME).data) | {"new": 1}
+    store.write(RECORD_NAME, json.dumps(content).encode(), if_generation=store.generation(RECORD_NAME))
+    with pytest.raises(RecordDamaged, match="new: Extra inputs are not permitted") as caught:
+        claim(store)
+    assert caught.value.hint.startswith("use the newer program that wrote it, or restore")
+
+
 def test_a_lost_record_beside_checkpoints_stops_a_start(tmp_path: Path) -> None:
     """The error lists what is there, and all of it is kept."""
     store = LocalStore(tmp_path / "run")

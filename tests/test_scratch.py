@@ -106,6 +106,13 @@ def test_two_users_of_one_folder_do_not_disturb_each_other(shared: Path) -> None
     assert other.returncode == 0
 
 
+def test_a_plan_leaves_the_cache_folder_as_it_is(tmp_path: Path) -> None:
+    """It is neither made nor filled."""
+    for cache_dir in (tmp_path, tmp_path / "new" / "cache"):
+        assert checks.disks(Settings(cache_dir=cache_dir), None, LocalStore(tmp_path))[0].outcome == "skipped"
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_default_is_the_users_own_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Made with its parents, and closed to others."""
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -127,6 +134,9 @@ def test_a_place_that_cannot_be_written_is_an_error_that_names_the_setting(
     with pytest.raises(InvalidSettings, match=match) as caught, scratch.folder(cache_dir):
         pass
     assert "THAW_CACHE_DIR" in caught.value.hint
+    planned = checks.disks(Settings(cache_dir=cache_dir), None, LocalStore(tmp_path))[0]
+    assert (planned.outcome, planned.exit_code) == ("failed", caught.value.exit_code)
+    assert planned.text.partition(": ")[0] == caught.value.message.partition(": ")[0]
 
 
 def test_the_folder_is_kept_and_closed_again_when_a_volume_opens_it_to_its_group(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from job.cli.tables import size
 from job.data import mirror, prepared
 from job.errors import ThawError, WeightsUnusable
 from job.settings import machine
@@ -110,7 +111,7 @@ def weights(settings: Settings) -> Check:
     path = Path(place).expanduser()
     if not path.is_file():
         raise WeightsUnusable(f"THAW_WEIGHTS={place!r}: there is no such file", hint="name one, or imagenet")
-    return Check("weights", "ok", f"a file of {path.stat().st_size / 1e6:.1f} MB: {path}")
+    return Check("weights", "ok", f"a file of {size(path.stat().st_size)}: {path}")
 
 
 def device() -> Check:
@@ -141,7 +142,7 @@ def disks(settings: Settings, need: Need | None, store: ObjectStore) -> list[Che
 
 
 def _scratch(settings: Settings, need: Need | None) -> Check:
-    cache_folder.check(settings.cache_dir)
+    scratch.check(settings.cache_dir)
     place = cache_folder.place(settings.cache_dir)
     return _compared(
         "scratch disk", need.scratch if need else None, machine.free_disk_bytes(place), f"free in {place}",
@@ -152,6 +153,6 @@ def _scratch(settings: Settings, need: Need | None) -> Check:
 def _compared(name: str, needed: int | None, free: int, where: str, hint: str) -> Check:
     facts = {"needed_bytes": needed, "free_bytes": free}
     if needed is None:
-        return Check(name, "skipped", f"not known before the data is here; {free / 1e9:.1f} GB {where}", facts=facts)
-    text = f"about {needed / 1e9:.1f} GB needed, {free / 1e9:.1f} GB {where}"
+        return Check(name, "skipped", f"not known before the data is here; {size(free)} {where}", facts=facts)
+    text = f"about {size(needed)} needed, {size(free)} {where}"
     return Check(name, "ok" if needed <= free else "warning", text, "" if needed <= free else hint, facts=facts)

@@ -70,12 +70,13 @@ class Log:
         is_terminal = sys.stdout.isatty()
         readable = log_format == "console" or (log_format == "auto" and is_terminal)
         self._terminal = Terminal(file=sys.stdout, highlight=False) if readable else None
-        self._show_bar = readable and is_terminal
+        self._show_bar = self._terminal is not None and is_terminal and not self._terminal.is_dumb_terminal
         self._bar: bars.Progress | None = None
         self._stepped_at = 0.0
         processors: list[structlog.typing.Processor]
-        if readable:
-            renderer = structlog.dev.ConsoleRenderer(colors=is_terminal, pad_event_to=18, sort_keys=False)
+        if self._terminal is not None:
+            colors = is_terminal and self._terminal.color_system is not None and not self._terminal.no_color
+            renderer = structlog.dev.ConsoleRenderer(colors=colors, pad_event_to=18, sort_keys=False)
             stamp = structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False)
             processors = [add_log_level, stamp, _rounded, _redacted, _in_words, renderer]
         else:

@@ -19,6 +19,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from job.errors import (
     InputError,
     ObjectDamaged,
@@ -290,9 +292,11 @@ def parsed(data: bytes, place: str, *, run_id: str) -> Record:
         if run_id and content.run_id != run_id:
             raise ValueError(f"it is of run {content.run_id!r}, expected {run_id!r}")
     except ValueError as error:
+        has_unknown_field = isinstance(error, ValidationError) and error.errors()[0]["type"] == "extra_forbidden"
+        newer = "use the newer program that wrote it, or " if has_unknown_field else ""
         raise RecordDamaged(
             f"{place}/{RECORD_NAME} is not a record of this run: {problem_of(error)}. Nothing was written or deleted",
-            hint=f"restore the object, or rebuild it from the checkpoints: python -m job repair --run {place}",
+            hint=f"{newer}restore the object, or rebuild it from the checkpoints: python -m job repair --run {place}",
         ) from error
     return content
 

@@ -36,7 +36,7 @@ def folder(cache_dir: Path | None) -> Iterator[Path]:
     It is removed afterwards, with its files. Raises InvalidSettings when it cannot be made there, ScratchUnavailable
     when the disk is full.
     """
-    try:
+    with _writing(cache_dir):
         parent = cache_folder.make(cache_dir)
         _sweep(parent)
         path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
@@ -44,6 +44,29 @@ def folder(cache_dir: Path | None) -> Iterator[Path]:
         lock = (path / ".new").open("wb")
         fcntl.flock(lock, fcntl.LOCK_EX)
         (path / ".new").rename(path / _LOCK)
+    with lock:
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def check(cache_dir: Path | None) -> None:
+    """Raise what `folder` would raise, and leave nothing.
+
+    A folder that does not exist is not made: the nearest existing one above it is tried.
+    """
+    cache_folder.check(cache_dir)
+    with _writing(cache_dir):
+        place = cache_folder.place(cache_dir)
+        nearest = next(folder for folder in (place, *place.absolute().parents) if folder.exists())
+        tempfile.TemporaryFile(dir=nearest).close()
+
+
+@contextlib.contextmanager
+def _writing(cache_dir: Path | None) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
             raise unavailable(cache_folder.place(cache_dir), str(error.strerror), error.errno) from error
@@ -52,11 +75,6 @@ def folder(cache_dir: Path | None) -> Iterator[Path]:
             f"{shown} cannot be written: {error.strerror or error}",
             hint="point THAW_CACHE_DIR at a folder on a writable volume",
         ) from error
-    with lock:
-        try:
-            yield path
-        finally:
-            shutil.rmtree(path, ignore_errors=True)
 
 
 def _sweep(parent: Path) -> None:
