@@ -239,6 +239,24 @@ def test_old_temporary_files_are_removed_but_no_young_one_and_none_of_a_living_w
     assert (Path(path).exists(), young.exists()) == (False, True)
 
 
+def test_a_temporary_file_that_was_swept_before_it_was_locked_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process took it for abandoned: its lock was free."""
+    lock, swept = fcntl.flock, set[Path]()
+
+    def sweep_first(descriptor: int, operation: int) -> None:
+        if not swept:
+            swept.update(tmp_path.iterdir())
+            min(swept).unlink()
+        lock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", sweep_first)
+    with temporary_file(tmp_path) as temporary:
+        assert temporary.path.exists()
+        assert temporary.path not in swept
+
+
 def test_a_file_that_was_taken_over_is_locked_too(tmp_path: Path) -> None:
     """It has the name of the temporary file, and another inode."""
     source = tmp_path / "source"
