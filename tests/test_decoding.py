@@ -12,8 +12,8 @@ import pytest
 import tensorflow as tf
 
 from job.data import decoding
-from job.data.records import RecordReader
 from job.data.splits import Splits, epoch_order, load_splits, train_batches
+from job.data.tfds.records import RecordReader
 from job.errors import DataCorrupt, Interrupted, InvalidSettings
 from tests import shapes
 from tests.runs import never

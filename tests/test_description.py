@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from job.cli import checks
-from job.data.description import judge
 from job.data.splits import load_splits
-from job.data.tfds_source import find_builder
+from job.data.tfds.builders import find_builder
+from job.data.tfds.description import judge
 from job.errors import InputError, ThawError
 from job.settings.settings import Settings
 from tests import shapes

@@ -11,8 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from job.cli import checks
-from job.data import mirror, prepared
-from job.data.tfds_source import find_builder
+from job.data import mirror
+from job.data.tfds import prepared
+from job.data.tfds.builders import find_builder
 from job.errors import InputError, WeightsUnusable
 from job.observe import events
 from job.settings.settings import Settings

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from job.data import image_files
-from job.data.image_files import MAX_IMAGE_BYTES, Unreadable
+from job.data.files import image_files
+from job.data.files.image_files import MAX_IMAGE_BYTES, Unreadable
 from job.errors import InvalidSettings
 from job.storage import open_store
 from tests.gcs_server import BUCKET, GcsServer

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from job import memory
-from job.data.records import cut_short
+from job.data.tfds.records import cut_short
 from job.errors import DataCorrupt, ExitCode, MemoryExhausted, ScratchUnavailable
 from job.observe import events
 from job.storage import LocalStore

@@ -16,7 +16,7 @@ import pytest
 
 from job.data import mirror
 from job.data.mirror import Fetching
-from job.data.prepared import files_of_dataset
+from job.data.tfds.prepared import files_of_dataset
 from job.errors import DataUnavailable, ExitCode, InputError, Interrupted, ScratchUnavailable, WeightsUnusable
 from job.observe import events
 from job.storage import LocalStore, cache_folder, digest_of, open_store, scratch

@@ -9,7 +9,7 @@ import google_crc32c
 import pytest
 import tensorflow as tf
 
-from job.data.records import RecordReader
+from job.data.tfds.records import RecordReader
 from job.errors import DataCorrupt
 
 

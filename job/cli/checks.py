@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from job.cli.tables import size
-from job.data import mirror, prepared
+from job.data import mirror
+from job.data.tfds import prepared
 from job.errors import ThawError, WeightsUnusable
 from job.settings import machine
 from job.settings.resources import Need
@@ -53,7 +54,7 @@ def data(settings: Settings) -> Check:
     place = settings.data_dir or prepared.DEFAULT_DATA_DIR
     if is_bucket(place):
         return _data_in_mirror(settings, place)
-    from job.data.tfds_source import find_builder
+    from job.data.tfds.builders import find_builder
 
     builder, is_prepared = find_builder(settings.dataset, settings.data_dir)
     if not is_prepared:
@@ -64,7 +65,7 @@ def data(settings: Settings) -> Check:
 
 def _data_in_mirror(settings: Settings, place: str) -> Check:
     """The same of a mirror: its description alone is read."""
-    from job.data.tfds_source import find_builder
+    from job.data.tfds.builders import find_builder
 
     store = open_store(place)
     names = mirror.files_of_dataset(store, settings.dataset)
@@ -87,7 +88,7 @@ def _data_in_mirror(settings: Settings, place: str) -> Check:
 
 
 def _judged(settings: Settings, builder: Any, text: str, is_there: Callable[[Path], bool]) -> Check:
-    from job.data.description import SPLIT_NAMES, judge
+    from job.data.tfds.description import SPLIT_NAMES, judge
 
     specs = (settings.train_split, settings.validation_split, settings.test_split)
     judge(builder, specs, cache=settings.cache, is_there=is_there)

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from job.data import image_files, pixels
-from job.data.image_files import Unreadable
+from job.data import pixels
+from job.data.files import image_files
+from job.data.files.image_files import Unreadable
 from job.errors import InputError
 from job.model import networks
 from job.report.files import LABELS, MODEL

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from job.cli.arguments import Flag, Place, SettingsOptions
-from job.data import mirror, prepared
+from job.data import mirror
+from job.data.tfds import prepared
 from job.errors import InvalidSettings, WeightsUnusable
 from job.observe.events import MirrorSettings, Observer
 from job.observe.log import without_native_notes
@@ -41,8 +42,8 @@ def answer(options: Options, *, observer: Observer, check_stop: Callable[[], Non
     values = {"THAW_DATA_DIR": f"{to}/{DATA}"}
     with scratch.folder(settings.cache_dir) as temporary:
         with without_native_notes():
-            from job.data import tfds_source
-        builder = tfds_source.prepared_builder(settings.dataset, settings.data_dir)
+            from job.data.tfds import builders
+        builder = builders.prepared_builder(settings.dataset, settings.data_dir)
         check_stop()
         mirror.send(data_store, _files(builder), observer=observer, check_stop=check_stop)
         if settings.weights != "none":

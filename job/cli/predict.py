@@ -15,7 +15,7 @@ from job import memory
 from job.cli.arguments import AsJson, CacheDir, CommandOptions, Flag, RunPlace
 from job.cli.runs import recorded
 from job.cli.tables import TableConsole, plain, print_json
-from job.data import image_files
+from job.data.files import image_files
 from job.errors import ExitCode, InputError, InvalidSettings, RunUnavailable
 from job.observe.log import without_native_notes
 from job.schema import Record, recorded_setting

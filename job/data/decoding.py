@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from job.data.images import PARALLEL_DECODES, untuned
 from job.data.pixels import reason_of
-from job.data.records import cut_short
+from job.data.tfds.records import cut_short
 from job.errors import DataCorrupt
 
 Failure = Callable[[], BaseException]

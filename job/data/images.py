@@ -12,7 +12,7 @@ from typing import BinaryIO, Protocol
 import numpy as np
 import tensorflow as tf
 
-from job.data.description import Cache
+from job.data.tfds.description import Cache
 from job.errors import InvalidSettings
 
 PARALLEL_DECODES = os.cpu_count() or 1

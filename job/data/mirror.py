@@ -20,7 +20,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from job.data import prepared
+from job.data.tfds import prepared
 from job.errors import DataUnavailable, InputError, ObjectMissing, WeightsUnusable
 from job.observe import events
 from job.paths import UnsafeName, checked_name, inside

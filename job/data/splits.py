@@ -19,10 +19,10 @@ import tensorflow as tf
 
 from job.data.composition import Composition, identity
 from job.data.decoding import Decoding, Part
-from job.data.description import SPLIT_NAMES, Cache, judge
-from job.data.examples import PREFETCHED_BATCHES, Examples
 from job.data.images import CachedImages, ImageSource, allocate, untuned
-from job.data.tfds_source import prepared_builder
+from job.data.tfds.builders import prepared_builder
+from job.data.tfds.description import SPLIT_NAMES, Cache, judge
+from job.data.tfds.examples import PREFETCHED_BATCHES, Examples
 
 
 @dataclass(frozen=True, kw_only=True)

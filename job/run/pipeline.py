@@ -16,7 +16,7 @@ import numpy as np
 from job.data import composition
 from job.data.mirror import Fetching
 from job.data.splits import DataRequest, Splits, epoch_order, load_splits
-from job.data.tfds_source import prepared_builder
+from job.data.tfds.builders import prepared_builder
 from job.errors import CheckpointDamaged, ExitCode, Interrupted, StorageError
 from job.model.classifier import Classifier, ModelRequest, build_classifier
 from job.observe import events

@@ -13,7 +13,7 @@ import pytest
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.download import checksums, resource
 
-from job.data import prepared, tfds_source
+from job.data.tfds import builders, prepared
 from job.errors import DataUnavailable, InputError
 from tests.shapes import draw
 
@@ -80,29 +80,29 @@ def test_an_archive_that_was_downloaded_before_needs_no_network(tmp_path: Path) 
         url=Archived.URL, path=path, dataset_name="archived", original_fname="a.zip",
         url_info=checksums.UrlInfo(size=len(CONTENT), checksum=SHA256, filename="a.zip"),
     )  # fmt: skip
-    assert tfds_source.prepared_builder("archived", str(tmp_path)).is_prepared()
+    assert builders.prepared_builder("archived", str(tmp_path)).is_prepared()
 
 
 def test_an_archive_that_a_person_put_there_needs_no_network(tmp_path: Path) -> None:
     """In `downloads/manual`, under the name that the data set gives it."""
     put(tmp_path / "downloads/manual/a.zip")
-    assert tfds_source.prepared_builder("archived", str(tmp_path)).is_prepared()
+    assert builders.prepared_builder("archived", str(tmp_path)).is_prepared()
 
 
 def test_without_network_and_archive_one_error_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The libraries below keep quiet about each of their tries."""
-    monkeypatch.setattr(tfds_source, "REACH_BACKOFF_SECONDS", 0.0)
+    monkeypatch.setattr(builders, "REACH_BACKOFF_SECONDS", 0.0)
     with caplog.at_level(logging.WARNING), pytest.raises(DataUnavailable, match="there is no way to"):
-        tfds_source.find_builder("archived", str(tmp_path))
+        builders.find_builder("archived", str(tmp_path))
     assert caplog.records == []
 
 
 def test_data_that_cannot_be_learned_from_is_not_downloaded(tmp_path: Path) -> None:
     """Its description says so before."""
     with pytest.raises(InputError, match="label: Text"):
-        tfds_source.find_builder("archived_texts", str(tmp_path))
+        builders.find_builder("archived_texts", str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_a_download_that_a_better_network_would_not_help_says_why(
     monkeypatch.setattr(Archived, "URL", f"{url}/{name}")
     monkeypatch.setattr(Archived, "SHA256", sha256)
     with pytest.raises(DataUnavailable, match=expected) as caught:
-        tfds_source.prepared_builder("archived", str(tmp_path))
+        builders.prepared_builder("archived", str(tmp_path))
     assert hint in caught.value.hint
     assert str(tmp_path / "downloads/manual") in caught.value.hint
     assert "network" not in caught.value.hint

@@ -12,10 +12,10 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from job.data.description import Supervision, has_random_access
 from job.data.images import PARALLEL_DECODES, as_it_is, untuned
 from job.data.pixels import decode
-from job.data.records import RecordReader, cut_short
+from job.data.tfds.description import Supervision, has_random_access
+from job.data.tfds.records import RecordReader, cut_short
 from job.errors import DataCorrupt, InputError
 
 EXAMPLES_READ_TOGETHER = 64

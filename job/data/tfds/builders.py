@@ -18,9 +18,9 @@ import urllib3
 from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
 from tensorflow_datasets.core.download.resource import get_dl_fname
 
-from job.data import prepared
-from job.data.description import supervision
-from job.data.prepared import DEFAULT_DATA_DIR
+from job.data.tfds import prepared
+from job.data.tfds.description import supervision
+from job.data.tfds.prepared import DEFAULT_DATA_DIR
 from job.errors import DataUnavailable
 
 BUILT_IN = {"drawn_cats_vs_dogs": "demo.drawn"}
