@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from job.cli.tables import size
 from job.data import mirror
+from job.data.split_spec import SPLIT_NAMES
 from job.data.tfds import prepared
 from job.errors import ThawError, WeightsUnusable
 from job.settings import machine
@@ -88,9 +89,9 @@ def _data_in_mirror(settings: Settings, place: str) -> Check:
 
 
 def _judged(settings: Settings, builder: Any, text: str, is_there: Callable[[Path], bool]) -> Check:
-    from job.data.tfds.description import SPLIT_NAMES, judge
+    from job.data.tfds.description import judge
 
-    specs = (settings.train_split, settings.validation_split, settings.test_split)
+    specs = settings.specs()
     judge(builder, specs, cache=settings.cache, is_there=is_there)
     sizes = {name: builder.info.splits[spec].num_examples for name, spec in zip(SPLIT_NAMES, specs, strict=True)}
     counted = ", ".join(f"{name} {count:,}" for name, count in sizes.items())

@@ -6,7 +6,7 @@ Numbers alone: labels and digests come in, and this module knows neither files n
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +32,7 @@ class Composition:
 
     class_names: tuple[str, ...]
     counts: Mapping[str, np.ndarray]
-    duplicates: Mapping[str, int]
+    duplicates: dict[str, int]
 
     @classmethod
     def of(
@@ -96,7 +96,8 @@ class Composition:
         if rare.any():
             yield events.ClassRare(RARE_EXAMPLES, **self._named(rare))
         if any(self.duplicates.values()):
-            yield events.Duplicates(**self.duplicates)
+            found = self.duplicates
+            yield events.Duplicates(found["train_validation"], found["train_test"], found["validation_test"])
 
     def _named(self, chosen: np.ndarray) -> dict[str, Any]:
         indices = np.flatnonzero(chosen)
@@ -133,8 +134,16 @@ def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def check_same(recorded: Mapping[str, Any] | None, found: Mapping[str, Any]) -> None:
-    """Raise InputError when the data of a run, as `identity` gives it, is not what the run began with, if it has."""
+def check_same(
+    recorded: Mapping[str, Any] | None,
+    found: Mapping[str, Any],
+    *,
+    changes: Callable[[], Iterable[str]] = tuple,
+) -> None:
+    """Raise InputError when the data of a run, as `identity` gives it, is not what the run began with, if it has.
+
+    `changes` looks up what happened to which examples, a line each, where that is known.
+    """
     if recorded is None or recorded == found:
         return
     problems = [
@@ -150,6 +159,9 @@ def check_same(recorded: Mapping[str, Any] | None, found: Mapping[str, Any]) -> 
             problems.append(f"{split}: the run has {sizes.get(split)} examples, this attempt {size}")
         elif digests.get(split) != found["split_sha256"][split]:
             problems.append(f"{split}: as many examples, {size}, but other images or labels, or in another order")
+    if recorded.get("skipped") != found.get("skipped"):
+        problems.append("other images are unreadable, and skipped")
+    problems += changes()
     raise InputError(
         "the data is not what the run began with.\n" + "\n".join(f"  {problem}" for problem in problems),
         hint="give back the data that the run began with, or start a run of another THAW_RUN_ID",
