@@ -30,7 +30,7 @@ def written(examples: Mapping[str, Examples], kept: Mapping[str, np.ndarray], cl
 
 def changes(before: bytes, now: bytes) -> Iterator[str]:
     """What happened to the images between two tables, a line for each kind of change; no line where nothing did."""
-    old, new = _rows(before), _rows(now)
+    old, new = _by_name(before), _by_name(now)
     both = [name for name in old if name in new]
     kinds = {
         "have another label": [name for name in both if old[name]["label"] != new[name]["label"]],
@@ -48,11 +48,16 @@ def changes(before: bytes, now: bytes) -> Iterator[str]:
 def duplicates(table: bytes) -> list[str]:
     """Some of the images that are in more than one split, as `cat/1.jpg (train) = cat/9.jpg (test)`."""
     by_digest: dict[str, list[dict[str, str]]] = {}
-    for row in _rows(table).values():
+    for row in rows(table):
         by_digest.setdefault(row["sha256"], []).append(row)
-    found = [rows for rows in by_digest.values() if len({row["split"] for row in rows}) > 1]
-    return [" = ".join(f"{row['name']} ({row['split']})" for row in rows) for rows in found[:MAX_NAMED]]
+    found = [same for same in by_digest.values() if len({row["split"] for row in same}) > 1]
+    return [" = ".join(f"{row['name']} ({row['split']})" for row in same) for same in found[:MAX_NAMED]]
 
 
-def _rows(table: bytes) -> dict[str, dict[str, str]]:
-    return {row["name"]: row for row in csv.DictReader(io.StringIO(table.decode()))}
+def rows(table: bytes) -> list[dict[str, str]]:
+    """The rows of a table, by column."""
+    return list(csv.DictReader(io.StringIO(table.decode())))
+
+
+def _by_name(table: bytes) -> dict[str, dict[str, str]]:
+    return {row["name"]: row for row in rows(table)}

@@ -5,13 +5,10 @@ buckets, both take the order from names and a seed, and neither names a damaged 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import tensorflow as tf
-
-from job.data.files.places import Labels
 
 CheckStop = Callable[[], None]
 
@@ -58,15 +55,3 @@ class Source(Protocol):
         `check_stop` is called now and then, and raises to leave. Raises InvalidSettings when the specs do not fit the
         data, DataCorrupt when it cannot be read.
         """
-
-
-@dataclass(frozen=True, kw_only=True)
-class FilesRequest:
-    """How image files are understood: where their labels stand, which classes are wanted, how slices are made."""
-
-    labels: Labels = "auto"
-    classes: tuple[str, ...] = ()
-    stratify: bool = True
-
-
-ANY_FILES = FilesRequest()

@@ -19,16 +19,16 @@ import numpy as np
 import tensorflow as tf
 
 from job.data import image_table, unreadable
-from job.data.composition import Composition, identity
+from job.data.composition import Composition, Skipped, identity
 from job.data.decoding import Decoding, Part
+from job.data.files.listing import ANY_FILES, FilesRequest
 from job.data.files.places import is_place, open_place
 from job.data.files.source import FileSource
 from job.data.images import PREFETCHED_BATCHES, Cache, CachedImages, DecodedAgain, ImageSource, allocate, untuned
 from job.data.pixels import decode
-from job.data.source import ANY_FILES, Examples, FilesRequest, Source
+from job.data.source import Examples, Source
 from job.data.tfds.builders import prepared_builder
 from job.data.tfds.examples import TfdsSource
-from job.data.unreadable import Skipped
 from job.observe import events
 
 
@@ -79,8 +79,8 @@ class Split:
 class Splits:
     """The data of a run. Leaving the context ends the decode.
 
-    `identity` is what a resumed run must find again, `composition` what the splits are made of, `skipped` the images
-    that were left out because they cannot be read. `table` is that of `image_table`, for images that have names.
+    `identity` is what a resumed run must find again, `composition` what the splits are made of, `table` that of
+    `image_table`, for images that have names.
     """
 
     train: Split
@@ -89,7 +89,6 @@ class Splits:
     class_names: tuple[str, ...]
     identity: dict[str, Any]
     composition: Composition
-    skipped: tuple[Skipped, ...]
     table: bytes | None
     decoding: Decoding
 
@@ -100,10 +99,6 @@ class Splits:
                 yield replace(finding, images=image_table.duplicates(self.table))
             else:
                 yield finding
-        if self.skipped:
-            kinds = unreadable.kinds(image.reason for image in self.skipped)
-            names = [image.name for image in self.skipped[: unreadable.MAX_NAMED]]
-            yield events.ImagesSkipped(len(self.skipped), kinds, names)
 
     def wait(self) -> None:
         """Return when every image is decoded; raises as `Split.wait` does."""
@@ -171,11 +166,10 @@ def load_splits(
     may_skip = request.on_unreadable == "skip"
     if not may_skip:
         # A plain mistake is reported before the decode is begun.
-        composition, content = _content(source, examples, kept)
+        composition, found_identity = _content(source, examples, kept)
     parts = [_part(name, split, request, first_order) for name, split in examples.items()]
     corrupt = None if may_skip else partial(unreadable.corrupt, examples, hint=source.repair_hint)
     decoding = Decoding(parts, check_stop, corrupt=corrupt)
-    skipped: tuple[Skipped, ...] = ()
     if may_skip:
         with contextlib.ExitStack() as on_error:
             on_error.callback(decoding.close)
@@ -183,14 +177,13 @@ def load_splits(
                 decoding.wait(name, None)
             skipped = unreadable.skipped(examples, decoding.damaged)
             kept = {name: np.delete(indices, list(decoding.damaged[name])) for name, indices in kept.items()}
-            composition, content = _content(source, examples, kept)
+            composition, found_identity = _content(source, examples, kept, skipped)
             on_error.pop_all()
     return Splits(
         **{part.name: _split(part, examples[part.name], kept[part.name], request, decoding) for part in parts},
         class_names=source.class_names,
-        identity=content | ({"skipped": unreadable.identity(skipped)} if skipped else {}),
+        identity=found_identity,
         composition=composition,
-        skipped=skipped,
         table=image_table.written(examples, kept, source.class_names) if source.has_names else None,
         decoding=decoding,
     )
@@ -206,14 +199,17 @@ def _source(request: DataRequest) -> Source:
 
 
 def _content(
-    source: Source, examples: Mapping[str, Examples], kept: Mapping[str, np.ndarray]
+    source: Source,
+    examples: Mapping[str, Examples],
+    kept: Mapping[str, np.ndarray],
+    skipped: tuple[Skipped, ...] = (),
 ) -> tuple[Composition, dict[str, Any]]:
     """Composition and identity of the examples that are kept. Raises InputError when the classes do not fit."""
     labels = {name: split.labels[kept[name]] for name, split in examples.items()}
     digests = {name: split.digests[kept[name]] for name, split in examples.items()}
-    composition = Composition.of(source.class_names, labels, digests)
+    composition = Composition.of(source.class_names, labels, digests, skipped)
     composition.check()
-    return composition, identity(source.identity, source.class_names, labels, digests)
+    return composition, identity(source.identity, source.class_names, labels, digests, skipped)
 
 
 def _part(name: str, split: Examples, request: DataRequest, first_order: Callable[[int], np.ndarray]) -> Part:

@@ -17,7 +17,6 @@ import numpy as np
 from job.data import composition, image_table
 from job.data.files.places import is_place
 from job.data.mirror import Fetching, LocalInputs
-from job.data.source import FilesRequest
 from job.data.splits import DataRequest, Splits, epoch_order, load_splits
 from job.data.tfds.builders import prepared_builder
 from job.errors import (
@@ -43,7 +42,7 @@ from job.run.record import RunRecord
 from job.run.results import measure
 from job.schema import CheckpointEntry, EpochResult, StoredFile
 from job.settings.resources import evaluation_batch_size
-from job.settings.settings import Settings, class_list
+from job.settings.settings import Settings
 from job.storage import MISSING, ObjectStore
 from job.train import loop, numerics
 from job.train.loop import num_batches
@@ -111,9 +110,7 @@ class Pipeline:
                 image_size=settings.image_size,
                 cache=settings.cache,
                 cache_dir=self.scratch,
-                files=FilesRequest(
-                    labels=settings.labels, classes=class_list(settings.classes), stratify=settings.stratify
-                ),
+                files=settings.files_request(),
                 on_unreadable=settings.on_unreadable,
             )
             splits = load_splits(request, check_stop=self.check_stop, first_order=self.first_order)

@@ -16,7 +16,8 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from job.data import split_spec
-from job.data.files.places import Labels, is_place
+from job.data.files.listing import FilesRequest, Labels
+from job.data.files.places import is_place
 from job.model.backbones import BACKBONES
 from job.paths import expanded
 from job.phases import PHASE_NAMES, PHASES, Phase
@@ -301,6 +302,10 @@ class Settings(BaseSettings):
     def specs(self) -> tuple[str, str, str]:
         """The split specs of train, validation and test."""
         return self.train_split, self.validation_split, self.test_split
+
+    def files_request(self) -> FilesRequest:
+        """How own images are understood."""
+        return FilesRequest(labels=self.labels, classes=class_list(self.classes), stratify=self.stratify)
 
     def run_uri(self) -> str:
         """The place of the run in its store."""

@@ -1,10 +1,7 @@
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
-from job.data.files.listing import Listing
-
-Labels = Literal["auto", "folder", "prefix", "table"]
+from job.data.files.listing import Labels, Listing
 
 
 def is_place(text: str) -> bool:

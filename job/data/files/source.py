@@ -6,17 +6,16 @@ From then on a file must stay as it is: one that gives other bytes later counts 
 import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from types import SimpleNamespace
 
 import numpy as np
 import tensorflow as tf
 
 from job.data.files import order
+from job.data.files.judge import judge
 from job.data.files.listing import Listing
 from job.data.images import mapped
-from job.data.split_ranges import split_ranges
-from job.data.split_spec import DEFAULT_SPECS, SPLIT_NAMES
-from job.errors import InputError, InvalidSettings
+from job.data.split_spec import SPLIT_NAMES
+from job.errors import InvalidSettings
 
 NUM_READERS = 16
 READ_TOGETHER = 256
@@ -54,13 +53,6 @@ class FileSource:
     repair_hint = "repair or remove them, or set THAW_ON_UNREADABLE=skip, which leaves such images out"
 
     def __init__(self, listing: Listing, *, stratify: bool) -> None:
-        """Raises InputError when there are fewer than two classes."""
-        if len(listing.class_names) < 2:
-            found = ", ".join(map(repr, listing.class_names)) or "none"
-            raise InputError(
-                f"{listing.place}: expected images of two classes or more, found {found} (read as {listing.layout})",
-                hint="put the images of each class into a folder of its own, or name a table of paths and labels",
-            )
         self.class_names = listing.class_names
         index = {name: number for number, name in enumerate(listing.class_names)}
         self.labels = np.array([index[image.label] for image in listing.images], np.int32)
@@ -70,8 +62,7 @@ class FileSource:
         self._unread: dict[int, str] = {}
 
     def read(self, specs: Sequence[str], check_stop: Callable[[], None]) -> dict[str, FileExamples]:
-        specs = specs_for(self._listing, specs)
-        ranges = split_ranges(specs, sizes(self._listing), of=self._listing.place)
+        specs, ranges = judge(self._listing, specs)
         self._read_all(check_stop)
         splits = np.array([image.split for image in self._listing.images])
         orders = {}
@@ -121,27 +112,3 @@ class FileSource:
             for start in range(0, len(self.digests), READ_TOGETHER):
                 check_stop()
                 list(executor.map(digest, range(start, min(start + READ_TOGETHER, len(self.digests)))))
-
-
-def sizes(listing: Listing) -> dict[str, SimpleNamespace]:
-    """The splits of a listing as `split_ranges` wants them."""
-    counts = {name: sum(image.split == name for image in listing.images) for name in SPLIT_NAMES}
-    return {name: SimpleNamespace(num_examples=count, shard_lengths=[count]) for name, count in counts.items() if count}
-
-
-def specs_for(listing: Listing, specs: Sequence[str]) -> Sequence[str]:
-    """The specs as they are; where the data brings its own splits and no other are asked for, those three.
-
-    Raises InvalidSettings when it does not bring all three.
-    """
-    if not listing.has_splits or tuple(specs) != DEFAULT_SPECS:
-        return specs
-    found = sizes(listing)
-    if missing := [name for name in SPLIT_NAMES if name not in found]:
-        known = ", ".join(f"{name} ({size.num_examples:,})" for name, size in found.items())
-        raise InvalidSettings(
-            f"{listing.place} brings the splits {known}, and no {' and no '.join(missing)}",
-            hint="say which examples are for what, for example THAW_TRAIN_SPLIT=train[:80%], "
-            "THAW_VALIDATION_SPLIT=train[80%:] and THAW_TEST_SPLIT=validation",
-        )
-    return SPLIT_NAMES
