@@ -6,6 +6,7 @@ Numbers alone: labels and digests come in, and this module knows neither files n
 import hashlib
 import itertools
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -131,7 +132,7 @@ class Composition:
 
 def kinds(reasons: Iterable[str]) -> dict[str, int]:
     """How many images there are of each kind, the most frequent first. A kind is a reason without its details."""
-    return dict(Counter(reason.split(":")[0] for reason in reasons).most_common())
+    return dict(Counter(re.split("[:,(]", reason)[0].strip() for reason in reasons).most_common())
 
 
 def identity(

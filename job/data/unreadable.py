@@ -22,7 +22,7 @@ def corrupt(examples: Mapping[str, Examples], damaged: Damaged, *, hint: str) ->
         lines.append(f"  and {len(reasons) - len(lines):,} more")
     total = sum(len(split.labels) for split in examples.values())
     counts = kinds(reasons)
-    summary = f" ({'; '.join(f'{count:,} {kind}' for kind, count in counts.items())})" if len(counts) > 1 else ""
+    summary = f" ({', '.join(f'{kind}: {count:,}' for kind, count in counts.items())})" if len(counts) > 1 else ""
     return DataCorrupt(
         f"{len(reasons):,} of the {total:,} images cannot be read{summary}:\n" + "\n".join(lines), hint=hint
     )
