@@ -4,7 +4,6 @@ Only this module uses the store, the record and the observers; the modules below
 """
 
 import contextlib
-import hashlib
 import time
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -140,7 +139,7 @@ class Pipeline:
 
     def keep_table(self, table: bytes) -> str:
         """Keep the table of the run's images under a name of its content; returns the name."""
-        name = f"data/images-{hashlib.sha256(table).hexdigest()[:12]}.csv"
+        name = image_table.name_of(table)
         with contextlib.suppress(PreconditionFailed):
             self.store.write(name, table, if_generation=MISSING)
         return name
