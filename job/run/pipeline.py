@@ -43,7 +43,7 @@ from job.schema import CheckpointEntry, EpochResult, StoredFile
 from job.settings.resources import evaluation_batch_size
 from job.settings.settings import Settings
 from job.storage import MISSING, ObjectStore
-from job.train import loop, numerics
+from job.train import class_weights, loop, numerics
 from job.train.loop import num_batches
 from job.train.state import PhaseState
 
@@ -119,6 +119,7 @@ class Pipeline:
             dataset=splits.identity["dataset"], cache=settings.cache, **splits.identity["splits"],
             steps={phase.name: phase.epochs * steps for phase in settings.phases()},
             classes=splits.composition.summary(),
+            class_weights=class_weights.summary(self.recipe(splits).class_weights, splits.class_names),
         ))  # fmt: skip
         for finding in splits.findings():
             self.observer.event(finding)
@@ -237,7 +238,7 @@ class Pipeline:
                     state,
                     train=splits.train,
                     validation=splits.validation,
-                    recipe=loop.Recipe(self.settings.batch_size, self.settings.seed, xla=self.arithmetic["xla"]),
+                    recipe=self.recipe(splits),
                     position=loop.Position(epoch=epoch, step=step, steps_lost=steps_lost),
                     ledger=self.ledger,
                 ):
@@ -259,6 +260,11 @@ class Pipeline:
             except Interrupted:
                 self.commit_before_leaving(state, step)
                 raise
+
+    def recipe(self, splits: Splits) -> loop.Recipe:
+        settings = self.settings
+        weights = class_weights.choose(settings.class_weights, splits.composition.counts["train"])
+        return loop.Recipe(settings.batch_size, settings.seed, xla=self.arithmetic["xla"], class_weights=weights)
 
     def commit(self, state: PhaseState, step: int, *, reason: str) -> None:
         with self.ledger.during("checkpoint_blocking"):
