@@ -68,8 +68,8 @@ def test_the_recipe_and_its_fingerprint_stay_what_they_are() -> None:
         "DATASET": "cats_vs_dogs", "TRAIN_SPLIT": "train[:40%]", "VALIDATION_SPLIT": "train[40%:50%]",
         "TEST_SPLIT": "train[50%:60%]", "BACKBONE": "Xception", "IMAGE_SIZE": 150, "BATCH_SIZE": 32,
         "FLIP": "horizontal", "ROTATION": 0.1, "WEIGHTS": "imagenet", "DROPOUT": 0.2, "HEAD_EPOCHS": 5,
-        "HEAD_LEARNING_RATE": 0.001, "FINE_TUNE_EPOCHS": 5, "FINE_TUNE_LEARNING_RATE": 1e-05, "SEED": 0,
-        "PRECISION": "auto", "XLA": "auto", "DETERMINISTIC": False,
+        "HEAD_LEARNING_RATE": 0.001, "FINE_TUNE_EPOCHS": 5, "FINE_TUNE_LEARNING_RATE": 1e-05,
+        "CLASS_WEIGHTS": "none", "SEED": 0, "PRECISION": "auto", "XLA": "auto", "DETERMINISTIC": False,
     }  # fmt: skip
     assert RECIPE_VERSION == 2
     assert Settings().fingerprint() == "4a1779511a57"
