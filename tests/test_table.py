@@ -159,6 +159,14 @@ def test_all_that_is_wrong_with_the_rows_is_one_error(listed: Callable[..., List
         assert says in caught.value.message
 
 
+def test_a_row_may_lack_a_column(listed: Callable[..., Listing]) -> None:
+    """In JSON lines each row has columns of its own."""
+    with pytest.raises(InputError) as caught:
+        listed([ROWS[0], {"path": "images/3.jpg"}, {"label": "cat", "split": "test"}], "labels.jsonl")
+    for says in ("no label (row 2: 'images/3.jpg')", "train, validation and test (row 2: '')", "used (row 3: none)"):
+        assert says in caught.value.message
+
+
 def test_two_forms_of_the_same_letters_are_the_same(tmp_path: Path) -> None:
     """Of a table and a disk, and of labels."""
     make(tmp_path, [f"{NFD}/1.jpg", "2.jpg"])

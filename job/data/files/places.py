@@ -138,7 +138,8 @@ def _listing(place: str, files: Files, found: Layout, classes: Sequence[str]) ->
     class_names = tuple(sorted({image.label for image in images}))
     if classes:
         class_names = _selected(place, classes, class_names)
-        chosen = tuple(image for image in images if image.label in class_names)
+        selected = set(class_names)
+        chosen = tuple(image for image in images if image.label in selected)
         if len(chosen) < len(images):
             counts["image of another class"] += len(images) - len(chosen)
         images = chosen

@@ -45,7 +45,7 @@ def paths(file: Path) -> list[str]:
     problems = _Problems(file.name)
     for number, row in table.rows:
         try:
-            found.append(_path(row[table.path]))
+            found.append(_path(row.get(table.path)))
         except ValueError as error:
             problems.add("have a path that cannot be used", number, error)
     problems.check()
@@ -66,14 +66,14 @@ def images(tables: Mapping[str, str], names: Collection[str], read: Callable[[st
         above = name[: name.rfind("/") + 1]
         for number, row in table.rows:
             try:
-                path = _path(row[table.path])
+                path = _path(row.get(table.path))
             except ValueError as error:
                 problems.add("have a path that cannot be used", number, error)
                 continue
             file = files.get(above + path) or files.get(normal(above + path))
-            label, of_row = _text(row[table.label]), split
+            label, of_row = _text(row.get(table.label)), split
             if table.split is not None:
-                value = _text(row[table.split])
+                value = _text(row.get(table.split))
                 of_row = SPLITS.get(value.casefold(), "")
                 if not of_row:
                     problems.add("have a split other than train, validation and test", number, repr(value))
