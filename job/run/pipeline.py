@@ -85,11 +85,9 @@ class Pipeline:
             settings.cache_dir, scratch=self.scratch, observer=self.observer, check_stop=self.check_stop
         )
         with self.progress.entering("fetch", "download"):
-            data_dir, weights = fetching.inputs(
-                data_dir=settings.data_dir, dataset=settings.dataset, weights=settings.weights
-            )
-            prepared_builder(settings.dataset, data_dir)
-            return data_dir, weights
+            inputs = fetching.inputs(dataset=settings.dataset, data_dir=settings.data_dir, weights=settings.weights)
+            prepared_builder(settings.dataset, inputs.data_dir)
+            return inputs.data_dir, inputs.weights
 
     def load_data(self, data_dir: str | None) -> Splits:
         """The data, whose images are decoded in the background from now on."""
