@@ -1,8 +1,10 @@
 """The events of a run, which are the lines of its log, and the observers that get them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass
 from typing import Any, ClassVar, Protocol, dataclass_transform
+
+GpuMemory = Mapping[str, Mapping[str, int]]  # bytes that TensorFlow holds of each GPU, "current" and "peak"
 
 
 @dataclass_transform(frozen_default=True)
@@ -76,7 +78,7 @@ class Fetched(Event, name="fetched"):
 
 
 class DataLoaded(Event, name="data_loaded"):
-    """The splits are known: examples of each split, training steps of each phase, examples of each class."""
+    """The splits are known: examples of each split, training steps of each phase, examples and weight of each class."""
 
     dataset: str
     cache: str
@@ -85,6 +87,7 @@ class DataLoaded(Event, name="data_loaded"):
     test: int
     steps: Mapping[str, int]
     classes: Mapping[str, Mapping[str, int]]
+    class_weights: Mapping[str, float] | None = None
 
     def fields(self) -> dict[str, Any]:
         fields = super().fields()
@@ -114,6 +117,15 @@ class Duplicates(Event, name="duplicates", level="warning"):
     train_validation: int
     train_test: int
     validation_test: int
+    images: Sequence[str] = ()
+
+
+class ImagesSkipped(Event, name="images_skipped", level="warning"):
+    """Images cannot be read and were left out, as THAW_ON_UNREADABLE says: how many of each kind, and the first."""
+
+    num_images: int
+    kinds: Mapping[str, int]
+    images: Sequence[str]
 
 
 class ModelBuilt(Event, name="model_built"):
@@ -154,9 +166,6 @@ class PhaseStarted(Event, name="phase_started"):
     learning_rate: float
 
 
-GpuMemory = Mapping[str, Mapping[str, int]]  # bytes that TensorFlow holds of each GPU, "current" and "peak"
-
-
 class StepCompiled(Event, name="step_compiled"):
     """The first step of this attempt in a phase is done, which was traced and compiled."""
 
@@ -167,7 +176,7 @@ class StepCompiled(Event, name="step_compiled"):
 
 @dataclass(frozen=True)
 class EpochDone:
-    """An epoch is trained and validated: mean losses in nats, accuracies in 0..1.
+    """An epoch is trained and validated: mean losses in nats, that of training with class weights; accuracies in 0..1.
 
     Seconds and images a second are of this attempt; the rate leaves out the step that was compiled.
     """
