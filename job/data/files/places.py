@@ -45,15 +45,15 @@ def open_place(place: str, *, labels: Labels = "auto", classes: Sequence[str] = 
     shown = names.visible(files.names)
     inner = None if any(map(image_files.is_image, shown)) else layout.inner_archive(place, shown)
     if inner is None:
-        return _read(place, files, labels, classes)
+        return listed(place, files, labels, classes)
     archive = archives.open_archive(files.file(inner, scratch), f"{place}/{inner}", scratch)
-    listing = _read(f"{place}/{inner}", archive, labels, classes)
+    listing = listed(f"{place}/{inner}", archive, labels, classes)
     left_out = files.left_out + names.left_out(files.names, {inner}) + Counter(listing.left_out)
     images = tuple(replace(image, name=f"{inner}/{image.name}") for image in listing.images)
     return replace(listing, place=place, images=images, left_out=dict(left_out))
 
 
-class Files(Protocol):
+class Names(Protocol):
     """The files of a place by name. A name that ends with `/` is a folder; `left_out` counts what has no name here."""
 
     @property
@@ -64,6 +64,10 @@ class Files(Protocol):
 
     def read(self, name: str) -> bytes:
         """The content of a file that is no larger than an image. Raises ValueError. Safe to call from threads."""
+
+
+class Files(Names, Protocol):
+    """The same on this machine."""
 
     def file(self, name: str, scratch_folder: Path) -> Path:
         """A file with this content, in `scratch_folder` if there is none. Raises DataCorrupt, ScratchUnavailable."""
@@ -105,12 +109,13 @@ class Folder:
         return self._path / name
 
 
-def _read(place: str, files: Files, labels: Labels, classes: Sequence[str]) -> Listing:
+def listed(place: str, files: Names, labels: Labels, classes: Sequence[str]) -> Listing:
+    """The images of a folder or an archive that has these files; the arguments, and what is raised, as above."""
     labelled = [name for name in layout.tables(files.names) if table.is_labelled(name, files.read)]
     return _listing(place, files, layout.read(place, files.names, labels=labels, labelled_tables=labelled), classes)
 
 
-def _listing(place: str, files: Files, found: Layout, classes: Sequence[str]) -> Listing:
+def _listing(place: str, files: Names, found: Layout, classes: Sequence[str]) -> Listing:
     images, unlabelled = found.images, names.NO_LABEL
     if found.tables is not None:
         images = table.images(found.tables, files.names, files.read)
