@@ -68,7 +68,9 @@ def test_a_name_of_tfds_is_no_place(text: str) -> None:
 
 def test_each_folder_is_a_class_at_any_depth(listed: Callable[..., Listing]) -> None:
     """In order of names; suffixes of images in capitals, and of those that are not read, are images too."""
-    listing = listed("Dog/2021/May/1.JPG", "Dog/2.heic", "Cat/10.png", "Cat/9.png", "notes.txt", "LICENSE")
+    listing = listed(
+        "Dog/2021/May/1.JPG", "Dog/2.heic", "Cat/10.png", "Cat/9.png", "notes.txt", "LICENSE", "a.1", "b. c\n"
+    )
     assert labels(listing) == {
         "Cat/10.png": "Cat",
         "Cat/9.png": "Cat",
@@ -78,7 +80,7 @@ def test_each_folder_is_a_class_at_any_depth(listed: Callable[..., Listing]) -> 
     assert listing.class_names == ("Cat", "Dog")
     assert not listing.has_splits
     assert {image.split for image in listing.images} == {"train"}
-    assert listing.left_out == {".txt": 1, "no suffix": 1}
+    assert listing.left_out == {".txt": 1, "other": 3}
     assert [listing.read(index).decode() for index in range(4)] == [image.name for image in listing.images]
 
 

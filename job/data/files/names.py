@@ -3,6 +3,7 @@
 Names are relative, with `/` between their parts; one that ends with `/` is a folder.
 """
 
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -20,6 +21,7 @@ ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 HIDDEN, NO_LABEL = "hidden", "image without a label"
 
 _HIDDEN_NAMES = {"__macosx", "@eadir", "desktop.ini", "icon\r", "lost+found", "thumbs.db"}
+_SUFFIX = re.compile(r"\.[a-z][a-z0-9]{0,9}")
 _NUM_NAMED = 3
 
 
@@ -64,12 +66,18 @@ def visible(names: Iterable[str]) -> list[str]:
 
 
 def left_out(names: Iterable[str], used: Collection[str], image: str = NO_LABEL) -> Counter[str]:
-    """The number of files that are not used, by kind: hidden, by suffix, or `image` for an image."""
+    """The number of files that are not used, by kind: hidden, by suffix, other, or `image` for an image."""
     return Counter(
-        HIDDEN if is_hidden(name) else image if is_image(name) else PurePosixPath(name).suffix.lower() or "no suffix"
+        HIDDEN if is_hidden(name) else image if is_image(name) else _suffix(name)
         for name in names
         if name not in used and (is_hidden(name) or not name.endswith("/"))
     )
+
+
+def _suffix(name: str) -> str:
+    """A usual suffix; what is written after a dot may also be a number, or a sentence."""
+    suffix = PurePosixPath(name).suffix.lower()
+    return suffix if _SUFFIX.fullmatch(suffix) else "other"
 
 
 def some(names: Sequence[str], *, shown: Callable[[str], str] = repr) -> str:
