@@ -26,6 +26,7 @@ OTHER_SUFFIXES = frozenset(
 """Of images that it does not read: each is reported, so that none is left out in silence."""
 
 MAX_IMAGE_BYTES = 1 << 28
+EMPTY = "is empty"
 STANDARD_INPUT = "-"
 
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG")
@@ -89,7 +90,7 @@ def content(path: Path) -> bytes:
 def check_size(num_bytes: int) -> None:
     """Raise ValueError for a file that is empty, or larger than an image can be."""
     if not num_bytes:
-        raise ValueError("is empty")
+        raise ValueError(EMPTY)
     if num_bytes > MAX_IMAGE_BYTES:
         raise ValueError(f"is larger than {MAX_IMAGE_BYTES >> 20} MiB")
 

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from job.data.files import order
+from job.data.files.image_files import EMPTY
 from job.data.files.judge import judge
 from job.data.files.listing import Listing
 from job.data.images import mapped
@@ -101,7 +102,8 @@ class FileSource:
         try:
             return self._listing.read(int(index))
         except ValueError as error:
-            self._unread[int(index)] = str(error)
+            if (reason := str(error)) != EMPTY:
+                self._unread[int(index)] = reason
             return b""
 
     def _read_all(self, check_stop: Callable[[], None]) -> None:
