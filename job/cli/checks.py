@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 from job.cli.tables import size
 from job.data import mirror
+from job.data.files.places import is_place, open_place
+from job.data.split_spec import SPLIT_NAMES
 from job.data.tfds import prepared
 from job.errors import ThawError, WeightsUnusable
 from job.settings import machine
@@ -51,6 +53,8 @@ def data(settings: Settings) -> Check:
 
     The function that a start uses judges it. Raises DataUnavailable, InputError, DataCorrupt, InvalidSettings.
     """
+    if is_place(settings.dataset):
+        return _own_images(settings)
     place = settings.data_dir or prepared.DEFAULT_DATA_DIR
     if is_bucket(place):
         return _data_in_mirror(settings, place)
@@ -61,6 +65,27 @@ def data(settings: Settings) -> Check:
         text = f"{settings.dataset}: not here; a start would download or make it"
         return Check("data", "ok", text, facts={"examples": {}})
     return _judged(settings, builder, f"prepared: {settings.dataset} in {place}", Path.is_file)
+
+
+def _own_images(settings: Settings) -> Check:
+    """The same of image files, by their names alone; of those in a bucket, only that they are there."""
+    if is_bucket(settings.dataset):
+        count = mirror.count_images(settings.dataset)
+        text = f"{count:,} {'file' if count == 1 else 'files'} to be fetched from {settings.dataset}"
+        return Check("data", "ok", text, facts={"examples": {}})
+    from job.data.files.judge import judge
+
+    with scratch.folder(settings.cache_dir) as folder:
+        listing = open_place(
+            settings.dataset, labels=settings.labels, classes=settings.files_request().classes, scratch=folder
+        )
+        _, ranges = judge(listing, settings.specs())
+    sizes = {
+        name: sum(part.stop - part.start for part in parts) for name, parts in zip(SPLIT_NAMES, ranges, strict=True)
+    }
+    counted = ", ".join(f"{name} {count:,}" for name, count in sizes.items())
+    text = f"{len(listing.images):,} images of {len(listing.class_names):,} classes in {listing.layout} ({counted})"
+    return Check("data", "ok", text, facts={"examples": sizes})
 
 
 def _data_in_mirror(settings: Settings, place: str) -> Check:
@@ -88,9 +113,9 @@ def _data_in_mirror(settings: Settings, place: str) -> Check:
 
 
 def _judged(settings: Settings, builder: Any, text: str, is_there: Callable[[Path], bool]) -> Check:
-    from job.data.tfds.description import SPLIT_NAMES, judge
+    from job.data.tfds.description import judge
 
-    specs = (settings.train_split, settings.validation_split, settings.test_split)
+    specs = settings.specs()
     judge(builder, specs, cache=settings.cache, is_there=is_there)
     sizes = {name: builder.info.splits[spec].num_examples for name, spec in zip(SPLIT_NAMES, specs, strict=True)}
     counted = ", ".join(f"{name} {count:,}" for name, count in sizes.items())

@@ -93,6 +93,8 @@ def rgb(image: Image.Image) -> Image.Image:
 
 
 def _unknown(encoded: bytes) -> str:
+    if not encoded:
+        return "is empty"
     for name, begin in _OTHER_FORMATS.items():
         if re.match(begin, encoded, re.DOTALL):
             return f"is {name}, which is not read: convert it to JPEG or PNG"

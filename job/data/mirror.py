@@ -16,6 +16,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -169,6 +170,15 @@ def _named(store: ObjectStore) -> Iterator[None]:
         ) from error
 
 
+@dataclass(frozen=True)
+class LocalInputs:
+    """Where data and weights are on this machine."""
+
+    dataset: str
+    data_dir: str | None
+    weights: str
+
+
 class Fetching:
     """Copies of remote places under the cache directory, which later attempts on the same disk find again.
 
@@ -183,13 +193,13 @@ class Fetching:
         self._observer = observer
         self._check_stop = check_stop
 
-    def inputs(self, *, data_dir: str | None, dataset: str, weights: str) -> tuple[str | None, str]:
+    def inputs(self, *, data_dir: str | None, dataset: str, weights: str) -> LocalInputs:
         """The same places, with a local copy instead of each remote one."""
         if data_dir is not None and is_bucket(data_dir):
             data_dir = str(self.dataset(data_dir, dataset))
         if is_bucket(weights):
             weights = str(self.weights(weights))
-        return data_dir, weights
+        return LocalInputs(dataset, data_dir, weights)
 
     def dataset(self, uri: str, dataset: str) -> Path:
         """A local data_dir with the prepared data set. Raises DataUnavailable, InputError, StorageError."""

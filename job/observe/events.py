@@ -1,6 +1,6 @@
 """The events of a run, which are the lines of its log, and the observers that get them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass
 from typing import Any, ClassVar, Protocol, dataclass_transform
 
@@ -114,6 +114,15 @@ class Duplicates(Event, name="duplicates", level="warning"):
     train_validation: int
     train_test: int
     validation_test: int
+    images: Sequence[str] = ()
+
+
+class ImagesSkipped(Event, name="images_skipped", level="warning"):
+    """Images cannot be read and were left out, as THAW_ON_UNREADABLE says: how many of each kind, and the first."""
+
+    num_images: int
+    kinds: Mapping[str, int]
+    images: Sequence[str]
 
 
 class ModelBuilt(Event, name="model_built"):

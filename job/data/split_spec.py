@@ -1,7 +1,7 @@
-"""The part of TFDS's split grammar that can be judged before the data set is known.
+"""The three splits of a run, and the part of TFDS's split grammar that can be judged before the data set is known.
 
 `train[:40%]` and `train[40%:50%]` can be compared as they stand; `train[:960]` and `train[40%:]` only once the
-number of examples is known. What cannot be judged here is left to `data`, which asks TFDS itself.
+number of examples is known. `split_ranges` judges the rest then.
 """
 
 import re
@@ -13,6 +13,11 @@ _PART = re.compile(
         (?:\[ (?: (?P<start>-?\d+)(?P<start_unit>%|shard)? )? : (?: (?P<stop>-?\d+)(?P<stop_unit>%|shard)? )? \])?$""",
     re.VERBOSE,
 )
+
+SPLIT_NAMES = ("train", "validation", "test")
+
+DEFAULT_SPECS = ("train[:40%]", "train[40%:50%]", "train[50%:60%]")
+"""Of train, validation and test: the recipe's, which leave 40 % of the data alone."""
 
 GRAMMAR = "NAME, NAME[FROM:TO] in examples or NAME[FROM%:TO%], joined by +, for example train[:40%]"
 
