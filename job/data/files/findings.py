@@ -5,7 +5,7 @@ Whether a run could begin is decided by the functions that a run itself calls: `
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -32,7 +32,7 @@ class Finding:
     level: Literal["error", "warning", "note"]
     text: str
     advice: str
-    examples: Sequence[str] = ()
+    examples: list[str] = field(default_factory=list)
     exit_code: int = 0
 
 
@@ -198,7 +198,7 @@ def numbered(number: int, noun: str) -> str:
     return f"{number:,} {noun}" + ("" if number == 1 else "es" if noun.endswith("s") else "s")
 
 
-def _first(texts: Iterable[str]) -> tuple[str, ...]:
+def _first(texts: Iterable[str]) -> list[str]:
     found = list(texts)
     more = len(found) - MAX_NAMED
-    return (*found[:MAX_NAMED], *([f"and {more:,} more"] if more > 0 else []))
+    return found[:MAX_NAMED] + ([f"and {more:,} more"] if more > 0 else [])

@@ -32,7 +32,7 @@ TRAITS: dict[str, Callable[[Image.Image], Any]] = {
     "turned by EXIF": lambda file: orientation(file) != 1,
     "several frames": lambda file: not is_jpeg(file) and getattr(file, "n_frames", 1) > 1,
 }
-"""What is not so in a plain photograph, of a file that is open and not decoded yet."""
+"""What is not so in a plain photograph, of a file that is open; in this order, as EXIF of PNG is read by decoding it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +79,9 @@ def facts_of(encoded: bytes) -> Facts:
     digest = hashlib.sha256(encoded).digest()
     try:
         with opened(encoded) as file:
+            traits = tuple(name for name, has in TRAITS.items() if has(file))
             size = file.size[::-1] if orientation(file) >= 5 else file.size
             kind = "JPEG" if is_jpeg(file) else str(file.format)
-            traits = tuple(name for name, has in TRAITS.items() if has(file))
             if is_jpeg(file):
                 file.draft(None, (1, 1))
                 file.load()
