@@ -72,7 +72,7 @@ def test_the_recipe_and_its_fingerprint_stay_what_they_are() -> None:
         "FLIP": "horizontal", "ROTATION": 0.1, "WEIGHTS": "imagenet", "DROPOUT": 0.2, "HEAD_EPOCHS": 5,
         "HEAD_LEARNING_RATE": 0.001, "FINE_TUNE_EPOCHS": 5, "FINE_TUNE_LEARNING_RATE": 1e-05, "SEED": 0,
         "PRECISION": "auto", "XLA": "auto", "DETERMINISTIC": False,
-        "LABELS": "auto", "CLASSES": None, "STRATIFY": True, "ON_UNREADABLE": "fail",
+        "LABELS": "auto", "CLASSES": None, "STRATIFY": True, "ON_UNREADABLE": "fail", "CLASS_WEIGHTS": "none",
     }  # fmt: skip
     assert RECIPE_VERSION == 2
     assert Settings().fingerprint() == "4a1779511a57"

@@ -4,12 +4,16 @@ A CSV file with the columns name, split, label and sha256, in the order of the s
 """
 
 import csv
+import hashlib
 import io
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from job.data.source import Examples
+
+FOLDER = "data/"
+"""Where a run keeps it, under a name of its content."""
 
 COLUMNS = ("name", "split", "label", "sha256")
 MAX_NAMED = 5
@@ -26,6 +30,11 @@ def written(examples: Mapping[str, Examples], kept: Mapping[str, np.ndarray], cl
             label = class_names[found.labels[index]]
             writer.writerow([name, split, label, found.digests[index].tobytes().hex()])
     return text.getvalue().encode()
+
+
+def name_of(table: bytes) -> str:
+    """The name of the object that keeps a table."""
+    return f"{FOLDER}images-{hashlib.sha256(table).hexdigest()[:12]}.csv"
 
 
 def changes(before: bytes, now: bytes) -> Iterator[str]:

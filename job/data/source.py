@@ -5,10 +5,12 @@ buckets, both take the order from names and a seed, and neither names a damaged 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-import tensorflow as tf
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 CheckStop = Callable[[], None]
 
@@ -27,7 +29,7 @@ class Examples(Protocol):
     @property
     def is_in_any_order(self) -> bool: ...
 
-    def mapped(self, order: np.ndarray, use: Callable[[tf.Tensor], tf.Tensor]) -> tf.data.Dataset:
+    def mapped(self, order: np.ndarray, use: "Callable[[tf.Tensor], tf.Tensor]") -> "tf.data.Dataset":
         """What `use` makes, in a graph, of the bytes of each image of `order` in turn.
 
         `order` are indices, which are 0, 1, 2, ... unless the examples are in any order.

@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass
 from typing import Any, ClassVar, Protocol, dataclass_transform
 
+GpuMemory = Mapping[str, Mapping[str, int]]  # bytes that TensorFlow holds of each GPU, "current" and "peak"
+
 
 @dataclass_transform(frozen_default=True)
 class Event:
@@ -76,7 +78,7 @@ class Fetched(Event, name="fetched"):
 
 
 class DataLoaded(Event, name="data_loaded"):
-    """The splits are known: examples of each split, training steps of each phase, examples of each class."""
+    """The splits are known: examples of each split, training steps of each phase, examples and weight of each class."""
 
     dataset: str
     cache: str
@@ -85,6 +87,7 @@ class DataLoaded(Event, name="data_loaded"):
     test: int
     steps: Mapping[str, int]
     classes: Mapping[str, Mapping[str, int]]
+    class_weights: Mapping[str, float] | None = None
 
     def fields(self) -> dict[str, Any]:
         fields = super().fields()
@@ -163,9 +166,6 @@ class PhaseStarted(Event, name="phase_started"):
     learning_rate: float
 
 
-GpuMemory = Mapping[str, Mapping[str, int]]  # bytes that TensorFlow holds of each GPU, "current" and "peak"
-
-
 class StepCompiled(Event, name="step_compiled"):
     """The first step of this attempt in a phase is done, which was traced and compiled."""
 
@@ -176,7 +176,7 @@ class StepCompiled(Event, name="step_compiled"):
 
 @dataclass(frozen=True)
 class EpochDone:
-    """An epoch is trained and validated: mean losses in nats, accuracies in 0..1.
+    """An epoch is trained and validated: mean losses in nats, that of training with class weights; accuracies in 0..1.
 
     Seconds and images a second are of this attempt; the rate leaves out the step that was compiled.
     """

@@ -4,7 +4,6 @@ Only this module uses the store, the record and the observers; the modules below
 """
 
 import contextlib
-import hashlib
 import time
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -44,7 +43,7 @@ from job.schema import CheckpointEntry, EpochResult, StoredFile
 from job.settings.resources import evaluation_batch_size
 from job.settings.settings import Settings
 from job.storage import MISSING, ObjectStore
-from job.train import loop, numerics
+from job.train import class_weights, loop, numerics
 from job.train.loop import num_batches
 from job.train.state import PhaseState
 
@@ -120,6 +119,7 @@ class Pipeline:
             dataset=splits.identity["dataset"], cache=settings.cache, **splits.identity["splits"],
             steps={phase.name: phase.epochs * steps for phase in settings.phases()},
             classes=splits.composition.summary(),
+            class_weights=class_weights.summary(self.recipe(splits).class_weights, splits.class_names),
         ))  # fmt: skip
         for finding in splits.findings():
             self.observer.event(finding)
@@ -140,7 +140,7 @@ class Pipeline:
 
     def keep_table(self, table: bytes) -> str:
         """Keep the table of the run's images under a name of its content; returns the name."""
-        name = f"data/images-{hashlib.sha256(table).hexdigest()[:12]}.csv"
+        name = image_table.name_of(table)
         with contextlib.suppress(PreconditionFailed):
             self.store.write(name, table, if_generation=MISSING)
         return name
@@ -238,7 +238,7 @@ class Pipeline:
                     state,
                     train=splits.train,
                     validation=splits.validation,
-                    recipe=loop.Recipe(self.settings.batch_size, self.settings.seed, xla=self.arithmetic["xla"]),
+                    recipe=self.recipe(splits),
                     position=loop.Position(epoch=epoch, step=step, steps_lost=steps_lost),
                     ledger=self.ledger,
                 ):
@@ -260,6 +260,11 @@ class Pipeline:
             except Interrupted:
                 self.commit_before_leaving(state, step)
                 raise
+
+    def recipe(self, splits: Splits) -> loop.Recipe:
+        settings = self.settings
+        weights = class_weights.choose(settings.class_weights, splits.composition.counts["train"])
+        return loop.Recipe(settings.batch_size, settings.seed, xla=self.arithmetic["xla"], class_weights=weights)
 
     def commit(self, state: PhaseState, step: int, *, reason: str) -> None:
         with self.ledger.during("checkpoint_blocking"):

@@ -132,6 +132,9 @@ class Settings(BaseSettings):
     head_learning_rate: float = _phases(1e-3, "Adam's learning rate with the backbone frozen", gt=0, le=10)
     fine_tune_epochs: int = _phases(5, "epochs with every weight trained", ge=0, le=10_000)
     fine_tune_learning_rate: float = _phases(1e-5, "Adam's learning rate with every weight trained", gt=0, le=10)
+    class_weights: Literal["none", "balanced"] = _phases(
+        "none", "of the training loss: balanced gives every class the same part in it, however few its examples"
+    )
 
     seed: int = _numerics(0, "of data order, augmentation, dropout and new weights", ge=0, lt=2**31)
     precision: Literal["auto", "float32", "bfloat16"] = _numerics(
