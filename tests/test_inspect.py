@@ -4,6 +4,8 @@ import io
 import json
 import random
 import re
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,11 +14,13 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser
 
+from job import cli
 from job.data.files import findings, inspection, listing, survey
 from job.data.files.listing import Listing
-from job.data.split_spec import DEFAULT_SPECS
-from job.errors import ExitCode, Interrupted
+from job.data.split_spec import DEFAULT_SPECS, SPLIT_NAMES
+from job.errors import ExitCode, Interrupted, InvalidSettings
 from job.report import contact_sheet
+from tests.conftest import REPOSITORY
 from tests.test_report_browser import LOW_CONTRAST, browser
 
 __all__ = ["browser"]
@@ -205,6 +209,58 @@ def test_a_stop_ends_it_before_all_images_are_read() -> None:
     with pytest.raises(Interrupted):
         survey.look(listed(files, read=read), stop)
     assert num_read <= survey.READ_TOGETHER
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder for each of two classes, with one file that is no image."""
+    for name, content in (TWO_CLASSES | {"dog/phone.heic": HEIC, "dog/.DS_Store": b"", "notes.txt": b""}).items():
+        path = tmp_path / "photos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return tmp_path / "photos"
+
+
+def ask(*words: str) -> ExitCode:
+    return cli.answer("inspect", words, {})
+
+
+def test_a_folder_is_inspected_without_tensorflow(photos: Path, tmp_path: Path) -> None:
+    """As JSON, with a page beside it."""
+    words = ["--dataset", str(photos), "--json", "--page", str(tmp_path / "page.html"), "--cache-dir", str(tmp_path)]
+    words += [f"--{name}-split={spec}" for name, spec in zip(SPLIT_NAMES, ALL_OF_IT, strict=True)]
+    program = "import sys; from job import cli; code = cli.answer('inspect', sys.argv[1:], {}); "
+    program += "sys.exit(99 if 'tensorflow' in sys.modules else code)"
+    done = subprocess.run(
+        [sys.executable, "-c", program, *words], cwd=REPOSITORY, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (ExitCode.BAD_INPUT, "")
+    content = json.loads(done.stdout)
+    assert (content["place"], content["num_images"], content["exit_code"]) == (str(photos), 49, ExitCode.BAD_INPUT)
+    assert content["unreadable"] == [
+        {"name": "dog/phone.heic", "reason": "is HEIC, which is not read: convert it to JPEG or PNG"}
+    ]
+    assert sum(content["left_out"].values()) == 2
+    assert (tmp_path / "page.html").read_text("utf-8").startswith("<!doctype html>")
+
+
+def test_the_table_says_what_a_person_needs(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Counts of each class, what is wrong, and what helps."""
+    assert ask("--dataset", str(photos), "--cache-dir", str(tmp_path), "--on-unreadable", "skip") == ExitCode.COMPLETE
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "images 49 of 2 classes" in shown
+    assert "dog 25 1 10 2 3" in shown
+    assert "warning 1 of 49 images cannot be read (is HEIC: 1)" in shown
+    assert "exit code 0, as of a start: it would begin" in shown
+
+
+def test_what_cannot_be_inspected_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    """A data set of TFDS, and a page that has no place."""
+    with pytest.raises(InvalidSettings, match="'cats_vs_dogs' names a TFDS data set") as caught:
+        ask("--dataset", "cats_vs_dogs")
+    assert "job plan" in caught.value.hint
+    with pytest.raises(InvalidSettings, match=r"--page=.*: is not a file in a folder that exists"):
+        ask("--dataset", str(tmp_path), "--page", str(tmp_path / "none" / "page.html"))
 
 
 NASTY = "<img src=x onerror=alert(1)>"

@@ -3,6 +3,7 @@
 Every image is read and decoded once, without TensorFlow; only numbers are kept of it.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,8 +17,10 @@ from job.cli.arguments import AsJson, Flag, SettingsOptions
 from job.cli.tables import TableConsole, plain, print_json, size, table
 from job.data.files import findings, inspection, survey
 from job.data.files.places import is_place, open_place
+from job.data.mirror import Fetching
 from job.errors import ExitCode, InvalidSettings
-from job.settings.settings import LocalPath
+from job.observe.events import Observers
+from job.settings.settings import LocalPath, Settings
 from job.storage import scratch
 
 COLORS = {"error": "red", "warning": "yellow", "note": ""}
@@ -45,7 +48,9 @@ def answer(options: Options) -> ExitCode:
         _check(options.page)
     request = settings.files_request()
     with scratch.folder(settings.cache_dir) as folder:
-        listing = open_place(settings.dataset, labels=request.labels, classes=request.classes, scratch=folder)
+        place = _local(settings, folder)
+        listing = open_place(place, labels=request.labels, classes=request.classes, scratch=folder)
+        listing = dataclasses.replace(listing, place=settings.dataset)
         with _bar(len(listing.images)) as advance:
             seen = survey.look(listing, advance)
         judged = findings.judged(
@@ -61,6 +66,15 @@ def answer(options: Options) -> ExitCode:
     else:
         TableConsole().print(_as_table(content, options.page))
     return judged.exit_code
+
+
+def _local(settings: Settings, folder: Path) -> str:
+    """The place on this machine, where a run would fetch it to."""
+    if "://" not in settings.dataset:
+        return settings.dataset
+    fetching = Fetching(settings.cache_dir, scratch=folder, observer=Observers(), check_stop=lambda: None)
+    with Console(stderr=True).status(f"fetching {settings.dataset}"):
+        return fetching.images(settings.dataset)
 
 
 @contextmanager
