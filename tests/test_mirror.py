@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from job.data import mirror
+from job.data import filling
+from job.data.manifest import MANIFEST
 from job.data.mirror import Fetching
 from job.data.tfds.prepared import files_of_dataset
 from job.errors import DataUnavailable, ExitCode, InputError, Interrupted, ScratchUnavailable, WeightsUnusable
@@ -50,7 +51,7 @@ def listed(filled: GcsServer, prepared: Path) -> GcsServer:
 
 def send(store: Any, files: dict[str, Path]) -> Recorder:
     observer = Recorder()
-    mirror.send(store, files, observer=observer, check_stop=never)
+    filling.send(store, files, observer=observer, check_stop=never)
     return observer
 
 
@@ -83,7 +84,7 @@ def test_what_is_here_is_not_fetched_again(filled: GcsServer, tmp_path: Path) ->
     filled.requests.clear()
     fetching(tmp_path)[0].dataset(DATA, "two_shapes")
     assert "read" not in {operation for operation, _ in filled.requests}
-    assert ("stat", f"mirror/tfds/{mirror.MANIFEST}") in filled.requests
+    assert ("stat", f"mirror/tfds/{MANIFEST}") in filled.requests
 
 
 def test_a_fetch_that_was_stopped_goes_on_where_it_was(filled: GcsServer, tmp_path: Path) -> None:
@@ -99,7 +100,7 @@ def test_a_fetch_that_was_stopped_goes_on_where_it_was(filled: GcsServer, tmp_pa
         fetching(tmp_path, check_stop=stop)[0].dataset(DATA, "two_shapes")
     # Outside of tests the process ends now. Here its threads would make their last requests in the next test.
     for thread in threading.enumerate():
-        if thread.name.startswith("fetch"):
+        if thread.name.startswith("together"):
             thread.join()
     folder = fetching(tmp_path)[0].dataset(DATA, "two_shapes")
     assert len(contents(folder)) == len([name for name in filled.objects if "/two_shapes/" in name])
@@ -158,6 +159,7 @@ def test_an_object_that_is_not_what_the_manifest_says_is_refused(listed: GcsServ
 FETCH = """
 import sys
 from pathlib import Path
+from job.data.manifest import MANIFEST
 from job.data.mirror import Fetching
 from job.storage import scratch
 with scratch.folder(Path(sys.argv[1])) as folder:
@@ -231,6 +233,74 @@ def test_the_files_of_a_data_set_are_those_of_its_configuration_and_version(data
     assert {name.rpartition("/")[0] for name in files_of_dataset(NAMES, dataset)} == folders
 
 
+# Own images
+
+PHOTOS = f"gs://{BUCKET}/photos"
+CATS = {"cat/1.jpg": b"1", "cat/deep/2.PNG": b"2", "dog/3.heic": b"", "dog/\N{CAT FACE}.webp": b"4"}
+TABLE = {"labels.csv": "path,label\ncat/1.jpg,a\ndog/\N{CAT FACE}.webp,b\nnone.jpg,b\n".encode()}
+
+
+@pytest.fixture
+def photos(gcs: GcsServer) -> GcsServer:
+    """Three places in a bucket, among other objects."""
+    others = {"": b"", "cat/": b"", "cat/.DS_Store": b"", "notes.txt": b"", "../other.txt": b"", "cat.zip": b"zip"}
+    for name, content in (CATS | TABLE | others).items():
+        gcs.put(f"photos/{name}", content, None)
+    return gcs
+
+
+@pytest.mark.parametrize(
+    ("place", "files"),
+    [
+        ("", CATS | TABLE), ("/cat", {"1.jpg": b"1", "deep/2.PNG": b"2"}), ("/cat.zip", {"cat.zip": b"zip"}),
+        ("/labels.csv", TABLE | {name: CATS[name] for name in ("cat/1.jpg", "dog/\N{CAT FACE}.webp")}),
+    ],
+)  # fmt: skip
+def test_own_images_are_fetched_once(photos: GcsServer, tmp_path: Path, place: str, files: dict[str, bytes]) -> None:
+    """A folder's images and tables, an archive, a table and what it names; later the bucket is only listed."""
+    fetched = Path(fetching(tmp_path)[0].images(PHOTOS + place))
+    folder = fetched if fetched.is_dir() else fetched.parent
+    assert contents(folder) == files
+    assert fetched == folder or f"/{fetched.name}" == place
+    photos.requests.clear()
+    assert fetching(tmp_path)[0].images(PHOTOS + place) == str(fetched)
+    assert [operation for operation, _ in photos.requests if operation not in ("list", "stat")] == []
+    assert len([operation for operation, _ in photos.requests if operation == "stat"]) <= 3
+
+
+def test_the_copy_of_a_folder_follows_the_bucket(photos: GcsServer, tmp_path: Path) -> None:
+    """What was changed is fetched, and what was deleted is no class and no image any more."""
+    fetching(tmp_path)[0].images(PHOTOS)
+    photos.put("photos/cat/1.jpg", b"changed", None)
+    photos.put("photos/dog/5.jpg", b"5", None)
+    for name in ("cat/deep/2.PNG", "labels.csv"):
+        del photos.objects[f"photos/{name}"]
+    fetch, observer = fetching(tmp_path)
+    folder = Path(fetch.images(PHOTOS))
+    assert contents(folder) == {name: CATS[name] for name in CATS if name.startswith("dog")} | {
+        "cat/1.jpg": b"changed", "dog/5.jpg": b"5",
+    }  # fmt: skip
+    assert not (folder / "cat" / "deep").exists()
+    assert observer.of(events.Fetched)[0].num_files == 2
+
+
+@pytest.mark.parametrize("place", ["photo", "photos/dogs", "photos/dog.zip", "photos/dog.csv", "photos/notes.txt"])
+def test_a_place_without_images_is_named(photos: GcsServer, tmp_path: Path, place: str) -> None:
+    """With the command that puts some into a bucket."""
+    with pytest.raises(DataUnavailable, match=f"no images at gs://{BUCKET}/{place}: ") as caught:
+        fetching(tmp_path)[0].images(f"gs://{BUCKET}/{place}")
+    assert "python -m job mirror" in caught.value.hint
+
+
+def test_a_place_on_this_machine_is_not_copied(tmp_path: Path) -> None:
+    """Neither is a data set of TFDS' own folder."""
+    fetch, _ = fetching(tmp_path)
+    assert fetch.images("file:///data/my%20photos") == "/data/my photos"
+    inputs = fetch.inputs(dataset="file:///data/photos.zip", data_dir=None, weights="none")
+    assert (inputs.dataset, inputs.data_dir, inputs.weights) == ("/data/photos.zip", None, "none")
+    assert fetch.inputs(dataset="two_shapes", data_dir="/data", weights="none").data_dir == "/data"
+
+
 # Filling one
 
 
@@ -246,7 +316,7 @@ def test_what_is_sent_is_listed_with_its_digest_and_sent_once(tmp_path: Path) ->
     observer = send(store, files)
     assert observer.of(events.MirrorFilled)[0].bytes_sent == len(b"changed") + len(b"sent")
     assert [store.read(name).data for name in sorted(files)] == [b"sent", b"changed", b"sent"]
-    assert set(json.loads(store.read(mirror.MANIFEST).data)["files"]) == set(files)
+    assert set(json.loads(store.read(MANIFEST).data)["files"]) == set(files)
 
 
 # The program
@@ -279,12 +349,12 @@ def test_a_mirror_command_that_was_killed_goes_on_where_it_was(
     with begin(env, "mirror", "--to", f"gs://{BUCKET}/m") as process:
         wait_for(process, events.Mirrored.name, number=2)
         process.kill()
-    sent = {name for operation, name in gcs.requests if operation == "write"} - {f"m/tfds/{mirror.MANIFEST}"}
+    sent = {name for operation, name in gcs.requests if operation == "write"} - {f"m/tfds/{MANIFEST}"}
     gcs.requests.clear()
     assert job("mirror", "--to", f"gs://{BUCKET}/m", env=env).returncode == ExitCode.COMPLETE
     files = contents(prepared / "two_shapes")
     assert {name: gcs.objects[f"m/tfds/two_shapes/{name}"].data for name in files} == files
-    listed = json.loads(gcs.objects[f"m/tfds/{mirror.MANIFEST}"].data)["files"]
+    listed = json.loads(gcs.objects[f"m/tfds/{MANIFEST}"].data)["files"]
     assert set(listed) == {f"two_shapes/{name}" for name in files}
     again = {name for operation, name in gcs.requests if operation == "write"}
     assert len(sent & again) <= 1 <= len(sent)

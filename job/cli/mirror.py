@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from job.cli.arguments import Flag, Place, SettingsOptions
-from job.data import mirror
+from job.data import filling
 from job.data.tfds import prepared
 from job.errors import InvalidSettings, WeightsUnusable
 from job.observe.events import MirrorSettings, Observer
@@ -37,7 +37,7 @@ def answer(options: Options, *, observer: Observer, check_stop: Callable[[], Non
     settings, to = options.settings, options.to
     _check_sources(settings)
     data_store, weights_store = open_store(f"{to}/{DATA}"), open_store(f"{to}/{WEIGHTS}")
-    mirror.probe(data_store)
+    filling.probe(data_store)
     check_stop()
     values = {"THAW_DATA_DIR": f"{to}/{DATA}"}
     with scratch.folder(settings.cache_dir) as temporary:
@@ -45,11 +45,11 @@ def answer(options: Options, *, observer: Observer, check_stop: Callable[[], Non
             from job.data.tfds import builders
         builder = builders.prepared_builder(settings.dataset, settings.data_dir)
         check_stop()
-        mirror.send(data_store, _files(builder), observer=observer, check_stop=check_stop)
+        filling.send(data_store, _files(builder), observer=observer, check_stop=check_stop)
         if settings.weights != "none":
             path = _weights_file(settings, temporary)
             name = _name_with_digest(path)
-            mirror.send(weights_store, {name: path}, observer=observer, check_stop=check_stop)
+            filling.send(weights_store, {name: path}, observer=observer, check_stop=check_stop)
             values["THAW_WEIGHTS"] = f"{to}/{WEIGHTS}/{name}"
     observer.event(MirrorSettings(**values))
 
