@@ -21,6 +21,7 @@ from job.data.split_spec import DEFAULT_SPECS, SPLIT_NAMES
 from job.errors import ExitCode, Interrupted, InvalidSettings
 from job.report import contact_sheet
 from tests.conftest import REPOSITORY
+from tests.gcs_server import BUCKET, GcsServer
 from tests.test_report_browser import LOW_CONTRAST, browser
 
 __all__ = ["browser"]
@@ -252,6 +253,16 @@ def test_the_table_says_what_a_person_needs(photos: Path, tmp_path: Path, capsys
     assert "dog 25 1 10 2 3" in shown
     assert "warning 1 of 49 images cannot be read (is HEIC: 1)" in shown
     assert "exit code 0, as of a start: it would begin" in shown
+
+
+def test_a_place_in_a_bucket_is_fetched(gcs: GcsServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And named as it was given."""
+    for name, content in TWO_CLASSES.items():
+        gcs.put(f"photos/{name}", content, None)
+    place = f"gs://{BUCKET}/photos"
+    assert ask("--dataset", place, "--json", "--cache-dir", str(tmp_path)) == ExitCode.COMPLETE
+    content = json.loads(capsys.readouterr().out)
+    assert (content["place"], content["num_images"], content["formats"]) == (place, 48, {"PNG": 48})
 
 
 def test_what_cannot_be_inspected_is_refused_before_anything_is_read(tmp_path: Path) -> None:
