@@ -31,7 +31,7 @@ TRAITS: dict[str, Callable[[Image.Image], Any]] = {
     "16 bit": lambda file: ";16" in str(getattr(file, "tile", "")),
     "CMYK": lambda file: file.mode == "CMYK",
     "turned by EXIF": lambda file: orientation(file) != 1,
-    "several frames": lambda file: not is_jpeg(file) and getattr(file, "n_frames", 1) > 1,
+    "several frames": lambda file: not is_jpeg(file) and getattr(file, "is_animated", False),
 }
 """What is not so in a plain photograph, of an open file; in this order, since to read EXIF of PNG is to decode it."""
 
