@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 from job.cli.tables import size
 from job.data import mirror
-from job.data.files.places import is_place, open_place
+from job.data.files.names import is_place
+from job.data.files.places import open_place
 from job.data.split_spec import SPLIT_NAMES
 from job.data.tfds import prepared
 from job.errors import ThawError, WeightsUnusable

@@ -22,7 +22,8 @@ from job.data import image_table, unreadable
 from job.data.composition import Composition, Skipped, identity
 from job.data.decoding import Decoding, Part
 from job.data.files.listing import ANY_FILES, FilesRequest
-from job.data.files.places import is_place, open_place
+from job.data.files.names import is_place
+from job.data.files.places import open_place
 from job.data.files.source import FileSource
 from job.data.images import PREFETCHED_BATCHES, Cache, CachedImages, DecodedAgain, ImageSource, allocate, untuned
 from job.data.pixels import decode
