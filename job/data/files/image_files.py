@@ -12,6 +12,7 @@ from io import BufferedReader
 from pathlib import Path
 from urllib.parse import unquote
 
+from job.data.formats import EMPTY
 from job.errors import InvalidSettings, ObjectDamaged, ObjectMissing
 from job.storage import ObjectStore, open_store
 
@@ -26,7 +27,6 @@ OTHER_SUFFIXES = frozenset(
 """Of images that it does not read: each is reported, so that none is left out in silence."""
 
 MAX_IMAGE_BYTES = 1 << 28
-EMPTY = "is empty"
 STANDARD_INPUT = "-"
 
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG")
