@@ -16,7 +16,8 @@ from rich.table import Table
 from job.cli.arguments import AsJson, Flag, SettingsOptions
 from job.cli.tables import TableConsole, plain, print_json, size, table
 from job.data.files import findings, inspection, survey
-from job.data.files.places import is_place, open_place
+from job.data.files.names import is_place
+from job.data.files.places import open_place
 from job.data.mirror import Fetching
 from job.errors import ExitCode, InvalidSettings
 from job.observe.events import Observers
