@@ -14,12 +14,14 @@ from typing import Any
 
 import pytest
 
+from job.cli.mirror import Options, answer
 from job.data import filling
 from job.data.manifest import MANIFEST
 from job.data.mirror import Fetching
 from job.data.tfds.prepared import files_of_dataset
 from job.errors import DataUnavailable, ExitCode, InputError, Interrupted, ScratchUnavailable, WeightsUnusable
 from job.observe import events
+from job.settings.settings import Settings
 from job.storage import LocalStore, cache_folder, digest_of, open_store, scratch
 from tests.classifiers import other_weights
 from tests.conftest import REPOSITORY, Recorder, job
@@ -359,6 +361,72 @@ def test_a_mirror_command_that_was_killed_goes_on_where_it_was(
     again = {name for operation, name in gcs.requests if operation == "write"}
     assert len(sent & again) <= 1 <= len(sent)
     assert json.loads((tmp_path / "log").read_text())["reason"] == f"complete: the mirror at gs://{BUCKET}/m is filled"
+
+
+def photo_folder(folder: Path, num_images: int) -> dict[str, bytes]:
+    """Images of two classes with a table, among other files; returns those that a run needs."""
+    images = {f"{'cat' if number % 2 else 'dog'}/{number}.jpg": b"%d" % number for number in range(num_images)}
+    rows = "".join(f"{name},{name[:3]}\n" for name in images if "cat" in name)
+    files = images | {"labels.csv": f"path,label\n{rows}".encode()}
+    for name, content in (files | {".hidden.jpg": b"", "notes.txt": b""}).items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return files
+
+
+def test_own_images_are_mirrored_and_a_mirror_that_was_cut_short_is_refused(
+    gcs: GcsServer, environment: Callable[..., dict[str, str]], tmp_path: Path
+) -> None:
+    """Until the command that was killed is started again, and goes on where it was."""
+    files = photo_folder(tmp_path / "my photos", 120)
+    env = environment(dataset=tmp_path / "my photos", labels="folder", weights="none")
+    with begin(env, "mirror", "--to", f"gs://{BUCKET}/m") as process:
+        wait_for(process, events.Mirrored.name, number=20)
+        process.kill()
+    place, manifest = f"gs://{BUCKET}/m/images/my-photos", f"m/images/my-photos/{MANIFEST}"
+    with pytest.raises(InputError, match="cut short"):
+        fetching(tmp_path)[0].images(place)
+    listed = json.loads(gcs.objects[manifest].data)["files"]
+    sent = {name for name, entry in listed.items() if entry["generation"]}
+    assert (len(listed), 10 <= len(sent) < len(files)) == (len(files), True)
+    gcs.requests.clear()
+    done = job("mirror", "--to", f"gs://{BUCKET}/m", env=env)
+    assert done.returncode == ExitCode.COMPLETE, done.stdout + done.stderr
+    printed = json.loads(done.stdout.splitlines()[-1])
+    assert {name: text for name, text in printed.items() if name.startswith("THAW")} == {"THAW_DATASET": place}
+    written = [name for operation, name in gcs.requests if operation == "write"]
+    assert not {f"m/images/my-photos/{name}" for name in sent} & set(written)
+    assert written.count(manifest) <= 23
+    assert contents(Path(fetching(tmp_path)[0].images(place))) == files
+
+
+@pytest.mark.parametrize("place", ["", "labels.csv", "../photos.zip"])
+def test_a_mirror_gives_the_same_images_as_the_place(gcs: GcsServer, tmp_path: Path, place: str) -> None:
+    """What a run needs of it, and no more; what was there before and is not any more is not mixed in."""
+    files, folder, observer = photo_folder(tmp_path / "photos", 8), tmp_path / "photos", Recorder()
+    shutil.make_archive(str(folder), "zip", folder)
+    settings = Settings(
+        dataset=str(folder / place), labels="auto" if place.endswith("csv") else "folder", weights="none"
+    )
+
+    def fill() -> None:
+        answer(Options(settings=settings, to=f"gs://{BUCKET}/m"), observer=observer, check_stop=never)
+
+    fill()
+    (printed,) = observer.of(events.MirrorSettings)
+    fetched = Path(fetching(tmp_path)[0].images(printed.THAW_DATASET))
+    if place == "../photos.zip":
+        assert fetched.read_bytes() == (tmp_path / "photos.zip").read_bytes()
+        return
+    wanted = {name for name in files if not place or not name.startswith("dog")}
+    assert contents(fetched if not place else fetched.parent) == {name: files[name] for name in wanted}
+    (folder / "dog" / "0.jpg").unlink()
+    if not place:
+        with pytest.raises(InputError, match=r"has 'dog/0\.jpg', and they are not here"):
+            fill()
+    del gcs.objects["m/images/photos/cat/1.jpg"]
+    with pytest.raises(InputError, match=r"cat/1\.jpg is in the manifest of the mirror and does not exist"):
+        fetching(tmp_path)[0].images(printed.THAW_DATASET)
 
 
 NO_TENSORFLOW = """

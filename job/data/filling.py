@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from job.data.files.layout import some
 from job.data.manifest import Listed, Manifest
 from job.data.tfds import prepared
 from job.data.together import together
@@ -69,8 +70,8 @@ class _Filling:
         others = sorted(self._manifest.files.keys() - self._files.keys())
         if others:
             raise InputError(
-                f"the mirror {self._store.uri} has {len(others):,} files that are not here, {others[0]!r} the first",
-                hint="delete them there and in its manifest, or delete all of it, or give another --to",
+                f"the mirror {self._store.uri} has {some(others)}, and they are not here: it may be of other images",
+                hint=f"give another --to, or delete {self._store.uri} first",
             )
 
     def plan(self, check_stop: Callable[[], None]) -> None:

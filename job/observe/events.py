@@ -277,7 +277,8 @@ class MirrorFilled(Event, name="mirror_filled"):
 class MirrorSettings(Event, name="mirror_settings"):
     """The settings with which a run reads from the mirror."""
 
-    THAW_DATA_DIR: str
+    THAW_DATASET: str | None = None
+    THAW_DATA_DIR: str | None = None
     THAW_WEIGHTS: str | None = None
 
 

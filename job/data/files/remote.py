@@ -70,26 +70,25 @@ def named_in_table(store: ObjectStore, paths: Sequence[str]) -> Files:
 
 
 def _check(store: ObjectStore, names: Iterable[str]) -> None:
-    """Raise InputError unless all names can be those of files in one folder."""
     with named(store):
-        files = {checked_name(name) for name in names}
-        for name in files:
-            if any(len(part.encode()) > MAX_PART_BYTES for part in name.split("/")):
-                raise UnsafeName(
-                    f"{name!r} is not the name of a file: a part of it is longer than {MAX_PART_BYTES} bytes"
-                )
-            at = name.find("/")
-            while at > 0:
-                if name[:at] in files:
-                    raise UnsafeName(
-                        f"{name!r} is not the name of a file: {name[:at]!r} is one, and cannot be a folder"
-                    )
-                at = name.find("/", at + 1)
+        check_names(names)
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Raise UnsafeName unless all names can be those of files in one folder, each as it is."""
+    files = {checked_name(name) for name in names}
+    for name in files:
+        if any(len(part.encode()) > MAX_PART_BYTES for part in name.split("/")):
+            raise UnsafeName(f"{name!r} is not the name of a file: a part of it is longer than {MAX_PART_BYTES} bytes")
+        at = name.find("/")
+        while at > 0:
+            if name[:at] in files:
+                raise UnsafeName(f"{name!r} is not the name of a file: {name[:at]!r} is one, and cannot be a folder")
+            at = name.find("/", at + 1)
 
 
 def _unavailable(uri: str, reason: str) -> DataUnavailable:
     return DataUnavailable(
         f"there are no images at {uri}: {reason}",
-        hint=f"correct THAW_DATASET, or put them there: python -m job mirror --to {uri.rpartition('/')[0]} "
-        "--dataset FOLDER says what it is called then",
+        hint="correct THAW_DATASET, or send images: python -m job mirror --to gs://bucket/prefix --dataset FOLDER",
     )
