@@ -17,7 +17,7 @@ from job.errors import ExitCode, InvalidSettings
 from job.redaction import redacted_value
 from job.settings import environment
 from job.settings.environment import Given, Origin
-from job.settings.settings import LocalPath, Settings, group_of
+from job.settings.settings import LocalPath, Settings, group_of, variable
 from job.storage.uri import checked_store
 
 PROGRAM = "python -m job"
@@ -195,7 +195,11 @@ def _given(
     for word in unknown:
         if word.startswith("-"):
             name = word.partition("=")[0]
-            problems.append(f"{name}: no such flag{environment.nearest(name, names)}")
+            field = name.removeprefix("--").replace("-", "_")
+            hint = environment.nearest(name, names)
+            if field in Settings.model_fields and "--env-file" in names:
+                hint = f"; it is a setting: give it as {variable(field)}, or in an --env-file"
+            problems.append(f"{name}: no such flag{hint}")
         elif not previous.startswith("-"):
             problems.append(f"{redacted_value(word)!r}: unexpected; options are given as --name value")
         previous = word

@@ -20,7 +20,7 @@ from rich.table import Table
 
 from job.cli.arguments import AsJson, CacheDir, CommandOptions, Flag, RunPlace
 from job.cli.runs import recorded
-from job.cli.tables import TableConsole, plain, print_json
+from job.cli.tables import plain, show
 from job.errors import ExitCode, ObjectMissing, PreconditionFailed, RecordDamaged, StorageError, Superseded
 from job.run import record
 from job.run.checkpoint import Inspected, inspect
@@ -66,10 +66,7 @@ def answer(options: Options) -> ExitCode:
             shown = mend(
                 store, damage, fingerprint=options.fingerprint, is_confirmed=options.is_confirmed, scratch=folder
             )
-    if options.as_json:
-        print_json(shown, indent=1)
-    else:
-        TableConsole().print(_as_table(shown))
+    show(shown, _as_table(shown), as_json=options.as_json)
     return ExitCode.COMPLETE
 
 

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from job.cli.arguments import AsJson, CommandOptions, Flag, RunPlace
 from job.cli.runs import recorded
-from job.cli.tables import COLORS, TableConsole, duration, plain, print_json, size, table
+from job.cli.tables import COLORS, TableConsole, duration, plain, show, size, table
 from job.errors import ExitCode, InvalidSettings
 from job.observe import estimate
 from job.observe.estimate import PhaseProgress
@@ -77,10 +77,9 @@ def answer(options: Options) -> ExitCode:
                 "status: --watch draws on a terminal, and standard output is none", hint="use --json, again and again"
             )
         _watch(store)
-    elif options.as_json:
-        print_json(as_json(look(store)), indent=1)
     else:
-        TableConsole().print(as_table(look(store)))
+        seen = look(store)
+        show(as_json(seen), as_table(seen), as_json=options.as_json)
     return ExitCode.COMPLETE
 
 

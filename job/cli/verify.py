@@ -11,7 +11,7 @@ from rich.console import Group
 
 from job.cli.arguments import AsJson, CacheDir, CommandOptions, RunPlace
 from job.cli.runs import recorded
-from job.cli.tables import TableConsole, plain, print_json, size, table
+from job.cli.tables import plain, show, size, table
 from job.errors import ExitCode
 from job.run.artefacts import PREFIXES, problem_with
 from job.run.record import RECORD_NAME
@@ -54,10 +54,7 @@ def answer(options: Options) -> ExitCode:
     with scratch.folder(options.cache_dir) as folder:
         found = sorted(look(store, record, folder / "object"))
     exit_code = ExitCode.BAD_INPUT if any(each.condition in FAULTS for each in found) else ExitCode.COMPLETE
-    if options.as_json:
-        print_json(_as_json(store.uri, record, found, exit_code), indent=1)
-    else:
-        TableConsole().print(_as_table(store.uri, record, found))
+    show(_as_json(store.uri, record, found, exit_code), _as_table(store.uri, record, found), as_json=options.as_json)
     return exit_code
 
 

@@ -63,7 +63,7 @@ _even_if_unwritable = contextlib.suppress(OSError)
 """A closed pipe or a full disk under the log neither ends a run nor changes its exit code."""
 
 
-class Log:
+class Log(events.Observer):
     """An observer that writes events with structlog, and on a terminal shows a progress bar."""
 
     def __init__(self, log_format: Literal["auto", "console", "json"], progress: Progress) -> None:
