@@ -13,11 +13,11 @@ from rich.table import Table
 
 from job import memory
 from job.cli.arguments import AsJson, CacheDir, CommandOptions, Flag, RunPlace
-from job.cli.runs import recorded
 from job.cli.tables import TableConsole, plain, print_json
 from job.data.files import image_files
 from job.errors import ExitCode, InputError, InvalidSettings, RunUnavailable
 from job.observe.log import without_native_notes
+from job.run.record import existing_record
 from job.schema import Record, recorded_setting
 from job.settings.resources import MAX_EVALUATION_BATCH
 from job.storage import ObjectStore, open_store, scratch
@@ -92,7 +92,7 @@ def _passed_over(path: str) -> None:
 
 
 def _finished(store: ObjectStore) -> Record:
-    found = recorded(store)
+    found = existing_record(store)
     if found.outcome is None:
         raise RunUnavailable(
             f"run {found.run_id!r} is not finished: it is in {found.state}, and has no model yet",

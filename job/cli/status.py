@@ -14,12 +14,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from job.cli.arguments import AsJson, CommandOptions, Flag, RunPlace
-from job.cli.runs import recorded
 from job.cli.tables import COLORS, TableConsole, duration, plain, show, size, table
 from job.errors import ExitCode, InvalidSettings
 from job.observe import estimate
 from job.observe.estimate import PhaseProgress
 from job.run import holder, lease, standing
+from job.run.record import existing_record
 from job.run.standing import Condition
 from job.schema import Record
 from job.storage import ObjectStore, open_store
@@ -85,7 +85,7 @@ def answer(options: Options) -> ExitCode:
 
 def look(store: ObjectStore) -> Seen:
     """Read the record of a run."""
-    found = recorded(store)
+    found = existing_record(store)
     hold, now = lease.look(found, store, holder.this_process(None)), datetime.now(UTC)
     return Seen(found, store.uri, lease.estimated_seconds(found, hold, now), hold.is_known, now)
 

@@ -10,11 +10,10 @@ from typing import Any, Literal, NamedTuple
 from rich.console import Group
 
 from job.cli.arguments import AsJson, CacheDir, CommandOptions, RunPlace
-from job.cli.runs import recorded
 from job.cli.tables import plain, show, size, table
 from job.errors import ExitCode
 from job.run.artefacts import PREFIXES, problem_with
-from job.run.record import RECORD_NAME
+from job.run.record import RECORD_NAME, existing_record
 from job.schema import CheckpointEntry, Record, StoredFile
 from job.storage import ObjectStore, open_store, scratch
 
@@ -50,7 +49,7 @@ def answer(options: Options) -> ExitCode:
     Raises RunUnavailable, RecordDamaged, StorageError.
     """
     store = open_store(options.run)
-    record = recorded(store)
+    record = existing_record(store)
     with scratch.folder(options.cache_dir) as folder:
         found = sorted(look(store, record, folder / "object"))
     exit_code = ExitCode.BAD_INPUT if any(each.condition in FAULTS for each in found) else ExitCode.COMPLETE
@@ -69,7 +68,7 @@ def look(store: ObjectStore, record: Record, path: Path) -> Iterator[Found]:
         problem = problem_with(store, name, expected, path)
         if problem is None:
             yield Found(name, "ok", expected.size)
-        elif name in _named(recorded(store)):
+        elif name in _named(existing_record(store)):
             yield Found(name, problem.condition, expected.size, problem.text)
     aside = {entry.name for entry in record.set_aside}
     for name in there - named.keys() - {RECORD_NAME}:
@@ -77,7 +76,7 @@ def look(store: ObjectStore, record: Record, path: Path) -> Iterator[Found]:
             yield Found(name, "set aside", text="damaged when it was last read, and kept")
         elif name.startswith(PREFIXES) and record.state == "done":
             yield Found(name, "not named", text="the record of the finished run does not name it")
-        elif name not in _named(recorded(store)):
+        elif name not in _named(existing_record(store)):
             yield Found(name, "left over", text="the record does not name it; nothing reads it")
 
 

@@ -117,15 +117,18 @@ class Checkpoints:
         return entry
 
     def prune(self) -> None:
-        """Delete what the record no longer names. What the store fails to delete now, a later prune deletes."""
+        """Delete what the record no longer names. What the store fails to delete now, a later prune deletes.
+
+        Three kinds stay: objects of a later attempt, which may have uploaded one that it has not committed yet; those
+        of another lineage, which another record wrote; and those whose names are not ours.
+        """
+        record, attempt = self._record.content, self._record.attempt.number
+        named, lineages = {entry.name for entry in (*self._entries, *self._set_aside)}, record.lineages or ("",)
         with contextlib.suppress(StorageError):
-            content = self._record.content
-            prune(
-                self._store,
-                [*self._entries, *self._set_aside],
-                attempt=self._record.attempt.number,
-                lineages=content.lineages or ("",),
-            )
+            for name in self._store.list(CHECKPOINTS):
+                parts = CheckpointName.parse(name)
+                if name not in named and parts is not None and parts.attempt <= attempt and parts.lineage in lineages:
+                    self._store.delete(name)
 
     def _upload(self, snapshot: Snapshot) -> CheckpointEntry:
         _check_finite(snapshot)
@@ -290,22 +293,3 @@ def retained(entries: Sequence[CheckpointEntry], *, keep: int) -> list[Checkpoin
     last_of_phase = {entry.phase: entry for entry in entries}
     kept = {entry.name for entry in (*entries[-keep:], *last_of_phase.values())}
     return [entry for entry in entries if entry.name in kept]
-
-
-def prune(
-    store: ObjectStore, entries: Sequence[CheckpointEntry], *, attempt: int, lineages: Sequence[str]
-) -> list[str]:
-    """Delete the checkpoints of these lineages that the record does not name among `entries`.
-
-    Three kinds stay: objects of a later attempt, which may have uploaded one that it has not committed yet; those of
-    another lineage, which another record wrote; and those whose names are not ours.
-    """
-    named = {entry.name for entry in entries}
-    orphans = []
-    for name in store.list(CHECKPOINTS):
-        parts = CheckpointName.parse(name)
-        if name not in named and parts is not None and parts.attempt <= attempt and parts.lineage in lineages:
-            orphans.append(name)
-    for name in orphans:
-        store.delete(name)
-    return orphans
