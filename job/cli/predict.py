@@ -15,7 +15,7 @@ from job import memory
 from job.cli.arguments import AsJson, CacheDir, CommandOptions, Flag, RunPlace
 from job.cli.tables import TableConsole, plain, print_json
 from job.data.files import image_files
-from job.errors import ExitCode, InputError, InvalidSettings, RunUnavailable
+from job.errors import ExitCode, InputError, RunUnavailable
 from job.observe.log import without_native_notes
 from job.run.record import existing_record
 from job.schema import Record, recorded_setting
@@ -60,7 +60,9 @@ def answer(options: Options) -> ExitCode:
         labeller = Labeller.of_run(store, record, folder)
     console = None if options.as_json or not sys.stdout.isatty() else TableConsole()
     num_images, num_failed = 0, 0
-    paths = image_files.find(options.images, standard_input=_standard_input, passed_over=_passed_over)
+    paths = image_files.find(
+        options.images, standard_input=lambda: cast(BufferedReader, sys.stdin.buffer), passed_over=_passed_over
+    )
     batch_size = options.batch_size or min(recorded_setting(record.settings, "BATCH_SIZE"), MAX_EVALUATION_BATCH)
     with (
         scratch.folder(options.cache_dir) as folder,
@@ -79,12 +81,6 @@ def answer(options: Options) -> ExitCode:
     if num_failed:
         print(f"{num_failed} of {num_images} could not be read", file=sys.stderr)
     return ExitCode.BAD_INPUT if num_failed else ExitCode.COMPLETE
-
-
-def _standard_input() -> BufferedReader:
-    if sys.stdin is None:
-        raise InvalidSettings("predict: - reads paths from standard input, which is closed", hint="name the images")
-    return cast(BufferedReader, sys.stdin.buffer)
 
 
 def _passed_over(path: str) -> None:

@@ -3,7 +3,7 @@
 Objects are read one after the other into the folder for temporary files, so memory and disk hold one at a time.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -21,7 +21,6 @@ Condition = Literal["ok", "missing", "damaged", "not named", "set aside", "left 
 """`not named` lies beside the files of the run and is not in the record; `left over` lies elsewhere, without harm."""
 
 FAULTS: frozenset[Condition] = frozenset({"missing", "damaged", "not named"})
-COLORS: Mapping[Condition, str] = {"missing": "red", "damaged": "red", "not named": "red"}
 
 
 class Found(NamedTuple):
@@ -107,6 +106,7 @@ def _as_table(at: str, record: Record, found: list[Found]) -> Group:
     rows = table("object", "size", "found", "", right=("size",))
     for each in found:
         shown = "" if each.num_bytes is None else size(each.num_bytes)
-        rows.add_row(plain(each.name), shown, plain(each.condition, COLORS.get(each.condition, "")), plain(each.text))
+        style = "red" if each.condition in FAULTS else ""
+        rows.add_row(plain(each.name), shown, plain(each.condition, style), plain(each.text))
     goes_on = "" if record.state == "done" else f"; the run is in {record.state}, and was looked at as it is now"
     return Group(rows, "", plain(f"{at}: {_summary(record, found)}{goes_on}"))

@@ -12,10 +12,9 @@ from typing import Any
 from job import memory
 from job.errors import ExitCode, StorageError, Superseded, ThawError
 from job.observe import events
-from job.observe.context import Context
 from job.observe.ledger import by_stage
 from job.observe.log import without_native_notes
-from job.observe.progress import Progress
+from job.observe.progress import Context, Progress
 from job.report.gate import missed_gate
 from job.report.summary import summary
 from job.run import lease

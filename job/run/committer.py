@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 
 from job.errors import StorageError, StorageRefused
 from job.observe import events
-from job.observe.context import Context
+from job.observe.progress import Context
 from job.run.checkpoint import Arrays, Checkpoints, Snapshot
 from job.schema import CheckpointEntry, EpochResult
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from job.errors import Superseded
 from job.observe import events
-from job.observe.context import Context
+from job.observe.progress import Context
 from job.run.holder import can_be_taken_over_by, is_there
 from job.run.record import RECORD_NAME, Identity, RunRecord
 from job.schema import Holder, Record
@@ -154,17 +154,16 @@ class Renewal:
             raise self._lost
 
     def _renew(self) -> None:
-        while True:
-            if self._record.seconds_since_written >= self._every_seconds / 2:
-                try:
-                    self._record.update()
-                except Superseded as error:
-                    self._lost = error
-                    return
-                except Exception:
-                    # No failure of a renewal ends a run. The store may be back in time; if it is not, the lease runs
-                    # out, and the generation decides. It need not be the store, either: TFDS 4.9 replaces `__import__`
-                    # at times, and the client of a bucket imports modules while it works.
-                    pass
-            if self._is_over.wait(self._every_seconds):
+        while not self._is_over.wait(self._every_seconds):
+            if self._record.seconds_since_written < self._every_seconds / 2:
+                continue
+            try:
+                self._record.update()
+            except Superseded as error:
+                self._lost = error
                 return
+            except Exception:
+                # No failure of a renewal ends a run. The store may be back in time; if it is not, the lease runs out,
+                # and the generation decides. It need not be the store, either: TFDS 4.9 replaces `__import__` at
+                # times, and the client of a bucket imports modules while it works.
+                pass

@@ -20,7 +20,7 @@ from job.data.tfds.builders import prepared_builder
 from job.errors import CheckpointDamaged, ExitCode, Interrupted, StorageError
 from job.model.classifier import Classifier, ModelRequest, build_classifier
 from job.observe import events
-from job.observe.context import Context
+from job.observe.progress import Context
 from job.phases import Phase
 from job.report import export
 from job.report.content import Results, compose
