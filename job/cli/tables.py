@@ -71,11 +71,8 @@ def writing() -> Iterator[None]:
 
 def plain(text: str, style: str = "") -> Text:
     """A name from outside, which may hold anything: no markup, and nothing that moves the cursor."""
-    return Text("".join(char if char.isprintable() else _escaped(char) for char in text), style=style)
-
-
-def _escaped(char: str) -> str:
-    return char.encode("unicode_escape").decode()
+    shown = (char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+    return Text("".join(shown), style=style)
 
 
 def duration(seconds: float) -> str:

@@ -95,9 +95,7 @@ def _memory_hint(settings: Settings, record: RunRecord) -> str:
     needed = ""
     if inputs:
         need = estimate(
-            settings,
-            num_examples=sum(inputs["data"]["splits"].values()),
-            precision=inputs["arithmetic"]["precision"],
+            settings, num_examples=sum(inputs["data"]["splits"].values()), precision=inputs["arithmetic"]["precision"]
         )
         needed = f" (the run needs about {need.memory / 1e9:.1f} GB)"
     cache = "set THAW_CACHE=disk, " if settings.cache == "memory" else ""

@@ -141,20 +141,15 @@ class RunRecord:
             lease = content.lease and content.lease.model_copy(update={"renewed": datetime.now(UTC)})
             content = content.model_copy(update={"attempts": attempts, "lease": lease})
             data = encoded(content)
+            self._unanswered.append((data, content))
             try:
-                generation = self._store.write(RECORD_NAME, data, if_generation=self._generation)
+                self._adopt(content, self._store.write(RECORD_NAME, data, if_generation=self._generation))
             except PreconditionFailed:
                 # It may be our own write that is in the way, this one or an earlier one.
-                self._unanswered.append((data, content))
                 if not self._settle():
                     raise
                 if self.content is not content:
                     self.update(**changes)
-                return
-            except BaseException:
-                self._unanswered.append((data, content))
-                raise
-            self._adopt(content, generation)
 
     def _settle(self) -> bool:
         """Find out whether the store has done a write that got no answer, and adopt that one.
