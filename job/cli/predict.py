@@ -57,7 +57,7 @@ def answer(options: Options) -> ExitCode:
         from job.cli.labelling import Labeller
 
     with scratch.folder(options.cache_dir) as folder:
-        labeller = Labeller.of_run(store, record, folder)
+        labeller = Labeller(store, record, folder)
     console = None if options.as_json or not sys.stdout.isatty() else TableConsole()
     num_images, num_failed = 0, 0
     paths = image_files.find(

@@ -131,9 +131,14 @@ class Checkpoints:
                     self._store.delete(name)
 
     def _upload(self, snapshot: Snapshot) -> CheckpointEntry:
-        _check_finite(snapshot)
-        self._num_uploads += 1
         arrays, description = snapshot.arrays, self._description(snapshot)
+        for key, array in arrays.items():
+            if not np.isfinite(array).all():
+                raise TrainingDiverged(
+                    f"{key} is not finite after step {snapshot.step} of phase {snapshot.phase}; the last commit stands",
+                    hint="lower the learning rate of this phase, or set THAW_PRECISION=float32",
+                )
+        self._num_uploads += 1
         text = description.model_dump_json()
         # The lineage, the attempt and a count of its uploads: this name was never used.
         name = str(
@@ -200,15 +205,6 @@ def _os_error(error: SafetensorError) -> int | None:
     """The operating system's number of an error, which safetensors keeps only in its text."""
     match = re.search(r"\(os error (\d+)\)", str(error))
     return int(match[1]) if match else None
-
-
-def _check_finite(snapshot: Snapshot) -> None:
-    for name, array in snapshot.arrays.items():
-        if not np.isfinite(array).all():
-            raise TrainingDiverged(
-                f"{name} is not finite after step {snapshot.step} of phase {snapshot.phase}; the last commit stands",
-                hint="lower the learning rate of this phase, or set THAW_PRECISION=float32",
-            )
 
 
 def load(store: ObjectStore, entry: CheckpointEntry, *, scratch: Path) -> dict[str, np.ndarray]:
