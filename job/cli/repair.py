@@ -147,7 +147,7 @@ def rebuild(found: Sequence[Inspected], place: str, *, fingerprint: str) -> Rebu
                 Attempt(number=number, holder=HOLDER, start=newest.time) for number in range(1, num_attempts + 1)
             ),
             inputs=newest.inputs,
-            checkpoints=tuple(one.entry() for one in good),
+            checkpoints=tuple(one.entry for one in good if one.entry is not None),
             history=newest.history,
             set_aside=tuple(_entry(one, names[one.name], newest) for one in aside),
         )

@@ -225,18 +225,13 @@ def load(store: ObjectStore, entry: CheckpointEntry, *, scratch: Path) -> dict[s
 
 @dataclass(frozen=True)
 class Inspected:
-    """A checkpoint that no record names: its description, or why it cannot be used; the digest of its bytes."""
+    """A checkpoint that no record names: what it is, or why it cannot be used; the digest of its bytes."""
 
     name: str
     digest: Digest | None = None
     description: Description | None = None
+    entry: CheckpointEntry | None = None
     problem: str = ""
-
-    def entry(self) -> CheckpointEntry:
-        """Its entry in a record; it must be usable."""
-        assert self.description is not None
-        assert self.digest is not None
-        return entry_of(self.description, self.name, self.digest)
 
 
 def inspect(store: ObjectStore, name: str, *, scratch: Path) -> Inspected:
@@ -260,7 +255,7 @@ def inspect(store: ObjectStore, name: str, *, scratch: Path) -> Inspected:
         return Inspected(name, problem=f"{store.uri}/{name} is missing")
     except (CheckpointDamaged, ObjectDamaged) as error:
         return Inspected(name, digest, problem=error.message)
-    return Inspected(name, digest, description)
+    return Inspected(name, digest, description, entry_of(description, name, digest))
 
 
 def _read(path: Path, place: str) -> tuple[Description | None, dict[str, str], dict[str, np.ndarray]]:
