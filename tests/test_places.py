@@ -234,7 +234,7 @@ def test_a_date_before_a_dot_is_no_class(listed: Callable[..., Listing]) -> None
 @pytest.mark.parametrize(
     ("files", "kind", "says", "hint"),
     [
-        ([], DataUnavailable, "there is no 'THERE/place'", "name a folder"),
+        ([], DataUnavailable, "THAW_DATASET='THERE/place': there is no such folder or file", "name a folder"),
         (["a/"], DataUnavailable, "no image file in", ".jpeg"),
         (["notes.txt", ".1.jpg"], DataUnavailable, "no image file in", ".jpeg"),
         (["1.jpg", "2.jpg", "x.csv"], InputError, "there are 2, such as .*'x.csv' without columns", "a folder of its"),

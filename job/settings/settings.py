@@ -194,7 +194,8 @@ class Settings(BaseSettings):
         if not TFDS_NAME.fullmatch(dataset):
             raise ValueError(
                 "is neither a TFDS data set (name, name/config or name:version) nor a place of images, which begins "
-                "with /, ./, ../, ~ or gs://, or ends as an archive or a table does"
+                "with /, ./, ../, ~ or gs://, or ends as an archive or a table does; a folder here is "
+                f"./{dataset}"
             )
         return dataset
 

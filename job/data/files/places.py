@@ -33,7 +33,9 @@ def open_place(place: str, *, labels: Labels = "auto", classes: Sequence[str] = 
     except ValueError as error:
         raise InvalidSettings(f"THAW_DATASET={place!r}: {error}") from error
     if path is None or not path.exists():
-        raise DataUnavailable(f"there is no {place!r}", hint="name a folder, an archive or a table with THAW_DATASET")
+        raise DataUnavailable(
+            f"THAW_DATASET={place!r}: there is no such folder or file", hint="name a folder, an archive or a table"
+        )
     if path.is_file() and names.is_table(path.name):
         if labels not in ("auto", "table"):
             raise InvalidSettings(
