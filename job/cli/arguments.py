@@ -64,8 +64,7 @@ RunPlace = Annotated[
     Flag("the run's place [default: the run that THAW_* describes]", metavar="URI/RUN-ID", default_of=Settings.run_uri),
 ]
 CacheDir = Annotated[
-    LocalPath | None,
-    Flag("folder for temporary files [default: THAW_CACHE_DIR]", metavar="DIR", setting="cache_dir"),
+    LocalPath | None, Flag("folder for temporary files [default: THAW_CACHE_DIR]", metavar="DIR", setting="cache_dir")
 ]
 AsJson = Annotated[bool, Flag("for programs: JSON on standard output", name="--json")]
 

@@ -107,10 +107,7 @@ class Checkpoints:
             entry = self._upload(snapshot)
             entries = retained([*self._entries, entry], keep=self._keep)
         self._record.update(
-            state=snapshot.phase,
-            checkpoints=tuple(entries),
-            set_aside=tuple(self._set_aside),
-            history=snapshot.history,
+            state=snapshot.phase, checkpoints=tuple(entries), set_aside=tuple(self._set_aside), history=snapshot.history
         )
         self._entries = entries
         self.prune()

@@ -40,8 +40,8 @@ class Metrics(events.Observer):
         for series in SERIES:
             if series.kind != "gauge" and not series.is_live:
                 self._series(series.name)
-                for values in series.known:
-                    self._series(series.name, *values)
+                for value in series.known:
+                    self._series(series.name, value)
         self._set_info(precision="", device="")
         ProcessCollector(registry=self.registry)
         self.registry.register(Live(progress, disks))
