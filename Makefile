@@ -56,10 +56,10 @@ run: setup ## make one attempt at the run that THAW_* describes
 	@$(BIN)/python -m job
 
 test: setup ## run the fast tests
-	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow and not real_data and not matrix and not image and not e2e"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not real_data and not matrix and not image and not e2e"
 
 test-all: setup ## run all tests of the program; those on real data need THAW_TEST_DATA
-	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not matrix and not image and not e2e"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not matrix and not image and not e2e"
 
 soak: setup ## run all fault tests; then kill and pause small runs at random, and check that none is lost
 	$(BIN)/python -m pytest -n 2 -m matrix

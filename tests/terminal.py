@@ -29,7 +29,7 @@ def run_in_terminal(
         [sys.executable, "-m", "job", *argv], cwd=cwd, env=env, stdin=theirs, stdout=theirs, stderr=theirs
     )
     os.close(theirs)
-    text, is_told, give_up_at = "", False, time.monotonic() + seconds
+    text, is_done, give_up_at = "", False, time.monotonic() + seconds
     try:
         while time.monotonic() < give_up_at:
             try:
@@ -38,8 +38,8 @@ def run_in_terminal(
                 # Linux says so when the last process has closed the other side.
                 break
             text += re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", piece.decode()).replace("\r", "")
-            if not is_told and until(text):
-                is_told = True
+            if not is_done and until(text):
+                is_done = True
                 then(process)
         return process.wait(timeout=10), text
     finally:

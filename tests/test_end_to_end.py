@@ -20,7 +20,7 @@ from tests.gcs_server import BUCKET, GcsServer
 
 Environment = Callable[..., dict[str, str]]
 
-KILLS_IN_A_RUN = 3
+KILLS_IN_A_RUN = 2
 
 
 def run_json(env: dict[str, str]) -> dict[str, Any]:
@@ -111,11 +111,12 @@ def test_a_finished_run_is_answered_without_tensorflow(undisturbed: dict[str, An
     ("settings", "code", "expected"),
     [
         ({"data_dir": "/nothing"}, ExitCode.BAD_INPUT, "THAW_DATA_DIR"),
-        ({"data_dir": "BROKEN"}, ExitCode.BAD_INPUT, "/copied"),
-        (
+        pytest.param({"data_dir": "BROKEN"}, ExitCode.BAD_INPUT, "/copied", marks=pytest.mark.slow),
+        pytest.param(
             {"backbone": "MobileNetV2", "weights": "imagenet", "image_size": 32},
             ExitCode.BAD_INPUT,
             "ImageNet weights of MobileNetV2",
+            marks=pytest.mark.slow,
         ),
         ({"storage_uri": "/proc/thaw"}, ExitCode.STORAGE_UNAVAILABLE, "/proc/thaw"),
         ({"cache_dir": "/proc/thaw"}, ExitCode.INVALID_SETTINGS, "THAW_CACHE_DIR='/proc/thaw'"),
@@ -142,27 +143,7 @@ def termination_message(env: dict[str, str]) -> dict[str, Any]:
     return dict(json.loads(data))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
-def test_a_signal_commits_and_ends_with_42(
-    environment: Environment, undisturbed: dict[str, Any], tmp_path: Path, number: signal.Signals
-) -> None:
-    """The termination message has phase, step and last commit; the next start ends with the same bits, and says so."""
-    env = environment(termination_log=tmp_path / "log")
-    process = begin(env)
-    wait_for(process, "step_compiled", phase="head")
-    process.send_signal(number)
-    stdout, _ = process.communicate(timeout=60)
-    assert process.returncode == ExitCode.INTERRUPTED
-    assert events(stdout)[-1]["reason"].startswith(f"told to stop by {number.name}")
-    record, message = run_json(env), termination_message(env)
-    assert record["attempts"][-1]["exit_code"] == message["exit_code"] == ExitCode.INTERRUPTED
-    assert message["phase"] == record["checkpoints"][-1]["phase"]
-    assert message["step"] == message["last_commit"]["step"] == record["checkpoints"][-1]["step"]
-    for _ in range(2):
-        assert job(env=env).returncode == termination_message(env)["exit_code"] == ExitCode.COMPLETE
-    assert result(env) == result(undisturbed["env"])
-
-
+@pytest.mark.slow
 def test_a_log_without_a_reader_changes_nothing(environment: Environment) -> None:
     """A closed pipe, as after Ctrl-C in `python -m job | tee log`."""
     env = environment(head_epochs=1000)
@@ -184,18 +165,6 @@ def test_a_stream_that_is_closed_at_the_start_changes_nothing(
     command = ["sh", "-c", f'exec "$0" -m job {closed}', sys.executable]
     done = subprocess.run(command, cwd=REPOSITORY, env=undisturbed["env"], capture_output=True, text=True, check=False)
     assert (done.returncode, len(done.stdout.splitlines()), done.stderr) == (ExitCode.COMPLETE, num_lines, "")
-
-
-def test_a_second_signal_ends_the_process_at_once(environment: Environment) -> None:
-    """The last commit stands, and the exit code is still not 0."""
-    process = begin(environment(head_epochs=1000, grace_seconds=600))
-    wait_for(process, "committed", phase="head")
-    process.send_signal(signal.SIGSTOP)
-    process.send_signal(signal.SIGTERM)
-    process.send_signal(signal.SIGINT)
-    process.send_signal(signal.SIGCONT)
-    process.communicate(timeout=60)
-    assert process.returncode == ExitCode.INTERRUPTED
 
 
 def test_a_wrong_setting_is_in_the_termination_message(environment: Environment, tmp_path: Path) -> None:
@@ -234,6 +203,7 @@ def test_a_stop_while_data_is_fetched_ends_with_42(gcs: GcsServer, environment: 
     assert process.returncode == ExitCode.INTERRUPTED, stdout
 
 
+@pytest.mark.slow
 def test_a_stop_while_the_store_hangs_ends_with_42_in_the_grace_period(
     gcs: GcsServer, environment: Environment, tmp_path: Path
 ) -> None:
@@ -316,18 +286,25 @@ sys.exit(__main__.main([]))
 """
 
 
-def test_a_run_that_does_not_stop_in_its_grace_period_is_ended(environment: Environment) -> None:
-    """By a thread that does not depend on what the main thread is doing."""
+@pytest.mark.parametrize(
+    ("grace_seconds", "signals", "reason"),
+    [(1, [signal.SIGTERM], "1 s after SIGTERM"), (600, [signal.SIGTERM, signal.SIGINT], "a second signal")],
+)
+def test_a_run_that_does_not_stop_is_ended_after_its_grace_period_or_by_a_second_signal(
+    environment: Environment, grace_seconds: int, signals: list[signal.Signals], reason: str
+) -> None:
+    """By a thread that does not depend on what the main thread is doing; the exit code is still not 0."""
     process = subprocess.Popen(
-        [sys.executable, "-c", HANGS],
-        env=environment(grace_seconds=1), cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        [sys.executable, "-c", HANGS], env=environment(grace_seconds=grace_seconds), cwd=REPOSITORY,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stdout is not None
     process.stdout.readline()
-    process.send_signal(signal.SIGTERM)
+    for number in signals:
+        process.send_signal(number)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == ExitCode.INTERRUPTED
-    assert "1 s after SIGTERM" in stderr
+    assert reason in stderr
 
 
 def disturb(env: dict[str, str], rng: random.Random, kinds: list[signal.Signals]) -> list[int]:
@@ -362,30 +339,36 @@ def test_a_run_killed_at_random_ends_with_the_same_bits(
     assert result(env) == result(undisturbed["env"])
 
 
-@pytest.mark.parametrize(
-    ("phase", "number"),
-    [
-        ("fine_tune", signal.SIGKILL),
-        pytest.param("head", signal.SIGKILL, marks=pytest.mark.slow),
-        pytest.param("fine_tune", signal.SIGTERM, marks=pytest.mark.slow),
-    ],
-)
-def test_a_run_killed_in_a_phase_ends_with_the_same_bits(
-    environment: Environment, undisturbed: dict[str, Any], tmp_path: Path, phase: str, number: signal.Signals
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+def test_a_run_that_is_stopped_and_then_killed_ends_with_the_same_bits(
+    environment: Environment, undisturbed: dict[str, Any], tmp_path: Path, number: signal.Signals
 ) -> None:
-    """Right after a commit inside an epoch of the phase. Nothing stays in the system's folder for temporary files."""
+    """The stop commits, ends with 42, and its message has phase, step and last commit.
+
+    The kill comes right after a commit inside an epoch. Nothing stays in the system's folder for temporary files.
+    """
     temporary = tmp_path / "temporary"
     temporary.mkdir()
-    env = environment(checkpoint_every_seconds=0) | {"TMPDIR": str(temporary)}
+    env = environment(termination_log=tmp_path / "log", checkpoint_every_seconds=0) | {"TMPDIR": str(temporary)}
     process = begin(env)
-    wait_for(process, "committed", phase=phase, reason="interval")
+    wait_for(process, "step_compiled", phase="head")
     process.send_signal(number)
+    stdout, _ = process.communicate(timeout=60)
+    assert process.returncode == ExitCode.INTERRUPTED
+    assert number.name in events(stdout)[-1]["reason"]
+    record, message = run_json(env), termination_message(env)
+    assert record["attempts"][-1]["exit_code"] == message["exit_code"] == ExitCode.INTERRUPTED
+    assert message["phase"] == record["checkpoints"][-1]["phase"]
+    assert message["step"] == message["last_commit"]["step"] == record["checkpoints"][-1]["step"]
+    process = begin(env)
+    wait_for(process, "committed", phase="fine_tune", reason="interval")
+    process.kill()
     process.communicate(timeout=60)
-    assert process.returncode == (ExitCode.INTERRUPTED if number == signal.SIGTERM else -number)
+    assert process.returncode == -signal.SIGKILL
     assert list(temporary.iterdir()) == []
     done = job(env=env)
-    assert done.returncode == ExitCode.COMPLETE
+    assert done.returncode == termination_message(env)["exit_code"] == ExitCode.COMPLETE
     restored = [event for event in events(done.stdout) if event["event"] == "restored"]
-    assert restored[0]["phase"] == phase
+    assert restored[0]["phase"] == "fine_tune"
     assert restored[0]["step"] >= 1
     assert result(env) == result(undisturbed["env"])

@@ -68,6 +68,7 @@ def check_cell(gcs: GcsServer, small: Small, undisturbed: dict[str, Any], kind: 
     assert len(client().list("checkpoints/")) == 2, (kind, at)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FAULTS[::3])
 def test_a_fault_at_a_request_of_a_run_loses_nothing(
     gcs: GcsServer, small: Small, undisturbed: dict[str, Any], struck: list[int], kind: str
@@ -88,7 +89,7 @@ def test_each_fault_at_each_request_of_a_run_loses_nothing(
         check_cell(gcs, small, undisturbed, kind, at)
 
 
-@pytest.mark.parametrize("kind", ["503 before", "reset after"])
+@pytest.mark.parametrize("kind", ["503 before", pytest.param("reset after", marks=pytest.mark.slow)])
 def test_a_store_that_is_away_for_a_while_costs_no_progress(
     gcs: GcsServer, small: Small, undisturbed: dict[str, Any], kind: str
 ) -> None:

@@ -52,6 +52,7 @@ def test_notes_of_native_libraries_are_dropped_and_the_rest_is_kept(capfd: pytes
     assert capfd.readouterr().err == "W0000 x.cc:1] a warning\nE0000 an error\nlater"
 
 
+@pytest.mark.slow
 def test_a_terminal_shows_a_bar_while_it_trains_and_a_table_at_the_end(
     environment: Callable[..., dict[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,7 @@ import mmap
 import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,10 +46,13 @@ def in_an_input_pipeline() -> None:
 
 
 @pytest.mark.parametrize(
-    "ask", [in_numpy, in_the_operating_system, in_tensorflow, in_a_graph, in_an_input_pipeline],
-    ids=lambda ask: ask.__name__,
+    "ask",
+    [
+        in_numpy, in_the_operating_system, in_an_input_pipeline,
+        *(pytest.param(ask, marks=pytest.mark.slow) for ask in (in_tensorflow, in_a_graph)),
+    ],
 )  # fmt: skip
-def test_memory_that_nobody_has_is_told_in_every_form(ask: Callable[[], None]) -> None:
+def test_memory_that_is_not_there_is_recognized_in_every_form(ask: Callable[[], None]) -> None:
     """By what really is raised; the message says why in one line."""
     with (
         pytest.raises(MemoryExhausted, match=r"no memory is left here: .*(llocat|memory|OOM)") as caught,
@@ -94,6 +98,13 @@ class LimitOnceBuilt(Recorder):
             resource.setrlimit(resource.RLIMIT_AS, (mapped + 400_000_000, resource.getrlimit(resource.RLIMIT_AS)[1]))
 
 
+class AsksForTooMuch(Recorder):
+    """Wants memory that is not there, at the first step."""
+
+    def step(self, done: events.StepDone, running_means: events.RunningMeans) -> None:
+        in_numpy()
+
+
 @pytest.fixture
 def _unlimited() -> Iterator[None]:
     """The limit of the process, given back afterwards."""
@@ -103,10 +114,22 @@ def _unlimited() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_unlimited")
-def test_a_run_without_memory_ends_with_7_and_says_what_it_needs(small: Small, store: LocalStore) -> None:
+@pytest.mark.parametrize(
+    ("observer", "settings", "expected"),
+    [
+        (AsksForTooMuch, {}, "the run needs about "),
+        pytest.param(
+            LimitOnceBuilt, {"image_size": 1024, "batch_size": 40, "cache": "none"}, "the run needs about 3.8 GB",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)  # fmt: skip
+def test_a_run_without_memory_ends_with_7_and_says_what_it_needs(
+    small: Small, store: LocalStore, observer: type[Recorder], settings: dict[str, Any], expected: str
+) -> None:
     """A batch of 40 images at 1024 pixels in float32 is 503 MB. The record says how it ended, and is let go of."""
-    with pytest.raises(MemoryExhausted, match=r"no memory is left in head; what was committed stands: .*OOM") as caught:
-        start(small(image_size=1024, batch_size=40, cache="none"), store, observer=LimitOnceBuilt())
-    assert "the run needs about 3.8 GB" in caught.value.hint
+    with pytest.raises(MemoryExhausted, match=r"no memory is left in head.*; what was committed stands: ") as caught:
+        start(small(**settings), store, observer=observer())
+    assert expected in caught.value.hint
     record = record_of(store)
     assert (record.attempts[-1].exit_code, record.lease) == (ExitCode.MEMORY_EXHAUSTED, None)

@@ -260,18 +260,18 @@ def test_the_gateway_keeps_the_time_of_the_last_success(gateway: Pushgateway) ->
 
 def test_steps_that_are_done_again_are_recompute(small: Callable[..., Settings], store: LocalStore) -> None:
     """A killed attempt had reached them and not committed; they are no goodput."""
-    settings = small(checkpoint_every_seconds=3600, head_epochs=1)
-    progress, crash = Progress(), CrashOn(events.StepCompiled, phase="fine_tune")
+    settings = small(checkpoint_every_seconds=3600, fine_tune_epochs=0)
+    progress, crash = Progress(), CrashOn(events.StepCompiled)
     with pytest.raises(BaseException, match="step_compiled"):
         start(settings, store, observer=crash, progress=progress)
-    assert progress.reached == {"head": 3, "fine_tune": 1}
+    assert progress.reached == {"head": 1}
     # As if a renewal of the lease had written it later.
-    lost = record_of(store).attempts[0].model_copy(update={"reached": {"head": 3, "fine_tune": 3}})
+    lost = record_of(store).attempts[0].model_copy(update={"reached": {"head": 3}})
     content = record_of(store).model_copy(update={"attempts": (lost,)})
     store.write("run.json", content.model_dump_json().encode(), if_generation=store.generation("run.json"))
     again = Progress()
     start(settings, store, progress=again)
-    seconds = again.ledger.seconds()["fine_tune"]
+    seconds = again.ledger.seconds()["head"]
     assert min(seconds["recompute"], seconds["productive"]) > 0
     report = json.loads(store.read("report/report.json").data)
     assert report["goodput_ratio"] < 1

@@ -117,7 +117,7 @@ assert not any(name == "job" or name.startswith("job.") for name in sys.modules)
 """
 
 
-@pytest.mark.parametrize(("num_classes", "num_logits"), [(2, 1), (3, 3)])
+@pytest.mark.parametrize(("num_classes", "num_logits"), [(2, 1), pytest.param(3, 3, marks=pytest.mark.slow)])
 def test_the_exported_model_loads_with_plain_keras_and_gives_the_same_numbers(
     images: np.ndarray, tmp_path: Path, num_classes: int, num_logits: int
 ) -> None:

@@ -197,6 +197,7 @@ def memory_of(field: str) -> int:
     return int(kilobytes) * 1024
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak of a process is read from /proc")
 def test_an_evaluation_takes_as_few_images_at_a_time_as_training(small: Small, store: LocalStore) -> None:
     """At 512 pixels the layers of all 24 test images would be 201 MB; those of two are 17 MB."""
@@ -241,8 +242,8 @@ def test_three_classes_run_to_the_end_under_every_cache(
 @pytest.mark.parametrize(
     ("train", "validation", "test", "cache"),
     [
-        ("[:48]", "[51:67]", "[67:91]", "memory"),
-        ("[8:48]", "[48:64]", "[64:88]", "none"),
+        pytest.param("[:48]", "[51:67]", "[67:91]", "memory", marks=pytest.mark.slow),
+        pytest.param("[8:48]", "[48:64]", "[64:88]", "none", marks=pytest.mark.slow),
         ("[51:91]", "[8:24]", "[:8]", "memory"),
     ],
     ids=["train", "validation", "test"],

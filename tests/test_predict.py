@@ -225,6 +225,7 @@ def test_a_run_and_images_in_a_bucket_answer_a_process(
     assert ["error" in line for line in lines[24:]] == [False, True, True]
 
 
+@pytest.mark.slow
 def test_a_terminal_gets_one_table(undisturbed_run: Undisturbed, test_split: Path, tmp_path: Path) -> None:
     """Over all batches; a name from outside does not reach the terminal as it is."""
     odd = tmp_path / "[red]\x1b[31m.png"

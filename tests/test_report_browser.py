@@ -74,10 +74,10 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
-QUICK, MORE = list(REPORTS)[:2], list(REPORTS)[2:]
+QUICK, *MORE = REPORTS
 
 
-@pytest.fixture(scope="module", params=[*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in MORE)])
+@pytest.fixture(scope="module", params=[QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in MORE)])
 def report(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("report") / "index.html"
     path.write_text(render(REPORTS[request.param]), "utf-8")

@@ -31,6 +31,9 @@ from tests.stores import BrokenStore, Crash, CrashingStore
 
 Ends = Callable[[LocalStore], None]
 
+SHORT = {"head_epochs": 1, "fine_tune_epochs": 0}
+"""Of a run of which only a part is looked at."""
+
 
 @pytest.fixture
 def ends_the_same(undisturbed_run: Undisturbed) -> Ends:
@@ -59,7 +62,8 @@ def test_another_fingerprint_is_refused(undisturbed_run: Undisturbed, small: Sma
 
 
 @pytest.mark.parametrize(
-    ("phase", "step", "epoch"), [("head", 1, 0), ("head", 5, 1), ("head", 6, 1), ("fine_tune", 3, 0)]
+    ("phase", "step", "epoch"),
+    [("head", 5, 1), *(pytest.param(*at, marks=pytest.mark.slow) for at in [("head", 6, 1), ("fine_tune", 3, 0)])],
 )
 def test_in_a_phase_it_continues_at_the_step(
     ends_the_same: Ends, small: Small, store: LocalStore, phase: str, step: int, epoch: int
@@ -76,15 +80,15 @@ def test_in_a_phase_it_continues_at_the_step(
     ends_the_same(store)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("crash_on", "fields", "left"),
     [
         (events.Committed, {"phase": "head", "step": 6}, ["fine_tune"]),
         (events.Committed, {"phase": "fine_tune", "step": 6}, []),
-        (events.Evaluated, {}, []),
         (events.Exported, {}, []),
     ],
-    ids=["head complete", "trained but not evaluated", "evaluated but not exported", "exported but not done"],
+    ids=["head complete", "trained but not evaluated", "exported but not done"],
 )
 def test_what_is_complete_is_not_done_again(
     ends_the_same: Ends, small: Small, store: LocalStore, crash_on: Any, fields: dict[str, Any], left: list[str]
@@ -108,13 +112,16 @@ def test_a_finished_run_is_answered_and_nothing_is_written(undisturbed_run: Undi
     assert {name: (store.generation(name), store.read(name).data) for name in store.list("")} == before
 
 
-@pytest.mark.parametrize(("num_damaged", "restored"), [(1, [("fine_tune", 3)]), (3, [("prepare", 0)])])
+@pytest.mark.parametrize(
+    ("num_damaged", "restored"),
+    [(1, [("head", 3)]), pytest.param(2, [("prepare", 0)], marks=pytest.mark.slow)],
+)
 def test_damaged_checkpoints_are_reported_and_kept(
     ends_the_same: Ends, small: Small, store: LocalStore, num_damaged: int, restored: list[tuple[str, int]]
 ) -> None:
     """The newest good one is used; without one the run begins again."""
     with pytest.raises(Crash):
-        start(small(), store, observer=CrashOn(events.Committed, phase="fine_tune", step=6))
+        start(small(), store, observer=CrashOn(events.Committed, step=6))
     damaged = [entry.name for entry in record_of(store).checkpoints][::-1][:num_damaged]
     for name in damaged:
         (store.root / name).write_bytes(b"damaged")
@@ -128,28 +135,28 @@ def test_damaged_checkpoints_are_reported_and_kept(
 # Crashes and stops
 
 
-@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+MATRIX = [pytest.mark.matrix, pytest.mark.timeout(1800)]
+
+
 @pytest.mark.parametrize(
-    ("phases", "every"),
+    ("phases", "chosen", "after"),
     [
-        pytest.param({"head_epochs": 1, "fine_tune_epochs": 0}, 8, id="one phase, some calls"),
-        pytest.param(
-            {"head_epochs": 2, "fine_tune_epochs": 1},
-            1,
-            id="two phases",
-            marks=[pytest.mark.matrix, pytest.mark.timeout(1800)],
-        ),
+        # A checkpoint that no record names yet, and some of the results.
+        pytest.param(SHORT, slice(6, None, 8), False, id="some calls-before"),
+        pytest.param(SHORT, slice(1, None, 4), True, id="some calls-after", marks=pytest.mark.slow),
+        pytest.param({"head_epochs": 2, "fine_tune_epochs": 1}, slice(None), False, id="all-before", marks=MATRIX),
+        pytest.param({"head_epochs": 2, "fine_tune_epochs": 1}, slice(None), True, id="all-after", marks=MATRIX),
     ],
 )
 def test_a_crash_at_every_store_call_loses_nothing(
-    small: Small, tmp_path: Path, phases: dict[str, int], every: int, after: bool
+    small: Small, tmp_path: Path, phases: dict[str, int], chosen: slice, after: bool
 ) -> None:
     """For each call of a run in turn, before or after it has its effect: the next start completes it, the same."""
     settings = small(**phases)
     whole = LocalStore(tmp_path / "whole")
     counting = CrashingStore(whole, at_call=10**9, after=False)
     start(settings, counting)
-    for call in [1 + at for at in places(counting.calls)][int(after) :: every]:
+    for call in [1 + at for at in places(counting.calls)][chosen]:
         store = LocalStore(tmp_path / f"call-{call}")
         # What the background commits depends a little on its pace: a run may end with a call less.
         with contextlib.suppress(Crash):
@@ -159,12 +166,10 @@ def test_a_crash_at_every_store_call_loses_nothing(
         assert len(store.list("checkpoints/")) == len(whole.list("checkpoints/")), call
 
 
-SLOW = ("data", "head", "fine_tune", "export")
+SLOW = ("import", "data", "head", "fine_tune", "export")
 
 
-@pytest.mark.parametrize(
-    "stage", ["import", "evaluate", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
-)
+@pytest.mark.parametrize("stage", ["evaluate", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
 def test_a_stop_is_honoured_in_every_stage(ends_the_same: Ends, small: Small, store: LocalStore, stage: str) -> None:
     """Waiting and fetching are in test_end_to_end.py."""
     progress = Progress()
@@ -184,14 +189,13 @@ def test_a_stop_is_honoured_in_every_stage(ends_the_same: Ends, small: Small, st
 
 def test_commits_come_as_often_as_they_are_asked_for(small: Small, store: LocalStore) -> None:
     """An interval of 0 commits every step that it can keep up with; the end of an epoch is always committed."""
-    recorder = start(small(checkpoint_every_seconds=0, head_epochs=1, fine_tune_epochs=1), store)
-    for phase in ("head", "fine_tune"):
-        commits = [(commit.step, commit.reason) for commit in recorder.of(events.Committed) if commit.phase == phase]
-        assert commits == sorted(set(commits), key=lambda commit: (commit[0], commit[1] == "epoch"))
-        assert set(commits[:-1]) <= {(1, "interval"), (2, "interval"), (3, "interval")}
-        assert len(commits) >= 2
-        assert commits[-1] == (3, "epoch")
-    assert record_of(store).checkpoints[-1].num_epochs == 2
+    recorder = start(small(checkpoint_every_seconds=0, **SHORT), store)
+    commits = [(commit.step, commit.reason) for commit in recorder.of(events.Committed)]
+    assert commits == sorted(set(commits), key=lambda commit: (commit[0], commit[1] == "epoch"))
+    assert set(commits[:-1]) <= {(1, "interval"), (2, "interval"), (3, "interval")}
+    assert len(commits) >= 2
+    assert commits[-1] == (3, "epoch")
+    assert record_of(store).checkpoints[-1].num_epochs == 1
 
 
 # Rivals
@@ -249,7 +253,7 @@ def in_export(store: LocalStore, act: Callable[[], Any]) -> Callable[[], None]:
 def test_the_results_of_the_winner_are_not_overwritten_by_the_loser(small: Small, store: LocalStore) -> None:
     """Another attempt takes the run and finishes it meanwhile."""
     with pytest.raises(Superseded, match="attempt 2 of test"):
-        start(small(), store, check_stop=in_export(store, lambda: start(small(), store)))
+        start(small(**SHORT), store, check_stop=in_export(store, lambda: start(small(**SHORT), store)))
     assert json.loads(store.read("report/report.json").data)["num_attempts"] == 2
     assert record_of(store).state == "done"
     assert_the_record_names_what_is_there(store)
@@ -258,7 +262,7 @@ def test_the_results_of_the_winner_are_not_overwritten_by_the_loser(small: Small
 def test_what_a_loser_wrote_late_is_overwritten_by_the_winner(small: Small, store: LocalStore) -> None:
     """A process that lost the run may still have a write under way when the winner makes its own."""
     late = in_export(store, lambda: store.write("model/model.keras", b"late", if_generation=0))
-    start(small(), store, check_stop=late)
+    start(small(**SHORT), store, check_stop=late)
     assert store.read("model/model.keras").data != b"late"
     assert_the_record_names_what_is_there(store)
 
@@ -293,7 +297,10 @@ def full_disk(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     return fill
 
 
-@pytest.mark.parametrize("broken", ["store", "disk"])
+FAILURES = [pytest.param("store", marks=pytest.mark.slow), "disk"]
+
+
+@pytest.mark.parametrize("broken", FAILURES)
 def test_a_commit_that_fails_on_a_stop_does_not_hide_the_stop(
     small: Small, store: LocalStore, full_disk: Callable[[int], None], broken: str
 ) -> None:
@@ -307,7 +314,7 @@ def test_a_commit_that_fails_on_a_stop_does_not_hide_the_stop(
     assert stop.of(events.CommitFailed)[0].step == 2
 
 
-@pytest.mark.parametrize("broken", ["store", "disk"])
+@pytest.mark.parametrize("broken", FAILURES)
 def test_after_a_failure_of_store_or_disk_the_next_start_completes_the_run(
     ends_the_same: Ends, small: Small, store: LocalStore, full_disk: Callable[[int], None], broken: str
 ) -> None:
@@ -326,16 +333,14 @@ def test_after_a_failure_of_store_or_disk_the_next_start_completes_the_run(
     ends_the_same(store)
 
 
-@pytest.mark.parametrize("method", ["delete", "list"])
-def test_a_store_that_cannot_prune_does_not_stop_the_run(
-    ends_the_same: Ends, small: Small, store: LocalStore, method: str
-) -> None:
+@pytest.mark.parametrize("method", ["delete", pytest.param("list", marks=pytest.mark.slow)])
+def test_a_store_that_cannot_prune_does_not_stop_the_run(small: Small, store: LocalStore, method: str) -> None:
     """What is left over is removed when the store can do it again."""
-    settings = small()
+    settings = small(fine_tune_epochs=0, keep_checkpoints=1)
     # Of a new run a start must know whether there are checkpoints: this one is not new.
     RunRecord.open(store, Identity.of(settings)).take(HOLDER, lease_seconds=60)
-    assert len(start(settings, BrokenStore(store, method)).of(events.Committed)) == 4
-    ends_the_same(store)
+    assert len(start(settings, BrokenStore(store, method)).of(events.Committed)) == 2
+    assert (record_of(store).state, len(store.list("checkpoints/"))) == ("done", 2)
 
 
 @pytest.mark.parametrize("part", ["validation", "test"])
@@ -354,7 +359,7 @@ def test_a_loss_that_is_not_finite_outside_training_ends_the_run(
             results, "predict_logits", lambda *a, **k: (predict(*a, **k)[0] * np.nan, predict(*a, **k)[1])
         )
     with pytest.raises(TrainingDiverged, match=part):
-        start(small(), store)
+        start(small(**SHORT), store)
     assert (record_of(store).outcome, exit_codes(store), store.list("report/")) == (None, [5], [])
 
 
@@ -376,8 +381,9 @@ def test_wrong_settings_can_be_corrected_under_the_same_run_id(small: Small, sto
     """As long as every attempt ended before it had data and weights."""
     with pytest.raises(InputError):
         start(small(weights="/nowhere.h5"), store)
-    start(small(), store)
-    assert exit_codes(store) == [4, 0]
+    with pytest.raises(Crash):
+        start(small(), store, observer=CrashOn(events.ModelBuilt))
+    assert exit_codes(store)[0] == 4
 
 
 def test_the_choice_of_auto_is_kept_for_the_whole_run(
@@ -386,12 +392,13 @@ def test_the_choice_of_auto_is_kept_for_the_whole_run(
     """A later attempt on another processor computes as the first did."""
     from job.settings import machine
 
-    monkeypatch.setattr(machine, "has_native_bfloat16", lambda: False)
-    settings = small(precision="auto", head_epochs=1, fine_tune_epochs=1)
-    with pytest.raises(Crash):
-        start(settings, store, observer=CrashOn(events.Committed))
-    monkeypatch.setattr(machine, "has_native_bfloat16", lambda: True)
-    assert start(settings, store).of(events.ModelBuilt)[0].precision == "float32"
+    settings = small(precision="auto")
+    for is_native, kind in ((False, events.Committed), (True, events.ModelBuilt)):
+        monkeypatch.setattr(machine, "has_native_bfloat16", lambda is_native=is_native: is_native)
+        attempt = CrashOn(kind)
+        with pytest.raises(Crash):
+            start(settings, store, observer=attempt)
+        assert attempt.of(events.ModelBuilt)[0].precision == "float32"
 
 
 def test_an_attempt_that_finds_the_data_continues_one_that_prepared_it(
@@ -402,11 +409,12 @@ def test_an_attempt_that_finds_the_data_continues_one_that_prepared_it(
 
     monkeypatch.setattr(DrawnCatsVsDogs, "num_examples", 96)
     settings = small(dataset="drawn_cats_vs_dogs", data_dir=str(tmp_path / "new"))
-    with pytest.raises(Crash):
-        start(settings, store, observer=CrashOn(events.Committed))
-    assert start(settings, store).of(events.Restored)[0].phase == "head"
+    for kind in (events.Committed, events.Restored):
+        with pytest.raises(Crash):
+            start(settings, store, observer=CrashOn(kind, phase="head"))
 
 
+@pytest.mark.slow
 def test_new_weights_do_not_depend_on_random_numbers_of_a_renewal(
     ends_the_same: Ends, small: Small, store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

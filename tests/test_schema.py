@@ -102,7 +102,7 @@ def ask_everybody(store: MemoryStore) -> str:
     return shown(status.as_table(seen)) + shown(step.text)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.data())
 def test_whatever_is_in_a_record_its_readers_answer_or_call_it_damaged(data: st.DataObject) -> None:
     """Any value at any place; `list` has a row for it in each case."""
