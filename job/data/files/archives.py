@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from job.data.files import image_files
-from job.data.files.layout import ARCHIVES
+from job.data.files.names import ARCHIVES
 from job.errors import DataCorrupt, DataUnavailable, InputError
 from job.paths import UnsafeName, checked_name
 from job.storage import files, scratch

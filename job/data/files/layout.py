@@ -5,34 +5,22 @@ are relative, with `/` between their parts; one that ends with `/` is a folder. 
 """
 
 import re
-import unicodedata
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 from pathlib import PurePosixPath
 from typing import Literal
 
 from job.data.files.image_files import SUFFIXES, is_image
 from job.data.files.listing import Image
+from job.data.files.names import SPLITS, TABLES, is_archive, is_table, normal, some, visible
 from job.errors import DataUnavailable, InputError, InvalidSettings
 
 Labels = Literal["auto", "folder", "prefix", "table"]
 
-SPLITS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
-"""The split that the name of a folder, or a value in a table, stands for; in capitals too."""
-
-TABLES = (".csv", ".jsonl", ".parquet")
-ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
-
 FOLDER, PREFIX = "a folder for each class", "the class before the first dot of a name, as in cat.0.jpg"
-HIDDEN, NO_LABEL = "hidden", "image without a label"
-
-_HIDDEN_NAMES = {"__macosx", "@eadir", "desktop.ini", "icon\r", "lost+found", "thumbs.db"}
 # What cannot be anything else than a class and a number: with other dots, a name may hold a date or a time.
 _CERTAIN_PREFIX = re.compile(r"[^\W\d_][^.]*\.\d+\.[^.]+")
 _LIKE_A_SPLIT = re.compile(r"(train|valid|val|test|eval)(ing|ation|uation)?[ _-]?(set|data|images?|\d+)?")
-_NUM_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -64,39 +52,6 @@ class _Level:
         """The images below each folder that has one."""
         found = {folder: [name for name in names if is_image(name)] for folder, names in self.folders.items()}
         return {folder: images for folder, images in found.items() if images}
-
-
-def is_table(name: str) -> bool:
-    """Whether a file is a table by its name."""
-    return name.lower().endswith(TABLES)
-
-
-def is_archive(name: str) -> bool:
-    """Whether a file is an archive by its name."""
-    return name.lower().endswith(ARCHIVES)
-
-
-def normal(text: str) -> str:
-    """A label as it is compared and shown: the same letters may have two forms, of which macOS likes the other one."""
-    return unicodedata.normalize("NFC", text)
-
-
-def is_hidden(name: str) -> bool:
-    """Whether a part of a name is one that a desktop, a file system or a person keeps out of sight."""
-    return any(map(_hides, name.split("/")))
-
-
-def _hides(part: str) -> bool:
-    return part.casefold() in _HIDDEN_NAMES or (part.startswith(".") and part not in (".", ".."))
-
-
-def visible(names: Iterable[str]) -> list[str]:
-    """The names without hidden ones, sorted; of a hidden file remains the folder that it is in."""
-    found = set()
-    for name in names:
-        shown = "".join(f"{part}/" for part in takewhile(lambda part: not _hides(part), name.split("/")))
-        found.add(shown if is_hidden(name) else name)
-    return sorted(found - {""})
 
 
 def worth_fetching(names: Iterable[str]) -> list[str]:
@@ -182,19 +137,9 @@ def read(place: str, names: Iterable[str], *, labels: Labels, labelled_tables: C
     return next(iter(found.values()))
 
 
-def left_out(names: Iterable[str], used: Collection[str], image: str = NO_LABEL) -> Counter[str]:
-    """The number of files that are not used, by kind: hidden, by suffix, or `image` for an image."""
-    return Counter(
-        HIDDEN if is_hidden(name) else image if is_image(name) else PurePosixPath(name).suffix.lower() or "no suffix"
-        for name in names
-        if name not in used and (is_hidden(name) or not name.endswith("/"))
-    )
-
-
-def some(names: Sequence[str], *, shown: Callable[[str], str] = repr) -> str:
-    """A few of the names, and how many more there are."""
-    more = len(names) - _NUM_NAMED
-    return ", ".join(map(shown, names[:_NUM_NAMED])) + (f" and {more:,} more" if more > 0 else "")
+def by_tables(tables: Mapping[str, str]) -> Layout:
+    """The reading that leaves labels to tables, given as names with the split of each."""
+    return Layout(f"the table {' and '.join(tables)}", tables=tables)
 
 
 def _level(names: Iterable[str], path: str) -> _Level:
@@ -315,7 +260,7 @@ def _by_tables(
             f"{place} has several tables of images and labels: {some([name for way in ways for name in way])}",
             hint="name one of them with THAW_DATASET",
         )
-    return Layout(f"the table {' and '.join(ways[0])}", tables=ways[0]) if ways else None
+    return by_tables(ways[0]) if ways else None
 
 
 def _asked_for(labels: Labels, place: str, layout: Layout | None) -> Layout:
@@ -333,7 +278,8 @@ def _asked_for(labels: Labels, place: str, layout: Layout | None) -> Layout:
 def _unlabelled(place: str, names: Sequence[str]) -> InputError:
     images = [name for name in names if is_image(name)]
     return InputError(
-        f"no image in {place} has a label: there are {len(images):,}, such as {some(images)}, and no folder of a class",
+        f"no image in {place} has a label: there are {len(images):,}, such as {some(images)}, and no folder of a class"
+        + (f", and {some(others)} without columns of paths and labels" if (others := tables(names)) else ""),
         hint="put the images of each class into a folder of its name, or add a table (.csv) with columns path and "
         "label; if the class stands before the first dot of each name, set THAW_LABELS=prefix",
     )

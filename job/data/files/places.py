@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from job.data.files import archives, image_files, layout, table
+from job.data.files import archives, image_files, layout, names, table
 from job.data.files.layout import Labels, Layout
 from job.data.files.listing import Listing
 from job.errors import DataUnavailable, InputError, InvalidSettings
@@ -23,7 +23,6 @@ from job.storage.uri import local_folder
 __all__ = ["Labels", "is_place", "open_place"]
 
 _TFDS_NAME = re.compile(r"[a-z][a-z0-9_]*(/[\w-][\w.-]*)?(:(\d+\.\d+\.\d+|\d+\.\*\.\*))?")
-_LINK = "link to a folder"
 
 
 def is_place(text: str) -> bool:
@@ -31,8 +30,8 @@ def is_place(text: str) -> bool:
     return (
         "://" in text
         or text.startswith(("/", "./", "../", "~"))
-        or layout.is_archive(text)
-        or layout.is_table(text)
+        or names.is_archive(text)
+        or names.is_table(text)
         or _TFDS_NAME.fullmatch(text) is None
     )
 
@@ -45,26 +44,29 @@ def open_place(place: str, *, labels: Labels = "auto", classes: Sequence[str] = 
     a damaged archive, InputError for names and tables that cannot be used, InvalidSettings when two readings are
     possible or a class is not there, ScratchUnavailable.
     """
-    path = local_folder(place)
+    try:
+        path = local_folder(place)
+    except ValueError as error:
+        raise InvalidSettings(f"THAW_DATASET={place!r}: {error}") from error
     if path is None or not path.exists():
         raise DataUnavailable(f"there is no {place!r}", hint="name a folder, an archive or a table with THAW_DATASET")
-    if path.is_file() and layout.is_table(path.name):
+    if path.is_file() and names.is_table(path.name):
         if labels not in ("auto", "table"):
             raise InvalidSettings(
                 f"THAW_LABELS={labels!r}, and THAW_DATASET={place!r} is a table, which has the labels itself",
                 hint="leave THAW_LABELS out, or name the folder with the images",
             )
-        return _listing(
-            place, Folder(path.parent), Layout(f"the table {path.name}", tables={path.name: "train"}), classes
-        )
+        return _listing(place, Folder(path.parent), layout.by_tables({path.name: "train"}), classes)
     files: Files = Folder(path) if path.is_dir() else archives.open_archive(path, place, scratch)
-    names, above, unused = layout.visible(files.names), "", files.left_out
-    if not any(map(image_files.is_image, names)) and (inner := layout.inner_archive(place, names)):
-        above, unused = f"{inner}/", unused + layout.left_out(files.names, {inner})
-        files = archives.open_archive(files.file(inner, scratch), f"{place}/{inner}", scratch)
-    labelled = [name for name in layout.tables(files.names) if table.is_labelled(name, files.read)]
-    found = layout.read(f"{place}/{above}".rstrip("/"), files.names, labels=labels, labelled_tables=labelled)
-    return _listing(place, files, found, classes, above=above, left_out=unused)
+    shown = names.visible(files.names)
+    inner = None if any(map(image_files.is_image, shown)) else layout.inner_archive(place, shown)
+    if inner is None:
+        return _read(place, files, labels, classes)
+    archive = archives.open_archive(files.file(inner, scratch), f"{place}/{inner}", scratch)
+    listing = _read(f"{place}/{inner}", archive, labels, classes)
+    left_out = files.left_out + names.left_out(files.names, {inner}) + Counter(listing.left_out)
+    images = tuple(replace(image, name=f"{inner}/{image.name}") for image in listing.images)
+    return replace(listing, place=place, images=images, left_out=dict(left_out))
 
 
 class Files(Protocol):
@@ -99,7 +101,7 @@ class Folder:
                         name = f"{above}{entry.name}"
                         if entry.is_dir(follow_symlinks=False):
                             self.names.append(f"{name}/")
-                            if not layout.is_hidden(entry.name):
+                            if not names.is_hidden(entry.name):
                                 pending.append(f"{name}/")
                         elif entry.is_symlink() and entry.is_dir():
                             self.left_out["link to a folder"] += 1
@@ -119,28 +121,25 @@ class Folder:
         return self._path / name
 
 
-def _listing(
-    place: str,
-    files: Files,
-    found: Layout,
-    classes: Sequence[str],
-    *,
-    above: str = "",
-    left_out: Counter[str] | None = None,
-) -> Listing:
-    """The listing of a reading; `above` is the archive in the place that has the images."""
-    images, unlabelled = found.images, layout.NO_LABEL
+def _read(place: str, files: Files, labels: Labels, classes: Sequence[str]) -> Listing:
+    labelled = [name for name in layout.tables(files.names) if table.is_labelled(name, files.read)]
+    return _listing(place, files, layout.read(place, files.names, labels=labels, labelled_tables=labelled), classes)
+
+
+def _listing(place: str, files: Files, found: Layout, classes: Sequence[str]) -> Listing:
+    images, unlabelled = found.images, names.NO_LABEL
     if found.tables is not None:
         images = table.images(found.tables, files.names, files.read)
         unlabelled = "image not in the table"
     images = tuple(sorted(images, key=lambda image: image.name))
     _check_names(place, [*(image.name for image in images), *found.empty_classes])
     used = {image.name for image in images} | set(found.tables or ())
-    counts = (files.left_out if left_out is None else left_out) + layout.left_out(files.names, used, unlabelled)
+    counts = files.left_out + names.left_out(files.names, used, unlabelled)
     class_names = tuple(sorted({image.label for image in images}))
     if classes:
         class_names = _selected(place, classes, class_names)
-        chosen = tuple(image for image in images if image.label in class_names)
+        selected = set(class_names)
+        chosen = tuple(image for image in images if image.label in selected)
         if len(chosen) < len(images):
             counts["image of another class"] += len(images) - len(chosen)
         images = chosen
@@ -148,10 +147,10 @@ def _listing(
     return Listing(
         place=place,
         layout=found.description,
-        images=tuple(replace(image, name=above + image.name) for image in images) if above else images,
+        images=images,
         class_names=class_names,
         has_splits={image.split for image in images} != {"train"},
-        left_out=dict(sorted(counts.items())),
+        left_out=dict(counts),
         empty_classes=found.empty_classes,
         read=lambda index: files.read(members[index]),
     )
@@ -167,16 +166,16 @@ def _check_names(place: str, names: Iterable[str]) -> None:
 
 def _selected(place: str, classes: Sequence[str], found: Sequence[str]) -> tuple[str, ...]:
     """The classes of THAW_CLASSES. Raises InvalidSettings, with the nearest names, for one that has no image."""
-    selected = tuple(dict.fromkeys(map(layout.normal, classes)))
+    selected = tuple(dict.fromkeys(map(names.normal, classes)))
     unknown = [name for name in selected if name not in found]
     if unknown:
         folded = {name.casefold(): name for name in found}
         nearest = {
             folded[match] for name in unknown for match in difflib.get_close_matches(name.casefold(), folded, n=1)
         }
-        meant = f"did you mean {layout.some(sorted(nearest))}? " if nearest else ""
+        meant = f"did you mean {names.some(sorted(nearest))}? " if nearest else ""
         raise InvalidSettings(
-            f"THAW_CLASSES: {place} has no images of {layout.some(unknown)}",
-            hint=f"{meant}the classes are {layout.some(found)}",
+            f"THAW_CLASSES: {place} has no images of {names.some(unknown)}",
+            hint=f"{meant}the classes are {names.some(found)}",
         )
     return selected

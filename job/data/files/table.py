@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from job.data.files import image_files
-from job.data.files.layout import SPLITS, normal, some
 from job.data.files.listing import Image
+from job.data.files.names import SPLITS, normal, some
 from job.errors import InputError
 from job.paths import UnsafeName, checked_name
 
@@ -45,7 +45,7 @@ def paths(file: Path) -> list[str]:
     problems = _Problems(file.name)
     for number, row in table.rows:
         try:
-            found.append(_path(row[table.path]))
+            found.append(_path(row.get(table.path)))
         except ValueError as error:
             problems.add("have a path that cannot be used", number, error)
     problems.check()
@@ -66,14 +66,14 @@ def images(tables: Mapping[str, str], names: Collection[str], read: Callable[[st
         above = name[: name.rfind("/") + 1]
         for number, row in table.rows:
             try:
-                path = _path(row[table.path])
+                path = _path(row.get(table.path))
             except ValueError as error:
                 problems.add("have a path that cannot be used", number, error)
                 continue
             file = files.get(above + path) or files.get(normal(above + path))
-            label, of_row = _text(row[table.label]), split
+            label, of_row = _text(row.get(table.label)), split
             if table.split is not None:
-                value = _text(row[table.split])
+                value = _text(row.get(table.split))
                 of_row = SPLITS.get(value.casefold(), "")
                 if not of_row:
                     problems.add("have a split other than train, validation and test", number, repr(value))
@@ -187,7 +187,7 @@ def _csv(text: str) -> list[tuple[int, Row]]:
     try:
         return [(reader.line_num, row) for row in reader]
     except csv.Error as error:
-        raise ValueError(f"line {reader.line_num}: {error}") from error
+        raise ValueError(f"after line {reader.line_num}: {error}") from error
 
 
 def _parquet(data: bytes) -> list[Row]:
@@ -202,5 +202,5 @@ def _parquet(data: bytes) -> list[Row]:
         # A column of images, as the Hugging Face Hub makes them, is a structure.
         columns = [field.name for field in file.schema_arrow if not pa.types.is_nested(field.type)]
         return file.read(columns=[name for name in columns if name.strip().casefold() in _KNOWN]).to_pylist()
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowNotImplementedError, pa.ArrowKeyError, OSError) as error:
         raise ValueError(str(error)) from error
