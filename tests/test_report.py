@@ -24,7 +24,8 @@ from job.observe.ledger import Category
 from job.report import content as content_module
 from job.report import plots
 from job.report.card import card
-from job.report.page import MAX_SIDE, TIME_MEANINGS, data_uri
+from job.report.page import TIME_MEANINGS
+from job.report.pictures import MAX_SIDE, data_uri
 from job.report.rendering import duration, percent, setting, share
 from tests.conftest import REPOSITORY
 from tests.reports import content, epoch, render

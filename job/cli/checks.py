@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from job.cli.tables import size
 from job.data import mirror
-from job.data.files.places import is_place, open_place
+from job.data.files.names import is_place
 from job.data.split_spec import SPLIT_NAMES
 from job.data.tfds import prepared
 from job.errors import ThawError, WeightsUnusable
@@ -68,23 +68,27 @@ def data(settings: Settings) -> Check:
 
 
 def _own_images(settings: Settings) -> Check:
-    """The same of image files, by their names alone; of those in a bucket, only that they are there."""
-    if is_bucket(settings.dataset):
-        count = mirror.count_images(settings.dataset)
-        text = f"{count:,} {'file' if count == 1 else 'files'} to be fetched from {settings.dataset}"
-        return Check("data", "ok", text, facts={"examples": {}})
+    """The same of image files, by their names alone; of an archive or a table in a bucket, only that it is there."""
+    from job.data.files import places, remote
     from job.data.files.judge import judge
 
+    place, labels, classes = settings.dataset, settings.labels, settings.files_request().classes
     with scratch.folder(settings.cache_dir) as folder:
-        listing = open_place(
-            settings.dataset, labels=settings.labels, classes=settings.files_request().classes, scratch=folder
-        )
+        if is_bucket(place):
+            store, name, files = remote.look(place)
+            if name:
+                return Check("data", "ok", f"to be fetched: {place}", facts={"examples": {}})
+            listing = places.listed(place, remote.RemoteFiles(store, files), labels, classes)
+        else:
+            listing = places.open_place(place, labels=labels, classes=classes, scratch=folder)
         _, ranges = judge(listing, settings.specs())
     sizes = {
         name: sum(part.stop - part.start for part in parts) for name, parts in zip(SPLIT_NAMES, ranges, strict=True)
     }
     counted = ", ".join(f"{name} {count:,}" for name, count in sizes.items())
-    text = f"{len(listing.images):,} images of {len(listing.class_names):,} classes in {listing.layout} ({counted})"
+    text = (
+        f"{len(listing.images):,} images of {len(listing.class_names):,} classes, read as {listing.layout} ({counted})"
+    )
     return Check("data", "ok", text, facts={"examples": sizes})
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from job.data.files import remote, table
-from job.data.files.layout import is_table
+from job.data.files.names import is_table
 from job.data.manifest import Files, Listed, listed, named
 from job.data.tfds import prepared
 from job.data.together import together

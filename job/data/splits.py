@@ -22,7 +22,8 @@ from job.data import image_table, unreadable
 from job.data.composition import Composition, Skipped, identity
 from job.data.decoding import Decoding, Part
 from job.data.files.listing import ANY_FILES, FilesRequest
-from job.data.files.places import is_place, open_place
+from job.data.files.names import is_place
+from job.data.files.places import open_place
 from job.data.files.source import FileSource
 from job.data.images import PREFETCHED_BATCHES, Cache, CachedImages, DecodedAgain, ImageSource, allocate, untuned
 from job.data.pixels import decode
@@ -209,7 +210,9 @@ def _content(
     digests = {name: split.digests[kept[name]] for name, split in examples.items()}
     composition = Composition.of(source.class_names, labels, digests, skipped)
     composition.check()
-    return composition, identity(source.identity, source.class_names, labels, digests, skipped)
+    # Microsoft writes Cat where Kaggle writes cat: the same images are the same data.
+    names = [name.casefold() for name in source.class_names] if source.has_names else source.class_names
+    return composition, identity(source.identity, names, labels, digests, skipped)
 
 
 def _part(name: str, split: Examples, request: DataRequest, first_order: Callable[[int], np.ndarray]) -> Part:

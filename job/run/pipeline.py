@@ -14,7 +14,7 @@ import keras
 import numpy as np
 
 from job.data import composition, image_table
-from job.data.files.places import is_place
+from job.data.files.names import is_place
 from job.data.mirror import Fetching, LocalInputs
 from job.data.splits import DataRequest, Splits, epoch_order, load_splits
 from job.data.tfds.builders import prepared_builder

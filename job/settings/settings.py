@@ -17,7 +17,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from job.data import split_spec
 from job.data.files.listing import FilesRequest, Labels
-from job.data.files.places import is_place
+from job.data.files.names import is_place
 from job.model.backbones import BACKBONES
 from job.paths import expanded
 from job.phases import PHASE_NAMES, PHASES, Phase

@@ -12,6 +12,7 @@ from io import BufferedReader
 from pathlib import Path
 from urllib.parse import unquote
 
+from job.data.formats import EMPTY
 from job.errors import InvalidSettings, ObjectDamaged, ObjectMissing
 from job.storage import ObjectStore, open_store
 
@@ -89,7 +90,7 @@ def content(path: Path) -> bytes:
 def check_size(num_bytes: int) -> None:
     """Raise ValueError for a file that is empty, or larger than an image can be."""
     if not num_bytes:
-        raise ValueError("is empty")
+        raise ValueError(EMPTY)
     if num_bytes > MAX_IMAGE_BYTES:
         raise ValueError(f"is larger than {MAX_IMAGE_BYTES >> 20} MiB")
 

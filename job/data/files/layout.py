@@ -8,14 +8,11 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Literal
 
 from job.data.files.image_files import SUFFIXES, is_image
-from job.data.files.listing import Image
+from job.data.files.listing import Image, Labels
 from job.data.files.names import SPLITS, TABLES, is_archive, is_table, normal, some, visible
 from job.errors import DataUnavailable, InputError, InvalidSettings
-
-Labels = Literal["auto", "folder", "prefix", "table"]
 
 FOLDER, PREFIX = "a folder for each class", "the class before the first dot of a name, as in cat.0.jpg"
 # What cannot be anything else than a class and a number: with other dots, a name may hold a date or a time.

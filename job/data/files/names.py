@@ -25,6 +25,13 @@ _SUFFIX = re.compile(r"\.[a-z][a-z0-9]{0,9}")
 _NUM_NAMED = 3
 
 
+def is_place(text: str) -> bool:
+    """Whether THAW_DATASET names a place of images, by how it begins or ends, and not a data set of TFDS."""
+    return (
+        "://" in text or text.startswith(("/", "./", "../", "~")) or text in (".", "..") or is_archive(text) or is_table(text)
+    )
+
+
 def is_table(name: str) -> bool:
     """Whether a file is a table by its name."""
     return name.lower().endswith(TABLES)

@@ -6,7 +6,6 @@ no TensorFlow.
 
 import difflib
 import os
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -14,26 +13,11 @@ from pathlib import Path
 from typing import Protocol
 
 from job.data.files import archives, image_files, layout, names, table
-from job.data.files.layout import Labels, Layout
-from job.data.files.listing import Listing
+from job.data.files.layout import Layout
+from job.data.files.listing import Labels, Listing
 from job.errors import DataUnavailable, InputError, InvalidSettings
 from job.paths import UnsafeName, checked_name
 from job.storage.uri import local_folder
-
-__all__ = ["Labels", "is_place", "open_place"]
-
-_TFDS_NAME = re.compile(r"[a-z][a-z0-9_]*(/[\w-][\w.-]*)?(:(\d+\.\d+\.\d+|\d+\.\*\.\*))?")
-
-
-def is_place(text: str) -> bool:
-    """Whether THAW_DATASET names a place, and not a data set of TFDS."""
-    return (
-        "://" in text
-        or text.startswith(("/", "./", "../", "~"))
-        or names.is_archive(text)
-        or names.is_table(text)
-        or _TFDS_NAME.fullmatch(text) is None
-    )
 
 
 def open_place(place: str, *, labels: Labels = "auto", classes: Sequence[str] = (), scratch: Path) -> Listing:
@@ -61,15 +45,15 @@ def open_place(place: str, *, labels: Labels = "auto", classes: Sequence[str] = 
     shown = names.visible(files.names)
     inner = None if any(map(image_files.is_image, shown)) else layout.inner_archive(place, shown)
     if inner is None:
-        return _read(place, files, labels, classes)
+        return listed(place, files, labels, classes)
     archive = archives.open_archive(files.file(inner, scratch), f"{place}/{inner}", scratch)
-    listing = _read(f"{place}/{inner}", archive, labels, classes)
+    listing = listed(f"{place}/{inner}", archive, labels, classes)
     left_out = files.left_out + names.left_out(files.names, {inner}) + Counter(listing.left_out)
     images = tuple(replace(image, name=f"{inner}/{image.name}") for image in listing.images)
     return replace(listing, place=place, images=images, left_out=dict(left_out))
 
 
-class Files(Protocol):
+class Names(Protocol):
     """The files of a place by name. A name that ends with `/` is a folder; `left_out` counts what has no name here."""
 
     @property
@@ -80,6 +64,10 @@ class Files(Protocol):
 
     def read(self, name: str) -> bytes:
         """The content of a file that is no larger than an image. Raises ValueError. Safe to call from threads."""
+
+
+class Files(Names, Protocol):
+    """The same on this machine."""
 
     def file(self, name: str, scratch_folder: Path) -> Path:
         """A file with this content, in `scratch_folder` if there is none. Raises DataCorrupt, ScratchUnavailable."""
@@ -121,12 +109,13 @@ class Folder:
         return self._path / name
 
 
-def _read(place: str, files: Files, labels: Labels, classes: Sequence[str]) -> Listing:
+def listed(place: str, files: Names, labels: Labels, classes: Sequence[str]) -> Listing:
+    """The images of a folder or an archive that has these files; the arguments, and what is raised, as above."""
     labelled = [name for name in layout.tables(files.names) if table.is_labelled(name, files.read)]
     return _listing(place, files, layout.read(place, files.names, labels=labels, labelled_tables=labelled), classes)
 
 
-def _listing(place: str, files: Files, found: Layout, classes: Sequence[str]) -> Listing:
+def _listing(place: str, files: Names, found: Layout, classes: Sequence[str]) -> Listing:
     images, unlabelled = found.images, names.NO_LABEL
     if found.tables is not None:
         images = table.images(found.tables, files.names, files.read)

@@ -6,9 +6,11 @@ fetched.
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from job.data.files.layout import is_archive, is_table, normal, worth_fetching
+from job.data.files.layout import worth_fetching
+from job.data.files.names import is_archive, is_table, normal
 from job.data.manifest import Files, listed, named
 from job.errors import DataUnavailable
 from job.paths import UnsafeName, checked_name
@@ -41,6 +43,18 @@ def look(uri: str) -> tuple[ObjectStore, str, Files]:
         other = f", and {len(objects):,} other objects are there" if objects else ""
         raise _unavailable(uri, f"there is no image under it{other}")
     return store, "", listed(store, {name: objects[name] for name in found}, wanted=None)
+
+
+class RemoteFiles:
+    """The files of a folder in a bucket, for `places.listed`, before they are fetched."""
+
+    def __init__(self, store: ObjectStore, names: Iterable[str]) -> None:
+        self.names = list(names)
+        self.left_out: Counter[str] = Counter()
+        self._store = store
+
+    def read(self, name: str) -> bytes:
+        return self._store.read(name).data
 
 
 def named_in_table(store: ObjectStore, paths: Sequence[str]) -> Files:

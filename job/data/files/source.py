@@ -10,12 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import tensorflow as tf
 
-from job.data.files import order
-from job.data.files.judge import judge
+from job.data.files.judge import divided, judge, label_indices
 from job.data.files.listing import Listing
+from job.data.formats import EMPTY
 from job.data.images import mapped
-from job.data.split_spec import SPLIT_NAMES
-from job.errors import InvalidSettings
 
 NUM_READERS = 16
 READ_TOGETHER = 256
@@ -54,35 +52,20 @@ class FileSource:
 
     def __init__(self, listing: Listing, *, stratify: bool) -> None:
         self.class_names = listing.class_names
-        index = {name: number for number, name in enumerate(listing.class_names)}
-        self.labels = np.array([index[image.label] for image in listing.images], np.int32)
+        self.labels = label_indices(listing)
         self.digests = np.zeros((len(self.labels), 32), np.uint8)
         self._listing = listing
         self._stratify = stratify
         self._unread: dict[int, str] = {}
 
     def read(self, specs: Sequence[str], check_stop: Callable[[], None]) -> dict[str, FileExamples]:
-        specs, ranges = judge(self._listing, specs)
+        judged = judge(self._listing, specs)
         self._read_all(check_stop)
-        splits = np.array([image.split for image in self._listing.images])
-        orders = {}
-        for split in np.unique(splits).tolist():
-            found = np.flatnonzero(splits == split)
-            orders[split] = found[order.shuffled(self.labels[found], self.digests[found], stratify=self._stratify)]
-        examples = {}
-        for name, spec, parts in zip(SPLIT_NAMES, specs, ranges, strict=True):
-            pieces = []
-            for part in parts:
-                digests = self.digests[orders[part.split]]
-                start, stop = (order.cut(position, digests) for position in (part.start, part.stop))
-                pieces.append(orders[part.split][start:stop])
-            chosen = np.concatenate(pieces)
-            if not len(chosen):
-                raise InvalidSettings(
-                    f"THAW_{name.upper()}_SPLIT={spec!r}: has no examples, since the same image is never in two splits"
-                )
-            examples[name] = FileExamples(self, spec, chosen)
-        return examples
+        chosen = divided(self._listing, judged, self.digests, stratify=self._stratify)
+        specs, _ = judged
+        return {
+            name: FileExamples(self, spec, found) for spec, (name, found) in zip(specs, chosen.items(), strict=True)
+        }
 
     def read_one(self, index: int) -> bytes:
         """The bytes of an image; nothing where they cannot be had, or are others than they were."""
@@ -101,7 +84,8 @@ class FileSource:
         try:
             return self._listing.read(int(index))
         except ValueError as error:
-            self._unread[int(index)] = str(error)
+            if (reason := str(error)) != EMPTY:
+                self._unread[int(index)] = reason
             return b""
 
     def _read_all(self, check_stop: Callable[[], None]) -> None:
