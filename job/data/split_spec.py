@@ -59,11 +59,10 @@ def parse(spec: str) -> list[Interval]:
         match = _PART.match(part.strip())
         if match is None:
             raise ValueError(f"{part.strip()!r} is not a split: expected {GRAMMAR}")
-        units = {unit for unit in (match["start_unit"], match["stop_unit"]) if unit}
-        if match["start"] and match["stop"] and match["start_unit"] != match["stop_unit"]:
-            raise ValueError(f"{part.strip()!r} mixes units: expected {GRAMMAR}")
-        unit = units.pop() if units else ""
         start, stop = match["start"], match["stop"]
+        if start and stop and match["start_unit"] != match["stop_unit"]:
+            raise ValueError(f"{part.strip()!r} mixes units: expected {GRAMMAR}")
+        unit = match["start_unit"] or match["stop_unit"] or ""
         if unit == "%":
             intervals.append(Interval(match["name"], "%", _percent(start, 0), _percent(stop, 100)))
         elif unit == "" and not (start or "").startswith("-") and not (stop or "").startswith("-"):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass
-from typing import Any, ClassVar, Protocol, dataclass_transform
+from typing import Any, ClassVar, dataclass_transform
 
 GpuMemory = Mapping[str, Mapping[str, int]]  # bytes that TensorFlow holds of each GPU, "current" and "peak"
 
@@ -328,20 +328,18 @@ RunningMeans = Callable[[], tuple[float, float]]
 """Loss and accuracy of the epoch so far; calling it waits for the device."""
 
 
-class Observer(Protocol):
-    """What a run reports to. Nothing in it may change how the run ends.
+class Observer:
+    """What a run reports to; this one ignores everything. Nothing in it may change how the run ends.
 
     `step` must cost next to nothing. `closing` is the result of a run as a table, which only a terminal shows.
     """
 
     def event(self, event: Event) -> None: ...
-
     def step(self, done: StepDone, running_means: RunningMeans) -> None: ...
-
     def closing(self, title: str, rows: dict[str, str]) -> None: ...
 
 
-class Observers:
+class Observers(Observer):
     """Several observers as one, in order."""
 
     def __init__(self, *observers: Observer) -> None:

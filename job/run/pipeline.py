@@ -28,7 +28,7 @@ from job.errors import (
 )
 from job.model.classifier import Classifier, ModelRequest, build_classifier
 from job.observe import events
-from job.observe.context import Context
+from job.observe.progress import Context
 from job.phases import Phase
 from job.report import export
 from job.report.content import Results, compose

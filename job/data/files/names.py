@@ -27,9 +27,8 @@ _NUM_NAMED = 3
 
 def is_place(text: str) -> bool:
     """Whether THAW_DATASET names a place of images, by how it begins or ends, and not a data set of TFDS."""
-    return (
-        "://" in text or text.startswith(("/", "./", "../", "~")) or text in (".", "..") or is_archive(text) or is_table(text)
-    )
+    begins = text.startswith(("/", "./", "../", "~")) or "://" in text
+    return begins or text in (".", "..") or is_archive(text) or is_table(text)
 
 
 def is_table(name: str) -> bool:

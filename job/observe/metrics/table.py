@@ -88,7 +88,7 @@ SERIES = (
         labels=("phase",), known=_each(PHASE_NAMES),
     ),
     Series("thaw_progress_ratio", "gauge", "Share of the training that is done, 0 to 1, by expected time."),
-    Series("thaw_eta_timestamp_seconds", "gauge", "When the training is expected to end."),
+    Series("thaw_eta_timestamp_seconds", "gauge", "When training and final evaluation are expected to end."),
     Series("thaw_last_step_timestamp_seconds", "gauge", "When a step was last done."),
     Series("thaw_loss", "gauge", "Mean cross-entropy of the last epoch in nats.", labels=("phase", "split")),
     Series(
