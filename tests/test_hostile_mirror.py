@@ -126,7 +126,9 @@ def test_a_manifest_that_is_none_is_refused(bucket: GcsServer, tmp_path: Path, c
     assert "delete it" in caught.value.hint
 
 
-PARTS = st.sampled_from(["..", ".", "", "1.0.0", "set", "dataset_info.json", "x.json", "a.py", "\0", "猫.json", "~"])
+PARTS = st.sampled_from(
+    ["..", ".", "", "1.0.0", "set", "dataset_info.json", "x.json", "x.jpg", "a.py", "\0", "猫.json", "~"]
+)
 NAMES = st.lists(PARTS, max_size=6).map(lambda parts: "/".join(["set", *parts]))
 
 
@@ -140,6 +142,8 @@ def test_nothing_is_written_outside_of_the_cache_folder(gcs: GcsServer, tmp_path
     # InputError of a name, DataUnavailable of none that is wanted: never that a disk or the store is at fault.
     with contextlib.suppress(InputError):
         fetching(tmp_path / "in" / "a" / "folder")[0].dataset(DATA, "set")
+    with contextlib.suppress(InputError):
+        fetching(tmp_path / "in" / "a" / "folder")[0].images(DATA)
     assert all(name.startswith("in/a/folder/cache/") for name in contents(tmp_path))
 
 

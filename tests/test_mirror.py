@@ -26,8 +26,9 @@ from job.storage import LocalStore, cache_folder, digest_of, open_store, scratch
 from tests.classifiers import other_weights
 from tests.conftest import REPOSITORY, Recorder, job
 from tests.gcs_server import BUCKET, HALF_AND_STALL, GcsServer
-from tests.runs import never
+from tests.runs import Small, never, record_of, result_of, start
 from tests.test_end_to_end import begin, wait_for
+from tests.test_own_images import write_images
 
 DATA = f"gs://{BUCKET}/mirror/tfds"
 WEIGHTS = f"gs://{BUCKET}/mirror/weights/tiny.weights.h5"
@@ -361,6 +362,19 @@ def test_a_mirror_command_that_was_killed_goes_on_where_it_was(
     again = {name for operation, name in gcs.requests if operation == "write"}
     assert len(sent & again) <= 1 <= len(sent)
     assert json.loads((tmp_path / "log").read_text())["reason"] == f"complete: the mirror at gs://{BUCKET}/m is filled"
+
+
+def test_a_run_on_images_in_a_bucket_is_that_on_the_same_folder(gcs: GcsServer, small: Small, tmp_path: Path) -> None:
+    """The same data and the same model."""
+    folder = write_images(tmp_path / "photos")
+    for name, content in contents(folder).items():
+        gcs.put(f"photos/{name}", content, None)
+    results = []
+    for number, place in enumerate((str(folder), PHOTOS)):
+        store = LocalStore(tmp_path / str(number))
+        start(small(dataset=place, head_epochs=1, fine_tune_epochs=0), store)
+        results.append((record_of(store).inputs, result_of(store)))
+    assert results[0] == results[1]
 
 
 def photo_folder(folder: Path, num_images: int) -> dict[str, bytes]:

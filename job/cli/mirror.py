@@ -11,8 +11,9 @@ from typing import Annotated, Any, NamedTuple
 
 from job.cli.arguments import Flag, Place, SettingsOptions
 from job.data import filling
-from job.data.files import layout
-from job.data.files.places import Folder, is_place, open_place
+from job.data.files.layout import worth_fetching
+from job.data.files.names import is_place, is_table
+from job.data.files.places import Folder, open_place
 from job.data.files.remote import check_names
 from job.data.tfds import prepared
 from job.errors import InputError, InvalidSettings, WeightsUnusable
@@ -92,9 +93,9 @@ def _images(settings: Settings, temporary: Path) -> Images:
     name = re.sub(r"[^\w.-]+", "-", place.name)
     listing = open_place(settings.dataset, labels=settings.labels, scratch=temporary)
     if place.is_dir():
-        names = layout.worth_fetching(Folder(place).names)
+        names = worth_fetching(Folder(place).names)
         found = Images(_folder(place), "", {name: place / name for name in names})
-    elif layout.is_table(name):
+    elif is_table(name):
         files = {image.name: place.parent / image.name for image in listing.images}
         found = Images(_folder(place.parent), name, {name: place} | files)
     else:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from job.data.files.layout import some
+from job.data.files.names import some
 from job.data.manifest import Listed, Manifest
 from job.data.tfds import prepared
 from job.data.together import together

@@ -65,14 +65,6 @@ def files_of_dataset(store: ObjectStore, dataset: str) -> Files:
     return listed(store, found, wanted=())
 
 
-def count_images(uri: str) -> int:
-    """How many files of own images `Fetching.images` would fetch from a bucket; of a table, itself alone.
-
-    Raises DataUnavailable when there are none, InputError, StorageError.
-    """
-    return len(remote.look(uri)[2])
-
-
 def _command(place: str) -> str:
     """What fills a mirror that has `place`."""
     return f"python -m job mirror --to {place.removesuffix('/tfds').removesuffix('/weights')}"
