@@ -279,3 +279,19 @@ def test_the_thread_ends_when_the_data_is_garbage(prepared: Path, held: Held) ->
         thread.join(60)
         assert not thread.is_alive()
     assert held.num_read < 40 + 16 + 24
+
+
+@pytest.mark.parametrize("file_format", ["tfrecord", "parquet"])
+def test_damaged_images_of_prepared_data_can_be_skipped(
+    load: Load, prepared_as: Callable[[str], Path], file_format: str
+) -> None:
+    """As own images can."""
+    splits = load(
+        dataset="damaged_shapes", data_dir=str(prepared_as(file_format)), on_unreadable="skip",
+        specs=("train[:60]", "train[60:70]", "train[70:80]"),
+    )  # fmt: skip
+    splits.wait()
+    assert [image.name.split(" at ")[0] for image in splits.composition.skipped] == ["shape-7.png", "shape-50.png"]
+    assert splits.identity["splits"] == {"train": 58, "validation": 10, "test": 10}
+    images = np.concatenate([images for images, _ in splits.train.batches(16).as_numpy_iterator()])
+    np.testing.assert_array_equal(images, shapes.pictures(np.delete(np.arange(60), [7, 50])))
