@@ -272,17 +272,16 @@ def test_own_images_are_fetched_once(photos: GcsServer, tmp_path: Path, place: s
 
 
 def test_the_copy_of_a_folder_follows_the_bucket(photos: GcsServer, tmp_path: Path) -> None:
-    """What was changed is fetched, and what was deleted is no class and no image any more."""
+    """What was changed is fetched; what was deleted is no image and no class any more; a file may become a folder."""
     fetching(tmp_path)[0].images(PHOTOS)
     photos.put("photos/cat/1.jpg", b"changed", None)
-    photos.put("photos/dog/5.jpg", b"5", None)
-    for name in ("cat/deep/2.PNG", "labels.csv"):
+    photos.put("photos/dog/3.heic/5.jpg", b"5", None)
+    for name in ("cat/deep/2.PNG", "dog/3.heic", "labels.csv"):
         del photos.objects[f"photos/{name}"]
     fetch, observer = fetching(tmp_path)
     folder = Path(fetch.images(PHOTOS))
-    assert contents(folder) == {name: CATS[name] for name in CATS if name.startswith("dog")} | {
-        "cat/1.jpg": b"changed", "dog/5.jpg": b"5",
-    }  # fmt: skip
+    cat = "dog/\N{CAT FACE}.webp"
+    assert contents(folder) == {"cat/1.jpg": b"changed", "dog/3.heic/5.jpg": b"5", cat: CATS[cat]}
     assert not (folder / "cat" / "deep").exists()
     assert observer.of(events.Fetched)[0].num_files == 2
 

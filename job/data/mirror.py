@@ -106,7 +106,7 @@ class Fetching:
     def dataset(self, uri: str, dataset: str) -> Path:
         """A local data_dir with the prepared data set. Raises DataUnavailable, InputError, StorageError."""
         store = open_store(uri)
-        return self._fetch(store, uri, files_of_dataset(store, dataset))
+        return self._fetch(store, self._folder(uri), files_of_dataset(store, dataset))
 
     def weights(self, uri: str) -> Path:
         """A local copy of a file of weights. Raises WeightsUnusable, InputError, StorageError."""
@@ -118,29 +118,34 @@ class Fetching:
                 f"THAW_WEIGHTS={uri!r}: there is no such object",
                 hint=f"put it there, or fill a mirror: {_command(parent)}",
             )
-        return self._fetch(store, parent, listed(store, {name: generation}, wanted=())) / name
+        return self._fetch(store, self._folder(parent), listed(store, {name: generation}, wanted=())) / name
 
     def images(self, uri: str) -> str:
         """A local place with the same own images, and no others: a folder, an archive, or a table beside its images.
 
         Raises DataUnavailable when there are none, InputError, StorageError.
         """
-        folder = local_folder(uri)
-        if folder is not None:
-            return str(folder)
+        place = local_folder(uri)
+        if place is not None:
+            return str(place)
         store, name, files = remote.look(uri)
-        folder = self._fetch(store, uri, files)
+        # Not the folder of data or weights that lie in the same place: they would be removed.
+        folder = self._folder(f"images of {uri}")
         if is_table(name):
+            self._fetch(store, folder, files)
             files |= remote.named_in_table(store, table.paths(folder / name))
-            self._fetch(store, uri, files)
         with scratch.explained(folder):
             _remove_others(folder, files)
             _remove_others(_notes(folder), [f"{name}.json" for name in files])
+        self._fetch(store, folder, files)
         return str(folder / name)
 
-    def _fetch(self, store: ObjectStore, uri: str, files: Files) -> Path:
-        """Fetch what is not here; returns the folder that has the files."""
-        folder = self._root / hashlib.sha256(uri.encode()).hexdigest()[:16]
+    def _folder(self, key: str) -> Path:
+        """The folder of the copies of a place."""
+        return self._root / hashlib.sha256(key.encode()).hexdigest()[:16]
+
+    def _fetch(self, store: ObjectStore, folder: Path, files: Files) -> Path:
+        """Fetch what is not here; returns the folder, which has the files then."""
         began = reported_at = time.monotonic()
         num_left, num_fetched, num_bytes = len(files), 0, 0
 
