@@ -45,24 +45,15 @@ class Options(CommandOptions):
 
 @dataclass(frozen=True)
 class Seen:
-    """A record as it was read, with what it does not hold: how long its lease still lives, and the time now."""
+    """A record as it was read, how long its lease still lives, and what follows at the time `now`."""
 
     record: Record
     at: str
     hold: Hold
     now: datetime
-
-    @property
-    def condition(self) -> Condition:
-        return standing.condition(self.record, held_seconds=self.hold.seconds)
-
-    @property
-    def phases(self) -> list[PhaseProgress]:
-        return standing.phases(self.record, is_running=self.condition == "running")
-
-    @property
-    def seconds_left(self) -> float | None:
-        return standing.seconds_left(self.record, self.phases)
+    condition: Condition
+    phases: list[PhaseProgress]
+    seconds_left: float | None
 
 
 def answer(options: Options) -> ExitCode:
@@ -83,7 +74,10 @@ def answer(options: Options) -> ExitCode:
 def look(store: ObjectStore) -> Seen:
     """Read the record of a run."""
     found, now = existing_record(store), datetime.now(UTC)
-    return Seen(found, store.uri, lease.estimated(found, store, now=now), now)
+    hold = lease.estimated(found, store, now=now)
+    condition = standing.condition(found, held_seconds=hold.seconds)
+    phases = standing.phases(found, is_running=condition == "running")
+    return Seen(found, store.uri, hold, now, condition, phases, standing.seconds_left(found, phases))
 
 
 def _watch(store: ObjectStore) -> None:
