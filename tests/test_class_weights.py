@@ -42,7 +42,7 @@ def test_the_log_has_each_weight_of_few_classes_and_the_extremes_of_many() -> No
     assert summary(None, ("a", "b")) is None
 
 
-@pytest.mark.parametrize("xla", [False, True])
+@pytest.mark.parametrize("xla", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("dataset", "labels", "weights"),
     [

@@ -263,6 +263,9 @@ def test_a_place_in_a_bucket_is_fetched(gcs: GcsServer, tmp_path: Path, capsys: 
     assert ask("--dataset", place, "--json", "--cache-dir", str(tmp_path)) == ExitCode.COMPLETE
     content = json.loads(capsys.readouterr().out)
     assert (content["place"], content["num_images"], content["formats"]) == (place, 48, {"PNG": 48})
+    gcs.put("photos/1.png", picture(1), None)
+    with pytest.raises(InvalidSettings, match=place):
+        ask("--dataset", place, "--labels", "prefix", "--cache-dir", str(tmp_path))
 
 
 def test_what_cannot_be_inspected_is_refused_before_anything_is_read(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """The images of a place, their labels and splits are found by looking, or an error says what would decide."""
 
 import os
-import time
 import unicodedata
 import zipfile
 from collections import Counter
@@ -280,14 +279,6 @@ def test_only_what_a_reading_can_need_is_fetched_from_a_bucket() -> None:
         "b/1.JPG", "b/2.heic", "x.csv",
     ]  # fmt: skip
     assert worth_fetching(["train.zip", "test1.zip", "x.csv"]) == ["train.zip", "x.csv"]
-
-
-@pytest.mark.slow
-def test_25_000_files_are_listed_in_seconds(tmp_path: Path) -> None:
-    make(tmp_path, (f"{'Cat' if number % 2 else 'Dog'}/{number}.jpg" for number in range(25_000)))
-    began = time.monotonic()
-    assert len(open_place(str(tmp_path), scratch=tmp_path).images) == 25_000
-    assert time.monotonic() - began < 5
 
 
 @pytest.mark.real_data

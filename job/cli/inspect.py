@@ -3,7 +3,6 @@
 Every image is read and decoded once, without TensorFlow; only numbers are kept of it.
 """
 
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,8 +49,9 @@ def answer(options: Options) -> ExitCode:
     request = settings.files_request()
     with scratch.folder(settings.cache_dir) as folder:
         place = _local(settings, folder)
-        listing = open_place(place, labels=request.labels, classes=request.classes, scratch=folder)
-        listing = dataclasses.replace(listing, place=settings.dataset)
+        listing = open_place(
+            place, labels=request.labels, classes=request.classes, scratch=folder, shown=settings.dataset
+        )
         with _bar(len(listing.images)) as advance:
             seen = survey.look(listing, advance)
         judged = findings.judged(

@@ -192,8 +192,9 @@ def load_splits(
 
 def _source(request: DataRequest) -> Source:
     if is_place(request.dataset):
+        files = request.files
         listing = open_place(
-            request.dataset, labels=request.files.labels, classes=request.files.classes, scratch=request.cache_dir
+            request.dataset, labels=files.labels, classes=files.classes, scratch=request.cache_dir, shown=files.shown
         )
         return FileSource(listing, stratify=request.files.stratify)
     return TfdsSource(prepared_builder(request.dataset, request.data_dir), request.specs, cache=request.cache)

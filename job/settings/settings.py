@@ -309,7 +309,9 @@ class Settings(BaseSettings):
 
     def files_request(self) -> FilesRequest:
         """How own images are understood."""
-        return FilesRequest(labels=self.labels, classes=class_list(self.classes), stratify=self.stratify)
+        return FilesRequest(
+            shown=self.dataset, labels=self.labels, classes=class_list(self.classes), stratify=self.stratify
+        )
 
     def run_uri(self) -> str:
         """The place of the run in its store."""

@@ -10,8 +10,12 @@ Labels = Literal["auto", "folder", "prefix", "table"]
 
 @dataclass(frozen=True, kw_only=True)
 class FilesRequest:
-    """How image files are understood: where their labels stand, which classes are wanted, and how slices are made."""
+    """How image files are understood: where their labels stand, which classes are wanted, and how slices are made.
 
+    `shown` is what messages call the place, where it is a copy.
+    """
+
+    shown: str = ""
     labels: Labels = "auto"
     classes: tuple[str, ...] = ()
     stratify: bool = True

@@ -20,18 +20,21 @@ from job.paths import UnsafeName, checked_name
 from job.storage.uri import local_folder
 
 
-def open_place(place: str, *, labels: Labels = "auto", classes: Sequence[str] = (), scratch: Path) -> Listing:
+def open_place(
+    place: str, *, labels: Labels = "auto", classes: Sequence[str] = (), scratch: Path, shown: str = ""
+) -> Listing:
     """The images of a local place: of a folder, an archive, or a table beside its images.
 
-    `classes` selects and orders the classes; without it they are all, sorted. What has to be copied out of an archive
-    goes to `scratch`, which must outlive the listing. Raises DataUnavailable when there are no images, DataCorrupt for
-    a damaged archive, InputError for names and tables that cannot be used, InvalidSettings when two readings are
-    possible or a class is not there, ScratchUnavailable.
+    `shown` is what messages call it, where it is a copy. `classes` selects and orders the classes; without it they are
+    all, sorted. What has to be copied out of an archive goes to `scratch`, which must outlive the listing. Raises
+    DataUnavailable when there are no images, DataCorrupt for a damaged archive, InputError for names and tables that
+    cannot be used, InvalidSettings when two readings are possible or a class is not there, ScratchUnavailable.
     """
     try:
         path = local_folder(place)
     except ValueError as error:
         raise InvalidSettings(f"THAW_DATASET={place!r}: {error}") from error
+    place = shown or place
     if path is None or not path.exists():
         raise DataUnavailable(
             f"THAW_DATASET={place!r}: there is no such folder or file", hint="name a folder, an archive or a table"
@@ -44,8 +47,8 @@ def open_place(place: str, *, labels: Labels = "auto", classes: Sequence[str] = 
             )
         return _listing(place, Folder(path.parent), layout.by_tables({path.name: "train"}), classes)
     files: Files = Folder(path) if path.is_dir() else archives.open_archive(path, place, scratch)
-    shown = names.visible(files.names)
-    inner = None if any(map(image_files.is_image, shown)) else layout.inner_archive(place, shown)
+    found = names.visible(files.names)
+    inner = None if any(map(image_files.is_image, found)) else layout.inner_archive(place, found)
     if inner is None:
         return listed(place, files, labels, classes)
     archive = archives.open_archive(files.file(inner, scratch), f"{place}/{inner}", scratch)
