@@ -19,10 +19,9 @@ from job.settings.settings import Settings
 from job.storage import LocalStore
 from job.storage.gcs import GcsStore
 from tests.conftest import SMALL_RUN
-from tests.gcs_server import BUCKET, FAULTS, FLIP, GcsServer
+from tests.gcs_server import BUCKET, FAULTS, FLIP, LASTING, GcsServer
+from tests.processes import Environment, begin, result
 from tests.runs import Small, places, result_of, start
-from tests.test_end_to_end import Environment, begin, result_in
-from tests.test_gcs import LASTING
 
 SHORT = {"head_epochs": 1, "fine_tune_epochs": 1, "lease_seconds": 3600}
 
@@ -66,16 +65,6 @@ def check_cell(gcs: GcsServer, small: Small, undisturbed: dict[str, Any], kind: 
     assert fault.struck == 1, (kind, at, gcs.requests)
     assert result_of(client()) == undisturbed, (kind, at, gcs.requests)
     assert len(client().list("checkpoints/")) == 2, (kind, at)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", FAULTS[::3])
-def test_a_fault_at_a_request_of_a_run_loses_nothing(
-    gcs: GcsServer, small: Small, undisturbed: dict[str, Any], struck: list[int], kind: str
-) -> None:
-    """A sample of the matrix: each fault somewhere else."""
-    place = (FAULTS.index(kind) + 0.5) / len(FAULTS)
-    check_cell(gcs, small, undisturbed, kind, struck[int(place * len(struck))])
 
 
 @pytest.mark.matrix
@@ -158,4 +147,4 @@ def test_attempts_started_together_never_both_commit(
         if code == ExitCode.SUPERSEDED:
             reason = json.loads(output.splitlines()[-1])["reason"]
             assert "is held by attempt" in reason or "was superseded by attempt" in reason
-    assert result_in(env, gcs) == result_in(undisturbed_process, gcs)
+    assert result(env, gcs) == result(undisturbed_process, gcs)

@@ -23,8 +23,8 @@ from job.storage import LocalStore, cache_folder, digest_of, open_store, scratch
 from tests.classifiers import other_weights
 from tests.conftest import REPOSITORY, Recorder, job
 from tests.gcs_server import BUCKET, HALF_AND_STALL, GcsServer
+from tests.processes import begin, wait_for
 from tests.runs import never
-from tests.test_end_to_end import begin, wait_for
 
 DATA = f"gs://{BUCKET}/mirror/tfds"
 WEIGHTS = f"gs://{BUCKET}/mirror/weights/tiny.weights.h5"
