@@ -182,23 +182,6 @@ def test_a_stop_while_the_store_hangs_ends_with_42_in_the_grace_period(
     gcs.clear()
 
 
-@pytest.mark.slow
-def test_a_run_on_a_bucket_survives_kills(gcs: GcsServer, environment: Environment, tmp_path: Path) -> None:
-    """SIGKILL and SIGTERM in both phases, then to the end: the same bits as on a disk."""
-    # More epochs than go by until a commit is reported: something is left to do after each kill.
-    alone = environment(storage_uri=tmp_path / "alone", fine_tune_epochs=30)
-    assert job(env=alone).returncode == ExitCode.COMPLETE
-    env = environment(storage_uri=f"gs://{BUCKET}/runs", checkpoint_every_seconds=0, fine_tune_epochs=30)
-    for phase, number in (("head", signal.SIGKILL), ("fine_tune", signal.SIGTERM), ("fine_tune", signal.SIGKILL)):
-        process = begin(env)
-        wait_for(process, "committed", phase=phase)
-        process.send_signal(number)
-        process.communicate(timeout=60)
-        assert process.returncode == (ExitCode.INTERRUPTED if number == signal.SIGTERM else -number)
-    assert job(env=env).returncode == ExitCode.COMPLETE
-    assert result(env, gcs) == result(alone)
-
-
 IMPORTS_SLOWLY = """
 import sys, time
 from importlib.abc import MetaPathFinder

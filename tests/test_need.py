@@ -48,9 +48,10 @@ def values_at_once(network: Any) -> int:
     """The most values that are there while layer follows layer, each output dropped after its last use."""
     position = {layer.name: index for index, layer in enumerate(network.layers)}
     last_use = dict.fromkeys(position, len(position))
-    for layer in network.layers:
-        for node in layer._inbound_nodes:
-            last_use |= {parent.operation.name: position[layer.name] for parent in node.parent_nodes}
+    made_by = {id(layer.output): layer.name for layer in network.layers}
+    for layer in network.layers[1:]:
+        inputs = layer.input if isinstance(layer.input, list) else [layer.input]
+        last_use |= {made_by[id(tensor)]: position[layer.name] for tensor in inputs}
     return max(
         sum(num_values(other) for other in network.layers[: index + 1] if last_use[other.name] >= index)
         for index in range(len(position))

@@ -165,7 +165,7 @@ def test_a_closed_standard_output_is_no_error(tmp_path: Path) -> None:
     keep(store, "a")
     reading, writing = os.pipe()
     os.close(reading)
-    for words in (["list", store.uri], ["list", "--json", store.uri], ["status", "--run", f"{store.uri}/a"]):
+    for words in (["list", "--json", store.uri], ["status", "--run", f"{store.uri}/a"]):
         done = subprocess.run(
             [sys.executable, "-m", "job", *words], cwd=REPOSITORY, stdout=writing, stderr=subprocess.PIPE, text=True
         )
