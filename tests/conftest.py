@@ -2,6 +2,7 @@
 
 import functools
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +16,7 @@ from job.settings.environment import NOT_SETTINGS
 from job.settings.settings import PREFIX, Settings
 from job.storage import LocalStore
 from job.storage.gcs import GcsStore
-from tests.gcs_server import BUCKET, GcsServer
+from tests.gcs_server import GcsServer
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow warns of each error that a test provokes
 REPOSITORY = Path(__file__).parent.parent
@@ -121,11 +122,15 @@ def gcs(gcs_server: GcsServer, monkeypatch: pytest.MonkeyPatch) -> GcsServer:
 
 @pytest.fixture
 def gcs_store(gcs: GcsServer) -> GcsStore:
-    """A run's place on the server, with a client that is quick to try again."""
-    return GcsStore(
-        bucket=BUCKET, prefix="runs/small", timeout_seconds=0.5, file_timeout_seconds=0.5, retry_seconds=10.0,
-        first_delay_seconds=0.01,
-    )  # fmt: skip
+    from tests.stores import gcs_client
+
+    return gcs_client()
+
+
+@pytest.fixture
+def copied(undisturbed_run: "tuple[LocalStore, Recorder, Settings]", tmp_path: Path) -> Path:
+    """A copy of the finished run, to be damaged."""
+    return Path(shutil.copytree(undisturbed_run[0].root, tmp_path / "small"))
 
 
 @pytest.fixture

@@ -31,6 +31,13 @@ FAULTS = (
     "503 before", "503 after", "429", "401", "403", "404 of the bucket", "reset before", "reset after", "stall",
     "truncated", "corrupt",
 )  # fmt: skip
+LASTING = {
+    "401": ["Workload Identity"],
+    "403": [f"storage.objects.{right}" for right in ("create", "get", "list", "delete")],
+    "404 of the bucket": ["THAW_STORAGE_URI"],
+}
+"""Faults that a retry does not help, and what their hint names."""
+
 FLIP = "flip"
 """One bit of an answer is wrong: of its body, or of a header about the object."""
 WITHOUT = "without "

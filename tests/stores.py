@@ -9,6 +9,8 @@ from pathlib import Path
 
 from job.errors import ObjectMissing, PreconditionFailed, StorageError
 from job.storage import MISSING, Digest, ObjectStore, StoredObject, digest_of
+from job.storage.gcs import GcsStore
+from tests.gcs_server import BUCKET
 
 
 class MemoryStore:
@@ -105,6 +107,14 @@ class BrokenStore:
         if method == self.method:
             raise StorageError(f"{method} is unavailable")
         return getattr(self._store, method)
+
+
+def gcs_client() -> GcsStore:
+    """A run's place on the server of Cloud Storage, with a client that is quick to try again."""
+    return GcsStore(
+        bucket=BUCKET, prefix="runs/small", timeout_seconds=0.5, file_timeout_seconds=0.5, retry_seconds=10.0,
+        first_delay_seconds=0.01,
+    )  # fmt: skip
 
 
 def plant(path: Path, kind: str, *, outside: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from job import cli
 from job.errors import ExitCode, InvalidSettings
 from tests.conftest import REPOSITORY, job
-from tests.test_end_to_end import Environment
+from tests.processes import Environment
 
 
 def read(words: str, **environ: str) -> Any:

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,55 +16,13 @@ import pytest
 from job.errors import ExitCode
 from tests.conftest import REPOSITORY, job
 from tests.gcs_server import BUCKET, GcsServer
-
-Environment = Callable[..., dict[str, str]]
+from tests.processes import Environment, begin, result, run_json, wait_for
 
 KILLS_IN_A_RUN = 2
 
 
-def run_json(env: dict[str, str]) -> dict[str, Any]:
-    path = Path(env["THAW_STORAGE_URI"]) / env["THAW_RUN_ID"] / "run.json"
-    return dict(json.loads(path.read_text()))
-
-
-def result(env: dict[str, str]) -> tuple[dict[str, Any], list[list[Any]]]:
-    """What must be the same however often a run was killed: the outcome, and what each epoch learned."""
-    return _result(run_json(env))
-
-
-def result_in(env: dict[str, str], gcs: GcsServer) -> tuple[dict[str, Any], list[list[Any]]]:
-    """The same, of a run that may be kept on the server."""
-    uri = env["THAW_STORAGE_URI"]
-    if not uri.startswith("gs://"):
-        return result(env)
-    name = f"{uri.removeprefix(f'gs://{BUCKET}/')}/{env['THAW_RUN_ID']}/run.json"
-    return _result(json.loads(gcs.objects[name].data))
-
-
-def _result(record: dict[str, Any]) -> tuple[dict[str, Any], list[list[Any]]]:
-    learned = ("phase", "epoch", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
-    return record["outcome"], [[epoch[key] for key in learned] for epoch in record["history"]]
-
-
 def events(stdout: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in stdout.splitlines()]
-
-
-def begin(env: dict[str, str], *argv: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "job", *argv],
-        env=env, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-
-
-def wait_for(process: subprocess.Popen[str], name: str, **facts: Any) -> None:
-    """Read the log until an event comes."""
-    assert process.stdout is not None
-    for line in process.stdout:
-        event = json.loads(line)
-        if event["event"] == name and facts.items() <= event.items():
-            return
-    raise AssertionError(f"the process ended before {name} {facts}")
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +114,7 @@ def test_a_log_without_a_reader_changes_nothing(environment: Environment) -> Non
     assert run_json(env)["attempts"][-1]["exit_code"] == ExitCode.INTERRUPTED
 
 
-@pytest.mark.parametrize(("closed", "num_lines"), [("<&-", 1), (">&-", 0), ("2>&-", 1), ("<&- >&- 2>&-", 0)])
+@pytest.mark.parametrize(("closed", "num_lines"), [("2>&-", 1), ("<&- >&- 2>&-", 0)])
 def test_a_stream_that_is_closed_at_the_start_changes_nothing(
     undisturbed: dict[str, Any], closed: str, num_lines: int
 ) -> None:
@@ -223,23 +180,6 @@ def test_a_stop_while_the_store_hangs_ends_with_42_in_the_grace_period(
     assert "2 s after SIGTERM" in message["reason"]
     assert message["last_commit"] is not None
     gcs.clear()
-
-
-@pytest.mark.slow
-def test_a_run_on_a_bucket_survives_kills(gcs: GcsServer, environment: Environment, tmp_path: Path) -> None:
-    """SIGKILL and SIGTERM in both phases, then to the end: the same bits as on a disk."""
-    # More epochs than go by until a commit is reported: something is left to do after each kill.
-    alone = environment(storage_uri=tmp_path / "alone", fine_tune_epochs=30)
-    assert job(env=alone).returncode == ExitCode.COMPLETE
-    env = environment(storage_uri=f"gs://{BUCKET}/runs", checkpoint_every_seconds=0, fine_tune_epochs=30)
-    for phase, number in (("head", signal.SIGKILL), ("fine_tune", signal.SIGTERM), ("fine_tune", signal.SIGKILL)):
-        process = begin(env)
-        wait_for(process, "committed", phase=phase)
-        process.send_signal(number)
-        process.communicate(timeout=60)
-        assert process.returncode == (ExitCode.INTERRUPTED if number == signal.SIGTERM else -number)
-    assert job(env=env).returncode == ExitCode.COMPLETE
-    assert result_in(env, gcs) == result(alone)
 
 
 IMPORTS_SLOWLY = """

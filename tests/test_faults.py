@@ -17,21 +17,13 @@ import pytest
 from job.errors import ExitCode, StorageError, StorageRefused
 from job.settings.settings import Settings
 from job.storage import LocalStore
-from job.storage.gcs import GcsStore
 from tests.conftest import SMALL_RUN
-from tests.gcs_server import BUCKET, FAULTS, FLIP, GcsServer
+from tests.gcs_server import BUCKET, FAULTS, FLIP, LASTING, GcsServer
+from tests.processes import Environment, begin, result
 from tests.runs import Small, places, result_of, start
-from tests.test_end_to_end import Environment, begin, result_in
-from tests.test_gcs import LASTING
+from tests.stores import gcs_client
 
 SHORT = {"head_epochs": 1, "fine_tune_epochs": 1, "lease_seconds": 3600}
-
-
-def client() -> GcsStore:
-    return GcsStore(
-        bucket=BUCKET, prefix="runs/small", timeout_seconds=0.5, file_timeout_seconds=0.5, retry_seconds=10.0,
-        first_delay_seconds=0.01,
-    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +42,7 @@ def struck(gcs_server: GcsServer, prepared: Path, tmp_path_factory: pytest.TempP
         patch.setenv("STORAGE_EMULATOR_HOST", gcs_server.url)
         gcs_server.clear()
         folders = {"data_dir": str(prepared), "cache_dir": tmp_path_factory.mktemp("counted")}
-        start(Settings(**(SMALL_RUN | SHORT | folders)), client())
+        start(Settings(**(SMALL_RUN | SHORT | folders)), gcs_client())
         return places([operation for operation, _ in gcs_server.requests])
 
 
@@ -60,22 +52,12 @@ def check_cell(gcs: GcsServer, small: Small, undisturbed: dict[str, Any], kind: 
     if kind in LASTING:
         # Ends with 44, unless what was refused can wait, as a prune can.
         with contextlib.suppress(StorageRefused):
-            start(small(**SHORT), client())
+            start(small(**SHORT), gcs_client())
         assert fault.struck == 1, (kind, at, gcs.requests)
-    start(small(**SHORT), client())
+    start(small(**SHORT), gcs_client())
     assert fault.struck == 1, (kind, at, gcs.requests)
-    assert result_of(client()) == undisturbed, (kind, at, gcs.requests)
-    assert len(client().list("checkpoints/")) == 2, (kind, at)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", FAULTS[::3])
-def test_a_fault_at_a_request_of_a_run_loses_nothing(
-    gcs: GcsServer, small: Small, undisturbed: dict[str, Any], struck: list[int], kind: str
-) -> None:
-    """A sample of the matrix: each fault somewhere else."""
-    place = (FAULTS.index(kind) + 0.5) / len(FAULTS)
-    check_cell(gcs, small, undisturbed, kind, struck[int(place * len(struck))])
+    assert result_of(gcs_client()) == undisturbed, (kind, at, gcs.requests)
+    assert len(gcs_client().list("checkpoints/")) == 2, (kind, at)
 
 
 @pytest.mark.matrix
@@ -95,9 +77,9 @@ def test_a_store_that_is_away_for_a_while_costs_no_progress(
 ) -> None:
     """Many faults in a row, in the middle of training."""
     fault = gcs.fail(kind, at=12, times=8)
-    start(small(**SHORT), client())
+    start(small(**SHORT), gcs_client())
     assert fault.struck == 8
-    assert result_of(client()) == undisturbed
+    assert result_of(gcs_client()) == undisturbed
 
 
 def test_with_bits_flipped_in_many_answers_a_run_ends_the_same(
@@ -107,11 +89,11 @@ def test_with_bits_flipped_in_many_answers_a_run_ends_the_same(
     fault = gcs.fail(FLIP, at=0, times=10_000, share=0.3)
     for _ in range(5):
         with contextlib.suppress(StorageError):
-            start(small(**SHORT), client())
+            start(small(**SHORT), gcs_client())
             break
     fault.share = 0
     assert fault.struck > 5
-    assert result_of(client()) == undisturbed
+    assert result_of(gcs_client()) == undisturbed
 
 
 # Two attempts together
@@ -158,4 +140,4 @@ def test_attempts_started_together_never_both_commit(
         if code == ExitCode.SUPERSEDED:
             reason = json.loads(output.splitlines()[-1])["reason"]
             assert "is held by attempt" in reason or "was superseded by attempt" in reason
-    assert result_in(env, gcs) == result_in(undisturbed_process, gcs)
+    assert result(env, gcs) == result(undisturbed_process, gcs)

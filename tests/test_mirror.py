@@ -26,8 +26,8 @@ from job.storage import LocalStore, cache_folder, digest_of, open_store, scratch
 from tests.classifiers import other_weights
 from tests.conftest import REPOSITORY, Recorder, job
 from tests.gcs_server import BUCKET, HALF_AND_STALL, GcsServer
+from tests.processes import begin, wait_for
 from tests.runs import Small, never, record_of, result_of, start
-from tests.test_end_to_end import begin, wait_for
 from tests.test_own_images import write_images
 
 DATA = f"gs://{BUCKET}/mirror/tfds"

@@ -24,8 +24,8 @@ from job.settings.settings import Settings
 from job.storage import MISSING, LocalStore, open_store, probe
 from tests.conftest import REPOSITORY
 from tests.gcs_server import BUCKET, GcsServer
+from tests.processes import Environment
 from tests.runs import StopAtStep, Undisturbed, context, record_of, start
-from tests.test_end_to_end import Environment
 
 Small = Callable[..., Settings]
 Ask = Callable[[Settings], dict[str, Any]]

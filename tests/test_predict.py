@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,10 +14,10 @@ from PIL import Image
 
 from job.cli import predict
 from job.errors import ExitCode, InputError, RunUnavailable
-from job.storage import LocalStore, digest_of, open_store
+from job.storage import digest_of, open_store
 from tests.conftest import REPOSITORY, job
 from tests.gcs_server import BUCKET, GcsServer
-from tests.runs import Undisturbed, start
+from tests.runs import Undisturbed
 from tests.shapes import draw, encode
 from tests.terminal import run_in_terminal
 
@@ -98,19 +97,6 @@ def test_every_format_that_training_decodes_is_taken(ask: Callable[..., Any], tm
     assert all(line["label"] in ("disc", "bar") and 0.5 <= line["probability"] <= 1 for line in lines)
 
 
-@pytest.mark.slow
-def test_a_run_of_three_classes_names_one_of_three(
-    ask: Callable[..., Any], small: Callable[..., Any], test_split: Path, tmp_path: Path
-) -> None:
-    """Its probability is above a third."""
-    store = LocalStore(tmp_path / "three/small")
-    start(small(dataset="three_shapes", head_epochs=1, fine_tune_epochs=0), store)
-    code, (line,) = ask(test_split / "00.png", run=store.uri)
-    assert code == ExitCode.COMPLETE
-    assert line["label"] in ("disc", "across", "down")
-    assert 1 / 3 <= line["probability"] <= 1
-
-
 def test_a_run_that_is_not_finished_is_refused(ask: Callable[..., Any], copied: Path, tmp_path: Path) -> None:
     """As is one that is not there; both with the way on."""
     with pytest.raises(RunUnavailable, match="there is no run") as caught:
@@ -120,12 +106,6 @@ def test_a_run_that_is_not_finished_is_refused(ask: Callable[..., Any], copied: 
     with pytest.raises(RunUnavailable, match="is not finished: it is in export") as caught:
         ask("a.png", run=str(copied))
     assert "python -m job status" in caught.value.hint
-
-
-@pytest.fixture
-def copied(undisturbed_run: Undisturbed, tmp_path: Path) -> Path:
-    """A copy of the finished run, to be damaged."""
-    return Path(shutil.copytree(undisturbed_run[0].root, tmp_path / "small"))
 
 
 def with_another_rescaling(path: Path) -> None:

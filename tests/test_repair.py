@@ -16,10 +16,10 @@ from job.run.record import RECORD_NAME, Identity, RunRecord, read
 from job.schema import CHECKPOINTS, CheckpointName, Holder, Record
 from job.storage import LocalStore, ObjectStore
 from tests.conftest import job
+from tests.processes import Environment
 from tests.recorded import INPUTS, epoch
 from tests.runs import Small, StopAtStep, Undisturbed, record_of, result_of, start
 from tests.stores import Crash, CrashingStore
-from tests.test_end_to_end import Environment
 
 HISTORY = [epoch("head", 0), epoch("head", 1)]
 

@@ -84,7 +84,7 @@ def shown(answer: Any) -> str:
     return str(out.file.getvalue())  # type: ignore[attr-defined]
 
 
-def ask_everybody(store: MemoryStore) -> str:
+def ask_every_reader(store: MemoryStore) -> str:
     """Every reader of a record that needs no TensorFlow; returns what a terminal would show."""
     seen = status.look(store)
     json.dumps(status.as_json(seen), allow_nan=False)
@@ -116,7 +116,7 @@ def test_whatever_is_in_a_record_its_readers_answer_or_call_it_damaged(data: st.
     store.write(f"r/{RECORD_NAME}", text, if_generation=0)
     problem = ""
     try:
-        assert "\x1b" not in ask_everybody(store)
+        assert "\x1b" not in ask_every_reader(store)
     except RecordDamaged as error:
         problem = error.message
     assert problem.isprintable()
@@ -133,7 +133,7 @@ def test_the_records_that_are_altered_here_are_good(content: Any) -> None:
     store = MemoryStore()
     store.write(RECORD_NAME, encoded(content), if_generation=0)
     assert read(store) == content
-    assert ask_everybody(store)
+    assert ask_every_reader(store)
 
 
 Change = Callable[[dict[str, Any]], Any]
@@ -200,7 +200,7 @@ def test_the_name_of_a_checkpoint_is_read_as_it_was_written(name: CheckpointName
     ],
 )  # fmt: skip
 def test_a_name_that_is_not_ours_is_none(name: str) -> None:
-    """Nobody sorts or deletes by it."""
+    """The program neither sorts nor deletes by it."""
     assert CheckpointName.parse(name) is None
 
 

@@ -1,17 +1,13 @@
 """Settings: the recipe by default, one message for all mistakes, and a fingerprint of what matters."""
 
-import subprocess
-import sys
 from typing import Any
 
 import pytest
 
 from job import cli
-from job.errors import ExitCode, InvalidSettings
+from job.errors import InvalidSettings
 from job.settings.environment import choices
 from job.settings.settings import RECIPE_VERSION, Settings, changes_result, setting_group, variable
-from tests.conftest import REPOSITORY
-from tests.test_end_to_end import Environment
 
 TEXTS: dict[str, Any] = {
     "run_id": "other", "storage_uri": "/elsewhere", "dataset": "cifar10", "data_dir": "/data",
@@ -190,18 +186,3 @@ def test_help_shows_every_setting_with_its_default(capsys: pytest.CaptureFixture
         if info.default is not None and field != "cache_dir":
             default = str(info.default).lower() if isinstance(info.default, bool) else str(info.default)
             assert f"[default: {default}]" in text, field
-
-
-def test_a_wrong_variable_ends_the_program_before_tensorflow_is_imported(environment: Environment) -> None:
-    """With 2, at once, and with nothing on standard output."""
-    program = (
-        "import sys; from job.__main__ import main; code = main([]); "
-        "sys.exit(99 if 'tensorflow' in sys.modules else code)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program], env=environment(batch_size=0) | {"THAW_EPOCHS": "3"}, cwd=REPOSITORY,
-        capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
-    assert (done.returncode, done.stdout) == (ExitCode.INVALID_SETTINGS, "")
-    assert "THAW_BATCH_SIZE='0'" in done.stderr
-    assert "THAW_EPOCHS: no such setting" in done.stderr

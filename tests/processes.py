@@ -1,0 +1,44 @@
+"""Runs in processes of their own: begun, watched in their logs, and what they leave."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.conftest import REPOSITORY
+from tests.gcs_server import BUCKET, GcsServer
+
+Environment = Callable[..., dict[str, str]]
+
+
+def run_json(env: dict[str, str], gcs: GcsServer | None = None) -> dict[str, Any]:
+    """The record of a run, in a folder or in the bucket of a server."""
+    place = f"{env['THAW_STORAGE_URI']}/{env['THAW_RUN_ID']}/run.json"
+    in_bucket = gcs and gcs.objects.get(place.removeprefix(f"gs://{BUCKET}/"))
+    return dict(json.loads(in_bucket.data if in_bucket else Path(place).read_bytes()))
+
+
+def result(env: dict[str, str], gcs: GcsServer | None = None) -> tuple[dict[str, Any], list[list[Any]]]:
+    """What must be the same however often a run was killed: the outcome, and what each epoch learned."""
+    record = run_json(env, gcs)
+    learned = ("phase", "epoch", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
+    return record["outcome"], [[epoch[key] for key in learned] for epoch in record["history"]]
+
+
+def begin(env: dict[str, str], *argv: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "job", *argv],
+        env=env, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def wait_for(process: subprocess.Popen[str], name: str, **facts: Any) -> None:
+    """Read the log until an event comes."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        event = json.loads(line)
+        if event["event"] == name and facts.items() <= event.items():
+            return
+    raise AssertionError(f"the process ended before {name} {facts}")
