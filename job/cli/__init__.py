@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from job.errors import ExitCode, InvalidSettings
+from job.redaction import redacted_value
 
 if TYPE_CHECKING:
     from job.cli.arguments import Parser
@@ -40,7 +41,6 @@ def read(name: str, words: Sequence[str], environ: Mapping[str, str]) -> Any:
     from job.cli import arguments
 
     if name not in COMMANDS:
-        from job.redaction import redacted_value
         from job.settings.environment import nearest
 
         raise InvalidSettings(

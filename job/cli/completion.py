@@ -4,6 +4,8 @@ import shlex
 import sys
 from typing import Annotated, Literal
 
+import shtab
+
 from job import cli
 from job.cli.arguments import CommandOptions, Flag, Parser
 from job.cli.tables import writing
@@ -23,8 +25,6 @@ class Options(CommandOptions):
 
 def answer(options: Options) -> ExitCode:
     """Print the script."""
-    import shtab
-
     root = _with_values(cli.parser_of("run"))
     root.prog = NAME
     commands = root.add_subparsers()
@@ -38,8 +38,6 @@ def answer(options: Options) -> ExitCode:
 
 def _with_values(parser: Parser) -> Parser:
     """The same parser, with what completes the value of each option, as its name and its metavar say."""
-    import shtab
-
     for action in parser.actions:
         metavar = str(action.metavar)
         if any(part in f"{action.dest.upper()} {metavar}" for part in ("DIR", "FILE", "URI")):
