@@ -53,6 +53,15 @@ def encode(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+def write_images(root: Path, num_images: int = 96) -> Path:
+    """A folder for each class, `disc` and `bar`, with the images of `two_shapes` as PNG files."""
+    for index in range(num_images):
+        path = root / ("disc", "bar")[index % 2] / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encode(draw(index % 2, index)))
+    return root
+
+
 class _Shapes(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version("1.0.0")
     CLASSES: ClassVar[list[str]]

@@ -23,12 +23,12 @@ from job.errors import DataUnavailable, ExitCode, InputError, Interrupted, Scrat
 from job.observe import events
 from job.settings.settings import Settings
 from job.storage import LocalStore, cache_folder, digest_of, open_store, scratch
+from tests import shapes
 from tests.classifiers import other_weights
 from tests.conftest import REPOSITORY, Recorder, job
 from tests.gcs_server import BUCKET, HALF_AND_STALL, GcsServer
 from tests.processes import begin, wait_for
 from tests.runs import Small, never, record_of, result_of, start
-from tests.test_own_images import write_images
 
 DATA = f"gs://{BUCKET}/mirror/tfds"
 WEIGHTS = f"gs://{BUCKET}/mirror/weights/tiny.weights.h5"
@@ -365,7 +365,7 @@ def test_a_mirror_command_that_was_killed_goes_on_where_it_was(
 
 def test_a_run_on_images_in_a_bucket_is_that_on_the_same_folder(gcs: GcsServer, small: Small, tmp_path: Path) -> None:
     """The same data and the same model."""
-    folder = write_images(tmp_path / "photos")
+    folder = shapes.write_images(tmp_path / "photos")
     for name, content in contents(folder).items():
         gcs.put(f"photos/{name}", content, None)
     results = []

@@ -20,22 +20,12 @@ from tests import shapes
 from tests.runs import CrashOn, Small, never, record_of, start
 from tests.stores import Crash
 
-KINDS = ("disc", "bar")
 NUM_IMAGES = 96
-
-
-def write_images(root: Path, num_images: int = NUM_IMAGES) -> Path:
-    """A folder for each kind of shape, with the images of `two_shapes`."""
-    for index in range(num_images):
-        path = root / KINDS[index % 2] / f"{index}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(shapes.encode(shapes.draw(index % 2, index)))
-    return root
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_images(tmp_path_factory.mktemp("images") / "photos")
+    return shapes.write_images(tmp_path_factory.mktemp("images") / "photos")
 
 
 @pytest.fixture
@@ -195,6 +185,6 @@ def test_a_run_names_the_images_that_changed(small: Small, store: LocalStore, co
     assert "1 have other bytes: bar/3.png" in caught.value.message
     assert "1 are gone: bar/1.png" in caught.value.message
     shutil.rmtree(copied)
-    write_images(copied)
+    shapes.write_images(copied)
     start(settings, store)
     assert record_of(store).outcome is not None
