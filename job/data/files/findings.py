@@ -74,6 +74,7 @@ def judged(listing: Listing, seen: Sequence[Facts], specs: Sequence[str], *, str
     found = [
         *refused,
         *_unreadable(listing, seen, num_used=num_used, skips=skips),
+        *_unused(listing, sum(map(len, chosen.values()))),
         *_copies(listing, seen),
         *(_of_composition(composition) if composition else ()),
         *_passed_over(listing),
@@ -120,6 +121,18 @@ def _unreadable(listing: Listing, seen: Sequence[Facts], *, num_used: int, skips
         examples=_first(f"{name}: {reason}" for name, reason in reasons.items()),
         exit_code=int(ExitCode.BAD_INPUT) if is_refused else 0,
     )
+
+
+def _unused(listing: Listing, num_used: int) -> Iterator[Finding]:
+    num_unused = len(listing.images) - num_used
+    if num_used and num_unused:
+        yield Finding(
+            kind="unused",
+            level="note",
+            text=f"{num_unused:,} of {numbered(len(listing.images), 'image')} in no split of the run",
+            advice="to use all: THAW_TRAIN_SPLIT=train[:80%], THAW_VALIDATION_SPLIT=train[80%:90%] and "
+            "THAW_TEST_SPLIT=train[90%:]",
+        )
 
 
 def _copies(listing: Listing, seen: Sequence[Facts]) -> Iterator[Finding]:
