@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from job.data.image_table import FOLDER as TABLES
 from job.errors import ExitCode
 from job.model.backbones import BACKBONES
 from job.observe import events
@@ -239,6 +240,7 @@ def layout() -> Iterator[str]:
         [
             (code(RECORD_NAME), "the record of the run: the only object that changes"),
             (code(CHECKPOINTS), "checkpoints, each written once"),
+            (code(TABLES), "of a run on own images: the name, split, label and SHA-256 of each, as CSV"),
             *((code(name), text) for name, text in FILES.items()),
         ],
     )

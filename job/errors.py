@@ -61,7 +61,7 @@ class ExitCode(IntEnum):
     QUALITY_GATE = 6, "test accuracy below THAW_MIN_TEST_ACCURACY; the results are committed", "will not help"
     MEMORY_EXHAUSTED = 7, "memory exhausted, of the GPU or of the host; what was committed stands", "will not help"
     INTERRUPTED = 42, "interrupted; progress is committed", "carries on"
-    SUPERSEDED = 43, "held by another attempt, or superseded by one", "finds out how it went"
+    SUPERSEDED = 43, "held by another attempt, or superseded by one", "waits, then carries on or finds the run complete"
     STORAGE_UNAVAILABLE = 44, "storage unavailable", "carries on"
 
 
@@ -73,28 +73,25 @@ class ThawError(Exception):
 
     exit_code: ClassVar[ExitCode] = ExitCode.UNEXPECTED
 
+    def __init_subclass__(cls, *, exit_code: ExitCode | None = None) -> None:
+        cls.exit_code = exit_code or cls.exit_code
+
     def __init__(self, message: str, *, hint: str = "") -> None:
         self.message = redacted(message)
         self.hint = redacted(hint)
         super().__init__(self.message)
 
 
-class InvalidSettings(ThawError):
+class InvalidSettings(ThawError, exit_code=ExitCode.INVALID_SETTINGS):
     """One or more settings are wrong; the message lists them all."""
 
-    exit_code = ExitCode.INVALID_SETTINGS
 
-
-class RunMismatch(ThawError):
+class RunMismatch(ThawError, exit_code=ExitCode.RUN_MISMATCH):
     """The run id exists with another fingerprint; the message lists each setting that differs."""
 
-    exit_code = ExitCode.RUN_MISMATCH
 
-
-class InputError(ThawError):
+class InputError(ThawError, exit_code=ExitCode.BAD_INPUT):
     """Data or weights are missing, unreadable, or not those that the run began with."""
-
-    exit_code = ExitCode.BAD_INPUT
 
 
 class DataUnavailable(InputError):
@@ -117,40 +114,28 @@ class RecordDamaged(InputError):
     """The run record is missing beside checkpoints, cannot be read, or is of another run; nothing is written."""
 
 
-class TrainingDiverged(ThawError):
+class TrainingDiverged(ThawError, exit_code=ExitCode.DIVERGED):
     """The loss or a weight is not finite; no such state was committed."""
 
-    exit_code = ExitCode.DIVERGED
 
-
-class QualityGateMissed(ThawError):
+class QualityGateMissed(ThawError, exit_code=ExitCode.QUALITY_GATE):
     """The result is committed, and its test accuracy is below MIN_TEST_ACCURACY."""
 
-    exit_code = ExitCode.QUALITY_GATE
 
-
-class MemoryExhausted(ThawError):
+class MemoryExhausted(ThawError, exit_code=ExitCode.MEMORY_EXHAUSTED):
     """The memory of a device or of the host does not suffice; what was committed stands."""
 
-    exit_code = ExitCode.MEMORY_EXHAUSTED
 
-
-class Interrupted(ThawError):
+class Interrupted(ThawError, exit_code=ExitCode.INTERRUPTED):
     """The process was asked to stop, by a signal."""
 
-    exit_code = ExitCode.INTERRUPTED
 
-
-class Superseded(ThawError):
+class Superseded(ThawError, exit_code=ExitCode.SUPERSEDED):
     """Another attempt has written the run record since this one last did."""
 
-    exit_code = ExitCode.SUPERSEDED
 
-
-class StorageError(ThawError):
+class StorageError(ThawError, exit_code=ExitCode.STORAGE_UNAVAILABLE):
     """The object store cannot do what it was asked."""
-
-    exit_code = ExitCode.STORAGE_UNAVAILABLE
 
 
 class StorageRefused(StorageError):

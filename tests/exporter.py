@@ -141,5 +141,5 @@ def _label_values(series: Series) -> list[tuple[str, ...]]:
     if series.name == "thaw_phase":
         return [(phase,) for phase in STATES]
     if series.known or not series.labels:
-        return list(series.known) or [()]
+        return [(value,) for value in series.known] or [()]
     return list(itertools.product(*(LABELS.get(label, (label,)) for label in series.labels)))

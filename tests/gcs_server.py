@@ -356,14 +356,16 @@ class Handler(BaseHTTPRequestHandler):
 
     def _list(self, prefix: str, query: Query, body: bytes) -> Answer:
         with self.state.lock:
-            names = sorted(name for name in self.state.objects if name.startswith(prefix))
+            held = {name: it.generation for name, it in self.state.objects.items() if name.startswith(prefix)}
+        names = sorted(held)
         delimiter, length = query.get("delimiter"), len(prefix)
         if delimiter:
             names = sorted({name[:length] + "".join(name[length:].partition(delimiter)[:2]) for name in names})
         begin = int(query.get("pageToken", 0))
         page = names[begin : begin + PAGE_SIZE]
         folders = [name for name in page if delimiter and name.endswith(delimiter)]
-        content: dict[str, Any] = {"items": [{"name": name} for name in page if name not in folders]}
+        items = [{"name": name, "generation": str(held[name])} for name in page if name not in folders]
+        content: dict[str, Any] = {"items": items}
         if folders:
             content["prefixes"] = folders
         if begin + PAGE_SIZE < len(names):

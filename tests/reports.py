@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from job.data.composition import Composition
+from job.data.composition import Composition, Skipped
 from job.report.content import Results, compose
 from job.report.gallery import Gallery, predictions, training_sample
 from job.report.page import page
@@ -34,6 +34,7 @@ def content(
     history: tuple[EpochResult, ...] = (epoch("head", 0), epoch("fine_tune", 0)),
     run_id: str = "run",
     duplicates: dict[str, int] | None = None,
+    skipped: tuple[Skipped, ...] = (),
     **settings: Any,
 ) -> dict[str, Any]:
     """A report over `num_examples` test images, of which the first `wrong` are taken for the next class."""
@@ -84,7 +85,8 @@ def content(
     )  # fmt: skip
     counts = {split: np.full(num_classes, size // num_classes) for split, size in sizes.items()}
     composed = compose(
-        record, chosen, results, composition=Composition(class_names, counts, duplicates or {}), history=history,
+        record, chosen, results, history=history,
+        composition=Composition(class_names, counts, duplicates or {}, skipped),
         times=[{"head": {"productive": 3.0, "compile": 1.0}, "fine_tune": {"productive": 3.0, "compile": 1.0}}],
         device="a processor",
     )  # fmt: skip

@@ -5,9 +5,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from job.errors import Interrupted
-from job.observe.context import Context
 from job.observe.events import Event, Observer, Observers, RunningMeans, StepDone
-from job.observe.progress import Progress
+from job.observe.progress import Context, Progress
 from job.run.attempt import run_attempt
 from job.run.record import RECORD_NAME, Identity
 from job.schema import Holder, Record

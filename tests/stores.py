@@ -60,6 +60,9 @@ class MemoryStore:
     def list(self, prefix: str) -> list[str]:
         return sorted(name for name in self.objects if name.startswith(prefix))
 
+    def generations(self, prefix: str) -> dict[str, int]:
+        return {name: self.objects[name].generation for name in self.list(prefix)}
+
     def delete(self, name: str) -> None:
         self.objects.pop(name, None)
 

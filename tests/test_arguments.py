@@ -62,6 +62,7 @@ def test_flags_win_over_the_environment_which_wins_over_a_file(tmp_path: Path) -
         ("stauts", "'stauts': no such command; did you mean status?"),
         ("help", "did you mean --help?"),
         ("status --rnu x", "--rnu: no such flag; did you mean --run?"),
+        ("status --storage-uri x", "--storage-uri: no such flag; it is a setting: give it as THAW_STORAGE_URI, or in"),
         ("status --run", "--run: expected one argument"),
         ("status --run= ", "--run='': is empty"),
         ("status --watch --json --run r", "--watch: not allowed with --json"),

@@ -216,7 +216,7 @@ def test_a_checkpoint_describes_itself(store: MemoryStore, tmp_path: Path) -> No
     run.record.update(inputs=INPUTS)
     name = run.commit(10, history=[epoch("head", 0)])
     found, content = checkpoint.inspect(store, name, scratch=tmp_path), run.record.content
-    assert found.entry() == content.checkpoints[0]
+    assert found.entry == content.checkpoints[0]
     assert found.description is not None
     for field in ("run_id", "fingerprint", "settings", "inputs", "history"):
         assert getattr(found.description, field) == getattr(content, field)
@@ -232,7 +232,7 @@ def test_any_flipped_bit_is_found_without_a_record(store: MemoryStore, tmp_path:
         store.objects[name] = StoredObject(bytes(flipped), generation)
         found = checkpoint.inspect(store, name, scratch=tmp_path)
         # A blank more or less in the padding of the header is the same file.
-        assert found.problem or (found.entry().step == 1 and chr(data[bit // 8]) == " "), bit
+        assert found.problem or (found.entry.step == 1 and chr(data[bit // 8]) == " "), bit
 
 
 def hostile(header: object, data: bytes = b"") -> bytes:

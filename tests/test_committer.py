@@ -110,6 +110,20 @@ def test_a_result_does_not_keep_the_state(recorder: Recorder, error: StorageErro
         assert state() is None
 
 
+def test_a_snapshot_that_is_replaced_is_forgotten_at_once(recorder: Recorder) -> None:
+    """While a slow commit is under way, memory holds two states and no more."""
+    slow, arrays = Slow(), [{"w": np.array(2)}]
+    state = weakref.ref(arrays[0]["w"])
+    with committer(slow, recorder) as commits:
+        submit(commits, 1)
+        slow.begun.acquire(timeout=10)
+        commits.submit(arrays.pop, phase="head", step=2, reason="interval")
+        submit(commits, 3)
+        gc.collect()
+        assert state() is None
+        slow.allowed.release(2)
+
+
 def test_leaving_waits_for_the_commit_under_way_and_drops_the_next(recorder: Recorder) -> None:
     """The run itself never abandons a commit half-way."""
     slow = Slow()

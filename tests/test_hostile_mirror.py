@@ -3,6 +3,7 @@
 import contextlib
 import json
 import sys
+import tempfile
 from pathlib import Path
 
 import keras
@@ -11,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from job.cli import checks
-from job.data import mirror
+from job.data import filling
+from job.data.manifest import MANIFEST
 from job.data.tfds import prepared
 from job.data.tfds.builders import find_builder
 from job.errors import InputError, WeightsUnusable
@@ -61,6 +63,28 @@ def test_one_name_of_no_file_of_a_data_set_refuses_the_whole_mirror(
     assert [operation for operation, _ in bucket.requests if operation == "read"] == []
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../../../victim.jpg", "a/../../x.jpg", "a//x.jpg", "a/./x.jpg", "/x.jpg", "a\nb.jpg", "1.jpg/x.jpg",
+        f"{'x' * 300}.jpg",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("place", ["m", "m/labels.csv"])
+def test_one_name_of_no_image_file_refuses_all_images(gcs: GcsServer, tmp_path: Path, place: str, name: str) -> None:
+    """In a bucket, or in a table there. It is named, and no image is fetched."""
+    gcs.put("m/1.jpg", b"1", None)
+    if place == "m":
+        gcs.put(f"m/{name}", b"2", None)
+    else:
+        gcs.put(place, f'path,label\n1.jpg,a\n"{name}",b\n'.encode(), None)
+    gcs.requests.clear()
+    with pytest.raises(InputError) as caught:
+        fetching(tmp_path)[0].images(f"gs://{BUCKET}/{place}")
+    assert repr(name)[1:-1] in caught.value.message
+    assert [path for operation, path in gcs.requests if operation == "read" and path.endswith("jpg")] == []
+
+
 def test_a_file_that_the_manifest_does_not_name_refuses_the_whole_mirror(gcs: GcsServer, tmp_path: Path) -> None:
     """Until the mirror is filled again: what a killed command had sent is taken over. The description is sent last."""
     files = {}
@@ -81,7 +105,7 @@ def test_a_file_that_the_manifest_does_not_name_refuses_the_whole_mirror(gcs: Gc
 
 def test_weights_that_the_manifest_does_not_name_are_refused(gcs: GcsServer, tmp_path: Path) -> None:
     """As files of data are."""
-    mirror.probe(open_store(f"{DATA}/weights"))
+    filling.probe(open_store(f"{DATA}/weights"))
     gcs.put("m/weights/x.h5", b"", None)
     with pytest.raises(InputError, match=r"x\.h5 is not in the manifest"):
         fetching(tmp_path)[0].weights(f"{DATA}/weights/x.h5")
@@ -97,13 +121,15 @@ LISTED = {"size": 1, "sha256": "0" * 64}
 )  # fmt: skip
 def test_a_manifest_that_is_none_is_refused(bucket: GcsServer, tmp_path: Path, content: bytes, reason: str) -> None:
     """Also for the name of a file that is not wanted."""
-    bucket.put(f"m/{mirror.MANIFEST}", content, None)
-    with pytest.raises(InputError, match=rf"{DATA}/{mirror.MANIFEST} is not the manifest .*{reason}") as caught:
+    bucket.put(f"m/{MANIFEST}", content, None)
+    with pytest.raises(InputError, match=rf"{DATA}/{MANIFEST} is not the manifest .*{reason}") as caught:
         fetching(tmp_path)[0].dataset(DATA, "set")
     assert "delete it" in caught.value.hint
 
 
-PARTS = st.sampled_from(["..", ".", "", "1.0.0", "set", "dataset_info.json", "x.json", "a.py", "\0", "猫.json", "~"])
+PARTS = st.sampled_from(
+    ["..", ".", "", "1.0.0", "set", "dataset_info.json", "x.json", "x.jpg", "a.py", "\0", "猫.json", "~"]
+)
 NAMES = st.lists(PARTS, max_size=6).map(lambda parts: "/".join(["set", *parts]))
 
 
@@ -114,10 +140,13 @@ def test_nothing_is_written_outside_of_the_cache_folder(gcs: GcsServer, tmp_path
     gcs.objects.clear()
     for name in names:
         gcs.put(f"m/{name}", b"{}", None)
+    folder = Path(tempfile.mkdtemp(dir=tmp_path)) / "a" / "folder"
     # InputError of a name, DataUnavailable of none that is wanted: never that a disk or the store is at fault.
     with contextlib.suppress(InputError):
-        fetching(tmp_path / "in" / "a" / "folder")[0].dataset(DATA, "set")
-    assert all(name.startswith("in/a/folder/cache/") for name in contents(tmp_path))
+        fetching(folder)[0].dataset(DATA, "set")
+    with contextlib.suppress(InputError):
+        fetching(folder)[0].images(DATA)
+    assert all("/a/folder/cache/" in name for name in contents(tmp_path))
 
 
 # What TFDS would open

@@ -86,7 +86,7 @@ def test_the_status_of_a_run_arrives_and_ends_with_100_percent(
     trainer: Trainer, environment: dict[str, str], tmp_path: Path
 ) -> None:
     """With the newest token, in the format of the API. All steps done are 99 %: evaluation and export are to come."""
-    with Reporter.of(environment, Recorder()) as reporter:
+    with Reporter(environment, Recorder()) as reporter:
         assert train(reporter, steps=4, num_steps=4)["progressPercentage"] == 99
         status = train(reporter, steps=2, num_steps=4)
         assert (status["progressPercentage"], status["estimatedRemainingSeconds"] >= 0) == (50, True)
@@ -109,10 +109,7 @@ def test_the_status_of_a_run_arrives_and_ends_with_100_percent(
 def test_a_failure_that_lasts_is_one_warning(trainer: Trainer, environment: dict[str, str]) -> None:
     """However often it happens."""
     observer, trainer.status = Recorder(), 503
-    token = Path(environment[f"{PREFIX}TOKEN"])
-    with Reporter(
-        url=trainer.url, ca_cert=str(trainer.certificate), token=token, observer=observer, every_seconds=0.02
-    ):
+    with Reporter(environment, observer, every_seconds=0.02):
         wait_for(lambda: len(trainer.requests) >= 4, what="four requests")
     (warning,) = observer.of(events.ReportingFailed)
     assert "503" in warning.reason
@@ -127,6 +124,6 @@ def test_no_server_no_token_or_another_authority_are_warnings(
     """None of them ends a run."""
     values = environment | {f"{PREFIX}{name}": value for name, value in changed.items()}
     observer = Recorder()
-    with Reporter.of({name: value for name, value in values.items() if value}, observer):
+    with Reporter({name: value for name, value in values.items() if value}, observer):
         pass
     assert observer.kinds() == [events.ReportingFailed]

@@ -15,6 +15,7 @@ from job.cli.mirror import DATA, WEIGHTS
 from job.errors import ExitCode
 from job.observe.termination import DEFAULT_PATH
 from job.settings.settings import Settings
+from job.storage.uri import is_bucket
 from k8s.render import Manifest, settings_of
 from tests.manifests import (
     COMPONENTS,
@@ -144,7 +145,12 @@ def test_disk_and_memory_are_bounded(name: str) -> None:
     mounts = {mount["name"]: mount["mountPath"] for mount in manifests.container["volumeMounts"]}
     assert sorted(mounts) == sorted(volume["name"] for volume in manifests.pod["volumes"])
     assert settings.storage_uri.startswith(("gs://", "file:///")), "kept beyond the life of a pod"
-    places = [str(settings.cache_dir), settings.data_dir or "", settings.storage_uri.removeprefix("file://")]
+    places = [
+        settings.dataset,
+        str(settings.cache_dir),
+        settings.data_dir or "",
+        settings.storage_uri.removeprefix("file://"),
+    ]
     for place in (place for place in places if place.startswith("/")):
         assert any(Path(place).is_relative_to(mount) for mount in mounts.values()), place
     for volume in manifests.pod["volumes"]:
@@ -201,6 +207,19 @@ def test_gke_is_the_recipe_on_one_l4() -> None:
     assert spot.pod["nodeSelector"].items() > gke.pod["nodeSelector"].items()
     tolerations = [[it["key"] for it in part.pod["tolerations"]] for part in (gke, spot)]
     assert tolerations == [["nvidia.com/gpu"], ["nvidia.com/gpu", "cloud.google.com/gke-spot"]]
+
+
+def test_own_images_come_from_a_bucket_or_a_claim_that_stays_as_it_is() -> None:
+    """All of them are used; a claim is mounted so that neither the program nor Kubernetes changes a file."""
+    bucket, claim = overlay("own-data"), overlay("own-data-pvc")
+    assert is_bucket(bucket.settings.dataset)
+    assert bucket.pod == overlay("gke").pod | {"containers": bucket.pod["containers"]}
+    assert claim.settings.dataset == "/data/photos"
+    (mount,) = [mount for mount in claim.container["volumeMounts"] if mount["mountPath"] == "/data"]
+    (volume,) = [volume for volume in claim.pod["volumes"] if volume["name"] == mount["name"]]
+    assert mount["readOnly"] is volume["persistentVolumeClaim"]["readOnly"] is True
+    assert bucket.settings.specs() == claim.settings.specs() == ("train[:80%]", "train[80%:90%]", "train[90%:]")
+    assert volume["persistentVolumeClaim"]["claimName"] not in {name for _, name in claim.names}
 
 
 def test_ci_is_smaller_and_has_a_gate() -> None:
@@ -270,6 +289,6 @@ def test_labels_and_annotations_are_those_that_other_programs_read(tmp_path: Pat
 
 def test_every_place_to_change_is_in_a_reserved_domain() -> None:
     """A manifest that was not adapted reaches no bucket or registry of a stranger."""
-    text = "".join(yaml.safe_dump_all(list(overlay(name))) for name in ("gke", "gke-spot", "ci", "cron"))
+    text = "".join(yaml.safe_dump_all(list(overlay(name))) for name in ("gke", "gke-spot", "ci", "cron", "own-data"))
     assert {uri.split("/")[2] for uri in re.findall(r"gs://\S+", text)} == {"thaw.example.com"}
     assert set(re.findall(r"image: (\S+?)/", text)) == {"registry.example.com"}

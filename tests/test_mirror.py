@@ -14,17 +14,21 @@ from typing import Any
 
 import pytest
 
-from job.data import mirror
+from job.cli.mirror import Options, answer
+from job.data import filling
+from job.data.manifest import MANIFEST
 from job.data.mirror import Fetching
 from job.data.tfds.prepared import files_of_dataset
 from job.errors import DataUnavailable, ExitCode, InputError, Interrupted, ScratchUnavailable, WeightsUnusable
 from job.observe import events
+from job.settings.settings import Settings
 from job.storage import LocalStore, cache_folder, digest_of, open_store, scratch
 from tests.classifiers import other_weights
 from tests.conftest import REPOSITORY, Recorder, job
 from tests.gcs_server import BUCKET, HALF_AND_STALL, GcsServer
 from tests.processes import begin, wait_for
-from tests.runs import never
+from tests.runs import Small, never, record_of, result_of, start
+from tests.test_own_images import write_images
 
 DATA = f"gs://{BUCKET}/mirror/tfds"
 WEIGHTS = f"gs://{BUCKET}/mirror/weights/tiny.weights.h5"
@@ -50,7 +54,7 @@ def listed(filled: GcsServer, prepared: Path) -> GcsServer:
 
 def send(store: Any, files: dict[str, Path]) -> Recorder:
     observer = Recorder()
-    mirror.send(store, files, observer=observer, check_stop=never)
+    filling.send(store, files, observer=observer, check_stop=never)
     return observer
 
 
@@ -83,7 +87,7 @@ def test_what_is_here_is_not_fetched_again(filled: GcsServer, tmp_path: Path) ->
     filled.requests.clear()
     fetching(tmp_path)[0].dataset(DATA, "two_shapes")
     assert "read" not in {operation for operation, _ in filled.requests}
-    assert ("stat", f"mirror/tfds/{mirror.MANIFEST}") in filled.requests
+    assert ("stat", f"mirror/tfds/{MANIFEST}") in filled.requests
 
 
 def test_a_fetch_that_was_stopped_goes_on_where_it_was(filled: GcsServer, tmp_path: Path) -> None:
@@ -99,7 +103,7 @@ def test_a_fetch_that_was_stopped_goes_on_where_it_was(filled: GcsServer, tmp_pa
         fetching(tmp_path, check_stop=stop)[0].dataset(DATA, "two_shapes")
     # Outside of tests the process ends now. Here its threads would make their last requests in the next test.
     for thread in threading.enumerate():
-        if thread.name.startswith("fetch"):
+        if thread.name.startswith("together"):
             thread.join()
     folder = fetching(tmp_path)[0].dataset(DATA, "two_shapes")
     assert len(contents(folder)) == len([name for name in filled.objects if "/two_shapes/" in name])
@@ -158,6 +162,7 @@ def test_an_object_that_is_not_what_the_manifest_says_is_refused(listed: GcsServ
 FETCH = """
 import sys
 from pathlib import Path
+from job.data.manifest import MANIFEST
 from job.data.mirror import Fetching
 from job.storage import scratch
 with scratch.folder(Path(sys.argv[1])) as folder:
@@ -231,6 +236,73 @@ def test_the_files_of_a_data_set_are_those_of_its_configuration_and_version(data
     assert {name.rpartition("/")[0] for name in files_of_dataset(NAMES, dataset)} == folders
 
 
+# Own images
+
+PHOTOS = f"gs://{BUCKET}/photos"
+CATS = {"cat/1.jpg": b"1", "cat/deep/2.PNG": b"2", "dog/3.heic": b"", "dog/\N{CAT FACE}.webp": b"4"}
+TABLE = {"labels.csv": "path,label\ncat/1.jpg,a\ndog/\N{CAT FACE}.webp,b\nnone.jpg,b\n".encode()}
+
+
+@pytest.fixture
+def photos(gcs: GcsServer) -> GcsServer:
+    """Three places in a bucket, among other objects."""
+    others = {"": b"", "cat/": b"", "cat/.DS_Store": b"", "notes.txt": b"", "../other.txt": b"", "cat.zip": b"zip"}
+    for name, content in (CATS | TABLE | others).items():
+        gcs.put(f"photos/{name}", content, None)
+    return gcs
+
+
+@pytest.mark.parametrize(
+    ("place", "files"),
+    [
+        ("", CATS | TABLE), ("/cat", {"1.jpg": b"1", "deep/2.PNG": b"2"}), ("/cat.zip", {"cat.zip": b"zip"}),
+        ("/labels.csv", TABLE | {name: CATS[name] for name in ("cat/1.jpg", "dog/\N{CAT FACE}.webp")}),
+    ],
+)  # fmt: skip
+def test_own_images_are_fetched_once(photos: GcsServer, tmp_path: Path, place: str, files: dict[str, bytes]) -> None:
+    """A folder's images and tables, an archive, a table and what it names; later the bucket is only listed."""
+    fetched = Path(fetching(tmp_path)[0].images(PHOTOS + place))
+    folder = fetched if fetched.is_dir() else fetched.parent
+    assert contents(folder) == files
+    assert fetched == folder or f"/{fetched.name}" == place
+    photos.requests.clear()
+    assert fetching(tmp_path)[0].images(PHOTOS + place) == str(fetched)
+    assert [operation for operation, _ in photos.requests if operation not in ("list", "stat")] == []
+    assert len([operation for operation, _ in photos.requests if operation == "stat"]) <= 3
+
+
+def test_the_copy_of_a_folder_follows_the_bucket(photos: GcsServer, tmp_path: Path) -> None:
+    """What was changed is fetched; what was deleted is no image and no class any more; a file may become a folder."""
+    fetching(tmp_path)[0].images(PHOTOS)
+    photos.put("photos/cat/1.jpg", b"changed", None)
+    photos.put("photos/dog/3.heic/5.jpg", b"5", None)
+    for name in ("cat/deep/2.PNG", "dog/3.heic", "labels.csv"):
+        del photos.objects[f"photos/{name}"]
+    fetch, observer = fetching(tmp_path)
+    folder = Path(fetch.images(PHOTOS))
+    cat = "dog/\N{CAT FACE}.webp"
+    assert contents(folder) == {"cat/1.jpg": b"changed", "dog/3.heic/5.jpg": b"5", cat: CATS[cat]}
+    assert not (folder / "cat" / "deep").exists()
+    assert observer.of(events.Fetched)[0].num_files == 2
+
+
+@pytest.mark.parametrize("place", ["photo", "photos/dogs", "photos/dog.zip", "photos/dog.csv", "photos/notes.txt"])
+def test_a_place_without_images_is_named(photos: GcsServer, tmp_path: Path, place: str) -> None:
+    """With the command that puts some into a bucket."""
+    with pytest.raises(DataUnavailable, match=f"no images at gs://{BUCKET}/{place}: ") as caught:
+        fetching(tmp_path)[0].images(f"gs://{BUCKET}/{place}")
+    assert "python -m job mirror" in caught.value.hint
+
+
+def test_a_place_on_this_machine_is_not_copied(tmp_path: Path) -> None:
+    """Neither is a data set of TFDS' own folder."""
+    fetch, _ = fetching(tmp_path)
+    assert fetch.images("file:///data/my%20photos") == "/data/my photos"
+    inputs = fetch.inputs(dataset="file:///data/photos.zip", data_dir=None, weights="none")
+    assert (inputs.dataset, inputs.data_dir, inputs.weights) == ("/data/photos.zip", None, "none")
+    assert fetch.inputs(dataset="two_shapes", data_dir="/data", weights="none").data_dir == "/data"
+
+
 # Filling one
 
 
@@ -246,7 +318,7 @@ def test_what_is_sent_is_listed_with_its_digest_and_sent_once(tmp_path: Path) ->
     observer = send(store, files)
     assert observer.of(events.MirrorFilled)[0].bytes_sent == len(b"changed") + len(b"sent")
     assert [store.read(name).data for name in sorted(files)] == [b"sent", b"changed", b"sent"]
-    assert set(json.loads(store.read(mirror.MANIFEST).data)["files"]) == set(files)
+    assert set(json.loads(store.read(MANIFEST).data)["files"]) == set(files)
 
 
 # The program
@@ -279,16 +351,95 @@ def test_a_mirror_command_that_was_killed_goes_on_where_it_was(
     with begin(env, "mirror", "--to", f"gs://{BUCKET}/m") as process:
         wait_for(process, events.Mirrored.name, number=2)
         process.kill()
-    sent = {name for operation, name in gcs.requests if operation == "write"} - {f"m/tfds/{mirror.MANIFEST}"}
+    sent = {name for operation, name in gcs.requests if operation == "write"} - {f"m/tfds/{MANIFEST}"}
     gcs.requests.clear()
     assert job("mirror", "--to", f"gs://{BUCKET}/m", env=env).returncode == ExitCode.COMPLETE
     files = contents(prepared / "two_shapes")
     assert {name: gcs.objects[f"m/tfds/two_shapes/{name}"].data for name in files} == files
-    listed = json.loads(gcs.objects[f"m/tfds/{mirror.MANIFEST}"].data)["files"]
+    listed = json.loads(gcs.objects[f"m/tfds/{MANIFEST}"].data)["files"]
     assert set(listed) == {f"two_shapes/{name}" for name in files}
     again = {name for operation, name in gcs.requests if operation == "write"}
     assert len(sent & again) <= 1 <= len(sent)
     assert json.loads((tmp_path / "log").read_text())["reason"] == f"complete: the mirror at gs://{BUCKET}/m is filled"
+
+
+def test_a_run_on_images_in_a_bucket_is_that_on_the_same_folder(gcs: GcsServer, small: Small, tmp_path: Path) -> None:
+    """The same data and the same model."""
+    folder = write_images(tmp_path / "photos")
+    for name, content in contents(folder).items():
+        gcs.put(f"photos/{name}", content, None)
+    results = []
+    for number, place in enumerate((str(folder), PHOTOS)):
+        store = LocalStore(tmp_path / str(number))
+        start(small(dataset=place, head_epochs=1, fine_tune_epochs=0), store)
+        results.append((record_of(store).inputs, result_of(store)))
+    assert results[0] == results[1]
+
+
+def photo_folder(folder: Path, num_images: int) -> dict[str, bytes]:
+    """Images of two classes with a table, among other files; returns those that a run needs."""
+    images = {f"{'cat' if number % 2 else 'dog'}/{number}.jpg": b"%d" % number for number in range(num_images)}
+    rows = "".join(f"{name},{name[:3]}\n" for name in images if "cat" in name)
+    files = images | {"labels.csv": f"path,label\n{rows}".encode()}
+    for name, content in (files | {".hidden.jpg": b"", "notes.txt": b""}).items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return files
+
+
+def test_own_images_are_mirrored_and_a_mirror_that_was_cut_short_is_refused(
+    gcs: GcsServer, environment: Callable[..., dict[str, str]], tmp_path: Path
+) -> None:
+    """Until the command that was killed is started again, and goes on where it was."""
+    files = photo_folder(tmp_path / "my photos", 120)
+    env = environment(dataset=tmp_path / "my photos", labels="folder", weights="none")
+    with begin(env, "mirror", "--to", f"gs://{BUCKET}/m") as process:
+        wait_for(process, events.Mirrored.name, number=20)
+        process.kill()
+    place, manifest = f"gs://{BUCKET}/m/images/my-photos", f"m/images/my-photos/{MANIFEST}"
+    with pytest.raises(InputError, match="cut short"):
+        fetching(tmp_path)[0].images(place)
+    listed = json.loads(gcs.objects[manifest].data)["files"]
+    sent = {name for name, entry in listed.items() if entry["generation"]}
+    assert (len(listed), 10 <= len(sent) < len(files)) == (len(files), True)
+    gcs.requests.clear()
+    done = job("mirror", "--to", f"gs://{BUCKET}/m", env=env)
+    assert done.returncode == ExitCode.COMPLETE, done.stdout + done.stderr
+    printed = json.loads(done.stdout.splitlines()[-1])
+    assert {name: text for name, text in printed.items() if name.startswith("THAW")} == {"THAW_DATASET": place}
+    written = [name for operation, name in gcs.requests if operation == "write"]
+    assert not {f"m/images/my-photos/{name}" for name in sent} & set(written)
+    assert written.count(manifest) <= 23
+    assert contents(Path(fetching(tmp_path)[0].images(place))) == files
+
+
+@pytest.mark.parametrize("place", ["", "labels.csv", "../photos.zip"])
+def test_a_mirror_gives_the_same_images_as_the_place(gcs: GcsServer, tmp_path: Path, place: str) -> None:
+    """What a run needs of it, and no more; what was there before and is not any more is not mixed in."""
+    files, folder, observer = photo_folder(tmp_path / "photos", 8), tmp_path / "photos", Recorder()
+    shutil.make_archive(str(folder), "zip", folder)
+    settings = Settings(
+        dataset=str(folder / place), labels="auto" if place.endswith("csv") else "folder", weights="none"
+    )
+
+    def fill() -> None:
+        answer(Options(settings=settings, to=f"gs://{BUCKET}/m"), observer=observer, check_stop=never)
+
+    fill()
+    (printed,) = observer.of(events.MirrorSettings)
+    fetched = Path(fetching(tmp_path)[0].images(printed.THAW_DATASET))
+    if place == "../photos.zip":
+        assert fetched.read_bytes() == (tmp_path / "photos.zip").read_bytes()
+        return
+    wanted = {name for name in files if not place or not name.startswith("dog")}
+    assert contents(fetched if not place else fetched.parent) == {name: files[name] for name in wanted}
+    (folder / "dog" / "0.jpg").unlink()
+    if not place:
+        with pytest.raises(InputError, match=r"has 'dog/0\.jpg', and they are not here"):
+            fill()
+    del gcs.objects["m/images/photos/cat/1.jpg"]
+    with pytest.raises(InputError, match=r"cat/1\.jpg is in the manifest of the mirror and does not exist"):
+        fetching(tmp_path)[0].images(printed.THAW_DATASET)
 
 
 NO_TENSORFLOW = """

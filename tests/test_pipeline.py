@@ -255,7 +255,7 @@ def test_a_damaged_image_ends_the_run_long_before_its_training_does(
     splits = {"train_split": f"train{train}", "validation_split": f"train{validation}", "test_split": f"train{test}"}
     settings = small(dataset="damaged_shapes", head_epochs=10_000, cache=cache, **splits)
     for _ in range(2):
-        with pytest.raises(DataCorrupt, match=r"(?s)1 of the images of .* cannot be decoded.*shape-(7|50)\.png"):
+        with pytest.raises(DataCorrupt, match=r"(?s)1 of the .* images cannot be read.*shape-(7|50)\.png"):
             start(settings, store)
     record = record_of(store)
     assert ([attempt.exit_code for attempt in record.attempts], record.outcome) == ([4, 4], None)

@@ -11,8 +11,9 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from job.data import pixels
-from job.data.pixels import MAX_PIXELS, decode_bytes
+from job.data import formats, pixels
+from job.data.formats import MAX_PIXELS
+from job.data.pixels import decode_bytes
 
 SIDE = 24
 
@@ -71,7 +72,8 @@ def test_a_large_image_has_the_same_pixels(monkeypatch: pytest.MonkeyPatch) -> N
     """It is decoded by itself."""
     files = [saved(upright(), kind) for kind in ("JPEG", "WEBP")]
     expected = [decode_bytes(file, SIDE) for file in files]
-    monkeypatch.setattr(pixels, "LARGE_PIXELS", 1)
+    for module in (formats, pixels):
+        monkeypatch.setattr(module, "LARGE_PIXELS", 1)
     for file, image in zip(files, expected, strict=True):
         np.testing.assert_array_equal(decoded(file), image)
 

@@ -19,11 +19,13 @@ from markdown_it import MarkdownIt
 from PIL import Image
 
 from job import __version__
+from job.data.composition import Skipped
 from job.observe.ledger import Category
 from job.report import content as content_module
 from job.report import plots
 from job.report.card import card
-from job.report.page import MAX_SIDE, TIME_MEANINGS, data_uri
+from job.report.page import TIME_MEANINGS
+from job.report.pictures import MAX_SIDE, data_uri
 from job.report.rendering import duration, percent, setting, share
 from tests.conftest import REPOSITORY
 from tests.reports import content, epoch, render
@@ -187,6 +189,15 @@ def test_classes_and_shared_images_of_the_splits_are_shown() -> None:
     assert [" ".join(text.split()) for text in found] == [
         "3 of the test images are among the train", "1 of the test images is among the validation"
     ]  # fmt: skip
+
+
+def test_images_that_were_left_out_are_listed() -> None:
+    """With the reason, and escaped; none without any."""
+    assert "left out" not in render(content())
+    image = Skipped("train", "<cat>/1.png", "is empty", "ab" * 32)
+    html = render(content(skipped=(image,)))
+    assert "1 of the images cannot be read and was left out" in html
+    assert "<li>&lt;cat&gt;/1.png (train): is empty</li>" in html
 
 
 def test_settings_provenance_and_times_are_all_there() -> None:

@@ -13,6 +13,7 @@ TEXTS: dict[str, Any] = {
     "run_id": "other", "storage_uri": "/elsewhere", "dataset": "cifar10", "data_dir": "/data",
     "train_split": "train[:30%]", "validation_split": "train[40%:45%]", "test_split": "train[50%:55%]",
     "backbone": "MobileNetV2", "weights": "none", "job_uid": "uid", "job_name": "job", "node_name": "node",
+    "classes": "dog,cat",
     "cache_dir": "/cache", "termination_log": "/log", "min_test_accuracy": 0.9, "pushgateway_url": "http://push:9091",
 }  # fmt: skip
 """Another value of each setting that is free text, or has no default."""
@@ -49,9 +50,10 @@ def test_nothing_but_the_given_environment_is_read(monkeypatch: pytest.MonkeyPat
 def test_the_fingerprint_covers_what_changes_the_result_and_nothing_else() -> None:
     """Another value gives another fingerprint exactly when the setting is part of the recipe."""
     for field in Settings.model_fields:
-        changed = Settings(**{field: another(field)})
+        base = {"dataset": "./images"} if field in ("labels", "classes") else {}
+        changed = Settings(**base, **{field: another(field)})
         assert getattr(changed, field) != getattr(Settings(), field), field
-        assert (changed.fingerprint() != Settings().fingerprint()) == changes_result(field), field
+        assert (changed.fingerprint() != Settings(**base).fingerprint()) == changes_result(field), field
         assert changes_result(field) == (field.upper() in Settings.recipe())
 
 
@@ -66,6 +68,7 @@ def test_the_recipe_and_its_fingerprint_stay_what_they_are() -> None:
         "FLIP": "horizontal", "ROTATION": 0.1, "WEIGHTS": "imagenet", "DROPOUT": 0.2, "HEAD_EPOCHS": 5,
         "HEAD_LEARNING_RATE": 0.001, "FINE_TUNE_EPOCHS": 5, "FINE_TUNE_LEARNING_RATE": 1e-05, "SEED": 0,
         "PRECISION": "auto", "XLA": "auto", "DETERMINISTIC": False,
+        "LABELS": "auto", "CLASSES": None, "STRATIFY": True, "ON_UNREADABLE": "fail", "CLASS_WEIGHTS": "none",
     }  # fmt: skip
     assert RECIPE_VERSION == 2
     assert Settings().fingerprint() == "4a1779511a57"
@@ -155,7 +158,8 @@ def test_variables_that_kubernetes_injects_are_explained() -> None:
     ("field", "values"),
     [
         ("run_id", ["a/b", "..", ".a", "", "x" * 200, "-a", "a\n"]),
-        ("dataset", ["a/..", "a/.", "../a", "a/b/../c"]),
+        ("dataset", ["a/..", "a/.", "a/b/../c", "Photos", "s3://bucket/a", "gs://bucket/a?b"]),
+        ("classes", ["cat,dog", "cat"]),
         ("weights", ["gs://bucket/a/..", "gs://bucket/", "gs://bucket/../x.h5"]),
         ("storage_uri", ["gs://bucket/a?b=c", "file:///a#b", "file://a", "file:///"]),
         ("data_dir", ["gs://bucket/a?b"]),

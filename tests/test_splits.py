@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from job.settings import split_spec
+from job.data import split_spec
 
 bounds = st.one_of(st.none(), st.integers(0, 100))
 

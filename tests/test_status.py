@@ -173,6 +173,19 @@ def test_a_closed_standard_output_is_no_error(tmp_path: Path) -> None:
     os.close(writing)
 
 
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_full_disk_behind_standard_output_is_one_error(tmp_path: Path, options: list[str]) -> None:
+    """It is no bug, and its exit code is that of an output that is closed."""
+    keep(LocalStore(tmp_path), "a")
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "job", "status", "--run", str(tmp_path / "a"), *options],
+            cwd=REPOSITORY, stdout=full, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+    assert done.returncode == ExitCode.INTERRUPTED
+    assert done.stderr.splitlines()[0] == "error: standard output cannot be written: No space left on device"
+
+
 def test_durations_and_sizes_have_a_digit_before_the_point() -> None:
     """A duration has at most two units; a size is in decimal ones."""
     assert [duration(seconds) for seconds in (0.4, 59, 60, 200, 7500, 350_000)] == [

@@ -143,6 +143,7 @@ def test_names_are_listed_by_prefix_and_sorted(store: ObjectStore) -> None:
     assert store.list("b") == ["b/1", "b/2", "b/c/3", "bb"]
     assert store.list("") == ["a", "b/1", "b/2", "b/c/3", "bb"]
     assert store.list("nothing/") == []
+    assert store.generations("b/") == {name: store.generation(name) for name in ("b/1", "b/2", "b/c/3")}
 
 
 def test_folders_are_the_first_parts_of_names(store: ObjectStore) -> None:

@@ -1,5 +1,6 @@
 """Training: frozen means frozen, the rest learns, and every step is a function of (seed, phase, step)."""
 
+import itertools
 import json
 import subprocess
 import sys
@@ -43,15 +44,23 @@ def new_state(name: str, *, dropout: float = 0.2, epochs: int = 2) -> PhaseState
     return PhaseState(build(dropout=dropout), phase)
 
 
+PLAIN = Recipe(16, 0, xla=False)
+WEIGHTED = Recipe(16, 0, xla=False, class_weights=(0.625, 2.5))
+
+
 def train(
-    state: PhaseState, splits: Splits, *, xla: bool = False, position: Position = START, max_steps: int = 10**6
+    state: PhaseState,
+    splits: Splits,
+    *,
+    recipe: Recipe = PLAIN,
+    position: Position = START,
+    max_steps: int = 10**6,
 ) -> Facts:
     """Train to the end, or until so many steps are done."""
     facts: Facts = []
     for fact in train_phase(
-        state, train=splits.train, validation=splits.validation, recipe=Recipe(16, 0, xla=xla), position=position,
-        ledger=Ledger(),
-    ):  # fmt: skip
+        state, train=splits.train, validation=splits.validation, recipe=recipe, position=position, ledger=Ledger()
+    ):
         facts.append(fact)
         if isinstance(fact, StepDone) and fact.step == max_steps:
             break
@@ -95,19 +104,31 @@ def test_facts_come_in_order_and_count_every_step(splits: Splits) -> None:
     assert [step.num_examples for step in steps] == [16, 16, 8] * 2
 
 
-@pytest.mark.parametrize("phase", ["head", "fine_tune"])
-@pytest.mark.parametrize("stop_after", [1, 3, 4])
-def test_a_phase_continued_at_any_step_ends_with_the_same_bits(splits: Splits, phase: str, stop_after: int) -> None:
+@pytest.mark.parametrize(
+    ("phase", "stop_after", "recipe"),
+    [
+        ("head", 1, PLAIN),
+        ("fine_tune", 4, WEIGHTED),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in itertools.product(["head", "fine_tune"], [1, 3, 4], [PLAIN])
+            if case != ("head", 1, PLAIN)
+        ),
+    ],
+)
+def test_a_phase_continued_at_any_step_ends_with_the_same_bits(
+    splits: Splits, phase: str, stop_after: int, recipe: Recipe
+) -> None:
     """In the middle of an epoch, at its end before validation, and in the next one."""
     whole = new_state(phase)
-    epochs = [fact for fact in train(whole, splits) if isinstance(fact, EpochDone)]
+    epochs = [fact for fact in train(whole, splits, recipe=recipe) if isinstance(fact, EpochDone)]
 
     first = new_state(phase)
-    facts = train(first, splits, max_steps=stop_after)
+    facts = train(first, splits, recipe=recipe, max_steps=stop_after)
     finished = [fact for fact in facts if isinstance(fact, EpochDone)]
     second = new_state(phase)
     second.load(first.arrays(), step=stop_after)
-    rest = train(second, splits, position=Position(epoch=len(finished), step=stop_after))
+    rest = train(second, splits, recipe=recipe, position=Position(epoch=len(finished), step=stop_after))
     finished += [fact for fact in rest if isinstance(fact, EpochDone)]
 
     assert second.classifier.digest() == whole.classifier.digest()
@@ -172,7 +193,7 @@ def test_a_logit_is_judged_at_zero() -> None:
 
 @pytest.mark.slow
 def test_two_devices_train_as_one_does(prepared: Path) -> None:
-    """The batch size is global: the gradient is the mean over the batch of both devices, partial ones included."""
+    """The batch size is global: the gradient is the mean over the batch of both devices, weighted and partial too."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.two_devices", str(prepared)],
         cwd=REPOSITORY, capture_output=True, text=True, check=True, timeout=120,
@@ -185,11 +206,12 @@ def test_two_devices_train_as_one_does(prepared: Path) -> None:
     np.testing.assert_allclose(one["kernel"], two["kernel"], atol=2e-4)
 
 
+@pytest.mark.slow
 def test_xla_computes_the_same(splits: Splits) -> None:
     """It is a choice of speed; the numbers agree to rounding. (Its random bits are its own, hence no dropout here.)"""
     losses = []
     for xla in (False, True):
-        last = train(new_state("head", dropout=0.0, epochs=1), splits, xla=xla)[-1]
+        last = train(new_state("head", dropout=0.0, epochs=1), splits, recipe=Recipe(16, 0, xla=xla))[-1]
         assert isinstance(last, EpochDone)
         losses.append(last.train_loss)
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)

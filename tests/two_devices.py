@@ -34,7 +34,7 @@ def main(data_dir: str) -> None:
             phase = Phase(name="fine_tune", trainable=("backbone", "head"), learning_rate=1e-3, epochs=1)
             facts = train_phase(
                 PhaseState(classifier, phase), train=splits.train, validation=splits.validation,
-                recipe=Recipe(16, 0, xla=False), position=START, ledger=Ledger(),
+                recipe=Recipe(16, 0, xla=False, class_weights=(0.5, 2.0)), position=START, ledger=Ledger(),
             )  # fmt: skip
             last = list(facts)[-1]
         assert isinstance(last, EpochDone)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 COMMANDS = {
     "run": "make one attempt at the run that the settings describe (the default)",
     "plan": "show what a start with these settings would do, and try what it needs; nothing is changed",
+    "inspect": "look at every one of your own images before a run: classes, sizes, damaged files, copies",
     "status": "show how a run is doing",
     "list": "list the runs of a store",
     "predict": "label images with the model of a finished run",

@@ -17,7 +17,7 @@ from job.errors import ExitCode, InvalidSettings
 from job.redaction import redacted_value
 from job.settings import environment
 from job.settings.environment import Given, Origin
-from job.settings.settings import LocalPath, Settings, group_of
+from job.settings.settings import LocalPath, Settings, group_of, variable
 from job.storage.uri import checked_store
 
 PROGRAM = "python -m job"
@@ -64,8 +64,7 @@ RunPlace = Annotated[
     Flag("the run's place [default: the run that THAW_* describes]", metavar="URI/RUN-ID", default_of=Settings.run_uri),
 ]
 CacheDir = Annotated[
-    LocalPath | None,
-    Flag("folder for temporary files [default: THAW_CACHE_DIR]", metavar="DIR", setting="cache_dir"),
+    LocalPath | None, Flag("folder for temporary files [default: THAW_CACHE_DIR]", metavar="DIR", setting="cache_dir")
 ]
 AsJson = Annotated[bool, Flag("for programs: JSON on standard output", name="--json")]
 
@@ -100,33 +99,32 @@ def read(parser: Parser, options: type[Options], words: Sequence[str], environ: 
     """
     flags, takes_settings = flags_of(options), issubclass(options, SettingsOptions)
     problems: list[str] = []
-    problems_of_settings: list[str] = []
-    problems_of_environment: list[str] = []
     missing = {field: f"{_shown(field, it)}: is missing ({it.help.partition(';')[0]})" for field, it in flags.items()}
     given = _given(parser, words, flags, problems, missing)
+    derived = {field: flag.default_of for field, flag in flags.items() if flag.default_of and field not in given}
+    # A question about a run that is named does not depend on the variables of another one.
+    needs_settings = takes_settings or bool(derived)
+    num_problems_of_words = len(problems)
     variables: dict[str, Given] = {}
     for path in given.pop("env_file").value if "env_file" in given else ():
-        variables |= environment.from_file(path, problems_of_settings)
-    variables |= environment.from_environment(environ, problems_of_environment)
+        variables |= environment.from_file(path, problems)
+    variables |= environment.from_environment(environ, problems if needs_settings else [])
     chosen = variables | {field: given.pop(field) for field in [*given] if field not in flags}
     given = {field: variables[flag.setting] for field, flag in flags.items() if flag.setting in variables} | given
-    derived = {field: flag.default_of for field, flag in flags.items() if flag.default_of and field not in given}
     values: dict[str, Any] = {}
-    # A question about a run that is named does not depend on the variables of another one.
-    if takes_settings or derived:
-        problems_of_settings += problems_of_environment
-        settings = environment.validated(Settings, chosen, problems_of_settings)
+    if needs_settings:
+        settings = environment.validated(Settings, chosen, problems)
         values = {field: default_of(settings) if settings else None for field, default_of in derived.items()}
         if takes_settings:
             values |= {"settings": settings, "origins": {field: value.origin for field, value in chosen.items()}}
-    problems += problems_of_settings
+    has_wrong_settings = len(problems) > num_problems_of_words
     found = environment.validated(options, given, problems, missing=missing, others=values)
     if found is not None and not problems:
         return found
     command = parser.prog.removeprefix(f"{PROGRAM} ")
     message = environment.listed(problems) if takes_settings else "\n".join(f"{command}: {line}" for line in problems)
-    hint = f"{parser.prog if takes_settings or not problems_of_settings else PROGRAM} --help"
-    if takes_settings or problems_of_settings:
+    hint = f"{parser.prog if takes_settings or not has_wrong_settings else PROGRAM} --help"
+    if takes_settings or has_wrong_settings:
         hint += " lists every setting with its unit and default"
     raise InvalidSettings(message, hint=hint)
 
@@ -195,7 +193,11 @@ def _given(
     for word in unknown:
         if word.startswith("-"):
             name = word.partition("=")[0]
-            problems.append(f"{name}: no such flag{environment.nearest(name, names)}")
+            field = name.removeprefix("--").replace("-", "_")
+            hint = environment.nearest(name, names)
+            if field in Settings.model_fields and "--env-file" in names:
+                hint = f"; it is a setting: give it as {variable(field)}, or in an --env-file"
+            problems.append(f"{name}: no such flag{hint}")
         elif not previous.startswith("-"):
             problems.append(f"{redacted_value(word)!r}: unexpected; options are given as --name value")
         previous = word

@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 from job.cli.tables import size
 from job.data import mirror
+from job.data.files.names import is_place
+from job.data.split_spec import SPLIT_NAMES
 from job.data.tfds import prepared
 from job.errors import ThawError, WeightsUnusable
 from job.settings import machine
@@ -51,6 +53,8 @@ def data(settings: Settings) -> Check:
 
     The function that a start uses judges it. Raises DataUnavailable, InputError, DataCorrupt, InvalidSettings.
     """
+    if is_place(settings.dataset):
+        return _own_images(settings)
     place = settings.data_dir or prepared.DEFAULT_DATA_DIR
     if is_bucket(place):
         return _data_in_mirror(settings, place)
@@ -61,6 +65,31 @@ def data(settings: Settings) -> Check:
         text = f"{settings.dataset}: not here; a start would download or make it"
         return Check("data", "ok", text, facts={"examples": {}})
     return _judged(settings, builder, f"prepared: {settings.dataset} in {place}", Path.is_file)
+
+
+def _own_images(settings: Settings) -> Check:
+    """The same of image files, by their names alone; of an archive or a table in a bucket, only that it is there."""
+    from job.data.files import places, remote
+    from job.data.files.judge import judge
+
+    place, labels, classes = settings.dataset, settings.labels, settings.files_request().classes
+    with scratch.folder(settings.cache_dir) as folder:
+        if is_bucket(place):
+            store, name, files = remote.look(place)
+            if name:
+                return Check("data", "ok", f"to be fetched: {place}", facts={"examples": {}})
+            listing = places.listed(place, remote.RemoteFiles(store, files), labels, classes)
+        else:
+            listing = places.open_place(place, labels=labels, classes=classes, scratch=folder)
+        _, ranges = judge(listing, settings.specs())
+    sizes = {
+        name: sum(part.stop - part.start for part in parts) for name, parts in zip(SPLIT_NAMES, ranges, strict=True)
+    }
+    counted = ", ".join(f"{name} {count:,}" for name, count in sizes.items())
+    text = (
+        f"{len(listing.images):,} images of {len(listing.class_names):,} classes, read as {listing.layout} ({counted})"
+    )
+    return Check("data", "ok", text, facts={"examples": sizes})
 
 
 def _data_in_mirror(settings: Settings, place: str) -> Check:
@@ -88,9 +117,9 @@ def _data_in_mirror(settings: Settings, place: str) -> Check:
 
 
 def _judged(settings: Settings, builder: Any, text: str, is_there: Callable[[Path], bool]) -> Check:
-    from job.data.tfds.description import SPLIT_NAMES, judge
+    from job.data.tfds.description import judge
 
-    specs = (settings.train_split, settings.validation_split, settings.test_split)
+    specs = settings.specs()
     judge(builder, specs, cache=settings.cache, is_there=is_there)
     sizes = {name: builder.info.splits[spec].num_examples for name, spec in zip(SPLIT_NAMES, specs, strict=True)}
     counted = ", ".join(f"{name} {count:,}" for name, count in sizes.items())

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from job import cli
 from job.cli.arguments import CommandOptions, Flag, Parser
+from job.cli.tables import writing
 from job.errors import ExitCode
 from job.model.backbones import BACKBONES
 
@@ -29,8 +30,9 @@ def answer(options: Options) -> ExitCode:
     commands = root.add_subparsers()
     for name, summary in cli.COMMANDS.items():
         commands.add_parser(name, parents=[_with_values(cli.parser_of(name))], help=summary, add_help=False)
-    print(f'{NAME}() {{ {shlex.quote(sys.executable)} -m job "$@"; }}')
-    print(shtab.complete(root, shell=options.shell))
+    with writing():
+        print(f'{NAME}() {{ {shlex.quote(sys.executable)} -m job "$@"; }}')
+        print(shtab.complete(root, shell=options.shell), flush=True)
     return ExitCode.COMPLETE
 
 

@@ -5,7 +5,7 @@ test split gets the probability that the report gives it.
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -30,28 +30,22 @@ Labelled = tuple[str, float] | str
 
 
 class Labeller:
-    """The model of a run and the names of its classes."""
+    """The model of a finished run and the names of its classes."""
 
-    def __init__(self, model_file: Path, class_names: Sequence[str]) -> None:
-        """Raises InputError unless the file, which is verified, can be loaded as a model of that many classes."""
-        network = networks.load_exported(model_file)
-        num_classes = max(2, network.output_shape[-1])
-        if len(class_names) != num_classes:
-            raise InputError(f"{LABELS} has {len(class_names)} names, and the model has {num_classes} classes")
-        self.class_names = class_names
-        self._forward = evaluation.forward_of(network)
-        self.image_size = int(network.input_shape[1])
-
-    @classmethod
-    def of_run(cls, store: ObjectStore, record: Record, folder: Path) -> "Labeller":
-        """That of a finished run; its files are verified before anything looks inside. Raises InputError."""
+    def __init__(self, store: ObjectStore, record: Record, folder: Path) -> None:
+        """The files are verified before anything looks inside; `folder` holds them meanwhile. Raises InputError."""
         model_file = verified_file(store, record, MODEL, folder / "model.keras")
         labels_file = verified_file(store, record, LABELS, folder / "labels.json")
         try:
-            class_names = TypeAdapter(list[str]).validate_json(labels_file.read_bytes(), strict=True)
+            self.class_names = TypeAdapter(list[str]).validate_json(labels_file.read_bytes(), strict=True)
         except ValidationError as error:
             raise InputError(f"{LABELS} is not a list of names: {error.errors()[0]['msg']}") from error
-        return cls(model_file, class_names)
+        network = networks.load_exported(model_file)
+        num_classes = max(2, network.output_shape[-1])
+        if len(self.class_names) != num_classes:
+            raise InputError(f"{LABELS} has {len(self.class_names)} names, and the model has {num_classes} classes")
+        self._forward = evaluation.forward_of(network)
+        self._image_size = int(network.input_shape[1])
 
     def label(self, batch: np.ndarray) -> list[tuple[str, float]]:
         """Label and probability of each of uint8 [b, s, s, 3]."""
@@ -67,7 +61,7 @@ class Labeller:
             if isinstance(path, Unreadable):
                 return path.reason
             try:
-                return pixels.decode_bytes(image_files.read(path, folder), self.image_size)
+                return pixels.decode_bytes(image_files.read(path, folder), self._image_size)
             except ValueError as error:
                 return str(error)
 

@@ -12,9 +12,8 @@ from rich.table import Table
 from job.cli.arguments import AsJson, CommandOptions, Flag, Place
 from job.cli.tables import COLORS, TableConsole, duration, plain, print_json, table
 from job.errors import ExitCode, ObjectMissing, RecordDamaged, RunUnavailable, StorageError
-from job.run import holder, lease, record, standing
+from job.run import lease, record, standing
 from job.run.record import RECORD_NAME
-from job.schema import Holder
 from job.storage import MISSING, ObjectStore, open_store
 from job.storage.uri import PLACES
 
@@ -61,27 +60,26 @@ def find(store: ObjectStore, *, now: datetime) -> list[Row]:
         folders = store.folders()
     except ObjectMissing as error:
         raise RunUnavailable(f"there is no folder {store.uri}", hint="give the storage URI of runs") from error
-    watcher = holder.this_process(None)
     with ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="list") as executor:
-        rows = executor.map(lambda folder: _row(store, folder, watcher, now), folders)
+        rows = executor.map(lambda folder: _row(store, folder, now), folders)
         return [row for row in rows if row is not None]
 
 
-def _row(store: ObjectStore, folder: str, watcher: Holder, now: datetime) -> Row | None:
+def _row(store: ObjectStore, folder: str, now: datetime) -> Row | None:
     """What is shown of a folder; None when it is no run."""
     name = f"{folder}/{RECORD_NAME}"
     try:
         found = record.read(store, name)
         if found is None:
             return None
-        hold = lease.look(found, store, watcher, name=name)
+        hold = lease.estimated(found, store, now=now, name=name)
     except (RecordDamaged, StorageError) as error:
         condition = "damaged" if isinstance(error, RecordDamaged) else "unreadable"
         return {"run_id": folder, "condition": condition, "problem": error.message}
     changed = standing.last_change(found)
     return {
         "run_id": folder,
-        "condition": standing.condition(found, held_seconds=lease.estimated_seconds(found, hold, now)),
+        "condition": standing.condition(found, held_seconds=hold.seconds),
         "state": found.state,
         "test_accuracy": found.outcome.test_accuracy if found.outcome else None,
         "num_attempts": len(found.attempts),

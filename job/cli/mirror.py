@@ -1,24 +1,39 @@
-"""`python -m job mirror`: prepare data and weights where there is a network, and put them into a mirror.
+"""`python -m job mirror`: put data, weights and own images into a mirror. What is not here is downloaded first.
 
 The place is tried before anything else: a wrong bucket is reported at once, without TensorFlow and before a download.
 """
 
+import os
+import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from job.cli.arguments import Flag, Place, SettingsOptions
-from job.data import mirror
+from job.data import filling
+from job.data.files.layout import worth_fetching
+from job.data.files.names import is_place, is_table
+from job.data.files.places import Folder, open_place
+from job.data.files.remote import check_names
 from job.data.tfds import prepared
-from job.errors import InvalidSettings, WeightsUnusable
+from job.errors import InputError, InvalidSettings, WeightsUnusable
 from job.observe.events import MirrorSettings, Observer
 from job.observe.log import without_native_notes
+from job.paths import UnsafeName
 from job.settings.settings import Settings
 from job.storage import digest_of, open_store, scratch
-from job.storage.uri import PLACES, is_bucket
+from job.storage.uri import PLACES, is_bucket, local_folder
 
-DATA, WEIGHTS = "tfds", "weights"
+DATA, WEIGHTS, IMAGES = "tfds", "weights", "images"
 DIGEST_DIGITS = 12
+
+
+class Images(NamedTuple):
+    """Own images: their folder in a mirror, the archive or table in it ("" when it is all of it), and the files."""
+
+    folder: str
+    name: str
+    files: dict[str, Path]
 
 
 class Options(SettingsOptions):
@@ -28,28 +43,35 @@ class Options(SettingsOptions):
 
 
 def answer(options: Options, *, observer: Observer, check_stop: Callable[[], None]) -> None:
-    """Put the settings' data set and weights under a place, and report the settings that read them from there.
+    """Put the settings' data and weights under a place, and report the settings that read them from there.
 
     What is not prepared or not in Keras's cache is downloaded. The name of a file of weights carries its digest: under
-    the name that a run was given, weights never change. Raises what preparing raises, StorageError, and InvalidSettings
-    when the source is a mirror itself.
+    the name that a run was given, weights never change. Raises what preparing raises, or for own images what listing
+    them raises, StorageError, and InvalidSettings when the source is a mirror itself.
     """
     settings, to = options.settings, options.to
     _check_sources(settings)
-    data_store, weights_store = open_store(f"{to}/{DATA}"), open_store(f"{to}/{WEIGHTS}")
-    mirror.probe(data_store)
-    check_stop()
-    values = {"THAW_DATA_DIR": f"{to}/{DATA}"}
+    weights_store = open_store(f"{to}/{WEIGHTS}")
     with scratch.folder(settings.cache_dir) as temporary:
-        with without_native_notes():
-            from job.data.tfds import builders
-        builder = builders.prepared_builder(settings.dataset, settings.data_dir)
+        images = _images(settings, temporary) if is_place(settings.dataset) else None
+        data_store = open_store(f"{to}/{images.folder if images else DATA}")
+        filling.probe(data_store)
         check_stop()
-        mirror.send(data_store, _files(builder), observer=observer, check_stop=check_stop)
+        if images:
+            files, values = images.files, {"THAW_DATASET": f"{data_store.uri}/{images.name}".rstrip("/")}
+        else:
+            with without_native_notes():
+                from job.data.tfds import builders
+            files = _files(builders.prepared_builder(settings.dataset, settings.data_dir))
+            values = {"THAW_DATA_DIR": f"{to}/{DATA}"}
+        check_stop()
+        filling.send(
+            data_store, files, is_all=bool(images and not images.name), observer=observer, check_stop=check_stop
+        )
         if settings.weights != "none":
             path = _weights_file(settings, temporary)
             name = _name_with_digest(path)
-            mirror.send(weights_store, {name: path}, observer=observer, check_stop=check_stop)
+            filling.send(weights_store, {name: path}, observer=observer, check_stop=check_stop)
             values["THAW_WEIGHTS"] = f"{to}/{WEIGHTS}/{name}"
     observer.event(MirrorSettings(**values))
 
@@ -62,8 +84,39 @@ def _files(builder: Any) -> dict[str, Path]:
     return {path.relative_to(parent).as_posix(): path for path in files}
 
 
+def _images(settings: Settings, temporary: Path) -> Images:
+    """What a mirror needs of own images. Raises what listing them raises, InputError."""
+    place = local_folder(settings.dataset)
+    assert place is not None, settings.dataset
+    # A link keeps its own name.
+    place = Path(os.path.abspath(place))  # noqa: PTH100
+    name = re.sub(r"[^\w.-]+", "-", place.name)
+    listing = open_place(settings.dataset, labels=settings.labels, scratch=temporary)
+    if place.is_dir():
+        names = worth_fetching(Folder(place).names)
+        found = Images(_folder(place), "", {name: place / name for name in names})
+    elif is_table(name):
+        files = {image.name: place.parent / image.name for image in listing.images}
+        found = Images(_folder(place.parent), name, {name: place} | files)
+    else:
+        found = Images(IMAGES, name, {name: place})
+    try:
+        check_names(found.files)
+    except UnsafeName as error:
+        raise InputError(f"THAW_DATASET={settings.dataset!r}: {error}", hint="rename it") from error
+    for path in found.files.values():
+        if not path.is_file():
+            raise InputError(f"{path} is not a file, or a link to none", hint="remove it, or mend the link")
+    return found
+
+
+def _folder(place: Path) -> str:
+    """The folder of a mirror for one of this machine; its name is not that of an archive or a table."""
+    return f"{IMAGES}/{re.sub(r'[^a-zA-Z0-9_-]+', '-', place.name).strip('-') or IMAGES}"
+
+
 def _check_sources(settings: Settings) -> None:
-    for place in (settings.data_dir or "", settings.weights):
+    for place in (settings.dataset, settings.data_dir or "", settings.weights):
         if is_bucket(place):
             raise InvalidSettings(
                 f"{place!r} is a mirror already",

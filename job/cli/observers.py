@@ -56,7 +56,7 @@ def observing(
                 # Imported only here: it brings an HTTP client, which only a TrainJob needs.
                 from job.observe.kubeflow import Reporter
 
-                observers.append(stack.enter_context(Reporter.of(environ, log)))
+                observers.append(stack.enter_context(Reporter(environ, log)))
             yield Observers(*observers), metrics
         exit_code = ExitCode.COMPLETE
     except ThawError as error:

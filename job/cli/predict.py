@@ -13,11 +13,11 @@ from rich.table import Table
 
 from job import memory
 from job.cli.arguments import AsJson, CacheDir, CommandOptions, Flag, RunPlace
-from job.cli.runs import recorded
 from job.cli.tables import TableConsole, plain, print_json
 from job.data.files import image_files
-from job.errors import ExitCode, InputError, InvalidSettings, RunUnavailable
+from job.errors import ExitCode, InputError, RunUnavailable
 from job.observe.log import without_native_notes
+from job.run.record import existing_record
 from job.schema import Record, recorded_setting
 from job.settings.resources import MAX_EVALUATION_BATCH
 from job.storage import ObjectStore, open_store, scratch
@@ -57,10 +57,12 @@ def answer(options: Options) -> ExitCode:
         from job.cli.labelling import Labeller
 
     with scratch.folder(options.cache_dir) as folder:
-        labeller = Labeller.of_run(store, record, folder)
+        labeller = Labeller(store, record, folder)
     console = None if options.as_json or not sys.stdout.isatty() else TableConsole()
     num_images, num_failed = 0, 0
-    paths = image_files.find(options.images, standard_input=_standard_input, passed_over=_passed_over)
+    paths = image_files.find(
+        options.images, standard_input=lambda: cast(BufferedReader, sys.stdin.buffer), passed_over=_passed_over
+    )
     batch_size = options.batch_size or min(recorded_setting(record.settings, "BATCH_SIZE"), MAX_EVALUATION_BATCH)
     with (
         scratch.folder(options.cache_dir) as folder,
@@ -81,18 +83,12 @@ def answer(options: Options) -> ExitCode:
     return ExitCode.BAD_INPUT if num_failed else ExitCode.COMPLETE
 
 
-def _standard_input() -> BufferedReader:
-    if sys.stdin is None:
-        raise InvalidSettings("predict: - reads paths from standard input, which is closed", hint="name the images")
-    return cast(BufferedReader, sys.stdin.buffer)
-
-
 def _passed_over(path: str) -> None:
     print(f"{plain(path)}: a link to a folder is not followed; name it to have its images", file=sys.stderr)
 
 
 def _finished(store: ObjectStore) -> Record:
-    found = recorded(store)
+    found = existing_record(store)
     if found.outcome is None:
         raise RunUnavailable(
             f"run {found.run_id!r} is not finished: it is in {found.state}, and has no model yet",

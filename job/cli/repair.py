@@ -19,19 +19,17 @@ from typing import Annotated, Any
 from rich.table import Table
 
 from job.cli.arguments import AsJson, CacheDir, CommandOptions, Flag, RunPlace
-from job.cli.runs import recorded
-from job.cli.tables import TableConsole, plain, print_json
+from job.cli.tables import plain, show
 from job.errors import ExitCode, ObjectMissing, PreconditionFailed, RecordDamaged, StorageError, Superseded
 from job.run import record
 from job.run.checkpoint import Inspected, inspect
 from job.run.record import RECORD_NAME
 from job.schema import CHECKPOINTS, Attempt, CheckpointEntry, CheckpointName, Description, Record
-from job.storage import MISSING, ObjectStore, open_store, scratch
+from job.storage import MISSING, Digest, ObjectStore, StoredObject, open_store, scratch
 
 HOLDER = "repaired"
 """Of the attempts of a rebuilt record: that they were there is all that is known of them."""
 MAX_ATTEMPTS = 100_000
-EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
 
 
 @dataclass(frozen=True)
@@ -59,17 +57,14 @@ def answer(options: Options) -> ExitCode:
     """Show what is rebuilt, and do it once that is confirmed. Raises RunUnavailable, RecordDamaged, StorageError."""
     store = open_store(options.run)
     try:
-        recorded(store)
+        record.existing_record(store)
         shown: dict[str, Any] = {"at": store.uri, "action": "nothing: the record can be read"}
     except RecordDamaged as damage:
         with scratch.folder(options.cache_dir) as folder:
             shown = mend(
                 store, damage, fingerprint=options.fingerprint, is_confirmed=options.is_confirmed, scratch=folder
             )
-    if options.as_json:
-        print_json(shown, indent=1)
-    else:
-        TableConsole().print(_as_table(shown))
+    show(shown, _as_table(shown), as_json=options.as_json)
     return ExitCode.COMPLETE
 
 
@@ -79,10 +74,11 @@ def mend(
     """Look, keep and swap; returns what is shown. Raises RecordDamaged when the checkpoints give no record."""
     try:
         damaged = store.read(RECORD_NAME)
-        data, generation = damaged.data, damaged.generation
     except ObjectMissing:
-        data, generation = b"", MISSING
-    if generation != MISSING and _is_record(data, store):
+        damaged = StoredObject(b"", MISSING)
+    data, generation = damaged.data, damaged.generation
+    with contextlib.suppress(RecordDamaged):
+        record.parsed(data, store.uri, run_id=record.run_id_of(store.uri))
         raise _written_meanwhile(store)
     found = [inspect(store, name, scratch=scratch) for name in store.list(CHECKPOINTS)]
     rebuilt = rebuild(found, store.uri, fingerprint=fingerprint)
@@ -110,14 +106,6 @@ def mend(
         "left_alone": rebuilt.left_alone,
         "damaged_record_kept_as": copy,
     }
-
-
-def _is_record(data: bytes, store: ObjectStore) -> bool:
-    try:
-        record.parsed(data, store.uri, run_id=record.run_id_of(store.uri))
-    except RecordDamaged:
-        return False
-    return True
 
 
 def _written_meanwhile(store: ObjectStore) -> Superseded:
@@ -159,7 +147,7 @@ def rebuild(found: Sequence[Inspected], place: str, *, fingerprint: str) -> Rebu
                 Attempt(number=number, holder=HOLDER, start=newest.time) for number in range(1, num_attempts + 1)
             ),
             inputs=newest.inputs,
-            checkpoints=tuple(one.entry() for one in good),
+            checkpoints=tuple(one.entry for one in good if one.entry is not None),
             history=newest.history,
             set_aside=tuple(_entry(one, names[one.name], newest) for one in aside),
         )
@@ -216,18 +204,11 @@ def _problem(one: Inspected, newest: Description) -> str:
 
 def _entry(one: Inspected, parts: CheckpointName, newest: Description) -> CheckpointEntry:
     """The record's entry of a checkpoint that is set aside: its name, and the digest of what is there."""
-    return CheckpointEntry.model_validate(
-        {
-            "name": one.name,
-            "phase": parts.phase,
-            "step": parts.step,
-            "num_epochs": 0,
-            "size": one.digest.size if one.digest else 0,
-            "sha256": one.digest.sha256 if one.digest else EMPTY_SHA256,
-            "attempt": parts.attempt,
-            "time": newest.time,
-        }
-    )
+    digest = one.digest or Digest(0, hashlib.sha256().hexdigest())
+    return CheckpointEntry(
+        name=one.name, phase=parts.phase, step=parts.step, num_epochs=0, size=digest.size, sha256=digest.sha256,
+        attempt=parts.attempt, time=newest.time,
+    )  # fmt: skip
 
 
 def _as_table(shown: dict[str, Any]) -> Table:

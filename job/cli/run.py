@@ -23,7 +23,7 @@ class Options(SettingsOptions):
 def answer(options: Options, *, log: Log, progress: Progress, stop: Stop, environ: Mapping[str, str]) -> None:
     """Make one attempt. Raises ThawError unless the result is committed."""
     from job.cli.observers import StoreObserver, observing
-    from job.observe.context import Context
+    from job.observe.progress import Context
     from job.run import holder, lease
     from job.run.attempt import run_attempt
     from job.storage import open_store

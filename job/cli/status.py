@@ -14,12 +14,13 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from job.cli.arguments import AsJson, CommandOptions, Flag, RunPlace
-from job.cli.runs import recorded
-from job.cli.tables import COLORS, TableConsole, duration, plain, print_json, size, table
+from job.cli.tables import COLORS, TableConsole, duration, plain, show, size, table
 from job.errors import ExitCode, InvalidSettings
 from job.observe import estimate
 from job.observe.estimate import PhaseProgress
-from job.run import holder, lease, standing
+from job.run import lease, standing
+from job.run.lease import Hold
+from job.run.record import existing_record
 from job.run.standing import Condition
 from job.schema import Record
 from job.storage import ObjectStore, open_store
@@ -44,28 +45,15 @@ class Options(CommandOptions):
 
 @dataclass(frozen=True)
 class Seen:
-    """A record as it was read, with what it does not hold: how long its lease lives, and the time now.
-
-    `held_seconds` is an estimate by the clock of the holder's host unless `is_known`.
-    """
+    """A record as it was read, how long its lease still lives, and what follows at the time `now`."""
 
     record: Record
     at: str
-    held_seconds: float
-    is_known: bool
+    hold: Hold
     now: datetime
-
-    @property
-    def condition(self) -> Condition:
-        return standing.condition(self.record, held_seconds=self.held_seconds)
-
-    @property
-    def phases(self) -> list[PhaseProgress]:
-        return standing.phases(self.record, is_running=self.condition == "running")
-
-    @property
-    def seconds_left(self) -> float | None:
-        return standing.seconds_left(self.record, self.phases)
+    condition: Condition
+    phases: list[PhaseProgress]
+    seconds_left: float | None
 
 
 def answer(options: Options) -> ExitCode:
@@ -77,18 +65,19 @@ def answer(options: Options) -> ExitCode:
                 "status: --watch draws on a terminal, and standard output is none", hint="use --json, again and again"
             )
         _watch(store)
-    elif options.as_json:
-        print_json(as_json(look(store)), indent=1)
     else:
-        TableConsole().print(as_table(look(store)))
+        seen = look(store)
+        show(as_json(seen), as_table(seen), as_json=options.as_json)
     return ExitCode.COMPLETE
 
 
 def look(store: ObjectStore) -> Seen:
     """Read the record of a run."""
-    found = recorded(store)
-    hold, now = lease.look(found, store, holder.this_process(None)), datetime.now(UTC)
-    return Seen(found, store.uri, lease.estimated_seconds(found, hold, now), hold.is_known, now)
+    found, now = existing_record(store), datetime.now(UTC)
+    hold = lease.estimated(found, store, now=now)
+    condition = standing.condition(found, held_seconds=hold.seconds)
+    phases = standing.phases(found, is_running=condition == "running")
+    return Seen(found, store.uri, hold, now, condition, phases, standing.seconds_left(found, phases))
 
 
 def _watch(store: ObjectStore) -> None:
@@ -113,9 +102,9 @@ def as_json(seen: Seen) -> dict[str, Any]:
         "phases": [dataclasses.asdict(phase) for phase in seen.phases],
         "progress_ratio": estimate.ratio(seen.phases),
         "seconds_left": seen.seconds_left,
-        "held_by": str(found.lease.holder) if found.lease and seen.held_seconds > 0 else None,
-        "held_seconds": seen.held_seconds,
-        "held_is_known": seen.is_known,
+        "held_by": str(found.lease.holder) if found.lease and seen.hold.seconds > 0 else None,
+        "held_seconds": seen.hold.seconds,
+        "held_is_known": seen.hold.is_known,
         "attempts": [attempt.model_dump(mode="json") for attempt in found.attempts],
         "last_commit": entry.model_dump(mode="json") | {"age_seconds": _age(seen, entry.time)} if entry else None,
         "last_epoch": found.history[-1].model_dump(mode="json") if found.history else None,
@@ -130,9 +119,9 @@ def as_table(seen: Seen) -> Group:
     rows.add_row("run", plain(found.run_id, "bold"))
     rows.add_row("at", plain(seen.at))
     rows.add_row("state", plain(summary(found, seen.condition), COLORS[seen.condition]))
-    if seen.held_seconds > 0 and found.lease is not None:
-        rows.add_row("held by", plain(f"{found.lease.holder}; its lease lives {duration(seen.held_seconds)} more"))
-    if not seen.is_known:
+    if seen.hold.seconds > 0 and found.lease is not None:
+        rows.add_row("held by", plain(f"{found.lease.holder}; its lease lives {duration(seen.hold.seconds)} more"))
+    if not seen.hold.is_known:
         rows.add_row("", "an estimate by the clock of its host: only a start, which watches the lease, knows")
     done = estimate.ratio(seen.phases)
     if done is not None:

@@ -1,17 +1,19 @@
 """How answers are written: a table for a person, JSON for a program; always on standard output."""
 
+import contextlib
 import json
 import sys
-from collections.abc import Container
+from collections.abc import Container, Iterator
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from job.errors import Interrupted
+
 WIDTH_ELSEWHERE = 200
 """Columns where there is no terminal: rich would fold at 80."""
-
 
 COLORS = {
     "done": "green", "running": "cyan", "stopped": "yellow", "killed": "yellow", "failed": "red", "damaged": "red",
@@ -25,6 +27,10 @@ class TableConsole(Console):
 
     def __init__(self) -> None:
         super().__init__(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else WIDTH_ELSEWHERE)
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        with writing():
+            super().print(*objects, **options)
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError
@@ -40,16 +46,33 @@ def table(*columns: str, right: Container[str] = ()) -> Table:
 
 def print_json(content: Any, *, indent: int | None = None) -> None:
     """One document; on one line unless it is indented."""
-    print(json.dumps(content, indent=indent, allow_nan=False), flush=True)
+    with writing():
+        print(json.dumps(content, indent=indent, allow_nan=False), flush=True)
+
+
+def show(content: Any, table: RenderableType, *, as_json: bool) -> None:
+    """Print an answer, as JSON or as a table."""
+    if as_json:
+        print_json(content, indent=1)
+    else:
+        TableConsole().print(table)
+
+
+@contextlib.contextmanager
+def writing() -> Iterator[None]:
+    """Turn a full disk under standard output into Interrupted: as a closed pipe, a BrokenPipeError, it is no bug."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise Interrupted(f"standard output cannot be written: {error.strerror}", hint="send it elsewhere") from error
 
 
 def plain(text: str, style: str = "") -> Text:
     """A name from outside, which may hold anything: no markup, and nothing that moves the cursor."""
-    return Text("".join(char if char.isprintable() else _escaped(char) for char in text), style=style)
-
-
-def _escaped(char: str) -> str:
-    return char.encode("unicode_escape").decode()
+    shown = (char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+    return Text("".join(shown), style=style)
 
 
 def duration(seconds: float) -> str:

@@ -3,18 +3,17 @@
 Objects are read one after the other into the folder for temporary files, so memory and disk hold one at a time.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from rich.console import Group
 
 from job.cli.arguments import AsJson, CacheDir, CommandOptions, RunPlace
-from job.cli.runs import recorded
-from job.cli.tables import TableConsole, plain, print_json, size, table
+from job.cli.tables import plain, show, size, table
 from job.errors import ExitCode
 from job.run.artefacts import PREFIXES, problem_with
-from job.run.record import RECORD_NAME
+from job.run.record import RECORD_NAME, existing_record
 from job.schema import CheckpointEntry, Record, StoredFile
 from job.storage import ObjectStore, open_store, scratch
 
@@ -22,7 +21,6 @@ Condition = Literal["ok", "missing", "damaged", "not named", "set aside", "left 
 """`not named` lies beside the files of the run and is not in the record; `left over` lies elsewhere, without harm."""
 
 FAULTS: frozenset[Condition] = frozenset({"missing", "damaged", "not named"})
-COLORS: Mapping[Condition, str] = {"missing": "red", "damaged": "red", "not named": "red"}
 
 
 class Found(NamedTuple):
@@ -50,14 +48,11 @@ def answer(options: Options) -> ExitCode:
     Raises RunUnavailable, RecordDamaged, StorageError.
     """
     store = open_store(options.run)
-    record = recorded(store)
+    record = existing_record(store)
     with scratch.folder(options.cache_dir) as folder:
         found = sorted(look(store, record, folder / "object"))
     exit_code = ExitCode.BAD_INPUT if any(each.condition in FAULTS for each in found) else ExitCode.COMPLETE
-    if options.as_json:
-        print_json(_as_json(store.uri, record, found, exit_code), indent=1)
-    else:
-        TableConsole().print(_as_table(store.uri, record, found))
+    show(_as_json(store.uri, record, found, exit_code), _as_table(store.uri, record, found), as_json=options.as_json)
     return exit_code
 
 
@@ -72,7 +67,7 @@ def look(store: ObjectStore, record: Record, path: Path) -> Iterator[Found]:
         problem = problem_with(store, name, expected, path)
         if problem is None:
             yield Found(name, "ok", expected.size)
-        elif name in _named(recorded(store)):
+        elif name in _named(existing_record(store)):
             yield Found(name, problem.condition, expected.size, problem.text)
     aside = {entry.name for entry in record.set_aside}
     for name in there - named.keys() - {RECORD_NAME}:
@@ -80,7 +75,7 @@ def look(store: ObjectStore, record: Record, path: Path) -> Iterator[Found]:
             yield Found(name, "set aside", text="damaged when it was last read, and kept")
         elif name.startswith(PREFIXES) and record.state == "done":
             yield Found(name, "not named", text="the record of the finished run does not name it")
-        elif name not in _named(recorded(store)):
+        elif name not in _named(existing_record(store)):
             yield Found(name, "left over", text="the record does not name it; nothing reads it")
 
 
@@ -111,6 +106,7 @@ def _as_table(at: str, record: Record, found: list[Found]) -> Group:
     rows = table("object", "size", "found", "", right=("size",))
     for each in found:
         shown = "" if each.num_bytes is None else size(each.num_bytes)
-        rows.add_row(plain(each.name), shown, plain(each.condition, COLORS.get(each.condition, "")), plain(each.text))
+        style = "red" if each.condition in FAULTS else ""
+        rows.add_row(plain(each.name), shown, plain(each.condition, style), plain(each.text))
     goes_on = "" if record.state == "done" else f"; the run is in {record.state}, and was looked at as it is now"
     return Group(rows, "", plain(f"{at}: {_summary(record, found)}{goes_on}"))

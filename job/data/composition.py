@@ -6,7 +6,9 @@ Numbers alone: labels and digests come in, and this module knows neither files n
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,20 +25,35 @@ RARE_EXAMPLES = 10
 
 
 @dataclass(frozen=True)
+class Skipped:
+    """An image of `split` that was left out: its name, why, and the SHA-256 of its bytes."""
+
+    split: str
+    name: str
+    reason: str
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Composition:
     """`counts` are int64 [classes] by split: examples of each class.
 
     `duplicates` has for each pair of splits, as `train_test`, how many examples of the second have an image that is,
-    byte for byte, in the first too.
+    byte for byte, in the first too. `skipped` are the images that cannot be decoded, where those are left out.
     """
 
     class_names: tuple[str, ...]
     counts: Mapping[str, np.ndarray]
     duplicates: Mapping[str, int]
+    skipped: tuple[Skipped, ...] = ()
 
     @classmethod
     def of(
-        cls, class_names: Sequence[str], labels: Mapping[str, np.ndarray], digests: Mapping[str, np.ndarray]
+        cls,
+        class_names: Sequence[str],
+        labels: Mapping[str, np.ndarray],
+        digests: Mapping[str, np.ndarray],
+        skipped: tuple[Skipped, ...] = (),
     ) -> "Composition":
         """From the labels, int32 [n] by split, and the digests of the images, uint8 [n, 32] by split."""
         rows = {name: np.ascontiguousarray(found).view("V32").ravel() for name, found in digests.items()}
@@ -47,6 +64,7 @@ class Composition:
                 f"{first}_{second}": int(np.isin(rows[second], rows[first]).sum())
                 for first, second in itertools.combinations(rows, 2)
             },
+            skipped,
         )
 
     def as_json(self) -> dict[str, dict[str, int]]:
@@ -96,7 +114,11 @@ class Composition:
         if rare.any():
             yield events.ClassRare(RARE_EXAMPLES, **self._named(rare))
         if any(self.duplicates.values()):
-            yield events.Duplicates(**self.duplicates)
+            found = self.duplicates
+            yield events.Duplicates(found["train_validation"], found["train_test"], found["validation_test"])
+        if self.skipped:
+            names = [image.name for image in self.skipped[:MAX_CLASSES]]
+            yield events.ImagesSkipped(len(self.skipped), kinds(image.reason for image in self.skipped), names)
 
     def _named(self, chosen: np.ndarray) -> dict[str, Any]:
         indices = np.flatnonzero(chosen)
@@ -108,15 +130,24 @@ class Composition:
         return ", ".join(f"{self.class_names[index]} ({counts[index]:,})" for index in indices[:MAX_CLASSES]) + more
 
 
+def kinds(reasons: Iterable[str]) -> dict[str, int]:
+    """How many images there are of each kind, the most frequent first. A kind is a reason without its details."""
+    return dict(Counter(re.split("[:,(]", reason)[0].strip() for reason in reasons).most_common())
+
+
 def identity(
-    dataset: str, class_names: Sequence[str], labels: Mapping[str, np.ndarray], digests: Mapping[str, np.ndarray]
+    dataset: str,
+    class_names: Sequence[str],
+    labels: Mapping[str, np.ndarray],
+    digests: Mapping[str, np.ndarray],
+    skipped: Sequence[Skipped] = (),
 ) -> dict[str, Any]:
     """What identifies the data of a run, as JSON: every label and every byte of every image, in order.
 
-    `labels` and `digests` as for `Composition.of`. `split_sha256` says in which split data differs, `sha256` is over
-    all of it.
+    The arguments are those of `Composition.of`. `split_sha256` says in which split data differs, `sha256` is over all
+    of it.
     """
-    parts = {
+    parts: dict[str, Any] = {
         "dataset": dataset,
         "splits": {name: len(found) for name, found in labels.items()},
         "num_classes": len(class_names),
@@ -126,6 +157,8 @@ def identity(
             for name, found in labels.items()
         },
     }
+    if skipped:
+        parts["skipped_sha256"] = _sha256("".join(sorted(image.sha256 for image in skipped)).encode())
     return parts | {"sha256": _sha256(json.dumps(parts).encode())}
 
 
@@ -133,8 +166,16 @@ def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def check_same(recorded: Mapping[str, Any] | None, found: Mapping[str, Any]) -> None:
-    """Raise InputError when the data of a run, as `identity` gives it, is not what the run began with, if it has."""
+def check_same(
+    recorded: Mapping[str, Any] | None,
+    found: Mapping[str, Any],
+    *,
+    changes: Callable[[], Iterable[str]] = tuple,
+) -> None:
+    """Raise InputError when the data of a run, as `identity` gives it, is not what the run began with, if it has.
+
+    `changes` looks up what happened to which examples, a line each, where that is known.
+    """
     if recorded is None or recorded == found:
         return
     problems = [
@@ -150,6 +191,9 @@ def check_same(recorded: Mapping[str, Any] | None, found: Mapping[str, Any]) -> 
             problems.append(f"{split}: the run has {sizes.get(split)} examples, this attempt {size}")
         elif digests.get(split) != found["split_sha256"][split]:
             problems.append(f"{split}: as many examples, {size}, but other images or labels, or in another order")
+    if recorded.get("skipped_sha256") != found.get("skipped_sha256"):
+        problems.append("other images cannot be read, and were left out")
+    problems += changes()
     raise InputError(
         "the data is not what the run began with.\n" + "\n".join(f"  {problem}" for problem in problems),
         hint="give back the data that the run began with, or start a run of another THAW_RUN_ID",

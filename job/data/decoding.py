@@ -2,8 +2,8 @@
 
 One thread takes the splits in turn, each in the order in which its images are probably wanted: a wrong guess costs time
 and nothing else. Each wait is for the images that are needed, and no others. One that cannot be decoded is never ready:
-its split is then decoded to the end, so that all that is damaged there is named, and every wait, then or later, raises
-that error. This module knows nothing of labels, and does not know why an order was chosen.
+everything is then decoded to the end, so that all that is damaged is named, and every wait, then or later, raises that
+error. This module knows nothing of labels, and does not know why an order was chosen.
 """
 
 import threading
@@ -18,9 +18,9 @@ import tensorflow as tf
 from job.data.images import PARALLEL_DECODES, untuned
 from job.data.pixels import reason_of
 from job.data.tfds.records import cut_short
-from job.errors import DataCorrupt
 
 Failure = Callable[[], BaseException]
+Damaged = dict[str, dict[int, str]]
 
 CHECK_STOP_SECONDS = 0.1
 CLOSING_SECONDS = 1.0
@@ -32,26 +32,38 @@ class Part:
     """One split to decode.
 
     `images` are uint8 [size, size, 3] for the indices of `order`, a permutation, in turn; one that cannot be decoded is
-    an InvalidArgumentError. `pixels`, uint8 [n, size, size, 3], keeps them, if they are kept. `corrupt` makes the error
-    that names damaged ones, of their indices and what is wrong with each.
+    an InvalidArgumentError. `pixels`, uint8 [n, size, size, 3], keeps them, if they are kept.
     """
 
     name: str
     order: np.ndarray
     images: tf.data.Dataset
     pixels: np.ndarray | None
-    corrupt: Callable[[dict[int, str]], DataCorrupt]
 
 
 class Decoding:
-    """The thread, which begins at once; it ends with its work, when this is closed, and when it is garbage."""
+    """The thread, which begins at once; it ends with its work, when this is closed, and when it is garbage.
 
-    def __init__(self, parts: Sequence[Part], check_stop: Callable[[], None]) -> None:
-        """`check_stop` is called now and then in each `wait`, and raises to leave it."""
+    `damaged` has by split the index and the reason of each image that could not be decoded so far.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[Part],
+        check_stop: Callable[[], None],
+        *,
+        corrupt: Callable[[Damaged], BaseException] | None,
+    ) -> None:
+        """`check_stop` is called now and then in each `wait`, and raises to leave it.
+
+        `corrupt` makes the error that names damaged images; without it they are no error, only `damaged`.
+        """
         assert all(np.array_equal(np.sort(part.order), np.arange(len(part.order))) for part in parts)
         self.check_stop = check_stop
+        self.damaged: Damaged = {part.name: {} for part in parts}
         self._state = _State({part.name: len(part.order) for part in parts})
-        self._thread = threading.Thread(target=_work, args=(parts, self._state), daemon=True, name="decoding")
+        arguments = (parts, self._state, self.damaged, corrupt)
+        self._thread = threading.Thread(target=_work, args=arguments, daemon=True, name="decoding")
         weakref.finalize(self, self._state.end, _closed)
         self._thread.start()
 
@@ -126,24 +138,24 @@ def _closed() -> RuntimeError:
     return RuntimeError("the data was closed while its images were decoded")
 
 
-def _work(parts: Sequence[Part], state: _State) -> None:
+def _work(
+    parts: Sequence[Part], state: _State, damaged: Damaged, corrupt: Callable[[Damaged], BaseException] | None
+) -> None:
     try:
         for part in parts:
-            damaged = _decode(part, state)
-            if damaged:
-                # The names are looked up by the wait that raises: TFDS may import meanwhile, which is not for threads.
-                state.end(partial(part.corrupt, damaged))
-                return
+            _decode(part, state, damaged[part.name], may_fail=corrupt is None)
+        if corrupt is not None and any(damaged.values()):
+            # The names are looked up by the wait that raises: TFDS may import meanwhile, which is not for threads.
+            state.end(partial(corrupt, damaged))
     except BaseException as error:
         failure = error
         state.end(lambda: failure)
 
 
-def _decode(part: Part, state: _State) -> dict[int, str]:
-    """Decode a split; returns the indices of what is damaged, in order, each with the reason."""
+def _decode(part: Part, state: _State, damaged: dict[int, str], *, may_fail: bool) -> None:
+    """Decode a split; `damaged` gets the reason for each index that is. Those are ready only if they may fail."""
     # Threads of its own: those that TensorFlow's operations share may all be waiting for images.
     images = untuned(part.images.prefetch(PREFETCHED_EXAMPLES), num_threads=PARALLEL_DECODES).as_numpy_iterator()
-    damaged: dict[int, str] = {}
     for index in part.order.tolist():
         if state.is_over:
             raise _closed()
@@ -151,10 +163,11 @@ def _decode(part: Part, state: _State) -> dict[int, str]:
             image = next(images)
         except tf.errors.InvalidArgumentError as error:
             damaged[index] = reason_of(error)
+            if may_fail:
+                state.put(part.name, index)
             continue
         except (tf.errors.OpError, StopIteration) as error:
             raise cut_short(f"{index} of {len(part.order)}", error) from error
         if part.pixels is not None:
             part.pixels[index] = image
         state.put(part.name, index)
-    return dict(sorted(damaged.items()))

@@ -1,4 +1,4 @@
-"""The images of a split by index: decoded once and kept here, or decoded again each time by `examples`.
+"""The images of a split by index: decoded once and kept, or decoded again each time.
 
 Every source gives the same bytes for the same index: how images are kept does not change the result of a run.
 """
@@ -6,16 +6,22 @@ Every source gives the same bytes for the same index: how images are kept does n
 import os
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Literal, Protocol
 
 import numpy as np
 import tensorflow as tf
 
-from job.data.tfds.description import Cache
+from job.data.pixels import decode
+from job.data.source import Examples
 from job.errors import InvalidSettings
 
+Cache = Literal["memory", "disk", "none"]
+"""Where a run keeps its decoded images."""
+
 PARALLEL_DECODES = os.cpu_count() or 1
+PREFETCHED_BATCHES = 2
 ZEROS_BYTES = 8 << 20
 
 as_it_is = tf.autograph.experimental.do_not_convert
@@ -28,6 +34,11 @@ class ImageSource(Protocol):
     def batches(self, order: np.ndarray, batch_size: int) -> tf.data.Dataset:
         """uint8 [batch, size, size, 3] for the indices of `order` in turn; the last batch may be smaller."""
         ...
+
+
+def mapped(order: np.ndarray, load: Callable[[tf.Tensor], Any]) -> tf.data.Dataset:
+    """What `load` makes, in a graph, of each index of `order` in turn."""
+    return tf.data.Dataset.from_tensor_slices(order).map(as_it_is(load), num_parallel_calls=PARALLEL_DECODES)
 
 
 def untuned(dataset: tf.data.Dataset, *, num_threads: int | None = None) -> tf.data.Dataset:
@@ -95,3 +106,14 @@ class CachedImages:
 
         indices = tf.data.Dataset.from_tensor_slices(order).batch(batch_size)
         return indices.map(gather)
+
+
+class DecodedAgain:
+    """Images that are decoded each time they are wanted, from examples that are in any order."""
+
+    def __init__(self, examples: Examples, image_size: int) -> None:
+        self._examples = examples
+        self._image_size = image_size
+
+    def batches(self, order: np.ndarray, batch_size: int) -> tf.data.Dataset:
+        return self._examples.mapped(order, partial(decode, image_size=self._image_size)).batch(batch_size)

@@ -1,36 +1,23 @@
 """From the bytes of an image file to pixels: the same in training, in `predict` and in the report.
 
-Pillow reads the files, because it knows what they say of their own pixels; JPEG data alone is decoded by TensorFlow.
-There the two differ by up to 5 of 255, in most pixels (Pillow 13.0, TensorFlow 2.21), and the recipe's pixels are
-TensorFlow's. Plain JPEG and PNG files, which say nothing of the kind, are decoded in TensorFlow's graph without Python,
-for speed; of PNG the two give the same.
+Pillow reads the files, as `formats` says; JPEG data alone is decoded by TensorFlow. There the two differ by up to 5 of
+255, in most pixels (Pillow 13.0, TensorFlow 2.21), and the recipe's pixels are TensorFlow's. Plain JPEG and PNG files,
+which say nothing of their own pixels, are decoded in TensorFlow's graph without Python, for speed; of PNG the two give
+the same.
 
 What a file says is followed: the EXIF orientation turns the image, a palette gives it colours, and of an animation the
 first frame counts. What is transparent shows white: colours hidden there do not count. 16 bits are scaled to 8. Colour
 profiles are ignored. Refused are pixels whose range is not known, and images of more than MAX_PIXELS.
 """
 
-import contextlib
-import io
 import re
-import threading
-import warnings
 from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
-"""What Pillow may read: no format whose reader starts another program."""
-
-MAX_PIXELS = 1 << 26
-"""67 million, which take up to 1 GB while one image is decoded."""
-
-LARGE_PIXELS = 1 << 25
-"""Images of more pixels are decoded one at a time, so that many threads need no more memory than one."""
-
-_large = threading.Lock()
+from job.data.formats import LARGE_PIXELS, MAX_PIXELS, is_jpeg, opened, orientation, rgb, turned
 
 _PLAIN_JPEG = r"\C{6}JFIF\C*"
 # Both sides under 4096; 8 bits; grey or RGB; no chunk between header and pixels that could give them another meaning.
@@ -39,17 +26,6 @@ _PNG = r"\CPNG\r\n\x1a\n\C*"
 _PNG_WITH_ALPHA = r"\CPNG\r\n\x1a\n\C{4}IHDR\C{9}([\x04\x06]\C*|\C*tRNS\C*)"
 _PALETTE_BMP = r"BM\C{26}[\x01-\x10]\x00\C*"
 _ORIENTED = r"\C*(Exif|eXIf|Orientation)\C*"
-
-_OTHER_FORMATS = {
-    "HEIC": rb".{4}ftyp(hei[cmsx]|hev[cmsx]|mif1|msf1)",
-    "JPEG XL": rb"\xff\x0a|\x00\x00\x00\x0cJXL ",
-    "PDF": rb"%PDF",
-    "SVG": rb"\s*<(svg|\?xml)",
-}
-
-# What is odd in a file is either an error or does not matter; a log has no use for the library's remarks.
-warnings.filterwarnings("ignore", module=r"PIL\b")
-Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow warns there, and refuses what has twice as many
 
 
 def decode(encoded: tf.Tensor, image_size: int) -> tf.Tensor:
@@ -93,29 +69,23 @@ def decode_without_python(encoded: tf.Tensor, image_size: int) -> tf.Tensor:
 
 def decode_bytes(encoded: bytes, image_size: int) -> np.ndarray:
     """The same of bytes at hand, as `decode` gives it. Raises ValueError, which says why they cannot be read."""
-    try:
-        file = Image.open(io.BytesIO(encoded), formats=FORMATS)
-        with _large if file.width * file.height > LARGE_PIXELS else contextlib.nullcontext(), tf.device("CPU"):
+    with opened(encoded) as file, tf.device("CPU"):
+        try:
             return np.asarray(_resized(_upright(encoded, file), image_size))
-    except UnidentifiedImageError as error:
-        raise ValueError(_unknown(encoded)) from error
-    except tf.errors.OpError as error:
-        raise ValueError(reason_of(error)) from error
-    except MemoryError:
-        raise
-    except Exception as error:
-        # What a damaged file raises depends on where it is damaged.
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(f"cannot be decoded: {reason}") from error
+        except tf.errors.OpError as error:
+            raise ValueError(_in_short(error)) from error
 
 
 def reason_of(error: tf.errors.OpError) -> str:
     """Why an image could not be decoded, without TensorFlow's words around it."""
-    text = error.message
-    if given := re.search(r"assertion failed: \[(.*)\]|could not correctly convert string: 0(.*)", text):
+    if given := re.search(r"assertion failed: \[(.*)\]|could not correctly convert string: 0(.*)", error.message):
         return given[1] or given[2]
-    text = re.sub(r"\{\{.*?\}\} ?| \[Op:\w+\].*|.* transformation with iterator: \S+: ", "", text).strip()
-    return f"cannot be decoded: {text.splitlines()[0] if text else 'no reason given'}"
+    return f"cannot be decoded: {_in_short(error)}"
+
+
+def _in_short(error: tf.errors.OpError) -> str:
+    text = re.sub(r"\{\{.*?\}\} ?| \[Op:\w+\].*|.* transformation with iterator: \S+: ", "", error.message).strip()
+    return text.splitlines()[0] if text else "no reason given"
 
 
 def _plain_or(otherwise: Callable[[], tf.Tensor], encoded: tf.Tensor, image_size: int) -> tf.Tensor:
@@ -174,37 +144,7 @@ def _read_or_reason(encoded: bytes, image_size: int) -> tuple[np.ndarray, bytes]
 
 def _upright(encoded: bytes, file: Image.Image) -> tf.Tensor | np.ndarray:
     """uint8 [h, w, 3] as a viewer shows it."""
-    try:
-        orientation = file.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:
-        orientation = 1  # EXIF that cannot be read says nothing
-    # Pillow takes a JPEG that holds a second picture, a preview, for a format of its own.
-    is_jpeg = file.format in ("JPEG", "MPO")
-    if orientation == 1:
-        return _jpeg(encoded) if is_jpeg else np.asarray(_rgb(file))
-    image = Image.fromarray(_jpeg(encoded).numpy()) if is_jpeg else _rgb(file)
-    image.getexif()[ExifTags.Base.Orientation] = orientation
-    ImageOps.exif_transpose(image, in_place=True)
-    return np.asarray(image)
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode in ("I", "F") or image.mode.startswith("I;16S"):
-        kind = "float" if image.mode == "F" else "32 bit"
-        raise ValueError(f"has {kind} pixels, whose range is not known: save it with 8 or 16 bits a channel")
-    if image.mode.startswith("I;16"):
-        scaled = (np.asarray(image).astype(np.uint32) + 128) // 257
-        return Image.fromarray(scaled.astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        white = Image.new("RGB", image.size, "white")
-        colours = image if image.mode == "RGBA" else image.convert("RGBA")
-        white.paste(colours, mask=colours)
-        return white
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _unknown(encoded: bytes) -> str:
-    for name, begin in _OTHER_FORMATS.items():
-        if re.match(begin, encoded, re.DOTALL):
-            return f"is {name}, which is not read: convert it to JPEG or PNG"
-    return f"is no image of a format that is read ({', '.join(FORMATS)}), or its beginning is damaged"
+    turn = orientation(file)
+    if not is_jpeg(file):
+        return np.asarray(turned(rgb(file), turn))
+    return _jpeg(encoded) if turn == 1 else np.asarray(turned(Image.fromarray(_jpeg(encoded).numpy()), turn))

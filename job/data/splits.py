@@ -1,4 +1,4 @@
-"""TFDS splits -> decoded uint8 images -> the exact batches of an epoch, and those of an evaluation.
+"""The splits of a source -> decoded uint8 images -> the exact batches of an epoch, and those of an evaluation.
 
 Every example is read at the start: its label and the SHA-256 of its image are kept: they identify the data.
 Images are decoded and resized once, in the background, so a damaged one is found early, by name. An epoch is a
@@ -7,31 +7,43 @@ of an epoch begins at the right batch without reading the ones before it.
 This module knows nothing of models; augmentation happens on the device, in `model`.
 """
 
+import contextlib
 import hashlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import tensorflow as tf
 
-from job.data.composition import Composition, identity
+from job.data import image_table, unreadable
+from job.data.composition import Composition, Skipped, identity
 from job.data.decoding import Decoding, Part
-from job.data.images import CachedImages, ImageSource, allocate, untuned
+from job.data.files.listing import ANY_FILES, FilesRequest
+from job.data.files.names import is_place
+from job.data.files.places import open_place
+from job.data.files.source import FileSource
+from job.data.images import PREFETCHED_BATCHES, Cache, CachedImages, DecodedAgain, ImageSource, allocate, untuned
+from job.data.pixels import decode
+from job.data.source import Examples, Source
 from job.data.tfds.builders import prepared_builder
-from job.data.tfds.description import SPLIT_NAMES, Cache, judge
-from job.data.tfds.examples import PREFETCHED_BATCHES, Examples
+from job.data.tfds.examples import TfdsSource
+from job.observe import events
 
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """One split, ready to be read in any order; `labels` is int32 [examples], 0 to classes - 1."""
+    """One split, ready to be read in any order; `labels` is int32 [n], 0 to classes - 1.
+
+    `indices`, int64 [n], has the place of each example in `images`, which may have more: those that were skipped.
+    """
 
     name: str
     spec: str
     labels: np.ndarray
+    indices: np.ndarray
     images: ImageSource
     decoding: Decoding
 
@@ -43,7 +55,7 @@ class Split:
 
         Raises DataCorrupt when an image of any split is known to be damaged, and what `check_stop` of the data raises.
         """
-        self.decoding.wait(self.name, indices)
+        self.decoding.wait(self.name, None if indices is None else self.indices[indices])
 
     def batches(self, batch_size: int, *, order: np.ndarray | None = None) -> tf.data.Dataset:
         """(images uint8 [b, size, size, 3], labels int32 [b]) in `order`, which is 0, 1, 2, ... by default.
@@ -52,7 +64,7 @@ class Split:
         """
         order = np.arange(len(self)) if order is None else order
         labels = tf.data.Dataset.from_tensor_slices(self.labels[order]).batch(batch_size)
-        batches = tf.data.Dataset.zip(self.images.batches(order, batch_size), labels)
+        batches = tf.data.Dataset.zip(self.images.batches(self.indices[order], batch_size), labels)
         # To leave an iterator is to wait for what it prefetches, which may wait for images of a later batch.
         return untuned(batches.prefetch(PREFETCHED_BATCHES) if self.decoding.is_ready(self.name) else batches)
 
@@ -68,7 +80,8 @@ class Split:
 class Splits:
     """The data of a run. Leaving the context ends the decode.
 
-    `identity` is what a resumed run must find again, `composition` what the splits are made of.
+    `identity` is what a resumed run must find again, `composition` what the splits are made of, `table` that of
+    `image_table`, for images that have names.
     """
 
     train: Split
@@ -77,7 +90,16 @@ class Splits:
     class_names: tuple[str, ...]
     identity: dict[str, Any]
     composition: Composition
+    table: bytes | None
     decoding: Decoding
+
+    def findings(self) -> Iterator[events.Event]:
+        """What a person should look at."""
+        for finding in self.composition.findings():
+            if isinstance(finding, events.Duplicates) and self.table is not None:
+                yield replace(finding, images=image_table.duplicates(self.table))
+            else:
+                yield finding
 
     def wait(self) -> None:
         """Return when every image is decoded; raises as `Split.wait` does."""
@@ -113,7 +135,8 @@ def train_batches(split: Split, order: np.ndarray, *, batch_size: int, skip_batc
 class DataRequest:
     """Which data a run wants, and how it keeps the decoded images.
 
-    `specs` are the TFDS split specs of train, validation and test, `image_size` the pixels of a side.
+    `dataset` is the name of a TFDS data set or a local place of image files, `specs` are the TFDS split specs of train,
+    validation and test, `image_size` the pixels of a side. `files` counts for image files only.
     """
 
     dataset: str
@@ -122,49 +145,90 @@ class DataRequest:
     image_size: int
     cache: Cache
     cache_dir: Path
+    files: FilesRequest = ANY_FILES
+    on_unreadable: Literal["fail", "skip"] = "fail"
 
 
 def load_splits(
     request: DataRequest, *, check_stop: Callable[[], None], first_order: Callable[[int], np.ndarray] = np.arange
 ) -> Splits:
-    """Load train, validation and test of a TFDS data set, downloading and preparing it if need be.
+    """Load train, validation and test, of a TFDS data set after downloading and preparing it if need be.
 
     Labels and encoded images are read, and decoding is left to the background: wait for images before they are used,
-    and close the splits. `check_stop` is called now and then, here and in every later wait, and raises to leave.
-    `first_order` guesses in which order those of train will be wanted first, as a permutation of so many indices; it is
-    not asked where files cannot be read in any order.
-    Raises DataUnavailable, DataCorrupt, InputError when it is no image classification data set or the classes of the
-    splits do not fit together, InvalidSettings when the splits do not fit the data.
+    and close the splits. Only where unreadable images are skipped, all images are decoded first. `check_stop` is called
+    now and then, here and in every later wait, and raises to leave. `first_order` guesses in which order those of train
+    will be wanted first, as a permutation of so many indices; it is not asked where files cannot be read in any order.
+    Raises DataUnavailable, DataCorrupt, InputError when these are no labelled images or the classes of the splits do
+    not fit together, InvalidSettings when the splits do not fit the data.
     """
-    image_size = request.image_size
-    builder = prepared_builder(request.dataset, request.data_dir)
-    found = judge(builder, request.specs, cache=request.cache)
-    examples = {
-        name: Examples(builder, spec, found, image_size) for name, spec in zip(SPLIT_NAMES, request.specs, strict=True)
-    }
-    labels, digests = {}, {}
-    for name, split in examples.items():
-        labels[name], digests[name] = split.read(check_stop)
-    composition = Composition.of(found.class_names, labels, digests)
-    composition.check()
-    parts = []
-    for name, split in examples.items():
-        order = first_order(split.size) if name == "train" and split.is_in_any_order else np.arange(split.size)
-        pixels = allocate((split.size, image_size, image_size, 3), request.cache, request.cache_dir)
-        parts.append(Part(name=name, order=order, images=split.images(order), pixels=pixels, corrupt=split.corrupt))
-    decoding = Decoding(parts, check_stop)
-    splits = {}
-    for part in parts:
-        images: ImageSource = examples[part.name]
-        if part.pixels is not None:
-            images = CachedImages(part.pixels, partial(decoding.wait_in_batch, part.name))
-        splits[part.name] = Split(
-            name=part.name, spec=examples[part.name].spec, labels=labels[part.name], images=images, decoding=decoding
-        )
+    source = _source(request)
+    examples = source.read(request.specs, check_stop)
+    kept = {name: np.arange(len(split.labels)) for name, split in examples.items()}
+    may_skip = request.on_unreadable == "skip"
+    if not may_skip:
+        # A plain mistake is reported before the decode is begun.
+        composition, found_identity = _content(source, examples, kept)
+    parts = [_part(name, split, request, first_order) for name, split in examples.items()]
+    corrupt = None if may_skip else partial(unreadable.corrupt, examples, hint=source.repair_hint)
+    decoding = Decoding(parts, check_stop, corrupt=corrupt)
+    if may_skip:
+        with contextlib.ExitStack() as on_error:
+            on_error.callback(decoding.close)
+            for name in examples:
+                decoding.wait(name, None)
+            skipped = unreadable.skipped(examples, decoding.damaged)
+            kept = {name: np.delete(indices, list(decoding.damaged[name])) for name, indices in kept.items()}
+            composition, found_identity = _content(source, examples, kept, skipped)
+            on_error.pop_all()
     return Splits(
-        **splits,
-        class_names=found.class_names,
-        identity=identity(builder.info.full_name, found.class_names, labels, digests),
+        **{part.name: _split(part, examples[part.name], kept[part.name], request, decoding) for part in parts},
+        class_names=source.class_names,
+        identity=found_identity,
         composition=composition,
+        table=image_table.written(examples, kept, source.class_names) if source.has_names else None,
         decoding=decoding,
+    )
+
+
+def _source(request: DataRequest) -> Source:
+    if is_place(request.dataset):
+        files = request.files
+        listing = open_place(
+            request.dataset, labels=files.labels, classes=files.classes, scratch=request.cache_dir, shown=files.shown
+        )
+        return FileSource(listing, stratify=request.files.stratify)
+    return TfdsSource(prepared_builder(request.dataset, request.data_dir), request.specs, cache=request.cache)
+
+
+def _content(
+    source: Source,
+    examples: Mapping[str, Examples],
+    kept: Mapping[str, np.ndarray],
+    skipped: tuple[Skipped, ...] = (),
+) -> tuple[Composition, dict[str, Any]]:
+    """Composition and identity of the examples that are kept. Raises InputError when the classes do not fit."""
+    labels = {name: split.labels[kept[name]] for name, split in examples.items()}
+    digests = {name: split.digests[kept[name]] for name, split in examples.items()}
+    composition = Composition.of(source.class_names, labels, digests, skipped)
+    composition.check()
+    # Microsoft writes Cat where Kaggle writes cat: the same images are the same data.
+    names = [name.casefold() for name in source.class_names] if source.has_names else source.class_names
+    return composition, identity(source.identity, names, labels, digests, skipped)
+
+
+def _part(name: str, split: Examples, request: DataRequest, first_order: Callable[[int], np.ndarray]) -> Part:
+    num_examples, side = len(split.labels), request.image_size
+    order = first_order(num_examples) if name == "train" and split.is_in_any_order else np.arange(num_examples)
+    pixels = allocate((num_examples, side, side, 3), request.cache, request.cache_dir)
+    return Part(name=name, order=order, images=split.mapped(order, partial(decode, image_size=side)), pixels=pixels)
+
+
+def _split(part: Part, examples: Examples, kept: np.ndarray, request: DataRequest, decoding: Decoding) -> Split:
+    images: ImageSource
+    if part.pixels is not None:
+        images = CachedImages(part.pixels, partial(decoding.wait_in_batch, part.name))
+    else:
+        images = DecodedAgain(examples, request.image_size)
+    return Split(
+        name=part.name, spec=examples.spec, labels=examples.labels[kept], indices=kept, images=images, decoding=decoding
     )

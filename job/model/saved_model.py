@@ -15,12 +15,7 @@ from job import memory
 from job.data.pixels import decode_without_python
 from job.storage import scratch
 
-FILES = (
-    "saved_model.pb",
-    "fingerprint.pb",
-    "variables/variables.index",
-    "variables/variables.data-00000-of-00001",
-)
+FILES = ("saved_model.pb", "fingerprint.pb", "variables/variables.index", "variables/variables.data-00000-of-00001")
 """What a SavedModel of one process consists of, under the same names each time."""
 
 Signature = Callable[[tf.Tensor], dict[str, tf.Tensor]]

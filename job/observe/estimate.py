@@ -16,7 +16,7 @@ from job.observe import events
 from job.phases import RELATIVE_COST
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class PhaseProgress:
     """How far a phase is: `step` of `num_steps`, where the latter is None until the size of the data is known."""
 
@@ -108,14 +108,8 @@ class Estimate:
         phases, is_ahead = [], not self._phase
         for name, num_steps in self._num_steps.items():
             num_epochs = num_steps // self._num_batches if self._num_batches else 0
-            is_current = name == self._phase
-            is_ahead = is_ahead or is_current
             step, num_epochs_done = (0, 0) if is_ahead else (num_steps, num_epochs)
-            if is_current:
-                step, num_epochs_done = self._step, self._num_epochs_done
-            phases.append(
-                PhaseProgress(
-                    name=name, step=step, num_steps=num_steps, num_epochs_done=num_epochs_done, num_epochs=num_epochs
-                )
-            )
+            if name == self._phase:
+                step, num_epochs_done, is_ahead = self._step, self._num_epochs_done, True
+            phases.append(PhaseProgress(name, step, num_steps, num_epochs_done, num_epochs))
         return phases

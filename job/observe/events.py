@@ -1,8 +1,10 @@
 """The events of a run, which are the lines of its log, and the observers that get them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass
-from typing import Any, ClassVar, Protocol, dataclass_transform
+from typing import Any, ClassVar, dataclass_transform
+
+GpuMemory = Mapping[str, Mapping[str, int]]  # bytes that TensorFlow holds of each GPU, "current" and "peak"
 
 
 @dataclass_transform(frozen_default=True)
@@ -76,7 +78,7 @@ class Fetched(Event, name="fetched"):
 
 
 class DataLoaded(Event, name="data_loaded"):
-    """The splits are known: examples of each split, training steps of each phase, examples of each class."""
+    """The splits are known: examples of each split, training steps of each phase, examples and weight of each class."""
 
     dataset: str
     cache: str
@@ -85,6 +87,7 @@ class DataLoaded(Event, name="data_loaded"):
     test: int
     steps: Mapping[str, int]
     classes: Mapping[str, Mapping[str, int]]
+    class_weights: Mapping[str, float] | None = None
 
     def fields(self) -> dict[str, Any]:
         fields = super().fields()
@@ -114,6 +117,15 @@ class Duplicates(Event, name="duplicates", level="warning"):
     train_validation: int
     train_test: int
     validation_test: int
+    images: Sequence[str] = ()
+
+
+class ImagesSkipped(Event, name="images_skipped", level="warning"):
+    """Images cannot be read and were left out, as THAW_ON_UNREADABLE says: how many of each kind, and the first."""
+
+    num_images: int
+    kinds: Mapping[str, int]
+    images: Sequence[str]
 
 
 class ModelBuilt(Event, name="model_built"):
@@ -154,9 +166,6 @@ class PhaseStarted(Event, name="phase_started"):
     learning_rate: float
 
 
-GpuMemory = Mapping[str, Mapping[str, int]]  # bytes that TensorFlow holds of each GPU, "current" and "peak"
-
-
 class StepCompiled(Event, name="step_compiled"):
     """The first step of this attempt in a phase is done, which was traced and compiled."""
 
@@ -167,7 +176,7 @@ class StepCompiled(Event, name="step_compiled"):
 
 @dataclass(frozen=True)
 class EpochDone:
-    """An epoch is trained and validated: mean losses in nats, accuracies in 0..1.
+    """An epoch is trained and validated: mean losses in nats, that of training with class weights; accuracies in 0..1.
 
     Seconds and images a second are of this attempt; the rate leaves out the step that was compiled.
     """
@@ -268,7 +277,8 @@ class MirrorFilled(Event, name="mirror_filled"):
 class MirrorSettings(Event, name="mirror_settings"):
     """The settings with which a run reads from the mirror."""
 
-    THAW_DATA_DIR: str
+    THAW_DATASET: str | None = None
+    THAW_DATA_DIR: str | None = None
     THAW_WEIGHTS: str | None = None
 
 
@@ -318,20 +328,18 @@ RunningMeans = Callable[[], tuple[float, float]]
 """Loss and accuracy of the epoch so far; calling it waits for the device."""
 
 
-class Observer(Protocol):
-    """What a run reports to. Nothing in it may change how the run ends.
+class Observer:
+    """What a run reports to; this one ignores everything. Nothing in it may change how the run ends.
 
     `step` must cost next to nothing. `closing` is the result of a run as a table, which only a terminal shows.
     """
 
     def event(self, event: Event) -> None: ...
-
     def step(self, done: StepDone, running_means: RunningMeans) -> None: ...
-
     def closing(self, title: str, rows: dict[str, str]) -> None: ...
 
 
-class Observers:
+class Observers(Observer):
     """Several observers as one, in order."""
 
     def __init__(self, *observers: Observer) -> None:

@@ -21,21 +21,15 @@ EVERY_SECONDS = 5.0
 TIMEOUT_SECONDS = 5.0
 
 
-class Reporter:
-    """An observer that sends the status of the run to `url`. `observer` gets the warnings."""
+class Reporter(events.Observer):
+    """Sends the status of the run to where the variables of a TrainJob say; `observer` gets the warnings."""
 
     def __init__(
-        self,
-        *,
-        url: str,
-        ca_cert: str | None,
-        token: Path,
-        observer: events.Observer,
-        every_seconds: float = EVERY_SECONDS,
+        self, environ: Mapping[str, str], observer: events.Observer, *, every_seconds: float = EVERY_SECONDS
     ) -> None:
-        self._url = url
-        self._ca_cert = ca_cert
-        self._token = token
+        self._url = environ[f"{PREFIX}URL"]
+        self._ca_cert = environ.get(f"{PREFIX}CA_CERT")
+        self._token = Path(environ.get(f"{PREFIX}TOKEN", ""))
         self._observer = observer
         self._every_seconds = every_seconds
         self._estimate = Estimate()
@@ -44,16 +38,6 @@ class Reporter:
         self._has_failed = False
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._send_regularly, daemon=True, name="kubeflow")
-
-    @classmethod
-    def of(cls, environ: Mapping[str, str], observer: events.Observer) -> "Reporter":
-        """The reporter that the variables of a TrainJob describe."""
-        return cls(
-            url=environ[f"{PREFIX}URL"],
-            ca_cert=environ.get(f"{PREFIX}CA_CERT"),
-            token=Path(environ.get(f"{PREFIX}TOKEN", "")),
-            observer=observer,
-        )
 
     def __enter__(self) -> "Reporter":
         self._thread.start()
@@ -79,9 +63,6 @@ class Reporter:
     def step(self, done: events.StepDone, running_means: events.RunningMeans) -> None:
         self._estimate.step(done)
 
-    def closing(self, title: str, rows: dict[str, str]) -> None:
-        """Nothing to send."""
-
     def status(self) -> dict[str, Any]:
         """The status in the format of the API, without what is not known."""
         seconds_left = 0.0 if self._is_done else self._estimate.seconds_left()
@@ -96,11 +77,9 @@ class Reporter:
         return {"trainerStatus": status}
 
     def _send_regularly(self) -> None:
-        while True:
-            is_last = self._is_over.wait(self._every_seconds)
+        while not self._is_over.wait(self._every_seconds):
             self._send()
-            if is_last:
-                return
+        self._send()
 
     def _send(self) -> None:
         try:

@@ -7,7 +7,7 @@ open at a time, so the seconds of an attempt add up to its wall time by construc
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Literal, get_args
 
 Category = Literal[
@@ -42,14 +42,9 @@ class Ledger:
         finally:
             self._enter(*before)
 
-    @contextmanager
-    def during(self, category: Category) -> Iterator[None]:
+    def during(self, category: Category) -> AbstractContextManager[None]:
         """Count the time inside for this category, in the open stage."""
-        before = self._enter(self._stage, category)
-        try:
-            yield
-        finally:
-            self._enter(*before)
+        return self.stage(self._stage, category)
 
     def _enter(self, stage: str, category: str) -> tuple[str, str]:
         with self._lock:

@@ -63,7 +63,7 @@ _even_if_unwritable = contextlib.suppress(OSError)
 """A closed pipe or a full disk under the log neither ends a run nor changes its exit code."""
 
 
-class Log:
+class Log(events.Observer):
     """An observer that writes events with structlog, and on a terminal shows a progress bar."""
 
     def __init__(self, log_format: Literal["auto", "console", "json"], progress: Progress) -> None:
@@ -73,6 +73,7 @@ class Log:
         self._show_bar = self._terminal is not None and is_terminal and not self._terminal.is_dumb_terminal
         self._bar: bars.Progress | None = None
         self._stepped_at = 0.0
+        self._progress = progress
         processors: list[structlog.typing.Processor]
         if self._terminal is not None:
             colors = is_terminal and self._terminal.color_system is not None and not self._terminal.no_color
@@ -81,8 +82,8 @@ class Log:
             processors = [add_log_level, stamp, _rounded, _redacted, _in_words, renderer]
         else:
             stamp = structlog.processors.TimeStamper(fmt="iso", key="time")
-            position = _with_position(progress)
-            processors = [add_log_level, stamp, position, _rounded, _redacted, structlog.processors.JSONRenderer()]
+            json = structlog.processors.JSONRenderer()
+            processors = [add_log_level, stamp, self._with_position, _rounded, _redacted, json]
         self._log = structlog.wrap_logger(
             structlog.PrintLogger(sys.stdout),
             processors=processors,
@@ -140,19 +141,15 @@ class Log:
             table.add_row(name, Text(redacted(value)))  # as Text, in which brackets are no markup
         self._terminal.print(table)
 
+    def _with_position(self, _: Any, __: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
+        """Adds phase and step to an event that does not have them itself."""
+        stage, step = self._progress.stage, self._progress.step
+        return {**event, "phase": event.get("phase", stage), "step": event.get("step", step)}
+
     def _end_bar(self) -> None:
         if self._bar is not None:
             self._bar.stop()
         self._bar = None
-
-
-def _with_position(progress: Progress) -> structlog.typing.Processor:
-    """Adds phase and step to every event that does not have them itself."""
-
-    def add(_: Any, __: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
-        return {**event, "phase": event.get("phase", progress.stage), "step": event.get("step", progress.step)}
-
-    return add
 
 
 def _in_words(_: Any, __: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:

@@ -1,10 +1,11 @@
-"""How far an attempt is, for the messages about its end."""
+"""How far an attempt is, for the messages about its end; and what every part of an attempt is given."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from job.observe.events import Observer
 from job.observe.ledger import Category, Ledger
 
 
@@ -36,3 +37,15 @@ class Progress:
     def account(self) -> dict[str, Any]:
         """What the record keeps of an attempt while it lasts."""
         return {"seconds": self.ledger.seconds(), "reached": dict(self.reached)}
+
+
+@dataclass(frozen=True)
+class Context:
+    """`observer` receives the events, `progress` how far the attempt is; `check_stop` raises when it must end.
+
+    `check_stop` is called often. It raises Interrupted when the process must stop, Superseded when the run is lost.
+    """
+
+    observer: Observer
+    progress: Progress
+    check_stop: Callable[[], None]

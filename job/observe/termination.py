@@ -45,8 +45,6 @@ def write(path: Path | str | None, data: bytes) -> str | None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK
         with os.fdopen(os.open(target, flags, 0o666), "wb") as file:
             file.write(data)
-    except OSError as error:
-        return f"{target}: {error.strerror}"
-    except ValueError as error:
-        return f"{target}: {error}"
+    except (OSError, ValueError) as error:
+        return f"{target}: {error.strerror if isinstance(error, OSError) else error}"
     return None

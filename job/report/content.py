@@ -12,6 +12,7 @@
 | `splits` | examples in each |
 | `class_counts` | examples of each class, by split and class name |
 | `duplicates` | by pair of splits, as `train_test`: examples of the second whose image is also in the first |
+| `skipped` | images that cannot be read and were left out: split, name, reason, sha256 |
 | `history` | each epoch: losses, accuracies, seconds, images a second |
 | `phases` | trainable parts, learning rate, epochs and trainable parameters of each |
 | `layers` | of the model, from pixels to logits |
@@ -90,6 +91,7 @@ def compose(
         "splits": record.inputs["data"]["splits"],
         "class_counts": composition.as_json(),
         "duplicates": dict(composition.duplicates),
+        "skipped": [vars(image) for image in composition.skipped],
         "history": [epoch.model_dump(mode="json") for epoch in history],
         "phases": [_phase(phase, results.layers) for phase in settings.phases()],
         "layers": results.layers,

@@ -1,7 +1,5 @@
 """The page: `report/index.html`, one file that needs no other, no network and no script."""
 
-import base64
-import io
 import itertools
 import statistics
 from collections.abc import Mapping, Sequence
@@ -10,20 +8,14 @@ from typing import Any
 
 import numpy as np
 from markupsafe import Markup
-from PIL import Image
 
 from job.observe.ledger import Category
 from job.phases import TITLES
 from job.report import plots
 from job.report.gallery import Gallery
+from job.report.pictures import data_uri
 from job.report.rendering import percent, render
 from job.settings.settings import changes_result, group_of, variable
-
-MAX_SIDE = 192
-"""Pixels of a picture: twice what the page shows, for dense screens."""
-
-LOSSLESS_SIDE = 48
-"""Up to this size JPEG's blocks of eight pixels would be visible, and PNG is small."""
 
 MAX_MATRIX_CLASSES = 20
 """Of more classes only the largest entries of the confusion matrix are shown."""
@@ -83,16 +75,6 @@ def page(content: Mapping[str, Any], gallery: Gallery) -> str:
 
 def _with_pictures(examples: Sequence[Mapping[str, Any]], pictures: np.ndarray) -> list[dict[str, Any]]:
     return [{**example, "picture": data_uri(pixels)} for example, pixels in zip(examples, pictures, strict=True)]
-
-
-def data_uri(pixels: np.ndarray) -> str:
-    """uint8 [h, w, 3] as a `data:` address, of at most `MAX_SIDE` pixels either way."""
-    image = Image.fromarray(np.asarray(pixels, dtype=np.uint8))
-    image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    kind, options = ("png", {"optimize": True}) if max(image.size) <= LOSSLESS_SIDE else ("jpeg", {"quality": 85})
-    image.save(buffer, kind, **options)
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def _class_rows(counts: Mapping[str, Mapping[str, int]]) -> list[dict[str, Any]]:

@@ -12,10 +12,9 @@ from typing import Any
 from job import memory
 from job.errors import ExitCode, StorageError, Superseded, ThawError
 from job.observe import events
-from job.observe.context import Context
 from job.observe.ledger import by_stage
 from job.observe.log import without_native_notes
-from job.observe.progress import Progress
+from job.observe.progress import Context, Progress
 from job.report.gate import missed_gate
 from job.report.summary import summary
 from job.run import lease
@@ -96,9 +95,7 @@ def _memory_hint(settings: Settings, record: RunRecord) -> str:
     needed = ""
     if inputs:
         need = estimate(
-            settings,
-            num_examples=sum(inputs["data"]["splits"].values()),
-            precision=inputs["arithmetic"]["precision"],
+            settings, num_examples=sum(inputs["data"]["splits"].values()), precision=inputs["arithmetic"]["precision"]
         )
         needed = f" (the run needs about {need.memory / 1e9:.1f} GB)"
     cache = "set THAW_CACHE=disk, " if settings.cache == "memory" else ""

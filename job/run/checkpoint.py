@@ -107,30 +107,35 @@ class Checkpoints:
             entry = self._upload(snapshot)
             entries = retained([*self._entries, entry], keep=self._keep)
         self._record.update(
-            state=snapshot.phase,
-            checkpoints=tuple(entries),
-            set_aside=tuple(self._set_aside),
-            history=snapshot.history,
+            state=snapshot.phase, checkpoints=tuple(entries), set_aside=tuple(self._set_aside), history=snapshot.history
         )
         self._entries = entries
         self.prune()
         return entry
 
     def prune(self) -> None:
-        """Delete what the record no longer names. What the store fails to delete now, a later prune deletes."""
+        """Delete what the record no longer names. What the store fails to delete now, a later prune deletes.
+
+        Three kinds stay: objects of a later attempt, which may have uploaded one that it has not committed yet; those
+        of another lineage, which another record wrote; and those whose names are not ours.
+        """
+        record, attempt = self._record.content, self._record.attempt.number
+        named, lineages = {entry.name for entry in (*self._entries, *self._set_aside)}, record.lineages or ("",)
         with contextlib.suppress(StorageError):
-            content = self._record.content
-            prune(
-                self._store,
-                [*self._entries, *self._set_aside],
-                attempt=self._record.attempt.number,
-                lineages=content.lineages or ("",),
-            )
+            for name in self._store.list(CHECKPOINTS):
+                parts = CheckpointName.parse(name)
+                if name not in named and parts is not None and parts.attempt <= attempt and parts.lineage in lineages:
+                    self._store.delete(name)
 
     def _upload(self, snapshot: Snapshot) -> CheckpointEntry:
-        _check_finite(snapshot)
-        self._num_uploads += 1
         arrays, description = snapshot.arrays, self._description(snapshot)
+        for key, array in arrays.items():
+            if not np.isfinite(array).all():
+                raise TrainingDiverged(
+                    f"{key} is not finite after step {snapshot.step} of phase {snapshot.phase}; the last commit stands",
+                    hint="lower the learning rate of this phase, or set THAW_PRECISION=float32",
+                )
+        self._num_uploads += 1
         text = description.model_dump_json()
         # The lineage, the attempt and a count of its uploads: this name was never used.
         name = str(
@@ -199,15 +204,6 @@ def _os_error(error: SafetensorError) -> int | None:
     return int(match[1]) if match else None
 
 
-def _check_finite(snapshot: Snapshot) -> None:
-    for name, array in snapshot.arrays.items():
-        if not np.isfinite(array).all():
-            raise TrainingDiverged(
-                f"{name} is not finite after step {snapshot.step} of phase {snapshot.phase}; the last commit stands",
-                hint="lower the learning rate of this phase, or set THAW_PRECISION=float32",
-            )
-
-
 def load(store: ObjectStore, entry: CheckpointEntry, *, scratch: Path) -> dict[str, np.ndarray]:
     """The arrays of a checkpoint. Raises CheckpointDamaged unless every byte is as recorded."""
     place = f"{store.uri}/{entry.name}"
@@ -226,18 +222,13 @@ def load(store: ObjectStore, entry: CheckpointEntry, *, scratch: Path) -> dict[s
 
 @dataclass(frozen=True)
 class Inspected:
-    """A checkpoint that no record names: its description, or why it cannot be used; the digest of its bytes."""
+    """A checkpoint that no record names: what it is, or why it cannot be used; the digest of its bytes."""
 
     name: str
     digest: Digest | None = None
     description: Description | None = None
+    entry: CheckpointEntry | None = None
     problem: str = ""
-
-    def entry(self) -> CheckpointEntry:
-        """Its entry in a record; it must be usable."""
-        assert self.description is not None
-        assert self.digest is not None
-        return entry_of(self.description, self.name, self.digest)
 
 
 def inspect(store: ObjectStore, name: str, *, scratch: Path) -> Inspected:
@@ -261,7 +252,7 @@ def inspect(store: ObjectStore, name: str, *, scratch: Path) -> Inspected:
         return Inspected(name, problem=f"{store.uri}/{name} is missing")
     except (CheckpointDamaged, ObjectDamaged) as error:
         return Inspected(name, digest, problem=error.message)
-    return Inspected(name, digest, description)
+    return Inspected(name, digest, description, entry_of(description, name, digest))
 
 
 def _read(path: Path, place: str) -> tuple[Description | None, dict[str, str], dict[str, np.ndarray]]:
@@ -290,22 +281,3 @@ def retained(entries: Sequence[CheckpointEntry], *, keep: int) -> list[Checkpoin
     last_of_phase = {entry.phase: entry for entry in entries}
     kept = {entry.name for entry in (*entries[-keep:], *last_of_phase.values())}
     return [entry for entry in entries if entry.name in kept]
-
-
-def prune(
-    store: ObjectStore, entries: Sequence[CheckpointEntry], *, attempt: int, lineages: Sequence[str]
-) -> list[str]:
-    """Delete the checkpoints of these lineages that the record does not name among `entries`.
-
-    Three kinds stay: objects of a later attempt, which may have uploaded one that it has not committed yet; those of
-    another lineage, which another record wrote; and those whose names are not ours.
-    """
-    named = {entry.name for entry in entries}
-    orphans = []
-    for name in store.list(CHECKPOINTS):
-        parts = CheckpointName.parse(name)
-        if name not in named and parts is not None and parts.attempt <= attempt and parts.lineage in lineages:
-            orphans.append(name)
-    for name in orphans:
-        store.delete(name)
-    return orphans

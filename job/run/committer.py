@@ -12,11 +12,12 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field, replace
 
 from job.errors import StorageError, StorageRefused
 from job.observe import events
-from job.observe.context import Context
+from job.observe.progress import Context
 from job.run.checkpoint import Arrays, Checkpoints, Snapshot
 from job.schema import CheckpointEntry, EpochResult
 
@@ -26,13 +27,18 @@ LEAST_PRIORITY = 19
 
 @dataclass(kw_only=True)
 class _Commit:
-    """A snapshot on its way; then its entry in the record, or the error, after `seconds`."""
+    """A snapshot on its way; once it is `done`, its entry in the record, or the error, after `seconds`."""
 
     snapshot: Snapshot
     reason: str
     blocking_seconds: float
-    outcome: CheckpointEntry | BaseException | None = None
-    seconds: float = 0.0
+    done: Future[None] = field(init=False)
+    outcome: CheckpointEntry | BaseException = field(init=False)
+    seconds: float = field(init=False)
+
+    def forget_state(self) -> None:
+        """A commit may be kept for a while; the copy of the state is not."""
+        self.snapshot = replace(self.snapshot, arrays={})
 
 
 class Committer:
@@ -44,50 +50,41 @@ class Committer:
     def __init__(self, checkpoints: Checkpoints, context: Context) -> None:
         self._checkpoints = checkpoints
         self._context = context
-        self._results: list[_Commit] = []
-        self._changed = threading.Condition()
-        self._waiting: _Commit | None = None
-        self._is_busy = False
-        self._is_over = False
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="commits", initializer=lower_priority)
+        self._commits: list[_Commit] = []
         self._failed: StorageError | None = None
-        self._thread = threading.Thread(target=self._work, daemon=True, name="commits")
         self.history: list[EpochResult] = []
 
     def __enter__(self) -> "Committer":
-        self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        with self._changed:
-            self._is_over = True
-            self._waiting = None
-            self._changed.notify_all()
-        self._thread.join()
+        self._executor.shutdown(cancel_futures=True)
 
     def submit(self, arrays: Callable[[], Arrays], *, phase: str, step: int, reason: str) -> None:
         """Read the state, which `arrays` does, and have it committed with the history, in place of one that waits."""
         began = time.monotonic()
         snapshot = Snapshot(arrays=arrays(), phase=phase, step=step, history=tuple(self.history))
         commit = _Commit(snapshot=snapshot, reason=reason, blocking_seconds=time.monotonic() - began)
-        with self._changed:
-            self._waiting = commit
-            self._changed.notify_all()
+        if self._commits and self._commits[-1].done.cancel():
+            # The executor keeps what is cancelled until the commit under way ends.
+            self._commits.pop().forget_state()
+        commit.done = self._executor.submit(self._carry_out, commit)
+        self._commits.append(commit)
 
     def report(self) -> None:
         """Report the results so far. Raises the errors that end the run: all but a StorageError, and StorageRefused."""
-        with self._changed:
-            results, self._results = self._results, []
-        for result in results:
-            snapshot, outcome = result.snapshot, result.outcome
+        while self._commits and self._commits[0].done.done():
+            commit = self._commits.pop(0)
+            snapshot, outcome = commit.snapshot, commit.outcome
             if isinstance(outcome, CheckpointEntry):
                 self._failed = None
                 self._context.progress.committed(outcome.name, outcome.phase, outcome.step)
                 self._context.observer.event(events.Committed(
-                    result.reason, snapshot.phase, snapshot.step, bytes=outcome.size, seconds=result.seconds,
-                    blocking_seconds=result.blocking_seconds, checkpoint=outcome.name,
+                    commit.reason, snapshot.phase, snapshot.step, bytes=outcome.size, seconds=commit.seconds,
+                    blocking_seconds=commit.blocking_seconds, checkpoint=outcome.name,
                 ))  # fmt: skip
                 continue
-            assert outcome is not None
             if not isinstance(outcome, StorageError):
                 raise outcome
             self._failed = outcome
@@ -99,27 +96,10 @@ class Committer:
 
     def flush(self) -> None:
         """Wait until the newest snapshot is committed, and report. Raises StorageError when it is not."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._waiting is None and not self._is_busy)
+        wait([commit.done for commit in self._commits])
         self.report()
         if self._failed is not None:
             raise self._failed
-
-    def _work(self) -> None:
-        lower_priority()
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._waiting is not None or self._is_over)
-                if self._waiting is None:
-                    return
-                commit, self._waiting = self._waiting, None
-                self._is_busy = True
-            self._carry_out(commit)
-            with self._changed:
-                self._results.append(commit)
-                self._is_busy = False
-                self._changed.notify_all()
-            del commit
 
     def _carry_out(self, commit: _Commit) -> None:
         began = time.monotonic()
@@ -129,8 +109,7 @@ class Committer:
             commit.outcome = error
             _forget_locals(error)
         commit.seconds = time.monotonic() - began
-        # A result is kept until it is reported; the copy of the state is not.
-        commit.snapshot = replace(commit.snapshot, arrays={})
+        commit.forget_state()
 
 
 def _forget_locals(error: BaseException | None) -> None:

@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 from job.errors import Superseded
 from job.observe import events
-from job.observe.context import Context
-from job.run.holder import can_be_taken_over_by, is_there
+from job.observe.progress import Context
+from job.run.holder import can_be_taken_over_by, is_there, this_process
 from job.run.record import RECORD_NAME, Identity, RunRecord
 from job.schema import Holder, Record
 from job.storage import ObjectStore
@@ -105,12 +105,13 @@ def look(record: Record, store: ObjectStore, holder: Holder, *, name: str = RECO
     return Hold(max(0.0, lease.seconds - age), is_known=True)
 
 
-def estimated_seconds(record: Record, hold: Hold, now: datetime) -> float:
-    """For how long the run seems to be held, for people: where nothing is known, by the clock of the holder's host."""
+def estimated(record: Record, store: ObjectStore, *, now: datetime, name: str = RECORD_NAME) -> Hold:
+    """As `look` of this process, for people: what is not known is estimated by the clock of the holder's host."""
+    hold = look(record, store, this_process(None), name=name)
     if hold.is_known or record.lease is None:
-        return hold.seconds
+        return hold
     renewed = record.lease.renewed or record.attempts[-1].start
-    return min(hold.seconds, max(0.0, hold.seconds - (now - renewed).total_seconds()))
+    return hold._replace(seconds=min(hold.seconds, max(0.0, hold.seconds - (now - renewed).total_seconds())))
 
 
 def _pause(seconds: float, check_stop: Callable[[], None]) -> None:
@@ -154,17 +155,16 @@ class Renewal:
             raise self._lost
 
     def _renew(self) -> None:
-        while True:
-            if self._record.seconds_since_written >= self._every_seconds / 2:
-                try:
-                    self._record.update()
-                except Superseded as error:
-                    self._lost = error
-                    return
-                except Exception:
-                    # No failure of a renewal ends a run. The store may be back in time; if it is not, the lease runs
-                    # out, and the generation decides. It need not be the store, either: TFDS 4.9 replaces `__import__`
-                    # at times, and the client of a bucket imports modules while it works.
-                    pass
-            if self._is_over.wait(self._every_seconds):
+        while not self._is_over.wait(self._every_seconds):
+            if self._record.seconds_since_written < self._every_seconds / 2:
+                continue
+            try:
+                self._record.update()
+            except Superseded as error:
+                self._lost = error
                 return
+            except Exception:
+                # No failure of a renewal ends a run. The store may be back in time; if it is not, the lease runs out,
+                # and the generation decides. It need not be the store, either: TFDS 4.9 replaces `__import__` at
+                # times, and the client of a bucket imports modules while it works.
+                pass

@@ -13,14 +13,22 @@ from typing import Any
 import keras
 import numpy as np
 
-from job.data import composition
-from job.data.mirror import Fetching
+from job.data import composition, image_table
+from job.data.files.names import is_place
+from job.data.mirror import Fetching, LocalInputs
 from job.data.splits import DataRequest, Splits, epoch_order, load_splits
 from job.data.tfds.builders import prepared_builder
-from job.errors import CheckpointDamaged, ExitCode, Interrupted, StorageError
+from job.errors import (
+    CheckpointDamaged,
+    ExitCode,
+    Interrupted,
+    ObjectMissing,
+    PreconditionFailed,
+    StorageError,
+)
 from job.model.classifier import Classifier, ModelRequest, build_classifier
 from job.observe import events
-from job.observe.context import Context
+from job.observe.progress import Context
 from job.phases import Phase
 from job.report import export
 from job.report.content import Results, compose
@@ -34,8 +42,8 @@ from job.run.results import measure
 from job.schema import CheckpointEntry, EpochResult, StoredFile
 from job.settings.resources import evaluation_batch_size
 from job.settings.settings import Settings
-from job.storage import ObjectStore
-from job.train import loop, numerics
+from job.storage import MISSING, ObjectStore
+from job.train import class_weights, loop, numerics
 from job.train.loop import num_batches
 from job.train.state import PhaseState
 
@@ -66,9 +74,9 @@ class Pipeline:
     def run(self) -> None:
         """The straight line; afterwards the outcome is in the record."""
         numerics.prepare_process(deterministic=self.settings.deterministic)
-        data_dir, weights = self.fetch()
-        with self.load_data(data_dir) as splits:
-            classifier = self.build_model(weights, splits)
+        inputs = self.fetch()
+        with self.load_data(inputs) as splits:
+            classifier = self.build_model(inputs.weights, splits)
             self.committer.history[:] = self.restore()
             with self.committer:
                 for phase in self.phases_left():
@@ -78,42 +86,64 @@ class Pipeline:
         files = self.export(exported, splits, results)
         self.finish(results.outcome, files)
 
-    def fetch(self) -> tuple[str | None, str]:
+    def fetch(self) -> LocalInputs:
         """The local places of data and weights; what is missing is fetched or downloaded first."""
         settings = self.settings
         fetching = Fetching(
             settings.cache_dir, scratch=self.scratch, observer=self.observer, check_stop=self.check_stop
         )
         with self.progress.entering("fetch", "download"):
-            data_dir, weights = fetching.inputs(
-                data_dir=settings.data_dir, dataset=settings.dataset, weights=settings.weights
-            )
-            prepared_builder(settings.dataset, data_dir)
-            return data_dir, weights
+            inputs = fetching.inputs(dataset=settings.dataset, data_dir=settings.data_dir, weights=settings.weights)
+            if not is_place(settings.dataset):
+                prepared_builder(settings.dataset, inputs.data_dir)
+            return inputs
 
-    def load_data(self, data_dir: str | None) -> Splits:
+    def load_data(self, inputs: LocalInputs) -> Splits:
         """The data, whose images are decoded in the background from now on."""
         settings = self.settings
         with self.progress.entering("data", "cache"):
             request = DataRequest(
-                dataset=settings.dataset,
-                data_dir=data_dir,
-                specs=(settings.train_split, settings.validation_split, settings.test_split),
+                dataset=inputs.dataset,
+                data_dir=inputs.data_dir,
+                specs=settings.specs(),
                 image_size=settings.image_size,
                 cache=settings.cache,
                 cache_dir=self.scratch,
+                files=settings.files_request(),
+                on_unreadable=settings.on_unreadable,
             )
             splits = load_splits(request, check_stop=self.check_stop, first_order=self.first_order)
-        composition.check_same(self.record.content.inputs.get("data"), splits.identity)
+            self.compare_data(splits)
         steps = num_batches(len(splits.train), settings.batch_size)
         self.observer.event(events.DataLoaded(
             dataset=splits.identity["dataset"], cache=settings.cache, **splits.identity["splits"],
             steps={phase.name: phase.epochs * steps for phase in settings.phases()},
             classes=splits.composition.summary(),
+            class_weights=class_weights.summary(self.recipe(splits).class_weights, splits.class_names),
         ))  # fmt: skip
-        for finding in splits.composition.findings():
+        for finding in splits.findings():
             self.observer.event(finding)
         return splits
+
+    def compare_data(self, splits: Splits) -> None:
+        """Raise InputError when the data is not what the run began with; where images have names, a few are named."""
+        recorded = self.record.content.inputs
+
+        def changes() -> list[str]:
+            try:
+                before = self.store.read(recorded["images"]).data
+            except (KeyError, ObjectMissing):
+                return []
+            return list(image_table.changes(before, splits.table or b""))
+
+        composition.check_same(recorded.get("data"), splits.identity, changes=changes)
+
+    def keep_table(self, table: bytes) -> str:
+        """Keep the table of the run's images under a name of its content; returns the name."""
+        name = image_table.name_of(table)
+        with contextlib.suppress(PreconditionFailed):
+            self.store.write(name, table, if_generation=MISSING)
+        return name
 
     def first_order(self, num_examples: int) -> np.ndarray:
         """The order in which this attempt first uses the training images, unless the newest checkpoint is damaged."""
@@ -153,6 +183,9 @@ class Pipeline:
                 "backbone_sha256": classifier.digest(("backbone",)),
                 "arithmetic": self.arithmetic,
             }
+            if splits.table is not None:
+                # Files may have got other names since the run began.
+                inputs["images"] = self.record.content.inputs.get("images") or self.keep_table(splits.table)
         self.observer.event(events.ModelBuilt(
             settings.backbone, settings.weights, **self.arithmetic, device=numerics.device_name()
         ))  # fmt: skip
@@ -205,7 +238,7 @@ class Pipeline:
                     state,
                     train=splits.train,
                     validation=splits.validation,
-                    recipe=loop.Recipe(self.settings.batch_size, self.settings.seed, xla=self.arithmetic["xla"]),
+                    recipe=self.recipe(splits),
                     position=loop.Position(epoch=epoch, step=step, steps_lost=steps_lost),
                     ledger=self.ledger,
                 ):
@@ -227,6 +260,11 @@ class Pipeline:
             except Interrupted:
                 self.commit_before_leaving(state, step)
                 raise
+
+    def recipe(self, splits: Splits) -> loop.Recipe:
+        settings = self.settings
+        weights = class_weights.choose(settings.class_weights, splits.composition.counts["train"])
+        return loop.Recipe(settings.batch_size, settings.seed, xla=self.arithmetic["xla"], class_weights=weights)
 
     def commit(self, state: PhaseState, step: int, *, reason: str) -> None:
         with self.ledger.during("checkpoint_blocking"):

@@ -13,7 +13,7 @@ import math
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +28,7 @@ from job.errors import (
     PreconditionFailed,
     RecordDamaged,
     RunMismatch,
+    RunUnavailable,
     StorageError,
     Superseded,
     ThawError,
@@ -62,22 +63,15 @@ class Identity:
 
     @classmethod
     def of(cls, settings: Settings) -> "Identity":
-        return cls(
-            run_id=settings.resolved_run_id(),
-            fingerprint=settings.fingerprint(),
-            settings=settings.result_settings(),
-        )
+        run_id, fingerprint = settings.resolved_run_id(), settings.fingerprint()
+        return cls(run_id=run_id, fingerprint=fingerprint, settings=settings.result_settings())
 
 
 class RunRecord:
     """The record as this attempt last wrote it, and the right to write it again. Threads may share it."""
 
     def __init__(
-        self,
-        store: ObjectStore,
-        content: Record,
-        generation: int,
-        account: Callable[[], dict[str, Any]],
+        self, store: ObjectStore, content: Record, generation: int, account: Callable[[], dict[str, Any]]
     ) -> None:
         self._store = store
         self._account = account
@@ -147,20 +141,15 @@ class RunRecord:
             lease = content.lease and content.lease.model_copy(update={"renewed": datetime.now(UTC)})
             content = content.model_copy(update={"attempts": attempts, "lease": lease})
             data = encoded(content)
+            self._unanswered.append((data, content))
             try:
-                generation = self._store.write(RECORD_NAME, data, if_generation=self._generation)
+                self._adopt(content, self._store.write(RECORD_NAME, data, if_generation=self._generation))
             except PreconditionFailed:
                 # It may be our own write that is in the way, this one or an earlier one.
-                self._unanswered.append((data, content))
                 if not self._settle():
                     raise
                 if self.content is not content:
                     self.update(**changes)
-                return
-            except BaseException:
-                self._unanswered.append((data, content))
-                raise
-            self._adopt(content, generation)
 
     def _settle(self) -> bool:
         """Find out whether the store has done a write that got no answer, and adopt that one.
@@ -196,11 +185,9 @@ class RunRecord:
                 hint="give back the data and weights that the run began with, or start a run of another THAW_RUN_ID",
             )
 
-    @contextlib.contextmanager
-    def quiet(self) -> Iterator[None]:
+    def quiet(self) -> contextlib.AbstractContextManager[bool]:
         """Let no other thread write the record inside."""
-        with self._lock:
-            yield
+        return self._lock
 
     def finish(self, outcome: dict[str, Any], *, exit_code: int, **changes: Any) -> None:
         """The run is done: from now on every start is answered with this outcome."""
@@ -251,6 +238,17 @@ def read(store: ObjectStore, name: str = RECORD_NAME) -> Record | None:
     """
     found = _read(store, name)
     return found and found[0]
+
+
+def existing_record(store: ObjectStore) -> Record:
+    """The record of the run whose own place `store` is. Raises RunUnavailable, else as `read` does."""
+    found = read(store)
+    if found is None:
+        raise RunUnavailable(
+            f"there is no run at {store.uri}: it has no run.json",
+            hint="give --run the storage URI and the run id, as in ./runs/cats; python -m job list shows what there is",
+        )
+    return found
 
 
 def _read(store: ObjectStore, name: str = RECORD_NAME, *, run_id: str | None = None) -> tuple[Record, int] | None:

@@ -48,20 +48,11 @@ def phases(record: Record, *, is_running: bool = False) -> list[PhaseProgress]:
         if num_epochs == 0:
             continue
         num_steps = record.num_steps(name)
+        step = 0 if is_ahead else num_steps or 0
         if entry is not None and entry.phase == name:
             step, is_ahead = entry.step, True
-        else:
-            step = 0 if is_ahead else num_steps or 0
         num_epochs_done = sum(epoch.phase == name for epoch in record.history)
-        found.append(
-            PhaseProgress(
-                name=name,
-                step=max(step, reached.get(name, 0)),
-                num_steps=num_steps,
-                num_epochs_done=num_epochs_done,
-                num_epochs=num_epochs,
-            )
-        )
+        found.append(PhaseProgress(name, max(step, reached.get(name, 0)), num_steps, num_epochs_done, num_epochs))
     return found
 
 

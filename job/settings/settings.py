@@ -15,15 +15,18 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, fie
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from job.data import split_spec
+from job.data.files.listing import FilesRequest, Labels
+from job.data.files.names import is_place
 from job.model.backbones import BACKBONES
 from job.paths import expanded
 from job.phases import PHASE_NAMES, PHASES, Phase
 from job.redaction import redacted_value
-from job.settings import split_spec
 from job.storage import cache_folder
 from job.storage.uri import PLACES, checked_bucket, checked_object, checked_store, local_folder
 
 PREFIX = "THAW_"
+TFDS_NAME = re.compile(r"[a-z][a-z0-9_]*(/[\w-][\w.-]*)?(:\d+\.\d+\.\d+|:\d+\.\*\.\*)?")
 
 RECIPE_VERSION = 2
 """Part of the fingerprint: raised when the code itself changes what the same settings produce.
@@ -83,16 +86,29 @@ class Settings(BaseSettings):
     storage_uri: StoreUri = _run("./runs", f"where runs are kept: {PLACES}")
 
     dataset: str = _data(
-        "cats_vs_dogs", "TFDS image classification data set: name, name/config or name:version",
-        pattern=r"^[a-z][a-z0-9_]*(/[\w-][\w.-]*)?(:\d+\.\d+\.\d+|:\d+\.\*\.\*)?$",
+        "cats_vs_dogs", "TFDS data set (name, name/config or name:version), or a place of own images: a folder, an "
+        "archive (.zip, .tar, .tar.gz) or a table (.csv, .jsonl, .parquet), local or gs://",
     )  # fmt: skip
     data_dir: str | None = _data(
         None, "folder of prepared TFDS data, local or gs:// [default: TFDS's own, ~/tensorflow_datasets]",
         changes_result=False,
     )  # fmt: skip
-    train_split: Split = _data("train[:40%]", "examples to train on")
-    validation_split: Split = _data("train[40%:50%]", "examples to validate on after each epoch")
-    test_split: Split = _data("train[50%:60%]", "examples of the final evaluation")
+    labels: Labels = _data(
+        "auto", "own images: labels from folders, from what begins a name (cat.0.jpg), or from a table in the folder"
+    )
+    classes: str | None = _data(
+        None, "own images: the classes to learn, in this order, separated by commas or as a JSON list [default: all, "
+        "sorted by name]", min_length=1,
+    )  # fmt: skip
+    stratify: bool = _data(True, "own images: each slice of a split gets its share of every class")
+    on_unreadable: Literal["fail", "skip"] = _data(
+        "fail", "images that cannot be decoded: fail names them all; skip leaves them out, and decodes all images first"
+    )
+    train_split: Split = _data(
+        split_spec.DEFAULT_SPECS[0], "examples to train on; own images in folders train, validation and test: those"
+    )
+    validation_split: Split = _data(split_spec.DEFAULT_SPECS[1], "examples to validate on after each epoch")
+    test_split: Split = _data(split_spec.DEFAULT_SPECS[2], "examples of the final evaluation")
     backbone: str = _model("Xception", f"pre-trained network: {', '.join(BACKBONES)}")
     image_size: int = _data(150, "side of the square input in pixels", ge=16, le=1024)
     batch_size: int = _data(32, "examples a step, over all devices together", ge=1, le=65536)
@@ -116,6 +132,9 @@ class Settings(BaseSettings):
     head_learning_rate: float = _phases(1e-3, "Adam's learning rate with the backbone frozen", gt=0, le=10)
     fine_tune_epochs: int = _phases(5, "epochs with every weight trained", ge=0, le=10_000)
     fine_tune_learning_rate: float = _phases(1e-5, "Adam's learning rate with every weight trained", gt=0, le=10)
+    class_weights: Literal["none", "balanced"] = _phases(
+        "none", "of the training loss: balanced gives every class the same part in it, however few its examples"
+    )
 
     seed: int = _numerics(0, "of data order, augmentation, dropout and new weights", ge=0, lt=2**31)
     precision: Literal["auto", "float32", "bfloat16"] = _numerics(
@@ -166,6 +185,36 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """What the caller gives, and never the process's own environment."""
         return (init_settings,)
+
+    @field_validator("dataset")
+    @classmethod
+    def _name_or_place(cls, dataset: str) -> str:
+        if is_place(dataset):
+            return checked_store(dataset)
+        if not TFDS_NAME.fullmatch(dataset):
+            raise ValueError(
+                "is neither a TFDS data set (name, name/config or name:version) nor a place of images, which begins "
+                "with /, ./, ../, ~ or gs://, or ends as an archive or a table does; a folder here is "
+                f"./{dataset}"
+            )
+        return dataset
+
+    @field_validator("classes")
+    @classmethod
+    def _two_classes_or_more(cls, classes: str | None) -> str | None:
+        names = class_list(classes)
+        if classes is not None and (len(names) < 2 or len(set(names)) < len(names)):
+            raise ValueError("expected two class names or more, none of them twice")
+        return classes
+
+    @field_validator("labels", "classes")
+    @classmethod
+    def _only_of_own_images(cls, value: str | None, info: ValidationInfo) -> str | None:
+        assert info.field_name is not None
+        is_set = value != cls.model_fields[info.field_name].default
+        if is_set and "dataset" in info.data and not is_place(info.data["dataset"]):
+            raise ValueError(f"is for own images, and {PREFIX}DATASET={info.data['dataset']!r} names a TFDS data set")
+        return value
 
     @field_validator("data_dir")
     @classmethod
@@ -249,7 +298,20 @@ class Settings(BaseSettings):
 
     def resolved_run_id(self) -> str:
         """The run's name: RUN_ID, or a name made of the data set and the fingerprint."""
-        return self.run_id or f"{re.sub(r'[^a-z0-9_]+', '-', self.dataset)}-{self.fingerprint()}"
+        name = self.dataset
+        if is_place(name):
+            name = name.rpartition("/")[2].partition(".")[0].lower()
+        return self.run_id or f"{re.sub(r'[^a-z0-9_]+', '-', name).strip('-') or 'images'}-{self.fingerprint()}"
+
+    def specs(self) -> tuple[str, str, str]:
+        """The split specs of train, validation and test."""
+        return self.train_split, self.validation_split, self.test_split
+
+    def files_request(self) -> FilesRequest:
+        """How own images are understood."""
+        return FilesRequest(
+            shown=self.dataset, labels=self.labels, classes=class_list(self.classes), stratify=self.stratify
+        )
 
     def run_uri(self) -> str:
         """The place of the run in its store."""
@@ -273,6 +335,18 @@ class Settings(BaseSettings):
             for phase in PHASES
         )
         return tuple(phase for phase in phases if phase.epochs > 0)
+
+
+def class_list(classes: str | None) -> tuple[str, ...]:
+    """The names in THAW_CLASSES. Raises ValueError."""
+    if classes is None:
+        return ()
+    if not classes.lstrip().startswith("["):
+        return tuple(name.strip() for name in classes.split(","))
+    names = json.loads(classes)
+    if not all(isinstance(name, str) for name in names):
+        raise ValueError("expected a list of strings")
+    return tuple(names)
 
 
 def variable(field: str) -> str:

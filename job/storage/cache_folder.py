@@ -3,6 +3,7 @@
 Other users of the machine can neither put files there that a run would trust, nor block the folder by making it first.
 """
 
+import contextlib
 import os
 import stat
 from io import BufferedReader
@@ -26,14 +27,13 @@ def make(cache_dir: Path | None) -> Path:
     path = place(cache_dir)
     check(cache_dir)
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
+    with contextlib.suppress(FileExistsError):
         path.mkdir(mode=0o700)
-    except FileExistsError:
-        # Again: another process may have made it just now.
-        check(cache_dir)
-        # Kubernetes opens a volume with an fsGroup to that group at every mount.
-        if path.stat().st_mode & 0o077:
-            path.chmod(0o700)
+    # Again: another process may have made it just now.
+    check(cache_dir)
+    # Kubernetes opens a volume with an fsGroup to that group at every mount.
+    if path.stat().st_mode & 0o077:
+        path.chmod(0o700)
     return path
 
 

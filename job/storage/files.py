@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 WAITING_AFTER_SECONDS = 1.0
-MIN_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.001, 0.05
+POLL_SECONDS = 0.01
 TEMPORARY = ".tmp-"
 ABANDONED_SECONDS = 3600
 
@@ -84,7 +84,7 @@ def lock(path: Path, *, timeout_seconds: float, on_waiting: Callable[[], None]) 
     """
     with contextlib.ExitStack() as on_error:
         file = on_error.enter_context(os.fdopen(open_file(path, os.O_RDWR | os.O_CREAT), "rb"))
-        began, pause, is_reported = time.monotonic(), MIN_PAUSE_SECONDS, False
+        began, is_reported = time.monotonic(), False
         while not _try_lock(file.fileno()):
             waited = time.monotonic() - began
             if waited >= timeout_seconds:
@@ -92,8 +92,7 @@ def lock(path: Path, *, timeout_seconds: float, on_waiting: Callable[[], None]) 
             if waited >= WAITING_AFTER_SECONDS and not is_reported:
                 on_waiting()
                 is_reported = True
-            time.sleep(min(pause, timeout_seconds - waited))
-            pause = min(2 * pause, MAX_PAUSE_SECONDS)
+            time.sleep(min(POLL_SECONDS, timeout_seconds - waited))
         on_error.pop_all()
         return file
 

@@ -171,14 +171,18 @@ class GcsStore:
         return sorted(name.rstrip("/") for name in self._relative(pages.prefixes, ""))
 
     @retried("list")
-    def _names(self, prefix: str) -> list[str]:
+    def _generations(self, prefix: str) -> dict[str, int]:
         blobs = self._client.list_blobs(
-            self._bucket, prefix=self._prefix + prefix, fields="items(name),nextPageToken", **self._options
+            self._bucket, prefix=self._prefix + prefix, fields="items(name,generation),nextPageToken", **self._options
         )
-        return sorted(self._relative((blob.name for blob in blobs), prefix))
+        found = {blob.name: int(blob.generation) for blob in blobs}
+        return dict(sorted(zip(self._relative(found, prefix), found.values(), strict=True)))
+
+    def generations(self, prefix: str) -> dict[str, int]:
+        return self._generations(prefix) or self._generations(prefix)
 
     def list(self, prefix: str) -> list[str]:
-        return self._names(prefix) or self._names(prefix)
+        return [*self.generations(prefix)]
 
     def _relative(self, names: Iterable[str], prefix: str) -> Iterator[str]:
         """Names relative to this store. Raises ValueError for one that was not requested."""

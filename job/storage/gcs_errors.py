@@ -13,12 +13,7 @@ from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
 from job.errors import ObjectDamaged, ObjectMissing, PreconditionFailed, StorageError, StorageRefused
 from job.redaction import redacted
 
-PERMISSIONS = (
-    "storage.objects.create",
-    "storage.objects.delete",
-    "storage.objects.get",
-    "storage.objects.list",
-)
+PERMISSIONS = ("storage.objects.create", "storage.objects.delete", "storage.objects.get", "storage.objects.list")
 PASSING = "it may pass: start the run again, nothing is lost"
 TIMEOUT, GONE, TOO_MANY = 408, 410, 429
 _HINTS = {
@@ -27,13 +22,7 @@ _HINTS = {
     404: "create the bucket, or correct its name: in THAW_STORAGE_URI, or wherever it was given",
 }
 
-NETWORK_ERRORS = (
-    requests.RequestException,
-    urllib3.exceptions.HTTPError,
-    HTTPException,
-    ConnectionError,
-    TimeoutError,
-)
+NETWORK_ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError, HTTPException, ConnectionError, TimeoutError)
 FOREIGN_ERRORS = (api.GoogleAPIError, GoogleAuthError, DataCorruption, InvalidResponse, *NETWORK_ERRORS)
 MALFORMED = (AttributeError, KeyError, TypeError, ValueError)
 """What the client and `gcs` raise on an answer that lacks a field or has a wrong one. Some foreign errors are these."""

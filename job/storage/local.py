@@ -124,6 +124,9 @@ class LocalStore:
                         names.append(path.relative_to(self.root).as_posix())
         return sorted(name for name in names if name.startswith(prefix))
 
+    def generations(self, prefix: str) -> dict[str, int]:
+        return {name: self.generation(name) for name in self.list(prefix)}
+
     def delete(self, name: str) -> None:
         with self._explained("delete", name), contextlib.suppress(FileNotFoundError, NotADirectoryError):
             self._path(name).unlink()

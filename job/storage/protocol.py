@@ -107,6 +107,9 @@ class ObjectStore(Protocol):
     def list(self, prefix: str) -> list[str]:
         """The names that begin with `prefix`, sorted."""
 
+    def generations(self, prefix: str) -> dict[str, int]:
+        """The same names, each with its current generation, for one request where many would be needed."""
+
     def delete(self, name: str) -> None:
         """Remove an object; it is no error when the object does not exist."""
 

@@ -7,7 +7,7 @@ step n goes on exactly as if it had never stopped.
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,11 +28,15 @@ FeaturesOf = Callable[[tf.Tensor], tf.Tensor]
 
 @dataclass(frozen=True)
 class Recipe:
-    """What the loop needs besides model and data; `xla` compiles the train step."""
+    """What the loop needs besides model and data; `xla` compiles the train step.
+
+    The loss of a training example is multiplied by the weight of its class, as `class_weight` of Keras's `fit` does.
+    """
 
     batch_size: int
     seed: int
     xla: bool
+    class_weights: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +78,7 @@ def train_phase(
     features_of = classifier.features if "backbone" in state.parts else classifier.frozen_features()
     validate = _validator(state, features_of, validation, batch_size)
     strategy = tf.distribute.get_strategy()
-    train_step = _train_step(state, features_of, xla=recipe.xla, strategy=strategy)
+    train_step = _train_step(state, features_of, recipe, strategy)
     batches_per_epoch = num_batches(len(train), batch_size)
     key = _phase_key(recipe.seed, phase)
     step, is_first = position.step, True
@@ -195,9 +199,13 @@ def predicted_classes(logits: tf.Tensor) -> tf.Tensor:
     return tf.argmax(logits, axis=-1, output_type=tf.int32)
 
 
-def _sums(logits: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """The loss of each example, float32 [b], and the sums that `Totals` keeps, float64 [3]."""
+def _sums(
+    logits: tf.Tensor, labels: tf.Tensor, class_weights: Sequence[float] | None = None
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """The loss of each example, weighted by its class, float32 [b], and the sums that `Totals` keeps, float64 [3]."""
     losses = loss_of(logits, labels)
+    if class_weights is not None:
+        losses *= tf.gather(tf.constant(class_weights, losses.dtype), labels)
     correct = tf.reduce_sum(tf.cast(predicted_classes(logits) == labels, tf.float64))
     total = tf.reduce_sum(tf.cast(losses, tf.float64))
     return losses, tf.stack([total, correct, tf.cast(tf.shape(labels)[0], tf.float64)])
@@ -209,21 +217,21 @@ def _phase_key(seed: int, phase: str) -> int:
 
 
 def _train_step(
-    state: PhaseState, features_of: FeaturesOf, *, xla: bool, strategy: tf.distribute.Strategy
+    state: PhaseState, features_of: FeaturesOf, recipe: Recipe, strategy: tf.distribute.Strategy
 ) -> Callable[..., tf.Tensor]:
     """(images uint8 [b, s, s, 3], labels int32 [b], seed int32 [2]) -> the batch's sums, float64 [3]."""
     classifier, optimizer, variables = state.classifier, state.optimizer, state.variables
     trains_backbone = "backbone" in state.parts
 
     # Augmentation stays outside: its image transform has no XLA kernel.
-    @tf.function(jit_compile=xla, reduce_retracing=True, autograph=False)
+    @tf.function(jit_compile=recipe.xla, reduce_retracing=True, autograph=False)
     def gradients(images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor, num_examples: tf.Tensor) -> Any:
         frozen_features = None if trains_backbone else features_of(images)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch([variable.value for variable in variables])
             features = features_of(images) if frozen_features is None else frozen_features
-            losses, sums = _sums(classifier.logits(features, dropout_seed=seed), labels)
-            # Divided by the examples of all devices: the sum of the devices' gradients is the batch's mean.
+            losses, sums = _sums(classifier.logits(features, dropout_seed=seed), labels, recipe.class_weights)
+            # Divided by the examples of all devices, not by weights: the gradients of the devices add up.
             loss = tf.reduce_sum(losses) / tf.cast(num_examples, losses.dtype)
         return tape.gradient(loss, [variable.value for variable in variables]), sums
 

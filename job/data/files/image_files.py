@@ -12,6 +12,7 @@ from io import BufferedReader
 from pathlib import Path
 from urllib.parse import unquote
 
+from job.data.formats import EMPTY
 from job.errors import InvalidSettings, ObjectDamaged, ObjectMissing
 from job.storage import ObjectStore, open_store
 
@@ -64,7 +65,7 @@ def read(path: str, folder: Path) -> bytes:
     Raises StorageError when a bucket cannot be asked.
     """
     if "://" not in path:
-        return _content(Path(path))
+        return content(Path(path))
     store, name = _object(path)
     # An object has any size: it is copied to the disk, and read no further than an image goes.
     with tempfile.NamedTemporaryFile(dir=folder) as copy:
@@ -72,20 +73,31 @@ def read(path: str, folder: Path) -> bytes:
             store.download(name, Path(copy.name))
         except (ObjectMissing, ObjectDamaged) as error:
             raise ValueError(error.message) from error
-        return _content(Path(copy.name))
+        return content(Path(copy.name))
 
 
-def _content(path: Path) -> bytes:
+def content(path: Path) -> bytes:
+    """The content of a local file. Raises ValueError, which says why it cannot be had."""
     try:
         with path.open("rb") as file:
             data = file.read(MAX_IMAGE_BYTES + 1)
     except OSError as error:
         raise ValueError(error.strerror or str(error)) from error
-    if not data:
-        raise ValueError("is empty")
-    if len(data) > MAX_IMAGE_BYTES:
-        raise ValueError(f"is larger than {MAX_IMAGE_BYTES >> 20} MiB")
+    check_size(len(data))
     return data
+
+
+def check_size(num_bytes: int) -> None:
+    """Raise ValueError for a file that is empty, or larger than an image can be."""
+    if not num_bytes:
+        raise ValueError(EMPTY)
+    if num_bytes > MAX_IMAGE_BYTES:
+        raise ValueError(f"is larger than {MAX_IMAGE_BYTES >> 20} MiB")
+
+
+def is_image(name: str) -> bool:
+    """Whether a file is an image by its name, of a format that is read or of another."""
+    return Path(name).suffix.lower() in SUFFIXES | OTHER_SUFFIXES
 
 
 def _of(name: str, passed_over: Callable[[str], None]) -> Iterator[str | Unreadable]:
@@ -138,7 +150,7 @@ def _taken(path: str, *, is_file: Callable[[str], bool]) -> Iterator[str | Unrea
     """A file of a folder, if it is an image by its name."""
     name, suffix = Path(path).name, Path(path).suffix.lower()
     # A dot begins what a desktop keeps beside an image, under the image's own suffix.
-    if name.startswith(".") or suffix not in SUFFIXES | OTHER_SUFFIXES:
+    if name.startswith(".") or not is_image(name):
         return
     if suffix in OTHER_SUFFIXES:
         yield Unreadable(path, f"{suffix[1:].upper()} is not read: convert it to JPEG or PNG")

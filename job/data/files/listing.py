@@ -2,6 +2,26 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
+
+Labels = Literal["auto", "folder", "prefix", "table"]
+"""Where the label of an image stands; `auto` finds it out by looking."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilesRequest:
+    """How image files are understood: where their labels stand, which classes are wanted, and how slices are made.
+
+    `shown` is what messages call the place, where it is a copy.
+    """
+
+    shown: str = ""
+    labels: Labels = "auto"
+    classes: tuple[str, ...] = ()
+    stratify: bool = True
+
+
+ANY_FILES = FilesRequest()
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,26 +4,18 @@ A start and a plan call the same function. This module reads no example and impo
 are NumPy's.
 """
 
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
+from job.data.split_ranges import split_ranges
 from job.errors import DataCorrupt, InputError, InvalidSettings
 
-SPLIT_NAMES = ("train", "validation", "test")
-
 MAX_NAMED = 20
-
-Cache = Literal["memory", "disk", "none"]
-"""Where a run keeps its decoded images."""
-
-_Range = tuple[str, int, int]
-"""The name of a split, and the examples of it from one index up to another."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +34,7 @@ def judge(
     builder: tfds.core.DatasetBuilder,
     specs: tuple[str, str, str],
     *,
-    cache: Cache,
+    cache: str,
     is_there: Callable[[Path], bool] = Path.is_file,
 ) -> Supervision:
     """What a start finds out about prepared data before it reads an example.
@@ -58,7 +50,7 @@ def judge(
             "expected two classes or more",
             hint="choose a THAW_DATASET of two classes or more",
         )
-    check_specs(builder, specs)
+    split_ranges(specs, builder.info.splits, of=builder.info.full_name)
     if cache == "none" and not has_random_access(builder):
         raise InvalidSettings(
             f"THAW_CACHE=none reads TFRecord and ArrayRecord files, and {builder.info.full_name} is kept as "
@@ -149,39 +141,6 @@ def _hint(features: dict[str, Any]) -> str:
     if images and any(isinstance(feature, kinds.Text) for feature in features.values()):
         return "prepare the data set again with tfds.features.ClassLabel(names=[...]) for the label"
     return "choose a THAW_DATASET that has an image and a class label"
-
-
-def check_specs(builder: tfds.core.DatasetBuilder, specs: tuple[str, str, str]) -> None:
-    """Judge the splits now that sizes are known: they exist, have examples, and share none."""
-    sizes = {name: info.num_examples for name, info in builder.info.splits.items()}
-    known = f"{builder.info.full_name} has {', '.join(f'{name} ({size:,})' for name, size in sizes.items())}"
-    problems: list[str] = []
-    taken: list[tuple[str, list[_Range]]] = []
-    for name, spec in zip(SPLIT_NAMES, specs, strict=True):
-        setting = f"THAW_{name.upper()}_SPLIT={spec!r}"
-        try:
-            parts = tfds.core.ReadInstruction.from_spec(spec).to_absolute(builder.info.splits)
-        except (ValueError, KeyError, AssertionError) as error:
-            problems.append(f"{setting}: {str(error).splitlines()[0]}; {known}")
-            continue
-        ranges = [
-            (part.splitname, part.from_ or 0, sizes[part.splitname] if part.to is None else part.to) for part in parts
-        ]
-        if not any(start < stop for _, start, stop in ranges):
-            problems.append(f"{setting}: has no examples; {known}")
-        if any(_share(a, b) for a, b in itertools.combinations(ranges, 2)):
-            problems.append(f"{setting}: names some examples twice; {known}")
-        for other, other_ranges in taken:
-            if any(_share(a, b) for a in ranges for b in other_ranges):
-                problems.append(f"{setting}: overlaps {other}: the three splits must be disjoint; {known}")
-        taken.append((setting, ranges))
-    if problems:
-        lines = "\n".join(f"  {problem}" for problem in problems)
-        raise InvalidSettings(f"the splits do not fit the data; nothing was trained.\n{lines}")
-
-
-def _share(a: _Range, b: _Range) -> bool:
-    return a[0] == b[0] and max(a[1], b[1]) < min(a[2], b[2])
 
 
 def _listed(names: list[str]) -> str:

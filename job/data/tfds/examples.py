@@ -5,34 +5,54 @@ beginning. This module knows the format; what it gives does not depend on it.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from job.data.images import PARALLEL_DECODES, as_it_is, untuned
-from job.data.pixels import decode
-from job.data.tfds.description import Supervision, has_random_access
+from job.data.images import PARALLEL_DECODES, PREFETCHED_BATCHES, Cache, as_it_is, mapped, untuned
+from job.data.split_spec import SPLIT_NAMES
+from job.data.tfds.description import Supervision, has_random_access, judge
 from job.data.tfds.records import RecordReader, cut_short
 from job.errors import DataCorrupt, InputError
 
 EXAMPLES_READ_TOGETHER = 64
-MAX_NAMED = 20
-PREFETCHED_BATCHES = 2
 
 
-class Examples:
-    """`size` examples of `spec`. It is also an `ImageSource`, which decodes an image each time it is wanted."""
+class TfdsSource:
+    """The examples of a prepared TFDS data set; see `source.Source`."""
 
-    def __init__(self, builder: tfds.core.DatasetBuilder, spec: str, found: Supervision, image_size: int) -> None:
+    has_names = False
+
+    def __init__(self, builder: tfds.core.DatasetBuilder, specs: tuple[str, str, str], *, cache: Cache) -> None:
+        """Raises InputError, InvalidSettings and DataCorrupt as `description.judge` does."""
+        self._found = judge(builder, specs, cache=cache)
+        self._builder = builder
+        self.identity = builder.info.full_name
+        self.class_names = self._found.class_names
+        self.repair_hint = f"repair or remove them and prepare {self.identity} again in {builder.data_dir}"
+
+    def read(self, specs: Sequence[str], check_stop: Callable[[], None]) -> dict[str, "TfdsExamples"]:
+        """Raises DataCorrupt when the files are not as the description says, InputError when unreadable."""
+        splits = [TfdsExamples(self._builder, spec, self._found) for spec in specs]
+        for split in splits:
+            split.read(check_stop)
+        return dict(zip(SPLIT_NAMES, splits, strict=True))
+
+
+class TfdsExamples:
+    """The `size` examples of `spec`; see `source.Examples`."""
+
+    def __init__(self, builder: tfds.core.DatasetBuilder, spec: str, found: Supervision) -> None:
         """Raises DataCorrupt when the files are not as long as the description says, InputError when unreadable."""
         self.spec = spec
         self.size: int = builder.info.splits[spec].num_examples
+        self.labels = np.empty(self.size, dtype=np.int32)
+        self.digests = np.empty((self.size, 32), dtype=np.uint8)
         self._builder = builder
         self._found = found
-        self._image_size = image_size
         self._read_one: Callable[[int], bytes] | None = None
         if has_random_access(builder):
             # Before anything is allocated, or read by TensorFlow: sizes are believed from here on.
@@ -46,24 +66,16 @@ class Examples:
 
     @property
     def is_in_any_order(self) -> bool:
-        """Whether an example can be read by its index."""
         return self._read_one is not None
 
-    def images(self, order: np.ndarray) -> tf.data.Dataset:
-        """uint8 [size, size, 3] for the indices of `order` in turn; that is 0, 1, 2, ... unless `is_in_any_order`."""
+    def mapped(self, order: np.ndarray, use: Callable[[tf.Tensor], tf.Tensor]) -> tf.data.Dataset:
         if self.is_in_any_order:
-            return _mapped(order, lambda index: self._decoded(self._example(index)))
-        return self._in_turn().map(as_it_is(self._decoded), num_parallel_calls=PARALLEL_DECODES)
+            return mapped(order, lambda index: use(self._example(index)[self._found.image_key]))
+        load = as_it_is(lambda example: use(example[self._found.image_key]))
+        return self._in_turn().map(load, num_parallel_calls=PARALLEL_DECODES)
 
-    def batches(self, order: np.ndarray, batch_size: int) -> tf.data.Dataset:
-        """As `ImageSource.batches`, if it `is_in_any_order`."""
-        assert self.is_in_any_order, "judged before: without a cache, files are read in any order"
-        return self.images(order).batch(batch_size)
-
-    def read(
-        self, check_stop: Callable[[], None], *, batch_size: int = EXAMPLES_READ_TOGETHER
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """All labels, int32 [n], and the SHA-256 of each encoded image, uint8 [n, 32].
+    def read(self, check_stop: Callable[[], None], *, batch_size: int = EXAMPLES_READ_TOGETHER) -> None:
+        """Fill `labels` and `digests`.
 
         Checksums of the files are verified where they have any. `check_stop` is called now and then, and raises to
         leave. Raises DataCorrupt when the files end early, or a label is none of the classes.
@@ -71,7 +83,6 @@ class Examples:
         label_key, image_key, num_classes = self._found.label_key, self._found.image_key, len(self._found.class_names)
         pairs = self._in_turn().map(as_it_is(lambda example: (example[label_key], example[image_key])))
         batches = untuned(pairs.batch(batch_size).prefetch(PREFETCHED_BATCHES)).as_numpy_iterator()
-        labels, digests = np.empty(self.size, dtype=np.int32), np.empty((self.size, 32), dtype=np.uint8)
         for start in range(0, self.size, batch_size):
             check_stop()
             try:
@@ -91,34 +102,25 @@ class Examples:
                     hint="choose splits whose examples are labelled",
                 )
             rows = slice(start, start + len(images))
-            labels[rows] = some_labels
+            self.labels[rows] = some_labels
             hashed = b"".join(hashlib.sha256(image).digest() for image in images)
-            digests[rows] = np.frombuffer(hashed, np.uint8).reshape(-1, 32)
-        return labels, digests
+            self.digests[rows] = np.frombuffer(hashed, np.uint8).reshape(-1, 32)
+        return None
 
-    def corrupt(self, damaged: Mapping[int, str]) -> DataCorrupt:
-        """The error of images that cannot be decoded, by index the reason of each.
-
-        It has the file name of each, where the data set keeps it, and its place in the files.
-        """
-        info = self._builder.info
-        name_keys = [key for key in info.features if "filename" in key or "file_name" in key]
-        wanted, names = set(list(damaged)[:MAX_NAMED]), []
+    def names(self, indices: Sequence[int]) -> list[str]:
+        """The file name of each, where the data set keeps it, and its place in the record files."""
+        name_keys = [key for key in self._builder.info.features if "filename" in key or "file_name" in key]
+        wanted, names = set(indices), []
         for index, example in enumerate(self._in_turn(add_tfds_id=True).as_numpy_iterator()):
             if index in wanted:
                 parts = [example[key].decode(errors="replace") for key in (*name_keys, "tfds_id") if key in example]
-                names.append(f"{' at '.join(parts) or f'example {index}'}: {damaged[index]}")
-        more = f"\n  and {len(damaged) - len(names)} more" if len(damaged) > len(names) else ""
-        listed = "\n".join(f"  {name}" for name in names)
-        return DataCorrupt(
-            f"{len(damaged)} of the images of {self.spec} cannot be decoded:\n{listed}{more}",
-            hint=f"repair or remove them and prepare {info.full_name} again in {self._builder.data_dir}",
-        )
+                names.append(" at ".join(parts) or f"example {index}")
+        return names
 
     def _in_turn(self, **options: Any) -> tf.data.Dataset:
         """The examples in order, their images encoded. One shard after the other: nothing else decides the order."""
         if _is_array_record(self._builder):
-            return _mapped(np.arange(self.size), self._example)
+            return mapped(np.arange(self.size), self._example)
         return self._builder.as_dataset(
             split=self.spec,
             decoders={self._found.image_key: tfds.decode.SkipDecoding()},
@@ -129,13 +131,6 @@ class Examples:
         serialized = tf.ensure_shape(tf.numpy_function(self._read_one, [index], tf.string, stateful=False), [])
         decoders = {self._found.image_key: tfds.decode.SkipDecoding()}
         return self._builder.info.features.deserialize_example(serialized, decoders=decoders)
-
-    def _decoded(self, example: dict[str, tf.Tensor]) -> tf.Tensor:
-        return decode(example[self._found.image_key], self._image_size)
-
-
-def _mapped(order: np.ndarray, load: Callable[[tf.Tensor], Any]) -> tf.data.Dataset:
-    return tf.data.Dataset.from_tensor_slices(order).map(as_it_is(load), num_parallel_calls=PARALLEL_DECODES)
 
 
 def _reader(builder: tfds.core.DatasetBuilder, spec: str) -> tuple[int, Callable[[int], bytes]]:

@@ -22,7 +22,7 @@ from job.observe.progress import Progress
 KINDS = {"counter": Counter, "gauge": Gauge, "histogram": Histogram}
 
 
-class Metrics:
+class Metrics(events.Observer):
     """The series of one attempt: an observer of the run and of its store.
 
     `constants` are labels of thaw_info, `disks` the folders whose free space is shown.
@@ -40,8 +40,8 @@ class Metrics:
         for series in SERIES:
             if series.kind != "gauge" and not series.is_live:
                 self._series(series.name)
-                for values in series.known:
-                    self._series(series.name, *values)
+                for value in series.known:
+                    self._series(series.name, value)
         self._set_info(precision="", device="")
         ProcessCollector(registry=self.registry)
         self.registry.register(Live(progress, disks))
@@ -102,9 +102,6 @@ class Metrics:
             self._series("thaw_step_duration_seconds", done.phase).observe(done.seconds)
         self._estimate.step(done)
         self._set_estimate()
-
-    def closing(self, title: str, rows: dict[str, str]) -> None:
-        """Nothing to count."""
 
     def interrupted(self, signal_name: str) -> None:
         """A signal asked the attempt to stop."""

@@ -1,7 +1,7 @@
-"""The part of TFDS's split grammar that can be judged before the data set is known.
+"""The three splits of a run, and the part of TFDS's split grammar that can be judged before the data set is known.
 
 `train[:40%]` and `train[40%:50%]` can be compared as they stand; `train[:960]` and `train[40%:]` only once the
-number of examples is known. What cannot be judged here is left to `data`, which asks TFDS itself.
+number of examples is known. `split_ranges` judges the rest then.
 """
 
 import re
@@ -13,6 +13,11 @@ _PART = re.compile(
         (?:\[ (?: (?P<start>-?\d+)(?P<start_unit>%|shard)? )? : (?: (?P<stop>-?\d+)(?P<stop_unit>%|shard)? )? \])?$""",
     re.VERBOSE,
 )
+
+SPLIT_NAMES = ("train", "validation", "test")
+
+DEFAULT_SPECS = ("train[:40%]", "train[40%:50%]", "train[50%:60%]")
+"""Of train, validation and test: the recipe's, which leave 40 % of the data alone."""
 
 GRAMMAR = "NAME, NAME[FROM:TO] in examples or NAME[FROM%:TO%], joined by +, for example train[:40%]"
 
@@ -54,11 +59,10 @@ def parse(spec: str) -> list[Interval]:
         match = _PART.match(part.strip())
         if match is None:
             raise ValueError(f"{part.strip()!r} is not a split: expected {GRAMMAR}")
-        units = {unit for unit in (match["start_unit"], match["stop_unit"]) if unit}
-        if match["start"] and match["stop"] and match["start_unit"] != match["stop_unit"]:
-            raise ValueError(f"{part.strip()!r} mixes units: expected {GRAMMAR}")
-        unit = units.pop() if units else ""
         start, stop = match["start"], match["stop"]
+        if start and stop and match["start_unit"] != match["stop_unit"]:
+            raise ValueError(f"{part.strip()!r} mixes units: expected {GRAMMAR}")
+        unit = match["start_unit"] or match["stop_unit"] or ""
         if unit == "%":
             intervals.append(Interval(match["name"], "%", _percent(start, 0), _percent(stop, 100)))
         elif unit == "" and not (start or "").startswith("-") and not (stop or "").startswith("-"):

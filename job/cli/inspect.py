@@ -1,0 +1,157 @@
+"""`python -m job inspect`: what a run would find in a person's own images, before there is one.
+
+Every image is read and decoded once, without TensorFlow; only numbers are kept of it.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+from rich import progress as bars
+from rich.console import Console, Group
+from rich.table import Table
+
+from job.cli.arguments import AsJson, Flag, SettingsOptions
+from job.cli.tables import TableConsole, plain, print_json, size, table
+from job.data.files import findings, inspection, survey
+from job.data.files.names import is_place
+from job.data.files.places import open_place
+from job.data.mirror import Fetching
+from job.errors import ExitCode, InvalidSettings
+from job.observe.events import Observers
+from job.settings.settings import LocalPath, Settings
+from job.storage import scratch
+
+COLORS = {"error": "red", "warning": "yellow", "note": ""}
+MAX_CLASSES = 20
+
+
+class Options(SettingsOptions):
+    """For own images: THAW_DATASET names a folder, an archive or a table. The exit code is the one with which a start
+    would end at once because of them; 0 when it would begin.
+    """
+
+    page: Annotated[LocalPath | None, Flag("also write a page with pictures of each class", metavar="FILE")] = None
+    as_json: AsJson = False
+
+
+def answer(options: Options) -> ExitCode:
+    """Show what the images are. Raises InvalidSettings, InputError and StorageError when they cannot be listed."""
+    settings = options.settings
+    if not is_place(settings.dataset):
+        raise InvalidSettings(
+            f"THAW_DATASET={settings.dataset!r} names a TFDS data set, and inspect is for own images",
+            hint="python -m job plan shows what is known of it; own images are a folder, an archive or a table",
+        )
+    if options.page is not None:
+        _check(options.page)
+    request = settings.files_request()
+    with scratch.folder(settings.cache_dir) as folder:
+        place = _local(settings, folder)
+        listing = open_place(
+            place, labels=request.labels, classes=request.classes, scratch=folder, shown=settings.dataset
+        )
+        with _bar(len(listing.images)) as advance:
+            seen = survey.look(listing, advance)
+        judged = findings.judged(
+            listing, seen, settings.specs(), stratify=request.stratify, skips=settings.on_unreadable == "skip"
+        )
+        content = inspection.content(listing, seen, judged)
+        if options.page is not None:
+            from job.report import contact_sheet
+
+            _write(options.page, contact_sheet.page(content, listing, seen))
+    if options.as_json:
+        print_json(content, indent=1)
+    else:
+        TableConsole().print(_as_table(content, options.page))
+    return judged.exit_code
+
+
+def _local(settings: Settings, folder: Path) -> str:
+    """The place on this machine, where a run would fetch it to."""
+    if "://" not in settings.dataset:
+        return settings.dataset
+    fetching = Fetching(settings.cache_dir, scratch=folder, observer=Observers(), check_stop=lambda: None)
+    with Console(stderr=True).status(f"fetching {settings.dataset}"):
+        return fetching.images(settings.dataset)
+
+
+@contextmanager
+def _bar(total: int) -> Iterator[Callable[[int], None]]:
+    """Yields what moves a bar on the terminal, by so many images, where standard error is one."""
+    console = Console(stderr=True)
+    with bars.Progress(
+        bars.TextColumn("images"), bars.BarColumn(bar_width=30), bars.MofNCompleteColumn(), bars.TimeRemainingColumn(),
+        console=console, transient=True, disable=not console.is_terminal,
+    ) as shown:  # fmt: skip
+        task = shown.add_task("", total=total)
+        yield lambda number: shown.advance(task, number)
+
+
+def _check(path: Path) -> None:
+    """Raise InvalidSettings where a file could not be written, before images are read for it."""
+    if path.is_dir() or not path.parent.is_dir():
+        raise InvalidSettings(f"--page={str(path)!r}: is not a file in a folder that exists", hint="name a file")
+
+
+def _write(path: Path, page: bytes) -> None:
+    try:
+        path.write_bytes(page)
+    except OSError as error:
+        raise InvalidSettings(
+            f"--page={str(path)!r}: cannot be written: {error.strerror}", hint="name a file elsewhere"
+        ) from error
+
+
+def _as_table(content: Mapping[str, Any], page: Path | None) -> Group:
+    rows = Table.grid(padding=(0, 2))
+    rows.add_row("images", f"{content['num_images']:,} of {findings.numbered(len(content['classes']), 'class')}")
+    rows.add_row("in", plain(content["place"], "bold"))
+    rows.add_row("read as", plain(content["layout"]))
+    if sizes := content["sizes"]:
+        rows.add_row("pixels", _spread({name: f"{width} x {height}" for name, (width, height) in sizes.items()}))
+        rows.add_row("bytes", _spread({name: size(number) for name, number in content["bytes"].items()}))
+        rows.add_row("formats", _counted(content["formats"]))
+    if content["traits"]:
+        rows.add_row("of these", _counted(content["traits"]))
+    said = Table.grid(padding=(0, 2))
+    for finding in content["findings"]:
+        lines = [plain(line, COLORS[finding["level"]]) for line in finding["text"].splitlines()]
+        examples = [plain(f"  {example}", "dim") for example in finding["examples"]]
+        said.add_row(finding["level"], Group(*lines, *examples, plain(f"hint: {finding['advice']}")))
+    code = content["exit_code"]
+    said.add_row(
+        "exit code", plain(f"{code}, as of a start: {'these images are refused' if code else 'it would begin'}")
+    )
+    if page is not None:
+        said.add_row("page", plain(str(page)))
+    return Group(rows, "", _classes(content), "", said)
+
+
+def _classes(content: Mapping[str, Any]) -> Table:
+    numbers = ("images", "unreadable", *content["splits"])
+    shown = table("class", *numbers, right=numbers)
+    for row in content["classes"][:MAX_CLASSES]:
+        shown.add_row(plain(row["name"]), *_numbers(row["num_images"], row["num_unreadable"], *row["splits"].values()))
+    more = content["classes"][MAX_CLASSES:]
+    if more:
+        shown.add_row(f"and {len(more):,} more")
+    num_unreadable = len(content["unreadable"])
+    shown.add_row(
+        "together", *_numbers(content["num_images"], num_unreadable, *content["splits"].values()), style="bold"
+    )
+    return shown
+
+
+def _numbers(*numbers: int) -> list[str]:
+    return [f"{number:,}" for number in numbers]
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name}: {count:,}" for name, count in counts.items())
+
+
+def _spread(values: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items())

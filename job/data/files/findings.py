@@ -1,0 +1,204 @@
+"""What a person should know of their images before a run, and what to do about it.
+
+Whether a run could begin is decided by the functions that a run itself calls: `judge`, `divided`, `Composition.check`.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from job.data.composition import Composition, kinds
+from job.data.files.judge import divided, judge, label_indices
+from job.data.files.listing import Listing
+from job.data.files.survey import Facts
+from job.errors import ExitCode, ThawError
+from job.observe import events
+
+MAX_NAMED = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """Something that a person should know, and what to do about it.
+
+    An `error` is refused by a run, which then ends with `exit_code`; a `warning` is worth a look, a `note` is not.
+    `examples` are the first of what is meant.
+    """
+
+    kind: str
+    level: Literal["error", "warning", "note"]
+    text: str
+    advice: str
+    examples: list[str] = field(default_factory=list)
+    exit_code: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """`counts` are int64 [classes] by split of a run; of none where the splits cannot be made."""
+
+    counts: Mapping[str, np.ndarray]
+    findings: tuple[Finding, ...]
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """The one with which a run would end at once; COMPLETE where it would begin."""
+        return ExitCode(next((finding.exit_code for finding in self.findings if finding.exit_code), 0))
+
+
+def judged(listing: Listing, seen: Sequence[Facts], specs: Sequence[str], *, stratify: bool, skips: bool) -> Judged:
+    """What is to be said of the images of a listing whose facts are `seen`.
+
+    `specs` are those of train, validation and test, `skips` says whether a run leaves unreadable images out.
+    """
+    chosen: dict[str, np.ndarray] = {}
+    composition, refused = None, []
+    readable = np.array([not facts.reason for facts in seen], bool)
+    digests = np.array([np.frombuffer(facts.sha256, np.uint8) for facts in seen], np.uint8).reshape(-1, 32)
+    try:
+        chosen = divided(listing, judge(listing, specs), digests, stratify=stratify)
+        labels = label_indices(listing)
+        kept = {name: indices[readable[indices]] if skips else indices for name, indices in chosen.items()}
+        composition = Composition.of(
+            listing.class_names,
+            {name: labels[indices] for name, indices in kept.items()},
+            {name: digests[indices] for name, indices in kept.items()},
+        )
+        composition.check()
+    except ThawError as error:
+        refused = [_refused(error)]
+    num_used = sum(int((~readable[indices]).sum()) for indices in chosen.values())
+    found = [
+        *refused,
+        *_unreadable(listing, seen, num_used=num_used, skips=skips),
+        *_copies(listing, seen),
+        *(_of_composition(composition) if composition else ()),
+        *_passed_over(listing),
+    ]
+    order = ("error", "warning", "note")
+    return Judged(
+        counts=composition.counts if composition else {},
+        findings=tuple(sorted(found, key=lambda finding: order.index(finding.level))),
+    )
+
+
+def copies(seen: Sequence[Facts]) -> list[list[int]]:
+    """The indices of readable images that are the same byte for byte, together, in the order of the first of each."""
+    groups: dict[bytes, list[int]] = {}
+    for index, facts in enumerate(seen):
+        if not facts.reason:
+            groups.setdefault(facts.sha256, []).append(index)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _refused(error: ThawError) -> Finding:
+    code = int(error.exit_code)
+    return Finding(kind="refused", level="error", text=error.message, advice=error.hint, exit_code=code)
+
+
+def _unreadable(listing: Listing, seen: Sequence[Facts], *, num_used: int, skips: bool) -> Iterator[Finding]:
+    reasons = {image.name: facts.reason for image, facts in zip(listing.images, seen, strict=True) if facts.reason}
+    if not reasons:
+        return
+    counted = ", ".join(f"{kind}: {count:,}" for kind, count in kinds(reasons.values()).items())
+    text = f"{len(reasons):,} of {numbered(len(seen), 'image')} cannot be read ({counted})"
+    is_refused = num_used > 0 and not skips
+    if is_refused:
+        text += f"; {num_used:,} of them {'is' if num_used == 1 else 'are'} in the splits of the run"
+        advice = "convert, repair or remove them, or set THAW_ON_UNREADABLE=skip, which leaves them out"
+    else:
+        advice = "a run leaves them out: " if skips else "they are in no split of the run: "
+        advice += "to use them, convert or repair them"
+    yield Finding(
+        kind="unreadable",
+        level="error" if is_refused else "warning",
+        text=text,
+        advice=advice,
+        examples=_first(f"{name}: {reason}" for name, reason in reasons.items()),
+        exit_code=int(ExitCode.BAD_INPUT) if is_refused else 0,
+    )
+
+
+def _copies(listing: Listing, seen: Sequence[Facts]) -> Iterator[Finding]:
+    of_two_labels, of_two_splits, others = [], [], []
+    for indices in copies(seen):
+        group = [listing.images[index] for index in indices]
+        num_labels, num_splits = (len({getattr(image, of) for image in group}) for of in ("label", "split"))
+        if num_labels > 1:
+            of_two_labels.append(group)
+        if num_splits > 1:
+            of_two_splits.append(group)
+        if num_labels == num_splits == 1:
+            others.append(group)
+    if of_two_labels:
+        yield Finding(
+            kind="two_labels",
+            level="warning",
+            text=f"{numbered(len(of_two_labels), 'image')} under more than one label, the same byte for byte",
+            advice="decide which label is right, and remove the file under the other one",
+            examples=_first(" = ".join(f"{image.name} ({image.label})" for image in group) for group in of_two_labels),
+        )
+    if of_two_splits:
+        yield Finding(
+            kind="two_splits",
+            level="warning",
+            text=f"{numbered(len(of_two_splits), 'image')} in more than one split, the same byte for byte",
+            advice="remove them from train: what was learned by heart makes the test look better than it is",
+            examples=_first(" = ".join(f"{image.name} ({image.split})" for image in group) for group in of_two_splits),
+        )
+    if others:
+        num_copies = sum(len(group) - 1 for group in others)
+        yield Finding(
+            kind="copies",
+            level="note",
+            text=f"{numbered(num_copies, 'file')} that {'is a copy' if num_copies == 1 else 'are copies'} of another "
+            "image, byte for byte",
+            advice="nothing must be done: copies stay in one split; remove them for each image to count once",
+            examples=_first(" = ".join(image.name for image in group) for group in others),
+        )
+
+
+def _of_composition(composition: Composition) -> Iterator[Finding]:
+    for event in composition.findings():
+        if isinstance(event, events.ClassMissing):
+            text = f"{event.split} has no image of {numbered(event.num_classes, 'class')}"
+            advice = "add images of it, or leave it out by THAW_CLASSES; without images nothing is learned or measured"
+        elif isinstance(event, events.ClassRare):
+            text = f"{numbered(event.num_classes, 'class')} with fewer than {event.fewer_than} images to train on"
+            advice = "add images: results of so few mean little"
+        else:
+            continue  # of copies, `_copies` knows the names
+        yield Finding(kind=event.name, level="warning", text=text, advice=advice, examples=_first(event.classes))
+
+
+def _passed_over(listing: Listing) -> Iterator[Finding]:
+    if listing.empty_classes:
+        yield Finding(
+            kind="empty_class",
+            level="warning",
+            text=f"{numbered(len(listing.empty_classes), 'folder')} of a class without an image",
+            advice="put images there, or remove the folder; it is no class of the run",
+            examples=_first(listing.empty_classes),
+        )
+    if listing.left_out:
+        counted = ", ".join(f"{kind}: {count:,}" for kind, count in Counter(listing.left_out).most_common())
+        yield Finding(
+            kind="left_out",
+            level="note",
+            text=f"{numbered(sum(listing.left_out.values()), 'other file')} left out ({counted})",
+            advice="an image is known by the suffix of its name: rename those that are images",
+        )
+
+
+def numbered(number: int, noun: str) -> str:
+    """`1 image`, `3 images`, `2 classes`."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "es" if noun.endswith("s") else "s")
+
+
+def _first(texts: Iterable[str]) -> list[str]:
+    found = list(texts)
+    more = len(found) - MAX_NAMED
+    return found[:MAX_NAMED] + ([f"and {more:,} more"] if more > 0 else [])

@@ -1,0 +1,78 @@
+"""Whether a classifier can be trained on the images of a listing, before any is opened; and the split of each image.
+
+A start, `plan` and `inspect` call the same functions.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from types import SimpleNamespace
+
+import numpy as np
+
+from job.data.files import order
+from job.data.files.listing import Listing
+from job.data.split_ranges import Range, split_ranges
+from job.data.split_spec import DEFAULT_SPECS, SPLIT_NAMES
+from job.errors import InputError, InvalidSettings
+
+
+def judge(listing: Listing, specs: Sequence[str]) -> tuple[Sequence[str], list[list[Range]]]:
+    """The specs of train, validation and test, and the ranges of images that they mean.
+
+    At their defaults, on data that brings its own splits, the three specs mean these splits as they are. Raises
+    InputError when there are fewer than two classes, InvalidSettings when the specs do not fit the data.
+    """
+    if len(listing.class_names) < 2:
+        found = ", ".join(map(repr, listing.class_names)) or "none"
+        raise InputError(
+            f"{listing.place}: expected images of two classes or more, found {found} (read as {listing.layout})",
+            hint="put the images of each class into a folder of its own, or name a table of paths and labels",
+        )
+    counts = Counter(image.split for image in listing.images)
+    if listing.has_splits and tuple(specs) == DEFAULT_SPECS:
+        if missing := [name for name in SPLIT_NAMES if name not in counts]:
+            brings = ", ".join(f"{name} ({counts[name]:,})" for name in SPLIT_NAMES if name in counts)
+            raise InvalidSettings(
+                f"{listing.place} brings the splits {brings}, and no {' and no '.join(missing)}",
+                hint="say which examples are for what, for example THAW_TRAIN_SPLIT=train[:80%], "
+                "THAW_VALIDATION_SPLIT=train[80%:] and THAW_TEST_SPLIT=validation",
+            )
+        specs = SPLIT_NAMES
+    splits = {
+        name: SimpleNamespace(num_examples=count, shard_lengths=[count]) for name, count in sorted(counts.items())
+    }
+    return specs, split_ranges(specs, splits, of=listing.place)
+
+
+def label_indices(listing: Listing) -> np.ndarray:
+    """The class of each image as its place in `class_names`, int32 [n]."""
+    index = {name: number for number, name in enumerate(listing.class_names)}
+    return np.array([index[image.label] for image in listing.images], np.int32)
+
+
+def divided(
+    listing: Listing, judged: tuple[Sequence[str], list[list[Range]]], digests: np.ndarray, *, stratify: bool
+) -> dict[str, np.ndarray]:
+    """The indices of the images in train, validation and test, int64 [n], in their order.
+
+    `judged` is what `judge` returned, `digests` the SHA-256 of each image, uint8 [n, 32]. Raises InvalidSettings when a
+    split has no image.
+    """
+    labels, splits = label_indices(listing), np.array([image.split for image in listing.images])
+    orders = {}
+    for split in np.unique(splits).tolist():
+        found = np.flatnonzero(splits == split)
+        orders[split] = found[order.shuffled(labels[found], digests[found], stratify=stratify)]
+    chosen = {}
+    for name, spec, parts in zip(SPLIT_NAMES, *judged, strict=True):
+        pieces = []
+        for part in parts:
+            ordered = digests[orders[part.split]]
+            start, stop = (order.cut(position, ordered) for position in (part.start, part.stop))
+            pieces.append(orders[part.split][start:stop])
+        chosen[name] = np.concatenate(pieces)
+        if not len(chosen[name]):
+            raise InvalidSettings(
+                f"THAW_{name.upper()}_SPLIT={spec!r}: has no examples, since the same image is never in two splits"
+            )
+    return chosen

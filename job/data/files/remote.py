@@ -1,0 +1,94 @@
+"""The objects of a bucket that a place of own images needs: of a folder, an archive, or a table and what it names.
+
+What is not needed is not judged. The name of what is needed becomes that of a file, so it is checked before anything is
+fetched.
+"""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from job.data.files.layout import worth_fetching
+from job.data.files.names import is_archive, is_table, normal
+from job.data.manifest import Files, listed, named
+from job.errors import DataUnavailable
+from job.paths import UnsafeName, checked_name
+from job.storage import MISSING, ObjectStore, open_store
+
+MAX_PART_BYTES = 240
+"""Of a name between two slashes. A file system takes 255, and the note of a copy has a longer name."""
+
+
+def look(uri: str) -> tuple[ObjectStore, str, Files]:
+    """The store of a place in a bucket, the name in it of the archive or table, and the files to fetch first.
+
+    The name is empty for a folder. What a table names is not among the files yet. Raises DataUnavailable when there is
+    nothing, InputError for what may not be fetched, StorageError.
+    """
+    scheme, _, rest = uri.partition("://")
+    parent, _, name = rest.rpartition("/")
+    if parent and (is_archive(name) or is_table(name)):
+        store = open_store(f"{scheme}://{parent}")
+        _check(store, [name])
+        generation = store.generation(name)
+        if generation == MISSING:
+            raise _unavailable(uri, "there is no such object")
+        return store, name, listed(store, {name: generation}, wanted=())
+    store = open_store(uri)
+    objects = store.generations("")
+    found = worth_fetching(objects)
+    _check(store, found)
+    if not found:
+        other = f", and {len(objects):,} other objects are there" if objects else ""
+        raise _unavailable(uri, f"there is no image under it{other}")
+    return store, "", listed(store, {name: objects[name] for name in found}, wanted=None)
+
+
+class RemoteFiles:
+    """The files of a folder in a bucket, for `places.listed`, before they are fetched."""
+
+    def __init__(self, store: ObjectStore, names: Iterable[str]) -> None:
+        self.names = list(names)
+        self.left_out: Counter[str] = Counter()
+        self._store = store
+
+    def read(self, name: str) -> bytes:
+        return self._store.read(name).data
+
+
+def named_in_table(store: ObjectStore, paths: Sequence[str]) -> Files:
+    """The images that a table names, as far as they are there. Raises InputError, StorageError."""
+    _check(store, paths)
+    # A table and a bucket may have different forms of the same letters.
+    (beginning,) = re.findall("^[ -~]*", os.path.commonpath(paths))
+    objects = store.generations(beginning)
+    names = {normal(name): name for name in objects} | {name: name for name in objects}
+    wanted = [names.get(path) or names.get(normal(path)) or path for path in paths]
+    _check(store, wanted)
+    return listed(store, {name: objects[name] for name in wanted if name in objects}, wanted=wanted)
+
+
+def _check(store: ObjectStore, names: Iterable[str]) -> None:
+    with named(store):
+        check_names(names)
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Raise UnsafeName unless all names can be those of files in one folder, each as it is."""
+    files = {checked_name(name) for name in names}
+    for name in files:
+        if any(len(part.encode()) > MAX_PART_BYTES for part in name.split("/")):
+            raise UnsafeName(f"{name!r} is not the name of a file: a part of it is longer than {MAX_PART_BYTES} bytes")
+        at = name.find("/")
+        while at > 0:
+            if name[:at] in files:
+                raise UnsafeName(f"{name!r} is not the name of a file: {name[:at]!r} is one, and cannot be a folder")
+            at = name.find("/", at + 1)
+
+
+def _unavailable(uri: str, reason: str) -> DataUnavailable:
+    return DataUnavailable(
+        f"there are no images at {uri}: {reason}",
+        hint="correct THAW_DATASET, or send images: python -m job mirror --to gs://bucket/prefix --dataset FOLDER",
+    )

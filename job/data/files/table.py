@@ -1,0 +1,206 @@
+"""Tables of images: a row for each, with its path, its label and perhaps its split.
+
+A path is relative to the folder of the table. Nothing here trusts one: it must be the name of a file that is there.
+"""
+
+import csv
+import io
+import json
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from job.data.files import image_files
+from job.data.files.listing import Image
+from job.data.files.names import SPLITS, normal, some
+from job.errors import InputError
+from job.paths import UnsafeName, checked_name
+
+PATHS = ("path", "file_name", "file", "filename", "filepath", "file_path", "image", "image_path")
+LABELS = ("label", "class", "category")
+SPLIT = ("split",)
+MAX_ROWS = 10_000_000
+
+_KNOWN = frozenset((*PATHS, *LABELS, *SPLIT))
+
+_HINT = f"expected a column {', '.join(PATHS[:4])} or image, and one of {', '.join(LABELS)}; split is optional"
+
+Row = dict[str, Any]
+
+
+def is_labelled(name: str, read: Callable[[str], bytes]) -> bool:
+    """Whether a table has columns of paths and of labels. One that cannot be read has none."""
+    try:
+        columns = _columns(_rows(name, read(name)))
+    except ValueError:
+        return False
+    return bool(columns & set(PATHS)) and bool(columns & set(LABELS))
+
+
+def paths(file: Path) -> list[str]:
+    """The paths in a table that is a file of this machine, each once, in order. Raises InputError."""
+    table = _Table(file.name, lambda _: image_files.content(file))
+    found = []
+    problems = _Problems(file.name)
+    for number, row in table.rows:
+        try:
+            found.append(_path(row.get(table.path)))
+        except ValueError as error:
+            problems.add("have a path that cannot be used", number, error)
+    problems.check()
+    return list(dict.fromkeys(found))
+
+
+def images(tables: Mapping[str, str], names: Collection[str], read: Callable[[str], bytes]) -> tuple[Image, ...]:
+    """The images of tables, given as names with the split of each, that are among `names`.
+
+    A table's own column of splits comes first. Raises InputError, with all kinds of problems in one message.
+    """
+    # A table and a disk may have different forms of the same letters.
+    files = {normal(name): name for name in names} | {name: name for name in names}
+    found: dict[str, Image] = {}
+    for name, split in tables.items():
+        table = _Table(name, read)
+        problems = _Problems(name)
+        above = name[: name.rfind("/") + 1]
+        for number, row in table.rows:
+            try:
+                path = _path(row.get(table.path))
+            except ValueError as error:
+                problems.add("have a path that cannot be used", number, error)
+                continue
+            file = files.get(above + path) or files.get(normal(above + path))
+            label, of_row = _text(row.get(table.label)), split
+            if table.split is not None:
+                value = _text(row.get(table.split))
+                of_row = SPLITS.get(value.casefold(), "")
+                if not of_row:
+                    problems.add("have a split other than train, validation and test", number, repr(value))
+            if not label:
+                problems.add("have no label", number, repr(path))
+            if not label.isprintable():
+                problems.add("have a label that cannot be printed", number, repr(label))
+            if file is None:
+                problems.add("name files that are not there", number, repr(path))
+            elif file in found:
+                problems.add("name a file again", number, repr(path))
+            else:
+                found[file] = Image(file, label, of_row)
+        problems.check()
+    return tuple(found.values())
+
+
+class _Table:
+    """The rows of a table with their numbers, and which columns have what."""
+
+    def __init__(self, name: str, read: Callable[[str], bytes]) -> None:
+        try:
+            self.rows = _rows(name, read(name))
+        except ValueError as error:
+            raise InputError(f"the table {name} cannot be read: {error}") from error
+        if not self.rows:
+            raise InputError(f"the table {name} has no rows", hint=_HINT)
+        columns = _columns(self.rows)
+        self.path = _one_of(name, columns, PATHS)
+        self.label = _one_of(name, columns, LABELS)
+        self.split = _one_of(name, columns, SPLIT) if "split" in columns else None
+
+
+class _Problems:
+    """What is wrong with the rows of a table, by kind."""
+
+    def __init__(self, table: str) -> None:
+        self._table = table
+        self._rows: dict[str, list[str]] = defaultdict(list)
+
+    def add(self, kind: str, number: int, value: object) -> None:
+        self._rows[kind].append(f"row {number}: {value}")
+
+    def check(self) -> None:
+        """Raise InputError for all of them."""
+        if self._rows:
+            kinds = [f"{len(rows):,} {kind} ({some(rows, shown=str)})" for kind, rows in self._rows.items()]
+            raise InputError(
+                f"the table {self._table} has rows that cannot be used: {'; '.join(kinds)}",
+                hint="paths are relative to the folder of the table; links to folders are not followed",
+            )
+
+
+def _one_of(table: str, columns: Collection[str], known: Sequence[str]) -> str:
+    found = [name for name in known if name in columns]
+    if len(found) == 1:
+        return found[0]
+    reason = f"several columns for the same, {some(found)}" if found else f"no column {' or '.join(known)}"
+    raise InputError(f"the table {table} has {reason}; it has {some(sorted(columns))}", hint=_HINT)
+
+
+def _columns(rows: Sequence[tuple[int, Row]]) -> set[str]:
+    return {column for _, row in rows for column in row}
+
+
+def _path(value: object) -> str:
+    """The path in a cell, as the name of a file. Raises ValueError."""
+    if not isinstance(value, str) or not value:
+        raise UnsafeName(f"{value!r}" if value is not None else "none")
+    return checked_name(value.replace("\\", "/").removeprefix("./"))
+
+
+def _text(value: object) -> str:
+    """A label or a split in a cell: text, or a whole number; empty when it is neither."""
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    return normal(value.strip()) if isinstance(value, str) else str(value) if is_number else ""
+
+
+def _rows(name: str, data: bytes) -> list[tuple[int, Row]]:
+    """The rows with their numbers, as a person counts them in the file; columns in small letters. Raises ValueError."""
+    suffix = Path(name).suffix.lower()
+    rows: Iterable[tuple[int, Any]]
+    if suffix == ".parquet":
+        rows = enumerate(_parquet(data), start=1)
+    elif suffix == ".jsonl":
+        rows = _jsonl(data.decode("utf-8-sig"))
+    else:
+        rows = _csv(data.decode("utf-8-sig"))
+    found = []
+    for number, row in rows:
+        if not isinstance(row, dict):
+            raise ValueError(f"row {number} is no JSON object")
+        found.append((number, {str(column).strip().casefold(): value for column, value in row.items()}))
+    return found
+
+
+def _jsonl(text: str) -> Iterator[tuple[int, Any]]:
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            try:
+                yield number, json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"row {number} is no JSON: {error}") from error
+
+
+def _csv(text: str) -> list[tuple[int, Row]]:
+    header = text.partition("\n")[0]
+    # As spreadsheets of several countries write it.
+    delimiter = max(",;\t", key=header.count)
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        return [(reader.line_num, row) for row in reader]
+    except csv.Error as error:
+        raise ValueError(f"after line {reader.line_num}: {error}") from error
+
+
+def _parquet(data: bytes) -> list[Row]:
+    # Imported here: it takes a quarter of a second.
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(pa.BufferReader(data))
+        if file.metadata.num_rows > MAX_ROWS:
+            raise ValueError(f"it has {file.metadata.num_rows:,} rows, more than {MAX_ROWS:,}")
+        # A column of images, as the Hugging Face Hub makes them, is a structure.
+        columns = [field.name for field in file.schema_arrow if not pa.types.is_nested(field.type)]
+        return file.read(columns=[name for name in columns if name.strip().casefold() in _KNOWN]).to_pylist()
+    except (pa.ArrowNotImplementedError, pa.ArrowKeyError, OSError) as error:
+        raise ValueError(str(error)) from error

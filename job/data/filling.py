@@ -1,0 +1,120 @@
+"""Puts data, weights and images into a mirror, which `mirror` reads: file by file, with a manifest.
+
+The manifest names all files before the first one is sent, and has the generation of each that was sent. So filling may
+be killed anywhere, and goes on from there.
+"""
+
+import functools
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from job.data.files.names import some
+from job.data.manifest import Listed, Manifest
+from job.data.tfds import prepared
+from job.data.together import together
+from job.errors import InputError
+from job.observe import events
+from job.storage import MISSING, Digest, ObjectStore, digest_of
+
+NUM_SAVES = 20
+SAVE_EVERY_SECONDS = 30.0
+
+
+def probe(store: ObjectStore) -> None:
+    """Find out whether a mirror can be filled, by writing its manifest as it is. Raises StorageError, InputError."""
+    manifest, generation = Manifest.read(store)
+    manifest.write(store, generation)
+
+
+def send(
+    store: ObjectStore,
+    files: Mapping[str, Path],
+    *,
+    is_all: bool = False,
+    observer: events.Observer,
+    check_stop: Callable[[], None],
+) -> None:
+    """Put files into a mirror, but for those that are there as they were sent.
+
+    With `is_all` the mirror may have no others: raises InputError when its manifest names one. Raises StorageError.
+    """
+    began = time.monotonic()
+    filling = _Filling(store, files, observer)
+    if is_all:
+        filling.refuse_others()
+    filling.plan(check_stop)
+    # Descriptions come last: a data set is found by its description, so it is not taken before it is complete.
+    for is_description in (False, True):
+        names = [name for name in files if name.endswith(f"/{prepared.DESCRIPTION}") == is_description]
+        together([functools.partial(filling.send, name) for name in names], use=filling.note, tick=check_stop)
+    filling.save()
+    observer.event(events.MirrorFilled(store.uri, bytes_sent=filling.num_bytes, seconds=time.monotonic() - began))
+
+
+class _Filling:
+    """What is in a mirror, and what of it this process has sent."""
+
+    def __init__(self, store: ObjectStore, files: Mapping[str, Path], observer: events.Observer) -> None:
+        self.num_bytes = 0
+        self._store = store
+        self._files = files
+        self._observer = observer
+        self._manifest, self._generation = Manifest.read(store)
+        self._there = store.generations(os.path.commonpath(files))
+        self._num_done = self._num_unsaved = 0
+        self._saved_at = time.monotonic()
+
+    def refuse_others(self) -> None:
+        others = sorted(self._manifest.files.keys() - self._files.keys())
+        if others:
+            raise InputError(
+                f"the mirror {self._store.uri} has {some(others)}, and they are not here: it may be of other images",
+                hint=f"give another --to, or delete {self._store.uri} first",
+            )
+
+    def plan(self, check_stop: Callable[[], None]) -> None:
+        """Name all files in the manifest, with their digests."""
+
+        def note(found: tuple[str, Digest]) -> None:
+            name, digest = found
+            before = self._manifest.files.get(name)
+            if before is None or before.digest != digest or before.generation != self._there.get(name):
+                self._manifest.files[name] = Listed(**vars(digest))
+
+        together(
+            [functools.partial(lambda name, path: (name, digest_of(path)), *file) for file in self._files.items()],
+            use=note,
+            tick=check_stop,
+        )
+        self.save()
+
+    def send(self, name: str) -> tuple[str, Listed, bool]:
+        """Send a file, unless it is there; returns how it is listed, and whether it was sent."""
+        listed = self._manifest.files[name]
+        if listed.generation != MISSING:
+            return name, listed, False
+        digest = self._store.upload(name, self._files[name], if_generation=self._there.get(name, MISSING))
+        return name, Listed(**vars(digest), generation=self._store.generation(name)), True
+
+    def note(self, sent: tuple[str, Listed, bool]) -> None:
+        name, listed, is_new = sent
+        self._manifest.files[name] = listed
+        self._num_done += 1
+        if is_new:
+            self.num_bytes += listed.size
+            self._num_unsaved += 1
+            # With each file it would be work in the square of their number.
+            if (
+                self._num_unsaved >= len(self._files) / NUM_SAVES
+                or time.monotonic() - self._saved_at > SAVE_EVERY_SECONDS
+            ):
+                self.save()
+        num_files = len(self._files)
+        self._observer.event(events.Mirrored(file=name, number=self._num_done, num_files=num_files, bytes=listed.size))
+
+    def save(self) -> None:
+        """Write the manifest."""
+        self._generation = self._manifest.write(self._store, self._generation)
+        self._num_unsaved, self._saved_at = 0, time.monotonic()

@@ -1,0 +1,105 @@
+"""The manifest of a mirror: its files by name, with the size and digest of each.
+
+It names every file before the first one is sent. So a mirror that has all files of its manifest, each with the digest
+there, is complete, and one that was cut short is never taken for complete.
+
+The names in a bucket may be chosen by an attacker. What is not safe, or not in the manifest, is refused here.
+"""
+
+import contextlib
+from collections.abc import Collection, Iterator, Mapping
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from job.errors import InputError, ObjectMissing
+from job.paths import UnsafeName, checked_name
+from job.storage import MISSING, Digest, ObjectStore
+
+MANIFEST = "thaw-mirror.json"
+
+
+class Listed(BaseModel):
+    """A file as it was when it was sent or fetched: its content, and the generation of its object."""
+
+    model_config = ConfigDict(frozen=True)
+
+    size: int = Field(ge=0)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    generation: int = MISSING
+
+    @property
+    def digest(self) -> Digest:
+        return Digest(self.size, self.sha256)
+
+
+Files = dict[str, Listed | int]
+"""The files of a mirror by name, with what its manifest says of each; the generation where there is no manifest."""
+
+
+class Manifest(BaseModel):
+    """The files of a mirror by name."""
+
+    files: dict[str, Listed] = {}
+
+    @field_validator("files")
+    @classmethod
+    def _names_are_safe(cls, files: dict[str, Listed]) -> dict[str, Listed]:
+        return {checked_name(name): listed for name, listed in files.items()}
+
+    @classmethod
+    def read(cls, store: ObjectStore) -> tuple["Manifest", int]:
+        """The manifest of a mirror, empty when there is none, and its generation. Raises InputError."""
+        try:
+            stored = store.read(MANIFEST)
+        except ObjectMissing:
+            return cls(), MISSING
+        try:
+            return cls.model_validate_json(stored.data), stored.generation
+        except ValidationError as error:
+            raise InputError(
+                f"{store.uri}/{MANIFEST} is not the manifest of a mirror: {error.errors()[0]['msg']}",
+                hint="delete it, and fill the mirror again with python -m job mirror",
+            ) from error
+
+    def write(self, store: ObjectStore, generation: int) -> int:
+        """Write it, sorted by name, in place of `generation`; returns the new one."""
+        content = Manifest(files=dict(sorted(self.files.items())))
+        return store.write(MANIFEST, content.model_dump_json(indent=1).encode(), if_generation=generation)
+
+
+def listed(store: ObjectStore, found: Mapping[str, int], *, wanted: Collection[str] | None) -> Files:
+    """The objects of `found`, which has their generations, as files of a mirror.
+
+    Raises InputError for one that the manifest lacks, and for one that is `wanted`, in the manifest and not found; None
+    stands for all that the manifest names.
+    """
+    manifest, generation = Manifest.read(store)
+    if generation == MISSING:
+        return dict(found)
+    for name in found:
+        if name not in manifest.files:
+            raise InputError(
+                f"{store.uri}/{name} is not in the manifest of the mirror, and nothing was fetched: filling the mirror "
+                "was cut short, or somebody else put it there",
+                hint="fill the mirror again, with python -m job mirror; if it is still refused then, delete it",
+            )
+    for name in manifest.files if wanted is None else wanted:
+        if name in manifest.files and name not in found:
+            raise InputError(
+                f"{store.uri}/{name} is in the manifest of the mirror and does not exist, and nothing was fetched: "
+                "filling the mirror was cut short, or somebody deleted it",
+                hint="fill the mirror again, with python -m job mirror",
+            )
+    return {name: manifest.files[name] for name in found}
+
+
+@contextlib.contextmanager
+def named(store: ObjectStore) -> Iterator[None]:
+    """Turn an unsafe name into an error that says in which store it is."""
+    try:
+        yield
+    except UnsafeName as error:
+        raise InputError(
+            f"{store.uri} has an object whose name cannot be that of a file here, and nothing was fetched: {error}",
+            hint="find out why it is there, and delete it",
+        ) from error

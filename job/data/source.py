@@ -1,0 +1,59 @@
+"""Where the labelled images of a run come from: a TFDS data set, or image files. Above it nothing knows which.
+
+Keras' `image_dataset_from_directory` and TFDS' `ImageFolder` are not used for files: neither reads archives, tables or
+buckets, both take the order from names and a seed, and neither names a damaged file or knows what it trained on.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+CheckStop = Callable[[], None]
+
+
+class Examples(Protocol):
+    """The examples of one split, in an order that never changes.
+
+    `labels` are int32 [n], 0 to classes - 1, and `digests` the SHA-256 of the encoded images, uint8 [n, 32].
+    `is_in_any_order` says whether an example can be read by its index.
+    """
+
+    spec: str
+    labels: np.ndarray
+    digests: np.ndarray
+
+    @property
+    def is_in_any_order(self) -> bool: ...
+
+    def mapped(self, order: np.ndarray, use: "Callable[[tf.Tensor], tf.Tensor]") -> "tf.data.Dataset":
+        """What `use` makes, in a graph, of the bytes of each image of `order` in turn.
+
+        `order` are indices, which are 0, 1, 2, ... unless the examples are in any order.
+        """
+
+    def names(self, indices: Sequence[int]) -> list[str]:
+        """What a person knows these examples by; `indices` are in order."""
+
+
+class Source(Protocol):
+    """Labelled images. `identity` says of which data set, where its content alone does not.
+
+    `has_names` says whether each example has a name of its own, which costs nothing to look up. `repair_hint` is what
+    to do about images that cannot be read.
+    """
+
+    identity: str
+    class_names: tuple[str, ...]
+    has_names: bool
+    repair_hint: str
+
+    def read(self, specs: Sequence[str], check_stop: CheckStop) -> Mapping[str, Examples]:
+        """Train, validation and test, whose labels and encoded images have all been read.
+
+        `check_stop` is called now and then, and raises to leave. Raises InvalidSettings when the specs do not fit the
+        data, DataCorrupt when it cannot be read.
+        """

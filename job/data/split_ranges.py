@@ -1,0 +1,59 @@
+"""What the three split specs mean once the sizes of the data are known: which examples, by index.
+
+TFDS itself reads the specs, whatever the data is: `train[:40%]` means the same everywhere.
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import tensorflow_datasets as tfds
+
+from job.data.split_spec import SPLIT_NAMES
+from job.errors import InvalidSettings
+
+
+class Range(NamedTuple):
+    """The examples of a split that the data has, from index `start` up to but not including `stop`."""
+
+    split: str
+    start: int
+    stop: int
+
+    def shares_with(self, other: "Range") -> bool:
+        return self.split == other.split and max(self.start, other.start) < min(self.stop, other.stop)
+
+
+def split_ranges(specs: Sequence[str], splits: Mapping[str, Any], *, of: str) -> list[list[Range]]:
+    """The ranges of each spec. `splits` are those that the data has, each with `num_examples` and `shard_lengths`.
+
+    Raises InvalidSettings, which says all that is wrong of data named `of`: a spec names no split, has no examples, or
+    shares some with another.
+    """
+    sizes = {name: info.num_examples for name, info in splits.items()}
+    known = f"{of} has {', '.join(f'{name} ({size:,})' for name, size in sizes.items())}"
+    problems: list[str] = []
+    found: list[tuple[str, list[Range]]] = []
+    for name, spec in zip(SPLIT_NAMES, specs, strict=True):
+        setting = f"THAW_{name.upper()}_SPLIT={spec!r}"
+        try:
+            parts = tfds.core.ReadInstruction.from_spec(spec).to_absolute(splits)
+        except (ValueError, KeyError, AssertionError) as error:
+            problems.append(f"{setting}: {str(error).splitlines()[0]}; {known}")
+            continue
+        ranges = [
+            Range(part.splitname, part.from_ or 0, sizes[part.splitname] if part.to is None else part.to)
+            for part in parts
+        ]
+        if not any(part.start < part.stop for part in ranges):
+            problems.append(f"{setting}: has no examples; {known}")
+        if any(a.shares_with(b) for a, b in itertools.combinations(ranges, 2)):
+            problems.append(f"{setting}: names some examples twice; {known}")
+        for other, other_ranges in found:
+            if any(a.shares_with(b) for a in ranges for b in other_ranges):
+                problems.append(f"{setting}: overlaps {other}: the three splits must be disjoint; {known}")
+        found.append((setting, ranges))
+    if problems:
+        lines = "\n".join(f"  {problem}" for problem in problems)
+        raise InvalidSettings(f"the splits do not fit the data; nothing was trained.\n{lines}")
+    return [ranges for _, ranges in found]
