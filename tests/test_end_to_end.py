@@ -255,7 +255,7 @@ def disturb(env: dict[str, str], rng: random.Random, kinds: list[signal.Signals]
         assert process.stdout is not None
         if json.loads(process.stdout.readline())["event"] == "run_claimed":
             # Between the claim and the end: importing, loading, compiling, training, evaluating, exporting.
-            time.sleep(rng.uniform(0, 7))
+            time.sleep(rng.uniform(0, 5))
             process.send_signal(rng.choice(kinds))
         process.communicate(timeout=60)
         codes.append(process.returncode)
