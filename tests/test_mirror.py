@@ -324,6 +324,7 @@ def test_what_is_sent_is_listed_with_its_digest_and_sent_once(tmp_path: Path) ->
 # The program
 
 
+@pytest.mark.slow
 def test_a_run_reads_data_and_weights_from_a_bucket_that_the_command_has_filled(
     gcs: GcsServer, environment: Callable[..., dict[str, str]], tmp_path: Path
 ) -> None:

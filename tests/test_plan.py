@@ -73,6 +73,7 @@ def test_a_record_in_which_nothing_trains_is_planned_by_the_settings(ask: Ask, s
     assert ask(settings)["next"]["text"] == "start attempt 2 with the first step of fine_tune"
 
 
+@pytest.mark.slow
 def test_a_stopped_run_would_carry_on_where_it_stopped(ask: Ask, small: Small, tmp_path: Path) -> None:
     """With phase and step; the folder of the run is as it was, and the start does what was said."""
     settings = small()

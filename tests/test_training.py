@@ -160,6 +160,7 @@ def test_the_head_learns(splits: Splits) -> None:
     assert last.validation_accuracy > 0.9
 
 
+@pytest.mark.slow
 def test_validation_features_of_a_frozen_backbone_are_computed_once(
     splits: Splits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
