@@ -265,7 +265,8 @@ def disturb(env: dict[str, str], rng: random.Random, kinds: list[signal.Signals]
     return codes
 
 
-@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 10))])
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(10))
 def test_a_run_killed_at_random_ends_with_the_same_bits(
     environment: Environment, undisturbed: dict[str, Any], seed: int
 ) -> None:

@@ -187,6 +187,7 @@ def test_a_stop_is_honoured_in_every_stage(ends_the_same: Ends, small: Small, st
     ends_the_same(store)
 
 
+@pytest.mark.slow
 def test_commits_come_as_often_as_they_are_asked_for(small: Small, store: LocalStore) -> None:
     """An interval of 0 commits every step that it can keep up with; the end of an epoch is always committed."""
     recorder = start(small(checkpoint_every_seconds=0, **SHORT), store)
@@ -250,6 +251,7 @@ def in_export(store: LocalStore, act: Callable[[], Any]) -> Callable[[], None]:
     return check_stop
 
 
+@pytest.mark.slow
 def test_the_results_of_the_winner_are_not_overwritten_by_the_loser(small: Small, store: LocalStore) -> None:
     """Another attempt takes the run and finishes it meanwhile."""
     with pytest.raises(Superseded, match="attempt 2 of test"):
@@ -331,7 +333,8 @@ def test_after_a_failure_of_store_or_disk_the_next_start_completes_the_run(
     ends_the_same(store)
 
 
-@pytest.mark.parametrize("method", ["delete", pytest.param("list", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["delete", "list"])
 def test_a_store_that_cannot_prune_does_not_stop_the_run(small: Small, store: LocalStore, method: str) -> None:
     """What is left over is removed when the store can do it again."""
     settings = small(fine_tune_epochs=0, keep_checkpoints=1)
