@@ -9,9 +9,10 @@ from bench.workload import Workload
 from job.data.splits import DataRequest, load_splits
 from job.model.classifier import ModelRequest, build_classifier
 from job.observe import events
-from job.observe.events import Observers, StepDone
+from job.observe.events import StepDone
 from job.observe.ledger import Ledger
 from job.observe.metrics import Metrics
+from job.observe.observer import Observers
 from job.observe.progress import Context, Progress
 from job.phases import Phase
 from job.run.checkpoint import Checkpoints

@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 
 import pytest
 
-from job.observe.events import Event, RunningMeans, StepDone
+from job.observe.events import Event, StepDone
+from job.observe.observer import RunningMeans
 from job.settings.environment import NOT_SETTINGS
 from job.settings.settings import PREFIX, Settings
 from job.storage import LocalStore

@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from job.errors import Interrupted
-from job.observe.events import Event, Observer, Observers, RunningMeans, StepDone
+from job.observe.events import Event, StepDone
+from job.observe.observer import Observer, Observers, RunningMeans
 from job.observe.progress import Context, Progress
 from job.run.attempt import run_attempt
 from job.run.record import RECORD_NAME, Identity

@@ -15,6 +15,7 @@ from job import memory
 from job.data.tfds.records import cut_short
 from job.errors import DataCorrupt, ExitCode, MemoryExhausted, ScratchUnavailable
 from job.observe import events
+from job.observe.observer import RunningMeans
 from job.storage import LocalStore
 from job.storage.scratch import explained
 from tests.conftest import Recorder
@@ -101,7 +102,7 @@ class LimitOnceBuilt(Recorder):
 class AsksForTooMuch(Recorder):
     """Wants memory that is not there, at the first step."""
 
-    def step(self, done: events.StepDone, running_means: events.RunningMeans) -> None:
+    def step(self, done: events.StepDone, running_means: RunningMeans) -> None:
         in_numpy()
 
 

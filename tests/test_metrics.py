@@ -20,10 +20,11 @@ from job import __version__
 from job.cli.observers import StoreObserver
 from job.errors import ObjectMissing
 from job.observe import events
-from job.observe.events import Observers, StepDone
+from job.observe.events import StepDone
 from job.observe.ledger import Ledger
 from job.observe.metrics import Metrics, push, serving
 from job.observe.metrics.table import OUTCOME, SERIES
+from job.observe.observer import Observers
 from job.observe.progress import Progress
 from job.settings.settings import Settings
 from job.storage import LocalStore, open_store

@@ -22,6 +22,7 @@ from job.errors import (
     TrainingDiverged,
 )
 from job.observe import events
+from job.observe.observer import RunningMeans
 from job.observe.progress import Progress
 from job.run.record import RECORD_NAME, Identity, RunRecord
 from job.storage import Digest, LocalStore
@@ -229,7 +230,7 @@ def test_a_lost_run_is_noticed_between_two_commits(
     settings = small(batch_size=1)
 
     class Rival(Recorder):
-        def step(self, done: events.StepDone, running_means: events.RunningMeans) -> None:
+        def step(self, done: events.StepDone, running_means: RunningMeans) -> None:
             if done.step == 2:
                 lease.claim(store, Identity.of(settings), HOLDER, lease_seconds=60, context=context())
             time.sleep(0.05)

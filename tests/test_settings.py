@@ -7,7 +7,8 @@ import pytest
 from job import cli
 from job.errors import InvalidSettings
 from job.settings.environment import choices
-from job.settings.settings import RECIPE_VERSION, Settings, changes_result, setting_group, variable
+from job.settings.fields import setting_group
+from job.settings.settings import RECIPE_VERSION, Settings, changes_result, variable
 
 TEXTS: dict[str, Any] = {
     "run_id": "other", "storage_uri": "/elsewhere", "dataset": "cifar10", "data_dir": "/data",

@@ -19,8 +19,9 @@ from job.data.files.names import is_place
 from job.data.files.places import open_place
 from job.data.mirror import Fetching
 from job.errors import ExitCode, InvalidSettings
-from job.observe.events import Observers
-from job.settings.settings import LocalPath, Settings
+from job.observe.observer import Observers
+from job.settings.fields import LocalPath
+from job.settings.settings import Settings
 from job.storage import scratch
 
 COLORS = {"error": "red", "warning": "yellow", "note": ""}

@@ -17,8 +17,9 @@ from job.data.files.places import Folder, open_place
 from job.data.files.remote import check_names
 from job.data.tfds import prepared
 from job.errors import InputError, InvalidSettings, WeightsUnusable
-from job.observe.events import MirrorSettings, Observer
+from job.observe.events import MirrorSettings
 from job.observe.log import without_native_notes
+from job.observe.observer import Observer
 from job.paths import UnsafeName
 from job.settings.settings import Settings
 from job.storage import digest_of, open_store, scratch

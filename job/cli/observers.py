@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 
 from job.errors import ExitCode, ThawError
 from job.observe import events
-from job.observe.events import Observer, Observers
 from job.observe.log import Log
 from job.observe.metrics import Metrics, push, serving
+from job.observe.observer import Observer, Observers
 from job.observe.progress import Progress
 from job.settings.settings import Settings
 

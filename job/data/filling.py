@@ -16,6 +16,7 @@ from job.data.tfds import prepared
 from job.data.together import together
 from job.errors import InputError
 from job.observe import events
+from job.observe.observer import Observer
 from job.storage import MISSING, Digest, ObjectStore, digest_of
 
 NUM_SAVES = 20
@@ -33,7 +34,7 @@ def send(
     files: Mapping[str, Path],
     *,
     is_all: bool = False,
-    observer: events.Observer,
+    observer: Observer,
     check_stop: Callable[[], None],
 ) -> None:
     """Put files into a mirror, but for those that are there as they were sent.
@@ -56,7 +57,7 @@ def send(
 class _Filling:
     """What is in a mirror, and what of it this process has sent."""
 
-    def __init__(self, store: ObjectStore, files: Mapping[str, Path], observer: events.Observer) -> None:
+    def __init__(self, store: ObjectStore, files: Mapping[str, Path], observer: Observer) -> None:
         self.num_bytes = 0
         self._store = store
         self._files = files

@@ -28,6 +28,7 @@ from job.data.tfds import prepared
 from job.data.together import together
 from job.errors import DataUnavailable, InputError, WeightsUnusable
 from job.observe import events
+from job.observe.observer import Observer
 from job.paths import checked_name, inside
 from job.storage import MISSING, Digest, LocalStore, ObjectStore, cache_folder, open_store, scratch
 from job.storage.uri import is_bucket, local_folder
@@ -86,7 +87,7 @@ class Fetching:
     """
 
     def __init__(
-        self, cache_dir: Path | None, *, scratch: Path, observer: events.Observer, check_stop: Callable[[], None]
+        self, cache_dir: Path | None, *, scratch: Path, observer: Observer, check_stop: Callable[[], None]
     ) -> None:
         self._root = cache_folder.place(cache_dir) / "mirror"
         self._scratch = scratch

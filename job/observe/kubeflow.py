@@ -15,18 +15,17 @@ import requests
 
 from job.observe import events
 from job.observe.estimate import Estimate
+from job.observe.observer import Observer, RunningMeans
 
 PREFIX = "KUBEFLOW_TRAINER_SERVER_"
 EVERY_SECONDS = 5.0
 TIMEOUT_SECONDS = 5.0
 
 
-class Reporter(events.Observer):
+class Reporter(Observer):
     """Sends the status of the run to where the variables of a TrainJob say; `observer` gets the warnings."""
 
-    def __init__(
-        self, environ: Mapping[str, str], observer: events.Observer, *, every_seconds: float = EVERY_SECONDS
-    ) -> None:
+    def __init__(self, environ: Mapping[str, str], observer: Observer, *, every_seconds: float = EVERY_SECONDS) -> None:
         self._url = environ[f"{PREFIX}URL"]
         self._ca_cert = environ.get(f"{PREFIX}CA_CERT")
         self._token = Path(environ.get(f"{PREFIX}TOKEN", ""))
@@ -60,7 +59,7 @@ class Reporter(events.Observer):
                 self._is_done = True
                 self._metrics |= {"test_loss": event.test_loss, "test_accuracy": event.test_accuracy}
 
-    def step(self, done: events.StepDone, running_means: events.RunningMeans) -> None:
+    def step(self, done: events.StepDone, running_means: RunningMeans) -> None:
         self._estimate.step(done)
 
     def status(self) -> dict[str, Any]:

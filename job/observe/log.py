@@ -22,6 +22,7 @@ from rich.text import Text
 from structlog.processors import add_log_level
 
 from job.observe import events
+from job.observe.observer import Observer, RunningMeans
 from job.observe.progress import Progress
 from job.redaction import redacted, redacted_facts
 
@@ -63,7 +64,7 @@ _even_if_unwritable = contextlib.suppress(OSError)
 """A closed pipe or a full disk under the log neither ends a run nor changes its exit code."""
 
 
-class Log(events.Observer):
+class Log(Observer):
     """An observer that writes events with structlog, and on a terminal shows a progress bar."""
 
     def __init__(self, log_format: Literal["auto", "console", "json"], progress: Progress) -> None:
@@ -103,7 +104,7 @@ class Log(events.Observer):
             else:
                 getattr(self._log, event.level)(event.name, **event.fields())
 
-    def step(self, done: events.StepDone, running_means: events.RunningMeans) -> None:
+    def step(self, done: events.StepDone, running_means: RunningMeans) -> None:
         """Move the bar, but not more than five times a second: reading the loss waits for the device."""
         if not self._show_bar or time.monotonic() - self._stepped_at < BAR_SECONDS:
             return

@@ -5,8 +5,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from job.observe.events import Observer
 from job.observe.ledger import Category, Ledger
+from job.observe.observer import Observer
 
 
 @dataclass

@@ -7,11 +7,10 @@ cheap: a wrong variable is reported in under half a second, before TensorFlow an
 import hashlib
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
+from pydantic import ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -22,32 +21,17 @@ from job.model.backbones import BACKBONES
 from job.paths import expanded
 from job.phases import PHASE_NAMES, PHASES, Phase
 from job.redaction import redacted_value
+from job.settings.fields import KUBERNETES_NAME, TFDS_NAME, LocalPath, Split, StoreUri, class_list, setting_group
 from job.storage import cache_folder
 from job.storage.uri import PLACES, checked_bucket, checked_object, checked_store, local_folder
 
 PREFIX = "THAW_"
-TFDS_NAME = re.compile(r"[a-z][a-z0-9_]*(/[\w-][\w.-]*)?(:\d+\.\d+\.\d+|:\d+\.\*\.\*)?")
-
 RECIPE_VERSION = 2
 """Part of the fingerprint: raised when the code itself changes what the same settings produce.
 
 The default of a setting that changes the result is part of the recipe: another default is another recipe, and raises
 this number too. A new setting does not, if its default produces what the code produced before.
 """
-
-
-def setting_group(name: str, *, changes_result: bool) -> Callable[..., Any]:
-    """The function that declares a setting of a group: default, description, bounds, and whether it changes the result.
-
-    The group is where a person finds the setting in the help and the report. `changes_result` is that of its settings,
-    unless one says otherwise.
-    """
-
-    def setting(default: Any, description: str, *, changes_result: bool = changes_result, **bounds: Any) -> Any:
-        extra = {"group": name, "changes_result": changes_result}
-        return Field(default, description=description, json_schema_extra=extra, **bounds)  # type: ignore[arg-type]
-
-    return setting
 
 
 _run = setting_group("run", changes_result=False)
@@ -57,19 +41,6 @@ _model = setting_group("model", changes_result=True)
 _phases = setting_group("phases", changes_result=True)
 _numerics = setting_group("numerics", changes_result=True)
 _operation = setting_group("operation", changes_result=False)
-
-Split = Annotated[str, Field(min_length=1)]
-
-
-def _local(path: Any) -> Any:
-    if isinstance(path, str) and "://" in path:
-        raise ValueError("expected a path on this machine, not a URL")
-    return path
-
-
-StoreUri = Annotated[str, AfterValidator(checked_store)]
-LocalPath = Annotated[Path, BeforeValidator(_local), AfterValidator(expanded)]
-KUBERNETES_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,252}$"
 
 
 class Settings(BaseSettings):
@@ -335,18 +306,6 @@ class Settings(BaseSettings):
             for phase in PHASES
         )
         return tuple(phase for phase in phases if phase.epochs > 0)
-
-
-def class_list(classes: str | None) -> tuple[str, ...]:
-    """The names in THAW_CLASSES. Raises ValueError."""
-    if classes is None:
-        return ()
-    if not classes.lstrip().startswith("["):
-        return tuple(name.strip() for name in classes.split(","))
-    names = json.loads(classes)
-    if not all(isinstance(name, str) for name in names):
-        raise ValueError("expected a list of strings")
-    return tuple(names)
 
 
 def variable(field: str) -> str:

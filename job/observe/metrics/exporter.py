@@ -9,6 +9,7 @@ from wsgiref.simple_server import WSGIServer
 from prometheus_client import CollectorRegistry, make_wsgi_app, pushadd_to_gateway, start_http_server
 
 from job.observe import events
+from job.observe.observer import Observer
 
 JOB = "thaw"
 
@@ -17,7 +18,7 @@ Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
 @contextlib.contextmanager
-def serving(registry: CollectorRegistry, port: int, observer: events.Observer) -> Iterator[None]:
+def serving(registry: CollectorRegistry, port: int, observer: Observer) -> Iterator[None]:
     """Serve /metrics and /healthz inside; port 0 is off.
 
     A port that is not available is a warning, and the run goes on without.
@@ -61,7 +62,7 @@ def push(
     *,
     grouping: dict[str, str],
     timeout_seconds: float,
-    observer: events.Observer,
+    observer: Observer,
 ) -> None:
     """Send the outcome to a Pushgateway; it keeps those of its series that are not sent.
 

@@ -17,12 +17,13 @@ from job.observe.estimate import Estimate
 from job.observe.ledger import by_stage, goodput
 from job.observe.metrics.live import Live
 from job.observe.metrics.table import BY_NAME, OUTCOME, SERIES
+from job.observe.observer import Observer, RunningMeans
 from job.observe.progress import Progress
 
 KINDS = {"counter": Counter, "gauge": Gauge, "histogram": Histogram}
 
 
-class Metrics(events.Observer):
+class Metrics(Observer):
     """The series of one attempt: an observer of the run and of its store.
 
     `constants` are labels of thaw_info, `disks` the folders whose free space is shown.
@@ -92,7 +93,7 @@ class Metrics(events.Observer):
                 self._set_outcome("thaw_test_accuracy_ratio", event.accuracy)
                 self._set_outcome("thaw_test_loss", event.loss)
 
-    def step(self, done: events.StepDone, running_means: events.RunningMeans) -> None:
+    def step(self, done: events.StepDone, running_means: RunningMeans) -> None:
         """Takes some microseconds; does not read the loss."""
         self._series("thaw_steps_total", done.phase).inc()
         self._series("thaw_examples_total", done.phase).inc(done.num_examples)
