@@ -1,4 +1,4 @@
-"""The events of a run, which are the lines of its log, and the observers that get them."""
+"""The events of a run, which are the lines of its log."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass
