@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -144,6 +145,9 @@ def test_a_run_that_another_process_holds_is_waited_for(ask: Ask, small: Small, 
     [
         ({"storage_uri": "/proc/thaw"}, "storage", "/proc", ExitCode.STORAGE_UNAVAILABLE),
         ({"dataset": "no_such_data"}, "data", "there is no data set 'no_such_data'", ExitCode.BAD_INPUT),
+        ({"dataset": "cat_vs_dogs"}, "data", "not in TFDS; did you mean cats_vs_dogs?", ExitCode.BAD_INPUT),
+        ({"dataset": "drawn_cat_vs_dogs"}, "data", "did you mean drawn_cats_vs_dogs?", ExitCode.BAD_INPUT),
+        ({"dataset": "two_shape:1.0.0"}, "data", "did you mean two_shapes?", ExitCode.BAD_INPUT),
         ({"train_split": "train[:4000]"}, "data", "has train (96)", ExitCode.INVALID_SETTINGS),
         ({"test_split": "test"}, "data", "THAW_TEST_SPLIT='test'", ExitCode.INVALID_SETTINGS),
         ({"test_split": "train[55:80]"}, "data", "overlaps THAW_VALIDATION_SPLIT", ExitCode.INVALID_SETTINGS),
@@ -209,20 +213,39 @@ def test_a_probe_that_is_interrupted_leaves_nothing(tmp_path: Path, monkeypatch:
 
 
 def test_a_plan_of_prepared_data_imports_no_tensorflow(environment: Environment) -> None:
-    """A table for a person, with where each setting came from."""
+    """A table for a person: the verdict first, then what differs from the defaults, and from where."""
     program = (
-        "import sys; from job.__main__ import main; code = main(['plan', '--seed', '3']); "
+        "import sys; from job.__main__ import main; code = main(['plan', '--seed', '3', *sys.argv[1:]]); "
         "sys.exit(99 if 'tensorflow' in sys.modules else code)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program], env=environment(), cwd=REPOSITORY, capture_output=True, text=True
+    rows: list[dict[str, list[str]]] = []
+    for words in ([], ["--all"]):
+        done = subprocess.run(
+            [sys.executable, "-c", program, *words],
+            env=environment(dropout=0.2), cwd=REPOSITORY, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        lines = [re.sub(" +", " ", line).strip() for line in done.stdout.splitlines()]
+        assert lines[0] == "a start would start attempt 1 with the first step of head"
+        assert lines[1] == "exit code 0, as of a start"
+        rows.append({line.split()[0]: line.split() for line in lines if line.startswith("THAW_")})
+    shown, everything = rows
+    assert shown["THAW_SEED"] == everything["THAW_SEED"] == ["THAW_SEED", "*", "3", "flag"]
+    assert shown["THAW_BATCH_SIZE"][-1] == "environment"
+    assert shown.keys().isdisjoint({"THAW_DROPOUT", "THAW_FLIP"})
+    assert everything["THAW_DROPOUT"] == ["THAW_DROPOUT", "*", "0.2", "environment"]
+    assert len(everything) == len(Settings.model_fields)
+
+
+def test_the_verdict_of_a_plan_is_that_of_all_it_looked_at(small: Small, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nobody reads on below a good one: what would end a start is in the first line."""
+    settings = small().model_copy(update={"dataset": "no_such_data", "weights": "/nothing.h5"})
+    assert plan_command.answer(plan_command.Options(settings=settings)) == ExitCode.BAD_INPUT
+    verdict, code, *_ = capsys.readouterr().out.splitlines()
+    assert verdict.split(maxsplit=3)[3].strip() == (
+        "end at once because of data and weights; with that mended, start attempt 1 with the first step of head"
     )
-    assert done.returncode == 0, done.stderr
-    rows = {line.split()[0]: line.split() for line in done.stdout.splitlines() if line.startswith("THAW_")}
-    assert rows["THAW_SEED"] == ["THAW_SEED", "*", "3", "flag"]
-    assert rows["THAW_BATCH_SIZE"][-1] == "environment"
-    assert rows["THAW_DROPOUT"] == ["THAW_DROPOUT", "*", "0.2", "default"]
-    assert "start attempt 1 with the first step of head" in done.stdout
+    assert code.split() == ["exit", "code", "4,", "as", "of", "a", "start"]
 
 
 def test_memory_is_what_the_control_group_leaves(tmp_path: Path) -> None:

@@ -137,13 +137,14 @@ def test_runs_are_listed_with_their_condition(tmp_path: Path, said: Said) -> Non
 
 
 def test_a_place_without_runs_is_distinguished_from_a_run_and_from_nothing(tmp_path: Path, said: Said) -> None:
-    """Three answers to three mistakes."""
-    list_command.answer(list_command.Options(storage_uri=str(tmp_path)))
-    assert f"There is no run in {tmp_path}." in said()
+    """Where no run has begun yet there is nothing wrong, not even without a folder."""
+    for place, expected in {tmp_path: ".", tmp_path / "nothing": ": there is no such folder yet."}.items():
+        assert list_command.answer(list_command.Options(storage_uri=str(place))) == ExitCode.COMPLETE
+        assert said() == f"There is no run in {place}{expected}\n"
+        assert rows_of(str(place), said) == []
     keep(LocalStore(tmp_path), "a")
-    for place, expected in {"nothing": "there is no folder", "a": "is a run itself"}.items():
-        with pytest.raises(RunUnavailable, match=expected):
-            list_command.answer(list_command.Options(storage_uri=str(tmp_path / place)))
+    with pytest.raises(RunUnavailable, match="is a run itself"):
+        list_command.answer(list_command.Options(storage_uri=str(tmp_path / "a")))
 
 
 def test_a_run_in_a_bucket_costs_one_read_however_much_it_holds(gcs: GcsServer, said: Said) -> None:

@@ -38,10 +38,14 @@ class Options(CommandOptions):
 def answer(options: Options) -> ExitCode:
     """Show the runs, the newest first; one whose record is damaged or cannot be read is a row that says so.
 
-    Raises RunUnavailable, and StorageError when the names of the runs cannot be read.
+    Raises RunUnavailable when the place is a run itself, and StorageError when the names of the runs cannot be read.
     """
     store, now = open_store(options.storage_uri), datetime.now(UTC)
-    rows = sorted(find(store, now=now), key=_newest_first)
+    try:
+        rows = sorted(find(store, now=now), key=_newest_first)
+        nothing = f"There is no run in {store.uri}."
+    except ObjectMissing:
+        rows, nothing = [], f"There is no run in {store.uri}: there is no such folder yet."
     if not rows and store.generation(RECORD_NAME) != MISSING:
         raise RunUnavailable(f"{store.uri} is a run itself", hint=f"python -m job status --run {store.uri}")
     if options.as_json:
@@ -50,16 +54,13 @@ def answer(options: Options) -> ExitCode:
     elif rows:
         TableConsole().print(as_table(rows))
     else:
-        TableConsole().print(plain(f"There is no run in {store.uri}."))
+        TableConsole().print(plain(nothing))
     return ExitCode.COMPLETE
 
 
 def find(store: ObjectStore, *, now: datetime) -> list[Row]:
-    """A row for each folder that has a record, or checkpoints without one."""
-    try:
-        folders = store.folders()
-    except ObjectMissing as error:
-        raise RunUnavailable(f"there is no folder {store.uri}", hint="give the storage URI of runs") from error
+    """A row for each folder that has a record, or checkpoints without one. Raises ObjectMissing without a store."""
+    folders = store.folders()
     with ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="list") as executor:
         rows = executor.map(lambda folder: _row(store, folder, now), folders)
         return [row for row in rows if row is not None]

@@ -7,13 +7,13 @@ would start, carry on, or find the run complete.
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from rich.console import Group
 from rich.table import Table
 
 from job.cli import checks
-from job.cli.arguments import AsJson, SettingsOptions
+from job.cli.arguments import AsJson, Flag, SettingsOptions
 from job.cli.checks import Check
 from job.cli.tables import TableConsole, duration, plain, print_json, table
 from job.errors import ExitCode, StorageError, Superseded, ThawError
@@ -35,6 +35,9 @@ class Options(SettingsOptions):
     complete. Memory and disk are estimates, and only warned about.
     """
 
+    shows_all: Annotated[
+        bool, Flag("show every setting, also those that have their defaults; --json always does", name="--all")
+    ] = False
     as_json: AsJson = False
 
 
@@ -152,21 +155,28 @@ def _as_json(options: Options, at: str, step: Next, found: list[Check], exit_cod
 
 
 def _as_table(options: Options, at: str, step: Next, found: list[Check], exit_code: ExitCode) -> Group:
+    defaults = {variable(field): value for field, value in Settings().shown().items()}
     settings = table("setting", "value", "from")
     for name, entry in _values(options).items():
+        if not options.shows_all and entry["value"] == defaults[name]:
+            continue
         value = "" if entry["value"] is None else str(entry["value"])
         value = value.lower() if isinstance(entry["value"], bool) else value
         style = "dim" if entry["origin"] == "default" else ""
         settings.add_row(f"{name}{' *' if entry['changes_result'] else ''}", plain(value), entry["origin"], style=style)
     rows = Table.grid(padding=(0, 2))
+    failed = " and ".join(check.name for check in found if check.outcome == "failed")
+    text = f"end at once because of {failed}; with that mended, {step.text}" if failed else step.text
+    rows.add_row("a start would", _with_hint(text, step.hint, "red" if exit_code else "green"))
+    rows.add_row("exit code", plain(f"{int(exit_code)}, as of a start", "red" if exit_code else "green"))
     rows.add_row("run", plain(options.settings.resolved_run_id(), "bold"))
     rows.add_row("at", plain(at))
     rows.add_row("fingerprint", f"{options.settings.fingerprint()} (over the settings marked *)")
-    rows.add_row("a start would", _with_hint(step.text, step.hint, "red" if step.exit_code else "green"))
     for check in found:
         rows.add_row(check.name, _with_hint(check.text, check.hint, COLORS[check.outcome]))
-    rows.add_row("exit code", f"{int(exit_code)}, as of a start")
-    return Group(settings, "", rows)
+    num_hidden = len(Settings.model_fields) - settings.row_count
+    rest = f"{num_hidden} settings have their defaults; --all shows them" if num_hidden else ""
+    return Group(rows, "", settings, *([plain(rest, "dim")] if rest else []))
 
 
 def _with_hint(text: str, hint: str, style: str) -> Group:

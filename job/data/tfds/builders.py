@@ -5,6 +5,7 @@ data is prepared.
 """
 
 import contextlib
+import difflib
 import importlib
 import logging
 import os
@@ -25,6 +26,9 @@ from job.errors import DataUnavailable
 
 BUILT_IN = {"drawn_cats_vs_dogs": "demo.drawn"}
 """The data sets that come with the program, and the module that registers each with TFDS when it is imported."""
+
+LIKENESS = 0.7
+"""Of 0 to 1, from which a name may be meant by another; among some 450 of them, less is chance."""
 
 REACH_TRIES = 3
 REACH_BACKOFF_SECONDS = 1.0
@@ -51,7 +55,8 @@ def find_builder(
         builder = tfds.builder(dataset, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as error:
         raise DataUnavailable(
-            f"there is no data set {dataset!r}: not in {place}, not in TFDS{others}", hint=hint
+            f"there is no data set {dataset!r}: not in {place}, not in TFDS{others}{_nearest(dataset, folder)}",
+            hint=hint,
         ) from error
     except Exception as error:
         # What a broken dataset_info.json, or a version that is not there, raises depends on where it is noticed.
@@ -88,6 +93,13 @@ def _hint(dataset: str) -> str:
         f"either point THAW_DATA_DIR at a folder that holds {dataset} as prepared TFDS data, "
         "or start where there is a network, which downloads it, or try `make demo`, whose data is built in"
     )
+
+
+def _nearest(dataset: str, folder: Path) -> str:
+    """The end of a sentence that proposes the name most like one that is not known, or nothing when none is."""
+    known = {*prepared.families(folder), *BUILT_IN, *tfds.list_builders(with_community_datasets=False)}
+    matches = difflib.get_close_matches(prepared.family(dataset), sorted(known), n=1, cutoff=LIKENESS)
+    return f"; did you mean {matches[0]}?" if matches else ""
 
 
 def _why(builder: tfds.core.DatasetBuilder, error: Exception) -> tuple[str, str]:

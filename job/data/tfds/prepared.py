@@ -71,6 +71,12 @@ def versions(data_dir: Path, dataset: str) -> list[str]:
     return sorted(path.parent.relative_to(data_dir).as_posix() for path in found)
 
 
+def families(data_dir: Path) -> set[str]:
+    """The names of the data sets that are prepared in a folder, which need not be there."""
+    found = (path for pattern in ("*/*", "*/*/*") for path in data_dir.glob(f"{pattern}/{DESCRIPTION}"))
+    return {path.relative_to(data_dir).parts[0] for path in found}
+
+
 def check(folder: Path) -> None:
     """Judge every description in the folder of a data set, which need not be there. Raises InputError."""
     for name in (DESCRIPTION, FEATURES):
