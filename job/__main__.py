@@ -1,9 +1,10 @@
 """The entry point: environment -> Settings -> one command -> exit code; signals; nothing else.
 
 The handler for SIGTERM and SIGINT is installed before anything slow is imported: as process 1 of a container a
-signal without a handler is lost. The first signal asks the run to commit and leave; a second one, or the end of the
-grace period, ends the process at once, and the last commit stands. Questions about runs have nothing to commit: a
-signal ends them wherever they are.
+signal without a handler is lost. The first signal asks the run to commit and leave, which the log says at once; a
+second one, or the end of the grace period, ends the process at once, and the last commit stands. Its exit code is the
+same, because the next start does the same; the termination message says that it was ended, and the record that the
+attempt never was. Questions about runs have nothing to commit: a signal ends them wherever they are.
 """
 
 import contextlib
@@ -12,6 +13,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn
@@ -19,6 +21,8 @@ from typing import TYPE_CHECKING, NoReturn
 from job import cli
 from job.errors import ExitCode, Interrupted, ThawError
 from job.observe import termination
+from job.observe.events import Stopping, counted
+from job.observe.observer import Observer
 from job.observe.progress import Progress
 from job.redaction import redacted, redacted_value
 
@@ -30,18 +34,20 @@ RESUME = "start the same run again to carry on"
 GRACE_USED = 0.9
 """Of the grace period; the rest is for leaving before the process is killed."""
 REPORTING_SECONDS = 0.5
+MIN_SECONDS = 0.01
 
 
 class StopSignal:
     """SIGTERM and SIGINT; the run checks now and then whether one has come.
 
-    `on_signal` gets its name, on another thread. `on_leaving` gets the reason right before the process is ended from
-    here, because the run did not stop by itself.
+    `observer` is told about the first one, on another thread. `on_leaving` gets the reason right before the process is
+    ended from here, because the run did not stop by itself.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, progress: Progress) -> None:
         self.grace_seconds = 15.0
-        self.on_signal: Callable[[str], None] = lambda name: None
+        self.observer = Observer()
+        self.progress = progress
         self.on_leaving: Callable[[str], None] = lambda reason: None
         self._received: str | None = None
         self._reading, self._writing = socket.socketpair()
@@ -64,22 +70,33 @@ class StopSignal:
             raise Interrupted(f"told to stop by {self._received}; what was committed stands", hint=RESUME)
 
     def _watch(self) -> NoReturn:
-        self._received = signal.Signals(self._reading.recv(1)[0]).name
-        self._reading.settimeout(GRACE_USED * self.grace_seconds)
-        self.on_signal(self._received)
+        name = self._next_name()
+        seconds = GRACE_USED * self.grace_seconds
+        until = time.monotonic() + seconds
+        stopping = Stopping(name, seconds, self.progress.uncommitted_steps())
+        self._aside(lambda: self.observer.event(stopping))
+        self._received = name
+        self._reading.settimeout(max(MIN_SECONDS, until - time.monotonic()))
         try:
-            self._reading.recv(1)
-            reason = "a second signal"
+            how = f"at once, by a second signal, {self._next_name()}"
         except TimeoutError:
-            reason = f"{self.grace_seconds:g} s after {self._received}"
-        reason = f"leaving at once, on {reason}; the last commit stands"
+            how = f"{seconds:g} s after {name}, because it had not stopped"
+        num_lost = self.progress.uncommitted_steps()
+        lost = f"{counted(num_lost, 'step')} lost that had no commit; " if num_lost else ""
+        reason = f"ended {how}; {lost}what was committed stands"
         try:
-            # On another thread: a full pipe or a hung volume must not keep the process.
-            reporting = threading.Thread(target=self._report, args=(reason,), daemon=True)
-            reporting.start()
-            reporting.join(REPORTING_SECONDS)
+            self._aside(lambda: self._report(reason))
         finally:
             os._exit(ExitCode.INTERRUPTED)
+
+    def _next_name(self) -> str:
+        return signal.Signals(self._reading.recv(1)[0]).name
+
+    def _aside(self, report: Callable[[], None]) -> None:
+        """On another thread: a full pipe or a hung volume must not keep the process."""
+        reporting = threading.Thread(target=report, daemon=True)
+        reporting.start()
+        reporting.join(REPORTING_SECONDS)
 
     def _report(self, reason: str) -> None:
         self.on_leaving(reason)
@@ -89,8 +106,8 @@ class StopSignal:
 class Ending:
     """Reports how the process ends: in the log and, for a run, in Kubernetes' termination message."""
 
-    def __init__(self, *, writes_message: bool = False, path: str | None = None) -> None:
-        self.progress = Progress()
+    def __init__(self, progress: Progress, *, writes_message: bool = False, path: str | None = None) -> None:
+        self.progress = progress
         self.path = path
         self._writes_message = writes_message
         self.console: Log | None = None
@@ -150,13 +167,14 @@ def _answer(name: str, words: Sequence[str]) -> int:
         # Stopped by a signal, or standard output was closed, as `| head` does.
         return ExitCode.INTERRUPTED
     except Exception as error:
-        return Ending().failed(error)
+        return Ending(Progress()).failed(error)
 
 
 def _carry_out(name: str, words: Sequence[str]) -> int:
-    stop = StopSignal()
+    progress = Progress()
+    stop = StopSignal(progress)
     stop.install()
-    ending = Ending(writes_message=True, path=os.environ.get("THAW_TERMINATION_LOG"))
+    ending = Ending(progress, writes_message=True, path=os.environ.get("THAW_TERMINATION_LOG"))
     stop.on_leaving = lambda reason: ending.note(ExitCode.INTERRUPTED, reason, RESUME)
     # TensorFlow's C++ notes on start-up; its warnings and errors are kept.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
@@ -169,7 +187,7 @@ def _carry_out(name: str, words: Sequence[str]) -> int:
         settings: Settings = options.settings
         stop.grace_seconds = settings.grace_seconds
         ending.path = str(settings.termination_log) if settings.termination_log else None
-        ending.console = Log(settings.log_format, ending.progress)
+        ending.console = stop.observer = Log(settings.log_format, progress)
         # Keras imports Matplotlib, which reads this then, and by default writes to a home that may not be writable.
         os.environ.setdefault("MPLCONFIGDIR", str(cache_folder.place(settings.cache_dir) / "matplotlib"))
         stop.check()
@@ -181,7 +199,7 @@ def _carry_out(name: str, words: Sequence[str]) -> int:
         else:
             from job.cli import run
 
-            run.answer(options, log=ending.console, progress=ending.progress, stop=stop, environ=os.environ)
+            run.answer(options, log=ending.console, progress=progress, stop=stop, environ=os.environ)
             done = "complete: the result is committed"
     except Exception as error:
         return ending.failed(error)

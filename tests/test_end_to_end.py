@@ -220,31 +220,53 @@ def test_a_lease_is_renewed_while_tensorflow_is_imported(environment: Environmen
 HANGS = """
 import sys, time
 from job import __main__
-from job.run import attempt
-attempt.run_attempt = lambda *args, **kwargs: [print("hangs", flush=True), time.sleep(600)]
+from job.run import attempt, lease
+from job.run.record import Identity
+
+def hang(settings, *, store, holder, context):
+    lease.claim(store, Identity.of(settings), holder, lease_seconds=600, context=context)
+    context.progress.stage, context.progress.step = "head", 17
+    context.progress.committed("a checkpoint", "head", 10)
+    print("hangs", flush=True)
+    time.sleep(600)
+
+attempt.run_attempt = hang
 sys.exit(__main__.main([]))
 """
 
 
 @pytest.mark.parametrize(
     ("grace_seconds", "signals", "reason"),
-    [(1, [signal.SIGTERM], "1 s after SIGTERM"), (600, [signal.SIGTERM, signal.SIGINT], "a second signal")],
+    [
+        (1, [signal.SIGTERM], "ended 0.9 s after SIGTERM, because it had not stopped"),
+        (600, [signal.SIGINT, signal.SIGTERM], "ended at once, by a second signal, SIGTERM"),
+    ],
 )
 def test_a_run_that_does_not_stop_is_ended_after_its_grace_period_or_by_a_second_signal(
-    environment: Environment, grace_seconds: int, signals: list[signal.Signals], reason: str
+    environment: Environment, tmp_path: Path, grace_seconds: int, signals: list[signal.Signals], reason: str
 ) -> None:
-    """By a thread that does not depend on what the main thread is doing; the exit code is still not 0."""
+    """The first signal is answered at once. What ends the process says so, and what is lost; the attempt has no end."""
+    env = environment(grace_seconds=grace_seconds, termination_log=tmp_path / "log")
     process = subprocess.Popen(
-        [sys.executable, "-c", HANGS], env=environment(grace_seconds=grace_seconds), cwd=REPOSITORY,
+        [sys.executable, "-c", HANGS], env=env, cwd=REPOSITORY,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stdout is not None
     process.stdout.readline()
     for number in signals:
         process.send_signal(number)
+        if number == signals[0]:
+            said = json.loads(process.stdout.readline())
+            assert (said["event"], said["signal"], said["uncommitted_steps"]) == ("stopping", number.name, 7)
     _, stderr = process.communicate(timeout=60)
-    assert process.returncode == ExitCode.INTERRUPTED
-    assert reason in stderr
+    message = termination_message(env)
+    assert process.returncode == message["exit_code"] == ExitCode.INTERRUPTED
+    assert (
+        stderr.strip() == message["reason"] == f"{reason}; 7 steps lost that had no commit; what was committed stands"
+    )
+    assert run_json(env)["attempts"][-1]["exit_code"] is None
+    status = json.loads(job("status", "--json", env=env).stdout)
+    assert status["condition"] == "killed"
 
 
 def disturb(env: dict[str, str], rng: random.Random, kinds: list[signal.Signals]) -> list[int]:

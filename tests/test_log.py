@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from job.observe.events import Evaluated, RunFailed, StepDone
+from job.observe.events import Evaluated, RunFailed, StepDone, Stopping
 from job.observe.log import Log, without_native_notes
 from job.observe.progress import Progress
 from tests.conftest import REPOSITORY
@@ -42,6 +42,28 @@ def test_a_failure_is_sentences_for_a_person_and_fields_for_a_machine(capsys: py
     assert (line["level"], line["exit_code"], line["reason"], line["hint"]) == ("error", 4, "[no] data", "get some")
     assert [text.strip() for text in person[:3]] == ["error: [no] data", "hint: get some", "Run x [/b] is complete"]
     assert "/runs/[/x]/a" in "".join(person)
+
+
+@pytest.mark.parametrize(
+    ("event", "expected"),
+    [
+        (
+            Stopping("SIGINT", within_seconds=13.5, uncommitted_steps=16),
+            "stopping, on SIGINT: the step under way is finished, then the state is committed, within 13.5 s; "
+            "a second Ctrl-C ends at once and loses up to 17 steps",
+        ),
+        (
+            Stopping("SIGTERM", within_seconds=9.0),
+            "stopping, on SIGTERM: what is under way is ended, within 9 s; a second SIGTERM ends at once",
+        ),
+    ],
+)
+def test_a_person_who_stops_a_run_is_told_what_happens_now(
+    capsys: pytest.CaptureFixture[str], event: Stopping, expected: str
+) -> None:
+    """And what a second signal costs."""
+    Log("console", Progress()).event(event)
+    assert capsys.readouterr().out == f"{expected}\n"
 
 
 def test_notes_of_native_libraries_are_dropped_and_the_rest_is_kept(capfd: pytest.CaptureFixture[str]) -> None:

@@ -168,7 +168,7 @@ def test_trouble_is_counted_by_kind(tmp_path: Path) -> None:
     metrics.conflict("checkpoints/a")
     metrics.conflict("model/model.keras")
     metrics.retry("write")
-    metrics.interrupted("SIGTERM")
+    metrics.event(events.Stopping("SIGTERM", within_seconds=13.5))
     store = LocalStore(tmp_path, observer=StoreObserver(metrics, Recorder()))
     store.write("run.json", b"a", if_generation=0)
     with pytest.raises(Exception, match="another process"):

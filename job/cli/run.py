@@ -1,17 +1,18 @@
 """`python -m job`: one attempt at a run."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Protocol
 
 from job.cli.arguments import SettingsOptions
 from job.observe.log import Log
+from job.observe.observer import Observer
 from job.observe.progress import Progress
 
 
 class Stop(Protocol):
-    """The signals to stop: `on_signal` is called with the first one; from then on `check` raises Interrupted."""
+    """The signals to stop: `observer` is told about the first one; from then on `check` raises Interrupted."""
 
-    on_signal: Callable[[str], None]
+    observer: Observer
 
     def check(self) -> None: ...
 
@@ -31,7 +32,7 @@ def answer(options: Options, *, log: Log, progress: Progress, stop: Stop, enviro
     settings = options.settings
     log.bind(run_id=settings.resolved_run_id())
     with observing(settings, progress=progress, log=log, environ=environ) as (observer, metrics):
-        stop.on_signal = metrics.interrupted
+        stop.observer = observer
         run_attempt(
             settings,
             store=open_store(

@@ -23,6 +23,11 @@ class Event:
         return {name: value for name, value in vars(self).items() if value != getattr(type(self), name, MISSING)}
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 step`, `2 steps`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 class WaitingForRun(Event, name="waiting"):
     """Another attempt holds the run."""
 
@@ -242,6 +247,28 @@ class RunFinished(Event, name="run_finished"):
     test_accuracy_interval: tuple[float, float]
     test_loss: float
     model_sha256: str
+
+
+class Stopping(Event, name="stopping", level="warning"):
+    """A signal asks the process to stop; a second one, or the end of the time, ends it at once.
+
+    While it trains, the step under way is finished and the state committed; `uncommitted_steps` are done so far.
+    """
+
+    signal: str
+    within_seconds: float
+    uncommitted_steps: int | None = None
+
+    def __str__(self) -> str:
+        again = "Ctrl-C" if self.signal == "SIGINT" else self.signal
+        under_way, price = "what is under way is ended", ""
+        if self.uncommitted_steps is not None:
+            under_way = "the step under way is finished, then the state is committed"
+            price = f" and loses up to {counted(self.uncommitted_steps + 1, 'step')}"
+        return (
+            f"stopping, on {self.signal}: {under_way}, within {self.within_seconds:g} s; "
+            f"a second {again} ends at once{price}"
+        )
 
 
 class RunFailed(Event, name="run_failed", level="error"):

@@ -10,6 +10,7 @@ import os
 import re
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Any, BinaryIO, Literal
@@ -74,6 +75,8 @@ class Log(Observer):
         self._show_bar = self._terminal is not None and is_terminal and not self._terminal.is_dumb_terminal
         self._bar: bars.Progress | None = None
         self._stepped_at = 0.0
+        # Signals, metrics and Kubeflow report from threads of their own.
+        self._lock = threading.RLock()
         self._progress = progress
         processors: list[structlog.typing.Processor]
         if self._terminal is not None:
@@ -97,9 +100,9 @@ class Log(Observer):
             self._log = self._log.bind(**fields)
 
     def event(self, event: events.Event) -> None:
-        with _even_if_unwritable:
+        with _even_if_unwritable, self._lock:
             self._end_bar()
-            if isinstance(event, events.RunFailed) and self._terminal is not None:
+            if isinstance(event, events.RunFailed | events.Stopping) and self._terminal is not None:
                 self._terminal.print(redacted(str(event)), markup=False, soft_wrap=True)
             else:
                 getattr(self._log, event.level)(event.name, **event.fields())
@@ -109,28 +112,29 @@ class Log(Observer):
         if not self._show_bar or time.monotonic() - self._stepped_at < BAR_SECONDS:
             return
         self._stepped_at = time.monotonic()
-        if self._bar is None:
-            self._bar = bars.Progress(
-                bars.TextColumn("{task.description}"),
-                bars.BarColumn(bar_width=30),
-                bars.MofNCompleteColumn(),
-                bars.TextColumn("{task.fields[numbers]}"),
-                bars.TimeRemainingColumn(),
-                console=self._terminal,
-                transient=True,
-                refresh_per_second=4,
-            )
-            self._bar.start()
-            self._bar.add_task("", total=done.num_batches, completed=done.batch - 1, numbers="")
-        (task,) = self._bar.tasks
         loss, accuracy = running_means()
-        rate = done.num_examples * (task.speed or 0.0)
-        self._bar.update(
-            task.id,
-            completed=done.batch,
-            description=f"{done.phase} epoch {done.epoch + 1}",
-            numbers=f"{rate:5.1f} images/s  loss {loss:.4f}  accuracy {accuracy:.4f}",
-        )
+        with self._lock:
+            if self._bar is None:
+                self._bar = bars.Progress(
+                    bars.TextColumn("{task.description}"),
+                    bars.BarColumn(bar_width=30),
+                    bars.MofNCompleteColumn(),
+                    bars.TextColumn("{task.fields[numbers]}"),
+                    bars.TimeRemainingColumn(),
+                    console=self._terminal,
+                    transient=True,
+                    refresh_per_second=4,
+                )
+                self._bar.start()
+                self._bar.add_task("", total=done.num_batches, completed=done.batch - 1, numbers="")
+            (task,) = self._bar.tasks
+            rate = done.num_examples * (task.speed or 0.0)
+            self._bar.update(
+                task.id,
+                completed=done.batch,
+                description=f"{done.phase} epoch {done.epoch + 1}",
+                numbers=f"{rate:5.1f} images/s  loss {loss:.4f}  accuracy {accuracy:.4f}",
+            )
 
     def closing(self, title: str, rows: dict[str, str]) -> None:
         """Show the result of a run as a table, on a terminal only."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from job.observe.ledger import Category, Ledger
 from job.observe.observer import Observer
+from job.phases import PHASE_NAMES
 
 
 @dataclass
@@ -33,6 +34,13 @@ class Progress:
     def committed(self, checkpoint: str, phase: str, step: int) -> None:
         """A checkpoint is in the record."""
         self.last_commit = {"checkpoint": checkpoint, "phase": phase, "step": step}
+
+    def uncommitted_steps(self) -> int | None:
+        """Steps of the phase that would have to be done again; None outside of training."""
+        if self.stage not in PHASE_NAMES:
+            return None
+        last = self.last_commit or {}
+        return max(0, (self.step or 0) - (last["step"] if last.get("phase") == self.stage else 0))
 
     def account(self) -> dict[str, Any]:
         """What the record keeps of an attempt while it lasts."""

@@ -89,6 +89,8 @@ class Metrics(Observer):
                 self._series("thaw_checkpoint_last_commit_timestamp_seconds").set_to_current_time()
             case events.CommitFailed():
                 self._series("thaw_checkpoint_failures_total", event.error).inc()
+            case events.Stopping():
+                self._series("thaw_interrupted_total", event.signal).inc()
             case events.Evaluated():
                 self._set_outcome("thaw_test_accuracy_ratio", event.accuracy)
                 self._set_outcome("thaw_test_loss", event.loss)
@@ -103,10 +105,6 @@ class Metrics(Observer):
             self._series("thaw_step_duration_seconds", done.phase).observe(done.seconds)
         self._estimate.step(done)
         self._set_estimate()
-
-    def interrupted(self, signal_name: str) -> None:
-        """A signal asked the attempt to stop."""
-        self._series("thaw_interrupted_total", signal_name).inc()
 
     def request(self, operation: str, code: str, seconds: float) -> None:
         """A request to the store has ended, `code` says how; called from several threads, as the two below."""
