@@ -54,7 +54,8 @@ was evicted, preempted or drained never counts as a retry, whatever its exit cod
 
 If standard output is not a terminal, the log has one line of JSON for each event, and no line for a step. Every line
 also has `event`, `level`, `time`, and, once they are known, `run_id`, `phase` and `step`. Fields in brackets are
-optional.
+optional. `epoch` counts from 0, as in `run.json` and `history.json`; on a terminal, in `status` and in the report
+epochs count from 1.
 """,
     "series": """\
 # Series for Prometheus

@@ -9,7 +9,9 @@ from collections.abc import Callable
 
 import pytest
 
-from job.observe.events import Evaluated, RunFailed, StepDone, Stopping
+from job.observe import log as log_module
+from job.observe.estimate import Estimate
+from job.observe.events import DataLoaded, EpochFinished, Evaluated, PhaseStarted, RunFailed, StepDone, Stopping
 from job.observe.log import Log, without_native_notes
 from job.observe.progress import Progress
 from tests.conftest import REPOSITORY
@@ -83,7 +85,10 @@ def test_a_terminal_shows_a_bar_while_it_trains_and_a_table_at_the_end(
         monkeypatch.setenv(name, value)
     exit_code, text = run_in_terminal([], cwd=REPOSITORY)
     assert exit_code == 0
-    assert re.search(r"head epoch \d+ .*/3 +[\d.]+ images/s +loss \d\.\d{4} +accuracy \d\.\d{4}", text)
+    assert re.search(r"compiling the first step of fine_tune \d+ s", text)
+    assert re.search(
+        r"head epoch \d+ .*/3 loss \d\.\d{4} +accuracy \d\.\d{4} +[1-9][\d.]* images/s +run: 0:\d\d:\d\d left", text
+    )
     assert "Run small is complete" in text
     assert re.search(r"test accuracy +│ \d\.\d{4} +\(95 % interval", text)
     assert "{" not in text
@@ -113,7 +118,45 @@ def test_a_terminal_gets_only_what_it_can_show(
     log = Log("auto", Progress())
     log.event(Evaluated(accuracy=0.5, loss=1.0, num_examples=3))
     assert ("\x1b[" in sys.stdout.getvalue()) == has_colors
-    step = StepDone("head", 0, 1, 9, 1, 9, num_examples=3, seconds=1.0, data_wait_seconds=0.0, is_first=False)
-    log.step(step, lambda: (1.0, 0.5))
+    log.step(step_done(1), lambda: (1.0, 0.5))
     log.closing("title", {})
-    assert ("images/s" in sys.stdout.getvalue()) == has_bar
+    assert ("accuracy" in sys.stdout.getvalue().split("num_examples")[1]) == has_bar
+
+
+def step_done(step: int, *, num_examples: int = 10) -> StepDone:
+    return StepDone(
+        "head", (step - 1) // 2, step, 4, 2 - step % 2, 2, num_examples, seconds=0.0, data_wait_seconds=0.0,
+        is_first=step == 1,
+    )  # fmt: skip
+
+
+def test_a_terminal_shows_what_goes_on_how_fast_and_how_long_the_run_still_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Across epochs, which may be shorter than it takes to measure one; a line about a signal leaves it moving."""
+    now, out = 0.0, TerminalText()
+    monkeypatch.setattr(log_module, "Estimate", lambda: Estimate(clock=lambda: now))
+    monkeypatch.setattr(log_module, "BAR_SECONDS", 0.0)
+    monkeypatch.setattr(sys, "stdout", out)
+    for name, value in {"TERM": "xterm", "COLUMNS": "200", "NO_COLOR": "1"}.items():
+        monkeypatch.setenv(name, value)
+    log = Log("auto", Progress())
+    log.event(DataLoaded("d", "memory", 15, 5, 5, steps={"head": 4, "fine_tune": 100}, classes={}))
+    log.event(PhaseStarted("head", epoch=0, step=0, learning_rate=1e-3))
+    log.event(Stopping("SIGINT", within_seconds=13.5, uncommitted_steps=0))
+    shown = []
+    for step, size in ((1, 10), (2, 5), (3, 10), (4, 5)):
+        log.step(step_done(step, num_examples=size), lambda: (1.0, 0.5))
+        now += 0.5
+        if step == 2:
+            log.event(EpochFinished("head", 0, 2, 0.1, 0.9, 0.2, 0.8, 1.0, 0.0, images_per_second=0.0))
+        shown.append(out.getvalue().removeprefix("".join(shown)))
+    log.closing("title", {})
+    assert "compiling the first step of head 0 s" in shown[0].split("a second Ctrl-C ends at once")[1]
+    assert "epoch=1 " in shown[0]
+    assert "images/s" not in shown[0]
+    assert "epoch=1 " in shown[1]
+    assert "images_per_second" not in shown[1]
+    # The head is done; a step of fine-tuning costs three of its steps.
+    last = out.getvalue().removeprefix("".join(shown[:2]))
+    assert re.search("head epoch 2 .* 2/2 loss 1.0000  accuracy 0.5000  20.0 images/s  run: 0:02:30 left", last)

@@ -138,8 +138,10 @@ def as_table(seen: Seen) -> Group:
     if found.history:
         epoch = found.history[-1]
         accuracy, loss = f"{epoch.validation_accuracy:.4f}", f"{epoch.validation_loss:.4f}"
-        position, speed = f"{epoch.phase} {epoch.epoch + 1}", f"{epoch.images_per_second:.1f} images/s"
-        rows.add_row("last epoch", f"{position}: validation accuracy {accuracy}, loss {loss}, {speed}")
+        # A short epoch may have only the step that was compiled, whose speed means nothing.
+        speed = f", {epoch.images_per_second:.1f} images/s" if epoch.images_per_second else ""
+        position = f"{epoch.phase} {epoch.epoch + 1}"
+        rows.add_row("last epoch", f"{position}: validation accuracy {accuracy}, loss {loss}{speed}")
     if found.outcome is not None:
         low, high = found.outcome.test_accuracy_interval
         accuracy, loss = f"{found.outcome.test_accuracy:.4f}", f"{found.outcome.test_loss:.4f}"

@@ -95,6 +95,10 @@ class Estimate:
         """The share of the training that is done, 0 to 1; 0 while it is unknown."""
         return ratio(self._phases()) or 0.0
 
+    def step_seconds(self) -> float | None:
+        """Of a step of the current phase, with all that it waits for; None before a second one was done."""
+        return self._step_seconds.get(self._phase)
+
     def seconds_left(self) -> float | None:
         """About how long the rest of the run takes; None before a second step was done."""
         return seconds_left(

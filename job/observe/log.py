@@ -1,7 +1,8 @@
 """The log of a run, on standard output, for a person or for a log collector.
 
-On a terminal: readable lines, a progress bar for the current epoch, and a table at the end. Elsewhere: one line of JSON
-for each event, with time, level, run id, phase and step, and no line for a step.
+On a terminal: readable lines, something that moves while a phase is compiled and trained, and a table at the end;
+epochs count from 1. Elsewhere: one line of JSON for each event, with time, level, run id, phase and step, and no line
+for a step; epochs count from 0.
 """
 
 import contextlib
@@ -13,6 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, MutableMapping
+from datetime import timedelta
 from typing import Any, BinaryIO, Literal
 
 import structlog
@@ -23,6 +25,7 @@ from rich.text import Text
 from structlog.processors import add_log_level
 
 from job.observe import events
+from job.observe.estimate import Estimate
 from job.observe.observer import Observer, RunningMeans
 from job.observe.progress import Progress
 from job.redaction import redacted, redacted_facts
@@ -75,6 +78,7 @@ class Log(Observer):
         self._show_bar = self._terminal is not None and is_terminal and not self._terminal.is_dumb_terminal
         self._bar: bars.Progress | None = None
         self._stepped_at = 0.0
+        self._estimate, self._batch_size = Estimate(), 0
         # Signals, metrics and Kubeflow report from threads of their own.
         self._lock = threading.RLock()
         self._progress = progress
@@ -83,7 +87,7 @@ class Log(Observer):
             colors = is_terminal and self._terminal.color_system is not None and not self._terminal.no_color
             renderer = structlog.dev.ConsoleRenderer(colors=colors, pad_event_to=18, sort_keys=False)
             stamp = structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False)
-            processors = [add_log_level, stamp, _rounded, _redacted, _in_words, renderer]
+            processors = [add_log_level, stamp, _for_people, _rounded, _redacted, _in_words, renderer]
         else:
             stamp = structlog.processors.TimeStamper(fmt="iso", key="time")
             json = structlog.processors.JSONRenderer()
@@ -101,40 +105,49 @@ class Log(Observer):
 
     def event(self, event: events.Event) -> None:
         with _even_if_unwritable, self._lock:
+            self._estimate.event(event)
+            if isinstance(event, events.Stopping) and self._terminal is not None:
+                # What moves goes on below the line: it is what a person now waits for.
+                self._say(event)
+                return
             self._end_bar()
-            if isinstance(event, events.RunFailed | events.Stopping) and self._terminal is not None:
-                self._terminal.print(redacted(str(event)), markup=False, soft_wrap=True)
+            if isinstance(event, events.RunFailed) and self._terminal is not None:
+                self._say(event)
             else:
                 getattr(self._log, event.level)(event.name, **event.fields())
+            if isinstance(event, events.PhaseStarted) and self._show_bar:
+                columns = bars.SpinnerColumn(), bars.TextColumn("{task.description} {task.elapsed:.0f} s")
+                self._begin_bar(*columns).add_task(f"compiling the first step of {event.phase}", total=None)
 
     def step(self, done: events.StepDone, running_means: RunningMeans) -> None:
         """Move the bar, but not more than five times a second: reading the loss waits for the device."""
-        if not self._show_bar or time.monotonic() - self._stepped_at < BAR_SECONDS:
+        if not self._show_bar:
+            return
+        self._estimate.step(done)
+        self._batch_size = max(self._batch_size, done.num_examples)
+        if time.monotonic() - self._stepped_at < BAR_SECONDS:
             return
         self._stepped_at = time.monotonic()
         loss, accuracy = running_means()
         with self._lock:
             if self._bar is None:
-                self._bar = bars.Progress(
-                    bars.TextColumn("{task.description}"),
-                    bars.BarColumn(bar_width=30),
-                    bars.MofNCompleteColumn(),
-                    bars.TextColumn("{task.fields[numbers]}"),
-                    bars.TimeRemainingColumn(),
-                    console=self._terminal,
-                    transient=True,
-                    refresh_per_second=4,
-                )
-                self._bar.start()
-                self._bar.add_task("", total=done.num_batches, completed=done.batch - 1, numbers="")
-            (task,) = self._bar.tasks
-            rate = done.num_examples * (task.speed or 0.0)
-            self._bar.update(
-                task.id,
+                text, numbers = bars.TextColumn("{task.description}"), bars.TextColumn("{task.fields[numbers]}")
+                bar = self._begin_bar(text, bars.BarColumn(bar_width=30), bars.MofNCompleteColumn(), numbers)
+                bar.add_task("", total=done.num_batches, completed=done.batch - 1, numbers="")
+            else:
+                bar = self._bar
+            bar.update(
+                bar.task_ids[0],
                 completed=done.batch,
                 description=f"{done.phase} epoch {done.epoch + 1}",
-                numbers=f"{rate:5.1f} images/s  loss {loss:.4f}  accuracy {accuracy:.4f}",
+                numbers=f"loss {loss:.4f}  accuracy {accuracy:.4f}{self._pace()}",
             )
+
+    def _pace(self) -> str:
+        """Images a second and the time left of the run; nothing before a step was measured."""
+        step_seconds, seconds_left = self._estimate.step_seconds(), self._estimate.seconds_left()
+        rate = f"  {self._batch_size / step_seconds:.1f} images/s" if step_seconds else ""
+        return rate if seconds_left is None else f"{rate}  run: {timedelta(seconds=round(seconds_left))} left"
 
     def closing(self, title: str, rows: dict[str, str]) -> None:
         """Show the result of a run as a table, on a terminal only."""
@@ -151,10 +164,25 @@ class Log(Observer):
         stage, step = self._progress.stage, self._progress.step
         return {**event, "phase": event.get("phase", stage), "step": event.get("step", step)}
 
+    def _say(self, event: events.Event) -> None:
+        assert self._terminal is not None
+        self._terminal.print(redacted(str(event)), markup=False, soft_wrap=True)
+
+    def _begin_bar(self, *columns: bars.ProgressColumn) -> bars.Progress:
+        self._bar = bars.Progress(*columns, console=self._terminal, transient=True, refresh_per_second=4)
+        self._bar.start()
+        return self._bar
+
     def _end_bar(self) -> None:
         if self._bar is not None:
             self._bar.stop()
         self._bar = None
+
+
+def _for_people(_: Any, __: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
+    """Epochs counted from 1, as everywhere but for programs, and no speed where none was measured."""
+    shown = {key: value for key, value in event.items() if (key, value) != ("images_per_second", 0.0)}
+    return shown | {"epoch": shown["epoch"] + 1} if "epoch" in shown else shown
 
 
 def _in_words(_: Any, __: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
