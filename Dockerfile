@@ -36,6 +36,8 @@ RUN chmod -R go=rX /app && python -m compileall -q --invalidation-mode unchecked
 FROM ${PYTHON_IMAGE} AS runtime
 # A running job installs nothing.
 RUN python -m pip uninstall --yes --quiet pip setuptools wheel && mkdir /work && chown 65532:65532 /work
+# For people: `kubectl exec POD -- thaw status`.
+RUN printf '#!/bin/sh\nexec python -m job "$@"\n' > /usr/local/bin/thaw && chmod 755 /usr/local/bin/thaw
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONPATH=/app \
     # Files in /work must not be imported as modules.

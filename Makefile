@@ -29,6 +29,7 @@ setup: $(VENV)/.installed ## install everything into .venv, from the hashed lock
 
 $(VENV)/.installed: $(LOCK)
 	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "Thaw needs Python 3.11, 3.12 or 3.13: make PYTHON=python3.11")'
+	@test ! -L $(VENV) || { echo "$(VENV) is a link to $$(readlink -f $(VENV)), which a new installation would empty; remove the link first"; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $(LOCK)
 	@touch $@
@@ -49,11 +50,11 @@ setup-services: ## install missing Debian packages that some tests need (as root
 	fi
 
 demo: setup ## run the complete pipeline on drawn pictures: CPU, a local folder as the store, no network
-	@$(DEMO) $(BIN)/python -m job
+	@$(DEMO) bin/thaw
 	@echo "The results are in .demo/runs: run.json, model/ and report/ of each run. Run it again: it ends at once."
 
 run: setup ## make one attempt at the run that THAW_* describes
-	@$(BIN)/python -m job
+	@bin/thaw
 
 test: setup ## run the fast tests
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not real_data and not matrix and not image and not e2e"
@@ -70,6 +71,7 @@ lint: setup ## check style, layers, and that docs/reference is what the code say
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/hadolint Dockerfile
+	$(BIN)/shellcheck bin/thaw .ci/run
 	$(BIN)/python -m docs.generate --check
 
 types: setup ## check static types

@@ -35,7 +35,7 @@ INTRODUCTIONS = {
     "settings": """\
 # Settings
 
-Every setting is an environment variable, a flag of `python -m job` (`THAW_BATCH_SIZE` is `--batch-size`), and a line
+Every setting is an environment variable, a flag of `thaw` (`THAW_BATCH_SIZE` is `--batch-size`), and a line
 `KEY=value` of a file that `--env-file FILE` names. A flag wins over a variable, and a variable over the file. An
 unknown name and an empty value are errors (exit code 2).
 

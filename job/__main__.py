@@ -219,6 +219,11 @@ def leave(exit_code: int) -> NoReturn:
     os._exit(exit_code)
 
 
-if __name__ == "__main__":
+def program() -> NoReturn:
+    """The whole process: the console script `thaw`, and `python -m job`."""
     open_closed_streams()
     leave(main(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    program()

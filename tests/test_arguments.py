@@ -1,15 +1,19 @@
-"""The words after `python -m job`: the options of each command, and one clear answer to every mistake."""
+"""The words after `thaw`: the options of each command, and one clear answer to every mistake."""
 
 import os
 import re
+import shutil
 import subprocess
+import sys
+import tomllib
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from job import cli
+from job import __version__, cli
 from job.errors import ExitCode, InvalidSettings
 from tests.conftest import REPOSITORY, job
 from tests.processes import Environment
@@ -35,7 +39,7 @@ def test_the_options_of_each_command_are_typed_values() -> None:
 
 
 def test_a_question_is_about_the_run_that_the_environment_or_a_file_describes(tmp_path: Path) -> None:
-    """In a pod, `python -m job status` is about the pod's own run; of a run that is named nothing else is read."""
+    """In a pod, `thaw status` is about the pod's own run; of a run that is named nothing else is read."""
     (tmp_path / "a.env").write_text("THAW_RUN_ID=b\nTHAW_STORAGE_URI=/runs\n")
     assert read("status", THAW_STORAGE_URI="gs://bucket/runs", THAW_RUN_ID="a").run == "gs://bucket/runs/a"
     assert read(f"status --env-file {tmp_path}/a.env", THAW_STORAGE_URI="gs://bucket/runs").run == "gs://bucket/runs/b"
@@ -98,7 +102,7 @@ def test_a_question_says_where_the_settings_are_listed() -> None:
     with pytest.raises(InvalidSettings) as caught:
         read("status", THAW_SEDE="1")
     assert caught.value.message == "status: THAW_SEDE: no such setting; did you mean THAW_SEED?"
-    assert caught.value.hint == "python -m job --help lists every setting with its unit and default"
+    assert caught.value.hint == "thaw --help lists every setting with its unit and default"
 
 
 def make_nothing(path: Path) -> None:
@@ -149,11 +153,50 @@ def test_every_command_has_a_help(capsys: pytest.CaptureFixture[str]) -> None:
             read(f"{name} --help")
         assert caught.value.code == 0
         text = re.sub(r"\s+", " ", capsys.readouterr().out)
-        assert text.startswith("usage: python -m job")
+        assert text.startswith("usage: thaw")
         assert summary[1:] in text
         if name == "run":
             assert all(other in text for other in cli.COMMANDS.values())
             assert all(f" {int(code)} {code.meaning}" in text for code in ExitCode)
+
+
+def test_the_program_is_one_command_from_any_folder(tmp_path: Path) -> None:
+    """Here with the environment of the project, whatever the shell has; elsewhere as the script of the wheel."""
+    (tmp_path / "job").mkdir()
+    (tmp_path / "job/__main__.py").write_text("a module of another program")
+    (tmp_path / "link").symlink_to(REPOSITORY / "bin/thaw")
+    for command in (REPOSITORY / "bin/thaw", tmp_path / "link"):
+        done = subprocess.run(
+            [command, "--version"], cwd=tmp_path, env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (0, f"thaw {__version__}\n", "")
+    scripts = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["scripts"]
+    module, _, function = scripts["thaw"].partition(":")
+    assert callable(getattr(import_module(module), function))
+
+
+def test_without_its_environment_the_program_says_what_to_do(tmp_path: Path) -> None:
+    """As in a fresh clone."""
+    (tmp_path / "bin").mkdir()
+    shutil.copy(REPOSITORY / "bin/thaw", tmp_path / "bin")
+    done = subprocess.run([tmp_path / "bin/thaw"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (
+        1, f"thaw: there is no {tmp_path}/.venv yet; run make setup there first\n"
+    )  # fmt: skip
+
+
+def test_an_installation_does_not_empty_what_a_link_leads_to(tmp_path: Path) -> None:
+    """`venv --clear` would."""
+    (tmp_path / "requirements").mkdir()
+    shutil.copy(REPOSITORY / "Makefile", tmp_path)
+    (tmp_path / "requirements/dev.txt").write_text("")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/file").write_text("precious")
+    (tmp_path / ".venv").symlink_to(tmp_path / "other")
+    done = subprocess.run(["make", "setup", f"PYTHON={sys.executable}"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert f".venv is a link to {tmp_path}/other, which a new installation would empty" in done.stdout
+    assert (tmp_path / "other/file").read_text() == "precious"
 
 
 def test_a_shell_completes_commands_flags_and_values() -> None:
@@ -171,6 +214,8 @@ def test_a_shell_completes_commands_flags_and_values() -> None:
         ask = f'COMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); _shtab_thaw; echo "${{COMPREPLY[@]}}"'
         done = subprocess.run(["bash", "-c", f"{script}\n{ask}"], capture_output=True, text=True, check=True)
         assert done.stdout.split() == expected.split()
+    done = subprocess.run(["bash", "-c", f"{script}\nthaw --version"], cwd="/", capture_output=True, text=True)
+    assert done.stdout == f"thaw {__version__}\n"
 
 
 def test_a_question_writes_no_termination_message(environment: Environment, tmp_path: Path) -> None:

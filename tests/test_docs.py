@@ -1,7 +1,9 @@
 """What the pages name is there, and their examples work. `make lint` compares the reference with the code."""
 
+import contextlib
 import os
 import re
+import shlex
 import textwrap
 import tomllib
 from pathlib import Path
@@ -9,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from job import __version__
+from job import __version__, cli
 from job.errors import ExitCode
 from job.settings.settings import PREFIX
 from k8s.render import kustomize, of_one_run, settings_of, shared_by_runs
@@ -38,6 +40,19 @@ def test_a_page_names_only_what_there_is(name: str) -> None:
     for path in re.findall(r"`((?:job|tests|k8s|bench|docs|demo|\.github)/[\w./-]*\w)`", text):
         assert (REPOSITORY / path).exists(), path
     assert set(re.findall(r"thaw:(\d+\.\d+\.\d+)", text)) <= {__version__}
+
+
+@every_page
+def test_every_command_of_a_page_is_one(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it stands there, in the folder of the repository; the program reads its flags and values."""
+    monkeypatch.chdir(tmp_path)
+    Path("my-run.env").touch()
+    blocks = "\n".join(re.findall(r"^ {4}(.*)$", PAGES[name].replace("\\\n", ""), re.MULTILINE))
+    assert "python -m job" not in blocks.replace("script: [python -m job]", "")
+    for line in re.findall(r"bin/thaw([^#|)\n]*)", blocks):
+        command, words = cli.split(shlex.split(line))
+        with contextlib.suppress(SystemExit):
+            cli.read(command, words, {})
 
 
 @every_page

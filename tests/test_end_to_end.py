@@ -102,7 +102,7 @@ def termination_message(env: dict[str, str]) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_a_log_without_a_reader_changes_nothing(environment: Environment) -> None:
-    """A closed pipe, as after Ctrl-C in `python -m job | tee log`."""
+    """A closed pipe, as after Ctrl-C in `thaw | tee log`."""
     env = environment(head_epochs=1000)
     process = begin(env)
     wait_for(process, "step_compiled", phase="head")

@@ -96,7 +96,7 @@ def test_a_file_that_the_manifest_does_not_name_refuses_the_whole_mirror(gcs: Gc
     gcs.put(f"m/{cut_short}", b"half sent", None)
     with pytest.raises(InputError, match=f"{cut_short} is not in the manifest") as caught:
         fetching(tmp_path)[0].dataset(DATA, "set")
-    assert "python -m job mirror" in caught.value.hint
+    assert "thaw mirror" in caught.value.hint
     assert contents(tmp_path / "cache") == {}
     observer = send(open_store(DATA), files)
     assert observer.of(events.Mirrored)[-1].file == "set/1.0.0/dataset_info.json"

@@ -140,6 +140,7 @@ def test_kubernetes_finds_what_it_needs_in_the_description() -> None:
     assert not config.get("Healthcheck")
     assert list(config["ExposedPorts"]) == [f"{Settings().metrics_port}/tcp"]
     assert labels["org.opencontainers.image.version"] == __version__
+    assert in_image("thaw", "--version").stdout == f"thaw {__version__}\n"
     assert re.fullmatch(r"[0-9a-f]{40}", labels["org.opencontainers.image.revision"])
 
 

@@ -273,7 +273,7 @@ def test_what_cannot_be_inspected_is_refused_before_anything_is_read(tmp_path: P
     """A data set of TFDS, and a page that has no place."""
     with pytest.raises(InvalidSettings, match="'cats_vs_dogs' names a TFDS data set") as caught:
         ask("--dataset", "cats_vs_dogs")
-    assert "job plan" in caught.value.hint
+    assert "thaw plan" in caught.value.hint
     with pytest.raises(InvalidSettings, match=r"--page=.*: is not a file in a folder that exists"):
         ask("--dataset", str(tmp_path), "--page", str(tmp_path / "none" / "page.html"))
 

@@ -56,7 +56,7 @@ def test_a_failure_is_sentences_for_a_person_and_fields_for_a_machine(capsys: py
         ),
         (
             Stopping("SIGTERM", within_seconds=9.0),
-            "stopping, on SIGTERM: what is under way is ended, within 9 s; a second SIGTERM ends at once",
+            "stopping, on SIGTERM: it ends as soon as it can, within 9 s; a second SIGTERM ends at once",
         ),
     ],
 )

@@ -206,7 +206,7 @@ def test_what_is_missing_is_named_with_the_command_that_fills_a_mirror(filled: G
     with pytest.raises(WeightsUnusable, match=r"gs://bucket/mirror/weights/none\.h5") as no_weights:
         fetch.weights(f"gs://{BUCKET}/mirror/weights/none.h5")
     for error in (no_data.value, no_weights.value):
-        assert f"python -m job mirror --to gs://{BUCKET}/mirror" in error.hint
+        assert f"thaw mirror --to gs://{BUCKET}/mirror" in error.hint
 
 
 def test_a_cache_that_cannot_be_made_is_named_by_its_path(filled: GcsServer, tmp_path: Path) -> None:
@@ -291,7 +291,7 @@ def test_a_place_without_images_is_named(photos: GcsServer, tmp_path: Path, plac
     """With the command that puts some into a bucket."""
     with pytest.raises(DataUnavailable, match=f"no images at gs://{BUCKET}/{place}: ") as caught:
         fetching(tmp_path)[0].images(f"gs://{BUCKET}/{place}")
-    assert "python -m job mirror" in caught.value.hint
+    assert "thaw mirror" in caught.value.hint
 
 
 def test_a_place_on_this_machine_is_not_copied(tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ def test_a_run_that_a_start_would_refuse_is_refused_in_the_same_words(
     found = ask(small())
     assert (found["next"]["action"], found["exit_code"]) == ("refused", ExitCode.BAD_INPUT)
     assert "is not a record of this run" in found["next"]["text"]
-    assert "python -m job repair" in found["next"]["hint"]
+    assert "thaw repair" in found["next"]["hint"]
 
 
 def test_a_run_that_another_process_holds_is_waited_for(ask: Ask, small: Small, tmp_path: Path) -> None:

@@ -101,11 +101,11 @@ def test_a_run_that_is_not_finished_is_refused(ask: Callable[..., Any], copied: 
     """As is one that is not there; both with the way on."""
     with pytest.raises(RunUnavailable, match="there is no run") as caught:
         ask("a.png", run=str(tmp_path / "nothing"))
-    assert "python -m job list" in caught.value.hint
+    assert "thaw list" in caught.value.hint
     rewrite_record(copied, state="export", outcome=None)
     with pytest.raises(RunUnavailable, match="is not finished: it is in export") as caught:
         ask("a.png", run=str(copied))
-    assert "python -m job status" in caught.value.hint
+    assert "thaw status" in caught.value.hint
 
 
 def with_another_rescaling(path: Path) -> None:

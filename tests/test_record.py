@@ -211,7 +211,7 @@ def test_a_damaged_record_stops_a_start_for_good(store: MemoryStore, data: bytes
     store.write(RECORD_NAME, data, if_generation=MISSING)
     with pytest.raises(RecordDamaged, match=r"memory:///run\.json .*Nothing was written or deleted") as caught:
         claim(store)
-    assert "python -m job repair --run memory://" in caught.value.hint
+    assert "thaw repair --run memory://" in caught.value.hint
     assert (caught.value.exit_code, store.read(RECORD_NAME).data) == (4, data)
 
 

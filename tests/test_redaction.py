@@ -104,7 +104,7 @@ def test_no_error_event_or_traceback_has_the_secret_of_a_url(kind: str, capsys: 
     try:
         raise ValueError(text)
     except ValueError as bug:
-        Ending().failed(bug)
+        Ending(Progress()).failed(bug)
     shown = capsys.readouterr()
     assert SECRET not in shown.out + shown.err
     assert "refused" in shown.out

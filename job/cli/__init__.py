@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from job import __version__
 from job.errors import ExitCode, InvalidSettings
 from job.redaction import redacted_value
 
@@ -64,6 +65,7 @@ def parser_of(name: str) -> "Parser":
     if name == "run":
         commands = "\n".join(f"  {command:10}  {summary}" for command, summary in COMMANDS.items())
         parser.description = f"{options.__doc__}\n\ncommands, each with a --help of its own:\n{commands}"
+        parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
     add_options(parser, options)
     if name == "run":
         parser.usage = f"{PROGRAM} [command] [settings]"

@@ -1,4 +1,4 @@
-"""The words after `python -m job` -> the options of one command, or one message that says what is wrong.
+"""The words after `thaw` -> the options of one command, or one message that says what is wrong.
 
 The options of a command are a pydantic model: each field is a flag of the same name, or the words without a flag. What
 takes settings takes them all, as flags. argparse reads the words, pydantic checks the values.
@@ -21,7 +21,7 @@ from job.settings.fields import LocalPath
 from job.settings.settings import Settings, group_of, variable
 from job.storage.uri import checked_store
 
-PROGRAM = "python -m job"
+PROGRAM = "thaw"
 EXIT_CODES = "exit codes:\n" + "\n".join(f"  {int(code):2}  {code.meaning}" for code in ExitCode)
 PRECEDENCE = (
     "Each setting is a flag, a variable, and a line of the file: --batch-size is THAW_BATCH_SIZE.\n"

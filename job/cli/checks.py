@@ -136,7 +136,7 @@ def weights(settings: Settings) -> Check:
     if is_bucket(place):
         parent, _, name = place.rpartition("/")
         if open_store(parent).generation(name) == MISSING:
-            raise WeightsUnusable(f"THAW_WEIGHTS={place!r}: there is no such object", hint="python -m job mirror")
+            raise WeightsUnusable(f"THAW_WEIGHTS={place!r}: there is no such object", hint="thaw mirror")
         return Check("weights", "ok", f"an object, to be fetched: {place}")
     path = Path(place).expanduser()
     if not path.is_file():

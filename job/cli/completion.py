@@ -1,22 +1,23 @@
-"""`python -m job completion`: a script for a shell, made from the options of every command."""
+"""`thaw completion`: a script for a shell, made from the options of every command."""
 
 import shlex
 import sys
+from pathlib import Path
 from typing import Annotated, Literal
 
 import shtab
 
 from job import cli
-from job.cli.arguments import CommandOptions, Flag, Parser
+from job.cli.arguments import PROGRAM, CommandOptions, Flag, Parser
 from job.cli.tables import writing
 from job.errors import ExitCode
 from job.model.backbones import BACKBONES
 
-NAME = "thaw"
+ROOT = Path(__file__).parents[2]
 
 
 class Options(CommandOptions):
-    """To use it: eval "$(python -m job completion bash)". The shell then has the command thaw, which is this program,
+    """To use it: eval "$(bin/thaw completion bash)". The shell then has the command thaw, which is this program,
     and completes its commands and flags.
     """
 
@@ -26,12 +27,12 @@ class Options(CommandOptions):
 def answer(options: Options) -> ExitCode:
     """Print the script."""
     root = _with_values(cli.parser_of("run"))
-    root.prog = NAME
+    root.prog = PROGRAM
     commands = root.add_subparsers()
     for name, summary in cli.COMMANDS.items():
         commands.add_parser(name, parents=[_with_values(cli.parser_of(name))], help=summary, add_help=False)
     with writing():
-        print(f'{NAME}() {{ {shlex.quote(sys.executable)} -m job "$@"; }}')
+        print(f'{PROGRAM}() {{ PYTHONPATH={shlex.quote(str(ROOT))} {shlex.quote(sys.executable)} -P -m job "$@"; }}')
         print(shtab.complete(root, shell=options.shell), flush=True)
     return ExitCode.COMPLETE
 

@@ -1,4 +1,4 @@
-"""`python -m job inspect`: what a run would find in a person's own images, before there is one.
+"""`thaw inspect`: what a run would find in a person's own images, before there is one.
 
 Every image is read and decoded once, without TensorFlow; only numbers are kept of it.
 """
@@ -43,7 +43,7 @@ def answer(options: Options) -> ExitCode:
     if not is_place(settings.dataset):
         raise InvalidSettings(
             f"THAW_DATASET={settings.dataset!r} names a TFDS data set, and inspect is for own images",
-            hint="python -m job plan shows what is known of it; own images are a folder, an archive or a table",
+            hint="thaw plan shows what is known of it; own images are a folder, an archive or a table",
         )
     if options.page is not None:
         _check(options.page)

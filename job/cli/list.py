@@ -1,4 +1,4 @@
-"""`python -m job list`: the runs of a store, one row each.
+"""`thaw list`: the runs of a store, one row each.
 
 Only names of folders are listed, and one object a run is read, several at a time: what a run holds does not matter.
 """
@@ -47,7 +47,7 @@ def answer(options: Options) -> ExitCode:
     except ObjectMissing:
         rows, nothing = [], f"There is no run in {store.uri}: there is no such folder yet."
     if not rows and store.generation(RECORD_NAME) != MISSING:
-        raise RunUnavailable(f"{store.uri} is a run itself", hint=f"python -m job status --run {store.uri}")
+        raise RunUnavailable(f"{store.uri} is a run itself", hint=f"thaw status --run {store.uri}")
     if options.as_json:
         for row in rows:
             print_json(row)

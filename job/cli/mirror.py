@@ -1,4 +1,4 @@
-"""`python -m job mirror`: put data, weights and own images into a mirror. What is not here is downloaded first.
+"""`thaw mirror`: put data, weights and own images into a mirror. What is not here is downloaded first.
 
 The place is tried before anything else: a wrong bucket is reported at once, without TensorFlow and before a download.
 """

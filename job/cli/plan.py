@@ -1,4 +1,4 @@
-"""`python -m job plan`: what a start with these settings would do, and whether what it needs is there.
+"""`thaw plan`: what a start with these settings would do, and whether what it needs is there.
 
 The exit code is the one that a start would end with at once, so that a pipeline can ask before it applies: 0 when it
 would start, carry on, or find the run complete.

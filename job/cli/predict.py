@@ -1,4 +1,4 @@
-"""`python -m job predict`: label and probability of images, by the model of a finished run.
+"""`thaw predict`: label and probability of images, by the model of a finished run.
 
 Images are taken a batch at a time, so there may be any number of them.
 """
@@ -92,7 +92,7 @@ def _finished(store: ObjectStore) -> Record:
     if found.outcome is None:
         raise RunUnavailable(
             f"run {found.run_id!r} is not finished: it is in {found.state}, and has no model yet",
-            hint=f"python -m job status --run {store.uri}",
+            hint=f"thaw status --run {store.uri}",
         )
     return found
 

@@ -1,4 +1,4 @@
-"""`python -m job repair`: the record of a run, rebuilt from its checkpoints.
+"""`thaw repair`: the record of a run, rebuilt from its checkpoints.
 
 The order, and why nothing is lost wherever the command ends:
 
@@ -111,7 +111,7 @@ def mend(
 def _written_meanwhile(store: ObjectStore) -> Superseded:
     return Superseded(
         f"{store.uri}/{RECORD_NAME} was written by another process meanwhile, and was left as it is",
-        hint=f"python -m job status --run {store.uri}",
+        hint=f"thaw status --run {store.uri}",
     )
 
 
@@ -184,7 +184,7 @@ def _newest(found: Sequence[Inspected], place: str, fingerprint: str) -> Descrip
         counts = ", ".join(f"{key} ({len(group)} checkpoints)" for key, group in groups.items())
         raise RecordDamaged(
             f"the checkpoints of {place} are of these fingerprints: {counts}. Nothing was changed",
-            hint=f"choose one: python -m job repair --run {place} --fingerprint {next(iter(groups))}",
+            hint=f"choose one: thaw repair --run {place} --fingerprint {next(iter(groups))}",
         )
     return max(groups[chosen], key=lambda one: one[0].position)[1]
 

@@ -1,4 +1,4 @@
-"""`python -m job`: one attempt at a run."""
+"""`thaw`: one attempt at a run."""
 
 from collections.abc import Mapping
 from typing import Protocol

@@ -1,4 +1,4 @@
-"""`python -m job status`: how a run is doing, once or until it is done."""
+"""`thaw status`: how a run is doing, once or until it is done."""
 
 import dataclasses
 import sys

@@ -1,4 +1,4 @@
-"""`python -m job verify`: whether every object of a run is there, and is byte for byte what the record names.
+"""`thaw verify`: whether every object of a run is there, and is byte for byte what the record names.
 
 Objects are read one after the other into the folder for temporary files, so memory and disk hold one at a time.
 """

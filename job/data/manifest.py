@@ -58,7 +58,7 @@ class Manifest(BaseModel):
         except ValidationError as error:
             raise InputError(
                 f"{store.uri}/{MANIFEST} is not the manifest of a mirror: {error.errors()[0]['msg']}",
-                hint="delete it, and fill the mirror again with python -m job mirror",
+                hint="delete it, and fill the mirror again with thaw mirror",
             ) from error
 
     def write(self, store: ObjectStore, generation: int) -> int:
@@ -81,14 +81,14 @@ def listed(store: ObjectStore, found: Mapping[str, int], *, wanted: Collection[s
             raise InputError(
                 f"{store.uri}/{name} is not in the manifest of the mirror, and nothing was fetched: filling the mirror "
                 "was cut short, or somebody else put it there",
-                hint="fill the mirror again, with python -m job mirror; if it is still refused then, delete it",
+                hint="fill the mirror again, with thaw mirror; if it is still refused then, delete it",
             )
     for name in manifest.files if wanted is None else wanted:
         if name in manifest.files and name not in found:
             raise InputError(
                 f"{store.uri}/{name} is in the manifest of the mirror and does not exist, and nothing was fetched: "
                 "filling the mirror was cut short, or somebody deleted it",
-                hint="fill the mirror again, with python -m job mirror",
+                hint="fill the mirror again, with thaw mirror",
             )
     return {name: manifest.files[name] for name in found}
 

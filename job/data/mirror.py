@@ -68,7 +68,7 @@ def files_of_dataset(store: ObjectStore, dataset: str) -> Files:
 
 def _command(place: str) -> str:
     """What fills a mirror that has `place`."""
-    return f"python -m job mirror --to {place.removesuffix('/tfds').removesuffix('/weights')}"
+    return f"thaw mirror --to {place.removesuffix('/tfds').removesuffix('/weights')}"
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ class Copy:
                         f"{self._store.uri}/{self._name} is not what the manifest of the mirror says: {found.size} "
                         f"bytes with SHA-256 {found.sha256[:12]}, expected {expected.size} bytes with "
                         f"{expected.sha256[:12]}",
-                        hint="fill the mirror again, with python -m job mirror",
+                        hint="fill the mirror again, with thaw mirror",
                     )
                 part.rename(self._path)
                 # The generation of before: if another file took the place meanwhile, the next attempt fetches that.

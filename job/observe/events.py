@@ -261,7 +261,7 @@ class Stopping(Event, name="stopping", level="warning"):
 
     def __str__(self) -> str:
         again = "Ctrl-C" if self.signal == "SIGINT" else self.signal
-        under_way, price = "what is under way is ended", ""
+        under_way, price = "it ends as soon as it can", ""
         if self.uncommitted_steps is not None:
             under_way = "the step under way is finished, then the state is committed"
             price = f" and loses up to {counted(self.uncommitted_steps + 1, 'step')}"

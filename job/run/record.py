@@ -246,7 +246,7 @@ def existing_record(store: ObjectStore) -> Record:
     if found is None:
         raise RunUnavailable(
             f"there is no run at {store.uri}: it has no run.json",
-            hint="give --run the storage URI and the run id, as in ./runs/cats; python -m job list shows what there is",
+            hint="give --run the storage URI and the run id, as in ./runs/cats; thaw list shows what there is",
         )
     return found
 
@@ -294,7 +294,7 @@ def parsed(data: bytes, place: str, *, run_id: str) -> Record:
         newer = "use the newer program that wrote it, or " if has_unknown_field else ""
         raise RecordDamaged(
             f"{place}/{RECORD_NAME} is not a record of this run: {problem_of(error)}. Nothing was written or deleted",
-            hint=f"{newer}restore the object, or rebuild it from the checkpoints: python -m job repair --run {place}",
+            hint=f"{newer}restore the object, or rebuild it from the checkpoints: thaw repair --run {place}",
         ) from error
     return content
 
@@ -305,7 +305,7 @@ def _missing(place: str, names: list[str]) -> RecordDamaged:
     return RecordDamaged(
         f"{place} has no {RECORD_NAME} beside {len(names)} objects in {CHECKPOINTS}{newest}. "
         "Nothing was written or deleted",
-        hint=f"restore {RECORD_NAME}, or rebuild it: python -m job repair --run {place}. To begin anew, give another "
+        hint=f"restore {RECORD_NAME}, or rebuild it: thaw repair --run {place}. To begin anew, give another "
         f"THAW_RUN_ID, or delete {CHECKPOINTS} too",
     )
 

@@ -60,7 +60,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     problems: list[str] = []
     settings = validated(Settings, from_environment(environ, problems), problems)
     if settings is None or problems:
-        raise InvalidSettings(listed(problems), hint="python -m job --help lists every setting with unit and default")
+        raise InvalidSettings(listed(problems), hint="thaw --help lists every setting with unit and default")
     return settings
 
 

@@ -8,7 +8,7 @@ from job.storage.local import LocalStore
 from job.storage.protocol import MISSING, ObjectStore
 
 NAME = ".thaw-probe"
-CONTENT = b"written by `python -m job plan`, which deletes it\n"
+CONTENT = b"written by `thaw plan`, which deletes it\n"
 
 
 def probe(store: ObjectStore) -> None:
