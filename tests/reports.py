@@ -34,6 +34,7 @@ def content(
     history: tuple[EpochResult, ...] = (epoch("head", 0), epoch("fine_tune", 0)),
     run_id: str = "run",
     duplicates: dict[str, int] | None = None,
+    names: tuple[str, ...] | None = None,
     skipped: tuple[Skipped, ...] = (),
     **settings: Any,
 ) -> dict[str, Any]:
@@ -71,7 +72,7 @@ def content(
         gallery=gallery(
             {
                 "training_sample": training_sample(np.arange(40) % num_classes, class_names, seed=0),
-                **predictions(logits, labels, class_names),
+                **predictions(logits, labels, class_names, names=names),
             }
         ),
         layers=[

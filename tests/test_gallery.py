@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from job.data.pixels import decode_bytes
+from job.data.split_spec import DEFAULT_SPECS
 from job.data.splits import load_splits
 from job.report.gallery import NUM_VARIANTS, gather, predictions, training_sample
 from tests import shapes
@@ -32,8 +34,8 @@ def test_predictions_say_class_and_probability() -> None:
     """Of the first images, in order."""
     logits, labels = np.array([[0.0], [math.log(3)]]), np.array([0, 0])
     assert predictions(logits, labels, ("cat", "dog"))["predictions"] == [
-        {"index": 0, "label": "cat", "predicted": "cat", "probability": 0.5},
-        {"index": 1, "label": "cat", "predicted": "dog", "probability": pytest.approx(0.75)},
+        {"index": 0, "name": None, "label": "cat", "predicted": "cat", "probability": 0.5},
+        {"index": 1, "name": None, "label": "cat", "predicted": "dog", "probability": pytest.approx(0.75)},
     ]
 
 
@@ -61,3 +63,20 @@ def test_the_pictures_are_those_of_the_examples(prepared: Path) -> None:
     assert first.augmented.shape == (4, NUM_VARIANTS, 16, 16, 3)
     assert len({variant.tobytes() for variant in first.augmented[0]}) == NUM_VARIANTS
     np.testing.assert_array_equal(first.augmented, again.augmented)
+
+
+def test_own_images_have_their_names(tmp_path: Path) -> None:
+    """Each picture is that of the file of its name, also where images were left out; data of TFDS has none."""
+    folder = shapes.write_images(tmp_path / "images")
+    for name in ("disc/0.png", "disc/40.png", "bar/1.png"):
+        (folder / name).write_bytes(b"no image")
+    request = shapes.request(tmp_path, dataset=str(folder), specs=DEFAULT_SPECS, on_unreadable="skip")
+    with load_splits(request, check_stop=lambda: None) as splits:
+        logits = np.linspace(-2, 2, len(splits.test))[:, None]
+        shown = gather(build(), splits, logits=logits, labels=splits.test.labels, seed=0)
+    surest = shown.examples["most_confident"]
+    for rows, images in ((surest["wrong"], shown.wrong), (surest["right"], shown.right)):
+        assert rows
+        for row, image in zip(rows, images, strict=True):
+            assert row["name"].startswith(f"{row['label']}/")
+            np.testing.assert_array_equal(image, decode_bytes((folder / row["name"]).read_bytes(), 16))

@@ -3,8 +3,6 @@
 import hashlib
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -127,27 +125,6 @@ def test_two_runs_with_the_same_weights_have_the_same_report_but_for_times(
     assert drawn[0] == drawn[1]
     assert len(drawn[0]) > 40
     assert store.read("model/README.md").data == other.read("model/README.md").data
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("block", [0, 1])
-def test_the_code_in_the_model_card_works(undisturbed_run: Undisturbed, tmp_path: Path, block: int) -> None:
-    """As it is written, in the folder of the model, without this package: it names the class of an image."""
-    from tests.shapes import draw, encode
-
-    store, _, _ = undisturbed_run
-    for name in store.list("model/"):
-        path = tmp_path / name.removeprefix("model/")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        store.download(name, path)
-    report = json.loads(store.read("report/report.json").data)
-    surest = report["most_confident"]["right"][0]
-    (tmp_path / "image.jpg").write_bytes(encode(draw((56 + surest["index"]) % 2, 56 + surest["index"])))
-    code = re.findall(r"```python\n(.+?)```", (tmp_path / "README.md").read_text(), re.DOTALL)[block]
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=True
-    )
-    assert done.stdout.split()[0] == surest["predicted"]
 
 
 def test_the_shipped_model_has_the_accuracy_that_the_outcome_says(undisturbed_run: Undisturbed, tmp_path: Path) -> None:

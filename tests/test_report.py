@@ -9,6 +9,7 @@ import sys
 import xml.etree.ElementTree as ElementTree
 from base64 import b64decode
 from collections import Counter
+from html import unescape
 from html.parser import HTMLParser
 from typing import Any, get_args
 
@@ -27,6 +28,8 @@ from job.report.card import card
 from job.report.page import TIME_MEANINGS
 from job.report.pictures import MAX_SIDE, data_uri
 from job.report.rendering import duration, percent, setting, share
+from job.settings.environment import read_settings
+from job.settings.settings import Settings
 from tests.conftest import REPOSITORY
 from tests.reports import content, epoch, render
 
@@ -191,6 +194,42 @@ def test_classes_and_shared_images_of_the_splits_are_shown() -> None:
     ]  # fmt: skip
 
 
+def test_what_to_copy_trains_the_same_again() -> None:
+    """The shell gives the settings of the run, and only those that are not the default; the run is another one."""
+    given = {
+        "dataset": "./my 'photos'", "classes": '["a b", "c$d"]', "stratify": False, "rotation": 0.123456789,
+        "data_dir": "/data", "head_epochs": 2, "min_test_accuracy": 0.5, "cache": "disk",
+    }  # fmt: skip
+    (block,) = re.findall(r"<pre><code>(.+?)</code></pre>", render(content(run_id="r" * 128, **given)), re.DOTALL)
+    *lines, command = unescape(block).split("\n")
+    assert command == "python -m job"
+    done = subprocess.run(["env", "-i", "sh", "-c", "\n".join([*lines, "env -0"])], capture_output=True, check=True)
+    variables = dict(text.split("=", 1) for text in done.stdout.decode().split("\0") if text.startswith("THAW_"))
+    read, run = read_settings(variables), Settings(**(content(**given)["settings"]))
+    assert read.fingerprint() == run.fingerprint()
+    assert (read.data_dir, read.run_id) == ("/data", "r" * 122 + "-again")
+    others = {"THAW_RUN_ID", "THAW_BACKBONE", "THAW_WEIGHTS", "THAW_IMAGE_SIZE", "THAW_FINE_TUNE_EPOCHS"}
+    left_out = {"min_test_accuracy", "cache"}
+    assert variables.keys() == {f"THAW_{name.upper()}" for name in given.keys() - left_out} | others
+
+
+def test_each_section_is_in_the_contents() -> None:
+    """In its order, under its title, and its heading is a link to itself."""
+    page = render(content())
+    contents = page.split('<nav aria-label="Contents">')[1].split("</nav>")[0]
+    links = re.findall(r'<a href="#(\w+)">(.+?)</a>', contents)
+    assert links == re.findall(r'<h2 id="(?:\w+)"><a href="#(\w+)">(.+?)</a></h2>', page)
+    assert len(links) == page.count("<h2 ") == page.count("<section aria-labelledby")
+
+
+def test_a_photograph_has_its_name_or_its_number() -> None:
+    """Escaped; TFDS data has no names."""
+    names = tuple(f"cat/<{index}>.jpg" for index in range(60))
+    (surest, *_) = content(names=names)["most_confident"]["wrong"]
+    assert f'<span class="name">cat/&lt;{surest["index"]}&gt;.jpg</span>' in render(content(names=names))
+    assert f'<span class="name">image {surest["index"]}</span>' in render(content())
+
+
 def test_images_that_were_left_out_are_listed() -> None:
     """With the reason, and escaped; none without any."""
     assert "left out" not in render(content())
@@ -205,7 +244,7 @@ def test_settings_provenance_and_times_are_all_there() -> None:
     assert set(TIME_MEANINGS) == set(get_args(Category))
     html = render(content(seed=1234))
     digests = ["ab" * 32, "cd" * 32, "ef" * 32, "0123456789ab"]
-    rows = ["THAW_SEED</code> *</td><td>1234", "THAW_CACHE</code></td><td>memory"]
+    rows = ["THAW_SEED</code> *</td><td><b>1234</b><small>default: 0<", "THAW_CACHE</code></td><td>memory<"]
     times = [TIME_MEANINGS["compile"], "75 % of it productive"]
     for wanted in [*digests, *rows, *times, "a processor", f"thaw {__version__}"]:
         assert wanted in html

@@ -22,6 +22,22 @@ REPORTS = {
     "ten classes": content(TEN, wrong=20, min_test_accuracy=0.5),
     "long names": content(("a" * 70, "b " * 40, "c"), run_id="r" * 120, wrong=2),
     "two classes": content(min_test_accuracy=0.96),
+    "nearly no mistakes": content(
+        wrong=1,
+        num_examples=4000,
+        names=tuple(f"{'folder-' * 9}/{index}.jpg" for index in range(4000)),
+        history=tuple(
+            epoch(
+                "head",
+                number,
+                train_accuracy=0.9981 + number / 4000,
+                validation_accuracy=0.9984,
+                train_loss=1e-3,
+                validation_loss=2e-3,
+            )
+            for number in range(5)
+        ),
+    ),
     "no mistakes, one epoch": content(wrong=0, history=(epoch("head", 0),), fine_tune_epochs=0),
 }
 
@@ -118,6 +134,47 @@ def test_the_page_fits_the_screen(browser: Browser, report: Path, width: int) ->
         width,
     )
     assert outside == []
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_every_text_of_a_plot_is_in_it_and_beside_the_others(browser: Browser, report: Path, width: int) -> None:
+    """Labels, ticks and legends, in the fonts of the page."""
+    page = opened(browser, report, viewport={"width": width, "height": 800})
+    harmed = page.evaluate(
+        """() => [...document.querySelectorAll('svg')].flatMap(svg => {
+            const frame = svg.getBoundingClientRect();
+            const texts = [...svg.querySelectorAll('text')].map(text => [text, text.getBoundingClientRect()]);
+            const cut = ([, it]) => it.left < frame.left || it.right > frame.right + 1
+                || it.top < frame.top || it.bottom > frame.bottom + 1;
+            const label = ([text]) => /rotate\\((-90|270)/.test(text.outerHTML);
+            const meet = ([, a], [, b]) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
+            const labels = texts.filter(label), others = texts.filter(text => !label(text));
+            if (!labels.length) return ['no label'];
+            return [...texts.filter(cut), ...labels.filter(one => others.some(other => meet(one, other)))]
+                .map(([text]) => text.textContent);
+        })"""
+    )
+    assert harmed == []
+
+
+def test_a_table_that_goes_on_fades_at_that_side(browser: Browser, report: Path) -> None:
+    """At the right until it has been scrolled to its end, then at the left; one that fits does not."""
+    page = opened(browser, report, viewport={"width": 360, "height": 800})
+    faded = """async () => {
+        const one = [...document.querySelectorAll('.wide')].filter(it => it.clientWidth);
+        const sides = () => one.map(it => ['--before', '--after'].map(
+            side => parseFloat(getComputedStyle(it).getPropertyValue(side)) > 0));
+        const frame = () => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)));
+        await frame();
+        const first = sides();
+        one.forEach(it => it.scrollLeft = it.scrollWidth);
+        await frame();
+        return [one.map(it => it.scrollWidth > it.clientWidth), first, sides()];
+    }"""
+    wide, first, last = page.evaluate(faded)
+    assert any(wide)
+    assert first == [[False, goes_on] for goes_on in wide]
+    assert last == [[goes_on, False] for goes_on in wide]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -6,7 +6,7 @@
 | `outcome` | as in the record: test accuracy with its 95 % interval, test loss in nats, digest of the weights |
 | `gate` | the quality gate when the report was written: `min_test_accuracy`, `passed`; both null without one |
 | `test` | metrics over the test split, with `confusion`, `per_class` and `calibration` |
-| `predictions` | the first test images: index, label, predicted, probability |
+| `predictions` | the first test images: index, name (null in TFDS data), label, predicted, probability |
 | `most_confident` | the same of the most probable predictions that are `right` and `wrong` |
 | `training_sample` | the training images that the page shows: index, label |
 | `splits` | examples in each |

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 
 from job.model import saved_model
+from job.phases import Phase
 from job.report import tensorboard
 from job.report.files import CARD, HISTORY, LABELS, MODEL, PAGE, REPORT, SAVED_MODEL
 from job.report.gallery import Gallery
@@ -36,10 +37,10 @@ def model_files(model: keras.Model, class_names: Sequence[str], folder: Path) ->
     yield LABELS, save_json(list(class_names), folder / "labels.json")
 
 
-def log_files(history: Sequence[EpochResult], folder: Path) -> Files:
-    """The result of each epoch: for programs, and for TensorBoard. Raises ScratchUnavailable."""
+def log_files(history: Sequence[EpochResult], phases: Sequence[Phase], folder: Path) -> Files:
+    """The result of each epoch of these phases: for programs, and for TensorBoard. Raises ScratchUnavailable."""
     yield HISTORY, save_json([epoch.model_dump(mode="json") for epoch in history], folder / "history.json")
-    yield from tensorboard.event_files(history, folder)
+    yield from tensorboard.event_files(history, {phase.name: phase.learning_rate for phase in phases}, folder)
 
 
 def report_files(content: Mapping[str, Any], gallery: Gallery, folder: Path) -> Files:

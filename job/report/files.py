@@ -13,6 +13,6 @@ FILES = {
     PAGE: "the report for people: one file without scripts, for screen, phone and paper",
     REPORT: "the report for programs: outcome, splits, history, calibration, durations, settings, versions",
     HISTORY: "the result of each epoch",
-    "logs/": "the same as TensorBoard event files, one for each phase and split",
+    "logs/": "the same as TensorBoard event files, with learning rate and speed: `tensorboard --logdir <run>/logs`",
 }
 """A name that ends with / is a folder."""

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from job.data import image_table
 from job.data.splits import Split, Splits, epoch_order
 from job.model.classifier import Classifier
 from job.train.evaluation import probabilities
@@ -39,7 +40,7 @@ class Gallery:
 def gather(classifier: Classifier, splits: Splits, *, logits: np.ndarray, labels: np.ndarray, seed: int) -> Gallery:
     """The gallery of a trained model, whose `logits` float64 [n, 1 or k] are over the test split with `labels` [n]."""
     sample = training_sample(splits.train.labels, splits.class_names, seed=seed)
-    predicted = predictions(logits, labels, splits.class_names)
+    predicted = predictions(logits, labels, splits.class_names, names=_names(splits))
     training = _pixels(splits.train, sample)
     return Gallery(
         examples={"training_sample": sample, **predicted},
@@ -61,11 +62,13 @@ def training_sample(labels: np.ndarray, class_names: Sequence[str], *, seed: int
     return [{"index": int(index), "label": class_names[labels[index]]} for index in chosen]
 
 
-def predictions(logits: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]:
-    """Examples of a split with their index, label, prediction and its probability.
+def predictions(
+    logits: np.ndarray, labels: np.ndarray, class_names: Sequence[str], *, names: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """Examples of a split with their index, name, label, prediction and its probability.
 
     `predictions` are the first sixteen; `most_confident` has up to twelve each that are `right` and `wrong`, the most
-    probable prediction first, ties in order.
+    probable prediction first, ties in order. `names` are those of the n images, which have none by default.
     """
     probability = probabilities(logits)
     is_right = probability.argmax(axis=1) == labels
@@ -75,6 +78,7 @@ def predictions(logits: np.ndarray, labels: np.ndarray, class_names: Sequence[st
         return [
             {
                 "index": int(index),
+                "name": names[index] if names is not None else None,
                 "label": class_names[labels[index]],
                 "predicted": class_names[probability[index].argmax()],
                 "probability": float(probability[index].max()),
@@ -89,6 +93,13 @@ def predictions(logits: np.ndarray, labels: np.ndarray, class_names: Sequence[st
             for name, chosen in (("right", is_right), ("wrong", ~is_right))
         },
     }
+
+
+def _names(splits: Splits) -> list[str] | None:
+    """Of the test images, in order, where they have any."""
+    if splits.table is None:
+        return None
+    return [row["name"] for row in image_table.rows(splits.table) if row["split"] == splits.test.name]
 
 
 def _pixels(split: Split, examples: Sequence[Mapping[str, Any]]) -> np.ndarray:

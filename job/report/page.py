@@ -1,6 +1,8 @@
 """The page: `report/index.html`, one file that needs no other, no network and no script."""
 
 import itertools
+import json
+import shlex
 import statistics
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
@@ -15,7 +17,7 @@ from job.report import plots
 from job.report.gallery import Gallery
 from job.report.pictures import data_uri
 from job.report.rendering import percent, render
-from job.settings.settings import changes_result, group_of, variable
+from job.settings.settings import Settings, changes_result, group_of, variable
 
 MAX_MATRIX_CLASSES = 20
 """Of more classes only the largest entries of the confusion matrix are shown."""
@@ -23,6 +25,9 @@ MAX_MATRIX_CLASSES = 20
 MAX_CLASS_ROWS = 20
 MAX_CONFUSIONS = 8
 MIN_SECONDS = 0.005
+
+AGAIN = "-again"
+MAX_RUN_ID = 128 - len(AGAIN)
 
 TIME_MEANINGS: Mapping[Category | str, str] = {
     "productive": "training steps, done for the first time",
@@ -70,6 +75,7 @@ def page(content: Mapping[str, Any], gallery: Gallery) -> str:
         parts=_parts(content["layers"]),
         phase_titles=TITLES,
         setting_groups=_setting_groups(content["settings"]),
+        again=_again(content["run_id"], content["settings"]),
     )
 
 
@@ -161,7 +167,25 @@ def _parts(layers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def _setting_groups(settings: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
     """Settings as their variables, in the groups of the help."""
     groups: dict[str, list[dict[str, Any]]] = {}
+    defaults = Settings().shown()
     for field, value in settings.items():
-        row = {"variable": variable(field), "value": value, "changes_result": changes_result(field)}
+        row = {
+            "variable": variable(field), "value": value, "default": defaults[field],
+            "changes_result": changes_result(field),
+        }  # fmt: skip
         groups.setdefault(group_of(field), []).append(row)
     return groups
+
+
+def _again(run_id: str, settings: Mapping[str, Any]) -> list[str]:
+    """The lines of a shell command that trains the same again: what differs from the defaults and decides the result.
+
+    In a run of another name, because a finished run does nothing.
+    """
+    defaults = Settings().shown()
+    fields = [field for field in settings if changes_result(field) or field == "data_dir"]
+    chosen = {variable(field): settings[field] for field in fields if settings[field] != defaults[field]}
+    chosen[variable("run_id")] = f"{run_id[:MAX_RUN_ID]}{AGAIN}"
+    # JSON writes a number so that it reads back the same, and true as a variable has it.
+    texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in chosen.items()}
+    return [*(f"{name}={shlex.quote(text)} \\" for name, text in texts.items()), "python -m job"]

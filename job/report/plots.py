@@ -32,7 +32,13 @@ VARIABLES = {
 LABELS = {"train": "training", "validation": "validation"}
 
 # Fixed, so that no layout depends on the fonts that a machine happens to have.
-_MARGINS: dict[str, Any] = {"left": 0.165, "right": 0.955, "bottom": 0.15, "top": 0.86, "hspace": 0.12}
+_MARGINS: dict[str, Any] = {"left": 0.2, "right": 0.955, "bottom": 0.15, "top": 0.86, "hspace": 0.12}
+_LABEL_X = -0.205
+"""Of the label of a vertical axis, in widths of the axes: its own room, whatever the ticks beside it."""
+
+MIN_ACCURACY_RANGE = 0.02
+"""Of the axis: over less, ticks would have three decimals and more."""
+
 _LEGEND: dict[str, Any] = {"loc": "upper right", "bbox_to_anchor": (0.985, 1.0), "borderaxespad": 0.2, "ncols": 2}
 
 _STYLE: dict[Any, Any] = {
@@ -73,12 +79,12 @@ def learning_curve(history: Sequence[Mapping[str, Any]], quantity: str, *, descr
             values = [epoch[f"{split}_{quantity}"] for epoch in history]
             axes.plot(epochs, values, color=VARIABLES[color], marker=marker, label=label, clip_on=False, zorder=3)
         axes.set_xlabel("epoch")
-        axes.set_ylabel("loss in nats" if quantity == "loss" else "accuracy")
+        _label_y(axes, "loss in nats" if quantity == "loss" else "accuracy")
         axes.set_xlim(0.5, len(history) + 0.5)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         if quantity == "accuracy":
             axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None, symbol=" %"))
-            axes.set_ylim(top=1.0)
+            axes.set_ylim(min(axes.get_ylim()[0], 1.0 - MIN_ACCURACY_RANGE), 1.0)
         else:
             axes.set_ylim(bottom=0.0)
         _mark_phases(axes, [epoch["phase"] for epoch in history])
@@ -102,14 +108,14 @@ def reliability_diagram(calibration: Mapping[str, Any], *, num_classes: int, des
             probability, accuracy, yerr=(low, high), color=VARIABLES["first"], marker="o", linewidth=1.2, capsize=3,
             label="this model", clip_on=False, zorder=3,
         )  # fmt: skip
-        above.set_ylabel("accuracy")
+        _label_y(above, "accuracy")
         above.set_ylim(0.0, 1.0)
         above.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
         below.bar(
             [row["low"] for row in bins], [row["num_examples"] for row in bins], width=0.094, align="edge",
             color=VARIABLES["first"],
         )  # fmt: skip
-        below.set_ylabel("images")
+        _label_y(below, "images")
         below.set_xlabel("probability of the predicted class")
         below.set_xlim(left, 1.0)
         below.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
@@ -122,6 +128,11 @@ def reliability_diagram(calibration: Mapping[str, Any], *, num_classes: int, des
 def _figure(name: str, *, height: float) -> Iterator[Figure]:
     with matplotlib.rc_context(_STYLE | {"svg.hashsalt": name}):
         yield Figure(figsize=(5.0, height))
+
+
+def _label_y(axes: Axes, label: str) -> None:
+    axes.set_ylabel(label)
+    axes.yaxis.set_label_coords(_LABEL_X, 0.5)
 
 
 def _mark_phases(axes: Axes, phases: Sequence[str]) -> None:

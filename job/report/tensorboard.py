@@ -1,10 +1,12 @@
-"""The curves of a run for TensorBoard: an event file for each phase and split.
+"""The curves of a run for TensorBoard: an event file for each split, over all phases.
 
-They are written from the history when the run ends, so a repeated export gives the same files.
-`tensorboard --logdir <run>/logs` shows both phases, each with its steps and the wall time of its epochs.
+They are written from the history when the run ends, so a repeated export gives the same files, and those of a run that
+was resumed have each epoch once. `tensorboard --logdir <run>/logs` shows two curves in each chart, `train` and
+`validation`, as of Keras's callback. Runs finished before this was one file for all phases keep a folder for each.
 """
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -12,40 +14,46 @@ import tensorflow as tf
 from tensorflow.core.framework.summary_pb2 import Summary
 from tensorflow.core.util.event_pb2 import Event
 
-from job.phases import PHASE_NAMES
 from job.schema import EpochResult
 from job.storage.scratch import save
 
 SPLITS = ("train", "validation")
 FILE_VERSION = "brain.Event:2"
+NAMES = tuple(f"logs/{split}/events.out.tfevents.thaw" for split in SPLITS)
+"""Their names in the store."""
 
 
-def _name(phase: str, split: str) -> str:
-    return f"logs/{phase}/{split}/events.out.tfevents.thaw"
-
-
-NAMES = tuple(_name(phase, split) for phase in PHASE_NAMES for split in SPLITS)
-"""Their names in the store; those of a phase that did not train are not written."""
-
-
-def event_files(history: Sequence[EpochResult], folder: Path) -> Iterator[tuple[str, Path]]:
+def event_files(
+    history: Sequence[EpochResult], learning_rates: Mapping[str, float], folder: Path
+) -> Iterator[tuple[str, Path]]:
     """Write the event files into `folder`; yields their names and paths. Raises ScratchUnavailable.
 
-    Tags are `epoch_loss` (nats) and `epoch_accuracy` (0 to 1), as those of Keras's callback, by step of the phase.
+    Tags are `epoch_loss` (nats) and `epoch_accuracy` (0 to 1), as of Keras's callback, and for `train` also
+    `epoch_learning_rate` and `epoch_images_per_second`. Steps are counted over the phases, and `learning_rates` are
+    those of the phases, by name.
     """
-    for phase in PHASE_NAMES:
-        epochs = [epoch for epoch in history if epoch.phase == phase]
-        for split in SPLITS if epochs else ():
-            yield _name(phase, split), save(partial(_write, epochs, split), folder / f"{phase}-{split}.tfevents")
+    for name, split in zip(NAMES, SPLITS, strict=True):
+        points = []
+        for epoch, step in zip(history, _steps(history), strict=True):
+            values = {"loss": getattr(epoch, f"{split}_loss"), "accuracy": getattr(epoch, f"{split}_accuracy")}
+            if split == "train":
+                values["learning_rate"] = learning_rates[epoch.phase]
+                values["images_per_second"] = epoch.images_per_second
+            summary = Summary(value=[Summary.Value(tag=f"epoch_{tag}", simple_value=it) for tag, it in values.items()])
+            points.append(Event(wall_time=epoch.ended.timestamp(), step=step, summary=summary))
+        yield name, save(partial(_write, points), folder / f"{split}.tfevents")
 
 
-def _write(epochs: Sequence[EpochResult], split: str, path: Path) -> None:
+def _steps(history: Sequence[EpochResult]) -> Iterator[int]:
+    """The steps of the run that were done at the end of each epoch."""
+    done = 0
+    for _, epochs in itertools.groupby(history, key=lambda epoch: epoch.phase):
+        steps = [done + epoch.step for epoch in epochs]
+        yield from steps
+        done = steps[-1]
+
+
+def _write(points: Sequence[Event], path: Path) -> None:
     with tf.io.TFRecordWriter(str(path)) as writer:
-        writer.write(Event(wall_time=epochs[0].ended.timestamp(), file_version=FILE_VERSION).SerializeToString())
-        for epoch in epochs:
-            values = [
-                Summary.Value(tag="epoch_loss", simple_value=getattr(epoch, f"{split}_loss")),
-                Summary.Value(tag="epoch_accuracy", simple_value=getattr(epoch, f"{split}_accuracy")),
-            ]
-            event = Event(wall_time=epoch.ended.timestamp(), step=epoch.step, summary=Summary(value=values))
+        for event in (Event(wall_time=points[0].wall_time, file_version=FILE_VERSION), *points):
             writer.write(event.SerializeToString())

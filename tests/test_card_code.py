@@ -1,0 +1,97 @@
+"""The code in the model card, as it is written there, against what the program says of the same images."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from job.cli import predict
+from job.data.pixels import decode_bytes
+from job.model import saved_model
+from job.report.card import card
+from job.train import evaluation
+from tests.classifiers import build
+from tests.reports import content
+from tests.runs import Undisturbed
+
+MORE = """
+import sys
+assert not any(name.split(".")[0] == "job" for name in sys.modules)
+for path in sys.argv[1:]:
+    answer = classify(encoded_images=tf.constant([open(path, "rb").read()]))
+    served = answer["label"][0].numpy().decode(), float(tf.reduce_max(answer["probabilities"][0]))
+    print(json.dumps([served, label_and_probability(path)]))
+"""
+"""Both ways to use the model, over images; `classify` and `label_and_probability` are the card's."""
+
+Answer = tuple[str, float]
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> list[Path]:
+    """Larger and smaller than the model's input, of another shape, with details that a smoother resizing would lose."""
+    rng = np.random.default_rng(0)
+    paths = []
+    for index in range(24):
+        height, width = ((61, 83), (150, 97), (240, 320), (11, 14))[index % 4]
+        y, x = np.mgrid[:height, :width]
+        stripes = 90 * ((x // (1 + index % 3) + y) % 2)
+        bright = 120 * ((x - width / 2) ** 2 + (y - height / 2) ** 2 < (height / 3) ** 2)
+        pixels = rng.integers(0, 40, (height, width, 3)) + (stripes if index % 2 else bright)[..., np.newaxis]
+        paths.append(tmp_path / f"{index:02d}.{('jpg', 'jpg', 'png')[index % 3]}")
+        Image.fromarray(pixels.astype(np.uint8)).save(paths[-1])
+    return paths
+
+
+def answers_of_the_card(folder: Path, images: list[Path]) -> list[list[Answer]]:
+    """Label and probability by the SavedModel and by Keras, from a process in the folder of the model."""
+    (folder / "image.jpg").write_bytes(images[0].read_bytes())
+    code = "\n".join(re.findall(r"```python\n(.+?)```", (folder / "README.md").read_text(), re.DOTALL))
+    done = subprocess.run(
+        [sys.executable, "-c", code + MORE, *map(str, images)], cwd=folder, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    by_name, by_keras, *lines = done.stdout.splitlines()
+    answers = [[(label, probability) for label, probability in json.loads(line)] for line in lines]
+    assert (by_name.split()[0], by_keras.split()[0]) == tuple(label for label, _ in answers[0])
+    return answers
+
+
+def assert_the_same(answers: list[list[Answer]], expected: list[Answer]) -> None:
+    for of_image, (label, probability) in zip(answers, expected, strict=True):
+        assert of_image == [(label, pytest.approx(probability, abs=1e-6))] * 2
+
+
+def test_it_answers_as_predict_does(
+    undisturbed_run: Undisturbed, photographs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The label, and the probability to within 1e-6, without this package."""
+    store, _, _ = undisturbed_run
+    for name in store.list("model/"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        store.download(name, path)
+    predict.answer(predict.Options(run=store.uri, images=tuple(map(str, photographs)), as_json=True))
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    expected = [(line["label"], line["probability"]) for line in lines]
+    assert len({label for label, _ in expected}) == 2
+    assert_the_same(answers_of_the_card(tmp_path / "model", photographs), expected)
+
+
+@pytest.mark.slow
+def test_it_answers_for_three_classes(photographs: list[Path], tmp_path: Path) -> None:
+    """An output for each."""
+    names, model = ("a", "b", "c"), build(num_classes=3).export()
+    model.save(tmp_path / "model.keras")
+    saved_model.save(model, names, tmp_path / "saved_model")
+    (tmp_path / "labels.json").write_text(json.dumps(names))
+    (tmp_path / "README.md").write_text(card(content(names, image_size=16)))
+    images = np.stack([decode_bytes(path.read_bytes(), 16) for path in photographs])
+    probabilities = evaluation.probabilities(np.array(model(images, training=False), np.float64))
+    expected = [(names[row.argmax()], float(row.max())) for row in probabilities]
+    assert_the_same(answers_of_the_card(tmp_path, photographs), expected)
