@@ -99,6 +99,15 @@ def test_without_network_and_archive_one_error_says_so(
     assert caplog.records == []
 
 
+def test_a_folder_of_own_images_is_not_taken_for_a_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`photos` is a name of TFDS; the hint says how the folder is written."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(DataUnavailable, match="there is no data set 'photos'") as caught:
+        builders.find_builder("photos", None)
+    assert "own images in a folder here are THAW_DATASET=./photos" in caught.value.hint
+
+
 def test_data_that_cannot_be_learned_from_is_not_downloaded(tmp_path: Path) -> None:
     """Its description says so before."""
     with pytest.raises(InputError, match="label: Text"):

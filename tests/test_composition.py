@@ -1,11 +1,12 @@
 """What the splits are made of: what means nothing is refused, what is doubtful is a warning, what differs is named."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from job.data.composition import Composition, check_same, identity
+from job.data.composition import Composition, Skipped, check_same, identity
 from job.errors import InputError
 from job.observe import events
 
@@ -58,6 +59,14 @@ def test_a_split_without_a_class_that_counts_is_refused(labels: tuple[list[int],
     assert expected in caught.value.message
     assert "train has disc: " in caught.value.message
     assert "shuffle" in caught.value.hint
+
+
+def test_images_that_were_left_out_are_the_reason_of_an_empty_split() -> None:
+    skipped = tuple(Skipped("test", f"{number}.jpg", "is HEIC, which is not read", "") for number in range(2))
+    with pytest.raises(InputError) as caught:
+        replace(of(BALANCED, BALANCED, []), skipped=skipped).check()
+    assert "  test has no image that can be used\n" in caught.value.message
+    assert "  2 images cannot be read, and were left out (is HEIC: 2)\n" in caught.value.message
 
 
 def test_what_is_merely_uneven_is_no_error() -> None:

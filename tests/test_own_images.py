@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 import shutil
 import zipfile
 from collections.abc import Iterator
@@ -108,8 +109,11 @@ def test_splits_that_the_data_brings_stay_as_they_are(load: Any, folder: Path, t
     sliced = load(tmp_path / "own", specs=("train[:50%]", "train[50%:]", "test"))
     assert sliced.identity["splits"] == {"train": 16, "validation": 16, "test": 33}
     shutil.rmtree(tmp_path / "own/test")
-    with pytest.raises(InvalidSettings, match="and no test"):
+    with pytest.raises(InvalidSettings, match="and no test") as caught:
         load(tmp_path / "own", specs=defaults)
+    hinted = dict(re.findall(r"THAW_(\w+)_SPLIT=(\S+?)(?:,|$| )", caught.value.hint))
+    cut = load(tmp_path / "own", specs=tuple(hinted[name] for name in ("TRAIN", "VALIDATION", "TEST")))
+    assert cut.identity["splits"] == {"train": 26, "validation": 32, "test": 6}
 
 
 def test_the_same_image_is_in_one_split_only(load: Any, copied: Path) -> None:
@@ -188,3 +192,20 @@ def test_a_run_names_the_images_that_changed(small: Small, store: LocalStore, co
     shapes.write_images(copied)
     start(settings, store)
     assert record_of(store).outcome is not None
+
+
+def test_images_may_be_repaired_until_a_run_has_learned_something(
+    small: Small, store: LocalStore, copied: Path
+) -> None:
+    """Its first checkpoint pins them. The hint on unreadable images would be of no use otherwise."""
+    settings = small(dataset=str(copied), data_dir=None)
+    with pytest.raises(Crash):
+        start(settings, store, observer=CrashOn(events.PhaseStarted))
+    before = record_of(store)
+    for path in sorted((copied / "bar").iterdir())[:8]:
+        path.unlink()
+    start(settings, store)
+    after = record_of(store)
+    assert after.outcome is not None
+    assert before.inputs["data"]["sha256"] != after.inputs["data"]["sha256"]
+    assert before.inputs["images"] != after.inputs["images"]

@@ -255,6 +255,8 @@ def test_other_files_are_no_place(tmp_path: Path) -> None:
     make(tmp_path, ["cats.rar"])
     with pytest.raises(DataUnavailable, match="is no folder, archive or table"):
         open_place(str(tmp_path / "cats.rar"), scratch=tmp_path)
+    with pytest.raises(DataUnavailable, match="cannot be read: File name too long"):
+        open_place(str(tmp_path / ("x" * 300)), scratch=tmp_path)
 
 
 def test_links_to_folders_are_not_followed_and_pipes_not_waited_for(tmp_path: Path) -> None:
@@ -262,7 +264,7 @@ def test_links_to_folders_are_not_followed_and_pipes_not_waited_for(tmp_path: Pa
     make(tmp_path, ["outside.jpg", "place/a/1.jpg"])
     (tmp_path / "place/b").symlink_to(tmp_path / "place")
     (tmp_path / "place/a/2.jpg").symlink_to(tmp_path / "outside.jpg")
-    (tmp_path / "place/a/3.jpg").symlink_to("nothing")
+    (tmp_path / "place/a/3.jpg").symlink_to("3.jpg")
     os.mkfifo(tmp_path / "place/a/4.jpg")
     make(tmp_path, ["place/a/5.jpg"]).joinpath("place/a/5.jpg").write_bytes(b"")
     listing = open_place(f"file://{tmp_path}/place", scratch=tmp_path)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from job.cli import plan as plan_command
+from job.data.split_spec import DEFAULT_SPECS
 from job.errors import ExitCode, Interrupted
 from job.observe.events import Restored
 from job.run.holder import this_process
@@ -23,6 +24,7 @@ from job.schema import Attempt, Holder
 from job.settings import machine
 from job.settings.settings import Settings
 from job.storage import MISSING, LocalStore, open_store, probe
+from tests import shapes
 from tests.conftest import REPOSITORY
 from tests.gcs_server import BUCKET, GcsServer
 from tests.processes import Environment
@@ -164,6 +166,19 @@ def test_what_would_stop_a_start_is_reported(
     assert (found["outcome"], found["exit_code"], answer["exit_code"]) == ("failed", code, code)
     assert expected in found["text"]
     assert outcomes(answer)["device"] == "ok"
+
+
+def test_a_class_that_train_lacks_is_known_by_the_names_alone(ask: Ask, small: Small, tmp_path: Path) -> None:
+    """Where the data brings its splits."""
+    for split in ("train", "val", "test"):
+        shapes.write_images(tmp_path / "own" / split, 8)
+    settings = small(run_id="new", dataset=str(tmp_path / "own"), data_dir=None).model_copy(
+        update=dict(zip(("train_split", "validation_split", "test_split"), DEFAULT_SPECS, strict=True))
+    )
+    assert ask(settings)["exit_code"] == 0
+    (tmp_path / "own/val/disc").rename(tmp_path / "own/val/ring")
+    answer = ask(settings)
+    assert (answer["exit_code"], outcomes(answer)["data"]) == (ExitCode.BAD_INPUT, "failed")
 
 
 def test_what_does_not_fit_is_a_warning(ask: Ask, small: Small, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -291,6 +291,12 @@ def test_the_card_has_the_metadata_that_model_hubs_read() -> None:
     }  # fmt: skip
 
 
+def test_the_card_of_own_images_names_no_data_set_of_a_hub() -> None:
+    metadata = front_matter(card(content(dataset="./photos")))
+    assert "datasets" not in metadata
+    assert metadata["model-index"][0]["results"][0]["dataset"]["type"] == "imagefolder"
+
+
 HOSTILE = (
     '猫 / cat, "big"',
     "<script>alert(1)</script>\nx: - [y]",

@@ -177,6 +177,29 @@ def test_a_value_that_could_not_be_used_as_written_is_refused(field: str, values
             read(**{variable(field): value})
 
 
+@pytest.mark.parametrize(
+    ("classes", "says"),
+    [
+        ("cat", "two class names or more"),
+        ("cat,cat", "none of them twice"),
+        ("cat, dog,", "one is no name"),
+        ('["cat", 1]', "one is no name"),
+        ("[cat, dog]", "begins with [ and is no JSON list of names"),
+        ("[" * 100_000, "begins with [ and is no JSON list of names"),
+    ],
+)
+def test_a_list_that_names_no_classes_is_refused_with_the_rule(classes: str, says: str) -> None:
+    with pytest.raises(InvalidSettings) as caught:
+        read(THAW_DATASET="./photos", THAW_CLASSES=classes)
+    assert says in caught.value.message
+
+
+def test_a_value_that_is_right_elsewhere_has_no_other_proposed() -> None:
+    with pytest.raises(InvalidSettings) as caught:
+        read(THAW_LABELS="folder")
+    assert caught.value.message.endswith("names a TFDS data set")
+
+
 def test_help_shows_every_setting_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
     """In the program's own help."""
     with pytest.raises(SystemExit):

@@ -159,6 +159,15 @@ def test_all_that_is_wrong_with_the_rows_is_one_error(listed: Callable[..., List
         assert says in caught.value.message
 
 
+def test_a_label_is_text_or_a_whole_number(listed: Callable[..., Listing]) -> None:
+    """pandas makes 1.0 of 1 where another row has none; the value is named, and the hint is not one on paths."""
+    with pytest.raises(
+        InputError, match=r"1 have a label that is neither text nor a whole number \(row 1: 1.0\)"
+    ) as caught:
+        listed([{"path": "images/1.jpg", "label": 1.0}], "labels.jsonl")
+    assert caught.value.hint == "correct these rows"
+
+
 def test_a_row_may_lack_a_column(listed: Callable[..., Listing]) -> None:
     """In JSON lines each row has columns of its own."""
     with pytest.raises(InputError) as caught:

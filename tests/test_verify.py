@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from job.cli.verify import Options, answer, look
+from job.data import image_table
 from job.errors import ExitCode, RunUnavailable
 from job.observe.events import Committed
 from job.schema import CheckpointEntry
@@ -52,6 +53,20 @@ def test_what_is_missing_or_damaged_is_named(ask: Callable[..., Any], copied: Pa
         faults = {other: each for other, each in found.items() if each != "ok"}
         assert (code, faults) == (4, {path.relative_to(copied).as_posix(): condition})
         path.unlink(missing_ok=True)
+
+
+def test_the_table_of_own_images_is_the_runs(ask: Callable[..., Any], copied: Path) -> None:
+    """The record names it among what the run was made from."""
+    table = b"name,split,label,sha256\n"
+    name = image_table.name_of(table)
+    record = json.loads((copied / "run.json").read_text())
+    record["inputs"]["images"] = name
+    (copied / "run.json").write_text(json.dumps(record))
+    (copied / name).parent.mkdir()
+    for content, expected in ((table, (0, "ok")), (table + b"a", (4, "damaged")), (None, (4, "missing"))):
+        (copied / name).unlink(missing_ok=True) if content is None else (copied / name).write_bytes(content)
+        code, found, _ = ask(copied)
+        assert (code, found[name]) == expected
 
 
 def test_only_a_stranger_beside_the_files_of_the_run_is_a_fault(ask: Callable[..., Any], copied: Path) -> None:

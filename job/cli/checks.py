@@ -70,7 +70,7 @@ def data(settings: Settings) -> Check:
 def _own_images(settings: Settings) -> Check:
     """The same of image files, by their names alone; of an archive or a table in a bucket, only that it is there."""
     from job.data.files import places, remote
-    from job.data.files.judge import judge
+    from job.data.files.judge import check_whole_splits, judge
 
     place, labels, classes = settings.dataset, settings.labels, settings.files_request().classes
     with scratch.folder(settings.cache_dir) as folder:
@@ -81,9 +81,10 @@ def _own_images(settings: Settings) -> Check:
             listing = places.listed(place, remote.RemoteFiles(store, files), labels, classes)
         else:
             listing = places.open_place(place, labels=labels, classes=classes, scratch=folder)
-        _, ranges = judge(listing, settings.specs())
+        judged = judge(listing, settings.specs())
+        check_whole_splits(listing, judged)
     sizes = {
-        name: sum(part.stop - part.start for part in parts) for name, parts in zip(SPLIT_NAMES, ranges, strict=True)
+        name: sum(part.stop - part.start for part in parts) for name, parts in zip(SPLIT_NAMES, judged[1], strict=True)
     }
     counted = ", ".join(f"{name} {count:,}" for name, count in sizes.items())
     text = (

@@ -121,7 +121,8 @@ def _as_table(content: Mapping[str, Any], page: Path | None) -> Group:
     for finding in content["findings"]:
         lines = [plain(line, COLORS[finding["level"]]) for line in finding["text"].splitlines()]
         examples = [plain(f"  {example}", "dim") for example in finding["examples"]]
-        said.add_row(finding["level"], Group(*lines, *examples, plain(f"hint: {finding['advice']}")))
+        hint = [plain(f"hint: {finding['advice']}")] if finding["advice"] else []
+        said.add_row(finding["level"], Group(*lines, *examples, *hint))
     code = content["exit_code"]
     said.add_row(
         "exit code", plain(f"{code}, as of a start: {'these images are refused' if code else 'it would begin'}")

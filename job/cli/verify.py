@@ -3,6 +3,7 @@
 Objects are read one after the other into the folder for temporary files, so memory and disk hold one at a time.
 """
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -11,7 +12,7 @@ from rich.console import Group
 
 from job.cli.arguments import AsJson, CacheDir, CommandOptions, RunPlace
 from job.cli.tables import plain, show, size, table
-from job.errors import ExitCode
+from job.errors import ExitCode, ObjectMissing
 from job.run.artefacts import PREFIXES, problem_with
 from job.run.record import RECORD_NAME, existing_record
 from job.schema import CheckpointEntry, Record, StoredFile
@@ -70,13 +71,27 @@ def look(store: ObjectStore, record: Record, path: Path) -> Iterator[Found]:
         elif name in _named(existing_record(store)):
             yield Found(name, problem.condition, expected.size, problem.text)
     aside = {entry.name for entry in record.set_aside}
-    for name in there - named.keys() - {RECORD_NAME}:
+    images = record.inputs.get("images")
+    if images is not None:
+        yield _of_images(store, images)
+    for name in there - named.keys() - {RECORD_NAME, images}:
         if name in aside:
             yield Found(name, "set aside", text="damaged when it was last read, and kept")
         elif name.startswith(PREFIXES) and record.state == "done":
             yield Found(name, "not named", text="the record of the finished run does not name it")
         elif name not in _named(existing_record(store)):
             yield Found(name, "left over", text="the record does not name it; nothing reads it")
+
+
+def _of_images(store: ObjectStore, name: str) -> Found:
+    """The table of the run's own images, which has the digest of its content in its name."""
+    try:
+        content = store.read(name).data
+    except ObjectMissing as error:
+        return Found(name, "missing", text=error.message)
+    if hashlib.sha256(content).hexdigest()[:12] in name:
+        return Found(name, "ok", len(content))
+    return Found(name, "damaged", len(content), f"{store.uri}/{name} is not what the run wrote")
 
 
 def _named(record: Record) -> dict[str, CheckpointEntry | StoredFile]:

@@ -89,18 +89,25 @@ class Composition:
         """
         problems = []
         for split, counts in self.counts.items():
-            if (counts > 0).sum() < 2:
+            if not counts.any():
+                problems.append(f"{split} has no image that can be used")
+            elif (counts > 0).sum() < 2:
                 problems.append(f"{split} has one class only: {self._listed(counts > 0, counts)}")
             lacking = (counts > 0) & (self.counts["train"] == 0)
             if lacking.any():
                 problems.append(f"{split} has classes that train lacks: {self._listed(lacking, counts)}")
         if problems:
+            if self.skipped:
+                counted_kinds = kinds(image.reason for image in self.skipped).items()
+                reasons = ", ".join(f"{kind}: {count:,}" for kind, count in counted_kinds)
+                problems.append(f"{len(self.skipped):,} images cannot be read, and were left out ({reasons})")
             for split, counted in self.summary().items():
                 problems.append(f"{split} has {', '.join(f'{name}: {count:,}' for name, count in counted.items())}")
             lines = "\n".join(f"  {problem}" for problem in problems)
             raise InputError(
                 f"the classes of the splits do not fit together; nothing was trained.\n{lines}",
-                hint="the data is probably sorted by class: shuffle it as it is prepared, or choose other splits",
+                hint="own images: add images of these classes, or leave the classes out by THAW_CLASSES; TFDS data is "
+                "probably sorted by class: shuffle it as it is prepared; or choose other splits",
             )
 
     def findings(self) -> Iterator[events.Event]:

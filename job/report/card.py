@@ -10,6 +10,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from job.data.files.names import is_place
 from job.phases import TITLES
 from job.report.rendering import render
 
@@ -33,10 +34,11 @@ def _front_matter(content: Mapping[str, Any]) -> str:
     use, so that there no name becomes HTML, a link, an image or code.
     """
     settings, outcome = content["settings"], content["outcome"]
+    is_own = is_place(settings["dataset"])
     result = {
         "task": {"type": "image-classification", "name": "Image classification"},
         "dataset": {
-            "type": settings["dataset"],
+            "type": "imagefolder" if is_own else settings["dataset"],
             "name": content["provenance"]["data"]["dataset"],
             "split": settings["test_split"],
         },
@@ -48,7 +50,8 @@ def _front_matter(content: Mapping[str, Any]) -> str:
         "library_name": "keras",
         "pipeline_tag": "image-classification",
         "tags": ["image-classification", "keras", "tensorflow", "transfer-learning", settings["backbone"]],
-        "datasets": [settings["dataset"]],
+        # A place means nothing elsewhere.
+        **({} if is_own else {"datasets": [settings["dataset"]]}),
         "metrics": ["accuracy"],
         "model-index": [{"name": content["run_id"], "results": [result]}],
     }

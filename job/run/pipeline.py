@@ -126,8 +126,8 @@ class Pipeline:
         return splits
 
     def compare_data(self, splits: Splits) -> None:
-        """Raise InputError when the data is not what the run began with; where images have names, a few are named."""
-        recorded = self.record.content.inputs
+        """Raise InputError when the data is not that of the checkpoints; where images have names, a few are named."""
+        recorded = self.pinned()
 
         def changes() -> list[str]:
             try:
@@ -137,6 +137,11 @@ class Pipeline:
             return list(image_table.changes(before, splits.table or b""))
 
         composition.check_same(recorded.get("data"), splits.identity, changes=changes)
+
+    def pinned(self) -> dict[str, Any]:
+        """What this attempt must find again: nothing, as long as the run has no checkpoint."""
+        content = self.record.content
+        return content.inputs if content.checkpoints else {}
 
     def keep_table(self, table: bytes) -> str:
         """Keep the table of the run's images under a name of its content; returns the name."""
@@ -185,7 +190,7 @@ class Pipeline:
             }
             if splits.table is not None:
                 # Files may have got other names since the run began.
-                inputs["images"] = self.record.content.inputs.get("images") or self.keep_table(splits.table)
+                inputs["images"] = self.pinned().get("images") or self.keep_table(splits.table)
         self.observer.event(events.ModelBuilt(
             settings.backbone, settings.weights, **self.arithmetic, device=numerics.device_name()
         ))  # fmt: skip

@@ -174,10 +174,12 @@ class RunRecord:
         self._written_at = time.monotonic()
 
     def pin_inputs(self, inputs: dict[str, Any]) -> None:
-        """Record what the run is made from, at its first attempt. Raises InputError when a later one differs."""
+        """Record what the run is made from. Raises InputError when that of its checkpoints differs."""
         recorded = self.content.inputs
-        if not recorded:
-            self.update(inputs=inputs)
+        if not self.content.checkpoints:
+            # Nothing was learned yet: images that were repaired or removed need no other run.
+            if recorded != inputs:
+                self.update(inputs=inputs)
         elif recorded != inputs:
             differing = ", ".join(name for name in inputs if recorded.get(name) != inputs[name])
             raise InputError(

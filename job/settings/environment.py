@@ -181,7 +181,8 @@ def _problem(details: ErrorDetails, field: str, info: FieldInfo) -> str:
     else:
         rule = _RULES.get(kind, details["msg"].replace("Input should be", "must be"))
     value = str(details["input"])
-    return f"{redacted_value(value)!r}: {rule}{nearest(value, BACKBONES if field == 'backbone' else choices(info))}"
+    known = BACKBONES if field == "backbone" else choices(info)
+    return f"{redacted_value(value)!r}: {rule}{'' if value in known else nearest(value, known)}"
 
 
 def choices(info: FieldInfo) -> list[str]:

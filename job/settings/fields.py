@@ -46,8 +46,12 @@ def class_list(classes: str | None) -> tuple[str, ...]:
     if classes is None:
         return ()
     if not classes.lstrip().startswith("["):
-        return tuple(name.strip() for name in classes.split(","))
-    names = json.loads(classes)
-    if not all(isinstance(name, str) for name in names):
-        raise ValueError("expected a list of strings")
+        names = [name.strip() for name in classes.split(",")]
+    else:
+        try:
+            names = json.loads(classes)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"begins with [ and is no JSON list of names: {error}") from error
+    if not all(isinstance(name, str) and name for name in names):
+        raise ValueError('expected names separated by commas, or as a JSON list such as ["cat", "dog"]; one is no name')
     return tuple(names)

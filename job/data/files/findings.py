@@ -130,7 +130,9 @@ def _unused(listing: Listing, num_used: int) -> Iterator[Finding]:
             kind="unused",
             level="note",
             text=f"{num_unused:,} of {numbered(len(listing.images), 'image')} in no split of the run",
-            advice="to use all: THAW_TRAIN_SPLIT=train[:80%], THAW_VALIDATION_SPLIT=train[80%:90%] and "
+            advice="to use all, let the three splits cover every split that the data brings"
+            if listing.has_splits
+            else "to use all: THAW_TRAIN_SPLIT=train[:80%], THAW_VALIDATION_SPLIT=train[80%:90%] and "
             "THAW_TEST_SPLIT=train[90%:]",
         )
 

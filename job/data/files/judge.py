@@ -4,11 +4,12 @@ A start, `plan` and `inspect` call the same functions.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 
 import numpy as np
 
+from job.data.composition import Composition
 from job.data.files import order
 from job.data.files.listing import Listing
 from job.data.split_ranges import Range, split_ranges
@@ -34,8 +35,7 @@ def judge(listing: Listing, specs: Sequence[str]) -> tuple[Sequence[str], list[l
             brings = ", ".join(f"{name} ({counts[name]:,})" for name in SPLIT_NAMES if name in counts)
             raise InvalidSettings(
                 f"{listing.place} brings the splits {brings}, and no {' and no '.join(missing)}",
-                hint="say which examples are for what, for example THAW_TRAIN_SPLIT=train[:80%], "
-                "THAW_VALIDATION_SPLIT=train[80%:] and THAW_TEST_SPLIT=validation",
+                hint=f"say which examples are for what, for example {_example(counts)}",
             )
         specs = SPLIT_NAMES
     splits = {
@@ -44,10 +44,37 @@ def judge(listing: Listing, specs: Sequence[str]) -> tuple[Sequence[str], list[l
     return specs, split_ranges(specs, splits, of=listing.place)
 
 
+def _example(counts: Mapping[str, int]) -> str:
+    """Settings that make three splits of those, fewer, that there are: what is missing is cut from train."""
+    specs = {name: name for name in SPLIT_NAMES if name in counts}
+    source = "train" if "train" in specs else max(specs, key=lambda name: counts[name])
+    parts = [source, *(name for name in SPLIT_NAMES if name not in counts)]
+    cuts = ("[:80%]", "[80%:]") if len(parts) == 2 else ("[:80%]", "[80%:90%]", "[90%:]")
+    specs |= {name: f"{source}{cut}" for name, cut in zip(sorted(parts, key=SPLIT_NAMES.index), cuts, strict=True)}
+    *settings, last = (f"THAW_{name.upper()}_SPLIT={specs[name]}" for name in SPLIT_NAMES)
+    return f"{', '.join(settings)} and {last}"
+
+
 def label_indices(listing: Listing) -> np.ndarray:
     """The class of each image as its place in `class_names`, int32 [n]."""
     index = {name: number for number, name in enumerate(listing.class_names)}
     return np.array([index[image.label] for image in listing.images], np.int32)
+
+
+def check_whole_splits(listing: Listing, judged: tuple[Sequence[str], list[list[Range]]]) -> None:
+    """Raise InputError where the splits that the data brings have classes that do not fit together.
+
+    `judged` is what `judge` returned. What is in a slice is not known before the images are read.
+    """
+    sizes = Counter(image.split for image in listing.images)
+    labels, splits = label_indices(listing), np.array([image.split for image in listing.images])
+    chosen = {}
+    for name, parts in zip(SPLIT_NAMES, judged[1], strict=True):
+        if any((part.start, part.stop) != (0, sizes[part.split]) for part in parts):
+            return
+        chosen[name] = labels[np.isin(splits, [part.split for part in parts])]
+    unread = {name: np.zeros((len(found), 32), np.uint8) for name, found in chosen.items()}
+    Composition.of(listing.class_names, chosen, unread).check()
 
 
 def divided(
@@ -73,6 +100,7 @@ def divided(
         chosen[name] = np.concatenate(pieces)
         if not len(chosen[name]):
             raise InvalidSettings(
-                f"THAW_{name.upper()}_SPLIT={spec!r}: has no examples, since the same image is never in two splits"
+                f"THAW_{name.upper()}_SPLIT={spec!r}: has no examples, since the same image is never in two splits",
+                hint="remove the copies, or choose larger splits: python -m job inspect names images that are the same",
             )
     return chosen

@@ -35,7 +35,11 @@ def open_place(
     except ValueError as error:
         raise InvalidSettings(f"THAW_DATASET={place!r}: {error}") from error
     place = shown or place
-    if path is None or not path.exists():
+    try:
+        is_there = path is not None and path.exists()
+    except OSError as error:
+        raise DataUnavailable(f"THAW_DATASET={place!r} cannot be read: {error.strerror}") from error
+    if path is None or not is_there:
         raise DataUnavailable(
             f"THAW_DATASET={place!r}: there is no such folder or file", hint="name a folder, an archive or a table"
         )
@@ -96,7 +100,7 @@ class Folder:
                             self.names.append(f"{name}/")
                             if not names.is_hidden(entry.name):
                                 pending.append(f"{name}/")
-                        elif entry.is_symlink() and entry.is_dir():
+                        elif _is_link_to_folder(entry):
                             self.left_out["link to a folder"] += 1
                         else:
                             self.names.append(name)
@@ -112,6 +116,14 @@ class Folder:
 
     def file(self, name: str, scratch_folder: Path) -> Path:
         return self._path / name
+
+
+def _is_link_to_folder(entry: "os.DirEntry[str]") -> bool:
+    """A link to itself leads nowhere, like one to nothing."""
+    try:
+        return entry.is_symlink() and entry.is_dir()
+    except OSError:
+        return False
 
 
 def listed(place: str, files: Names, labels: Labels, classes: Sequence[str]) -> Listing:

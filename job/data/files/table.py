@@ -22,6 +22,9 @@ LABELS = ("label", "class", "category")
 SPLIT = ("split",)
 MAX_ROWS = 10_000_000
 
+_OTHER_LABEL = "have a label that is neither text nor a whole number"
+_PATH_HINT = "paths are relative to the folder of the table; links to folders are not followed"
+
 _KNOWN = frozenset((*PATHS, *LABELS, *SPLIT))
 
 _HINT = f"expected a column {', '.join(PATHS[:4])} or image, and one of {', '.join(LABELS)}; split is optional"
@@ -78,7 +81,9 @@ def images(tables: Mapping[str, str], names: Collection[str], read: Callable[[st
                 if not of_row:
                     problems.add("have a split other than train, validation and test", number, repr(value))
             if not label:
-                problems.add("have no label", number, repr(path))
+                given = row.get(table.label)
+                is_other = given is not None and not isinstance(given, str)
+                problems.add(_OTHER_LABEL if is_other else "have no label", number, repr(given if is_other else path))
             if not label.isprintable():
                 problems.add("have a label that cannot be printed", number, repr(label))
             if file is None:
@@ -121,9 +126,10 @@ class _Problems:
         """Raise InputError for all of them."""
         if self._rows:
             kinds = [f"{len(rows):,} {kind} ({some(rows, shown=str)})" for kind, rows in self._rows.items()]
+            is_of_paths = any("path" in kind or "files" in kind for kind in self._rows)
             raise InputError(
                 f"the table {self._table} has rows that cannot be used: {'; '.join(kinds)}",
-                hint="paths are relative to the folder of the table; links to folders are not followed",
+                hint=_PATH_HINT if is_of_paths else "correct these rows",
             )
 
 

@@ -89,8 +89,9 @@ def prepared_builder(dataset: str, data_dir: str | None) -> tfds.core.DatasetBui
 
 
 def _hint(dataset: str) -> str:
+    own = f"own images in a folder here are THAW_DATASET=./{dataset}; or " if Path(dataset).is_dir() else ""
     return (
-        f"either point THAW_DATA_DIR at a folder that holds {dataset} as prepared TFDS data, "
+        f"{own}either point THAW_DATA_DIR at a folder that holds {dataset} as prepared TFDS data, "
         "or start where there is a network, which downloads it, or try `make demo`, whose data is built in"
     )
 
