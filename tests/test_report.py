@@ -291,6 +291,15 @@ def test_the_card_has_the_metadata_that_model_hubs_read() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(("weights", "base"), [("imagenet", "Xception"), ("none", None), ("/mine.weights.h5", None)])
+def test_the_card_names_a_base_only_when_it_is_known_and_never_a_licence(weights: str, base: str | None) -> None:
+    """Weights of one's own are from anywhere."""
+    metadata = front_matter(card(content(backbone="Xception", weights=weights, image_size=71)))
+    assert metadata.get("base_model") == base
+    assert metadata.get("base_model_relation") == ("finetune" if base else None)
+    assert "license" not in metadata
+
+
 HOSTILE = (
     '猫 / cat, "big"',
     "<script>alert(1)</script>\nx: - [y]",
