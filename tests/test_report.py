@@ -1,4 +1,4 @@
-"""The report of a finished run: values, page, card, and the rows of the closing table."""
+"""The report of a finished run: values, page, and the rows of the closing table."""
 
 import ast
 import io
@@ -8,15 +8,11 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 from base64 import b64decode
-from collections import Counter
 from html import unescape
-from html.parser import HTMLParser
 from typing import Any, get_args
 
 import numpy as np
 import pytest
-import yaml
-from markdown_it import MarkdownIt
 from PIL import Image
 
 from job import __version__
@@ -24,7 +20,6 @@ from job.data.composition import Skipped
 from job.observe.ledger import Category
 from job.report import content as content_module
 from job.report import plots
-from job.report.card import card
 from job.report.page import TIME_MEANINGS
 from job.report.pictures import MAX_SIDE, data_uri
 from job.report.rendering import duration, percent, setting, share
@@ -270,81 +265,6 @@ def test_numbers_are_shown_for_people() -> None:
         "0.42 s", "41.3 s", "1 min 0 s", "12 min 5 s", "3 h 20 min",
     ]  # fmt: skip
     assert [setting(value) for value in (None, True, 120.0, 1e-5, "x")] == ["not set", "true", "120", "1e-05", "x"]
-
-
-def front_matter(text: str) -> dict[str, Any]:
-    return dict(yaml.safe_load(text.split("---\n")[1]))
-
-
-def test_the_card_has_the_metadata_that_model_hubs_read() -> None:
-    """The result among it, unrounded, whatever characters names have."""
-    report = content(run_id="a-run", dataset="shapes/x:1.0.0", test_split="train[85%:]", wrong=7)
-    metadata = front_matter(card(report))
-    assert metadata["library_name"] == "keras"
-    assert metadata["datasets"] == ["shapes/x:1.0.0"]
-    (entry,) = metadata["model-index"]
-    assert entry["name"] == "a-run"
-    (result,) = entry["results"]
-    assert result["dataset"] == {"type": "shapes/x:1.0.0", "name": "shapes/1.0.0", "split": "train[85%:]"}
-    assert {metric["type"]: metric["value"] for metric in result["metrics"]} == {
-        "accuracy": report["outcome"]["test_accuracy"], "loss": report["outcome"]["test_loss"],
-    }  # fmt: skip
-
-
-def test_the_card_of_own_images_names_no_data_set_of_a_hub() -> None:
-    metadata = front_matter(card(content(dataset="./photos")))
-    assert "datasets" not in metadata
-    assert metadata["model-index"][0]["results"][0]["dataset"]["type"] == "imagefolder"
-
-
-HOSTILE = (
-    '猫 / cat, "big"',
-    "<script>alert(1)</script>\nx: - [y]",
-    "a|b`c*d_e",
-    "![i](http://h/i.png) [l](javascript:x) <img src=x onerror=y> <http://h> www.h.com a@h.com",
-    "**b** ~~s~~ &lt;u&gt; $x$ \\\\ \\",
-    "\n\n# H\n\n| a |\n|---|\n\n```\n---\n",
-)
-"""Names that are Markdown, HTML, YAML, or the end of one."""
-
-
-class Seen(HTMLParser):
-    """The elements and the text of a page."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.elements: Counter[str] = Counter()
-        self.text = ""
-        self.feed(html)
-
-    def handle_starttag(self, tag: str, attrs: Any) -> None:
-        self.elements[tag] += 1
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-
-def seen(text: str) -> Seen:
-    """What a viewer shows of Markdown that lets HTML through."""
-    return Seen(MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(text))
-
-
-@pytest.mark.parametrize("name", HOSTILE)
-def test_a_card_shows_every_name_as_it_is(name: str) -> None:
-    """The elements are those of a card of plain names, with or without front matter, and the text is the name."""
-    report = content((name, "y"), run_id=name)
-    report["provenance"]["data"]["dataset"] = name
-    report["settings"] |= dict.fromkeys(("weights", "train_split", "validation_split", "test_split"), name)
-    text, plain = card(report), card(content(("x", "y")))
-    assert seen(text).elements == seen(plain).elements
-    body = seen(text.split("---\n", 2)[2])
-    assert body.elements == seen(plain.split("---\n", 2)[2]).elements
-    words, line = " ".join(body.text.split()), " ".join(name.split())
-    assert f"classes: {line}" in words
-    assert words.count(line) >= 9
-    # A line break in a name does not end the front matter.
-    assert front_matter(text)["model-index"][0]["name"] == name
-    assert "<" not in text.split("---\n")[1]
 
 
 def test_the_closing_table_shows_accuracy_loss_times_and_place_and_imports_nothing_slow() -> None:

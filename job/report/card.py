@@ -1,6 +1,7 @@
 """The model card: `model/README.md`, in the format of model hubs (YAML front matter, then Markdown).
 
-It states no licence: those of the data and of the pre-trained weights apply, and neither is known here.
+It states no licence, and its metadata have no `license`: those of the data and of the pre-trained weights apply, and
+neither is known here.
 """
 
 import json
@@ -46,10 +47,14 @@ def _front_matter(content: Mapping[str, Any]) -> str:
             {"type": kind, "name": f"Test {kind}", "value": outcome[f"test_{kind}"]} for kind in ("accuracy", "loss")
         ],
     }
+    # The name in keras.applications: its weights have no id on a hub. Of other weights nothing is known.
+    is_known = settings["weights"] == "imagenet"
+    base = {"base_model": settings["backbone"], "base_model_relation": "finetune"} if is_known else {}
     values = {
         "library_name": "keras",
         "pipeline_tag": "image-classification",
         "tags": ["image-classification", "keras", "tensorflow", "transfer-learning", settings["backbone"]],
+        **base,
         # A place means nothing elsewhere.
         **({} if is_own else {"datasets": [settings["dataset"]]}),
         "metrics": ["accuracy"],

@@ -75,7 +75,7 @@ def compose(
 ) -> dict[str, Any]:
     """The content of report.json; every value is JSON. `times` are the seconds of each attempt.
 
-    Of two runs that end with the same weights only times, attempts and settings of operation differ.
+    Of two runs that end with the same weights only times, attempts, names of images and settings of operation differ.
     """
     gate = settings.min_test_accuracy
     return {

@@ -1,13 +1,18 @@
-"""The code in the model card, as it is written there, against what the program says of the same images."""
+"""The model card: its metadata, names from outside, and its code against what the program says of the same images."""
 
 import json
 import re
 import subprocess
 import sys
+from collections import Counter
+from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import yaml
+from markdown_it import MarkdownIt
 from PIL import Image
 
 from job.cli import predict
@@ -67,7 +72,7 @@ def assert_the_same(answers: list[list[Answer]], expected: list[Answer]) -> None
         assert of_image == [(label, pytest.approx(probability, abs=1e-6))] * 2
 
 
-def test_it_answers_as_predict_does(
+def test_its_code_answers_as_predict_does(
     undisturbed_run: Undisturbed, photographs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The label, and the probability to within 1e-6, without this package."""
@@ -84,7 +89,7 @@ def test_it_answers_as_predict_does(
 
 
 @pytest.mark.slow
-def test_it_answers_for_three_classes(photographs: list[Path], tmp_path: Path) -> None:
+def test_its_code_answers_for_three_classes(photographs: list[Path], tmp_path: Path) -> None:
     """An output for each."""
     names, model = ("a", "b", "c"), build(num_classes=3).export()
     model.save(tmp_path / "model.keras")
@@ -95,3 +100,87 @@ def test_it_answers_for_three_classes(photographs: list[Path], tmp_path: Path) -
     probabilities = evaluation.probabilities(np.array(model(images, training=False), np.float64))
     expected = [(names[row.argmax()], float(row.max())) for row in probabilities]
     assert_the_same(answers_of_the_card(tmp_path, photographs), expected)
+
+
+def front_matter(text: str) -> dict[str, Any]:
+    return dict(yaml.safe_load(text.split("---\n")[1]))
+
+
+def test_the_card_has_the_metadata_that_model_hubs_read() -> None:
+    """The result among it, unrounded, whatever characters names have."""
+    report = content(run_id="a-run", dataset="shapes/x:1.0.0", test_split="train[85%:]", wrong=7)
+    metadata = front_matter(card(report))
+    assert metadata["library_name"] == "keras"
+    assert metadata["datasets"] == ["shapes/x:1.0.0"]
+    (entry,) = metadata["model-index"]
+    assert entry["name"] == "a-run"
+    (result,) = entry["results"]
+    assert result["dataset"] == {"type": "shapes/x:1.0.0", "name": "shapes/1.0.0", "split": "train[85%:]"}
+    assert {metric["type"]: metric["value"] for metric in result["metrics"]} == {
+        "accuracy": report["outcome"]["test_accuracy"], "loss": report["outcome"]["test_loss"],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("weights", "base"), [("imagenet", "Xception"), ("none", None), ("/mine.weights.h5", None)])
+def test_the_card_names_a_base_only_when_it_is_known_and_never_a_licence(weights: str, base: str | None) -> None:
+    """Weights of one's own are from anywhere."""
+    metadata = front_matter(card(content(backbone="Xception", weights=weights, image_size=71)))
+    assert metadata.get("base_model") == base
+    assert metadata.get("base_model_relation") == ("finetune" if base else None)
+    assert "license" not in metadata
+
+
+def test_the_card_of_own_images_names_no_data_set_of_a_hub() -> None:
+    metadata = front_matter(card(content(dataset="./photos")))
+    assert "datasets" not in metadata
+    assert metadata["model-index"][0]["results"][0]["dataset"]["type"] == "imagefolder"
+
+
+HOSTILE = (
+    '猫 / cat, "big"',
+    "<script>alert(1)</script>\nx: - [y]",
+    "a|b`c*d_e",
+    "![i](http://h/i.png) [l](javascript:x) <img src=x onerror=y> <http://h> www.h.com a@h.com",
+    "**b** ~~s~~ &lt;u&gt; $x$ \\\\ \\",
+    "\n\n# H\n\n| a |\n|---|\n\n```\n---\n",
+)
+"""Names that are Markdown, HTML, YAML, or the end of one."""
+
+
+class Seen(HTMLParser):
+    """The elements and the text of a page."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: Counter[str] = Counter()
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        self.elements[tag] += 1
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def seen(text: str) -> Seen:
+    """What a viewer shows of Markdown that lets HTML through."""
+    return Seen(MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(text))
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_card_shows_every_name_as_it_is(name: str) -> None:
+    """The elements are those of a card of plain names, with or without front matter, and the text is the name."""
+    report = content((name, "y"), run_id=name)
+    report["provenance"]["data"]["dataset"] = name
+    report["settings"] |= dict.fromkeys(("weights", "train_split", "validation_split", "test_split"), name)
+    text, plain = card(report), card(content(("x", "y")))
+    assert seen(text).elements == seen(plain).elements
+    body = seen(text.split("---\n", 2)[2])
+    assert body.elements == seen(plain.split("---\n", 2)[2]).elements
+    words, line = " ".join(body.text.split()), " ".join(name.split())
+    assert f"classes: {line}" in words
+    assert words.count(line) >= 9
+    # A line break in a name does not end the front matter.
+    assert front_matter(text)["model-index"][0]["name"] == name
+    assert "<" not in text.split("---\n")[1]
