@@ -52,7 +52,7 @@ def test_a_failure_is_sentences_for_a_person_and_fields_for_a_machine(capsys: py
         (
             Stopping("SIGINT", within_seconds=13.5, uncommitted_steps=16),
             "stopping, on SIGINT: the step under way is finished, then the state is committed, within 13.5 s; "
-            "a second Ctrl-C ends at once and loses up to 17 steps",
+            "a second Ctrl-C ends at once (steps lost: at most 17)",
         ),
         (
             Stopping("SIGTERM", within_seconds=9.0),
