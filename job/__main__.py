@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NoReturn
 from job import cli
 from job.errors import ExitCode, Interrupted, ThawError
 from job.observe import termination
-from job.observe.events import Stopping, counted
+from job.observe.events import Stopping
 from job.observe.observer import Observer
 from job.observe.progress import Progress
 from job.redaction import redacted, redacted_value
@@ -81,9 +81,8 @@ class StopSignal:
             how = f"at once, by a second signal, {self._next_name()}"
         except TimeoutError:
             how = f"{seconds:g} s after {name}, because it had not stopped"
-        num_lost = self.progress.uncommitted_steps()
-        lost = f"{counted(num_lost, 'step')} lost that had no commit; " if num_lost else ""
-        reason = f"ended {how}; {lost}what was committed stands"
+        num_lost = self.progress.uncommitted_steps() or 0
+        reason = f"ended {how}; steps lost: {num_lost}; what was committed stands"
         try:
             self._aside(lambda: self._report(reason))
         finally:

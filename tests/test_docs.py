@@ -20,7 +20,7 @@ from tests.manifests import COMPONENTS, K8S, OVERLAYS, Manifests, needs_kustomiz
 
 PAGES = {
     str(path.relative_to(REPOSITORY)): path.read_text()
-    for path in (REPOSITORY / "README.md", *(REPOSITORY / "docs").rglob("*.md"))
+    for path in (*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md"))
 }
 ARCHITECTURE, KUBERNETES = PAGES["docs/architecture.md"], PAGES["docs/kubernetes.md"]
 TARGETS = set(re.findall(r"^([a-z0-9-]+):.*## ", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))

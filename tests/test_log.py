@@ -52,7 +52,7 @@ def test_a_failure_is_sentences_for_a_person_and_fields_for_a_machine(capsys: py
         (
             Stopping("SIGINT", within_seconds=13.5, uncommitted_steps=16),
             "stopping, on SIGINT: the step under way is finished, then the state is committed, within 13.5 s; "
-            "a second Ctrl-C ends at once and loses up to 17 steps",
+            "a second Ctrl-C ends at once (steps lost: at most 17)",
         ),
         (
             Stopping("SIGTERM", within_seconds=9.0),
@@ -87,7 +87,7 @@ def test_a_terminal_shows_a_bar_while_it_trains_and_a_table_at_the_end(
     assert exit_code == 0
     assert re.search(r"compiling the first step of fine_tune \d+ s", text)
     assert re.search(
-        r"head epoch \d+ .*/3 loss \d\.\d{4} +accuracy \d\.\d{4} +[1-9][\d.]* images/s +run: 0:\d\d:\d\d left", text
+        r"head epoch \d+ .*/3 loss \d\.\d{3} +accuracy \d\.\d{3} +[1-9][\d.]* images/s +run 0:\d\d:\d\d left", text
     )
     assert "Run small is complete" in text
     assert re.search(r"test accuracy +│ \d\.\d{4} +\(95 % interval", text)
@@ -159,4 +159,4 @@ def test_a_terminal_shows_what_goes_on_how_fast_and_how_long_the_run_still_takes
     assert "images_per_second" not in shown[1]
     # The head is done; a step of fine-tuning costs three of its steps.
     last = out.getvalue().removeprefix("".join(shown[:2]))
-    assert re.search("head epoch 2 .* 2/2 loss 1.0000  accuracy 0.5000  20.0 images/s  run: 0:02:30 left", last)
+    assert re.search("head epoch 2 .* 2/2 loss 1.000  accuracy 0.500  20 images/s  run 0:02:30 left", last)

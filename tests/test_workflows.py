@@ -4,6 +4,7 @@ import json
 import os
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,21 @@ def test_a_workflow_is_pinned_has_few_rights_and_ends(name: str) -> None:
     assert all(step["with"]["persist-credentials"] is False for step in checkouts)
     assert any("concurrency" in part for part in (workflow(name), *jobs))
     assert all(job["timeout-minutes"] <= 90 for job in jobs)
+
+
+def test_every_version_of_python_that_is_claimed_is_checked() -> None:
+    """By the package, the Makefile and the README."""
+    check = workflow("ci.yml")["jobs"]["check"]
+    versions = check["strategy"]["matrix"]["python"]
+    (setup,) = [step for step in check["steps"] if "setup-python@" in step.get("uses", "")]
+    assert setup["with"]["python-version"] == "${{ matrix.python }}"
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    minors = [int(version.removeprefix("3.")) for version in versions]
+    assert project["requires-python"] == f">=3.{minors[0]},<3.{minors[-1] + 1}"
+    assert minors == list(range(minors[0], minors[-1] + 1))
+    claim = f"Python {', '.join(versions[:-1])} or {versions[-1]}"
+    for page in ("README.md", "Makefile"):
+        assert claim in (REPOSITORY / page).read_text()
 
 
 @pytest.mark.parametrize("name", sorted(TEXTS))

@@ -23,11 +23,6 @@ class Event:
         return {name: value for name, value in vars(self).items() if value != getattr(type(self), name, MISSING)}
 
 
-def counted(number: int, noun: str) -> str:
-    """`1 step`, `2 steps`."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
 class WaitingForRun(Event, name="waiting"):
     """Another attempt holds the run."""
 
@@ -264,7 +259,7 @@ class Stopping(Event, name="stopping", level="warning"):
         under_way, price = "it ends as soon as it can", ""
         if self.uncommitted_steps is not None:
             under_way = "the step under way is finished, then the state is committed"
-            price = f" and loses up to {counted(self.uncommitted_steps + 1, 'step')}"
+            price = f" (steps lost: at most {self.uncommitted_steps + 1})"
         return (
             f"stopping, on {self.signal}: {under_way}, within {self.within_seconds:g} s; "
             f"a second {again} ends at once{price}"

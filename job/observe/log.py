@@ -140,14 +140,16 @@ class Log(Observer):
                 bar.task_ids[0],
                 completed=done.batch,
                 description=f"{done.phase} epoch {done.epoch + 1}",
-                numbers=f"loss {loss:.4f}  accuracy {accuracy:.4f}{self._pace()}",
+                numbers=f"loss {loss:.3f}  accuracy {accuracy:.3f}{self._pace()}",
             )
 
     def _pace(self) -> str:
         """Images a second and the time left of the run; nothing before a step was measured."""
         step_seconds, seconds_left = self._estimate.step_seconds(), self._estimate.seconds_left()
-        rate = f"  {self._batch_size / step_seconds:.1f} images/s" if step_seconds else ""
-        return rate if seconds_left is None else f"{rate}  run: {timedelta(seconds=round(seconds_left))} left"
+        # Short, for a terminal of 80 columns.
+        speed = self._batch_size / step_seconds if step_seconds else 0.0
+        rate = f"  {speed:.{0 if speed >= 10 else 1}f} images/s" if speed else ""
+        return rate if seconds_left is None else f"{rate}  run {timedelta(seconds=round(seconds_left))} left"
 
     def closing(self, title: str, rows: dict[str, str]) -> None:
         """Show the result of a run as a table, on a terminal only."""
