@@ -96,7 +96,8 @@ class Folder:
                             self.names.append(f"{name}/")
                             if not names.is_hidden(entry.name):
                                 pending.append(f"{name}/")
-                        elif entry.is_symlink() and entry.is_dir():
+                        # One that leads to itself is a file that cannot be read.
+                        elif entry.is_symlink() and os.path.isdir(entry):  # noqa: PTH112
                             self.left_out["link to a folder"] += 1
                         else:
                             self.names.append(name)
