@@ -18,6 +18,7 @@ from job import cli
 from job.data.files import findings, inspection, listing, survey
 from job.data.files.listing import Listing
 from job.data.split_spec import DEFAULT_SPECS, SPLIT_NAMES
+from job.data.together import AHEAD
 from job.errors import ExitCode, Interrupted, InvalidSettings
 from job.report import contact_sheet
 from tests.conftest import REPOSITORY
@@ -66,7 +67,7 @@ def listed(files: Mapping[str, bytes], *, has_splits: bool = False, **fields: An
 def inspected(
     of: Listing, specs: tuple[str, ...] = ALL_OF_IT, *, skips: bool = False
 ) -> tuple[dict[str, Any], list[survey.Facts]]:
-    seen = survey.look(of, lambda number: None)
+    seen = survey.look(of, lambda: None)
     judged = findings.judged(of, seen, specs, stratify=True, skips=skips)
     content = inspection.content(of, seen, judged)
     assert json.loads(json.dumps(content)) == content
@@ -196,7 +197,7 @@ def test_the_exit_code_is_that_of_a_start(
 
 def test_a_stop_ends_it_before_all_images_are_read() -> None:
     """What the progress raises leaves the work."""
-    files = {f"cat/{number}.png": picture(0) for number in range(4 * survey.READ_TOGETHER)}
+    files = {f"cat/{number}.png": picture(0) for number in range(4 * AHEAD * survey.NUM_THREADS)}
     num_read = 0
 
     def read(index: int) -> bytes:
@@ -204,12 +205,12 @@ def test_a_stop_ends_it_before_all_images_are_read() -> None:
         num_read += 1
         return b""
 
-    def stop(number: int) -> None:
+    def stop() -> None:
         raise Interrupted("told to stop")
 
     with pytest.raises(Interrupted):
         survey.look(listed(files, read=read), stop)
-    assert num_read <= survey.READ_TOGETHER
+    assert num_read <= AHEAD * survey.NUM_THREADS
 
 
 @pytest.fixture

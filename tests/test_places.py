@@ -126,6 +126,7 @@ def test_kaggles_archive_has_an_archive_in_it(tmp_path: Path, is_unpacked: bool)
     zipped(place / "train.zip", ["train/", *KAGGLE])
     zipped(place / "test1.zip", ["test1/1.jpg"])
     make(place, ["sampleSubmission.csv"])
+    (place / "a folder.jpg").mkdir()
     if not is_unpacked:
         with zipfile.ZipFile(tmp_path / "dogs-vs-cats.zip", "w") as archive:
             for path in place.iterdir():
@@ -264,12 +265,13 @@ def test_links_to_folders_are_not_followed_and_pipes_not_waited_for(tmp_path: Pa
     make(tmp_path, ["outside.jpg", "place/a/1.jpg"])
     (tmp_path / "place/b").symlink_to(tmp_path / "place")
     (tmp_path / "place/a/2.jpg").symlink_to(tmp_path / "outside.jpg")
-    (tmp_path / "place/a/3.jpg").symlink_to("3.jpg")
+    (tmp_path / "place/a/3.jpg").symlink_to("nothing")
+    (tmp_path / "place/a/itself").symlink_to("itself")
     os.mkfifo(tmp_path / "place/a/4.jpg")
     make(tmp_path, ["place/a/5.jpg"]).joinpath("place/a/5.jpg").write_bytes(b"")
     listing = open_place(f"file://{tmp_path}/place", scratch=tmp_path)
     assert list(labels(listing)) == [f"a/{number}.jpg" for number in range(1, 6)]
-    assert listing.left_out == {"link to a folder": 1}
+    assert listing.left_out == {"link to a folder": 1, "other": 1}
     assert listing.read(1) == b"outside.jpg"
     for index, reason in ((2, "is not a file"), (3, "is not a file"), (4, "is empty")):
         with pytest.raises(ValueError, match=reason):

@@ -80,15 +80,15 @@ def _local(settings: Settings, folder: Path) -> str:
 
 
 @contextmanager
-def _bar(total: int) -> Iterator[Callable[[int], None]]:
-    """Yields what moves a bar on the terminal, by so many images, where standard error is one."""
+def _bar(total: int) -> Iterator[Callable[[], None]]:
+    """Yields what moves a bar on the terminal by an image, where standard error is one."""
     console = Console(stderr=True)
     with bars.Progress(
         bars.TextColumn("images"), bars.BarColumn(bar_width=30), bars.MofNCompleteColumn(), bars.TimeRemainingColumn(),
         console=console, transient=True, disable=not console.is_terminal,
     ) as shown:  # fmt: skip
         task = shown.add_task("", total=total)
-        yield lambda number: shown.advance(task, number)
+        yield lambda: shown.advance(task)
 
 
 def _check(path: Path) -> None:

@@ -29,6 +29,7 @@ OTHER_SUFFIXES = frozenset(
 MAX_IMAGE_BYTES = 1 << 28
 STANDARD_INPUT = "-"
 
+_ALL_SUFFIXES = SUFFIXES | OTHER_SUFFIXES
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG")
 _PIECE_BYTES = 1 << 16
 
@@ -97,7 +98,7 @@ def check_size(num_bytes: int) -> None:
 
 def is_image(name: str) -> bool:
     """Whether a file is an image by its name, of a format that is read or of another."""
-    return Path(name).suffix.lower() in SUFFIXES | OTHER_SUFFIXES
+    return os.path.splitext(name)[1].lower() in _ALL_SUFFIXES  # noqa: PTH122  pathlib takes five times as long
 
 
 def _of(name: str, passed_over: Callable[[str], None]) -> Iterator[str | Unreadable]:

@@ -4,6 +4,7 @@ The reading is chosen by looking, and when two are possible, the error names bot
 are relative, with `/` between their parts; one that ends with `/` is a folder. This module opens no file.
 """
 
+import bisect
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -96,7 +97,7 @@ def read(place: str, names: Iterable[str], *, labels: Labels, labelled_tables: C
     if not any(map(is_image, names)):
         raise DataUnavailable(
             f"there is no image file in {place}",
-            hint=f"expected files with one of the suffixes {' '.join(sorted(SUFFIXES))}",
+            hint=f"expected files with one of the suffixes {' '.join(sorted(SUFFIXES))}; links to folders are not followed",
         )
     levels = _levels(names, is_passed=lambda level: any(name in labelled_tables for name in level.files))
     if labels == "table":
@@ -139,11 +140,14 @@ def by_tables(tables: Mapping[str, str]) -> Layout:
     return Layout(f"the table {' and '.join(tables)}", tables=tables)
 
 
-def _level(names: Iterable[str], path: str) -> _Level:
+def _level(names: Sequence[str], path: str) -> _Level:
+    """A folder of sorted names. Those below it follow each other, so that all levels together take one look at each."""
     files: list[str] = []
     folders: dict[str, list[str]] = {}
-    for name in names:
-        if name.startswith(path) and name != path:
+    for index in range(bisect.bisect_left(names, path), len(names)):
+        if not (name := names[index]).startswith(path):
+            break
+        if name != path:
             first, slash, _ = name[len(path) :].partition("/")
             if not slash:
                 files.append(name)

@@ -100,7 +100,8 @@ class Folder:
                             self.names.append(f"{name}/")
                             if not names.is_hidden(entry.name):
                                 pending.append(f"{name}/")
-                        elif _is_link_to_folder(entry):
+                        # One that leads to itself is a file that cannot be read.
+                        elif entry.is_symlink() and os.path.isdir(entry):  # noqa: PTH112
                             self.left_out["link to a folder"] += 1
                         else:
                             self.names.append(name)
@@ -116,14 +117,6 @@ class Folder:
 
     def file(self, name: str, scratch_folder: Path) -> Path:
         return self._path / name
-
-
-def _is_link_to_folder(entry: "os.DirEntry[str]") -> bool:
-    """A link to itself leads nowhere, like one to nothing."""
-    try:
-        return entry.is_symlink() and entry.is_dir()
-    except OSError:
-        return False
 
 
 def listed(place: str, files: Names, labels: Labels, classes: Sequence[str]) -> Listing:

@@ -5,7 +5,7 @@ From then on a file must stay as it is: one that gives other bytes later counts 
 
 import hashlib
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import tensorflow as tf
@@ -14,9 +14,9 @@ from job.data.files.judge import divided, judge, label_indices
 from job.data.files.listing import Listing
 from job.data.formats import EMPTY
 from job.data.images import mapped
+from job.data.together import together
 
 NUM_READERS = 16
-READ_TOGETHER = 256
 OWN_IMAGES = "own images"
 
 
@@ -92,7 +92,5 @@ class FileSource:
         def digest(index: int) -> None:
             self.digests[index] = np.frombuffer(hashlib.sha256(self._read(index)).digest(), np.uint8)
 
-        with ThreadPoolExecutor(NUM_READERS, thread_name_prefix="read") as executor:
-            for start in range(0, len(self.digests), READ_TOGETHER):
-                check_stop()
-                list(executor.map(digest, range(start, min(start + READ_TOGETHER, len(self.digests)))))
+        tasks = (partial(digest, index) for index in range(len(self.digests)))
+        together(tasks, use=lambda _: None, tick=check_stop, num_threads=NUM_READERS)

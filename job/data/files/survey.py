@@ -8,19 +8,18 @@ refused 535, and TensorFlow alone 5 (Pillow 13.0, TensorFlow 2.21).
 import hashlib
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from PIL import Image
 
 from job.data.files.listing import Listing
 from job.data.formats import is_jpeg, opened, orientation, rgb
+from job.data.together import together
 
 NUM_THREADS = min(32, 2 * (os.cpu_count() or 1))
 """Some wait for the disk while others decode."""
-
-READ_TOGETHER = 256
 
 GREY = ("1", "L", "LA", "La")
 
@@ -53,26 +52,27 @@ class Facts:
     traits: tuple[str, ...] = ()
 
 
-def look(listing: Listing, advance: Callable[[int], None]) -> list[Facts]:
+def look(listing: Listing, advance: Callable[[], None]) -> list[Facts]:
     """The facts of all images, in the order of the listing.
 
-    `advance` is called in this thread with the number of images done since it was last called; what it raises ends the
-    work, and so does KeyboardInterrupt.
+    `advance` is called in this thread after each image; what it raises ends the work, and so does KeyboardInterrupt.
     """
 
-    def facts(index: int) -> Facts:
-        try:
-            return facts_of(listing.read(index))
-        except ValueError as error:
-            return Facts(0, hashlib.sha256().digest(), str(error))
+    found: dict[int, Facts] = {}
 
-    found: list[Facts] = []
-    with ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="survey") as executor:
-        for start in range(0, len(listing.images), READ_TOGETHER):
-            piece = range(start, min(start + READ_TOGETHER, len(listing.images)))
-            found += executor.map(facts, piece)
-            advance(len(piece))
-    return found
+    def facts(index: int) -> tuple[int, Facts]:
+        try:
+            return index, facts_of(listing.read(index))
+        except ValueError as error:
+            return index, Facts(0, hashlib.sha256().digest(), str(error))
+
+    def note(of_index: tuple[int, Facts]) -> None:
+        found.update([of_index])
+        advance()
+
+    tasks = (partial(facts, index) for index in range(len(listing.images)))
+    together(tasks, use=note, tick=lambda: None, num_threads=NUM_THREADS)
+    return [found[index] for index in range(len(found))]
 
 
 def facts_of(encoded: bytes) -> Facts:
