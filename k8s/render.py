@@ -7,6 +7,9 @@ Kustomize renders; this adds what it cannot know. The settings in the ConfigMap 
 them, so a wrong one is refused here and not in the cluster. Job and ConfigMap are then named by the run: the pod
 template of a Job can never change, so another run must be another Job, and the same run must be the same one. The
 caller's environment has no effect. A CronJob keeps its name: its template may change, and each slot is its own run.
+
+On a schedule there are a Job and a CronJob without a template until the end, so that whatever an overlay or a component
+does to the Job holds on a schedule too. Only then does the Job become the template.
 """
 
 import argparse
@@ -23,6 +26,7 @@ import yaml
 from job.errors import ExitCode, InvalidSettings, ThawError
 from job.settings.environment import read_settings
 from job.settings.settings import Settings, variable
+from k8s.targets import without_target
 
 OVERLAYS = Path(__file__).parent / "overlays"
 RUN_ID = variable("run_id")
@@ -64,7 +68,10 @@ def folder_of(overlay: str) -> Path:
 
 
 def kustomize(folder: Path) -> list[Manifest]:
-    """The manifests of a folder, as Kustomize renders them. Raises CannotRender."""
+    """The manifests of a folder as Kustomize renders them, a Job beside a CronJob as its template.
+
+    Raises CannotRender, also for a patch that changes nothing because there is no such manifest.
+    """
     commands = (["kubectl", "kustomize"], ["kustomize", "build"])
     command = next((words for words in commands if shutil.which(words[0])), None)
     if command is None:
@@ -75,7 +82,34 @@ def kustomize(folder: Path) -> list[Manifest]:
     done = subprocess.run([*command, str(folder)], capture_output=True, text=True)
     if done.returncode != 0:
         raise CannotRender(f"{' '.join(command)} {folder}: {done.stderr.strip()}")
-    return [manifest for manifest in yaml.safe_load_all(done.stdout) if manifest]
+    manifests = [manifest for manifest in yaml.safe_load_all(done.stdout) if manifest]
+    if lost := without_target(folder, manifests):
+        raise CannotRender(
+            f"no manifest is the target of {'; '.join(lost)}: Kustomize leaves such a patch out without a word",
+            hint="targets are matched by kind and name, and the Job is named `thaw`, on a schedule too",
+        )
+    return _on_schedule(manifests)
+
+
+def _on_schedule(manifests: list[Manifest]) -> list[Manifest]:
+    """The same manifests, with a Job that is beside a CronJob as the template of that CronJob."""
+    jobs = [manifest for manifest in manifests if manifest["kind"] == "Job"]
+    cron_jobs = [manifest for manifest in manifests if manifest["kind"] == "CronJob"]
+    if len(cron_jobs) != 1 or len(jobs) > 1:
+        return manifests
+    (cron_job,) = cron_jobs
+    if bool(jobs) == ("jobTemplate" in cron_job["spec"]):
+        raise CannotRender(
+            "a CronJob is rendered from the Job beside it, and this one has "
+            + ("a `jobTemplate` too" if jobs else "neither a Job nor a `jobTemplate`"),
+            hint="patch the Job, and leave `spec.jobTemplate` of the CronJob and `$patch: delete` of the Job out",
+        )
+    for job in jobs:
+        metadata = {key: job["metadata"][key] for key in ("labels", "annotations") if key in job["metadata"]}
+        cron_job["spec"]["jobTemplate"] = {"metadata": metadata, "spec": job["spec"]}
+        labels = cron_job["metadata"].get("labels", {})
+        cron_job["metadata"]["labels"] = job["metadata"].get("labels", {}) | labels
+    return [manifest for manifest in manifests if manifest not in jobs]
 
 
 def shared_by_runs(folder: Path) -> list[Manifest]:

@@ -29,7 +29,7 @@ from tests.manifests import (
 
 pytestmark = needs_kustomize
 
-GKE = "overlays/gke"
+GKE, CRON = "overlays/gke", "overlays/cron"
 MORE_SHARED = {
     "overlays/local": {("PersistentVolumeClaim", "thaw-runs")},
     "overlays/own-data-pvc": {("PersistentVolumeClaim", "thaw-runs")},
@@ -43,6 +43,12 @@ def write_overlay(folder: Path, *literals: str) -> Path:
     """An overlay outside of the repository: overlays/gke with other settings."""
     generator = {"name": "thaw-settings", "behavior": "merge", "literals": list(literals)}
     return write_kustomization(folder, resources=[GKE], configMapGenerator=[generator])
+
+
+def patch(change: str, **target: str) -> dict[str, object]:
+    """A patch of a Job or a CronJob as in a kustomization."""
+    whole = {"apiVersion": "batch/v1", "kind": "any", "metadata": {"name": "any"}}
+    return {"target": target, "patch": yaml.safe_dump(whole | yaml.safe_load(change))}
 
 
 def rendered(text: str) -> Manifests:
@@ -107,11 +113,48 @@ def test_a_schedule_keeps_its_name_and_has_no_run_id() -> None:
 
 
 @pytest.mark.parametrize(
+    "name",
+    [name for name in COMPONENTS if name != "cron" and (K8S / "components" / name / "kustomization.yaml").is_file()],
+)
+def test_a_component_changes_the_jobs_of_a_schedule_as_it_changes_a_job(name: str, tmp_path: Path) -> None:
+    """Whether it comes before the component `cron`, or on top of it in an overlay of one's own."""
+    once, before, after, top = (tmp_path / folder for folder in ("once", "before", "after", "top"))
+    for folder, components in ((once, [name]), (before, [name, "cron"]), (after, ["cron"])):
+        folder.mkdir()
+        parts = [f"components/{component}" for component in components]
+        write_kustomization(folder, resources=["base"], components=parts)
+    top.mkdir()
+    write_kustomization(top, resources=[after], components=[f"components/{name}"])
+    job = Manifests(kustomize(once))
+    for schedule in (Manifests(kustomize(before)), Manifests(kustomize(top))):
+        assert schedule.names == {
+            ("CronJob", "thaw"),
+            ("ConfigMap", job.container["envFrom"][0]["configMapRef"]["name"]),
+        }
+        template = schedule.workload["spec"]["jobTemplate"]
+        assert template["metadata"] == {"labels": job.workload["metadata"]["labels"]}
+        run_id = {"name": "THAW_RUN_ID", "valueFrom": {"fieldRef": {"fieldPath": schedule.fields["THAW_RUN_ID"]}}}
+        schedule.container["env"].remove(run_id)
+        assert (schedule.job, schedule.config) == (job.job, job.config)
+
+
+@pytest.mark.parametrize(
     ("argv", "parts", "message"),
     [
         (["gke-spto"], {}, "'gke-spto' is no overlay: there are ci, cron, gke, gke-spot, local"),
         (["."], {"resources": [GKE, "overlays/ci"]}, "may not add resource"),
-        (["."], {"resources": [GKE], "components": ["components/cron"]}, "is one Job or CronJob, and this one has 2"),
+        (
+            ["."],
+            {"resources": [GKE], "patches": [patch("spec: {}", kind="CronJob")]},
+            "no manifest is the target of kind=CronJob",
+        ),
+        (
+            ["."],
+            {"resources": [CRON], "patches": [patch("spec: {}", name="thaww")]},
+            "no manifest is the target of name=thaww",
+        ),
+        (["."], {"resources": [CRON], "patches": [patch("$patch: delete", kind="Job")]}, "neither a Job nor"),
+        (["."], {"resources": [CRON], "patches": [patch("spec: {jobTemplate: {}}", kind="CronJob")]}, "patch the Job"),
         (["."], {"resources": ["overlays/local", "overlays/local/shared"]}, "PersistentVolumeClaim thaw-runs"),
         ([".", "--shared"], {"resources": [GKE]}, "hint: make shared/kustomization.yaml"),
         (["ci", "--shared", "--run-id", "a"], {}, "not allowed with"),
