@@ -2,6 +2,7 @@
 
 A run is one Job or CronJob and the ConfigMap of its settings, and nothing else, so that deleting it deletes no more.
 What all runs of a namespace share (account, policies, claim) is in the overlay's folder `shared`; `--shared` prints it.
+`--deploy` prints both, and refuses the examples of this repository, which are no place of anyone.
 
 Kustomize renders; this adds what it cannot know. The settings in the ConfigMap are read as the program would read
 them, so a wrong one is refused here and not in the cluster. Job and ConfigMap are then named by the run: the pod
@@ -14,6 +15,7 @@ does to the Job holds on a schedule too. Only then does the Job become the templ
 
 import argparse
 import hashlib
+import re
 import shutil
 import subprocess
 import sys
@@ -32,6 +34,8 @@ OVERLAYS = Path(__file__).parent / "overlays"
 RUN_ID = variable("run_id")
 INSTANCE = "app.kubernetes.io/instance"
 SHARED = "shared"
+EXAMPLE = re.compile(r"[\w.:/@-]*\b(?:example\.(?:com|net|org)|example-project)\b[\w.:/@-]*")
+"""A registry, bucket or account in the domains that are reserved for examples, or in the project of ours."""
 
 Manifest = dict[str, Any]
 
@@ -44,13 +48,23 @@ def main(argv: Sequence[str]) -> int:
     """Print the manifests of the overlay that `argv` names; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m k8s.render", description="Print the manifests of one run.")
     parser.add_argument("overlay", help="name of a folder in k8s/overlays, or path of any other")
+    parser.add_argument("--run-id", help=f"{RUN_ID} of this run, in place of the overlay's", default=None)
     part = parser.add_mutually_exclusive_group()
-    part.add_argument("--run-id", help=f"{RUN_ID} of this run, in place of the overlay's", default=None)
     part.add_argument("--shared", help="print what all runs of a namespace share instead", action="store_true")
+    part.add_argument("--deploy", help="print what runs share and then the run; refuse examples", action="store_true")
     arguments = parser.parse_args(argv)
+    if arguments.shared and arguments.run_id is not None:
+        parser.error("argument --run-id: not allowed with argument --shared")
     try:
         folder = folder_of(arguments.overlay)
-        manifests = shared_by_runs(folder) if arguments.shared else of_one_run(kustomize(folder), arguments.run_id)
+        manifests = shared_by_runs(folder) if arguments.shared or arguments.deploy else []
+        if not arguments.shared:
+            manifests += of_one_run(kustomize(folder), arguments.run_id)
+        if examples := examples_in(manifests):
+            problem = f"{folder} has examples in place of what is yours: {', '.join(examples)}"
+            if arguments.deploy:
+                raise CannotRender(problem, hint="name yours in an overlay: docs/kubernetes.md has one of a few lines")
+            print(f"warning: {problem}; `make deploy` refuses them", file=sys.stderr)
         print(as_text(manifests), end="")
     except ThawError as error:
         print(f"error: {error.message}" + (f"\nhint: {error.hint}" if error.hint else ""), file=sys.stderr)
@@ -160,6 +174,11 @@ def of_one_run(manifests: list[Manifest], run_id: str | None = None) -> list[Man
     workload["metadata"]["name"] = name
     _label(name, workload, config, template_of(workload))
     return manifests
+
+
+def examples_in(manifests: list[Manifest]) -> list[str]:
+    """The registries, buckets and accounts in these manifests that are only examples, sorted."""
+    return sorted(set(EXAMPLE.findall(as_text(manifests))))
 
 
 def as_text(manifests: list[Manifest]) -> str:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from k8s.render import CannotRender, kustomize, of_one_run
+from job import __version__
+from k8s.render import CannotRender, examples_in, kustomize, of_one_run
 from tests.conftest import REPOSITORY
 from tests.manifests import (
     COMPONENTS,
@@ -225,6 +226,38 @@ def test_a_shared_part_of_a_component_in_a_run_is_refused(name: str, tmp_path: P
         of_one_run(kustomize(tmp_path))
 
 
+def test_examples_are_shown_and_not_deployed() -> None:
+    """All of them in one message: those of the run, and those of what runs share."""
+    shown, refused = render("gke"), render("gke", "--deploy")
+    assert shown.returncode == 0
+    assert "gs://thaw.example.com/runs" in shown.stderr
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert (
+        f"gs://thaw.example.com/runs, registry.example.com/thaw:{__version__}, "
+        "thaw-run@example-project.iam.gserviceaccount.com\n"
+    ) in refused.stderr
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_only_an_overlay_without_a_cloud_is_deployed_as_it_is(name: str) -> None:
+    """What is left unchanged is no place of a stranger, and no place at all."""
+    assert (examples_in(overlay(name)) == []) == (name in ("local", "own-data-pvc"))
+
+
+@pytest.mark.parametrize(
+    ("image", "reference"),
+    [
+        ({"newTag": "0a1b2c3"}, "eu.gcr.io/ml/thaw:0a1b2c3"),
+        ({"digest": f"sha256:{'0a' * 32}"}, f"eu.gcr.io/ml/thaw@sha256:{'0a' * 32}"),
+    ],
+)
+def test_an_image_is_pinned_by_revision_or_digest(image: dict[str, str], reference: str, tmp_path: Path) -> None:
+    """A node never has another image under such a name, so it need not ask again."""
+    name = {"name": "registry.example.com/thaw", "newName": "eu.gcr.io/ml/thaw"}
+    manifests = Manifests(of_one_run(kustomize(write_kustomization(tmp_path, resources=[GKE], images=[name | image]))))
+    assert (manifests.container["image"], manifests.container["imagePullPolicy"]) == (reference, "IfNotPresent")
+
+
 @pytest.fixture
 def make(tmp_path: Path) -> Callable[..., tuple[str, str, Manifests]]:
     """Runs a target that calls kubectl; returns what it prints, and the arguments and manifests that kubectl gets."""
@@ -261,3 +294,10 @@ def test_deploy_applies_what_runs_share_and_then_the_run(make: Callable[..., tup
     _, arguments, manifests = make("deploy", "OVERLAY=local")
     assert arguments == "apply -f -"
     assert manifests == shared_part("overlays/local") + run_part("overlays/local")
+
+
+def test_deploy_of_examples_applies_nothing(make: Callable[..., tuple[str, str, Manifests]], tmp_path: Path) -> None:
+    """The target fails before kubectl gets anything."""
+    with pytest.raises(AssertionError, match=r"examples in place of what is yours: gs://thaw\.example\.com/runs"):
+        make("deploy", "OVERLAY=gke")
+    assert not (tmp_path / "arguments").exists()
