@@ -109,7 +109,7 @@ render-shared: setup ## print what all runs of a namespace share: account, polic
 	@$(RENDER) --shared
 
 deploy: setup ## apply what runs share, then the run; the same run again changes nothing
-	@shared=$$($(RENDER) --shared) && run=$$($(RENDER_RUN)) && printf '%s\n---\n%s\n' "$$shared" "$$run" | kubectl apply -f -
+	@manifests=$$($(RENDER_RUN) --deploy) && printf '%s\n' "$$manifests" | kubectl apply -f -
 
 undeploy: setup ## delete the Job and the settings of one run; results and what runs share stay
 	@run=$$($(RENDER_RUN)) && printed=$$(printf '%s\n' "$$run" | kubectl delete --ignore-not-found -f -) && \

@@ -2,15 +2,20 @@
 
 A run is one Job or CronJob and the ConfigMap of its settings, and nothing else, so that deleting it deletes no more.
 What all runs of a namespace share (account, policies, claim) is in the overlay's folder `shared`; `--shared` prints it.
+`--deploy` prints both, and refuses the examples of this repository, which are no place of anyone.
 
 Kustomize renders; this adds what it cannot know. The settings in the ConfigMap are read as the program would read
 them, so a wrong one is refused here and not in the cluster. Job and ConfigMap are then named by the run: the pod
 template of a Job can never change, so another run must be another Job, and the same run must be the same one. The
 caller's environment has no effect. A CronJob keeps its name: its template may change, and each slot is its own run.
+
+On a schedule there are a Job and a CronJob without a template until the end, so that whatever an overlay or a component
+does to the Job holds on a schedule too. Only then does the Job become the template.
 """
 
 import argparse
 import hashlib
+import re
 import shutil
 import subprocess
 import sys
@@ -23,11 +28,14 @@ import yaml
 from job.errors import ExitCode, InvalidSettings, ThawError
 from job.settings.environment import read_settings
 from job.settings.settings import Settings, variable
+from k8s.targets import without_target
 
 OVERLAYS = Path(__file__).parent / "overlays"
 RUN_ID = variable("run_id")
 INSTANCE = "app.kubernetes.io/instance"
 SHARED = "shared"
+EXAMPLE = re.compile(r"[\w.:/@-]*\b(?:example\.(?:com|net|org)|example-project)\b[\w.:/@-]*")
+"""A registry, bucket or account in the domains that are reserved for examples, or in the project of ours."""
 
 Manifest = dict[str, Any]
 
@@ -40,13 +48,23 @@ def main(argv: Sequence[str]) -> int:
     """Print the manifests of the overlay that `argv` names; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m k8s.render", description="Print the manifests of one run.")
     parser.add_argument("overlay", help="name of a folder in k8s/overlays, or path of any other")
+    parser.add_argument("--run-id", help=f"{RUN_ID} of this run, in place of the overlay's", default=None)
     part = parser.add_mutually_exclusive_group()
-    part.add_argument("--run-id", help=f"{RUN_ID} of this run, in place of the overlay's", default=None)
     part.add_argument("--shared", help="print what all runs of a namespace share instead", action="store_true")
+    part.add_argument("--deploy", help="print what runs share and then the run; refuse examples", action="store_true")
     arguments = parser.parse_args(argv)
+    if arguments.shared and arguments.run_id is not None:
+        parser.error("argument --run-id: not allowed with argument --shared")
     try:
         folder = folder_of(arguments.overlay)
-        manifests = shared_by_runs(folder) if arguments.shared else of_one_run(kustomize(folder), arguments.run_id)
+        manifests = shared_by_runs(folder) if arguments.shared or arguments.deploy else []
+        if not arguments.shared:
+            manifests += of_one_run(kustomize(folder), arguments.run_id)
+        if examples := examples_in(manifests):
+            problem = f"{folder} has examples in place of what is yours: {', '.join(examples)}"
+            if arguments.deploy:
+                raise CannotRender(problem, hint="name yours in an overlay: docs/kubernetes.md has one of a few lines")
+            print(f"warning: {problem}; `make deploy` refuses them", file=sys.stderr)
         print(as_text(manifests), end="")
     except ThawError as error:
         print(f"error: {error.message}" + (f"\nhint: {error.hint}" if error.hint else ""), file=sys.stderr)
@@ -64,7 +82,10 @@ def folder_of(overlay: str) -> Path:
 
 
 def kustomize(folder: Path) -> list[Manifest]:
-    """The manifests of a folder, as Kustomize renders them. Raises CannotRender."""
+    """The manifests of a folder as Kustomize renders them, a Job beside a CronJob as its template.
+
+    Raises CannotRender, also for a patch that changes nothing because there is no such manifest.
+    """
     commands = (["kubectl", "kustomize"], ["kustomize", "build"])
     command = next((words for words in commands if shutil.which(words[0])), None)
     if command is None:
@@ -75,7 +96,34 @@ def kustomize(folder: Path) -> list[Manifest]:
     done = subprocess.run([*command, str(folder)], capture_output=True, text=True)
     if done.returncode != 0:
         raise CannotRender(f"{' '.join(command)} {folder}: {done.stderr.strip()}")
-    return [manifest for manifest in yaml.safe_load_all(done.stdout) if manifest]
+    manifests = [manifest for manifest in yaml.safe_load_all(done.stdout) if manifest]
+    if lost := without_target(folder, manifests):
+        raise CannotRender(
+            f"no manifest is the target of {'; '.join(lost)}: Kustomize leaves such a patch out without a word",
+            hint="targets are matched by kind and name, and the Job is named `thaw`, on a schedule too",
+        )
+    return _on_schedule(manifests)
+
+
+def _on_schedule(manifests: list[Manifest]) -> list[Manifest]:
+    """The same manifests, with a Job that is beside a CronJob as the template of that CronJob."""
+    jobs = [manifest for manifest in manifests if manifest["kind"] == "Job"]
+    cron_jobs = [manifest for manifest in manifests if manifest["kind"] == "CronJob"]
+    if len(cron_jobs) != 1 or len(jobs) > 1:
+        return manifests
+    (cron_job,) = cron_jobs
+    if bool(jobs) == ("jobTemplate" in cron_job["spec"]):
+        raise CannotRender(
+            "a CronJob is rendered from the Job beside it, and this one has "
+            + ("a `jobTemplate` too" if jobs else "neither a Job nor a `jobTemplate`"),
+            hint="patch the Job, and leave `spec.jobTemplate` of the CronJob and `$patch: delete` of the Job out",
+        )
+    for job in jobs:
+        metadata = {key: job["metadata"][key] for key in ("labels", "annotations") if key in job["metadata"]}
+        cron_job["spec"]["jobTemplate"] = {"metadata": metadata, "spec": job["spec"]}
+        labels = cron_job["metadata"].get("labels", {})
+        cron_job["metadata"]["labels"] = job["metadata"].get("labels", {}) | labels
+    return [manifest for manifest in manifests if manifest not in jobs]
 
 
 def shared_by_runs(folder: Path) -> list[Manifest]:
@@ -126,6 +174,11 @@ def of_one_run(manifests: list[Manifest], run_id: str | None = None) -> list[Man
     workload["metadata"]["name"] = name
     _label(name, workload, config, template_of(workload))
     return manifests
+
+
+def examples_in(manifests: list[Manifest]) -> list[str]:
+    """The registries, buckets and accounts in these manifests that are only examples, sorted."""
+    return sorted(set(EXAMPLE.findall(as_text(manifests))))
 
 
 def as_text(manifests: list[Manifest]) -> str:

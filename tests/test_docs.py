@@ -14,7 +14,7 @@ import yaml
 from job import __version__, cli
 from job.errors import ExitCode
 from job.settings.settings import PREFIX
-from k8s.render import kustomize, of_one_run, settings_of, shared_by_runs
+from k8s.render import examples_in, kustomize, of_one_run, settings_of, shared_by_runs
 from tests.conftest import REPOSITORY
 from tests.manifests import COMPONENTS, K8S, OVERLAYS, Manifests, needs_kustomize, of_kind, variables
 
@@ -116,7 +116,8 @@ def test_an_overlay_of_ones_own_is_as_short_as_that(tmp_path: Path) -> None:
         (folder / "kustomization.yaml").write_text(textwrap.dedent(block).replace("../../thaw", here))
     manifests = Manifests(of_one_run(kustomize(tmp_path)))
     (account,) = of_kind(shared_by_runs(tmp_path), "ServiceAccount")
-    assert manifests.container["image"] == f"europe-docker.pkg.dev/my-project/ml/thaw:{__version__}"
+    assert manifests.container["image"] == "europe-docker.pkg.dev/my-project/ml/thaw:0a1b2c3"
+    assert examples_in([*manifests, account]) == []
     assert (manifests.settings.seed, manifests.settings.storage_uri) == (7, "gs://my-bucket/runs")
     assert manifests.workload["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "thaw"
     assert "my-project" in account["metadata"]["annotations"]["iam.gke.io/gcp-service-account"]

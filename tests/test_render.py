@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from k8s.render import CannotRender, kustomize, of_one_run
+from job import __version__
+from k8s.render import CannotRender, examples_in, kustomize, of_one_run
 from tests.conftest import REPOSITORY
 from tests.manifests import (
     COMPONENTS,
@@ -29,7 +30,7 @@ from tests.manifests import (
 
 pytestmark = needs_kustomize
 
-GKE = "overlays/gke"
+GKE, CRON = "overlays/gke", "overlays/cron"
 MORE_SHARED = {
     "overlays/local": {("PersistentVolumeClaim", "thaw-runs")},
     "overlays/own-data-pvc": {("PersistentVolumeClaim", "thaw-runs")},
@@ -43,6 +44,12 @@ def write_overlay(folder: Path, *literals: str) -> Path:
     """An overlay outside of the repository: overlays/gke with other settings."""
     generator = {"name": "thaw-settings", "behavior": "merge", "literals": list(literals)}
     return write_kustomization(folder, resources=[GKE], configMapGenerator=[generator])
+
+
+def patch(change: str, **target: str) -> dict[str, object]:
+    """A patch of a Job or a CronJob as in a kustomization."""
+    whole = {"apiVersion": "batch/v1", "kind": "any", "metadata": {"name": "any"}}
+    return {"target": target, "patch": yaml.safe_dump(whole | yaml.safe_load(change))}
 
 
 def rendered(text: str) -> Manifests:
@@ -107,11 +114,48 @@ def test_a_schedule_keeps_its_name_and_has_no_run_id() -> None:
 
 
 @pytest.mark.parametrize(
+    "name",
+    [name for name in COMPONENTS if name != "cron" and (K8S / "components" / name / "kustomization.yaml").is_file()],
+)
+def test_a_component_changes_the_jobs_of_a_schedule_as_it_changes_a_job(name: str, tmp_path: Path) -> None:
+    """Whether it comes before the component `cron`, or on top of it in an overlay of one's own."""
+    once, before, after, top = (tmp_path / folder for folder in ("once", "before", "after", "top"))
+    for folder, components in ((once, [name]), (before, [name, "cron"]), (after, ["cron"])):
+        folder.mkdir()
+        parts = [f"components/{component}" for component in components]
+        write_kustomization(folder, resources=["base"], components=parts)
+    top.mkdir()
+    write_kustomization(top, resources=[after], components=[f"components/{name}"])
+    job = Manifests(kustomize(once))
+    for schedule in (Manifests(kustomize(before)), Manifests(kustomize(top))):
+        assert schedule.names == {
+            ("CronJob", "thaw"),
+            ("ConfigMap", job.container["envFrom"][0]["configMapRef"]["name"]),
+        }
+        template = schedule.workload["spec"]["jobTemplate"]
+        assert template["metadata"] == {"labels": job.workload["metadata"]["labels"]}
+        run_id = {"name": "THAW_RUN_ID", "valueFrom": {"fieldRef": {"fieldPath": schedule.fields["THAW_RUN_ID"]}}}
+        schedule.container["env"].remove(run_id)
+        assert (schedule.job, schedule.config) == (job.job, job.config)
+
+
+@pytest.mark.parametrize(
     ("argv", "parts", "message"),
     [
         (["gke-spto"], {}, "'gke-spto' is no overlay: there are ci, cron, gke, gke-spot, local"),
         (["."], {"resources": [GKE, "overlays/ci"]}, "may not add resource"),
-        (["."], {"resources": [GKE], "components": ["components/cron"]}, "is one Job or CronJob, and this one has 2"),
+        (
+            ["."],
+            {"resources": [GKE], "patches": [patch("spec: {}", kind="CronJob")]},
+            "no manifest is the target of kind=CronJob",
+        ),
+        (
+            ["."],
+            {"resources": [CRON], "patches": [patch("spec: {}", name="thaww")]},
+            "no manifest is the target of name=thaww",
+        ),
+        (["."], {"resources": [CRON], "patches": [patch("$patch: delete", kind="Job")]}, "neither a Job nor"),
+        (["."], {"resources": [CRON], "patches": [patch("spec: {jobTemplate: {}}", kind="CronJob")]}, "patch the Job"),
         (["."], {"resources": ["overlays/local", "overlays/local/shared"]}, "PersistentVolumeClaim thaw-runs"),
         ([".", "--shared"], {"resources": [GKE]}, "hint: make shared/kustomization.yaml"),
         (["ci", "--shared", "--run-id", "a"], {}, "not allowed with"),
@@ -182,6 +226,38 @@ def test_a_shared_part_of_a_component_in_a_run_is_refused(name: str, tmp_path: P
         of_one_run(kustomize(tmp_path))
 
 
+def test_examples_are_shown_and_not_deployed() -> None:
+    """All of them in one message: those of the run, and those of what runs share."""
+    shown, refused = render("gke"), render("gke", "--deploy")
+    assert shown.returncode == 0
+    assert "gs://thaw.example.com/runs" in shown.stderr
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert (
+        f"gs://thaw.example.com/runs, registry.example.com/thaw:{__version__}, "
+        "thaw-run@example-project.iam.gserviceaccount.com\n"
+    ) in refused.stderr
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_only_an_overlay_without_a_cloud_is_deployed_as_it_is(name: str) -> None:
+    """What is left unchanged is no place of a stranger, and no place at all."""
+    assert (examples_in(overlay(name)) == []) == (name in ("local", "own-data-pvc"))
+
+
+@pytest.mark.parametrize(
+    ("image", "reference"),
+    [
+        ({"newTag": "0a1b2c3"}, "eu.gcr.io/ml/thaw:0a1b2c3"),
+        ({"digest": f"sha256:{'0a' * 32}"}, f"eu.gcr.io/ml/thaw@sha256:{'0a' * 32}"),
+    ],
+)
+def test_an_image_is_pinned_by_revision_or_digest(image: dict[str, str], reference: str, tmp_path: Path) -> None:
+    """A node never has another image under such a name, so it need not ask again."""
+    name = {"name": "registry.example.com/thaw", "newName": "eu.gcr.io/ml/thaw"}
+    manifests = Manifests(of_one_run(kustomize(write_kustomization(tmp_path, resources=[GKE], images=[name | image]))))
+    assert (manifests.container["image"], manifests.container["imagePullPolicy"]) == (reference, "IfNotPresent")
+
+
 @pytest.fixture
 def make(tmp_path: Path) -> Callable[..., tuple[str, str, Manifests]]:
     """Runs a target that calls kubectl; returns what it prints, and the arguments and manifests that kubectl gets."""
@@ -218,3 +294,10 @@ def test_deploy_applies_what_runs_share_and_then_the_run(make: Callable[..., tup
     _, arguments, manifests = make("deploy", "OVERLAY=local")
     assert arguments == "apply -f -"
     assert manifests == shared_part("overlays/local") + run_part("overlays/local")
+
+
+def test_deploy_of_examples_applies_nothing(make: Callable[..., tuple[str, str, Manifests]], tmp_path: Path) -> None:
+    """The target fails before kubectl gets anything."""
+    with pytest.raises(AssertionError, match=r"examples in place of what is yours: gs://thaw\.example\.com/runs"):
+        make("deploy", "OVERLAY=gke")
+    assert not (tmp_path / "arguments").exists()

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Accounts, roles, workflow and schedule of a GKE cluster with Workload Identity. It is safe to run it again. It needs gcloud
-# with the right to grant roles, and `make deploy OVERLAY=k8s/cloud` before or after, with the names below in its manifests.
+# with the right to grant roles, and before or after `make deploy` of your overlay of k8s/cloud, with the names below in it.
 #
 #   PROJECT=... LOCATION=europe-west4 CLUSTER=... BUCKET=... k8s/cloud/install.sh
 set -euo pipefail
