@@ -188,4 +188,4 @@ def _again(run_id: str, settings: Mapping[str, Any]) -> list[str]:
     chosen[variable("run_id")] = f"{run_id[:MAX_RUN_ID]}{AGAIN}"
     # JSON writes a number so that it reads back the same, and true as a variable has it.
     texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in chosen.items()}
-    return [*(f"{name}={shlex.quote(text)} \\" for name, text in texts.items()), "python -m job"]
+    return [*(f"{name}={shlex.quote(text)} \\" for name, text in texts.items()), "thaw"]

@@ -101,6 +101,6 @@ def divided(
         if not len(chosen[name]):
             raise InvalidSettings(
                 f"THAW_{name.upper()}_SPLIT={spec!r}: has no examples, since the same image is never in two splits",
-                hint="remove the copies, or choose larger splits: python -m job inspect names images that are the same",
+                hint="remove the copies, or choose larger splits: thaw inspect names images that are the same",
             )
     return chosen
