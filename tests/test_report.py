@@ -197,7 +197,7 @@ def test_what_to_copy_trains_the_same_again() -> None:
     }  # fmt: skip
     (block,) = re.findall(r"<pre><code>(.+?)</code></pre>", render(content(run_id="r" * 128, **given)), re.DOTALL)
     *lines, command = unescape(block).split("\n")
-    assert command == "python -m job"
+    assert command == "thaw"
     done = subprocess.run(["env", "-i", "sh", "-c", "\n".join([*lines, "env -0"])], capture_output=True, check=True)
     variables = dict(text.split("=", 1) for text in done.stdout.decode().split("\0") if text.startswith("THAW_"))
     read, run = read_settings(variables), Settings(**(content(**given)["settings"]))
