@@ -97,7 +97,8 @@ def read(place: str, names: Iterable[str], *, labels: Labels, labelled_tables: C
     if not any(map(is_image, names)):
         raise DataUnavailable(
             f"there is no image file in {place}",
-            hint=f"expected files with one of the suffixes {' '.join(sorted(SUFFIXES))}; links to folders are not followed",
+            hint=f"expected files with one of the suffixes {' '.join(sorted(SUFFIXES))}; links to folders are not "
+            "followed",
         )
     levels = _levels(names, is_passed=lambda level: any(name in labelled_tables for name in level.files))
     if labels == "table":
