@@ -39,12 +39,20 @@ class FileExamples:
 
         return mapped(self._chosen[order], load)
 
+    @property
+    def unread(self) -> dict[int, str]:
+        reasons = dict(self._source.unread)
+        return {place: reasons[index] for place, index in enumerate(self._chosen.tolist()) if index in reasons}
+
     def names(self, indices: Sequence[int]) -> list[str]:
         return [self._source.name(int(self._chosen[index])) for index in indices]
 
 
 class FileSource:
-    """The images of a listing. After `read`, `labels` and `digests` are those of all its images, in its order."""
+    """The images of a listing. After `read`, `labels` and `digests` are those of all its images, in its order.
+
+    `unread` has the reason why the bytes of an image cannot be had, by its place in the listing.
+    """
 
     identity = OWN_IMAGES
     has_names = True
@@ -56,7 +64,7 @@ class FileSource:
         self.digests = np.zeros((len(self.labels), 32), np.uint8)
         self._listing = listing
         self._stratify = stratify
-        self._unread: dict[int, str] = {}
+        self.unread: dict[int, str] = {}
 
     def read(self, specs: Sequence[str], check_stop: Callable[[], None]) -> dict[str, FileExamples]:
         judged = judge(self._listing, specs)
@@ -71,21 +79,23 @@ class FileSource:
         """The bytes of an image; nothing where they cannot be had, or are others than they were."""
         data = self._read(index)
         if hashlib.sha256(data).digest() != self.digests[index].tobytes():
-            self._unread[index] = "has changed since it was first read"
+            changed = "has changed since it was first read"
+            if data:
+                self.unread[index] = changed
+            self.unread.setdefault(index, changed)
             return b""
         return data
 
     def name(self, index: int) -> str:
-        """The name of an image, with the reason where its bytes cannot be had."""
-        reason = self._unread.get(index)
-        return self._listing.images[index].name + (f", which {reason}" if reason else "")
+        """The name of an image."""
+        return self._listing.images[index].name
 
     def _read(self, index: int) -> bytes:
         try:
             return self._listing.read(int(index))
         except ValueError as error:
             if (reason := str(error)) != EMPTY:
-                self._unread[int(index)] = reason
+                self.unread[int(index)] = reason
             return b""
 
     def _read_all(self, check_stop: Callable[[], None]) -> None:
