@@ -169,13 +169,40 @@ def test_what_is_skipped_is_counted_and_identifies_the_data(load: Any, folder: P
 def test_a_file_that_changes_while_a_run_reads_it_counts_as_damaged(tmp_path: Path, copied: Path) -> None:
     """By name; what was read for the digest is what is trained on, or nothing is."""
     request = shapes.request(tmp_path, dataset=str(copied), cache="none")
-    with load_splits(request, check_stop=never) as splits:
-        splits.wait()
-        place = int(splits.train.indices[0])
-        name = image_table.rows(splits.table or b"")[place]["name"]
-        (copied / name).write_bytes(shapes.encode(shapes.draw(0, 1000)))
-        with pytest.raises(Exception, match="has changed since it was first read"):
-            next(iter(splits.train.batches(1)))
+    splits = load_splits(request, check_stop=never)
+    splits.wait()
+    changed, gone = (row["name"] for row in image_table.rows(splits.table or b"")[:2])
+    (copied / changed).write_bytes(shapes.encode(shapes.draw(0, 1000)))
+    (copied / gone).unlink()
+    list(splits.train.batches(1).ignore_errors())
+    with pytest.raises(DataCorrupt) as caught, splits:
+        next(iter(splits.train.batches(1)))
+    assert f"\n  train: {changed}: has changed since it was first read\n" in caught.value.message
+    assert f"\n  train: {gone}: is not a file, or a link to none" in caught.value.message
+
+
+def test_what_cannot_be_opened_is_named_by_that(load: Any, copied: Path) -> None:
+    """Its bytes are missing, and not those of an image that is damaged."""
+    names = [f"bar/{number}.png" for number in (1, 3, 5, 7, 9)]
+
+    def hide(name: str) -> None:
+        (copied / name).unlink()
+        (copied / name).symlink_to("nowhere")
+
+    for name in names:
+        hide(name)
+    specs = ("train[:80%]", "train[80%:90%]", "train[90%:]")
+    with pytest.raises(DataCorrupt, match=r"5 of the 96 images cannot be read") as caught:
+        load(copied, specs=specs)
+    assert all(f"{name}: is not a file, or a link to none" in caught.value.message for name in names)
+    skipped = load(copied, specs=specs, on_unreadable="skip").composition.skipped
+    assert {(image.name, image.reason) for image in skipped} == {
+        (name, "is not a file, or a link to none") for name in names
+    }
+    for path in (copied / "disc").iterdir():
+        hide(f"disc/{path.name}")
+    with pytest.raises(DataCorrupt, match=r"53 of the 96 images are empty, or cannot be read \('bar/1\.png', .*\), so"):
+        load(copied, specs=specs)
 
 
 def test_a_run_names_the_images_that_changed(small: Small, store: LocalStore, copied: Path) -> None:

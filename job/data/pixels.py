@@ -37,19 +37,13 @@ def decode(encoded: tf.Tensor, image_size: int) -> tf.Tensor:
     def in_python() -> tf.Tensor:
         read = lambda data: _read_or_reason(data, image_size)  # noqa: E731
         image, reason = tf.numpy_function(read, [encoded], [tf.uint8, tf.string], stateful=False)
+        # A reason is no number, which is an error. An assertion would have state, and with that in its functions a
+        # deterministic tf.data decodes one image after the other.
+        zero = tf.strings.to_number(tf.strings.join([b"0", reason]), tf.int32)
         shape = (image_size, image_size, 3)
-        return tf.ensure_shape(tf.reshape(image, tf.constant(shape) + zero_unless(reason)), shape)
+        return tf.ensure_shape(tf.reshape(image, tf.constant(shape) + zero), shape)
 
     return _plain_or(in_python, encoded, image_size)
-
-
-def zero_unless(reason: tf.Tensor) -> tf.Tensor:
-    """In a graph: int32 0, or an InvalidArgumentError of which `reason_of` gives `reason`, where that is not empty.
-
-    An assertion would have state, and with that in its functions a deterministic tf.data decodes one image after the
-    other. A reason is no number, which is an error too.
-    """
-    return tf.strings.to_number(tf.strings.join([b"0", reason]), tf.int32)
 
 
 def decode_without_python(encoded: tf.Tensor, image_size: int) -> tf.Tensor:

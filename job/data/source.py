@@ -19,12 +19,16 @@ class Examples(Protocol):
     """The examples of one split, in an order that never changes.
 
     `labels` are int32 [n], 0 to classes - 1, and `digests` the SHA-256 of the encoded images, uint8 [n, 32].
-    `is_in_any_order` says whether an example can be read by its index.
+    `is_in_any_order` says whether an example can be read by its index. `unread` has the index and the reason of each
+    whose bytes could not be had, or were others later, as far as that was tried.
     """
 
     spec: str
     labels: np.ndarray
     digests: np.ndarray
+
+    @property
+    def unread(self) -> Mapping[int, str]: ...
 
     @property
     def is_in_any_order(self) -> bool: ...

@@ -78,10 +78,10 @@ class Split:
 
 @dataclass(frozen=True, kw_only=True)
 class Splits:
-    """The data of a run. Leaving the context ends the decode.
+    """The data of a run. Leaving the context ends the decode, and raises DataCorrupt when images were lost meanwhile.
 
     `identity` is what a resumed run must find again, `composition` what the splits are made of, `table` that of
-    `image_table`, for images that have names.
+    `image_table`, for images that have names. `lost` makes the error of images that cannot be read any more, if any.
     """
 
     train: Split
@@ -92,6 +92,7 @@ class Splits:
     composition: Composition
     table: bytes | None
     decoding: Decoding
+    lost: Callable[[], BaseException | None]
 
     def findings(self) -> Iterator[events.Event]:
         """What a person should look at."""
@@ -112,8 +113,10 @@ class Splits:
     def __enter__(self) -> "Splits":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         self.close()
+        if isinstance(error, tf.errors.OpError) and (lost := self.lost()) is not None:
+            raise lost from error
 
 
 def epoch_order(num_examples: int, *, seed: int, phase: str, epoch: int) -> np.ndarray:
@@ -187,6 +190,7 @@ def load_splits(
         composition=composition,
         table=image_table.written(examples, kept, source.class_names) if source.has_names else None,
         decoding=decoding,
+        lost=partial(unreadable.lost, examples, kept),
     )
 
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+import numpy as np
+
 from job.data.composition import Skipped, kinds
 from job.data.decoding import Damaged
 from job.data.source import Examples
@@ -12,6 +14,7 @@ MAX_NAMED = 20
 
 def corrupt(examples: Mapping[str, Examples], damaged: Damaged, *, hint: str) -> DataCorrupt:
     """The error that says how many images of each kind are damaged, and names the first of them."""
+    damaged = {split: _reasons(examples[split], found) for split, found in damaged.items()}
     reasons = [reason for found in damaged.values() for reason in found.values()]
     lines: list[str] = []
     for split, found in damaged.items():
@@ -31,7 +34,31 @@ def corrupt(examples: Mapping[str, Examples], damaged: Damaged, *, hint: str) ->
 def skipped(examples: Mapping[str, Examples], damaged: Damaged) -> tuple[Skipped, ...]:
     """Every damaged image, by split and in order."""
     return tuple(
-        Skipped(split, name, found[index], examples[split].digests[index].tobytes().hex())
+        Skipped(split, name, reasons[index], examples[split].digests[index].tobytes().hex())
         for split, found in damaged.items()
+        for reasons in (_reasons(examples[split], found),)
         for index, name in zip(sorted(found), examples[split].names(sorted(found)) if found else (), strict=True)
     )
+
+
+def lost(examples: Mapping[str, Examples], kept: Mapping[str, np.ndarray]) -> DataCorrupt | None:
+    """The error that names images that a run could read, and cannot any more; none where there are none.
+
+    `kept`, int64 [n], has the indices of those of each split that are used.
+    """
+    found = {name: _chosen(split.unread, kept[name]) for name, split in examples.items()}
+    if not any(found.values()):
+        return None
+    hint = "give the files back as they were, and start the run again; THAW_CACHE=disk reads each file only once"
+    return corrupt(examples, found, hint=hint)
+
+
+def _chosen(reasons: Mapping[int, str], indices: np.ndarray) -> dict[int, str]:
+    chosen = set(indices.tolist())
+    return {index: reason for index, reason in reasons.items() if index in chosen}
+
+
+def _reasons(examples: Examples, found: Mapping[int, str]) -> dict[int, str]:
+    """Of bytes that cannot be had a decoder only knows that there are none."""
+    unread = examples.unread
+    return {index: unread.get(index, reason) for index, reason in found.items()}

@@ -3,6 +3,7 @@
 A start, `plan` and `inspect` call the same functions.
 """
 
+import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
@@ -12,9 +13,12 @@ import numpy as np
 from job.data.composition import Composition
 from job.data.files import order
 from job.data.files.listing import Listing
+from job.data.files.names import some
 from job.data.split_ranges import Range, split_ranges
 from job.data.split_spec import DEFAULT_SPECS, SPLIT_NAMES
-from job.errors import InputError, InvalidSettings
+from job.errors import DataCorrupt, InputError, InvalidSettings, ThawError
+
+_NO_BYTES = hashlib.sha256().digest()
 
 
 def judge(listing: Listing, specs: Sequence[str]) -> tuple[Sequence[str], list[list[Range]]]:
@@ -83,7 +87,7 @@ def divided(
     """The indices of the images in train, validation and test, int64 [n], in their order.
 
     `judged` is what `judge` returned, `digests` the SHA-256 of each image, uint8 [n, 32]. Raises InvalidSettings when a
-    split has no image.
+    split has no image, DataCorrupt when that is because many cannot be read.
     """
     labels, splits = label_indices(listing), np.array([image.split for image in listing.images])
     orders = {}
@@ -99,8 +103,20 @@ def divided(
             pieces.append(orders[part.split][start:stop])
         chosen[name] = np.concatenate(pieces)
         if not len(chosen[name]):
-            raise InvalidSettings(
-                f"THAW_{name.upper()}_SPLIT={spec!r}: has no examples, since the same image is never in two splits",
-                hint="remove the copies, or choose larger splits: thaw inspect names images that are the same",
-            )
+            raise _no_examples(listing, f"THAW_{name.upper()}_SPLIT={spec!r}", digests)
     return chosen
+
+
+def _no_examples(listing: Listing, setting: str, digests: np.ndarray) -> ThawError:
+    """The error of a split that images with the same bytes have left without any; to have none is the same too."""
+    empty = [image.name for image, digest in zip(listing.images, digests, strict=True) if digest.tobytes() == _NO_BYTES]
+    if empty:
+        return DataCorrupt(
+            f"{len(empty):,} of the {len(digests):,} images are empty, or cannot be read ({some(empty)}), so that "
+            f"{setting} has none",
+            hint="thaw inspect says why; repair or remove them",
+        )
+    return InvalidSettings(
+        f"{setting}: has no examples, since the same image is never in two splits",
+        hint="remove the copies, or choose larger splits: thaw inspect names images that are the same",
+    )

@@ -10,11 +10,10 @@ from functools import partial
 import numpy as np
 import tensorflow as tf
 
-from job.data.files.image_files import MAX_IMAGE_BYTES
 from job.data.files.judge import divided, judge, label_indices
 from job.data.files.listing import Listing
+from job.data.formats import EMPTY
 from job.data.images import mapped
-from job.data.pixels import zero_unless
 from job.data.together import together
 
 NUM_READERS = 16
@@ -35,18 +34,25 @@ class FileExamples:
 
     def mapped(self, order: np.ndarray, use: Callable[[tf.Tensor], tf.Tensor]) -> tf.data.Dataset:
         def load(index: tf.Tensor) -> tf.Tensor:
-            encoded, reason = tf.numpy_function(self._source.read_one, [index], [tf.string] * 2, stateful=False)
-            # All of it, from byte 0 on. A dependency that is only one of control is optimized away.
-            return use(tf.ensure_shape(tf.strings.substr(encoded, zero_unless(reason), MAX_IMAGE_BYTES), []))
+            encoded = tf.numpy_function(self._source.read_one, [index], tf.string, stateful=False)
+            return use(tf.ensure_shape(encoded, []))
 
         return mapped(self._chosen[order], load)
+
+    @property
+    def unread(self) -> dict[int, str]:
+        reasons = dict(self._source.unread)
+        return {place: reasons[index] for place, index in enumerate(self._chosen.tolist()) if index in reasons}
 
     def names(self, indices: Sequence[int]) -> list[str]:
         return [self._source.name(int(self._chosen[index])) for index in indices]
 
 
 class FileSource:
-    """The images of a listing. After `read`, `labels` and `digests` are those of all its images, in its order."""
+    """The images of a listing. After `read`, `labels` and `digests` are those of all its images, in its order.
+
+    `unread` has the reason why the bytes of an image cannot be had, by its place in the listing.
+    """
 
     identity = OWN_IMAGES
     has_names = True
@@ -58,6 +64,7 @@ class FileSource:
         self.digests = np.zeros((len(self.labels), 32), np.uint8)
         self._listing = listing
         self._stratify = stratify
+        self.unread: dict[int, str] = {}
 
     def read(self, specs: Sequence[str], check_stop: Callable[[], None]) -> dict[str, FileExamples]:
         judged = judge(self._listing, specs)
@@ -68,25 +75,32 @@ class FileSource:
             name: FileExamples(self, spec, found) for spec, (name, found) in zip(specs, chosen.items(), strict=True)
         }
 
-    def read_one(self, index: int) -> tuple[bytes, bytes]:
-        """The bytes of an image, and nothing; or nothing, and why they cannot be had, or are others than they were."""
-        data, reason = self._read(index)
-        if not reason and hashlib.sha256(data).digest() != self.digests[index].tobytes():
-            data, reason = b"", "has changed since it was first read"
-        return data, reason.encode("ascii", "backslashreplace")
+    def read_one(self, index: int) -> bytes:
+        """The bytes of an image; nothing where they cannot be had, or are others than they were."""
+        data = self._read(index)
+        if hashlib.sha256(data).digest() != self.digests[index].tobytes():
+            changed = "has changed since it was first read"
+            if data:
+                self.unread[index] = changed
+            self.unread.setdefault(index, changed)
+            return b""
+        return data
 
     def name(self, index: int) -> str:
+        """The name of an image."""
         return self._listing.images[index].name
 
-    def _read(self, index: int) -> tuple[bytes, str]:
+    def _read(self, index: int) -> bytes:
         try:
-            return self._listing.read(int(index)), ""
+            return self._listing.read(int(index))
         except ValueError as error:
-            return b"", str(error)
+            if (reason := str(error)) != EMPTY:
+                self.unread[int(index)] = reason
+            return b""
 
     def _read_all(self, check_stop: Callable[[], None]) -> None:
         def digest(index: int) -> None:
-            self.digests[index] = np.frombuffer(hashlib.sha256(self._read(index)[0]).digest(), np.uint8)
+            self.digests[index] = np.frombuffer(hashlib.sha256(self._read(index)).digest(), np.uint8)
 
         tasks = (partial(digest, index) for index in range(len(self.digests)))
         together(tasks, use=lambda _: None, tick=check_stop, num_threads=NUM_READERS)

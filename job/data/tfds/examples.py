@@ -5,7 +5,7 @@ beginning. This module knows the format; what it gives does not depend on it.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,6 +51,7 @@ class TfdsExamples:
         self.size: int = builder.info.splits[spec].num_examples
         self.labels = np.empty(self.size, dtype=np.int32)
         self.digests = np.empty((self.size, 32), dtype=np.uint8)
+        self.unread: Mapping[int, str] = {}
         self._builder = builder
         self._found = found
         self._read_one: Callable[[int], bytes] | None = None
