@@ -139,7 +139,8 @@ def shared_by_runs(folder: Path) -> list[Manifest]:
 def of_one_run(manifests: list[Manifest], run_id: str | None = None) -> list[Manifest]:
     """The same manifests, with settings that hold, named and labelled by their run.
 
-    Raises InvalidSettings; CannotRender when there is not exactly one Job or CronJob, or anything but its settings.
+    Raises InvalidSettings; CannotRender when there is not exactly one Job or CronJob, or anything but its settings, or
+    when its image does not fit its resources.
     """
     workloads = [manifest for manifest in manifests if manifest["kind"] in ("Job", "CronJob")]
     if len(workloads) != 1:
@@ -149,6 +150,13 @@ def of_one_run(manifests: list[Manifest], run_id: str | None = None) -> list[Man
         # An empty list is for components to add to. The server drops it, so every apply would find it changed.
         pod_of(workload).pop("tolerations", None)
     container = container_of(workload)
+    if any(name.endswith("/gpu") for name in container["resources"].get("limits", {})) and _is_for_cpus(
+        container["image"]
+    ):
+        raise CannotRender(
+            f"the image {container['image']} has no libraries for a GPU, and this overlay asks for one",
+            hint="add `components/gpu` in an overlay on top of this one, or name another tag in `images`",
+        )
     config = _config_of(container, manifests)
     others = [f"{it['kind']} {it['metadata']['name']}" for it in manifests if it not in (workload, config)]
     if others:
@@ -225,6 +233,15 @@ def settings_of(container: Manifest, data: dict[str, str]) -> Settings:
     """
     literals = {entry["name"]: entry["value"] for entry in container.get("env", []) if "value" in entry}
     return read_settings(data | literals)
+
+
+def _asks_for_gpu(container: Manifest) -> bool:
+    return any(name.endswith("/gpu") for name in container.get("resources", {}).get("limits", {}))
+
+
+def _is_for_cpus(image: str) -> bool:
+    """By its tag, as `make image` names it."""
+    return image.partition("@")[0].endswith("-cpu")
 
 
 def _label(instance: str, *manifests: Manifest) -> None:

@@ -142,3 +142,4 @@ def test_the_gitlab_job_has_good_settings_and_retries_what_a_retry_may_help() ->
     assert settings_of({}, values | {"THAW_RUN_ID": "0a1b2c3"}).min_test_accuracy is not None
     assert job["retry"]["exit_codes"] == [code for code in ExitCode if code and code.retry != "will not help"]
     assert job["script"] == ["python -m job"]
+    assert "$CI_PIPELINE_IID" in values["THAW_RUN_ID"], "each night is a run of its own"

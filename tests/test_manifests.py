@@ -16,18 +16,21 @@ from job.errors import ExitCode
 from job.observe.termination import DEFAULT_PATH
 from job.settings.settings import Settings
 from job.storage.uri import is_bucket
-from k8s.render import Manifest, settings_of
+from k8s.render import CannotRender, Manifest, kustomize, of_one_run, settings_of
+from tests.conftest import REPOSITORY
 from tests.manifests import (
     COMPONENTS,
     INSTANCE,
     K8S,
     OVERLAYS,
+    Manifests,
     base,
     component,
     demo_settings,
     needs_kustomize,
     overlay,
     variables,
+    write_kustomization,
 )
 
 pytestmark = needs_kustomize
@@ -35,6 +38,12 @@ pytestmark = needs_kustomize
 OLDEST, NEWEST = "1.31", latest_version()
 WITHOUT_SCHEMA = {"PodMonitor", "PodMonitoring", "PrometheusRule", "ClusterRules"}
 """Kinds of operators, which Kubernetes itself does not have."""
+
+PROMETHEUS = ["monitoring", "gmp-system", "gke-gmp-system"]
+"""The namespaces from which metrics are asked for; the last two are those of Google Cloud."""
+
+USER = int(re.findall(r"^USER (\d+):\1$", (REPOSITORY / "Dockerfile").read_text(), re.MULTILINE)[0])
+"""User and group of the image."""
 
 every_overlay = pytest.mark.parametrize("name", OVERLAYS)
 
@@ -124,9 +133,10 @@ def test_the_restricted_policy_holds(name: str) -> None:
     """Pod Security `restricted`, a read-only root, no token of Kubernetes, and no variables of Services."""
     pod, container = overlay(name).pod, overlay(name).container
     assert not {"hostNetwork", "hostPID", "hostIPC", "initContainers", "ephemeralContainers"} & set(pod)
-    assert pod["securityContext"]["runAsNonRoot"] is True
-    assert pod["securityContext"].get("runAsUser") != 0
-    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert pod["securityContext"] == {
+        "runAsNonRoot": True, "runAsUser": USER, "runAsGroup": USER,
+        "fsGroup": USER, "fsGroupChangePolicy": "OnRootMismatch", "seccompProfile": {"type": "RuntimeDefault"},
+    }  # fmt: skip
     assert container["securityContext"] == {
         "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}, "readOnlyRootFilesystem": True,
     }  # fmt: skip
@@ -162,7 +172,7 @@ def test_disk_and_memory_are_bounded(name: str) -> None:
 
 @every_overlay
 def test_ports_labels_and_image_are_those_of_the_program(name: str) -> None:
-    """Policies let in only requests for /metrics; the termination message is where Kubernetes looks."""
+    """Policies let in only Prometheus, to the metrics; the termination message is where Kubernetes looks."""
     manifests, container = overlay(name), overlay(name).container
     assert container["ports"] == [{"name": "metrics", "containerPort": Settings().metrics_port}]
     assert manifests.settings.metrics_port == Settings().metrics_port
@@ -172,7 +182,10 @@ def test_ports_labels_and_image_are_those_of_the_program(name: str) -> None:
     assert all(policy["podSelector"]["matchLabels"].items() <= labels.items() for policy in policies)
     assert {kind for policy in policies for kind in policy["policyTypes"]} == {"Ingress", "Egress"}
     ingress = [rule for policy in policies for rule in policy.get("ingress", [])]
-    assert ingress == [{"ports": [{"protocol": "TCP", "port": "metrics"}]}]
+    (rule,) = ingress
+    assert rule["ports"] == [{"protocol": "TCP", "port": "metrics"}]
+    namespaces = {"key": "kubernetes.io/metadata.name", "operator": "In", "values": PROMETHEUS}
+    assert rule["from"] == [{"namespaceSelector": {"matchExpressions": [namespaces]}}]
     assert labels["app.kubernetes.io/version"] == __version__
     assert re.fullmatch(rf"(.+/)?thaw:{re.escape(__version__)}(-cpu)?", container["image"])
     assert all(item["metadata"]["labels"]["app.kubernetes.io/name"] == "thaw" for item in manifests)
@@ -193,7 +206,30 @@ def test_local_is_the_demo_without_gpu_and_bucket() -> None:
     claims = [it["persistentVolumeClaim"]["claimName"] for it in local.pod["volumes"] if it["name"] == "runs"]
     assert claims == [claim["metadata"]["name"]]
     assert not [kind for kind in local.container["resources"]["limits"] if "/" in kind]
-    assert local.pod["securityContext"]["fsGroup"] > 0
+    assert local.container["image"] == f"thaw:{__version__}-cpu"
+
+
+@pytest.mark.parametrize("name", ["local", "own-data-pvc"])
+def test_with_a_gpu_the_image_is_the_one_for_it(name: str, tmp_path: Path) -> None:
+    """In an overlay on top; an image for CPUs that has another name is refused."""
+    parts = {"resources": [f"overlays/{name}"], "components": ["components/gpu"]}
+    manifests = Manifests(of_one_run(kustomize(write_kustomization(tmp_path, **parts))))
+    assert manifests.container["image"] == f"thaw:{__version__}"
+    assert manifests.container["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    mine = {"name": "thaw", "newName": "eu.gcr.io/ml/thaw", "newTag": "0a1b2c3-cpu"}
+    refused = kustomize(write_kustomization(tmp_path, **parts, images=[mine]))
+    with pytest.raises(CannotRender, match=r"eu\.gcr\.io/ml/thaw:0a1b2c3-cpu has no libraries for a GPU"):
+        of_one_run(refused)
+
+
+@pytest.mark.parametrize("components", [["openshift"], ["pvc-store", "openshift"], ["openshift", "pvc-store"]])
+def test_on_openshift_the_cluster_assigns_user_and_groups(components: list[str], tmp_path: Path) -> None:
+    """The pod names none, and is still not root."""
+    parts = [f"components/{name}" for name in components]
+    pod = Manifests(kustomize(write_kustomization(tmp_path, resources=["base"], components=parts))).pod
+    assert pod["securityContext"] == {
+        "runAsNonRoot": True, "fsGroupChangePolicy": "OnRootMismatch", "seccompProfile": {"type": "RuntimeDefault"},
+    }  # fmt: skip
 
 
 def test_gke_is_the_recipe_on_one_l4() -> None:

@@ -15,6 +15,7 @@ from prometheus_client import pushadd_to_gateway
 
 from job.errors import ExitCode
 from job.observe.metrics.table import SERIES
+from k8s.render import examples_in
 from tests.conftest import REPOSITORY
 from tests.exporter import SeriesOfARun, exported, outcome, series_of_a_job
 from tests.monitoring import (
@@ -90,15 +91,27 @@ def test_a_page_names_only_series_that_there_are(page: str) -> None:
 
 
 def test_an_alert_says_how_grave_it_is_and_what_to_do_and_has_a_unit_test() -> None:
-    """With the value that it found; the page on monitoring has a row for it."""
+    """With the value that it found, and a link to its section of the page on monitoring."""
     for name, rule in alerts().items():
         severity = rule["labels"]["severity"]
         assert severity in ("critical", "warning", "info"), name
-        assert set(rule["annotations"]) == {"summary", "description", "action"}, name
+        assert set(rule["annotations"]) == {"summary", "description", "action", "runbook_url"}, name
         assert "$value" in rule["annotations"]["description"], name
-        assert re.search(rf"^\| `{name}` \| {severity} \| .+ \| .+ \|$", PAGE, re.MULTILINE), name
+        section = rf"^### {name}\n\n\*\*{severity.capitalize()}\*\*: [^#]+?\n\nWhat to do: \S"
+        assert re.search(section, PAGE, re.MULTILINE), name
+        assert rule["annotations"]["runbook_url"].endswith(f"/docs/monitoring.md#{name.lower()}"), name
     firing = re.findall(r'alertname="(\w+)"', (REPOSITORY / "tests/alerts_test.yaml").read_text())
     assert set(firing) == set(alerts())
+
+
+def test_the_host_of_the_runbook_is_named_by_one_command(tmp_path: Path) -> None:
+    """That of the page; afterwards no rule leads to an example, which `make deploy` would refuse."""
+    (command,) = re.findall(r"^    (sed -i .+) k8s/components/monitoring/shared/alerts\.yaml$", PAGE, re.MULTILINE)
+    rules = tmp_path / "alerts.yaml"
+    shutil.copy(COMPONENT / "alerts.yaml", rules)
+    run(f"{command} {rules}")
+    assert examples_in([yaml.safe_load(rules.read_text())]) == []
+    assert rules.read_text().count("runbook_url: https://github.com/my-company/thaw/blob/main/docs/") == len(alerts())
 
 
 def test_every_alert_fires_and_stays_silent_as_its_unit_test_says(tmp_path: Path) -> None:

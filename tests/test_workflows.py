@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from job.settings.settings import Settings
 from k8s.render import settings_of
 from tests.conftest import REPOSITORY
 from tests.manifests import OVERLAYS
@@ -100,16 +101,30 @@ def test_the_gpu_run_has_good_settings_and_its_exit_code_decides() -> None:
     assert "continue-on-error" not in TEXTS["gpu.yml"]
 
 
+def test_each_night_is_a_run_of_its_own() -> None:
+    """The number of the workflow's run is new each night, and stays when its jobs are run again."""
+    template = workflow("gpu.yml")["env"]["RUN_ID"]
+
+    def run_id(number: int) -> str:
+        return str(template.replace("${{ github.sha }}", "0a" * 20).replace("${{ github.run_number }}", str(number)))
+
+    assert [run_id(number) for number in (7, 8)] == [f"{'0a' * 20}-7", f"{'0a' * 20}-8"]
+    assert Settings(run_id=run_id(7)).resolved_run_id() == run_id(7)
+    assert '--env THAW_RUN_ID="$RUN_ID"' in gpu_step("docker run")["run"]
+    (upload,) = [step for step in steps("gpu.yml") if "upload-artifact@" in step.get("uses", "")]
+    assert upload["with"]["path"] == "${{ env.WORK }}/runs/${{ env.RUN_ID }}/report"
+
+
 @pytest.mark.parametrize("has_report", [True, False])
 def test_the_gpu_run_shows_its_outcome(tmp_path: Path, has_report: bool) -> None:
     """As a table; a missing report is a sentence there, and no error of its own."""
     show = gpu_step("GITHUB_STEP_SUMMARY")
     assert show["if"] == "always()"
-    report, summary = tmp_path / "runs" / "0a1b2c3" / "report" / "report.json", tmp_path / "summary.md"
+    report, summary = tmp_path / "runs" / "0a1b2c3-7" / "report" / "report.json", tmp_path / "summary.md"
     if has_report:
         report.parent.mkdir(parents=True)
         report.write_text(json.dumps({"outcome": {"test_accuracy": 0.97}}))
-    env = os.environ | {"WORK": str(tmp_path), "GITHUB_SHA": "0a1b2c3", "GITHUB_STEP_SUMMARY": str(summary)}
+    env = os.environ | {"WORK": str(tmp_path), "RUN_ID": "0a1b2c3-7", "GITHUB_STEP_SUMMARY": str(summary)}
     subprocess.run(["bash", "-e", "-c", show["run"]], env=env, check=True, capture_output=True)
     assert ("| test_accuracy | 0.97 |" in summary.read_text()) == has_report
     assert ("no report" in summary.read_text()) != has_report
