@@ -239,6 +239,23 @@ def test_examples_are_shown_and_not_deployed() -> None:
     ) in refused.stderr
 
 
+@pytest.mark.parametrize(
+    ("text", "is_example"),
+    [
+        ("gs://thaw.example.com/runs", True),
+        ("example.org:5000/thaw:1", True),
+        ("thaw-run@example-project.iam.gserviceaccount.com", True),
+        ("gs://my-example-project/runs", False),
+        ("gs://example-project-42/runs", False),
+        ("counterexample.com/thaw", False),
+        ("example.com.my-company.io/thaw", False),
+    ],
+)
+def test_an_example_is_of_a_reserved_domain_or_of_our_project(text: str, is_example: bool) -> None:
+    """A name that only looks like one is yours."""
+    assert examples_in([{"kind": "ConfigMap", "data": {"THAW_STORAGE_URI": text}}]) == [text] * is_example
+
+
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_only_an_overlay_without_a_cloud_is_deployed_as_it_is(name: str) -> None:
     """What is left unchanged is no place of a stranger, and no place at all."""
