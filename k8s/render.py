@@ -34,7 +34,7 @@ OVERLAYS = Path(__file__).parent / "overlays"
 RUN_ID = variable("run_id")
 INSTANCE = "app.kubernetes.io/instance"
 SHARED = "shared"
-EXAMPLE = re.compile(r"[\w.:/@-]*\b(?:example\.(?:com|net|org)|example-project)\b[\w.:/@-]*")
+EXAMPLE = re.compile(r"[\w.:/@-]*(?<![\w-])(?:example\.(?:com|net|org)(?!\.\w)|example-project)(?![\w-])[\w.:/@-]*")
 """A registry, bucket or account in the domains that are reserved for examples, or in the project of ours."""
 
 Manifest = dict[str, Any]
@@ -106,7 +106,7 @@ def kustomize(folder: Path) -> list[Manifest]:
 
 
 def _on_schedule(manifests: list[Manifest]) -> list[Manifest]:
-    """The same manifests, with a Job that is beside a CronJob as the template of that CronJob."""
+    """The same manifests, with a Job that is beside a CronJob as the template of that CronJob. Raises CannotRender."""
     jobs = [manifest for manifest in manifests if manifest["kind"] == "Job"]
     cron_jobs = [manifest for manifest in manifests if manifest["kind"] == "CronJob"]
     if len(cron_jobs) != 1 or len(jobs) > 1:
@@ -150,9 +150,7 @@ def of_one_run(manifests: list[Manifest], run_id: str | None = None) -> list[Man
         # An empty list is for components to add to. The server drops it, so every apply would find it changed.
         pod_of(workload).pop("tolerations", None)
     container = container_of(workload)
-    if any(name.endswith("/gpu") for name in container["resources"].get("limits", {})) and _is_for_cpus(
-        container["image"]
-    ):
+    if _asks_for_gpu(container) and _is_for_cpus(container["image"]):
         raise CannotRender(
             f"the image {container['image']} has no libraries for a GPU, and this overlay asks for one",
             hint="add `components/gpu` in an overlay on top of this one, or name another tag in `images`",

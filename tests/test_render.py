@@ -13,6 +13,7 @@ import yaml
 
 from job import __version__
 from k8s.render import CannotRender, examples_in, kustomize, of_one_run
+from k8s.targets import without_target
 from tests.conftest import REPOSITORY
 from tests.manifests import (
     COMPONENTS,
@@ -238,6 +239,23 @@ def test_examples_are_shown_and_not_deployed() -> None:
     ) in refused.stderr
 
 
+@pytest.mark.parametrize(
+    ("text", "is_example"),
+    [
+        ("gs://thaw.example.com/runs", True),
+        ("example.org:5000/thaw:1", True),
+        ("thaw-run@example-project.iam.gserviceaccount.com", True),
+        ("gs://my-example-project/runs", False),
+        ("gs://example-project-42/runs", False),
+        ("counterexample.com/thaw", False),
+        ("example.com.my-company.io/thaw", False),
+    ],
+)
+def test_an_example_is_of_a_reserved_domain_or_of_our_project(text: str, is_example: bool) -> None:
+    """A name that only looks like one is yours."""
+    assert examples_in([{"kind": "ConfigMap", "data": {"THAW_STORAGE_URI": text}}]) == [text] * is_example
+
+
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_only_an_overlay_without_a_cloud_is_deployed_as_it_is(name: str) -> None:
     """What is left unchanged is no place of a stranger, and no place at all."""
@@ -256,6 +274,20 @@ def test_an_image_is_pinned_by_revision_or_digest(image: dict[str, str], referen
     name = {"name": "registry.example.com/thaw", "newName": "eu.gcr.io/ml/thaw"}
     manifests = Manifests(of_one_run(kustomize(write_kustomization(tmp_path, resources=[GKE], images=[name | image]))))
     assert (manifests.container["image"], manifests.container["imagePullPolicy"]) == (reference, "IfNotPresent")
+
+
+def test_a_patch_has_a_target_by_the_name_before_it_was_changed(tmp_path: Path) -> None:
+    """A prefix and the hash of a generator come later; of what is fetched from a URL nothing is known."""
+    seed = "- {op: add, path: /data/THAW_SEED, value: '7'}"
+    config = {"target": {"kind": "ConfigMap", "name": "thaw-settings"}, "patch": seed}
+    job = patch("spec: {backoffLimit: 2}", kind="Job", name="thaw")
+    write_kustomization(tmp_path, resources=[GKE], patches=[config, job], namePrefix="mine-")
+    manifests = Manifests(of_one_run(kustomize(tmp_path)))
+    assert manifests.name.startswith("mine-thaw-")
+    assert (manifests.settings.seed, manifests.job["backoffLimit"]) == (7, 2)
+    kustomization = {"resources": ["https://git.example.com/thaw//k8s/base"], "patches": [job]}
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+    assert without_target(tmp_path, []) == []
 
 
 @pytest.fixture
