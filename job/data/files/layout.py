@@ -5,6 +5,7 @@ are relative, with `/` between their parts; one that ends with `/` is a folder. 
 """
 
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -139,11 +140,14 @@ def by_tables(tables: Mapping[str, str]) -> Layout:
     return Layout(f"the table {' and '.join(tables)}", tables=tables)
 
 
-def _level(names: Iterable[str], path: str) -> _Level:
+def _level(names: Sequence[str], path: str) -> _Level:
+    """The folder `path` of sorted names; empty, or ends with a slash."""
     files: list[str] = []
     folders: dict[str, list[str]] = {}
-    for name in names:
-        if name.startswith(path) and name != path:
+    # All below it stand together: to look through all names for each of many classes takes minutes.
+    stop = bisect_left(names, path[:-1] + chr(ord("/") + 1)) if path else len(names)
+    for name in names[bisect_left(names, path) : stop]:
+        if name != path:
             first, slash, _ = name[len(path) :].partition("/")
             if not slash:
                 files.append(name)
