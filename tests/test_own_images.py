@@ -217,6 +217,9 @@ def test_a_run_names_the_images_that_changed(small: Small, store: LocalStore, co
         start(settings, store)
     assert "1 have other bytes: bar/3.png" in caught.value.message
     assert "1 are gone: bar/1.png" in caught.value.message
+    (store.root / record_of(store).inputs["images"]).write_bytes(b"\xff")
+    with pytest.raises(InputError, match=r"other images or labels, or in another order\Z"):
+        start(settings, store)
     shutil.rmtree(copied)
     shapes.write_images(copied)
     start(settings, store)

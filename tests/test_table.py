@@ -192,7 +192,7 @@ def test_two_forms_of_the_same_letters_are_the_same(tmp_path: Path) -> None:
         ("x.csv", b"path,label\n", "has no rows"),
         ("x.csv", b"id,label\n1,cat\n", "no column path or file_name"),
         ("x.csv", b"path,file,label\n1,1,cat\n", "several columns for the same, 'path', 'file'"),
-        ("x.csv", "path,label\nKätzchen,x\n".encode("latin-1"), "'utf-8' codec can't decode"),
+        ("x.csv", "path,label\nKätzchen,x\n".encode("latin-1"), "byte 12 is no text in UTF-8: save it as UTF-8"),
         ("x.csv", b'path,label\n"1.jpg,cat\n', "after line 1: unexpected end of data"),
         ("x.jsonl", b'{"path": "1.jpg", "label": "a"}\n[1]\n', "row 2 is no JSON object"),
         ("x.jsonl", b'{"path": \n', "row 1 is no JSON"),

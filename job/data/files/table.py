@@ -165,15 +165,22 @@ def _rows(name: str, data: bytes) -> list[tuple[int, Row]]:
     if suffix == ".parquet":
         rows = enumerate(_parquet(data), start=1)
     elif suffix == ".jsonl":
-        rows = _jsonl(data.decode("utf-8-sig"))
+        rows = _jsonl(_decoded(data))
     else:
-        rows = _csv(data.decode("utf-8-sig"))
+        rows = _csv(_decoded(data))
     found = []
     for number, row in rows:
         if not isinstance(row, dict):
             raise ValueError(f"row {number} is no JSON object")
         found.append((number, {str(column).strip().casefold(): value for column, value in row.items()}))
     return found
+
+
+def _decoded(data: bytes) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"byte {error.start:,} is no text in UTF-8: save it as UTF-8, or as CSV UTF-8") from error
 
 
 def _jsonl(text: str) -> Iterator[tuple[int, Any]]:
