@@ -18,6 +18,7 @@ from job.data.files import findings, inspection, survey
 from job.data.files.names import is_place
 from job.data.files.places import open_place
 from job.data.mirror import Fetching
+from job.data.wording import counted
 from job.errors import ExitCode, InvalidSettings
 from job.observe.observer import Observers
 from job.settings.fields import LocalPath
@@ -114,9 +115,9 @@ def _as_table(content: Mapping[str, Any], page: Path | None) -> Group:
     if sizes := content["sizes"]:
         rows.add_row("pixels", _spread({name: f"{width} x {height}" for name, (width, height) in sizes.items()}))
         rows.add_row("bytes", _spread({name: size(number) for name, number in content["bytes"].items()}))
-        rows.add_row("formats", _counted(content["formats"]))
+        rows.add_row("formats", counted(content["formats"]))
     if content["traits"]:
-        rows.add_row("of these", _counted(content["traits"]))
+        rows.add_row("of these", counted(content["traits"]))
     said = Table.grid(padding=(0, 2))
     for finding in content["findings"]:
         lines = [plain(line, COLORS[finding["level"]]) for line in finding["text"].splitlines()]
@@ -149,10 +150,6 @@ def _classes(content: Mapping[str, Any]) -> Table:
 
 def _numbers(*numbers: int) -> list[str]:
     return [f"{number:,}" for number in numbers]
-
-
-def _counted(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{name}: {count:,}" for name, count in counts.items())
 
 
 def _spread(values: Mapping[str, str]) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from job.data.wording import counted
 from job.errors import InputError
 from job.observe import events
 
@@ -98,11 +99,9 @@ class Composition:
                 problems.append(f"{split} has classes that train lacks: {self._listed(lacking, counts)}")
         if problems:
             if self.skipped:
-                counted_kinds = kinds(image.reason for image in self.skipped).items()
-                reasons = ", ".join(f"{kind}: {count:,}" for kind, count in counted_kinds)
+                reasons = counted(kinds(image.reason for image in self.skipped))
                 problems.append(f"{len(self.skipped):,} images cannot be read, and were left out ({reasons})")
-            for split, counted in self.summary().items():
-                problems.append(f"{split} has {', '.join(f'{name}: {count:,}' for name, count in counted.items())}")
+            problems += [f"{split} has {counted(of_split)}" for split, of_split in self.summary().items()]
             lines = "\n".join(f"  {problem}" for problem in problems)
             raise InputError(
                 f"the classes of the splits do not fit together; nothing was trained.\n{lines}",

@@ -10,10 +10,10 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from job.data.files.names import some
 from job.data.manifest import Listed, Manifest
 from job.data.tfds import prepared
 from job.data.together import together
+from job.data.wording import some
 from job.errors import InputError
 from job.observe import events
 from job.observe.observer import Observer

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from job.data.source import Examples
+from job.data.wording import some
 
 FOLDER = "data/"
 """Where a run keeps it, under a name of its content."""
@@ -50,8 +51,7 @@ def changes(before: bytes, now: bytes) -> Iterator[str]:
     }
     for kind, names in kinds.items():
         if names:
-            more = f" and {len(names) - MAX_NAMED:,} more" if len(names) > MAX_NAMED else ""
-            yield f"{len(names):,} {kind}: {', '.join(names[:MAX_NAMED])}{more}"
+            yield f"{len(names):,} {kind}: {some(names, most=MAX_NAMED, shown=str)}"
 
 
 def duplicates(table: bytes) -> list[str]:

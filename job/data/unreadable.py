@@ -7,6 +7,7 @@ import numpy as np
 from job.data.composition import Skipped, kinds
 from job.data.decoding import Damaged
 from job.data.source import Examples
+from job.data.wording import counted
 from job.errors import DataCorrupt
 
 MAX_NAMED = 20
@@ -25,7 +26,7 @@ def corrupt(examples: Mapping[str, Examples], damaged: Damaged, *, hint: str) ->
         lines.append(f"  and {len(reasons) - len(lines):,} more")
     total = sum(len(split.labels) for split in examples.values())
     counts = kinds(reasons)
-    summary = f" ({', '.join(f'{kind}: {count:,}' for kind, count in counts.items())})" if len(counts) > 1 else ""
+    summary = f" ({counted(counts)})" if len(counts) > 1 else ""
     return DataCorrupt(
         f"{len(reasons):,} of the {total:,} images cannot be read{summary}:\n" + "\n".join(lines), hint=hint
     )

@@ -14,6 +14,7 @@ from job.data.composition import Composition, kinds
 from job.data.files.judge import divided, judge, label_indices
 from job.data.files.listing import Listing
 from job.data.files.survey import Facts
+from job.data.wording import counted
 from job.errors import ExitCode, ThawError
 from job.observe import events
 
@@ -104,8 +105,7 @@ def _unreadable(listing: Listing, seen: Sequence[Facts], *, num_used: int, skips
     reasons = {image.name: facts.reason for image, facts in zip(listing.images, seen, strict=True) if facts.reason}
     if not reasons:
         return
-    counted = ", ".join(f"{kind}: {count:,}" for kind, count in kinds(reasons.values()).items())
-    text = f"{len(reasons):,} of {numbered(len(seen), 'image')} cannot be read ({counted})"
+    text = f"{len(reasons):,} of {numbered(len(seen), 'image')} cannot be read ({counted(kinds(reasons.values()))})"
     is_refused = num_used > 0 and not skips
     if is_refused:
         text += f"; {num_used:,} of them {'is' if num_used == 1 else 'are'} in the splits of the run"
@@ -199,11 +199,11 @@ def _passed_over(listing: Listing) -> Iterator[Finding]:
             examples=_first(listing.empty_classes),
         )
     if listing.left_out:
-        counted = ", ".join(f"{kind}: {count:,}" for kind, count in Counter(listing.left_out).most_common())
+        kinds_of_files = counted(dict(Counter(listing.left_out).most_common()))
         yield Finding(
             kind="left_out",
             level="note",
-            text=f"{numbered(sum(listing.left_out.values()), 'other file')} left out ({counted})",
+            text=f"{numbered(sum(listing.left_out.values()), 'other file')} left out ({kinds_of_files})",
             advice="an image is known by the suffix of its name: rename those that are images",
         )
 

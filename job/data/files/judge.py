@@ -13,9 +13,9 @@ import numpy as np
 from job.data.composition import Composition
 from job.data.files import order
 from job.data.files.listing import Listing
-from job.data.files.names import some
 from job.data.split_ranges import Range, split_ranges
 from job.data.split_spec import DEFAULT_SPECS, SPLIT_NAMES
+from job.data.wording import some
 from job.errors import DataCorrupt, InputError, InvalidSettings, ThawError
 
 _NO_BYTES = hashlib.sha256().digest()

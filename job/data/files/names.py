@@ -6,7 +6,7 @@ Names are relative, with `/` between their parts; one that ends with `/` is a fo
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from itertools import takewhile
 from pathlib import PurePosixPath
 
@@ -22,7 +22,6 @@ HIDDEN, NO_LABEL = "hidden", "image without a label"
 
 _HIDDEN_NAMES = {"__macosx", "@eadir", "desktop.ini", "icon\r", "lost+found", "thumbs.db"}
 _SUFFIX = re.compile(r"\.[a-z][a-z0-9]{0,9}")
-_NUM_NAMED = 3
 
 
 def is_place(text: str) -> bool:
@@ -77,9 +76,3 @@ def _suffix(name: str) -> str:
     """A usual suffix; what is written after a dot may also be a number, or a sentence."""
     suffix = PurePosixPath(name).suffix.lower()
     return suffix if _SUFFIX.fullmatch(suffix) else "other"
-
-
-def some(names: Sequence[str], *, shown: Callable[[str], str] = repr) -> str:
-    """A few of the names, and how many more there are."""
-    more = len(names) - _NUM_NAMED
-    return ", ".join(map(shown, names[:_NUM_NAMED])) + (f" and {more:,} more" if more > 0 else "")

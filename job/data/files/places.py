@@ -15,6 +15,7 @@ from typing import Protocol
 from job.data.files import archives, image_files, layout, names, table
 from job.data.files.layout import Layout
 from job.data.files.listing import Labels, Listing
+from job.data.wording import some
 from job.errors import DataUnavailable, InputError, InvalidSettings
 from job.paths import UnsafeName, checked_name
 from job.storage.uri import local_folder
@@ -172,9 +173,9 @@ def _selected(place: str, classes: Sequence[str], found: Sequence[str]) -> tuple
         nearest = {
             folded[match] for name in unknown for match in difflib.get_close_matches(name.casefold(), folded, n=1)
         }
-        meant = f"did you mean {names.some(sorted(nearest))}? " if nearest else ""
+        meant = f"did you mean {some(sorted(nearest))}? " if nearest else ""
         raise InvalidSettings(
-            f"THAW_CLASSES: {place} has no images of {names.some(unknown)}",
-            hint=f"{meant}the classes are {names.some(found)}",
+            f"THAW_CLASSES: {place} has no images of {some(unknown)}",
+            hint=f"{meant}the classes are {some(found)}",
         )
     return selected

@@ -13,7 +13,8 @@ from typing import Any
 
 from job.data.files import image_files
 from job.data.files.listing import Image
-from job.data.files.names import SPLITS, normal, some
+from job.data.files.names import SPLITS, normal
+from job.data.wording import some
 from job.errors import InputError
 from job.paths import UnsafeName, checked_name
 

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from job.data.split_ranges import split_ranges
+from job.data.wording import some
 from job.errors import DataCorrupt, InputError, InvalidSettings
 
 MAX_NAMED = 20
@@ -62,7 +63,7 @@ def judge(
     if missing:
         raise DataCorrupt(
             f"{len(missing)} of the {len(wanted)} files of {builder.info.full_name} that the splits need are missing "
-            f"in {builder.data_dir}: {_listed(missing)}",
+            f"in {builder.data_dir}: {some(missing, most=MAX_NAMED, shown=str)}",
             hint="prepare or copy the data set again",
         )
     return found
@@ -141,8 +142,3 @@ def _hint(features: dict[str, Any]) -> str:
     if images and any(isinstance(feature, kinds.Text) for feature in features.values()):
         return "prepare the data set again with tfds.features.ClassLabel(names=[...]) for the label"
     return "choose a THAW_DATASET that has an image and a class label"
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - MAX_NAMED:,} more" if len(names) > MAX_NAMED else ""
-    return ", ".join(names[:MAX_NAMED]) + more
