@@ -14,6 +14,8 @@
     ├── MemoryExhausted         7   a device or the host has no memory left for a step
     ├── Interrupted            42   asked to stop; what was committed stands
     ├── Superseded             43   another attempt holds the run
+    ├── PeerLost               45   another worker of the run is gone
+    ├── PeersMissing           46   other workers of the run never came
     └── StorageError           44   the object store does not answer
         ├── StorageRefused          it refuses, and would again: permission, bucket, credentials
         ├── ObjectMissing           an object is not there
@@ -63,6 +65,8 @@ class ExitCode(IntEnum):
     INTERRUPTED = 42, "interrupted; what was committed stands", "carries on"
     SUPERSEDED = 43, "held by another attempt, or superseded by one", "waits, then carries on or finds the run complete"
     STORAGE_UNAVAILABLE = 44, "storage unavailable", "carries on"
+    PEER_LOST = 45, "another worker of the run is gone; what was committed stands", "carries on"
+    PEERS_MISSING = 46, "other workers of the run did not come in THAW_WORKER_WAIT_SECONDS", "may help"
 
 
 class ThawError(Exception):
@@ -132,6 +136,14 @@ class Interrupted(ThawError, exit_code=ExitCode.INTERRUPTED):
 
 class Superseded(ThawError, exit_code=ExitCode.SUPERSEDED):
     """Another attempt has written the run record since this one last did."""
+
+
+class PeerLost(ThawError, exit_code=ExitCode.PEER_LOST):
+    """Another worker of the run has ended, or does not answer; what was committed stands."""
+
+
+class PeersMissing(ThawError, exit_code=ExitCode.PEERS_MISSING):
+    """Other workers of the run did not come; nothing was begun."""
 
 
 class StorageError(ThawError, exit_code=ExitCode.STORAGE_UNAVAILABLE):

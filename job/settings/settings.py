@@ -40,6 +40,7 @@ _augmentation = setting_group("augmentation", changes_result=True)
 _model = setting_group("model", changes_result=True)
 _phases = setting_group("phases", changes_result=True)
 _numerics = setting_group("numerics", changes_result=True)
+_workers = setting_group("workers", changes_result=False)
 _operation = setting_group("operation", changes_result=False)
 
 
@@ -115,6 +116,24 @@ class Settings(BaseSettings):
         "auto", "compile the train step with XLA: auto is off (depthwise convolutions are slower with it)"
     )
     deterministic: bool = _numerics(False, "only operations that give the same bits every time; slower")
+
+    workers: int = _workers(
+        1, "pods or machines that share the run; each runs a process for each of its DEVICES", ge=1, le=1024
+    )
+    worker: int | None = _workers(
+        None, "which of them this is, from 0 [default: the index of the pod in an Indexed Job, else 0]", ge=0, le=1023
+    )
+    worker_host: str = _workers(
+        "localhost", "host of each worker: a name with {worker} in it, or a list separated by commas", min_length=1
+    )
+    worker_port: int = _workers(
+        2222, "first of the ports by which workers meet; each process takes the next one", ge=1024, le=65535
+    )
+    worker_wait_seconds: float = _workers(600, "seconds to wait for the other workers to come", ge=1, le=86_400)
+    devices: str = _workers(
+        "auto", "processes of each worker, one for each device: auto is one a GPU, and one without a GPU",
+        pattern=r"^(auto|[1-9][0-9]?)$",
+    )  # fmt: skip
 
     checkpoint_every_seconds: float = _operation(120, "seconds between commits inside an epoch", ge=0, le=86_400)
     keep_checkpoints: int = _operation(2, "newest checkpoints kept, at least 1", ge=1, le=1000)

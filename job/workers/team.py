@@ -1,0 +1,72 @@
+"""What a run knows of the other workers: the protocol of both sides, and the team of one."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+from job.errors import ThawError
+from job.workers.share import Share
+
+
+class Team(Protocol):
+    """The workers of a run, as one of them sees it. Worker 0 leads: it alone writes.
+
+    `share` is what this worker takes.
+    """
+
+    share: Share
+
+    def check(self) -> None:
+        """Raise PeerLost once another worker is gone, Interrupted once any of them was told to stop.
+
+        Within `steps` a stop does not raise here: workers that take steps together agree on the last one.
+        """
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether any worker was told to stop, as far as this one knows."""
+
+    def steps(self) -> contextlib.AbstractContextManager[None]:
+        """Steps are taken together inside."""
+
+    def interrupted(self) -> ThawError:
+        """The error for workers that have agreed to stop."""
+
+    def failed(self, error: Exception) -> Exception:
+        """What to raise for an error of work that is done together: PeerLost if another worker is gone, Interrupted if
+        workers leave because they were told to stop, else the error itself. Waits until that is known.
+        """
+
+    def tell(self, subject: str, content: Any) -> None:
+        """Worker 0 tells the others, JSON values."""
+
+    def hear(self, subject: str) -> Any:
+        """What worker 0 told about it; waits for it, and raises as `check` does."""
+
+
+class Alone:
+    """The team of one worker."""
+
+    share = Share()
+    is_stopping = False
+
+    def __init__(self, check_signal: Callable[[], None]) -> None:
+        self._check_signal = check_signal
+
+    def check(self) -> None:
+        self._check_signal()
+
+    @contextlib.contextmanager
+    def steps(self) -> Iterator[None]:
+        yield
+
+    def interrupted(self) -> ThawError:
+        raise NotImplementedError("a worker that is alone stops at `check`")
+
+    def failed(self, error: Exception) -> Exception:
+        return error
+
+    def tell(self, subject: str, content: Any) -> None: ...
+
+    def hear(self, subject: str) -> Any:
+        raise NotImplementedError("a worker that is alone hears nothing")
