@@ -40,15 +40,15 @@ MIN_SECONDS = 0.01
 class StopSignal:
     """SIGTERM and SIGINT; the run checks now and then whether one has come.
 
-    `observer` is told about the first one, on another thread. `on_leaving` gets the reason right before the process is
-    ended from here, because the run did not stop by itself.
+    `observer` is told about the first one, on another thread. `on_leaving` gets exit code and reason right before the
+    process is ended from here, because the run did not stop by itself.
     """
 
     def __init__(self, progress: Progress) -> None:
         self.grace_seconds = 15.0
         self.observer = Observer()
         self.progress = progress
-        self.on_leaving: Callable[[str], None] = lambda reason: None
+        self.on_leaving: Callable[[int, str], None] = lambda exit_code, reason: None
         self._received: str | None = None
         self._reading, self._writing = socket.socketpair()
 
@@ -60,9 +60,13 @@ class StopSignal:
         """
         self._writing.setblocking(False)
         signal.set_wakeup_fd(self._writing.fileno(), warn_on_full_buffer=False)
+        self.handle()
+        threading.Thread(target=self._watch, daemon=True, name="signals").start()
+
+    def handle(self) -> None:
+        """Handle both, again where a library has taken them."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
-        threading.Thread(target=self._watch, daemon=True, name="signals").start()
 
     def check(self) -> None:
         """Raise Interrupted once a signal has come."""
@@ -82,11 +86,14 @@ class StopSignal:
         except TimeoutError:
             how = f"{seconds:g} s after {name}, because it had not stopped"
         num_lost = self.progress.uncommitted_steps() or 0
-        reason = f"ended {how}; steps lost: {num_lost}; what was committed stands"
+        self.end(ExitCode.INTERRUPTED, f"ended {how}; steps lost: {num_lost}; what was committed stands")
+
+    def end(self, exit_code: int, reason: str) -> NoReturn:
+        """End the process at once: it hangs, or has no time left."""
         try:
-            self._aside(lambda: self._report(reason))
+            self._aside(lambda: self._report(exit_code, reason))
         finally:
-            os._exit(ExitCode.INTERRUPTED)
+            os._exit(exit_code)
 
     def _next_name(self) -> str:
         return signal.Signals(self._reading.recv(1)[0]).name
@@ -97,8 +104,8 @@ class StopSignal:
         reporting.start()
         reporting.join(REPORTING_SECONDS)
 
-    def _report(self, reason: str) -> None:
-        self.on_leaving(reason)
+    def _report(self, exit_code: int, reason: str) -> None:
+        self.on_leaving(exit_code, reason)
         os.write(2, f"{reason}\n".encode())
 
 
@@ -174,7 +181,7 @@ def _carry_out(name: str, words: Sequence[str]) -> int:
     stop = StopSignal(progress)
     stop.install()
     ending = Ending(progress, writes_message=True, path=os.environ.get("THAW_TERMINATION_LOG"))
-    stop.on_leaving = lambda reason: ending.note(ExitCode.INTERRUPTED, reason, RESUME)
+    stop.on_leaving = lambda exit_code, reason: ending.note(exit_code, reason, RESUME)
     # TensorFlow's C++ notes on start-up; its warnings and errors are kept.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
 

@@ -147,7 +147,7 @@ class Holder(_Part):
 class Attempt(_Part):
     """One start of the program on this run; `end` and `exit_code` stay empty when it was killed.
 
-    `seconds`, by stage and category (see `ledger`), and `reached`, the furthest step of each phase, are as of the last
+    `num_workers` processes shared it. `seconds`, by stage and category (see `ledger`), and `reached`, the furthest step of each phase, are as of the last
     write of the record by this attempt.
     """
 
@@ -156,6 +156,7 @@ class Attempt(_Part):
     start: Moment
     end: Moment | None = None
     exit_code: Annotated[int, Field(ge=0, le=255)] | None = None
+    num_workers: Annotated[int, Field(ge=1, le=102_400)] = 1
     seconds: dict[Text, dict[Text, Seconds]] = {}
     reached: dict[PhaseName, Count] = {}
 
@@ -244,7 +245,7 @@ class Record(_Part):
     the checkpoints that it was rebuilt from. A record of an earlier version has none, and so have its checkpoints.
     """
     attempts: tuple[Attempt, ...] = ()
-    """Every start of the program: holder, start, end, exit code, seconds by stage and category, furthest steps."""
+    """Every start of the program: holder, start, end, exit code, workers, seconds by stage and category, furthest steps."""
     inputs: Inputs = {}
     """What the run is made from: identity of the data, digest of the backbone's weights, arithmetic."""
     checkpoints: tuple[CheckpointEntry, ...] = ()

@@ -1,6 +1,6 @@
 """The observers of an attempt: the log, Prometheus, and Kubeflow Trainer where this process is part of a TrainJob.
 
-None of them changes how an attempt ends: what they cannot do is a warning.
+Of several workers the first one reports the run; of the others the log has what is their own. None of them changes how an attempt ends: what they cannot do is a warning.
 """
 
 import contextlib
@@ -14,6 +14,7 @@ from job.observe.observer import Observer, Observers
 from job.observe.progress import Progress
 from job.settings.settings import Settings
 
+OF_EACH_WORKER = (events.Joined, events.RunAlreadyDone, events.Stopping)
 PUSH_SECONDS, HASTY_PUSH_SECONDS = 5.0, 1.0
 """How long the push of the outcome may take; the second one after a signal to stop."""
 
@@ -27,6 +28,17 @@ class StoreObserver:
 
     def waiting(self, lock: str, at_most_seconds: float) -> None:
         self._observer.event(events.WaitingForLock(lock, at_most_seconds))
+
+
+class FollowersLog(Observer):
+    """Of the log what is a worker's own: the rest would be the same lines as those of worker 0."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+
+    def event(self, event: events.Event) -> None:
+        if event.level != "info" or isinstance(event, OF_EACH_WORKER):
+            self._log.event(event)
 
 
 @contextlib.contextmanager
@@ -47,6 +59,9 @@ def observing(
         },
         disks=settings.local_folders(),
     )
+    if settings.share().worker > 0:
+        yield Observers(FollowersLog(log), metrics), metrics
+        return
     exit_code = ExitCode.UNEXPECTED
     try:
         with contextlib.ExitStack() as stack:

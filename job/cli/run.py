@@ -1,7 +1,7 @@
 """`thaw`: one attempt at a run."""
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from job.cli.arguments import SettingsOptions
 from job.observe.log import Log
@@ -15,6 +15,8 @@ class Stop(Protocol):
     observer: Observer
 
     def check(self) -> None: ...
+    def handle(self) -> None: ...
+    def end(self, exit_code: int, reason: str) -> NoReturn: ...
 
 
 class Options(SettingsOptions):
@@ -31,6 +33,9 @@ def answer(options: Options, *, log: Log, progress: Progress, stop: Stop, enviro
 
     settings = options.settings
     log.bind(run_id=settings.resolved_run_id())
+    share = settings.share()
+    if share.num_workers > 1:
+        log.bind(worker=share.worker)
     with observing(settings, progress=progress, log=log, environ=environ) as (observer, metrics):
         stop.observer = observer
         run_attempt(
@@ -41,5 +46,5 @@ def answer(options: Options, *, log: Log, progress: Progress, stop: Stop, enviro
                 timeout_seconds=lease.request_seconds(settings.lease_seconds),
             ),
             holder=holder.this_process(settings.job_uid, job_name=settings.job_name, node_name=settings.node_name),
-            context=Context(observer, progress, stop.check),
+            context=Context(observer, progress, stop.check, stop.handle, stop.end),
         )

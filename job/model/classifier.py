@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from job.model import networks
-from job.model.augmentation import Flip, augment
+from job.model.augmentation import Flip, Rows, augment
 from job.model.backbones import BACKBONES
 from job.model.folding import folded
 
@@ -61,10 +61,10 @@ class Classifier:
     def _folded(self) -> keras.Model:
         return folded(self.backbone, frozen=False)
 
-    def augmented(self, images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        """uint8 [b, s, s, 3] -> float32, flipped and rotated by a seed, int32 [2]."""
+    def augmented(self, images: tf.Tensor, seed: tf.Tensor, rows: Rows) -> tf.Tensor:
+        """uint8 [b, s, s, 3] -> float32, flipped and rotated by a seed, int32 [2], as these rows of a batch."""
         images = tf.cast(images, tf.float32)
-        return augment(images, flip=self._request.flip, rotation=self._request.rotation, seed=seed)
+        return augment(images, flip=self._request.flip, rotation=self._request.rotation, seed=seed, rows=rows)
 
     def features(self, images: tf.Tensor) -> tf.Tensor:
         """Pixels 0..255 [b, s, s, 3] -> pooled features float32 [b, d]; BatchNorm uses its fixed statistics."""
@@ -79,12 +79,18 @@ class Classifier:
         maps = network(tf.cast(images, tf.float32) * scale + offset, training=False)
         return tf.reduce_mean(tf.cast(maps, tf.float32), axis=[1, 2])
 
-    def logits(self, features: tf.Tensor, *, dropout_seed: tf.Tensor | None = None) -> tf.Tensor:
-        """Features [b, d] -> logits float32 [b, num_logits]; with a seed, int32 [2], features are dropped."""
-        rate = self._request.dropout
-        if dropout_seed is not None and rate > 0:
-            features = tf.nn.experimental.stateless_dropout(features, rate=rate, seed=dropout_seed, rng_alg="philox")
+    def logits(self, features: tf.Tensor) -> tf.Tensor:
+        """Features [b, d] -> logits float32 [b, num_logits]."""
         return self.head(features)
+
+    def dropped(self, features: tf.Tensor, seed: tf.Tensor, rows: Rows) -> tf.Tensor:
+        """Features [b, d] of these rows of a batch, after dropout by a seed, int32 [2]."""
+        rate = self._request.dropout
+        if rate == 0:
+            return features
+        ones = tf.ones([rows.batch_size, features.shape[-1]], features.dtype)
+        mask = tf.nn.experimental.stateless_dropout(ones, rate=rate, seed=seed, rng_alg="philox")
+        return features * rows.of(mask, features)
 
     def trainable_variables(self, parts: Sequence[str]) -> list[keras.Variable]:
         """The variables that train when `parts` ("backbone", "head") do; never a BatchNorm statistic."""

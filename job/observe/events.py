@@ -47,6 +47,13 @@ class RunClaimed(Event, name="run_claimed"):
     state: str
 
 
+class Joined(Event, name="joined"):
+    """This worker follows worker 0, which holds the run."""
+
+    at: str
+    attempt: int
+
+
 class RunAlreadyDone(Event, name="run_already_done"):
     """An earlier attempt completed the run; nothing is done."""
 

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from job.data import image_table
 from job.data.splits import Split, Splits, epoch_order
+from job.model.augmentation import Rows
 from job.model.classifier import Classifier
 from job.train.evaluation import probabilities
 
@@ -117,6 +118,6 @@ def _augmented(classifier: Classifier, images: np.ndarray, *, seed: int) -> np.n
     repeated = np.repeat(images, NUM_VARIANTS, axis=0)
     pixels = np.empty_like(repeated)
     for index, image in enumerate(repeated):
-        changed = classifier.augmented(image[np.newaxis], tf.constant([seed, index], tf.int32))
+        changed = classifier.augmented(image[np.newaxis], tf.constant([seed, index], tf.int32), Rows(0, 1))
         pixels[index] = tf.saturate_cast(tf.round(changed), tf.uint8).numpy()[0]
     return pixels.reshape(len(images), NUM_VARIANTS, *images.shape[1:])

@@ -1,6 +1,6 @@
 """One attempt at a run: claim it, do what is left of it, record how the attempt ended, judge the outcome.
 
-A finished run is answered here, in about a second: the pipeline, and TensorFlow with it, is imported only when the
+Of several workers the first one does this; the others join it, and see the same outcome or the same end. A finished run is answered here, in about a second: the pipeline, and TensorFlow with it, is imported only when the
 record shows that there is work to do.
 """
 
@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from job import memory
-from job.errors import ExitCode, StorageError, Superseded, ThawError
+from job import __version__, memory
+from job.errors import ExitCode, PeerLost, StorageError, Superseded, ThawError
 from job.observe import events
 from job.observe.ledger import by_stage
 from job.observe.log import without_native_notes
@@ -18,11 +18,15 @@ from job.observe.progress import Context, Progress
 from job.report.gate import missed_gate
 from job.report.summary import summary
 from job.run import lease
+from job.run.following import FollowedRecord
 from job.run.record import Identity, RunRecord
-from job.schema import Holder
+from job.schema import Holder, Record
 from job.settings.resources import estimate
 from job.settings.settings import Settings
 from job.storage import ObjectStore, scratch
+from job.workers.follower import Follower
+from job.workers.leader import Leader
+from job.workers.team import Alone, Team
 
 
 def run_attempt(settings: Settings, *, store: ObjectStore, holder: Holder, context: Context) -> dict[str, Any]:
@@ -31,23 +35,16 @@ def run_attempt(settings: Settings, *, store: ObjectStore, holder: Holder, conte
     `store` is the run's own place. Raises a ThawError for every other end: when the outcome is committed and below the
     gate, QualityGateMissed.
     """
-    observer, progress = context.observer, context.progress
-    with progress.entering("claim", "idle"):
-        record = lease.claim(
-            store, Identity.of(settings), holder, lease_seconds=settings.lease_seconds, context=context
-        )
-    attempts = record.content.attempts if record.is_done else record.content.attempts[:-1]
-    progress.ledger.earlier = tuple(attempt.seconds for attempt in attempts)
-    if record.is_done:
-        ended = f"{record.attempt.end:%FT%TZ}"
-        observer.event(events.RunAlreadyDone(store.uri, len(attempts), ended=ended, **_outcome(record)))
+    progress = context.progress
+    if settings.share().worker == 0:
+        record = _lead(settings, store, holder, context)
     else:
-        observer.event(events.RunClaimed(store.uri, attempt=record.attempt.number, state=record.content.state))
-        _do_what_is_left(settings, store, record, context)
-    outcome = _outcome(record)
+        record = _follow(settings, store, context)
+    assert record.outcome is not None
+    outcome = record.outcome.model_dump(mode="json")
     progress.stage = "done"
-    observer.closing(
-        f"Run {record.content.run_id} is complete",
+    context.observer.closing(
+        f"Run {record.run_id} is complete",
         summary(outcome, report_at=store.uri, durations=by_stage(progress.ledger.of_run())),
     )
     missed = missed_gate(outcome, settings.min_test_accuracy)
@@ -56,24 +53,112 @@ def run_attempt(settings: Settings, *, store: ObjectStore, holder: Holder, conte
     return outcome
 
 
-def _outcome(record: RunRecord) -> dict[str, Any]:
-    assert record.content.outcome is not None
-    return record.content.outcome.model_dump(mode="json")
-
-
-def _do_what_is_left(settings: Settings, store: ObjectStore, record: RunRecord, context: Context) -> None:
+def _lead(settings: Settings, store: ObjectStore, holder: Holder, context: Context) -> Record:
+    """Claim the run and complete it, alone or with the other workers; returns the record of the finished run."""
     progress = context.progress
+    with progress.entering("claim", "idle"):
+        record = lease.claim(
+            store,
+            Identity.of(settings),
+            holder,
+            lease_seconds=settings.lease_seconds,
+            num_workers=settings.share().num_workers,
+            context=context,
+        )
+    attempts = record.content.attempts if record.is_done else record.content.attempts[:-1]
+    progress.ledger.earlier = tuple(attempt.seconds for attempt in attempts)
+    if record.is_done:
+        _report_done(record.content, store, context)
+        return record.content
+    context.observer.event(events.RunClaimed(store.uri, attempt=record.attempt.number, state=record.content.state))
     with (
         _recording_the_end(record),
-        memory.explained(lambda: _position(progress), lambda: _memory_hint(settings, record)),
-        scratch.folder(settings.cache_dir) as folder,
         lease.Renewal(record, lease_seconds=settings.lease_seconds) as renewal,
+        _team(settings, store, context, record) as team,
     ):
 
         def check_stop() -> None:
-            context.check_stop()
             renewal.check()
+            team.check()
 
+        _do_what_is_left(settings, store, record, team, replace(context, check_stop=check_stop))
+    return record.content
+
+
+def _follow(settings: Settings, store: ObjectStore, context: Context) -> Record:
+    """Join worker 0, and do this worker's part; returns the record with the outcome."""
+    identity = Identity.of(settings)
+    with context.progress.entering("join", "idle"):
+        done = _finished(store, identity)
+    if done is None:
+        try:
+            with _team(settings, store, context) as team:
+                attempt = team.attempt()
+                context.observer.event(events.Joined(store.uri, attempt=attempt))
+                record = FollowedRecord.read(store, team, attempt=attempt)
+                _do_what_is_left(settings, store, record, team, replace(context, check_stop=team.check))
+                return record.content
+        except PeerLost:
+            # Worker 0 may have finished without this worker, which was late or whose end it did not need.
+            done = _finished(store, identity)
+            if done is None:
+                raise
+    _report_done(done, store, context)
+    return done
+
+
+def _finished(store: ObjectStore, identity: Identity) -> Record | None:
+    """The record, if the run is complete; nothing is written. Raises as `RunRecord.open` does."""
+    record = RunRecord.open(store, identity)
+    return record.content if record.is_done else None
+
+
+def _report_done(record: Record, store: ObjectStore, context: Context) -> None:
+    assert record.outcome is not None
+    assert record.attempts[-1].end is not None
+    ended, outcome = f"{record.attempts[-1].end:%FT%TZ}", record.outcome.model_dump(mode="json")
+    context.observer.event(events.RunAlreadyDone(store.uri, len(record.attempts), ended=ended, **outcome))
+
+
+@contextlib.contextmanager
+def _team(
+    settings: Settings, store: ObjectStore, context: Context, record: RunRecord | None = None
+) -> Iterator[Any]:
+    """The workers of the run, of which worker 0 has claimed the `record`. An error that ends this one is told to all."""
+    share = settings.share()
+    if share.num_workers == 1:
+        yield Alone(context.check_stop)
+        return
+    described = " ".join((store.uri, settings.fingerprint(), __version__, str(share.num_workers)))
+    common = {
+        "run": described,
+        "wait_seconds": settings.worker_wait_seconds,
+        "check_signal": context.check_stop,
+        "observer": context.observer,
+        "on_stuck": context.give_up,
+    }
+    member = (
+        Leader(settings.addresses(), share, attempt=record.attempt.number, **common)
+        if record
+        else Follower(settings.addresses(), share, **common)
+    )
+    with member as team:
+        try:
+            yield team
+        except Exception as error:
+            known = isinstance(error, ThawError)
+            team.leaving(error.exit_code if known else ExitCode.UNEXPECTED, error.message if known else str(error))
+            raise
+
+
+def _do_what_is_left(
+    settings: Settings, store: ObjectStore, record: RunRecord | FollowedRecord, team: Team, context: Context
+) -> None:
+    progress = context.progress
+    with (
+        memory.explained(lambda: _position(progress), lambda: _memory_hint(settings, record.content)),
+        scratch.folder(settings.cache_dir) as folder,
+    ):
         # Importing TensorFlow takes as long as a short lease, so the lease is renewed meanwhile. TFDS replaces
         # `__import__` while it is imported, for all threads: no other thread may work then.
         with progress.entering("import", "init"), without_native_notes():
@@ -81,8 +166,12 @@ def _do_what_is_left(settings: Settings, store: ObjectStore, record: RunRecord, 
 
             with record.quiet():
                 from job.run.pipeline import Pipeline
-        check_stop()
-        Pipeline(settings, store, record, replace(context, check_stop=check_stop), scratch=folder).run()
+                from job.train.collective import assemble
+        context.check_stop()
+        with progress.entering("meet", "idle"):
+            team.meet()
+            collective = assemble(team, settings.addresses(), handle_signals=context.handle_signals)
+        Pipeline(settings, store, record, context, collective, scratch=folder).run()
 
 
 def _position(progress: Progress) -> str:
@@ -90,8 +179,8 @@ def _position(progress: Progress) -> str:
     return f"in {progress.stage}{step}; what was committed stands"
 
 
-def _memory_hint(settings: Settings, record: RunRecord) -> str:
-    inputs = record.content.inputs
+def _memory_hint(settings: Settings, record: Record) -> str:
+    inputs = record.inputs
     needed = ""
     if inputs:
         need = estimate(

@@ -46,7 +46,13 @@ def request_seconds(lease_seconds: float) -> float:
 
 
 def claim(
-    store: ObjectStore, identity: Identity, holder: Holder, *, lease_seconds: float, context: Context
+    store: ObjectStore,
+    identity: Identity,
+    holder: Holder,
+    *,
+    lease_seconds: float,
+    context: Context,
+    num_workers: int = 1,
 ) -> RunRecord:
     """Open the run and take it, unless it is done: then nothing is written.
 
@@ -69,7 +75,7 @@ def claim(
         hold = look(record.content, store, holder)
         if lease is None or hold.seconds <= 0 or unchanged_seconds >= lease.seconds:
             try:
-                record.take(holder, lease_seconds=lease_seconds)
+                record.take(holder, lease_seconds=lease_seconds, num_workers=num_workers)
             except Superseded:
                 tries += 1
                 if tries == TAKE_TRIES:

@@ -13,17 +13,15 @@ from typing import Any
 import keras
 import numpy as np
 
-from job.data import composition, image_table
 from job.data.files.names import is_place
 from job.data.mirror import Fetching, LocalInputs
-from job.data.splits import DataRequest, Splits, epoch_order, load_splits
+from job.data.order import epoch_order
+from job.data.splits import DataRequest, Splits, load_splits
 from job.data.tfds.builders import prepared_builder
 from job.errors import (
     CheckpointDamaged,
     ExitCode,
     Interrupted,
-    ObjectMissing,
-    PreconditionFailed,
     StorageError,
 )
 from job.model.classifier import Classifier, ModelRequest, build_classifier
@@ -34,16 +32,19 @@ from job.report import export
 from job.report.content import Results, compose
 from job.report.files import MODEL
 from job.report.gate import missed_gate
+from job.run import inputs as run_inputs
 from job.run.artefacts import Artefacts
 from job.run.checkpoint import Checkpoints
 from job.run.committer import Committer
+from job.run.following import FollowedCheckpoints, FollowedRecord, NoCommits
 from job.run.record import RunRecord
-from job.run.results import measure
+from job.run.results import measure, predict
 from job.schema import CheckpointEntry, EpochResult, StoredFile
 from job.settings.resources import evaluation_batch_size
 from job.settings.settings import Settings
-from job.storage import MISSING, ObjectStore
+from job.storage import ObjectStore
 from job.train import class_weights, loop, numerics
+from job.train.collective import Collective
 from job.train.loop import num_batches
 from job.train.state import PhaseState
 
@@ -51,10 +52,20 @@ Restored = tuple[CheckpointEntry, dict[str, np.ndarray]]
 
 
 class Pipeline:
-    """Does what is left of a claimed run; its fields are what the stages share."""
+    """Does what is left of a claimed run; its fields are what the stages share.
+
+    A worker that follows does the same with a record that it cannot write, and commits that do nothing.
+    """
 
     def __init__(
-        self, settings: Settings, store: ObjectStore, record: RunRecord, context: Context, *, scratch: Path
+        self,
+        settings: Settings,
+        store: ObjectStore,
+        record: RunRecord | FollowedRecord,
+        context: Context,
+        collective: Collective,
+        *,
+        scratch: Path,
     ) -> None:
         self.settings = settings
         self.store = store
@@ -62,29 +73,42 @@ class Pipeline:
         self.context = context
         self.observer, self.progress, self.check_stop = context.observer, context.progress, context.check_stop
         self.ledger = context.progress.ledger
+        self.collective = collective
+        self.team = collective.team
         self.scratch = scratch
         self.restored: Restored | None = None
-        self.checkpoints = Checkpoints(store, record, keep=settings.keep_checkpoints, scratch=scratch)
-        self.committer = Committer(self.checkpoints, context)
         # `auto` is decided once for a run: later attempts may be on other processors.
         self.arithmetic = record.content.inputs.get("arithmetic") or numerics.choose(
             precision=settings.precision, xla=settings.xla
         )
+        self.checkpoints: Checkpoints | FollowedCheckpoints
+        self.committer: Committer | NoCommits
+        if isinstance(record, RunRecord):
+            self.checkpoints = Checkpoints(store, record, keep=settings.keep_checkpoints, scratch=scratch)
+            self.committer = Committer(self.checkpoints, context)
+            self.team.tell("arithmetic", self.arithmetic)
+        else:
+            self.checkpoints, self.committer = FollowedCheckpoints(store, self.team, scratch=scratch), NoCommits()
+            self.arithmetic = record.arithmetic()
 
     def run(self) -> None:
         """The straight line; afterwards the outcome is in the record."""
-        numerics.prepare_process(deterministic=self.settings.deterministic)
-        inputs = self.fetch()
-        with self.load_data(inputs) as splits:
-            classifier = self.build_model(inputs.weights, splits)
-            self.committer.history[:] = self.restore()
-            with self.committer:
-                for phase in self.phases_left():
-                    self.train(phase, classifier, splits)
-            exported = classifier.export()
-            results = self.evaluate(exported, classifier, splits)
-        files = self.export(exported, splits, results)
-        self.finish(results.outcome, files)
+        with self.collective.explained():
+            inputs = self.fetch()
+            with self.load_data(inputs) as splits:
+                classifier = self.build_model(inputs.weights, splits)
+                self.committer.history[:] = self.restore()
+                with self.committer:
+                    for phase in self.phases_left():
+                        self.train(phase, classifier, splits)
+                exported = classifier.export()
+                logits = self.predict(exported, splits)
+                if isinstance(self.record, FollowedRecord):
+                    self.record.wait_for_outcome()
+                    return
+                results = self.evaluate(logits, classifier, splits)
+            files = self.export(exported, splits, results)
+            self.finish(results.outcome, files)
 
     def fetch(self) -> LocalInputs:
         """The local places of data and weights; what is missing is fetched or downloaded first."""
@@ -111,9 +135,13 @@ class Pipeline:
                 cache_dir=self.scratch,
                 files=settings.files_request(),
                 on_unreadable=settings.on_unreadable,
+                share=self.collective.share,
+                batch_size=settings.batch_size,
+                evaluation_batch_size=self.evaluation_batch_size,
+                seed=settings.seed,
             )
             splits = load_splits(request, check_stop=self.check_stop, first_order=self.first_order)
-            self.compare_data(splits)
+            run_inputs.compare_data(splits, self.record, self.store)
         steps = num_batches(len(splits.train), settings.batch_size)
         self.observer.event(events.DataLoaded(
             dataset=splits.identity["dataset"], cache=settings.cache, **splits.identity["splits"],
@@ -124,34 +152,6 @@ class Pipeline:
         for finding in splits.findings():
             self.observer.event(finding)
         return splits
-
-    def compare_data(self, splits: Splits) -> None:
-        """Raise InputError when the data is not that of the checkpoints; where images have names, a few are named."""
-        recorded = self.pinned()
-
-        def changes() -> list[str]:
-            try:
-                before = self.store.read(recorded["images"]).data
-            except (KeyError, ObjectMissing):
-                return []
-            # One that is damaged tells nothing.
-            if image_table.name_of(before) != recorded["images"]:
-                return []
-            return list(image_table.changes(before, splits.table or b""))
-
-        composition.check_same(recorded.get("data"), splits.identity, changes=changes)
-
-    def pinned(self) -> dict[str, Any]:
-        """What this attempt must find again: nothing, as long as the run has no checkpoint."""
-        content = self.record.content
-        return content.inputs if content.checkpoints else {}
-
-    def keep_table(self, table: bytes) -> str:
-        """Keep the table of the run's images under a name of its content; returns the name."""
-        name = image_table.name_of(table)
-        with contextlib.suppress(PreconditionFailed):
-            self.store.write(name, table, if_generation=MISSING)
-        return name
 
     def first_order(self, num_examples: int) -> np.ndarray:
         """The order in which this attempt first uses the training images, unless the newest checkpoint is damaged."""
@@ -165,7 +165,9 @@ class Pipeline:
         if done >= len(epochs):
             return np.arange(num_examples)
         phase, epoch = epochs[done]
-        order = epoch_order(num_examples, seed=settings.seed, phase=phase, epoch=epoch)
+        order = epoch_order(
+            num_examples, batch_size=settings.batch_size, seed=settings.seed, phase=phase, epoch=epoch
+        )
         return np.roll(order, -skip_batches * settings.batch_size)
 
     def build_model(self, weights: str, splits: Splits) -> Classifier:
@@ -186,18 +188,14 @@ class Pipeline:
                 seed=settings.seed,
             )
             classifier = build_classifier(request)
-            inputs = {
-                "data": splits.identity,
-                "backbone_sha256": classifier.digest(("backbone",)),
-                "arithmetic": self.arithmetic,
-            }
-            if splits.table is not None:
-                # Files may have got other names since the run began.
-                inputs["images"] = self.pinned().get("images") or self.keep_table(splits.table)
+            inputs = run_inputs.inputs_of(splits, classifier, self.arithmetic, self.record)
         self.observer.event(events.ModelBuilt(
             settings.backbone, settings.weights, **self.arithmetic, device=numerics.device_name()
         ))  # fmt: skip
+        if isinstance(self.record, RunRecord):
+            run_inputs.keep_table(splits, inputs, self.store)
         self.record.pin_inputs(inputs)
+        self.team.tell("inputs", inputs)
         return classifier
 
     def restore(self) -> Sequence[EpochResult]:
@@ -208,6 +206,7 @@ class Pipeline:
 
         with self.progress.entering("restore", "restore"):
             self.restored = self.checkpoints.restore(on_damaged)
+            self.team.tell("checkpoint", self.restored and self.restored[0].model_dump_json())
         if self.restored is None:
             if self.record.content.checkpoints:
                 self.observer.event(events.NothingRestored(checkpoint=None, phase="prepare", step=0))
@@ -249,6 +248,7 @@ class Pipeline:
                     recipe=self.recipe(splits),
                     position=loop.Position(epoch=epoch, step=step, steps_lost=steps_lost),
                     ledger=self.ledger,
+                    collective=self.collective,
                 ):
                     step = self.progress.step = self.progress.reached[phase.name] = fact.step
                     if isinstance(fact, events.EpochDone):
@@ -294,17 +294,22 @@ class Pipeline:
             self.observer.event(events.StepCompiled(done.phase, done.seconds, gpu_memory=numerics.gpu_memory()))
         self.observer.step(done, state.totals.means)
 
-    def evaluate(self, exported: keras.Model, classifier: Classifier, splits: Splits) -> Results:
-        """Metrics of the exported model over the test split, and examples of images for the report."""
+    @property
+    def evaluation_batch_size(self) -> int:
+        return evaluation_batch_size(self.settings, self.arithmetic["precision"])
+
+    def predict(self, exported: keras.Model, splits: Splits) -> np.ndarray:
+        """Logits of the exported model over the test split; afterwards the first worker needs no other."""
         self.record.update(state="evaluate")
         with self.progress.entering("evaluate", "evaluate"):
-            results = measure(
-                exported,
-                classifier,
-                splits,
-                batch_size=evaluation_batch_size(self.settings, self.arithmetic["precision"]),
-                seed=self.settings.seed,
-            )
+            logits = predict(exported, splits, self.collective, batch_size=self.evaluation_batch_size)
+        self.team.dismiss()
+        return logits
+
+    def evaluate(self, logits: np.ndarray, classifier: Classifier, splits: Splits) -> Results:
+        """Metrics over the test split, and examples of images for the report."""
+        with self.progress.entering("evaluate", "evaluate"):
+            results = measure(logits, classifier, splits, seed=self.settings.seed)
         test = results.test
         self.observer.event(events.Evaluated(test.accuracy, test.loss, test.num_examples))
         return results
@@ -342,4 +347,5 @@ class Pipeline:
         exit_code = getattr(missed_gate(outcome, self.settings.min_test_accuracy), "exit_code", ExitCode.COMPLETE)
         self.checkpoints.prune()
         self.record.finish(outcome, exit_code=exit_code, files=files)
+        self.team.tell("outcome", self.record.content.outcome.model_dump_json())
         self.observer.event(events.RunFinished(self.store.uri, **outcome))

@@ -102,9 +102,14 @@ class RunRecord:
             )
         return cls(store, content, generation, account)
 
-    def take(self, holder: Holder, *, lease_seconds: float) -> None:
+    def take(self, holder: Holder, *, lease_seconds: float, num_workers: int = 1) -> None:
         """Register a new attempt, which holds the run. Raises Superseded when another attempt was quicker."""
-        attempt = Attempt(number=len(self.content.attempts) + 1, holder=str(holder), start=datetime.now(UTC))
+        attempt = Attempt(
+            number=len(self.content.attempts) + 1,
+            holder=str(holder),
+            start=datetime.now(UTC),
+            num_workers=num_workers,
+        )
         lease = Lease(attempt=attempt.number, holder=holder, seconds=lease_seconds, renewed=attempt.start)
         self.update(attempts=(*self.content.attempts, attempt), lease=lease)
 

@@ -1,23 +1,32 @@
 """The final evaluation: metrics of the exported model over the test split, and examples of images for the report."""
 
 import keras
+import numpy as np
 
 from job.data.splits import Splits
 from job.model.classifier import Classifier
 from job.report.content import Results
 from job.report.gallery import gather
+from job.train.collective import Collective
 from job.train.evaluation import evaluate, predict_logits
 from job.train.loop import check_finite
 
 
-def measure(exported: keras.Model, classifier: Classifier, splits: Splits, *, batch_size: int, seed: int) -> Results:
-    """Measure the exported model, which has the weights of the classifier, once every image is known to be good.
+def predict(exported: keras.Model, splits: Splits, collective: Collective, *, batch_size: int) -> np.ndarray:
+    """Logits float64 [n, 1 or k] of the exported model over the test split, once every image is known to be good.
 
-    `batch_size` images are taken at a time. Raises TrainingDiverged when the loss is not finite, DataCorrupt when an
-    image of any split is damaged.
+    `batch_size` images are taken at a time. Raises DataCorrupt when an image of any split is damaged.
     """
     splits.wait()
-    logits, labels = predict_logits(exported, splits.test, batch_size=batch_size)
+    return predict_logits(exported, splits.test, collective, batch_size=batch_size)
+
+
+def measure(logits: np.ndarray, classifier: Classifier, splits: Splits, *, seed: int) -> Results:
+    """The results of a classifier that gives these logits, as `predict` does.
+
+    Raises TrainingDiverged when the loss is not finite.
+    """
+    labels = splits.test.labels.astype(np.int64)
     test = evaluate(logits, labels, splits.class_names)
     check_finite(test.loss, "over the test split")
     return Results(

@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from job.data.splits import Split
+from job.train.collective import Collective
 
 Z_95 = 1.959963984540054
 """The 97.5 % quantile of the normal distribution: 95 % lie within it on both sides."""
@@ -47,14 +48,13 @@ def forward_of(model: keras.Model) -> Callable[[np.ndarray], tf.Tensor]:
     )
 
 
-def predict_logits(model: keras.Model, split: Split, *, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Logits float64 [n, 1 or k] and labels int64 [n] of every example of a split, in order."""
+def predict_logits(model: keras.Model, split: Split, collective: Collective, *, batch_size: int) -> np.ndarray:
+    """Logits float64 [n, 1 or k] of every example of a split, in order; workers share the batches."""
     forward = forward_of(model)
-    logits, labels = [], []
-    for images, batch_labels in split.evaluation_batches(batch_size):
-        logits.append(forward(images).numpy())
-        labels.append(batch_labels.numpy())
-    return np.concatenate(logits).astype(np.float64), np.concatenate(labels).astype(np.int64)
+    logits = np.zeros((len(split), model.output_shape[-1]), np.float32)
+    for start, images, _ in split.evaluation_batches(batch_size, collective.share):
+        logits[start : start + len(images)] = forward(images).numpy()
+    return collective.total(logits).astype(np.float64)
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:

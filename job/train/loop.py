@@ -14,13 +14,18 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from job.data.splits import Split, epoch_order, train_batches
+from job.data.order import epoch_order, worker_batches
+from job.data.splits import Split
 from job.errors import TrainingDiverged
 from job.observe.events import EpochDone, StepDone
+from job.model.augmentation import Rows
 from job.observe.ledger import Category, Ledger
+from job.train.collective import Collective
 from job.train.state import PhaseState, Totals
 
 DIVERGENCE_CHECK_STEPS = 50
+STOP_DELAY_STEPS = 1
+"""Steps after which the workers look whether one of them was told to stop: a GPU has the next step meanwhile."""
 
 Fact = StepDone | EpochDone
 FeaturesOf = Callable[[tf.Tensor], tf.Tensor]
@@ -67,56 +72,81 @@ def train_phase(
     recipe: Recipe,
     position: Position,
     ledger: Ledger,
+    collective: Collective,
 ) -> Iterator[Fact]:
-    """Train a phase from `position` to its end, on the devices of the current strategy; yields facts in order.
+    """Train a phase from `position` to its end, together with the other workers; yields facts in order.
 
     An epoch that is trained to its last step and not validated is validated first. `ledger` receives the categories of
     the time. Raises TrainingDiverged, DataCorrupt at the next step once an image of any split is known to be damaged,
-    and what the splits raise on a stop; between facts, stopping is up to the caller.
+    and what the splits raise on a stop; between facts, stopping is up to the caller. Several workers agree to stop:
+    all of them raise Interrupted after the same step.
     """
     classifier, phase, batch_size = state.classifier, state.phase.name, recipe.batch_size
+    team, share = collective.team, collective.share
     features_of = classifier.features if "backbone" in state.parts else classifier.frozen_features()
-    validate = _validator(state, features_of, validation, batch_size)
-    strategy = tf.distribute.get_strategy()
-    train_step = _train_step(state, features_of, recipe, strategy)
+    validate = _validator(state, features_of, validation, batch_size, collective)
+    train_step = _train_step(state, features_of, recipe, collective)
     batches_per_epoch = num_batches(len(train), batch_size)
     key = _phase_key(recipe.seed, phase)
     step, is_first = position.step, True
+    stops: list[tf.Tensor] = []
     for epoch in range(position.epoch, state.phase.epochs):
         timer = _EpochTimer()
         skip_batches = step - epoch * batches_per_epoch
         if skip_batches == 0:
             state.totals = Totals()
-        order = epoch_order(len(train), seed=recipe.seed, phase=phase, epoch=epoch)
-        batches = train_batches(train, order, batch_size=batch_size, skip_batches=skip_batches)
-        loader = iter(strategy.experimental_distribute_dataset(batches))
-        for batch in range(skip_batches + 1, batches_per_epoch + 1):
-            began = time.monotonic()
-            with ledger.during("data_wait"):
-                train.wait(order[(batch - 1) * batch_size : batch * batch_size])
-                images, labels = next(loader)
-            loaded = time.monotonic()
-            with ledger.during(_category(step, is_first=is_first, steps_lost=position.steps_lost)):
-                state.totals.add(train_step(images, labels, tf.constant([key, step], tf.int32)))
-                step += 1
-                if is_first or step % DIVERGENCE_CHECK_STEPS == 0:
-                    check_finite(state.totals.read()[0], f"after step {step} of phase {phase}")
-            done = StepDone(
-                phase=phase,
-                epoch=epoch,
-                step=step,
-                num_steps=state.phase.epochs * batches_per_epoch,
-                batch=batch,
-                num_batches=batches_per_epoch,
-                num_examples=min(batch_size, len(train) - (batch - 1) * batch_size),
-                seconds=time.monotonic() - loaded,
-                data_wait_seconds=loaded - began,
-                is_first=is_first,
-            )
-            timer.count(done)
-            is_first = False
-            yield done
-        yield _finished_epoch(state, epoch=epoch, step=step, validate=validate, timer=timer, ledger=ledger)
+        order = epoch_order(len(train), batch_size=batch_size, seed=recipe.seed, phase=phase, epoch=epoch)
+        batches = worker_batches(train, order, batch_size=batch_size, skip_batches=skip_batches, share=share)
+        loader = iter(batches)
+        with team.steps():
+            for batch in range(skip_batches + 1, batches_per_epoch + 1):
+                began = time.monotonic()
+                indices = order[(batch - 1) * batch_size : batch * batch_size]
+                rows = share.rows(batch_size, len(indices))
+                with ledger.during("data_wait"):
+                    if rows.start < rows.stop:
+                        train.wait(indices[rows])
+                        images, labels = next(loader)
+                    else:
+                        images, labels = _no_examples(classifier.image_size)
+                loaded = time.monotonic()
+                with ledger.during(_category(step, is_first=is_first, steps_lost=position.steps_lost)):
+                    sums, num_stops = train_step(
+                        images, labels, tf.constant([key, step], tf.int32),
+                        tf.constant([rows.start, len(indices)], tf.int32), tf.constant(float(team.is_stopping)),
+                    )  # fmt: skip
+                    state.totals.add(sums)
+                    step += 1
+                    if is_first or step % DIVERGENCE_CHECK_STEPS == 0:
+                        check_finite(state.totals.read()[0], f"after step {step} of phase {phase}")
+                done = StepDone(
+                    phase=phase,
+                    epoch=epoch,
+                    step=step,
+                    num_steps=state.phase.epochs * batches_per_epoch,
+                    batch=batch,
+                    num_batches=batches_per_epoch,
+                    num_examples=len(indices),
+                    seconds=time.monotonic() - loaded,
+                    data_wait_seconds=loaded - began,
+                    is_first=is_first,
+                )
+                timer.count(done)
+                is_first = False
+                yield done
+                if share.num_workers > 1:
+                    stops.append(num_stops)
+                    if len(stops) > STOP_DELAY_STEPS and stops.pop(0).numpy() > 0:
+                        raise team.interrupted()
+        # Here a worker may stop by itself: no other can come to the end of the validation without it.
+        finished = _finished_epoch(state, epoch=epoch, step=step, validate=validate, timer=timer, ledger=ledger)
+        with team.steps():
+            yield finished
+
+
+def _no_examples(image_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The part of a batch that is so small that a worker has none of it."""
+    return np.zeros((0, image_size, image_size, 3), np.uint8), np.zeros(0, np.int32)
 
 
 def _category(step: int, *, is_first: bool, steps_lost: int) -> Category:
@@ -217,55 +247,61 @@ def _phase_key(seed: int, phase: str) -> int:
 
 
 def _train_step(
-    state: PhaseState, features_of: FeaturesOf, recipe: Recipe, strategy: tf.distribute.Strategy
-) -> Callable[..., tf.Tensor]:
-    """(images uint8 [b, s, s, 3], labels int32 [b], seed int32 [2]) -> the batch's sums, float64 [3]."""
+    state: PhaseState, features_of: FeaturesOf, recipe: Recipe, collective: Collective
+) -> Callable[..., tuple[tf.Tensor, tf.Tensor]]:
+    """A step with this worker's rows of a batch, of which all workers together do one.
+
+    The function takes images uint8 [b, s, s, 3], labels int32 [b], seed int32 [2], place int32 [2] (the first of the
+    rows, and how many the whole batch has), is_stopping float32 []. It returns the sums of the whole batch, float64
+    [3], and the sum of `is_stopping`.
+    """
     classifier, optimizer, variables = state.classifier, state.optimizer, state.variables
     trains_backbone = "backbone" in state.parts
 
     # Augmentation stays outside: its image transform has no XLA kernel.
     @tf.function(jit_compile=recipe.xla, reduce_retracing=True, autograph=False)
-    def gradients(images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor, num_examples: tf.Tensor) -> Any:
+    def gradients(images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor, place: tf.Tensor) -> Any:
+        rows = Rows(place[0], place[1])
         frozen_features = None if trains_backbone else features_of(images)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch([variable.value for variable in variables])
             features = features_of(images) if frozen_features is None else frozen_features
-            losses, sums = _sums(classifier.logits(features, dropout_seed=seed), labels, recipe.class_weights)
-            # Divided by the examples of all devices, not by weights: the gradients of the devices add up.
-            loss = tf.reduce_sum(losses) / tf.cast(num_examples, losses.dtype)
+            logits = classifier.logits(classifier.dropped(features, seed, rows))
+            losses, sums = _sums(logits, labels, recipe.class_weights)
+            # Divided by the examples of all workers, not by weights: the gradients of the workers add up.
+            loss = tf.reduce_sum(losses) / tf.cast(rows.batch_size, losses.dtype)
         return tape.gradient(loss, [variable.value for variable in variables]), sums
 
-    def replica_step(images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        context = tf.distribute.get_replica_context()
-        replica_seed = tf.random.fold_in(seed, context.replica_id_in_sync_group, alg="philox")
-        augment_seed, dropout_seed = tf.unstack(tf.random.split(replica_seed, 2, alg="philox"))
-        num_examples = context.all_reduce("SUM", tf.shape(labels)[0])
-        images = classifier.augmented(images, augment_seed)
-        values, sums = gradients(images, labels, dropout_seed, num_examples)
+    def step(
+        images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor, place: tf.Tensor, is_stopping: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        augment_seed, dropout_seed = tf.unstack(tf.random.split(seed, 2, alg="philox"))
+        images = classifier.augmented(images, augment_seed, Rows(place[0], place[1]))
+        values, sums = gradients(images, labels, dropout_seed, place)
+        if collective.share.num_workers > 1:
+            *values, others, is_stopping = collective.summed([*values, tf.cast(sums, tf.float32), is_stopping])
+            sums = tf.cast(others, sums.dtype)
         optimizer.apply(values, variables)
-        return sums
+        return sums, is_stopping
 
     size = classifier.image_size
     signature = (
         tf.TensorSpec([None, size, size, 3], tf.uint8),
         tf.TensorSpec([None], tf.int32),
         tf.TensorSpec([2], tf.int32),
+        tf.TensorSpec([2], tf.int32),
+        tf.TensorSpec([], tf.float32),
     )
-
-    def step(images: Any, labels: Any, seed: tf.Tensor) -> tf.Tensor:
-        return strategy.reduce("SUM", strategy.run(replica_step, args=(images, labels, seed)), axis=None)
-
-    if strategy.num_replicas_in_sync == 1:
-        return tf.function(step, input_signature=signature, autograph=False)
-    return tf.function(step, reduce_retracing=True, autograph=False)
+    return collective.step(step, signature)
 
 
 def _validator(
-    state: PhaseState, features_of: FeaturesOf, split: Split, batch_size: int
+    state: PhaseState, features_of: FeaturesOf, split: Split, batch_size: int, collective: Collective
 ) -> Callable[[], tuple[float, float]]:
     """A function that returns mean loss and accuracy over `split` with the model as it is then.
 
-    While the backbone is frozen its features are computed once, at the first call.
+    Workers share the batches, and the sums of each batch are added in the same order for any number of workers. While
+    the backbone is frozen its features are computed once, at the first call.
     """
     classifier = state.classifier
     traced_features_of = tf.function(
@@ -273,21 +309,22 @@ def _validator(
         autograph=False,
         input_signature=[tf.TensorSpec([None, classifier.image_size, classifier.image_size, 3], tf.uint8)],
     )
-    kept: list[tuple[tf.Tensor, tf.Tensor]] = []
+    kept: list[tuple[int, tf.Tensor, tf.Tensor]] = []
 
-    def features() -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
-        for images, labels in split.evaluation_batches(batch_size):
-            yield traced_features_of(images), labels
+    def features() -> Iterator[tuple[int, tf.Tensor, tf.Tensor]]:
+        for start, images, labels in split.evaluation_batches(batch_size, collective.share):
+            yield start, traced_features_of(images), labels
 
     def validate() -> tuple[float, float]:
-        totals = Totals()
         if "backbone" in state.parts:
             batches: Any = features()
         else:
             kept[:] = kept or list(features())
             batches = kept
-        for pooled, labels in batches:
-            totals.add(_sums(classifier.logits(pooled), labels)[1])
-        return totals.means()
+        own = [(start // batch_size, _sums(classifier.logits(pooled), labels)[1]) for start, pooled, labels in batches]
+        sums = np.zeros((num_batches(len(split), batch_size), 3))
+        if own:
+            sums[[batch for batch, _ in own]] = tf.stack([of_batch for _, of_batch in own]).numpy()
+        return Totals.of(collective.total(sums)).means()
 
     return validate

@@ -18,6 +18,13 @@ class Totals:
     def __init__(self) -> None:
         self._sums = tf.zeros([3], tf.float64)
 
+    @classmethod
+    def of(cls, sums: np.ndarray) -> "Totals":
+        """Those of batches, float64 [batches, 3], added in order."""
+        totals = cls()
+        totals.set(np.add.accumulate(sums)[-1] if len(sums) else np.zeros(3))
+        return totals
+
     def add(self, sums: tf.Tensor) -> None:
         """Add float64 [3]; does not wait for the device."""
         self._sums = self._sums + sums

@@ -1,0 +1,115 @@
+"""The part of a worker that follows worker 0: it reads what that one commits, and writes nothing.
+
+Worker 0 alone holds the run, so a sibling that runs beside it never counts as its successor.
+"""
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from job.errors import InputError, PeerLost, Superseded
+from job.run import checkpoint, record
+from job.run.checkpoint import Arrays
+from job.schema import CheckpointEntry, EpochResult, Outcome, Record, problem_of
+from job.storage import ObjectStore
+from job.workers.team import Team
+
+COMPARED = ("data", "backbone_sha256", "arithmetic")
+
+
+class FollowedRecord:
+    """The record as it was when worker 0 had claimed the run, and what that one tells later; never written."""
+
+    def __init__(self, content: Record, team: Team) -> None:
+        self.content = content
+        self._team = team
+
+    @classmethod
+    def read(cls, store: ObjectStore, team: Team, *, attempt: int) -> "FollowedRecord":
+        """Raises RunUnavailable, RecordDamaged, StorageError, Superseded when it is not of that attempt of worker 0."""
+        content = record.existing_record(store)
+        if len(content.attempts) != attempt:
+            raise Superseded(
+                f"worker 0 is attempt {attempt} at run {content.run_id!r}, and attempt {len(content.attempts)} holds it",
+                hint="nothing is lost: the other attempt carries the run on",
+            )
+        return cls(content, team)
+
+    def arithmetic(self) -> dict[str, Any]:
+        """That of the run, which worker 0 decides."""
+        told = self._team.hear("arithmetic")
+        if not isinstance(told, dict) or told.get("precision") not in ("float32", "bfloat16"):
+            raise _nonsense("arithmetic", told)
+        return {"precision": told["precision"], "xla": bool(told.get("xla"))}
+
+    def pin_inputs(self, inputs: dict[str, Any]) -> None:
+        """Raise InputError when worker 0 has other data or weights."""
+        told = self._team.hear("inputs")
+        if not isinstance(told, dict):
+            raise _nonsense("inputs", told)
+        differing = ", ".join(name for name in COMPARED if told.get(name) != inputs[name])
+        if differing:
+            raise InputError(
+                f"worker {self._team.share.worker} has other inputs than worker 0: {differing} differ",
+                hint="give every worker the same data and weights",
+            )
+
+    def wait_for_outcome(self) -> None:
+        """Return when worker 0 has committed the result; `content` then has it."""
+        told = self._team.hear("outcome")
+        try:
+            self.content = self.content.model_copy(update={"outcome": Outcome.model_validate_json(told, strict=True)})
+        except ValidationError as error:
+            raise _nonsense("outcome", problem_of(error)) from error
+
+    def update(self, **changes: Any) -> None:
+        """Worker 0 does this."""
+
+    def quiet(self) -> contextlib.AbstractContextManager[Any]:
+        """No thread of this worker writes the record."""
+        return contextlib.nullcontext()
+
+
+class FollowedCheckpoints:
+    """Has the one checkpoint with which worker 0 begins."""
+
+    def __init__(self, store: ObjectStore, team: Team, *, scratch: Path) -> None:
+        self._store, self._team, self._scratch = store, team, scratch
+
+    def restore(self, on_damaged: object) -> tuple[CheckpointEntry, dict[str, np.ndarray]] | None:
+        """The checkpoint that worker 0 names. Raises CheckpointDamaged unless every byte is as it says."""
+        told = self._team.hear("checkpoint")
+        if told is None:
+            return None
+        try:
+            entry = CheckpointEntry.model_validate_json(told, strict=True)
+        except ValidationError as error:
+            raise _nonsense("checkpoint", problem_of(error)) from error
+        return entry, checkpoint.load(self._store, entry, scratch=self._scratch)
+
+
+class NoCommits:
+    """In place of a `Committer`."""
+
+    def __init__(self) -> None:
+        self.history: list[EpochResult] = []
+
+    def __enter__(self) -> "NoCommits":
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def submit(self, arrays: Callable[[], Arrays], **_: object) -> None: ...
+    def report(self) -> None: ...
+    def flush(self) -> None: ...
+
+
+def _nonsense(subject: str, told: object) -> PeerLost:
+    return PeerLost(
+        f"worker 0 told of the {subject} what no worker would: {str(told)[:200]}",
+        hint="give all workers the same version of the program, and let no other process reach their ports",
+    )

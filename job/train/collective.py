@@ -1,0 +1,95 @@
+"""What the workers of a run compute together: sums over all of them, with TensorFlow's own strategy.
+
+`tf.distribute.MultiWorkerMirroredStrategy` gives the collective operations: NCCL between GPUs, rings over gRPC between
+processors. Variables are plain ones, a copy on each worker, and stay equal because every worker applies the same sum of
+gradients; variables of the strategy's own cost five times the tracing (TensorFlow 2.21), and `fit` of Keras 3 does not
+know it.
+"""
+
+import contextlib
+import faulthandler
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from job.workers.addresses import Addresses
+from job.workers.team import Team
+
+MAX_CONSTRUCTION_SECONDS = 120
+"""The strategy waits for the other workers inside, where no thread of Python runs: then the process is ended."""
+
+
+class Collective:
+    """The sums of a team; of a team of one they are the values themselves, and nothing of a strategy is there."""
+
+    def __init__(self, team: Team, strategy: tf.distribute.Strategy | None = None) -> None:
+        self.team = team
+        self.share = team.share
+        self._strategy = strategy
+
+    def step(self, function: Callable[..., Any], signature: Sequence[tf.TensorSpec]) -> Callable[..., Any]:
+        """A function in whose graph `summed` may be used, traced once."""
+        strategy = self._strategy
+        run = function if strategy is None else lambda *args: strategy.run(function, args=args)
+        return tf.function(run, input_signature=signature, autograph=False)
+
+    def summed(self, tensors: Sequence[tf.Tensor]) -> Sequence[tf.Tensor]:
+        """In the graph of a `step`: each tensor summed over the workers, all in one operation.
+
+        Of several operations, some could be done and some not when a worker dies.
+        """
+        if self._strategy is None:
+            return tensors
+        # An argument of the step cannot be summed as it is.
+        return tf.distribute.get_replica_context().all_reduce("SUM", [tf.identity(tensor) for tensor in tensors])
+
+    def total(self, values: np.ndarray) -> np.ndarray:
+        """The sum of float arrays of one shape over the workers; waits for them. Raises as `Team.failed` does."""
+        if self._strategy is None:
+            return values
+        summed = self.step(lambda value: self.summed([value])[0], [tf.TensorSpec(values.shape, values.dtype)])
+        with self.explained():
+            return np.asarray(summed(tf.constant(values)))
+
+    @contextlib.contextmanager
+    def explained(self) -> Iterator[None]:
+        """Turn an error of TensorFlow's inside into that of the worker that is its cause."""
+        try:
+            yield
+        except tf.errors.OpError as error:
+            cause = self.team.failed(error)
+            if cause is error:
+                raise
+            raise cause from error
+
+
+def assemble(team: Team, addresses: Addresses, *, handle_signals: Callable[[], None]) -> Collective:
+    """The collective of workers that have met. Call it before TensorFlow has done anything else in this process.
+
+    TensorFlow takes the handling of SIGTERM; `handle_signals` takes it back.
+    """
+    share = team.share
+    if share.num_workers == 1:
+        return Collective(team)
+    tasks = [_joined(*addresses.tensors(worker)) for worker in range(share.num_workers)]
+    resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
+        tf.train.ClusterSpec({"worker": tasks}), task_type="worker", task_id=share.worker, rpc_layer="grpc"
+    )
+    implementation = tf.distribute.experimental.CommunicationImplementation
+    has_gpu = bool(tf.config.list_physical_devices("GPU"))
+    options = tf.distribute.experimental.CommunicationOptions(
+        implementation=implementation.NCCL if has_gpu else implementation.RING
+    )
+    faulthandler.dump_traceback_later(MAX_CONSTRUCTION_SECONDS, exit=True)
+    try:
+        strategy = tf.distribute.MultiWorkerMirroredStrategy(resolver, options)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+        handle_signals()
+    return Collective(team, strategy)
+
+
+def _joined(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
