@@ -21,7 +21,9 @@ from job.run.record import Identity, RunRecord
 from job.schema import Holder
 from job.storage import LocalStore
 from job.train import loop, numerics
+from job.train.collective import Collective
 from job.train.state import PhaseState
+from job.workers.team import Alone
 
 REPETITIONS = 5
 RECORDED_STEPS = 10_000
@@ -99,7 +101,7 @@ def _commits(load: Workload) -> Generator[Row, None, float]:
     committer = Committer(Checkpoints(store, record, keep=2, scratch=scratch), context)
     facts = loop.train_phase(
         state, train=splits.train, validation=splits.validation, recipe=loop.Recipe(32, 0, xla=False),
-        position=loop.START, ledger=Ledger(),
+        position=loop.START, ledger=Ledger(), collective=Collective(Alone(lambda: None)),
     )  # fmt: skip
     warmed_up = 0
     while warmed_up < 3:

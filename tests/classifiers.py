@@ -7,6 +7,12 @@ import keras
 
 from job.model.classifier import Classifier, ModelRequest, build_classifier
 from job.model.networks import tiny_backbone
+from job.train.collective import Collective
+from job.workers.team import Alone
+
+
+ALONE = Collective(Alone(lambda: None))
+"""For training by one worker."""
 
 
 def build(**changes: Any) -> Classifier:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from job.model.augmentation import Flip, augment, rotate
+from job.model.augmentation import Flip, Rows, augment, rotate
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def test_images_are_flipped_at_random_and_not_otherwise_changed(
     images: tf.Tensor, flip: Flip, kinds: set[tuple[int, int]]
 ) -> None:
     """Each direction by itself, so that both together give four kinds."""
-    flipped = augment(images, flip=flip, rotation=0, seed=seed(0, 0)).numpy()
+    flipped = augment(images, flip=flip, rotation=0, seed=seed(0, 0), rows=Rows(0, 64)).numpy()
     found = [
         next(kind for kind in kinds if np.array_equal(before[:: kind[0], :: kind[1]], after))
         for before, after in zip(images.numpy(), flipped, strict=True)
@@ -61,8 +61,18 @@ def test_angles_stay_within_the_limit(images: tf.Tensor) -> None:
     """A rotation of 0.1 is at most 36 degrees: the middle row's ends stay in their quarter."""
     marked = np.zeros((64, 41, 41, 1), np.float32)
     marked[:, 20, 38] = 1
-    turned = augment(tf.constant(marked), flip="none", rotation=0.1, seed=seed(5, 5)).numpy()[..., 0]
+    turned = augment(tf.constant(marked), flip="none", rotation=0.1, seed=seed(5, 5), rows=Rows(0, 64)).numpy()[..., 0]
     rows, columns = np.array([np.unravel_index(image.argmax(), image.shape) for image in turned]).T
     angles = np.degrees(np.arctan2(rows - 20, columns - 20))
     assert np.abs(angles).max() <= 36 + 3
     assert np.ptp(angles) > 50
+
+
+def test_a_row_is_augmented_alike_however_many_share_the_batch(images: tf.Tensor) -> None:
+    """The draws are made for the whole batch: a part of it gets its own, an empty part nothing."""
+    together = augment(images, flip="horizontal_and_vertical", rotation=0.1, seed=seed(3, 4), rows=Rows(0, 64)).numpy()
+    for start, stop in ((0, 21), (21, 64), (64, 64)):
+        part = augment(
+            images[start:stop], flip="horizontal_and_vertical", rotation=0.1, seed=seed(3, 4), rows=Rows(start, 64)
+        )
+        np.testing.assert_array_equal(part.numpy(), together[start:stop])

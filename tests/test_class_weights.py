@@ -19,7 +19,7 @@ from job.train.class_weights import choose, summary
 from job.train.loop import START, Recipe, train_phase
 from job.train.state import PhaseState
 from tests import shapes
-from tests.classifiers import build
+from tests.classifiers import ALONE, build
 from tests.reports import content, render
 from tests.runs import record_of, start
 
@@ -61,8 +61,9 @@ def test_a_head_is_trained_as_keras_trains_it_with_the_same_class_weights(
         state = PhaseState(classifier, Phase(name="head", trainable=("head",), learning_rate=1e-3, epochs=2))
         recipe = Recipe(16, 0, xla=xla, class_weights=weights)
         facts = train_phase(
-            state, train=train, validation=splits.validation, recipe=recipe, position=START, ledger=Ledger()
-        )
+            state, train=train, validation=splits.validation, recipe=recipe, position=START, ledger=Ledger(),
+            collective=ALONE,
+        )  # fmt: skip
         epochs = [fact for fact in facts if isinstance(fact, events.EpochDone)]
         images, validation = (
             np.concatenate([batch.numpy() for batch, _ in split.batches(16)]) for split in (train, splits.validation)

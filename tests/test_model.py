@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 
 from job.errors import WeightsUnusable
+from job.model.augmentation import Rows
 from job.model.backbones import BACKBONES
 from tests.classifiers import build, other_weights
 
@@ -65,7 +66,7 @@ def test_statistics_do_not_move_and_everything_else_trains(images: np.ndarray) -
     classifier = build()
     before = classifier.digest()
     with tf.GradientTape():
-        classifier.logits(classifier.features(images), dropout_seed=tf.constant([1, 2]))
+        classifier.logits(classifier.dropped(classifier.features(images), tf.constant([1, 2]), Rows(0, len(images))))
     assert classifier.digest() == before
     trained = {variable.path for variable in classifier.trainable_variables(BOTH)}
     everything = {variable.path for variable in classifier.named_variables(BOTH).values()}
@@ -87,14 +88,16 @@ def test_the_structure_counts_what_trains(name: str) -> None:
 
 
 def test_dropout_is_a_function_of_its_seed() -> None:
-    """The same seed drops the same features; no seed drops none."""
+    """The same seed drops the same features of each row of a batch, whichever of them are at hand; the rest is scaled."""
     classifier = build()
     features = tf.ones([8, classifier.head.kernel.shape[0]])
     seeds = [tf.constant(pair) for pair in ([1, 2], [1, 2], [1, 3])]
-    first, again, other = (classifier.logits(features, dropout_seed=seed).numpy() for seed in seeds)
+    first, again, other = (classifier.dropped(features, seed, Rows(0, 8)).numpy() for seed in seeds)
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
-    assert len(set(classifier.logits(features).numpy()[:, 0].tolist())) == 1
+    np.testing.assert_allclose(np.unique(first), [0, 1 / 0.8])
+    np.testing.assert_array_equal(classifier.dropped(features[3:5], seeds[0], Rows(3, 8)).numpy(), first[3:5])
+    assert build(dropout=0.0).dropped(features, seeds[0], Rows(0, 8)) is features
 
 
 def test_new_weights_are_a_function_of_the_seed_and_the_digest_is_over_each_bit() -> None:

@@ -23,7 +23,7 @@ from job.settings.settings import Settings
 from job.storage import LocalStore
 from job.train.loop import START, Recipe, train_phase
 from job.train.state import PhaseState
-from tests.classifiers import build
+from tests.classifiers import ALONE, build
 from tests.conftest import job, process_environment
 from tests.runs import record_of, start
 
@@ -76,7 +76,7 @@ def test_our_way_does_not_move_them(real_data: Path, photographs: Splits, phase:
     before = {name: variable.numpy() for name, variable in model.named_variables(("backbone",)).items()}
     facts = train_phase(
         state, train=photographs.train, validation=photographs.validation, recipe=Recipe(32, 0, xla=False),
-        position=START, ledger=Ledger(),
+        position=START, ledger=Ledger(), collective=ALONE,
     )  # fmt: skip
     assert isinstance(list(facts)[-1], EpochDone)
     for name, variable in model.named_variables(("backbone",)).items():

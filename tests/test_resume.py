@@ -357,9 +357,7 @@ def test_a_loss_that_is_not_finite_outside_training_ends_the_run(
         monkeypatch.setattr(Totals, "means", lambda _: (float("inf"), 0.5))
     else:
         predict = results.predict_logits
-        monkeypatch.setattr(
-            results, "predict_logits", lambda *a, **k: (predict(*a, **k)[0] * np.nan, predict(*a, **k)[1])
-        )
+        monkeypatch.setattr(results, "predict_logits", lambda *a, **k: predict(*a, **k) * np.nan)
     with pytest.raises(TrainingDiverged, match=part):
         start(small(**SHORT), store)
     assert (record_of(store).outcome, exit_codes(store), store.list("report/")) == (None, [5], [])

@@ -1,9 +1,6 @@
 """Training: frozen means frozen, the rest learns, and every step is a function of (seed, phase, step)."""
 
 import itertools
-import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,8 +18,7 @@ from job.phases import PHASES, Phase
 from job.train.loop import START, Position, Recipe, loss_of, predicted_classes, train_phase
 from job.train.state import PhaseState
 from tests import shapes
-from tests.classifiers import build
-from tests.conftest import REPOSITORY
+from tests.classifiers import ALONE, build
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -59,8 +55,9 @@ def train(
     """Train to the end, or until so many steps are done."""
     facts: Facts = []
     for fact in train_phase(
-        state, train=splits.train, validation=splits.validation, recipe=recipe, position=position, ledger=Ledger()
-    ):
+        state, train=splits.train, validation=splits.validation, recipe=recipe, position=position, ledger=Ledger(),
+        collective=ALONE,
+    ):  # fmt: skip
         facts.append(fact)
         if isinstance(fact, StepDone) and fact.step == max_steps:
             break
@@ -190,21 +187,6 @@ def test_divergence_is_an_error_with_the_value_and_the_step(splits: Splits) -> N
 def test_a_logit_is_judged_at_zero() -> None:
     """The threshold of a probability, 0.5, would be wrong for a logit."""
     assert predicted_classes(tf.constant([[0.3], [-0.3]])).numpy().tolist() == [1, 0]
-
-
-@pytest.mark.slow
-def test_two_devices_train_as_one_does(prepared: Path) -> None:
-    """The batch size is global: the gradient is the mean over the batch of both devices, weighted and partial too."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.two_devices", str(prepared)],
-        cwd=REPOSITORY, capture_output=True, text=True, check=True, timeout=120,
-    )  # fmt: skip
-    results = json.loads(done.stdout.splitlines()[-1])
-    one, two = results["one"], results["two"]
-    assert (one["replicas"], two["replicas"]) == (1, 2)
-    assert one["train_loss"] == pytest.approx(two["train_loss"], rel=1e-4)
-    assert one["validation_loss"] == pytest.approx(two["validation_loss"], rel=1e-3)
-    np.testing.assert_allclose(one["kernel"], two["kernel"], atol=2e-4)
 
 
 @pytest.mark.slow

@@ -121,9 +121,7 @@ def _report_done(record: Record, store: ObjectStore, context: Context) -> None:
 
 
 @contextlib.contextmanager
-def _team(
-    settings: Settings, store: ObjectStore, context: Context, record: RunRecord | None = None
-) -> Iterator[Any]:
+def _team(settings: Settings, store: ObjectStore, context: Context, record: RunRecord | None = None) -> Iterator[Any]:
     """The workers of the run, of which worker 0 has claimed the `record`. An error that ends this one is told to all."""
     share = settings.share()
     if share.num_workers == 1:

@@ -165,9 +165,7 @@ class Pipeline:
         if done >= len(epochs):
             return np.arange(num_examples)
         phase, epoch = epochs[done]
-        order = epoch_order(
-            num_examples, batch_size=settings.batch_size, seed=settings.seed, phase=phase, epoch=epoch
-        )
+        order = epoch_order(num_examples, batch_size=settings.batch_size, seed=settings.seed, phase=phase, epoch=epoch)
         return np.roll(order, -skip_batches * settings.batch_size)
 
     def build_model(self, weights: str, splits: Splits) -> Classifier:

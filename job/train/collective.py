@@ -28,6 +28,7 @@ class Collective:
         self.team = team
         self.share = team.share
         self._strategy = strategy
+        self._totals: dict[tf.TensorSpec, Callable[..., tf.Tensor]] = {}
 
     def step(self, function: Callable[..., Any], signature: Sequence[tf.TensorSpec]) -> Callable[..., Any]:
         """A function in whose graph `summed` may be used, traced once."""
@@ -49,9 +50,11 @@ class Collective:
         """The sum of float arrays of one shape over the workers; waits for them. Raises as `Team.failed` does."""
         if self._strategy is None:
             return values
-        summed = self.step(lambda value: self.summed([value])[0], [tf.TensorSpec(values.shape, values.dtype)])
+        spec = tf.TensorSpec(values.shape, values.dtype)
+        if spec not in self._totals:
+            self._totals[spec] = self.step(lambda value: self.summed([value])[0], [spec])
         with self.explained():
-            return np.asarray(summed(tf.constant(values)))
+            return np.asarray(self._totals[spec](tf.constant(values)))
 
     @contextlib.contextmanager
     def explained(self) -> Iterator[None]:

@@ -1,0 +1,126 @@
+"""Runs of several workers: processes on this machine, begun together, disturbed, and how each of them ends."""
+
+import json
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from tests.processes import begin
+
+FIRST_PORT, LAST_PORT = 20_000, 30_000
+WAIT_SECONDS = 120
+
+
+class TeamRun:
+    """The workers of one run, each a process; their logs are read as they come."""
+
+    def __init__(self, env: dict[str, str], num_workers: int) -> None:
+        common = env | {
+            "THAW_WORKERS": str(num_workers),
+            "THAW_WORKER_PORT": str(free_ports(num_workers + 1)),
+            "THAW_DEVICES": "1",
+        }
+        self.logs: list[list[dict[str, Any]]] = [[] for _ in range(num_workers)]
+        self.errors = [""] * num_workers
+        self._environments = [common | {"THAW_WORKER": str(worker)} for worker in range(num_workers)]
+        self._readers: list[threading.Thread] = []
+        self.processes: list[subprocess.Popen[str]] = []
+        for worker in range(num_workers):
+            self.processes.append(self._begin(worker))
+
+    def _begin(self, worker: int) -> "subprocess.Popen[str]":
+        process = begin(self._environments[worker])
+        for read in (self._read_log, self._read_errors):
+            thread = threading.Thread(target=read, args=(process, worker), daemon=True)
+            thread.start()
+            self._readers.append(thread)
+        return process
+
+    def begin_again(self, worker: int) -> None:
+        """Start a worker once more, as a Job does with a pod that failed."""
+        self.processes[worker] = self._begin(worker)
+
+    def _read_log(self, process: "subprocess.Popen[str]", worker: int) -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            self.logs[worker].append(json.loads(line))
+
+    def _read_errors(self, process: "subprocess.Popen[str]", worker: int) -> None:
+        assert process.stderr is not None
+        for line in process.stderr:
+            self.errors[worker] += line
+
+    def wait_for(self, name: str, *, worker: int = 0, **facts: Any) -> None:
+        """Return when the log of a worker has an event."""
+        until(
+            lambda: any(
+                line["event"] == name and facts.items() <= line.items() for line in list(self.logs[worker])
+            ) or self.processes[worker].poll() is not None,
+            lambda: self.told(),
+        )  # fmt: skip
+        assert self.processes[worker].poll() is None, self.told()
+
+    def codes(self) -> list[int]:
+        """The exit code of each worker, once all have ended."""
+        try:
+            codes = [process.wait(timeout=WAIT_SECONDS) for process in self.processes]
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"a worker did not end\n{self.told()}") from None
+        finally:
+            self.kill()
+        for thread in self._readers:
+            thread.join(timeout=10)
+        return codes
+
+    def reasons(self) -> list[str]:
+        """Why each worker failed, or nothing."""
+        return [log[-1].get("reason", "") if log else "" for log in self.logs]
+
+    def kill(self) -> None:
+        for process in self.processes:
+            if process.poll() is None:
+                process.kill()
+
+    def told(self) -> str:
+        """All that the workers have said."""
+        return "\n".join(
+            f"--- worker {worker}, exit code {self.processes[worker].poll()}\n"
+            + "\n".join(map(str, self.logs[worker]))
+            + f"\n{self.errors[worker]}"
+            for worker in range(len(self.processes))
+        )
+
+    def __enter__(self) -> "TeamRun":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+
+def until(is_so: Callable[[], bool], told: Callable[[], str] = str) -> None:
+    end = time.monotonic() + WAIT_SECONDS
+    while not is_so():
+        assert time.monotonic() < end, told()
+        time.sleep(0.05)
+
+
+def free_ports(count: int) -> int:
+    """The first of so many ports in a row that nobody listens on."""
+    # Another process of the tests may look at the same time: each begins somewhere else.
+    first = FIRST_PORT + (time.monotonic_ns() // 1000 * 7) % (LAST_PORT - FIRST_PORT - count)
+    for start in range(first, LAST_PORT):
+        if all(_is_free(port) for port in range(start, start + count)):
+            return start
+    raise AssertionError("no free ports")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as listening:
+        try:
+            listening.bind(("", port))
+        except OSError:
+            return False
+        return True

@@ -1,0 +1,150 @@
+"""Several workers at one run, in processes of their own: the result of one worker, and no stop or loss that hangs."""
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from job.errors import ExitCode
+from tests.conftest import job
+from tests.processes import Environment, result, run_json
+from tests.teams import TeamRun
+
+LONG = {"head_epochs": 1000, "fine_tune_epochs": 1000}
+BETWEEN_WORKERS = {"rel": 1e-4, "abs": 1e-6}
+"""How much results may differ between numbers of workers: sums of float32 in another order."""
+
+
+def assert_alike(
+    found: tuple[dict[str, Any], list[list[Any]]], expected: tuple[dict[str, Any], list[list[Any]]]
+) -> None:
+    """The same to rounding: losses and accuracies of every epoch and of the test."""
+    (outcome, history), (expected_outcome, expected_history) = found, expected
+    for name in ("test_accuracy", "test_loss"):
+        assert outcome[name] == pytest.approx(expected_outcome[name], **BETWEEN_WORKERS), name
+    assert [epoch[:2] for epoch in history] == [epoch[:2] for epoch in expected_history]
+    for epoch, expected_epoch in zip(history, expected_history, strict=True):
+        assert epoch[2:] == pytest.approx(expected_epoch[2:], **BETWEEN_WORKERS)
+
+
+def completed(env: dict[str, str], num_workers: int) -> TeamRun:
+    with TeamRun(env, num_workers) as team:
+        assert team.codes() == [0] * num_workers, team.told()
+    return team
+
+
+def test_two_workers_end_as_one_does(environment: Environment, undisturbed_process: dict[str, str]) -> None:
+    """Every epoch and the test, to rounding. Worker 0 alone has an attempt in the record."""
+    env = environment()
+    team = completed(env, 2)
+    assert_alike(result(env), result(undisturbed_process))
+    (attempt,) = run_json(env)["attempts"]
+    assert (attempt["num_workers"], attempt["exit_code"]) == (2, 0)
+    names = [[line["event"] for line in log] for log in team.logs]
+    assert "epoch_finished" in names[0]
+    assert names[1] == ["joined"]
+    assert team.errors == ["", ""]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_workers", [3, 5])
+def test_workers_with_few_rows_or_none_end_as_one_does(
+    environment: Environment, undisturbed_process: dict[str, str], num_workers: int
+) -> None:
+    """The last batch has 8 of 16 rows: the last of three workers has none of them, and two of five."""
+    env = environment()
+    completed(env, num_workers)
+    assert_alike(result(env), result(undisturbed_process))
+
+
+@pytest.mark.slow
+def test_the_same_number_of_workers_gives_the_same_bits_however_it_was_killed(
+    environment: Environment, tmp_path: Path
+) -> None:
+    """Weights, losses and metrics: in one go, and killed in each phase."""
+    whole = environment(storage_uri=tmp_path / "whole")
+    completed(whole, 2)
+    env = environment(checkpoint_every_seconds=0)
+    for phase, victim in (("head", 0), ("fine_tune", 1)):
+        with TeamRun(env, 2) as team:
+            team.wait_for("committed", phase=phase, reason="interval")
+            team.processes[victim].kill()
+            codes = team.codes()
+        assert codes[victim] == -signal.SIGKILL
+        assert codes[1 - victim] == ExitCode.PEER_LOST, team.told()
+        assert f"worker {victim}" in team.reasons()[1 - victim]
+    completed(env, 2)
+    assert result(env) == result(whole)
+    assert [attempt["exit_code"] for attempt in run_json(env)["attempts"]] == [None, ExitCode.PEER_LOST, 0]
+
+
+@pytest.mark.slow
+def test_begun_on_three_and_carried_on_by_one(environment: Environment, undisturbed_process: dict[str, str]) -> None:
+    """In the middle of an epoch."""
+    env = environment(checkpoint_every_seconds=0)
+    with TeamRun(env, 3) as team:
+        team.wait_for("committed", phase="head", reason="interval")
+        team.processes[2].terminate()
+        assert team.codes() == [ExitCode.INTERRUPTED] * 3, team.told()
+    assert run_json(env)["checkpoints"][-1]["step"] % 3 > 0
+    done = job(env=env)
+    assert done.returncode == 0, done.stdout
+    assert_alike(result(env), result(undisturbed_process))
+    assert [attempt["num_workers"] for attempt in run_json(env)["attempts"]] == [3, 1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 2])
+@pytest.mark.parametrize("event", ["joined", "data_loaded", "step_compiled", "epoch_finished"])
+def test_a_stop_of_any_worker_ends_all_after_the_same_step(environment: Environment, victim: int, event: str) -> None:
+    """Worker 0 has committed what all have done."""
+    env = environment(**LONG, grace_seconds=60)
+    with TeamRun(env, 3) as team:
+        team.wait_for(event, worker=2 if event == "joined" else 0)
+        team.processes[victim].terminate()
+        assert team.codes() == [ExitCode.INTERRUPTED] * 3, team.told()
+    assert f"SIGTERM at worker {victim}" in " ".join(team.reasons()), team.told()
+    steps = {line["step"] for log in team.logs for line in log if line["event"] == "run_failed"}
+    assert len(steps) == 1, team.told()
+    record = run_json(env)
+    assert record["attempts"][-1]["exit_code"] == ExitCode.INTERRUPTED
+    reached = record["attempts"][-1]["reached"].get("head", 0)
+    assert (record["checkpoints"][-1]["step"] if record["checkpoints"] else 0) == reached
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_worker_that_falls_silent_is_noticed(environment: Environment, victim: int) -> None:
+    """It is stopped, not killed: its connections stay."""
+    env = environment(**LONG)
+    with TeamRun(env, 3) as team:
+        team.wait_for("step_compiled")
+        team.processes[victim].send_signal(signal.SIGSTOP)
+        others = [process for worker, process in enumerate(team.processes) if worker != victim]
+        assert [process.wait(timeout=120) for process in others] == [ExitCode.PEER_LOST] * 2, team.told()
+        team.processes[victim].kill()
+    assert all(f"worker {victim}" in team.reasons()[worker] for worker in range(3) if worker != victim), team.told()
+
+
+@pytest.mark.slow
+def test_what_ends_one_worker_is_said_by_the_others(environment: Environment, prepared: Path) -> None:
+    """Damaged images of a worker's share: it ends with 4, the others with 45, which names it."""
+    env = environment(dataset="damaged_shapes", train_split="train[:6]+train[8:40]", test_split="train[60:80]")
+    env |= {"THAW_VALIDATION_SPLIT": "train[40:56]"}
+    with TeamRun(env, 2) as team:
+        codes = team.codes()
+    assert sorted(codes) == [ExitCode.BAD_INPUT, ExitCode.PEER_LOST], team.told()
+    cause = codes.index(ExitCode.BAD_INPUT)
+    assert f"worker {cause} ended with exit code 4" in team.reasons()[1 - cause]
+
+
+@pytest.mark.slow
+def test_a_finished_run_is_answered_by_every_worker(
+    environment: Environment, undisturbed_process: dict[str, str]
+) -> None:
+    """Without the others: they need not be there."""
+    env = undisturbed_process | {"THAW_WORKERS": "3", "THAW_WORKER": "2"}
+    done = job(env=env)
+    assert done.returncode == 0
+    assert '"run_already_done"' in done.stdout
