@@ -147,8 +147,8 @@ class Holder(_Part):
 class Attempt(_Part):
     """One start of the program on this run; `end` and `exit_code` stay empty when it was killed.
 
-    `num_workers` processes shared it. `seconds`, by stage and category (see `ledger`), and `reached`, the furthest step of each phase, are as of the last
-    write of the record by this attempt.
+    `num_workers` processes shared it. `seconds`, by stage and category (see `ledger`), and `reached`, the furthest step
+    of each phase, are as of the last write of the record by this attempt.
     """
 
     number: Annotated[int, Field(ge=1, le=2**31)]
@@ -245,7 +245,7 @@ class Record(_Part):
     the checkpoints that it was rebuilt from. A record of an earlier version has none, and so have its checkpoints.
     """
     attempts: tuple[Attempt, ...] = ()
-    """Every start of the program: holder, start, end, exit code, workers, seconds by stage and category, furthest steps."""
+    """Every start of the program: holder, start, end, exit code, workers, seconds by stage, furthest steps."""
     inputs: Inputs = {}
     """What the run is made from: identity of the data, digest of the backbone's weights, arithmetic."""
     checkpoints: tuple[CheckpointEntry, ...] = ()

@@ -10,7 +10,6 @@ from job.model.networks import tiny_backbone
 from job.train.collective import Collective
 from job.workers.team import Alone
 
-
 ALONE = Collective(Alone(lambda: None))
 """For training by one worker."""
 

@@ -22,7 +22,8 @@ def seed(a: int, b: int) -> tf.Tensor:
 def test_the_same_seed_gives_the_same_images_and_another_others(images: tf.Tensor) -> None:
     """To the last bit, in two graphs of the same function."""
     once, again, other = (
-        tf.function(augment)(images, flip="horizontal", rotation=0.1, seed=seed(1, last)).numpy() for last in (2, 2, 3)
+        tf.function(augment)(images, flip="horizontal", rotation=0.1, seed=seed(1, last), rows=Rows(0, 64)).numpy()
+        for last in (2, 2, 3)
     )
     np.testing.assert_array_equal(once, again)
     assert not np.array_equal(once, other)

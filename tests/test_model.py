@@ -88,7 +88,7 @@ def test_the_structure_counts_what_trains(name: str) -> None:
 
 
 def test_dropout_is_a_function_of_its_seed() -> None:
-    """The same seed drops the same features of each row of a batch, whichever of them are at hand; the rest is scaled."""
+    """The same seed drops the same features of a row, whichever rows of a batch are at hand; the rest is scaled."""
     classifier = build()
     features = tf.ones([8, classifier.head.kernel.shape[0]])
     seeds = [tf.constant(pair) for pair in ([1, 2], [1, 2], [1, 3])]

@@ -1,6 +1,7 @@
 """The observers of an attempt: the log, Prometheus, and Kubeflow Trainer where this process is part of a TrainJob.
 
-Of several workers the first one reports the run; of the others the log has what is their own. None of them changes how an attempt ends: what they cannot do is a warning.
+Of several workers the first one reports the run; the log of each other has what is its own. None of them changes how an
+attempt ends: what they cannot do is a warning.
 """
 
 import contextlib

@@ -1,7 +1,8 @@
 """One attempt at a run: claim it, do what is left of it, record how the attempt ended, judge the outcome.
 
-Of several workers the first one does this; the others join it, and see the same outcome or the same end. A finished run is answered here, in about a second: the pipeline, and TensorFlow with it, is imported only when the
-record shows that there is work to do.
+Of several workers the first one does this; the others join it, and see the same outcome or the same end. A finished run
+is answered here, in about a second: the pipeline, and TensorFlow with it, is imported only when the record shows that
+there is work to do.
 """
 
 import contextlib
@@ -122,7 +123,7 @@ def _report_done(record: Record, store: ObjectStore, context: Context) -> None:
 
 @contextlib.contextmanager
 def _team(settings: Settings, store: ObjectStore, context: Context, record: RunRecord | None = None) -> Iterator[Any]:
-    """The workers of the run, of which worker 0 has claimed the `record`. An error that ends this one is told to all."""
+    """The workers of the run, of which worker 0 claimed the `record`. An error that ends one is told to all."""
     share = settings.share()
     if share.num_workers == 1:
         yield Alone(context.check_stop)

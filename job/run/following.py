@@ -34,7 +34,7 @@ class FollowedRecord:
         content = record.existing_record(store)
         if len(content.attempts) != attempt:
             raise Superseded(
-                f"worker 0 is attempt {attempt} at run {content.run_id!r}, and attempt {len(content.attempts)} holds it",
+                f"worker 0 is attempt {attempt} at run {content.run_id!r}, and the newest is {len(content.attempts)}",
                 hint="nothing is lost: the other attempt carries the run on",
             )
         return cls(content, team)

@@ -1,4 +1,4 @@
-"""What a run is made from: data, weights, arithmetic. The first checkpoint pins them; later attempts must find the same."""
+"""What a run is made from: data, weights, arithmetic. The first checkpoint pins them for later attempts."""
 
 import contextlib
 from typing import Any

@@ -17,8 +17,8 @@ import tensorflow as tf
 from job.data.order import epoch_order, worker_batches
 from job.data.splits import Split
 from job.errors import TrainingDiverged
-from job.observe.events import EpochDone, StepDone
 from job.model.augmentation import Rows
+from job.observe.events import EpochDone, StepDone
 from job.observe.ledger import Category, Ledger
 from job.train.collective import Collective
 from job.train.state import PhaseState, Totals
