@@ -17,7 +17,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from bench import against_article, around, growth, input_pipeline
+from bench import against_article, around, batch, growth, input_pipeline, scale
 from bench.measuring import Row
 from bench.table import PAGE, README, RESULTS, markdown, with_table
 from bench.workload import Workload, workload
@@ -27,6 +27,8 @@ SECTIONS: dict[str, Callable[[Workload], Iterable[Row]]] = {
     "around": around.rows,
     "input": input_pipeline.rows,
     "growth": growth.rows,
+    "scale": scale.rows,
+    "batch": batch.rows,
     "article": against_article.rows,
 }
 

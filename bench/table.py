@@ -13,6 +13,8 @@ TITLES = {
     "around": "Around the training",
     "input": "Input pipeline",
     "growth": "Growth",
+    "scale": "Several workers",
+    "batch": "Larger batches",
 }
 
 _PLACE = re.compile(r"(?<=<!-- make bench -->\n).*?(?=<!-- /make bench -->)", re.DOTALL)
