@@ -16,7 +16,8 @@ import numpy as np
 from job.data import composition, image_table
 from job.data.files.names import is_place
 from job.data.mirror import Fetching, LocalInputs
-from job.data.splits import DataRequest, Splits, epoch_order, load_splits
+from job.data.order import epoch_order, num_batches
+from job.data.splits import DataRequest, Splits, load_splits
 from job.data.tfds.builders import prepared_builder
 from job.errors import (
     CheckpointDamaged,
@@ -44,7 +45,6 @@ from job.settings.resources import evaluation_batch_size
 from job.settings.settings import Settings
 from job.storage import MISSING, ObjectStore
 from job.train import class_weights, loop, numerics
-from job.train.loop import num_batches
 from job.train.state import PhaseState
 
 Restored = tuple[CheckpointEntry, dict[str, np.ndarray]]
@@ -165,7 +165,7 @@ class Pipeline:
         if done >= len(epochs):
             return np.arange(num_examples)
         phase, epoch = epochs[done]
-        order = epoch_order(num_examples, seed=settings.seed, phase=phase, epoch=epoch)
+        order = epoch_order(num_examples, batch_size=settings.batch_size, seed=settings.seed, phase=phase, epoch=epoch)
         return np.roll(order, -skip_batches * settings.batch_size)
 
     def build_model(self, weights: str, splits: Splits) -> Classifier:

@@ -51,7 +51,7 @@ def predict_logits(model: keras.Model, split: Split, *, batch_size: int) -> tupl
     """Logits float64 [n, 1 or k] and labels int64 [n] of every example of a split, in order."""
     forward = forward_of(model)
     logits, labels = [], []
-    for images, batch_labels in split.evaluation_batches(batch_size):
+    for _, images, batch_labels in split.evaluation_batches(batch_size):
         logits.append(forward(images).numpy())
         labels.append(batch_labels.numpy())
     return np.concatenate(logits).astype(np.float64), np.concatenate(labels).astype(np.int64)

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from job.data.splits import Split, epoch_order, train_batches
+from job.data.order import epoch_order, num_batches
+from job.data.splits import Split
 from job.errors import TrainingDiverged
 from job.observe.events import EpochDone, StepDone
 from job.observe.ledger import Category, Ledger
@@ -54,11 +55,6 @@ class Position:
 START = Position()
 
 
-def num_batches(num_examples: int, batch_size: int) -> int:
-    """Batches of an epoch; the last may be partial."""
-    return -(-num_examples // batch_size)
-
-
 def train_phase(
     state: PhaseState,
     *,
@@ -87,8 +83,8 @@ def train_phase(
         skip_batches = step - epoch * batches_per_epoch
         if skip_batches == 0:
             state.totals = Totals()
-        order = epoch_order(len(train), seed=recipe.seed, phase=phase, epoch=epoch)
-        batches = train_batches(train, order, batch_size=batch_size, skip_batches=skip_batches)
+        order = epoch_order(len(train), batch_size=batch_size, seed=recipe.seed, phase=phase, epoch=epoch)
+        batches = train.worker_batches(order, batch_size=batch_size, skip_batches=skip_batches)
         loader = iter(strategy.experimental_distribute_dataset(batches))
         for batch in range(skip_batches + 1, batches_per_epoch + 1):
             began = time.monotonic()
@@ -276,7 +272,7 @@ def _validator(
     kept: list[tuple[tf.Tensor, tf.Tensor]] = []
 
     def features() -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
-        for images, labels in split.evaluation_batches(batch_size):
+        for _, images, labels in split.evaluation_batches(batch_size):
             yield traced_features_of(images), labels
 
     def validate() -> tuple[float, float]:
