@@ -83,8 +83,7 @@ def of_each(splits: Splits) -> tuple[Split, Split, Split]:
     return splits.train, splits.validation, splits.test
 
 
-@pytest.mark.parametrize("cache", ["memory", "disk", "none"])
-@pytest.mark.parametrize("num_workers", [2, 3, 5])
+@pytest.mark.parametrize(("cache", "num_workers"), [("memory", 2), ("memory", 5), ("disk", 3), ("none", 3)])
 def test_the_batches_of_all_workers_are_those_of_one(load: Load, cache: str, num_workers: int) -> None:
     """Row for row, with the right labels, from any batch of two epochs on; no worker's data is other data."""
     workers = [Share(worker, num_workers) for worker in range(num_workers)]
@@ -128,17 +127,17 @@ def test_a_worker_decodes_and_keeps_its_own_images_alone(
     splits = load(share, cache=cache)
     splits.wait()
     own = own_of(splits, share)
-    assert [len(found) for found in own.values()] == [13, 0, 10]
+    assert [len(found) for found in own.values()] == [12, 0, 10]
     for split in of_each(splits):
         assert sorted(index for size, index in decoded if size == len(split)) == own[split.name]
-    assert kept == [13, 0, 10]
+    assert kept == [12, 0, 10]
     assert all(splits.decoding.is_ready(split.name) for split in of_each(splits))
 
 
 @pytest.mark.parametrize("cache", ["memory", "none"])
 def test_the_image_of_another_worker_is_read_again(load: Load, decoded: list[tuple[int, int]], cache: str) -> None:
     """It is not waited for, which would be for ever; alone, and among images of its own."""
-    share = Share(0, 4)
+    share = Share(1, 4)
     splits = load(share, cache=cache)
     splits.wait()
     for split in of_each(splits):
