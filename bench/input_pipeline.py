@@ -7,7 +7,8 @@ from typing import Literal
 
 from bench.measuring import JOB, Row, finished, interleaved
 from bench.workload import Workload
-from job.data.splits import DataRequest, Split, epoch_order, load_splits, train_batches
+from job.data.order import epoch_order
+from job.data.splits import DataRequest, Split, load_splits
 
 REPETITIONS = 5
 IMAGES = 960
@@ -44,7 +45,7 @@ def _split(load: Workload, cache: Literal["memory", "none"]) -> Split:
 
 def _images_per_second(source: Split) -> float:
     started = time.monotonic()
-    order = epoch_order(len(source), seed=0, phase="head", epoch=0)
-    for _ in train_batches(source, order, batch_size=32):
+    order = epoch_order(len(source), batch_size=32, seed=0, phase="head", epoch=0)
+    for _ in source.worker_batches(order, batch_size=32):
         pass
     return len(source) / (time.monotonic() - started)

@@ -9,7 +9,8 @@ import keras
 import numpy as np
 import pytest
 
-from job.data.splits import epoch_order, load_splits
+from job.data.order import epoch_order
+from job.data.splits import load_splits
 from job.observe import events
 from job.observe.ledger import Ledger
 from job.phases import Phase
@@ -74,7 +75,7 @@ def test_a_head_is_trained_as_keras_trains_it_with_the_same_class_weights(
     kind = keras.losses.BinaryCrossentropy if len(weights) == 2 else keras.losses.SparseCategoricalCrossentropy
     theirs.compile(keras.optimizers.Adam(1e-3), kind(from_logits=True))
     for epoch, ours in enumerate(epochs):
-        order = epoch_order(40, seed=0, phase="head", epoch=epoch)
+        order = epoch_order(40, batch_size=16, seed=0, phase="head", epoch=epoch)
         history = theirs.fit(
             images[order], train.labels[order], batch_size=16, shuffle=False, verbose=0,
             class_weight=dict(enumerate(weights)), validation_data=(validation, splits.validation.labels),

@@ -12,7 +12,8 @@ import pytest
 import tensorflow as tf
 
 from job.data import decoding
-from job.data.splits import Splits, epoch_order, load_splits, train_batches
+from job.data.order import epoch_order
+from job.data.splits import Splits, load_splits
 from job.data.tfds.records import RecordReader
 from job.errors import DataCorrupt, Interrupted, InvalidSettings
 from tests import shapes
@@ -67,7 +68,7 @@ def held(load: Load, monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
 
 
 def order_of(num_examples: int) -> np.ndarray:
-    return epoch_order(num_examples, seed=0, phase="head", epoch=0)
+    return epoch_order(num_examples, batch_size=16, seed=0, phase="head", epoch=0)
 
 
 def in_a_thread(function: Callable[[], Any]) -> Callable[[], BaseException | None]:
@@ -99,7 +100,7 @@ def test_the_first_epoch_begins_before_the_last_image_is_decoded(load: Load, hel
     order = order_of(40)
     held.places = {(40, int(order[-1]))}
     train = load(first_order=order_of).train
-    batches = iter(train_batches(train, order, batch_size=16))
+    batches = iter(train.worker_batches(order, batch_size=16))
     for indices in (order[:16], order[16:32]):
         train.wait(indices)
         np.testing.assert_array_equal(next(batches)[0], shapes.pictures(indices))
@@ -125,7 +126,7 @@ def test_a_wrong_guess_gives_the_same_batches(load: Load) -> None:
     """The last image first."""
     order = order_of(40)
     train = load(first_order=lambda size: order_of(size)[::-1].copy()).train
-    images = [images for images, _ in train_batches(train, order, batch_size=16).as_numpy_iterator()]
+    images = [images for images, _ in train.worker_batches(order, batch_size=16).as_numpy_iterator()]
     np.testing.assert_array_equal(np.concatenate(images), shapes.pictures(order))
 
 

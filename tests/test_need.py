@@ -14,9 +14,9 @@ from job.settings.settings import Settings
 LARGE = ("Xception", "DenseNet121", "EfficientNetV2B0", "ConvNeXtTiny")
 
 
-def need(*, num_examples: int = 1000, precision: Precision = "float32", **values: Any) -> Need:
+def need(*, num_examples: int = 1000, precision: Precision = "float32", num_workers: int = 1, **values: Any) -> Need:
     """Of the recipe, but for `values`."""
-    return estimate(small_settings(values), num_examples=num_examples, precision=precision)
+    return estimate(small_settings(values), num_examples=num_examples, precision=precision, num_workers=num_workers)
 
 
 def small_settings(values: dict[str, Any]) -> Settings:
@@ -66,6 +66,18 @@ def test_images_count_where_they_are_kept() -> None:
     assert need().memory - need(cache="disk").memory == images
     assert need(cache="disk").scratch - need().scratch == images
     assert need(cache="none").memory == need(cache="disk").memory
+
+
+@pytest.mark.parametrize(("num_workers", "num_rows"), [(2, 16), (5, 7), (32, 1)])
+def test_a_worker_needs_memory_for_its_rows(num_workers: int, num_rows: int) -> None:
+    """Of the 32 of a batch, and for as large a part of the images; what is stored does not change."""
+    one, several = need(num_examples=3200), need(num_examples=3200, num_workers=num_workers)
+    assert several.images == 100 * num_rows * 150**2 * 3
+    assert several.activations == pytest.approx(one.activations * num_rows / 32, abs=1)
+    assert one.memory - several.memory > one.images - several.images
+    disk = need(num_examples=3200, num_workers=num_workers, cache="disk")
+    assert disk.scratch - several.scratch == several.images
+    assert (several.storage, several.checkpoint, several.evaluated) == (one.storage, one.checkpoint, one.evaluated)
 
 
 def test_without_fine_tuning_no_state_of_the_backbone_is_kept() -> None:

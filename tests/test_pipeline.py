@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from job.data.splits import epoch_order
+from job.data.order import epoch_order
 from job.errors import DataCorrupt, QualityGateMissed
 from job.observe import events
 from job.report import export, tensorboard
@@ -268,7 +268,7 @@ def test_images_are_decoded_in_the_order_of_the_epoch_that_comes_first(
         assert found == list(range(40))
     else:
         phase, epoch, skipped = expected
-        order = epoch_order(40, seed=0, phase=phase, epoch=epoch)
+        order = epoch_order(40, batch_size=16, seed=0, phase=phase, epoch=epoch)
         assert found == [*order[16 * skipped :], *order[: 16 * skipped]]
 
 

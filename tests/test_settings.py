@@ -71,9 +71,9 @@ def test_the_recipe_and_its_fingerprint_stay_what_they_are() -> None:
         "PRECISION": "auto", "XLA": "auto", "DETERMINISTIC": False,
         "LABELS": "auto", "CLASSES": None, "STRATIFY": True, "ON_UNREADABLE": "fail", "CLASS_WEIGHTS": "none",
     }  # fmt: skip
-    assert RECIPE_VERSION == 2
-    assert Settings().fingerprint() == "4a1779511a57"
-    assert Settings(seed=3, flip="none", dropout=0.5).fingerprint() == "0ec4f66701fd"
+    assert RECIPE_VERSION == 3
+    assert Settings().fingerprint() == "ace4e3ecf903"
+    assert Settings(seed=3, flip="none", dropout=0.5).fingerprint() == "4125bb9c7257"
 
 
 class Newer(Settings):

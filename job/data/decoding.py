@@ -15,7 +15,7 @@ from functools import partial
 import numpy as np
 import tensorflow as tf
 
-from job.data.images import PARALLEL_DECODES, untuned
+from job.data.images import NOT_KEPT, PARALLEL_DECODES, untuned
 from job.data.pixels import reason_of
 from job.data.tfds.records import cut_short
 
@@ -31,13 +31,15 @@ PREFETCHED_EXAMPLES = 64
 class Part:
     """One split to decode.
 
-    `images` are uint8 [size, size, 3] for the indices of `order`, a permutation, in turn; one that cannot be decoded is
-    an InvalidArgumentError. `pixels`, uint8 [n, size, size, 3], keeps them, if they are kept.
+    `images` are uint8 [size, size, 3] for the indices of `order`, each once, in turn; one that cannot be decoded is an
+    InvalidArgumentError. `pixels`, uint8 [k, size, size, 3], keeps them, if they are kept. `places`, int64 [n], has the
+    place there of each example, or NOT_KEPT: one that is not in `order` is never waited for.
     """
 
     name: str
     order: np.ndarray
     images: tf.data.Dataset
+    places: np.ndarray
     pixels: np.ndarray | None
 
 
@@ -58,17 +60,17 @@ class Decoding:
 
         `corrupt` makes the error that names damaged images; without it they are no error, only `damaged`.
         """
-        assert all(np.array_equal(np.sort(part.order), np.arange(len(part.order))) for part in parts)
+        assert all(np.array_equal(np.sort(part.order), np.flatnonzero(part.places != NOT_KEPT)) for part in parts)
         self.check_stop = check_stop
         self.damaged: Damaged = {part.name: {} for part in parts}
-        self._state = _State({part.name: len(part.order) for part in parts})
+        self._state = _State({part.name: part.places == NOT_KEPT for part in parts})
         arguments = (parts, self._state, self.damaged, corrupt)
         self._thread = threading.Thread(target=_work, args=arguments, daemon=True, name="decoding")
         weakref.finalize(self, self._state.end, _closed)
         self._thread.start()
 
     def is_ready(self, name: str) -> bool:
-        """Whether every image of a split is decoded, and none that was found is damaged, here or elsewhere."""
+        """Whether every image of a split that is to be decoded is, and none that was found is damaged, in any split."""
         return self._state.failure is None and bool(self._state.ready[name].all())
 
     def wait(self, name: str, indices: np.ndarray | None) -> None:
@@ -102,10 +104,11 @@ class Decoding:
 class _State:
     """What the thread and the waits share: what is `ready`, and what makes the error, once it failed."""
 
-    def __init__(self, sizes: dict[str, int]) -> None:
-        self.ready = {name: np.zeros(size, dtype=bool) for name, size in sizes.items()}
-        self._num_missing = sum(sizes.values())
-        self.is_over = False
+    def __init__(self, ready: dict[str, np.ndarray]) -> None:
+        """`ready`, bool [n] for each split, has where nothing is to be decoded."""
+        self.ready = ready
+        self._num_missing = sum(int((~found).sum()) for found in ready.values())
+        self.is_over = self._num_missing == 0
         self.failure: Failure | None = None
         self._changed = threading.Condition()
 
@@ -167,7 +170,7 @@ def _decode(part: Part, state: _State, damaged: dict[int, str], *, may_fail: boo
                 state.put(part.name, index)
             continue
         except (tf.errors.OpError, StopIteration) as error:
-            raise cut_short(f"{index} of {len(part.order)}", error) from error
+            raise cut_short(f"{index} of {len(part.places)}", error) from error
         if part.pixels is not None:
-            part.pixels[index] = image
+            part.pixels[part.places[index]] = image
         state.put(part.name, index)

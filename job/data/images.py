@@ -23,6 +23,8 @@ Cache = Literal["memory", "disk", "none"]
 PARALLEL_DECODES = os.cpu_count() or 1
 PREFETCHED_BATCHES = 2
 ZEROS_BYTES = 8 << 20
+NOT_KEPT = -1
+"""The place of an image that has none in an array of decoded images."""
 
 as_it_is = tf.autograph.experimental.do_not_convert
 """For functions of tf.data that need no AutoGraph: it takes time, and a killed process leaves its files behind."""
@@ -58,7 +60,8 @@ def allocate(shape: tuple[int, ...], cache: Cache, cache_dir: Path) -> np.ndarra
     """An array for decoded images, if they are kept; on disk a file without a name, which goes with the process."""
     if cache == "none":
         return None
-    if cache == "memory":
+    # A file without bytes cannot be mapped.
+    if cache == "memory" or 0 in shape:
         return np.empty(shape, dtype=np.uint8)
     try:
         with tempfile.TemporaryFile(dir=cache_dir) as file:
@@ -87,17 +90,26 @@ def _reserve(file: BinaryIO, num_bytes: int) -> None:
 class CachedImages:
     """Decoded images in an array, in memory or mapped from disk.
 
-    `wait` is called with the indices of a batch, int64 [batch], and returns when they are in `pixels`, or raises.
+    `places`, int64 [n], has the place of each image in `pixels`, or NOT_KEPT; an `order` with one that is not kept is
+    read from `others`. `wait` is called with the indices of a batch, int64 [batch], and returns when they are in
+    `pixels`, or raises.
     """
 
-    def __init__(self, pixels: np.ndarray, wait: Callable[[np.ndarray], None]) -> None:
+    def __init__(
+        self, pixels: np.ndarray, places: np.ndarray, *, wait: Callable[[np.ndarray], None], others: ImageSource
+    ) -> None:
         self._pixels = pixels
+        self._places = places
         self._wait = wait
+        self._others = others
 
     def batches(self, order: np.ndarray, batch_size: int) -> tf.data.Dataset:
+        if (self._places[order] == NOT_KEPT).any():
+            return self._others.batches(order, batch_size)
+
         def read(indices: np.ndarray) -> np.ndarray:
             self._wait(indices)
-            return np.asarray(self._pixels[indices])
+            return np.asarray(self._pixels[self._places[indices]])
 
         @as_it_is
         def gather(indices: tf.Tensor) -> tf.Tensor:

@@ -1,14 +1,14 @@
 """The splits of a source -> decoded uint8 images -> the exact batches of an epoch, and those of an evaluation.
 
 Every example is read at the start: its label and the SHA-256 of its image are kept: they identify the data.
-Images are decoded and resized once, in the background, so a damaged one is found early, by name. An epoch is a
-permutation: example order is a pure function of (seed, phase, epoch), whatever the cache, and a restart in the middle
-of an epoch begins at the right batch without reading the ones before it.
+Images are decoded and resized once, in the background, so a damaged one is found early, by name. Of several workers
+each reads all examples, so that all hold the same data, and decodes and keeps only the images of its portion. An epoch
+is a permutation, as `order` says, whatever the cache, and a restart in the middle of an epoch begins at the right batch
+without reading the ones before it.
 This module knows nothing of models; augmentation happens on the device, in `model`.
 """
 
 import contextlib
-import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,12 +25,25 @@ from job.data.files.listing import ANY_FILES, FilesRequest
 from job.data.files.names import is_place
 from job.data.files.places import open_place
 from job.data.files.source import FileSource
-from job.data.images import PREFETCHED_BATCHES, Cache, CachedImages, DecodedAgain, ImageSource, allocate, untuned
+from job.data.images import (
+    NOT_KEPT,
+    PREFETCHED_BATCHES,
+    Cache,
+    CachedImages,
+    DecodedAgain,
+    ImageSource,
+    allocate,
+    untuned,
+)
+from job.data.order import Portion, evaluated, own_rows
 from job.data.pixels import decode
 from job.data.source import Examples, Source
 from job.data.tfds.builders import prepared_builder
 from job.data.tfds.examples import TfdsSource
 from job.observe import events
+from job.workers.share import Share
+
+ALL = Share()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +64,7 @@ class Split:
         return len(self.labels)
 
     def wait(self, indices: np.ndarray | None = None) -> None:
-        """Return when these images are decoded, or all of them.
+        """Return when these images are decoded, or all of them; those of other workers are not waited for.
 
         Raises DataCorrupt when an image of any split is known to be damaged, and what `check_stop` of the data raises.
         """
@@ -60,7 +73,8 @@ class Split:
     def batches(self, batch_size: int, *, order: np.ndarray | None = None) -> tf.data.Dataset:
         """(images uint8 [b, size, size, 3], labels int32 [b]) in `order`, which is 0, 1, 2, ... by default.
 
-        A batch whose images are still to be decoded waits for them. Such a wait cannot be left: `wait` first.
+        A batch whose images are still to be decoded waits for them. Such a wait cannot be left: `wait` first. When any
+        of the images is another worker's, all of them are decoded again.
         """
         order = np.arange(len(self)) if order is None else order
         labels = tf.data.Dataset.from_tensor_slices(self.labels[order]).batch(batch_size)
@@ -68,12 +82,29 @@ class Split:
         # To leave an iterator is to wait for what it prefetches, which may wait for images of a later batch.
         return untuned(batches.prefetch(PREFETCHED_BATCHES) if self.decoding.is_ready(self.name) else batches)
 
-    def evaluation_batches(self, batch_size: int) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
-        """The `batches` of an evaluation, once all images are decoded; raises as `wait` does, before each batch too."""
+    def worker_batches(
+        self, order: np.ndarray, *, batch_size: int, skip_batches: int = 0, share: Share = ALL
+    ) -> tf.data.Dataset:
+        """A worker's rows of the batches of an epoch in its `epoch_order`, from batch `skip_batches` on.
+
+        The last partial batch is kept; where the worker has no row of it, it is absent.
+        """
+        order = own_rows(order[skip_batches * batch_size :], batch_size=batch_size, share=share)
+        rows = share.rows(batch_size, batch_size)
+        return self.batches(max(1, rows.stop - rows.start), order=order)
+
+    def evaluation_batches(self, batch_size: int, share: Share = ALL) -> Iterator[tuple[int, tf.Tensor, tf.Tensor]]:
+        """A worker's `batches` of an evaluation, each with the index of its first example.
+
+        They come once all images of this worker are decoded; raises as `wait` does, before each batch too.
+        """
         self.wait()
-        for batch in self.batches(batch_size):
+        order = evaluated(len(self), batch_size=batch_size, share=share)
+        for first, (images, labels) in zip(
+            order[::batch_size].tolist(), self.batches(batch_size, order=order), strict=True
+        ):
             self.decoding.check_stop()
-            yield batch
+            yield first, images, labels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +134,7 @@ class Splits:
                 yield finding
 
     def wait(self) -> None:
-        """Return when every image is decoded; raises as `Split.wait` does."""
+        """Return when every image of this worker is decoded; raises as `Split.wait` does."""
         for split in (self.train, self.validation, self.test):
             split.wait()
 
@@ -119,27 +150,15 @@ class Splits:
             raise lost from error
 
 
-def epoch_order(num_examples: int, *, seed: int, phase: str, epoch: int) -> np.ndarray:
-    """A permutation of 0 .. num_examples - 1 as int64, a pure function of its arguments.
-
-    Ranks of raw Philox bits: NumPy keeps the bits of a generator stable between versions, its shuffles not.
-    """
-    key = hashlib.sha256(f"order/{seed}/{phase}/{epoch}".encode()).digest()
-    bits = np.random.Philox(key=np.frombuffer(key[:16], dtype=np.uint64))
-    return np.argsort(bits.random_raw(num_examples), kind="stable")
-
-
-def train_batches(split: Split, order: np.ndarray, *, batch_size: int, skip_batches: int = 0) -> tf.data.Dataset:
-    """The batches of an epoch in its `epoch_order`, from batch `skip_batches` on; the last partial batch is kept."""
-    return split.batches(batch_size, order=order[skip_batches * batch_size :])
-
-
 @dataclass(frozen=True, kw_only=True)
 class DataRequest:
     """Which data a run wants, and how it keeps the decoded images.
 
     `dataset` is the name of a TFDS data set or a local place of image files, `specs` are the TFDS split specs of train,
     validation and test, `image_size` the pixels of a side. `files` counts for image files only.
+
+    `portion` is what of the images this process decodes and keeps: all by default. It keeps all the same where
+    unreadable images are skipped, because all must be decoded to know which, and where files can only be read in turn.
     """
 
     dataset: str
@@ -150,6 +169,7 @@ class DataRequest:
     cache_dir: Path
     files: FilesRequest = ANY_FILES
     on_unreadable: Literal["fail", "skip"] = "fail"
+    portion: Portion | None = None
 
 
 def load_splits(
@@ -222,17 +242,25 @@ def _content(
 
 def _part(name: str, split: Examples, request: DataRequest, first_order: Callable[[int], np.ndarray]) -> Part:
     num_examples, side = len(split.labels), request.image_size
-    order = first_order(num_examples) if name == "train" and split.is_in_any_order else np.arange(num_examples)
-    pixels = allocate((num_examples, side, side, 3), request.cache, request.cache_dir)
-    return Part(name=name, order=order, images=split.mapped(order, partial(decode, image_size=side)), pixels=pixels)
+    own = np.arange(num_examples)
+    if request.portion is not None and split.is_in_any_order and request.on_unreadable == "fail":
+        own = request.portion.of(name, num_examples)
+    places = np.full(num_examples, NOT_KEPT)
+    places[own] = np.arange(len(own))
+    order = own
+    if name == "train" and split.is_in_any_order:
+        guess = first_order(num_examples)
+        order = guess[places[guess] != NOT_KEPT]
+    pixels = allocate((len(own), side, side, 3), request.cache, request.cache_dir)
+    images = split.mapped(order, partial(decode, image_size=side))
+    return Part(name=name, order=order, images=images, places=places, pixels=pixels)
 
 
 def _split(part: Part, examples: Examples, kept: np.ndarray, request: DataRequest, decoding: Decoding) -> Split:
-    images: ImageSource
+    images: ImageSource = DecodedAgain(examples, request.image_size)
     if part.pixels is not None:
-        images = CachedImages(part.pixels, partial(decoding.wait_in_batch, part.name))
-    else:
-        images = DecodedAgain(examples, request.image_size)
+        wait = partial(decoding.wait_in_batch, part.name)
+        images = CachedImages(part.pixels, part.places, wait=wait, others=images)
     return Split(
         name=part.name, spec=examples.spec, labels=examples.labels[kept], indices=kept, images=images, decoding=decoding
     )

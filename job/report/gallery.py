@@ -11,7 +11,8 @@ import numpy as np
 import tensorflow as tf
 
 from job.data import image_table
-from job.data.splits import Split, Splits, epoch_order
+from job.data.order import permutation
+from job.data.splits import Split, Splits
 from job.model.augmentation import Rows
 from job.model.classifier import Classifier
 from job.train.evaluation import probabilities
@@ -54,7 +55,7 @@ def gather(classifier: Classifier, splits: Splits, *, logits: np.ndarray, labels
 
 def training_sample(labels: np.ndarray, class_names: Sequence[str], *, seed: int) -> list[dict[str, Any]]:
     """Up to twelve examples of the training split, one of each class in turn, as index and label."""
-    order = epoch_order(len(labels), seed=seed, phase="report", epoch=0)
+    order = permutation(len(labels), f"report/{seed}")
     turn = np.zeros(len(labels), dtype=int)
     for label in range(len(class_names)):
         of_class = labels[order] == label

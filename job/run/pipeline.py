@@ -15,7 +15,7 @@ import numpy as np
 
 from job.data.files.names import is_place
 from job.data.mirror import Fetching, LocalInputs
-from job.data.order import epoch_order
+from job.data.order import Portion, epoch_order, num_batches
 from job.data.splits import DataRequest, Splits, load_splits
 from job.data.tfds.builders import prepared_builder
 from job.errors import (
@@ -45,7 +45,6 @@ from job.settings.settings import Settings
 from job.storage import ObjectStore
 from job.train import class_weights, loop, numerics
 from job.train.collective import Collective
-from job.train.loop import num_batches
 from job.train.state import PhaseState
 
 Restored = tuple[CheckpointEntry, dict[str, np.ndarray]]
@@ -135,10 +134,12 @@ class Pipeline:
                 cache_dir=self.scratch,
                 files=settings.files_request(),
                 on_unreadable=settings.on_unreadable,
-                share=self.collective.share,
-                batch_size=settings.batch_size,
-                evaluation_batch_size=self.evaluation_batch_size,
-                seed=settings.seed,
+                portion=Portion(
+                    share=self.collective.share,
+                    batch_size=settings.batch_size,
+                    evaluation_batch_size=self.evaluation_batch_size,
+                    seed=settings.seed,
+                ),
             )
             splits = load_splits(request, check_stop=self.check_stop, first_order=self.first_order)
             run_inputs.compare_data(splits, self.record, self.store)

@@ -1,14 +1,15 @@
 """What a run needs of memory and disk, estimated from its settings and the size of its data, before anything is loaded.
 
-In bytes, with n examples, images of s x s pixels, batches of b, and a backbone of p parameters that gives a values for
-each pixel of its input, over all its layers but the BatchNorms that are folded into convolutions. When nothing is kept
-for a backward pass, at most m of these are there at once:
+In bytes, for one worker, which takes at most r of the b rows of a batch: b / workers, rounded up. With n examples,
+images of s x s pixels, and a backbone of p parameters that gives a values for each pixel of its input, over all its
+layers but the BatchNorms that are folded into convolutions. When nothing is kept for a backward pass, at most m of
+these are there at once:
 
-    images      n * s^2 * 3                     decoded, as uint8
+    images      n * r / b * s^2 * 3             decoded, as uint8
     model       4 * p                           float32
     checkpoint  3 * 4 * p                       in fine-tuning: weights and Adam's two moments
-    activations b * s^2 * a * 2 or 4            in fine-tuning, in bfloat16 or float32
-                b * s^2 * m * 2 or 4            in training the head alone
+    activations r * s^2 * a * 2 or 4            in fine-tuning, in bfloat16 or float32
+                r * s^2 * m * 2 or 4            in training the head alone
     evaluated   evaluation batch * s^2 * m * 4  in the evaluation, always float32
 
     memory      0.8 GB for the libraries + images in memory + the larger of
@@ -21,6 +22,7 @@ for a backward pass, at most m of these are there at once:
 The head is left out: it is a thousandth of any backbone. tests/test_need.py holds the estimate against a run.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -67,17 +69,21 @@ def evaluation_batch_size(settings: Settings, precision: Precision) -> int:
     return min(max(1, fitting), MAX_EVALUATION_BATCH)
 
 
-def estimate(settings: Settings, *, num_examples: int, precision: Precision) -> Need:
-    """The need of a run on so many examples in its three splits, at a precision that is decided."""
+def estimate(settings: Settings, *, num_examples: int, precision: Precision, num_workers: int = 1) -> Need:
+    """The need of a run on so many examples in its three splits, at a precision that is decided.
+
+    Memory and scratch are those of worker 0 of `num_workers`: none needs more.
+    """
     backbone, pixels = BACKBONES[settings.backbone], settings.image_size**2
     trains_backbone = _trains_backbone(settings)
-    images = num_examples * pixels * 3
+    num_rows = math.ceil(settings.batch_size / num_workers)
+    images = math.ceil(num_examples * num_rows / settings.batch_size) * pixels * 3
     model = FLOAT32_BYTES * backbone.num_parameters
     # With a frozen backbone no moments of it are kept, and a checkpoint has kilobytes.
     trained = model if trains_backbone else 0
     checkpoint = ARRAYS_OF_A_CHECKPOINT * trained
     values_at_once = backbone.values_per_pixel if trains_backbone else backbone.peak_per_pixel
-    activations = int(settings.batch_size * pixels * values_at_once * VALUE_BYTES[precision])
+    activations = int(num_rows * pixels * values_at_once * VALUE_BYTES[precision])
     evaluated = int(evaluation_batch_size(settings, precision) * pixels * backbone.peak_per_pixel * FLOAT32_BYTES)
     training = max(model, ARRAYS_IN_TRAINING * trained) + CHECKPOINTS_UNDER_WAY * checkpoint + activations
     evaluation = EXPORT_BYTES + model + max(model, checkpoint) + evaluated

@@ -26,7 +26,7 @@ from job.storage import cache_folder
 from job.storage.uri import PLACES, checked_bucket, checked_object, checked_store, local_folder
 
 PREFIX = "THAW_"
-RECIPE_VERSION = 2
+RECIPE_VERSION = 3
 """Part of the fingerprint: raised when the code itself changes what the same settings produce.
 
 The default of a setting that changes the result is part of the recipe: another default is another recipe, and raises

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from job.data.order import epoch_order, worker_batches
+from job.data.order import epoch_order, num_batches
 from job.data.splits import Split
 from job.errors import TrainingDiverged
 from job.model.augmentation import Rows
@@ -59,11 +59,6 @@ class Position:
 START = Position()
 
 
-def num_batches(num_examples: int, batch_size: int) -> int:
-    """Batches of an epoch; the last may be partial."""
-    return -(-num_examples // batch_size)
-
-
 def train_phase(
     state: PhaseState,
     *,
@@ -96,8 +91,7 @@ def train_phase(
         if skip_batches == 0:
             state.totals = Totals()
         order = epoch_order(len(train), batch_size=batch_size, seed=recipe.seed, phase=phase, epoch=epoch)
-        batches = worker_batches(train, order, batch_size=batch_size, skip_batches=skip_batches, share=share)
-        loader = iter(batches)
+        loader = iter(train.worker_batches(order, batch_size=batch_size, skip_batches=skip_batches, share=share))
         with team.steps():
             for batch in range(skip_batches + 1, batches_per_epoch + 1):
                 began = time.monotonic()
