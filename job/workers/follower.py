@@ -119,8 +119,6 @@ class Follower(Peers):
             self._is_bound = self._released >= Stage.REACHED
         elif kind == "tell":
             self._told.setdefault(text(message, "subject"), deque()).append(message.get("content"))
-        elif kind == "lost":
-            self._lose(text(message, "loss"))
         elif not self._take(0, message):
             raise MalformedMessage(f"unknown: {kind[:20]!r}")
         self._notify()

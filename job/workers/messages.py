@@ -68,7 +68,7 @@ class Link:
         self.heard_at = time.monotonic()
         peer = writer.get_extra_info("peername")
         self.peer = str(peer[0]) if peer else "unknown"
-        # A machine that is gone says nothing; the system asks it even while Python stands still, and ends the connection.
+        # A machine that is gone says nothing: the system asks it, even while Python stands still.
         sock: socket.socket = writer.get_extra_info("socket")
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

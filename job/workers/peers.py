@@ -4,8 +4,8 @@ All that is sent and received is in one thread with an event loop; the thread of
 and waits for it. They meet in stages, each of which all have come to before worker 0 lets anybody go on: READY, each
 listens at its port for tensors; REACHED, each was answered there by every other; CLOSED, the ports are free for
 TensorFlow. Until REACHED is complete, a worker may go away and come again: importing TensorFlow keeps a process
-silent for a while, and a pod may be moved. From then on, one that goes away or falls silent is lost, and the first loss is
-known to all at once. A stop is not a loss, nor is what happens after it.
+silent for a while, and a pod may be moved. From then on, one that goes away or falls silent is lost, and the first
+loss is known to all at once. A stop is not a loss, nor is what happens after it.
 """
 
 import asyncio
@@ -32,7 +32,6 @@ T = TypeVar("T")
 RESUME = "start the same run again to carry on"
 LOOK_SECONDS = 0.1
 FINISH_SECONDS = 2.0
-MARGIN_SECONDS = 5.0
 
 
 class Stage(IntEnum):
@@ -45,19 +44,17 @@ class Stage(IntEnum):
 
 @dataclass(frozen=True)
 class Times:
-    """All in seconds: between two signs of life; until silence is a loss; until a process that has not left after a
-    loss is stuck; between two attempts to connect; for a connection or a first message; for all ports of others to
-    answer; until the refusal of another run is believed, because that one may be ending; between two notes on who is missing.
-    """
+    """All in seconds."""
 
-    beat: float = 1.0
-    silent: float = 20.0
-    leave: float = 30.0
-    poll: float = 0.5
-    answer: float = 5.0
-    reach: float = 60.0
-    refused: float = 30.0
-    note: float = 30.0
+    beat: float = 1.0  # between two signs of life
+    silent: float = 20.0  # until silence is a loss
+    cause: float = 25.0  # for the cause of a failure of common work to become known
+    leave: float = 30.0  # until a process that has not left after a loss is stuck
+    poll: float = 0.5  # between two attempts to connect
+    answer: float = 5.0  # for a connection, or the first message on it
+    reach: float = 60.0  # for the ports for tensors to answer
+    refused: float = 30.0  # until it is believed that worker 0 is of another run: that one may be about to end
+    note: float = 30.0  # between two notes on who is missing
 
 
 @dataclass(frozen=True)
@@ -152,7 +149,7 @@ class Peers(ABC):
 
     def failed(self, error: Exception) -> Exception:
         """What to raise for an error of work that is done together; waits until it is known what was behind it."""
-        until = time.monotonic() + self.times.silent + MARGIN_SECONDS
+        until = time.monotonic() + self.times.cause
         with self._changed:
             while time.monotonic() < until:
                 if self._loss is not None:
@@ -365,6 +362,8 @@ class Peers(ABC):
         elif kind == "leaving":
             code, reason = number(message, "code", 256), text(message, "reason")
             self._lose(f"worker {worker} ended with exit code {code}: {reason}")
+        elif kind == "lost":
+            self._lose(text(message, "loss"))
         else:
             return kind == "beat"
         return True
