@@ -17,6 +17,7 @@ from job.run.pipeline import Pipeline
 from job.run.record import Identity, RunRecord
 from job.settings.settings import Settings
 from job.storage import LocalStore
+from tests.classifiers import ALONE
 from tests.conftest import Recorder
 from tests.recorded import checkpoint
 from tests.runs import HOLDER, Small, Undisturbed, context, record_of, result_of, start
@@ -278,4 +279,4 @@ def pipeline_at(settings: Settings, store: LocalStore, position: tuple[str, int]
     record.take(HOLDER, lease_seconds=60)
     if position is not None:
         record.content = record.content.model_copy(update={"checkpoints": (checkpoint(*position),)})
-    return Pipeline(settings, store, record, context(), scratch=scratch)
+    return Pipeline(settings, store, record, context(), ALONE, scratch=scratch)

@@ -39,6 +39,20 @@ class WaitingForLock(Event, name="waiting"):
     at_most_seconds: float
 
 
+class WaitingForWorkers(Event, name="waiting"):
+    """Other workers of the run, by number, have not come yet, or are not ready."""
+
+    workers: Sequence[int]
+    at_most_seconds: float
+
+
+class WorkersMet(Event, name="workers_met"):
+    """All workers of the run are there, and reach each other."""
+
+    num_workers: int
+    seconds: float
+
+
 class RunClaimed(Event, name="run_claimed"):
     """This attempt holds the run from now on."""
 

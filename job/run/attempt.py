@@ -27,6 +27,7 @@ from job.settings.settings import Settings
 from job.storage import ObjectStore, scratch
 from job.workers.follower import Follower
 from job.workers.leader import Leader
+from job.workers.peers import Hooks, Meeting
 from job.workers.team import Alone, Team
 
 
@@ -75,7 +76,7 @@ def _lead(settings: Settings, store: ObjectStore, holder: Holder, context: Conte
     with (
         _recording_the_end(record),
         lease.Renewal(record, lease_seconds=settings.lease_seconds) as renewal,
-        _team(settings, store, context, record) as team,
+        _team(settings, store, record, context) as team,
     ):
 
         def check_stop() -> None:
@@ -93,10 +94,10 @@ def _follow(settings: Settings, store: ObjectStore, context: Context) -> Record:
         done = _finished(store, identity)
     if done is None:
         try:
-            with _team(settings, store, context) as team:
-                attempt = team.attempt()
-                context.observer.event(events.Joined(store.uri, attempt=attempt))
-                record = FollowedRecord.read(store, team, attempt=attempt)
+            meeting, hooks = _meeting(settings, store, context)
+            with Follower(meeting, hooks, worker=settings.share().worker) as team:
+                record = FollowedRecord.read(store, identity, team, attempt=team.greeting()["attempt"])
+                context.observer.event(events.Joined(store.uri, attempt=record.attempt.number))
                 _do_what_is_left(settings, store, record, team, replace(context, check_stop=team.check))
                 return record.content
         except PeerLost:
@@ -121,38 +122,25 @@ def _report_done(record: Record, store: ObjectStore, context: Context) -> None:
     context.observer.event(events.RunAlreadyDone(store.uri, len(record.attempts), ended=ended, **outcome))
 
 
-@contextlib.contextmanager
-def _team(settings: Settings, store: ObjectStore, context: Context, record: RunRecord | None = None) -> Iterator[Any]:
-    """The workers of the run, of which worker 0 claimed the `record`. An error that ends one is told to all."""
-    share = settings.share()
-    if share.num_workers == 1:
-        yield Alone(context.check_stop)
-        return
-    described = " ".join((store.uri, settings.fingerprint(), __version__, str(share.num_workers)))
-    common = {
-        "run": described,
-        "wait_seconds": settings.worker_wait_seconds,
-        "check_signal": context.check_stop,
-        "observer": context.observer,
-        "on_stuck": context.give_up,
-    }
-    member = (
-        Leader(settings.addresses(), share, attempt=record.attempt.number, **common)
-        if record
-        else Follower(settings.addresses(), share, **common)
+def _team(
+    settings: Settings, store: ObjectStore, record: RunRecord, context: Context
+) -> contextlib.AbstractContextManager[Team]:
+    """The workers of a run that this process has claimed."""
+    if settings.share().num_workers == 1:
+        return contextlib.nullcontext(Alone(context.check_stop))
+    return Leader(*_meeting(settings, store, context), greeting={"attempt": record.attempt.number})
+
+
+def _meeting(settings: Settings, store: ObjectStore, context: Context) -> tuple[Meeting, Hooks]:
+    addresses = settings.addresses()
+    run = f"{store.uri} with fingerprint {settings.fingerprint()}, thaw {__version__}, {len(addresses.hosts)} workers"
+    hooks = Hooks(
+        context.check_stop, context.observer, on_stuck=lambda reason: context.give_up(ExitCode.PEER_LOST, reason)
     )
-    with member as team:
-        try:
-            yield team
-        except Exception as error:
-            known = isinstance(error, ThawError)
-            team.leaving(error.exit_code if known else ExitCode.UNEXPECTED, error.message if known else str(error))
-            raise
+    return Meeting(addresses, run, settings.worker_wait_seconds), hooks
 
 
-def _do_what_is_left(
-    settings: Settings, store: ObjectStore, record: RunRecord | FollowedRecord, team: Team, context: Context
-) -> None:
+def _do_what_is_left(settings: Settings, store: ObjectStore, record: RunRecord, team: Team, context: Context) -> None:
     progress = context.progress
     with (
         memory.explained(lambda: _position(progress), lambda: _memory_hint(settings, record.content)),

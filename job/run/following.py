@@ -3,7 +3,6 @@
 Worker 0 alone holds the run, so a sibling that runs beside it never counts as its successor.
 """
 
-import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,33 +10,37 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from job.errors import InputError, PeerLost, Superseded
-from job.run import checkpoint, record
-from job.run.checkpoint import Arrays
+from job.errors import CheckpointDamaged, InputError, PeerLost, Superseded
+from job.run import checkpoint
+from job.run.checkpoint import Arrays, Checkpoints
+from job.run.record import Identity, RunRecord
 from job.schema import CheckpointEntry, EpochResult, Outcome, Record, problem_of
-from job.storage import ObjectStore
+from job.storage import MISSING, ObjectStore
 from job.workers.team import Team
 
 COMPARED = ("data", "backbone_sha256", "arithmetic")
 
 
-class FollowedRecord:
+class FollowedRecord(RunRecord):
     """The record as it was when worker 0 had claimed the run, and what that one tells later; never written."""
 
-    def __init__(self, content: Record, team: Team) -> None:
-        self.content = content
+    def __init__(self, store: ObjectStore, content: Record, team: Team) -> None:
+        super().__init__(store, content, MISSING, dict)
         self._team = team
 
     @classmethod
-    def read(cls, store: ObjectStore, team: Team, *, attempt: int) -> "FollowedRecord":
-        """Raises RunUnavailable, RecordDamaged, StorageError, Superseded when it is not of that attempt of worker 0."""
-        content = record.existing_record(store)
+    def read(cls, store: ObjectStore, identity: Identity, team: Team, *, attempt: int) -> "FollowedRecord":
+        """Raises as `open` does, and Superseded when the record is not of that attempt of worker 0."""
+        content = RunRecord.open(store, identity).content
         if len(content.attempts) != attempt:
             raise Superseded(
                 f"worker 0 is attempt {attempt} at run {content.run_id!r}, and the newest is {len(content.attempts)}",
                 hint="nothing is lost: the other attempt carries the run on",
             )
-        return cls(content, team)
+        return cls(store, content, team)
+
+    def update(self, **changes: Any) -> None:
+        """Worker 0 does this."""
 
     def arithmetic(self) -> dict[str, Any]:
         """That of the run, which worker 0 decides."""
@@ -62,25 +65,21 @@ class FollowedRecord:
         """Return when worker 0 has committed the result; `content` then has it."""
         told = self._team.hear("outcome")
         try:
-            self.content = self.content.model_copy(update={"outcome": Outcome.model_validate_json(told, strict=True)})
+            self.content = self.content.model_copy(update={"outcome": Outcome.model_validate(told)})
         except ValidationError as error:
             raise _nonsense("outcome", problem_of(error)) from error
 
-    def update(self, **changes: Any) -> None:
-        """Worker 0 does this."""
 
-    def quiet(self) -> contextlib.AbstractContextManager[Any]:
-        """No thread of this worker writes the record."""
-        return contextlib.nullcontext()
-
-
-class FollowedCheckpoints:
+class FollowedCheckpoints(Checkpoints):
     """Has the one checkpoint with which worker 0 begins."""
 
-    def __init__(self, store: ObjectStore, team: Team, *, scratch: Path) -> None:
-        self._store, self._team, self._scratch = store, team, scratch
+    def __init__(self, store: ObjectStore, record: RunRecord, team: Team, *, scratch: Path) -> None:
+        super().__init__(store, record, keep=1, scratch=scratch)
+        self._team = team
 
-    def restore(self, on_damaged: object) -> tuple[CheckpointEntry, dict[str, np.ndarray]] | None:
+    def restore(
+        self, on_damaged: Callable[[CheckpointEntry, CheckpointDamaged], None]
+    ) -> tuple[CheckpointEntry, dict[str, np.ndarray]] | None:
         """The checkpoint that worker 0 names. Raises CheckpointDamaged unless every byte is as it says."""
         told = self._team.hear("checkpoint")
         if told is None:

@@ -60,7 +60,7 @@ class Pipeline:
         self,
         settings: Settings,
         store: ObjectStore,
-        record: RunRecord | FollowedRecord,
+        record: RunRecord,
         context: Context,
         collective: Collective,
         *,
@@ -80,15 +80,15 @@ class Pipeline:
         self.arithmetic = record.content.inputs.get("arithmetic") or numerics.choose(
             precision=settings.precision, xla=settings.xla
         )
-        self.checkpoints: Checkpoints | FollowedCheckpoints
         self.committer: Committer | NoCommits
-        if isinstance(record, RunRecord):
+        if isinstance(record, FollowedRecord):
+            self.checkpoints: Checkpoints = FollowedCheckpoints(store, record, self.team, scratch=scratch)
+            self.committer = NoCommits()
+            self.arithmetic = record.arithmetic()
+        else:
             self.checkpoints = Checkpoints(store, record, keep=settings.keep_checkpoints, scratch=scratch)
             self.committer = Committer(self.checkpoints, context)
             self.team.tell("arithmetic", self.arithmetic)
-        else:
-            self.checkpoints, self.committer = FollowedCheckpoints(store, self.team, scratch=scratch), NoCommits()
-            self.arithmetic = record.arithmetic()
 
     def run(self) -> None:
         """The straight line; afterwards the outcome is in the record."""
@@ -191,7 +191,7 @@ class Pipeline:
         self.observer.event(events.ModelBuilt(
             settings.backbone, settings.weights, **self.arithmetic, device=numerics.device_name()
         ))  # fmt: skip
-        if isinstance(self.record, RunRecord):
+        if not isinstance(self.record, FollowedRecord):
             run_inputs.keep_table(splits, inputs, self.store)
         self.record.pin_inputs(inputs)
         self.team.tell("inputs", inputs)
@@ -346,5 +346,5 @@ class Pipeline:
         exit_code = getattr(missed_gate(outcome, self.settings.min_test_accuracy), "exit_code", ExitCode.COMPLETE)
         self.checkpoints.prune()
         self.record.finish(outcome, exit_code=exit_code, files=files)
-        self.team.tell("outcome", self.record.content.outcome.model_dump_json())
+        self.team.tell("outcome", outcome)
         self.observer.event(events.RunFinished(self.store.uri, **outcome))

@@ -24,6 +24,8 @@ from job.redaction import redacted_value
 from job.settings.fields import KUBERNETES_NAME, TFDS_NAME, LocalPath, Split, StoreUri, class_list, setting_group
 from job.storage import cache_folder
 from job.storage.uri import PLACES, checked_bucket, checked_object, checked_store, local_folder
+from job.workers.addresses import Addresses
+from job.workers.share import Share
 
 PREFIX = "THAW_"
 RECIPE_VERSION = 3
@@ -302,6 +304,14 @@ class Settings(BaseSettings):
         return FilesRequest(
             shown=self.dataset, labels=self.labels, classes=class_list(self.classes), stratify=self.stratify
         )
+
+    def share(self) -> Share:
+        """Which of the workers this one is."""
+        return Share(self.worker or 0, self.workers)
+
+    def addresses(self) -> Addresses:
+        """Where the workers are."""
+        return Addresses.of(self.worker_host, self.worker_port, num_workers=self.workers)
 
     def run_uri(self) -> str:
         """The place of the run in its store."""

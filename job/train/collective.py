@@ -17,6 +17,11 @@ import tensorflow as tf
 from job.workers.addresses import Addresses
 from job.workers.team import Team
 
+OF_PEERS = (
+    tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.DeadlineExceededError,
+    tf.errors.InternalError, tf.errors.UnknownError,
+)  # fmt: skip
+"""How TensorFlow reports that a worker is gone: as Unavailable and DeadlineExceeded on a CPU (2.21)."""
 MAX_CONSTRUCTION_SECONDS = 120
 """The strategy waits for the other workers inside, where no thread of Python runs: then the process is ended."""
 
@@ -61,7 +66,7 @@ class Collective:
         """Turn an error of TensorFlow's inside into that of the worker that is its cause."""
         try:
             yield
-        except tf.errors.OpError as error:
+        except OF_PEERS as error:
             cause = self.team.failed(error)
             if cause is error:
                 raise

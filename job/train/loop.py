@@ -101,13 +101,15 @@ def train_phase(
                     if rows.start < rows.stop:
                         train.wait(indices[rows])
                         images, labels = next(loader)
+                        place = [rows.start, rows.stop - rows.start, len(indices)]
                     else:
-                        images, labels = _no_examples(classifier.image_size)
+                        images, labels = _stand_in(classifier.image_size)
+                        place = [0, 0, len(indices)]
                 loaded = time.monotonic()
                 with ledger.during(_category(step, is_first=is_first, steps_lost=position.steps_lost)):
                     sums, num_stops = train_step(
-                        images, labels, tf.constant([key, step], tf.int32),
-                        tf.constant([rows.start, len(indices)], tf.int32), tf.constant(float(team.is_stopping)),
+                        images, labels, tf.constant([key, step], tf.int32), tf.constant(place, tf.int32),
+                        tf.constant(float(team.is_stopping)),
                     )  # fmt: skip
                     state.totals.add(sums)
                     step += 1
@@ -138,9 +140,9 @@ def train_phase(
             yield finished
 
 
-def _no_examples(image_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The part of a batch that is so small that a worker has none of it."""
-    return np.zeros((0, image_size, image_size, 3), np.uint8), np.zeros(0, np.int32)
+def _stand_in(image_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """A row that does not count, for a worker that has none: TensorFlow's convolutions fail without any (2.21)."""
+    return np.zeros((1, image_size, image_size, 3), np.uint8), np.zeros(1, np.int32)
 
 
 def _category(step: int, *, is_first: bool, steps_lost: int) -> Category:
@@ -245,9 +247,9 @@ def _train_step(
 ) -> Callable[..., tuple[tf.Tensor, tf.Tensor]]:
     """A step with this worker's rows of a batch, of which all workers together do one.
 
-    The function takes images uint8 [b, s, s, 3], labels int32 [b], seed int32 [2], place int32 [2] (the first of the
-    rows, and how many the whole batch has), is_stopping float32 []. It returns the sums of the whole batch, float64
-    [3], and the sum of `is_stopping`.
+    The function takes images uint8 [b, s, s, 3], labels int32 [b], seed int32 [2], place int32 [3] (the first of the
+    rows, how many of them count, and how many the whole batch has), is_stopping float32 []. It returns the sums of the
+    whole batch, float64 [3], and the sum of `is_stopping`.
     """
     classifier, optimizer, variables = state.classifier, state.optimizer, state.variables
     trains_backbone = "backbone" in state.parts
@@ -255,22 +257,23 @@ def _train_step(
     # Augmentation stays outside: its image transform has no XLA kernel.
     @tf.function(jit_compile=recipe.xla, reduce_retracing=True, autograph=False)
     def gradients(images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor, place: tf.Tensor) -> Any:
-        rows = Rows(place[0], place[1])
+        first, num_rows, batch_size = tf.unstack(place)
+        rows = Rows(first, batch_size)
         frozen_features = None if trains_backbone else features_of(images)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch([variable.value for variable in variables])
             features = features_of(images) if frozen_features is None else frozen_features
             logits = classifier.logits(classifier.dropped(features, seed, rows))
-            losses, sums = _sums(logits, labels, recipe.class_weights)
+            losses, sums = _sums(logits[:num_rows], labels[:num_rows], recipe.class_weights)
             # Divided by the examples of all workers, not by weights: the gradients of the workers add up.
-            loss = tf.reduce_sum(losses) / tf.cast(rows.batch_size, losses.dtype)
+            loss = tf.reduce_sum(losses) / tf.cast(batch_size, losses.dtype)
         return tape.gradient(loss, [variable.value for variable in variables]), sums
 
     def step(
         images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor, place: tf.Tensor, is_stopping: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
         augment_seed, dropout_seed = tf.unstack(tf.random.split(seed, 2, alg="philox"))
-        images = classifier.augmented(images, augment_seed, Rows(place[0], place[1]))
+        images = classifier.augmented(images, augment_seed, Rows(place[0], place[2]))
         values, sums = gradients(images, labels, dropout_seed, place)
         if collective.share.num_workers > 1:
             *values, others, is_stopping = collective.summed([*values, tf.cast(sums, tf.float32), is_stopping])
@@ -283,7 +286,7 @@ def _train_step(
         tf.TensorSpec([None, size, size, 3], tf.uint8),
         tf.TensorSpec([None], tf.int32),
         tf.TensorSpec([2], tf.int32),
-        tf.TensorSpec([2], tf.int32),
+        tf.TensorSpec([3], tf.int32),
         tf.TensorSpec([], tf.float32),
     )
     return collective.step(step, signature)

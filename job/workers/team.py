@@ -16,6 +16,9 @@ class Team(Protocol):
 
     share: Share
 
+    def meet(self) -> None:
+        """Return once every worker is there, and all can reach each other. Raises PeersMissing, PeerLost."""
+
     def check(self) -> None:
         """Raise PeerLost once another worker is gone, Interrupted once any of them was told to stop.
 
@@ -55,6 +58,8 @@ class Alone:
 
     def __init__(self, check_signal: Callable[[], None]) -> None:
         self._check_signal = check_signal
+
+    def meet(self) -> None: ...
 
     def check(self) -> None:
         self._check_signal()

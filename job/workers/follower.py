@@ -1,0 +1,163 @@
+"""The side of every worker but 0: it connects to worker 0 for as long as that takes, and learns from it."""
+
+import asyncio
+import time
+from collections import deque
+from typing import Any
+
+from job.errors import InvalidSettings, PeerLost, ThawError
+from job.workers.messages import MAX_BYTES, Link, MalformedMessage, Message, framed, number, one_line, text
+from job.workers.peers import RESUME, Hooks, Meeting, Peers, Stage
+
+
+class Follower(Peers):
+    """Connects from the beginning of the context on. What does not resolve, refuses or resets is not there yet."""
+
+    def __init__(self, meeting: Meeting, hooks: Hooks, *, worker: int) -> None:
+        super().__init__(meeting, worker, hooks)
+        self._link: Link | None = None
+        self._is_welcome = False
+        self._problem = "no connection"
+        self._welcomed_at = time.monotonic()
+        self._session: str | None = None
+        self._greeting: dict[str, Any] | None = None
+        self._has_read_greeting = False
+        self._at: tuple[Stage, str | None] | None = None
+        self._other_run: str | None = None
+        self._refused_at: float | None = None
+
+    def greeting(self) -> dict[str, Any]:
+        """What worker 0 gives to each that comes; waits for it.
+
+        Raises InvalidSettings when worker 0 is of another run, PeerLost when it does not answer, and as `check` does.
+        """
+        return self._wait_for(self._read_greeting, Stage.READY)
+
+    def tell(self, subject: str, content: Any) -> None: ...
+    def dismiss(self) -> None: ...
+
+    def _read_greeting(self) -> dict[str, Any] | None:
+        self._has_read_greeting = self._has_read_greeting or self._greeting is not None
+        return self._greeting
+
+    def _look_who_is_missing(self, stage: Stage, waited_seconds: float) -> list[int]:
+        """Worker 0, where that does not answer: only that one knows of the others, and says when it gives up."""
+        now, link = time.monotonic(), self._link
+        if link is not None and self._is_welcome:
+            silent_seconds = min(waited_seconds, now - link.heard_at)
+        else:
+            silent_seconds = min(waited_seconds, now - self._welcomed_at)
+        patience, refused_at = self.meeting.wait_seconds, self._refused_at
+        if refused_at is not None and now - refused_at > min(self.times.refused, patience):
+            raise self._of_another_run()
+        if silent_seconds > patience:
+            raise self._no_answer()
+        return [] if self._is_welcome else [0]
+
+    def _of_another_run(self) -> ThawError:
+        return InvalidSettings(
+            f"worker 0 at {self._leader_text()} is of {self._other_run}, and worker {self.share.worker} of "
+            f"{one_line(self.meeting.run)}; expected the same run, settings and version of all workers",
+            hint="start all workers with the same image and the same settings",
+        )
+
+    def _no_answer(self) -> ThawError:
+        return PeerLost(
+            f"worker 0 did not answer at {self._leader_text()} within {self.meeting.wait_seconds:g} s: {self._problem}",
+            hint=f"see what became of worker 0, THAW_WORKER_HOST and a NetworkPolicy; then {RESUME}",
+        )
+
+    def _leader_text(self) -> str:
+        return ":".join(map(str, self.meeting.addresses.leader))
+
+    # In the thread of the loop.
+
+    async def _attend(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(self.times.answer):
+                    reader, writer = await asyncio.open_connection(*self.meeting.addresses.leader)
+            except TimeoutError:
+                self._problem = "no connection in time"
+            except (OSError, ValueError) as error:
+                self._problem = str(error)
+            else:
+                await self._converse(Link(reader, writer))
+                if self._is_bound or self._loss is not None:
+                    self._lose(f"worker 0 is gone: {self._problem}")
+                    return
+            await asyncio.sleep(self.times.poll)
+
+    async def _converse(self, link: Link) -> None:
+        self._link = link
+        try:
+            link.send(framed("hello", worker=self.share.worker, run=self.meeting.run))
+            while True:
+                self._receive(link, await link.receive(MAX_BYTES))
+        except (OSError, EOFError, MalformedMessage) as error:
+            if self._refused_at is None or self._is_welcome:
+                self._problem = str(getattr(error, "strerror", None) or error)
+        finally:
+            if self._is_welcome:
+                self._welcomed_at = link.heard_at
+            self._is_welcome, self._link = False, None
+            link.abort()
+
+    def _receive(self, link: Link, message: Message) -> None:
+        kind = message["kind"]
+        if kind == "refused":
+            self._problem = f"it refused: {text(message, 'why')}"
+            self._other_run = text(message, "run") if "run" in message else None
+            self._refused_at = (self._refused_at or time.monotonic()) if self._other_run is not None else None
+            link.finish()
+        elif kind == "welcome":
+            self._welcomed(link, message)
+        elif not self._is_welcome:
+            raise MalformedMessage("neither welcome nor refused")
+        elif kind == "go":
+            self._released = max(self._released, number(message, "stage", len(Stage)))
+            self._is_bound = self._released >= Stage.REACHED
+        elif kind == "tell":
+            self._told.setdefault(text(message, "subject"), deque()).append(message.get("content"))
+        elif not self._take(0, message):
+            raise MalformedMessage(f"unknown: {kind[:20]!r}")
+        self._notify()
+
+    def _welcomed(self, link: Link, message: Message) -> None:
+        session, greeting = text(message, "session"), message.get("greeting")
+        if not isinstance(greeting, dict):
+            raise MalformedMessage("the greeting is no object")
+        self._is_welcome, self._refused_at = True, None
+        if self._has_read_greeting and session != self._session:
+            self._lose("worker 0 began anew")
+            return
+        self._session, self._greeting = session, greeting
+        if self._at is not None:
+            self._come(*self._at)
+
+    def _come(self, stage: Stage, problem: str | None) -> None:
+        self._at = stage, problem
+        if self._is_welcome:
+            self._announce(framed("at", stage=stage, problem=problem))
+
+    def _announce(self, frame: bytes) -> None:
+        if self._link is not None and self._is_welcome:
+            self._link.send(frame)
+
+    def _beat(self, stood_still: bool) -> None:
+        link = self._link
+        if link is None:
+            return
+        if stood_still:
+            link.heard_at = time.monotonic()
+        self._announce(framed("beat"))
+        if (self._is_bound or not self._is_welcome) and time.monotonic() - link.heard_at > self.times.silent:
+            if self._is_bound:
+                self._lose(f"worker 0 was silent for {self.times.silent:g} s")
+            link.abort()
+
+    async def _end_links(self) -> None:
+        if self._link is not None:
+            self._link.finish()
+        while self._link is not None:
+            await asyncio.sleep(0.01)

@@ -1,0 +1,374 @@
+"""What a worker knows of the others; `leader` and `follower` are the two sides.
+
+All that is sent and received is in one thread with an event loop; the thread of the run only looks at what is known,
+and waits for it. They meet in stages, each of which all have come to before worker 0 lets anybody go on: READY, each
+listens at its port for tensors; REACHED, each was answered there by every other; CLOSED, the ports are free for
+TensorFlow. Until REACHED is complete, a worker may go away and come again: importing TensorFlow keeps a process
+silent for a while, and a pod may be moved. From then on, one that goes away or falls silent is lost, and the first
+loss is known to all at once. A stop is not a loss, nor is what happens after it.
+"""
+
+import asyncio
+import contextlib
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass, field
+from enum import IntEnum
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from job.errors import ExitCode, Interrupted, PeerLost, ThawError
+from job.observe.events import WaitingForWorkers
+from job.observe.observer import Observer
+from job.workers import ports
+from job.workers.addresses import Addresses
+from job.workers.messages import Message, framed, number, one_line, text
+from job.workers.share import Share
+
+T = TypeVar("T")
+RESUME = "start the same run again to carry on"
+LOOK_SECONDS = 0.1
+FINISH_SECONDS = 2.0
+
+
+class Stage(IntEnum):
+    """How far a meeting is."""
+
+    READY = 0
+    REACHED = 1
+    CLOSED = 2
+
+
+@dataclass(frozen=True)
+class Times:
+    """All in seconds."""
+
+    beat: float = 1.0  # between two signs of life
+    silent: float = 20.0  # until silence is a loss
+    cause: float = 25.0  # for the cause of a failure of common work to become known
+    leave: float = 30.0  # until a process that has not left after a loss is stuck
+    poll: float = 0.5  # between two attempts to connect
+    answer: float = 5.0  # for a connection, or the first message on it
+    reach: float = 60.0  # for the ports for tensors to answer
+    refused: float = 30.0  # until it is believed that worker 0 is of another run: that one may be about to end
+    note: float = 30.0  # between two notes on who is missing
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """Where workers meet, and on which terms: `run` is equal on all, and one waits `wait_seconds` for the others."""
+
+    addresses: Addresses
+    run: str
+    wait_seconds: float
+    times: Times = Times()
+
+    @property
+    def num_workers(self) -> int:
+        return len(self.addresses.hosts)
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """`check_signal` raises Interrupted once this process was told to stop; it is also called by another thread.
+
+    `on_stuck` is called, by another thread, with the reason when this worker has not left long after a loss.
+    """
+
+    check_signal: Callable[[], None]
+    observer: Observer = field(default_factory=Observer)
+    on_stuck: Callable[[str], None] = lambda reason: None
+
+
+class Peers(ABC):
+    """One side; a context manager. Whoever leaves it with an error tells the others."""
+
+    def __init__(self, meeting: Meeting, worker: int, hooks: Hooks) -> None:
+        self.share = Share(worker, meeting.num_workers)
+        self.meeting, self.times, self.hooks = meeting, meeting.times, hooks
+        self._changed = threading.Condition()
+        self._loss: str | None = None
+        self._stop: str | None = None
+        self._has_announced_stop = False
+        self._is_left_in_stop = False
+        self._in_steps = False
+        self._has_said_why = False
+        self._is_closing = False
+        self._is_bound = False  # from now on, one that goes away is lost
+        self._released = -1  # the stage that all have come to
+        self._told: dict[str, deque[Any]] = {}
+        self._loop = asyncio.new_event_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._thread = threading.Thread(target=self._talk, daemon=True, name="workers")
+
+    # What the run asks, in its own thread.
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if isinstance(error, Exception):
+            code = error.exit_code if isinstance(error, ThawError) else ExitCode.UNEXPECTED
+            self.leaving(int(code), str(error) or type(error).__name__)
+        with contextlib.suppress(TimeoutError, RuntimeError):
+            asyncio.run_coroutine_threadsafe(self._finish(), self._loop).result(2 * FINISH_SECONDS)
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(FINISH_SECONDS)
+
+    @property
+    def is_stopping(self) -> bool:
+        return self._stop is not None
+
+    def check(self) -> None:
+        """Raise PeerLost once another worker is gone, Interrupted once any was told to stop, but not within `steps`."""
+        self._look_for_signal()
+        if self._loss is not None:
+            raise self._lost()
+        if self._stop is not None and not self._in_steps:
+            raise self.interrupted()
+
+    @contextlib.contextmanager
+    def steps(self) -> Iterator[None]:
+        """A stop does not raise inside, a loss does: workers that take steps together agree on the last one."""
+        self._in_steps = True
+        try:
+            yield
+        finally:
+            self._in_steps = False
+
+    def interrupted(self) -> Interrupted:
+        """The error for workers that have agreed to stop."""
+        return Interrupted(f"{self._stop or 'told to stop'}; what was committed stands", hint=RESUME)
+
+    def failed(self, error: Exception) -> Exception:
+        """What to raise for an error of work that is done together; waits until it is known what was behind it."""
+        until = time.monotonic() + self.times.cause
+        with self._changed:
+            while time.monotonic() < until:
+                if self._loss is not None:
+                    return self._lost()
+                if self._is_left_in_stop:
+                    return self.interrupted()
+                self._changed.wait(LOOK_SECONDS)
+        return error
+
+    def leaving(self, exit_code: int, reason: str) -> None:
+        """Tell the others why this worker ends; only the first time counts, and only what they cannot know."""
+        if self._has_said_why or self._loss is not None or self._stop is not None or exit_code == ExitCode.COMPLETE:
+            return
+        self._has_said_why = True
+        if exit_code == ExitCode.INTERRUPTED:
+            self._call(self._stopped, self._stop_text(reason))
+        else:
+            self._call(self._announce, framed("leaving", code=exit_code, reason=one_line(reason)))
+
+    def hear(self, subject: str) -> Any:
+        """What worker 0 told about it, in the order told; waits for it, and raises as `check` does."""
+        return self._wait(lambda: (queue.popleft(),) if (queue := self._told.get(subject)) else None)[0]
+
+    @abstractmethod
+    def tell(self, subject: str, content: Any) -> None:
+        """Worker 0 tells the others, JSON values."""
+
+    def meet(self) -> None:
+        """Wait until all have called this, and each can reach every other.
+
+        Raises InvalidSettings when the port for tensors is taken, PeersMissing (worker 0) when others do not come or
+        cannot be reached, PeerLost, Interrupted.
+        """
+        addresses, worker = self.meeting.addresses, self.share.worker
+        sock = ports.listen(addresses.tensors(worker)[1], f"at which worker {worker} shares tensors")
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._call, sock.close)
+            server = self._run(ports.answer(worker, sock))
+            stack.callback(self._call, server.close)
+            self._together(Stage.READY, None)
+            problem = self._run(ports.unreachable(addresses, worker, self.times.reach))
+            self._together(Stage.REACHED, problem)
+        self._together(Stage.CLOSED, None)
+
+    # What both sides need for that.
+
+    @abstractmethod
+    def _come(self, stage: Stage, problem: str | None) -> None:
+        """This worker has come to a stage, with what it cannot do there."""
+
+    @abstractmethod
+    def _look_who_is_missing(self, stage: Stage, waited_seconds: float) -> list[int]:
+        """Who has not come to a stage yet, as far as is known here; raises when it has waited for too long."""
+
+    @abstractmethod
+    def _announce(self, frame: bytes) -> None:
+        """Send to all that this side is connected with."""
+
+    @abstractmethod
+    async def _attend(self) -> None:
+        """Connect, and receive; for as long as the loop runs."""
+
+    @abstractmethod
+    async def _end_links(self) -> None:
+        """Nothing more is sent; wait until the others have taken all."""
+
+    @abstractmethod
+    def _beat(self, stood_still: bool) -> None:
+        """Give a sign of life and look for those of others, unless this process stood still and read none."""
+
+    def _together(self, stage: Stage, problem: str | None) -> None:
+        """Say that this worker has come to a stage, and wait until all have."""
+        self._call(self._come, stage, problem)
+        self._wait_for(lambda: self._released >= stage or None, stage)
+
+    def _wait_for(self, look: Callable[[], T | None], stage: Stage) -> T:
+        """Wait for what needs the others at a stage; raises when they are missing for too long."""
+        began = time.monotonic()
+        note_at = began + self.times.note / 6
+
+        def look_or_give_up() -> T | None:
+            nonlocal note_at
+            found, now = look(), time.monotonic()
+            if found is None:
+                missing = self._look_who_is_missing(stage, now - began)
+                if missing and now >= note_at:
+                    note_at = now + self.times.note
+                    self.hooks.observer.event(WaitingForWorkers(missing, at_most_seconds=self.meeting.wait_seconds))
+            return found
+
+        return self._wait(look_or_give_up)
+
+    def _wait(self, look: Callable[[], T | None]) -> T:
+        """Wait until there is something to see; raises as `check` does, but not about what came after it."""
+        while True:
+            error = None
+            try:
+                self.check()
+            except ThawError as raised:
+                error = raised
+            found = look()
+            if found is not None:
+                return found
+            if error is not None:
+                raise error
+            with self._changed:
+                self._changed.wait(LOOK_SECONDS)
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run it in the loop; raises as `check` does meanwhile."""
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        future.add_done_callback(lambda _: self._notify())
+        try:
+            return self._wait(lambda: (future.result(),) if future.done() else None)[0]
+        except BaseException:
+            future.cancel()
+            raise
+
+    def _notify(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+    def _lost(self) -> PeerLost:
+        return PeerLost(self._loss or "", hint=RESUME)
+
+    def _look_for_signal(self) -> None:
+        if self._stop is None:
+            try:
+                self.hooks.check_signal()
+            except Interrupted as error:
+                self._stop = self._stop_text(error.message)
+                self._call(self._stopped, self._stop)
+
+    def _stop_text(self, message: str) -> str:
+        return one_line(f"{message.partition(';')[0]} at worker {self.share.worker}")
+
+    def _call(self, function: Callable[..., object], *values: Any) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(function, *values)
+
+    # The thread of the loop.
+
+    def _talk(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        for work in (self._attend(), self._keep_beating(), self._watch_signal()):
+            self._begin(work)
+        try:
+            self._loop.run_forever()
+            tasks = asyncio.all_tasks(self._loop)
+            for task in tasks:
+                task.cancel()
+            self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        finally:
+            self._loop.close()
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._lose(f"worker {self.share.worker} cannot follow the others: {type(error).__name__}: {error}")
+
+    async def _keep_beating(self) -> None:
+        before = time.monotonic()
+        while True:
+            await asyncio.sleep(self.times.beat)
+            now = time.monotonic()
+            self._beat(stood_still=now - before > self.times.silent / 2)
+            before = now
+
+    async def _watch_signal(self) -> None:
+        while True:
+            self._look_for_signal()
+            await asyncio.sleep(LOOK_SECONDS)
+
+    def _stopped(self, told: str) -> None:
+        """Any worker was told to stop. Worker 0 is told, and tells all."""
+        self._stop = self._stop or told
+        self._notify()
+        if not self._has_announced_stop:
+            self._has_announced_stop = True
+            self._announce(framed("stop", told=self._stop))
+
+    def _lose(self, loss: str) -> None:
+        """A worker is gone. Only the first loss counts, and none after a stop: workers leave one after the other."""
+        if self._is_closing or self._loss is not None or self._is_left_in_stop:
+            return
+        if self._stop is None:
+            self._loss = loss
+        self._is_left_in_stop = self._stop is not None
+        self._notify()
+        self._announce(framed("lost", loss=loss))
+        # After a stop, worker 0 may still have to commit; the others have nothing left to do.
+        if self._loss is not None or self.share.worker != 0:
+            self._loop.call_later(self.times.leave, self._stuck, loss)
+
+    def _stuck(self, loss: str) -> None:
+        if not self._is_closing:
+            self.hooks.on_stuck(f"{loss}; this worker had not ended {self.times.leave:g} s later")
+
+    def _take(self, worker: int, message: Message) -> bool:
+        """Take what either side may be told by a worker; whether it was that."""
+        kind = message["kind"]
+        if kind == "stop":
+            self._stopped(text(message, "told"))
+        elif kind == "leaving":
+            code, reason = number(message, "code", 256), text(message, "reason")
+            self._lose(f"worker {worker} ended with exit code {code}: {reason}")
+        elif kind == "lost":
+            self._lose(text(message, "loss"))
+        else:
+            return kind == "beat"
+        return True
+
+    async def _finish(self) -> None:
+        self._is_closing = True
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._end_links(), FINISH_SECONDS)

@@ -1,0 +1,435 @@
+"""Workers meet, and know what became of each other: real processes, sockets and kills, without arithmetic."""
+
+import contextlib
+import itertools
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+PATIENCE_SECONDS = 60
+"""Much longer than anything takes, on a busy machine: no test is decided by it."""
+Workers = Callable[..., "Worker"]
+
+
+class Worker:
+    """A process of tests/worker_process.py."""
+
+    def __init__(self, port: int, worker: int, num_workers: int, **facts: Any) -> None:
+        times = {"poll": 0.05, "refused": 0.3, "reach": 10.0, "beat": 0.2} | facts.pop("times", {})
+        facts = {
+            "hosts": ["localhost"] * num_workers, "port": port, "worker": worker, "run": "one run", "before": [],
+            "wait_seconds": PATIENCE_SECONDS, "times": times,
+        } | facts  # fmt: skip
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.worker_process", json.dumps(facts)],
+            cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        self.worker = worker
+
+    def until(self, what: str) -> dict[str, Any]:
+        """What it says about this; everything before is passed over."""
+        assert self.process.stdout is not None
+        seen = []
+        for line in self.process.stdout:
+            said = json.loads(line)
+            if said["what"] == what:
+                return dict(said)
+            seen.append(said)
+        raise AssertionError(f"worker {self.worker} ended before it said {what}: {seen}")
+
+    def told(self, order: str) -> "Worker":
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{order}\n")
+        self.process.stdin.flush()
+        return self
+
+    def ended(self) -> tuple[int, str]:
+        """Exit code, and the message of the error."""
+        message = str(self.until("error")["message"])
+        return self.process.wait(PATIENCE_SECONDS), message
+
+    def signalled(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+
+@pytest.fixture
+def port() -> int:
+    """The first of 70 ports that are free, below those that the system gives out."""
+    while True:
+        first = random.randrange(10_000, 30_000, 100)
+        with contextlib.ExitStack() as stack:
+            try:
+                for port in range(first, first + 70):
+                    stack.enter_context(socket.create_server(("", port)))
+            except OSError:
+                continue
+        return first
+
+
+@pytest.fixture
+def start(port: int) -> Iterator[Workers]:
+    begun: list[Worker] = []
+
+    def begin(worker: int, num_workers: int = 3, **facts: Any) -> Worker:
+        begun.append(Worker(port, worker, num_workers, **facts))
+        return begun[-1]
+
+    yield begin
+    for it in begun:
+        it.process.kill()
+        it.process.communicate()
+
+
+def met(start: Workers, num_workers: int = 3, **facts: Any) -> list[Worker]:
+    workers = [start(worker, num_workers, **facts) for worker in range(num_workers)]
+    for worker in workers:
+        worker.until("met")
+    return workers
+
+
+def test_workers_meet_whoever_comes_first(start: Workers) -> None:
+    """The others wait for worker 0, get its greeting, and go on only when the last has come."""
+    others = [start(worker, times={"note": 0.1}) for worker in (2, 1)]
+    assert others[0].until("waiting")["workers"] == [0]
+    leader = start(0, before=["pause"])
+    for other in others:
+        assert other.until("greeted")["greeting"] == {"attempt": 3}
+    assert all(not has_said_more(other) for other in others)
+    leader.told("go")
+    assert leader.until("workers_met")["num_workers"] == 3
+    for worker in others:
+        worker.until("met")
+
+
+def has_said_more(worker: Worker) -> bool:
+    """Whether it said that it met the others, before worker 0 was let go."""
+    assert worker.process.stdout is not None
+    import select
+
+    return bool(select.select([worker.process.stdout], [], [], 0.3)[0])
+
+
+@pytest.mark.parametrize("victim", [0, 2])
+def test_a_killed_worker_is_lost_at_once(start: Workers, victim: int) -> None:
+    """Silence would be a loss only much later."""
+    workers = met(start, times={"silent": 1000.0})
+    for worker in workers:
+        worker.told("work")
+    workers.pop(victim).signalled(signal.SIGKILL)
+    for worker in workers:
+        code, message = worker.ended()
+        assert (code, message.startswith(f"worker {victim} is gone: ")) == (45, True), message
+
+
+@pytest.mark.parametrize("victim", [0, 2])
+def test_a_silent_worker_is_lost(start: Workers, victim: int) -> None:
+    workers = met(start, times={"silent": 2.0})
+    for worker in workers:
+        worker.told("work")
+    stopped = workers.pop(victim)
+    stopped.signalled(signal.SIGSTOP)
+    for worker in workers:
+        assert worker.ended() == (45, f"worker {victim} was silent for 2 s")
+    stopped.signalled(signal.SIGCONT)
+    assert stopped.ended()[0] == 45
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_worker_says_why_it_ends(start: Workers, victim: int) -> None:
+    """The others name it with its exit code and the first line of its message."""
+    workers = met(start)
+    for worker in workers:
+        worker.told("fail" if worker.worker == victim else "work")
+    assert workers.pop(victim).ended() == (1, "of this test")
+    for worker in workers:
+        assert worker.ended() == (45, f"worker {victim} ended with exit code 1: of this test")
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_stop_of_one_is_a_stop_of_all(start: Workers, victim: int) -> None:
+    """All end with 42; none takes another for lost, also where it was in a collective that the stop broke."""
+    workers = met(start)
+    for worker, order in zip(workers, ("steps", "steps", "work"), strict=True):
+        worker.told(order)
+    workers[victim].signalled(signal.SIGTERM)
+    for worker in workers[:2]:
+        worker.until("agreed")
+    for worker in workers:
+        assert worker.ended() == (42, f"told to stop by SIGTERM at worker {victim}; what was committed stands")
+
+
+def test_a_stop_before_all_have_come_ends_those_who_are_there(start: Workers) -> None:
+    leader, other = start(0), start(1)
+    other.until("greeted")
+    other.signalled(signal.SIGTERM)
+    assert [leader.ended(), other.ended()] == [
+        (42, "told to stop by SIGTERM at worker 1; what was committed stands")
+    ] * 2
+
+
+def test_a_broken_collective_names_its_cause(start: Workers) -> None:
+    """One that fails before the loss is known waits for it."""
+    workers = met(start, times={"silent": 30.0})
+    for worker in workers[:2]:
+        worker.told("collective")
+    workers[2].signalled(signal.SIGKILL)
+    for worker in workers[:2]:
+        code, message = worker.ended()
+        assert (code, message.startswith("worker 2 is gone: ")) == (45, True), message
+
+
+def test_a_broken_collective_of_a_stop_is_a_stop(start: Workers) -> None:
+    workers = met(start, times={"silent": 30.0})
+    for worker, order in zip(workers, ("collective", "collective", "work"), strict=True):
+        worker.told(order)
+    workers[2].signalled(signal.SIGTERM)
+    assert [worker.ended()[0] for worker in workers] == [42, 42, 42]
+
+
+def test_a_broken_collective_without_a_cause_is_its_own(start: Workers) -> None:
+    workers = met(start, 2, times={"cause": 0.2})
+    workers[0].told("collective")
+    assert workers[0].ended() == (1, "the collective failed")
+
+
+def test_what_worker_0_told_is_heard_whenever(start: Workers) -> None:
+    """Before it is asked for, and after; also when worker 0 has gone since."""
+    workers = met(start)
+    workers[1].told("hear")
+    workers[0].told("dismiss").told("tell").told("end")
+    assert workers[0].process.wait(PATIENCE_SECONDS) == 0
+    workers[2].told("hear")
+    assert [worker.until("heard")["content"] for worker in workers[1:]] == [{"accuracy": 0.5}] * 2
+
+
+def test_dismissed_workers_may_go(start: Workers) -> None:
+    workers = met(start)
+    workers[0].told("dismiss").told("tell")
+    for worker in workers[1:]:
+        worker.told("hear").until("heard")
+    workers[1].signalled(signal.SIGKILL)
+    workers[2].told("fail")
+    assert workers[2].ended()[0] == 1
+    workers[0].told("work")
+    assert not has_said_more(workers[0])
+    workers[0].signalled(signal.SIGTERM)
+    assert workers[0].ended()[0] == 42
+
+
+def test_one_that_hangs_after_a_loss_is_stuck(start: Workers) -> None:
+    workers = met(start, 2, times={"leave": 0.2})
+    workers[0].told("hang")
+    workers[1].signalled(signal.SIGKILL)
+    assert workers[0].until("stuck")["reason"].startswith("worker 1 is gone: ")
+    assert workers[0].process.wait(PATIENCE_SECONDS) == 99
+
+
+def test_worker_0_names_who_did_not_come(start: Workers) -> None:
+    """Those who are there end as well, and say so."""
+    other = start(1, 4)
+    leader = start(0, 4, before=["pause"], wait_seconds=1, times={"note": 0.3})
+    other.until("greeted")
+    leader.told("go")
+    assert {2, 3} <= set(leader.until("waiting")["workers"])
+    code, message = leader.ended()
+    assert (code, message) == (46, "of 4 workers, these did not come within 1 s: 2, 3")
+    assert other.ended() == (45, f"worker 0 ended with exit code 46: {message}")
+
+
+def test_a_worker_names_the_address_where_nobody_answers(start: Workers, port: int) -> None:
+    code, message = start(1, wait_seconds=1).ended()
+    assert code == 45
+    assert message.startswith(f"worker 0 did not answer at localhost:{port} within 1 s: ")
+
+
+def test_a_host_that_does_not_resolve_is_not_there_yet(start: Workers) -> None:
+    code, message = start(1, hosts=["nowhere.invalid", "localhost", "localhost"], wait_seconds=1).ended()
+    assert (code, "nowhere.invalid" in message) == (45, True)
+
+
+def test_another_run_is_refused(start: Workers) -> None:
+    leader, other = start(0, run="run a"), start(1, run="run b")
+    code, message = other.ended()
+    assert (code, "run a" in message, "run b" in message) == (2, True, True)
+    assert leader.process.poll() is None
+
+
+def test_a_second_process_waits_until_the_first_has_gone(start: Workers) -> None:
+    """It may be the successor of one that is on its way out."""
+    leader, first = start(0, 2, before=["pause"]), start(1, 2)
+    first.until("greeted")
+    second = start(1, 2, times={"note": 0.3})
+    second.until("waiting")
+    first.signalled(signal.SIGKILL)
+    second.until("greeted")
+    leader.told("go")
+    for worker in (leader, second):
+        worker.until("met")
+
+
+def test_a_second_process_learns_why_it_waits(start: Workers) -> None:
+    start(0, 2, before=["pause"])
+    start(1, 2).until("greeted")
+    code, message = start(1, 2, wait_seconds=1).ended()
+    assert (code, message.endswith("it refused: another process is worker 1 already")) == (45, True)
+
+
+def test_worker_0_may_not_begin_anew_under_one_that_has_its_greeting(start: Workers) -> None:
+    """What it greets with may be older than what the new one knows."""
+    leader, other = start(0), start(1)
+    other.until("greeted")
+    leader.signalled(signal.SIGKILL)
+    leader.process.wait()
+    start(0)
+    assert other.ended() == (45, "worker 0 began anew")
+
+
+@pytest.mark.parametrize(("offset", "worker"), [(0, 0), (1, 0), (3, 2)])
+def test_a_port_that_is_taken_is_named(start: Workers, port: int, offset: int, worker: int) -> None:
+    with socket.create_server(("", port + offset)):
+        workers = [start(worker) for worker in range(3)] if worker else [start(0)]
+        message = workers[worker].until("error")
+    assert (message["kind"], f"port {port + offset}" in message["message"]) == ("InvalidSettings", True)
+    assert "THAW_WORKER_PORT" in message["hint"]
+    assert workers[worker].process.wait(PATIENCE_SECONDS) == 2
+
+
+def test_workers_that_cannot_reach_each_other_do_not_meet(start: Workers) -> None:
+    """As where a NetworkPolicy is missing: TensorFlow would hang."""
+    hosts = ["localhost", "localhost", "127.0.0.1"]
+    workers = [start(worker, hosts=hosts, times={"reach": 0.5}) for worker in (0, 2)]
+    workers.append(start(1, hosts=["localhost", "localhost", "nowhere.invalid"], times={"reach": 0.5}))
+    message = workers[0].until("error")
+    assert message["kind"] == "PeersMissing"
+    assert message["message"].startswith("worker 1 cannot reach worker 2 at nowhere.invalid:")
+    assert "NetworkPolicy" in message["hint"]
+    assert [worker.ended()[0] for worker in workers[1:]] == [45, 45]
+
+
+HOSTILE = [
+    b"",
+    b"GET / HTTP/1.1\r\nHost: worker\r\n\r\n",
+    b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500),
+    b"\xff" * 100_000,
+    b"\x00\x00\x00\x02{}",
+    b"\x00\x00\x00\x04null",
+    b"\x00\x00\x00\x05{\x00\xff\xfe}",
+    b"\x00\x00\x90\x00" + b"[" * 0x9000,
+    *(
+        len(data).to_bytes(4, "big") + data
+        for data in (
+            json.dumps(message).encode()
+            for message in (
+                {"kind": "hello"},
+                {"kind": "hello", "worker": True, "run": "one run"},
+                {"kind": "hello", "worker": 0, "run": "one run"},
+                {"kind": "hello", "worker": 3, "run": "one run"},
+                {"kind": "hello", "worker": 1e300, "run": "one run"},
+                {"kind": "hello", "worker": 1, "run": ["one run"]},
+                {"kind": "stop", "told": "told to stop by nobody"},
+                {"kind": "leaving", "worker": 1, "code": 1, "reason": "none"},
+            )
+        )
+    ),
+]
+
+
+def test_connections_that_are_no_workers_harm_nothing(start: Workers, port: int) -> None:
+    """Before the meeting, while workers are there, and after it; kept open, cut and reset."""
+    leader = start(0, before=["pause"])
+    leader.until("open")
+    with contextlib.ExitStack() as stack:
+
+        def intrude(ports: Sequence[int]) -> None:
+            for data, port in itertools.product(HOSTILE, ports):
+                for is_kept in (True, False):
+                    intruder = socket.create_connection(("localhost", port))
+                    with contextlib.suppress(ConnectionError):
+                        intruder.sendall(data)
+                    if is_kept:
+                        stack.enter_context(intruder)
+                    else:
+                        intruder.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+                        intruder.close()
+
+        intrude([port])
+        others = [start(worker) for worker in (1, 2)]
+        for other in others:
+            other.until("greeted")
+        intrude([port])
+        leader.told("go")
+        for worker in (leader, *others):
+            worker.until("met")
+            worker.told("steps")
+        intrude([port])
+        assert all(worker.process.poll() is None for worker in (leader, *others))
+        leader.signalled(signal.SIGTERM)
+        for worker in (leader, *others):
+            worker.until("agreed")
+
+
+def test_a_peer_that_sends_nonsense_is_lost(start: Workers, port: int) -> None:
+    """Nothing of a worker is believed either."""
+    leader = start(0, 2, before=["pause"])
+    leader.until("open")
+    with socket.create_connection(("localhost", port)) as peer, peer.makefile("rwb") as stream:
+
+        def send(**message: Any) -> None:
+            data = json.dumps(message).encode()
+            stream.write(len(data).to_bytes(4, "big") + data)
+            stream.flush()
+
+        def receive() -> dict[str, Any]:
+            while True:
+                message = json.loads(stream.read(int.from_bytes(stream.read(4), "big")))
+                if message["kind"] != "beat":
+                    return dict(message)
+
+        send(kind="hello", worker=1, run="one run")
+        assert receive()["greeting"] == {"attempt": 3}
+        with socket.create_server(("", port + 2)) as tensors:
+            send(kind="at", stage=0, problem=None)
+            leader.told("go")
+            assert receive() == {"kind": "go", "stage": 0}
+            connection, _ = tensors.accept()
+            with connection:
+                connection.sendall(b"thaw worker 1\n")
+        for stage in (1, 2):
+            send(kind="at", stage=stage, problem=None)
+            assert receive() == {"kind": "go", "stage": stage}
+        leader.until("met")
+        leader.told("work")
+        send(kind="leaving", code="none", reason=7)
+        assert leader.ended() == (45, "worker 1 is gone: code of leaving is no number below 256")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["kill", "stop", "leader"])
+def test_64_workers(start: Workers, how: str) -> None:
+    """They meet, in any order, though one comes twice; and all know of the same loss or stop."""
+    order = list(range(64))
+    random.Random(16).shuffle(order)
+    begun = {worker: start(worker, 64) for worker in order}
+    begun[7].until("open")
+    begun[7].signalled(signal.SIGKILL)
+    begun[7] = start(7, 64)
+    for worker in begun.values():
+        worker.until("met")
+        worker.told("work")
+    victim = 0 if how == "leader" else 40
+    begun[victim].signalled(signal.SIGTERM if how == "stop" else signal.SIGKILL)
+    if how != "stop":
+        del begun[victim]
+    ends = {worker.ended() for worker in begun.values()}
+    assert {code for code, _ in ends} == {42 if how == "stop" else 45}
+    assert all(f"worker {victim}" in message for _, message in ends), ends

@@ -1,0 +1,107 @@
+"""A worker that does no arithmetic: it meets the others, and then does what its standard input says, line by line.
+
+Each thing that it learns is a line of JSON. It ends with the exit code of its error.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from typing import Any
+
+from job.errors import ExitCode, Interrupted, ThawError
+from job.observe.events import Event
+from job.observe.observer import Observer
+from job.workers.addresses import Addresses
+from job.workers.follower import Follower
+from job.workers.leader import Leader
+from job.workers.peers import Hooks, Meeting, Times
+
+received: list[int] = []
+
+
+def say(what: str, **facts: Any) -> None:
+    os.write(1, (json.dumps({"what": what, **facts}) + "\n").encode())
+
+
+def check_signal() -> None:
+    if received:
+        raise Interrupted(f"told to stop by {signal.Signals(received[0]).name}; what was committed stands")
+
+
+class Saying(Observer):
+    def event(self, event: Event) -> None:
+        say(event.name, **event.fields())
+
+
+def stuck(reason: str) -> None:
+    say("stuck", reason=reason)
+    os._exit(99)
+
+
+def obey(team: Leader | Follower, order: str) -> None:
+    name, _, value = order.partition(" ")
+    if name == "work":
+        while True:
+            team.check()
+            time.sleep(0.01)
+    elif name == "steps":
+        with team.steps():
+            while not team.is_stopping:
+                team.check()
+                time.sleep(0.01)
+            team.check()
+        say("agreed")
+        raise team.interrupted()
+    elif name == "fail":
+        raise ThawError(value) if value else ValueError("of this test")
+    elif name == "collective":
+        raise team.failed(RuntimeError("the collective failed"))
+    elif name == "tell":
+        team.tell("outcome", {"accuracy": 0.5})
+    elif name == "hear":
+        say("heard", content=team.hear("outcome"))
+    elif name == "dismiss":
+        assert isinstance(team, Leader)
+        team.dismiss()
+    elif name == "hang":
+        threading.Event().wait()
+    elif name == "end":
+        raise SystemExit(0)
+
+
+def main() -> None:
+    facts = json.loads(sys.argv[1])
+    signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
+    addresses = Addresses(tuple(facts["hosts"]), facts["port"])
+    meeting = Meeting(addresses, facts["run"], facts["wait_seconds"], Times(**facts["times"]))
+    hooks = Hooks(check_signal, Saying(), stuck)
+    worker = facts["worker"]
+    leader = Leader(meeting, hooks, greeting={"attempt": 3}) if worker == 0 else None
+    with leader or Follower(meeting, hooks, worker=worker) as team:
+        say("open")
+        if isinstance(team, Follower):
+            say("greeted", greeting=team.greeting())
+        for order in facts["before"]:
+            obey(team, order)
+        with contextlib.suppress(IndexError):
+            if facts["before"][-1] == "pause":
+                sys.stdin.readline()
+        team.meet()
+        say("met", worker=worker)
+        for line in sys.stdin:
+            obey(team, line.strip())
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ThawError as error:
+        say("error", kind=type(error).__name__, message=error.message, hint=error.hint)
+        os._exit(error.exit_code)
+    except Exception as error:
+        say("error", kind=type(error).__name__, message=str(error))
+        os._exit(ExitCode.UNEXPECTED)
