@@ -14,9 +14,9 @@ from bench.workload import Workload
 
 ROUNDS = 8
 STEPS = 2
-SUMS = 5
 LOOPBACK = "lo:"
-SUM_NAMES = ("plain", "carried", "apart", "head")
+SUMS = {"gradient": 5, "head": 50, "carried": 50, "apart": 50}
+"""How many in a row of each; the flag would not show beside a whole gradient."""
 
 Answer = dict[str, float]
 
@@ -92,18 +92,17 @@ def _measured(one: _Team, two: _Team) -> Iterable[Row]:
     yield Row("the same over 2 (W - 1) / W gradients", "x", [each / gradient_bytes for each in sent], "at most 1.05")
     # Before the sums, which need memory of their own.
     peaks = {number: [answer["peak_bytes"] / 1e9 for answer in of[-1]] for number, of in ((1, alone), (2, together))}
-    for name in SUM_NAMES:
+    for name in SUMS:
         two.do(name, 1)  # traced
-    plain, carried, apart, head = (
-        [max(answer["seconds"] for answer in answers) for answers in measured]
-        for measured in interleaved(ROUNDS, *(partial(two.do, name, SUMS) for name in SUM_NAMES))
+    gradient, head, carried, apart = (
+        [1e3 * max(answer["seconds"] for answer in answers) for answers in measured]
+        for measured in interleaved(ROUNDS, *(partial(two.do, name, count) for name, count in SUMS.items()))
     )
-    yield Row("all-reduce of the gradient", "ms", [1e3 * seconds for seconds in plain])
-    yield Row("all-reduce of the head's gradient, 8 kB", "ms", [1e3 * seconds for seconds in head])
-    yield Row("with the stop flag in it, longer by", "ms", [1e3 * (a - b) for a, b in zip(carried, plain, strict=True)])
-    yield Row(
-        "with the stop flag after it, longer by", "ms", [1e3 * (a - b) for a, b in zip(apart, plain, strict=True)]
-    )
+    yield Row("all-reduce of the gradient", "ms", gradient)
+    yield Row("all-reduce of the head's gradient, 8 kB", "ms", head)
+    for where, measured in (("in it", carried), ("after it", apart)):
+        costs = [a - b for a, b in zip(measured, head, strict=True)]
+        yield Row(f"the same with the stop flag {where}, longer by", "ms", costs)
     for number, values in peaks.items():
         yield Row(f"peak memory of a worker of {number}", "GB", values)
 

@@ -1,8 +1,8 @@
 """One of the workers that `bench scale` measures: a process that does what a line of its input says, and answers.
 
 Every line is JSON, and so is its answer: "steps" or the name of a sum, and how often. The sums are of the gradient of
-fine-tuning: `plain`, with the flag that asks all to stop in the same all-reduce (`carried`) or in one of its own
-(`apart`), and of the gradient of the head alone (`head`).
+fine-tuning (`gradient`) and of that of the head: alone (`head`), with the flag that asks all to stop in the same
+all-reduce (`carried`), and with the flag in one of its own (`apart`).
 """
 
 import json
@@ -83,18 +83,17 @@ def _sums(collective: Collective, state: PhaseState) -> dict[str, Callable[[], A
     """The sums by name."""
     flag = tf.constant(0.0)
 
-    def gradient() -> list[tf.Tensor]:
-        return [tf.identity(variable.value) for variable in state.variables]
+    def summed(*, of: slice, more: list[tf.Tensor]) -> tf.Tensor:
+        # Other values than those of the variables, as a gradient is.
+        gradient = [2 * variable.value for variable in state.variables[of]]
+        return tf.reduce_sum(collective.summed([*gradient, *more])[-1])
 
-    def apart() -> tf.Tensor:
-        collective.summed(gradient())
-        return collective.summed([flag])[0]
-
+    head = slice(-2, None)
     functions = {
-        "plain": lambda: tf.reduce_sum(collective.summed(gradient())[-1]),
-        "carried": lambda: tf.reduce_sum(collective.summed([*gradient(), flag])[-1]),
-        "apart": lambda: tf.reduce_sum(apart()),
-        "head": lambda: tf.reduce_sum(collective.summed(gradient()[-2:])[-1]),
+        "gradient": lambda: summed(of=slice(None), more=[]),
+        "head": lambda: summed(of=head, more=[]),
+        "carried": lambda: summed(of=head, more=[flag]),
+        "apart": lambda: summed(of=head, more=[]) + collective.summed([flag])[0],
     }
     return {name: collective.step(function, []) for name, function in functions.items()}
 
