@@ -3,7 +3,6 @@
 import contextlib
 import itertools
 import json
-import os
 import random
 import signal
 import socket

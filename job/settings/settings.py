@@ -261,6 +261,33 @@ class Settings(BaseSettings):
             raise ValueError(f"nothing would train: {', '.join(map(variable, others))} is 0 too")
         return epochs
 
+    @field_validator("worker")
+    @classmethod
+    def _one_of_the_workers(cls, worker: int | None, info: ValidationInfo) -> int | None:
+        workers = info.data.get("workers")
+        if worker is not None and workers is not None and worker >= workers:
+            raise ValueError(f"must be below {PREFIX}WORKERS={workers}: workers are counted from 0")
+        return worker
+
+    @field_validator("worker_port")
+    @classmethod
+    def _found_by_others(cls, port: int, info: ValidationInfo) -> int:
+        if "worker_host" in info.data and "workers" in info.data:
+            Addresses.of(info.data["worker_host"], port, num_workers=info.data["workers"])
+        return port
+
+    @field_validator("devices")
+    @classmethod
+    def _rows_for_each_process(cls, devices: str, info: ValidationInfo) -> str:
+        workers, batch_size = info.data.get("workers", 1), info.data.get("batch_size")
+        num_processes = workers * (1 if devices == "auto" else int(devices))
+        if batch_size is not None and num_processes > batch_size:
+            raise ValueError(
+                f"with {PREFIX}WORKERS={workers} these are {num_processes} processes; {PREFIX}BATCH_SIZE={batch_size} "
+                "is over all of them: one would have no examples"
+            )
+        return devices
+
     @classmethod
     def recipe(cls) -> dict[str, Any]:
         """The defaults of the settings that change the result, by variable name without the prefix; JSON values."""
@@ -306,11 +333,11 @@ class Settings(BaseSettings):
         )
 
     def share(self) -> Share:
-        """Which of the workers this one is."""
+        """Which of the workers this process is, where each has one device."""
         return Share(self.worker or 0, self.workers)
 
     def addresses(self) -> Addresses:
-        """Where the workers are."""
+        """Where the workers are. Raises ValueError."""
         return Addresses.of(self.worker_host, self.worker_port, num_workers=self.workers)
 
     def run_uri(self) -> str:
