@@ -32,7 +32,7 @@ class Worker:
         } | facts  # fmt: skip
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.worker_process", json.dumps(facts)],
-            cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0,
         )  # fmt: skip
         self.worker = worker
 
@@ -40,7 +40,7 @@ class Worker:
         """What it says about this; everything before is passed over."""
         assert self.process.stdout is not None
         seen = []
-        for line in self.process.stdout:
+        for line in iter(self.process.stdout.readline, b""):
             said = json.loads(line)
             if said["what"] == what:
                 return dict(said)
@@ -49,8 +49,7 @@ class Worker:
 
     def told(self, order: str) -> "Worker":
         assert self.process.stdin is not None
-        self.process.stdin.write(f"{order}\n")
-        self.process.stdin.flush()
+        self.process.stdin.write(f"{order}\n".encode())
         return self
 
     def ended(self) -> tuple[int, str]:
@@ -129,15 +128,16 @@ def test_a_killed_worker_is_lost_at_once(start: Workers, victim: int) -> None:
         assert (code, message.startswith(f"worker {victim} is gone: ")) == (45, True), message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 2])
 def test_a_silent_worker_is_lost(start: Workers, victim: int) -> None:
-    workers = met(start, times={"silent": 2.0})
+    workers = met(start, times={"silent": 5.0})
     for worker in workers:
         worker.told("work")
     stopped = workers.pop(victim)
     stopped.signalled(signal.SIGSTOP)
     for worker in workers:
-        assert worker.ended() == (45, f"worker {victim} was silent for 2 s")
+        assert worker.ended() == (45, f"worker {victim} was silent for 5 s")
     stopped.signalled(signal.SIGCONT)
     assert stopped.ended()[0] == 45
 
@@ -300,8 +300,10 @@ def test_worker_0_may_not_begin_anew_under_one_that_has_its_greeting(start: Work
     other.until("greeted")
     leader.signalled(signal.SIGKILL)
     leader.process.wait()
-    start(0)
+    workers = [start(worker) for worker in (0, 2)]
     assert other.ended() == (45, "worker 0 began anew")
+    for worker in (*workers, start(1)):
+        worker.until("met")
 
 
 @pytest.mark.parametrize(("offset", "worker"), [(0, 0), (1, 0), (3, 2)])
@@ -451,6 +453,15 @@ def test_nothing_of_a_worker_is_believed(start: Workers, port: int, nonsense: di
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("importing", [0, 1])
+def test_silence_before_the_meeting_is_no_loss(start: Workers, importing: int) -> None:
+    """Importing TensorFlow lets no other thread of Python run for a while."""
+    workers = [start(worker, before=["hold 8"] * (worker == importing), times={"silent": 5.0}) for worker in (0, 1, 2)]
+    for worker in workers:
+        worker.until("met")
+
+
+@pytest.mark.slow
 def test_a_long_greeting_arrives(start: Workers) -> None:
     """A record may have 64 MiB; a worker that stands still keeps none of the others from it."""
     leader, first = start(0, history_bytes=64 << 20, before=["pause"]), start(1)
@@ -462,14 +473,15 @@ def test_a_long_greeting_arrives(start: Workers) -> None:
     assert first.until("greeted")["history_bytes"] == 64 << 20
 
 
+@pytest.mark.slow
 def test_one_that_takes_nothing_does_not_keep_the_others(start: Workers) -> None:
     """More is told than the system's buffers hold: it goes to the others, and the one that stands still is lost."""
-    workers = met(start, times={"silent": 3.0})
+    workers = met(start, times={"silent": 5.0})
     workers[2].signalled(signal.SIGSTOP)
     workers[0].told("shout 20000000").until("shouted")
     assert workers[1].told("hear noise").until("heard")["content"] == 20_000_000
     for worker in workers[:2]:
-        assert worker.told("work").ended() == (45, "worker 2 was silent for 3 s")
+        assert worker.told("work").ended() == (45, "worker 2 was silent for 5 s")
 
 
 @pytest.mark.slow

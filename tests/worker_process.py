@@ -4,9 +4,11 @@ Each thing that it learns is a line of JSON. It ends with the exit code of its e
 """
 
 import contextlib
+import ctypes
 import json
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -71,6 +73,9 @@ def obey(team: Leader | Follower, order: str) -> None:
     elif name == "dismiss":
         assert isinstance(team, Leader)
         team.dismiss()
+    elif name == "hold":
+        say("holding")
+        ctypes.PyDLL(None).sleep(int(value))  # no other thread of Python runs meanwhile
     elif name == "hang":
         threading.Event().wait()
     elif name == "end":
@@ -100,6 +105,7 @@ def main() -> None:
             if facts["before"][-1] == "pause":
                 sys.stdin.readline()
         team.meet()
+        socket.create_server(("", addresses.tensors(worker)[1])).close()
         say("met", worker=worker)
         for line in sys.stdin:
             obey(team, line.strip())

@@ -77,7 +77,7 @@ class Follower(Peers):
     # In the thread of the loop.
 
     async def _attend(self) -> None:
-        while True:
+        while not self._is_closing:
             try:
                 async with asyncio.timeout(self.times.answer):
                     reader, writer = await asyncio.open_connection(*self.meeting.addresses.leader)
@@ -115,10 +115,10 @@ class Follower(Peers):
             self._refused_at = (self._refused_at or time.monotonic()) if self._other_run is not None else None
             return False
         if kind == "welcome":
-            self._welcomed(message)
-        elif not self._is_welcome:
+            return self._is_taken_in(message)
+        if not self._is_welcome:
             raise MalformedMessage("neither welcome nor refused")
-        elif kind == "go":
+        if kind == "go":
             self._released = max(self._released, number(message, "stage", len(Stage)))
             self._is_bound = self._released >= Stage.REACHED
         elif kind == "tell":
@@ -127,17 +127,20 @@ class Follower(Peers):
             raise MalformedMessage(f"unknown: {kind[:20]!r}")
         return True
 
-    def _welcomed(self, message: Message) -> None:
+    def _is_taken_in(self, message: Message) -> bool:
         session, greeting = text(message, "session"), message.get("greeting")
         if not isinstance(greeting, dict):
             raise MalformedMessage("the greeting is no object")
-        self._is_welcome, self._refused_at = True, None
         if self._has_read_greeting and session != self._session:
+            # This worker may know older things than that one; a new process in its place will not.
+            self._problem = "it began anew"
             self._lose("worker 0 began anew")
-            return
+            return False
         self._session, self._greeting = session, greeting
+        self._is_welcome, self._refused_at, self._problem = True, None, "it fell silent"
         if self._at is not None:
             self._come(*self._at)
+        return True
 
     def _come(self, stage: Stage, problem: str | None) -> None:
         self._at = stage, problem

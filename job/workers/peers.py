@@ -290,7 +290,8 @@ class Peers(ABC):
 
     async def _watch_signal(self) -> None:
         while True:
-            self._look_for_signal()
+            with contextlib.suppress(ThawError):  # which the thread of the run sees for itself
+                self._look_for_signal()
             await asyncio.sleep(LOOK_SECONDS)
 
     def _stopped(self, told: str) -> None:

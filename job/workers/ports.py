@@ -5,7 +5,6 @@ or a network that lets nothing through, must be known before.
 """
 
 import asyncio
-import contextlib
 import errno
 import socket
 import time
