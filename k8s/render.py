@@ -33,16 +33,14 @@ from k8s.targets import without_target
 from k8s.workers import (
     AROUND_A_JOB,
     INSTANCE,
-    JOB_SET_NAME,
     RUNTIME,
     as_runtime,
-    as_train_job,
     count_as_setting,
-    in_job_set,
     is_indexed,
     is_of_one_run,
     scale,
     select,
+    wrapped,
 )
 
 OVERLAYS = Path(__file__).parent / "overlays"
@@ -157,17 +155,13 @@ def _with_runtime(runtime: Manifest, manifests: list[Manifest]) -> list[Manifest
     jobs = [manifest for manifest in manifests if manifest["kind"] == "Job"]
     if len(jobs) != 1:
         raise CannotRender(f"a {RUNTIME} is rendered from the one Job beside it, and there are {len(jobs)}")
+    _drop_empty_tolerations(jobs[0])
     config = _config_of(container_of(jobs[0]), manifests)
-    if is_indexed(jobs[0]):
-        count_as_setting(jobs[0], config)
-    settings = settings_of(container_of(jobs[0]), config["data"])
-    if settings.fingerprint() != Settings().fingerprint():
+    if _settled(jobs[0], config, []).fingerprint() != Settings().fingerprint():
         raise CannotRender(
             f"the settings beside a {RUNTIME} change the result, and would change it for every run",
             hint="set them in the overlay of the run",
         )
-    if is_indexed(jobs[0]):
-        scale(jobs[0], config, [], settings)
     used = [*jobs, config, *filter(is_of_one_run, manifests)]
     as_runtime(runtime, jobs[0], config)
     return [manifest for manifest in manifests if manifest not in used]
@@ -183,9 +177,7 @@ def of_one_run(manifests: list[Manifest], run_id: str | None = None) -> list[Man
     if len(workloads) != 1:
         raise CannotRender(f"an overlay is one Job or CronJob, and this one has {len(workloads)}")
     (workload,) = workloads
-    if not pod_of(workload).get("tolerations"):
-        # An empty list is for components to add to. The server drops it, so every apply would find it changed.
-        pod_of(workload).pop("tolerations", None)
+    _drop_empty_tolerations(workload)
     container = container_of(workload)
     if _asks_for_gpu(container) and _is_for_cpus(container["image"]):
         raise CannotRender(
@@ -204,16 +196,7 @@ def of_one_run(manifests: list[Manifest], run_id: str | None = None) -> list[Man
         )
     if run_id is not None:
         config["data"][RUN_ID] = run_id
-    if is_indexed(workload):
-        count_as_setting(workload, config)
-    settings = settings_of(container, config["data"])
-    if is_indexed(workload):
-        scale(workload, config, policies, settings)
-    elif settings.workers > 1:
-        raise CannotRender(
-            f"{WORKERS}={settings.workers}: the pods of this {workload['kind']} have no index to be workers by",
-            hint="add `components/workers` in an overlay on top of this one",
-        )
+    settings = _settled(workload, config, policies)
     if workload["kind"] == "CronJob":
         if RUN_ID in config["data"]:
             raise InvalidSettings(
@@ -231,13 +214,32 @@ def of_one_run(manifests: list[Manifest], run_id: str | None = None) -> list[Man
         source["configMapRef"]["name"] = name
     workload["metadata"]["name"] = name
     _label(name, workload, config, *policies, template_of(workload))
-    is_train_job = bool(around) and around[0]["kind"] == "TrainJob"
+    if around:
+        return wrapped(around[0], workload, config, policies)
     for policy in policies:
-        # The Trainer gives no label of ours to the pods of one run.
-        select(policy, name, JOB_SET_NAME if is_train_job else INSTANCE)
-    if is_train_job:
-        return [*policies, as_train_job(around[0], workload, config)]
-    return [config, *policies, in_job_set(around[0], workload)] if around else manifests
+        select(policy, name)
+    return manifests
+
+
+def _settled(workload: Manifest, config: Manifest, policies: list[Manifest]) -> Settings:
+    """The settings, whose number of workers is now in all that has it. Raises InvalidSettings, CannotRender."""
+    if is_indexed(workload):
+        count_as_setting(workload, config)
+    settings = settings_of(container_of(workload), config["data"])
+    if is_indexed(workload):
+        scale(workload, config, policies, settings)
+    elif settings.workers > 1:
+        raise CannotRender(
+            f"{WORKERS}={settings.workers}: the pods of this {workload['kind']} have no index to be workers by",
+            hint="add `components/workers` in an overlay on top of this one",
+        )
+    return settings
+
+
+def _drop_empty_tolerations(workload: Manifest) -> None:
+    """An empty list is for components to add to. The server drops it, so every apply would find it changed."""
+    if not pod_of(workload).get("tolerations"):
+        pod_of(workload).pop("tolerations", None)
 
 
 def examples_in(manifests: list[Manifest]) -> list[str]:

@@ -1,8 +1,8 @@
 """What follows from the number of workers of a run, and the kinds of other controllers that its Job can be part of.
 
-An overlay has a Job in any case, so whatever changes a Job holds for these kinds too. Beside a JobSet it becomes the one
-Job of the set. Beside a TrainJob its image, settings and resources go into that, and the rest of it into the runtime,
-which is made of the Job in the folder `shared`.
+An overlay has a Job in any case, so whatever changes a Job holds for these kinds too. Beside a JobSet it becomes the
+one Job of the set. Beside a TrainJob its image, settings and resources go into that, and the rest of it into the
+runtime, which is made of the Job in the folder `shared`.
 """
 
 from typing import Any
@@ -20,7 +20,7 @@ AROUND_A_JOB = ("JobSet", "TrainJob")
 
 def is_indexed(job: Manifest) -> bool:
     """Whether the pods of the Job, or of the Jobs of a CronJob, have an index each, which makes workers of them."""
-    return _spec(job).get("completionMode") == "Indexed"
+    return bool(_spec(job).get("completionMode") == "Indexed")
 
 
 def is_of_one_run(manifest: Manifest) -> bool:
@@ -60,7 +60,18 @@ def select(policy: Manifest, name: str, key: str = INSTANCE) -> None:
         selector["matchLabels"] = {**selector["matchLabels"], key: name}
 
 
-def in_job_set(job_set: Manifest, job: Manifest) -> Manifest:
+def wrapped(outer: Manifest, job: Manifest, config: Manifest, policies: list[Manifest]) -> list[Manifest]:
+    """The manifests of a run whose Job is in a JobSet or a TrainJob."""
+    name = job["metadata"]["name"]
+    for policy in policies:
+        # Pods of a TrainJob have the labels of the runtime, and none of ours that names the run.
+        select(policy, name, JOB_SET_NAME if outer["kind"] == "TrainJob" else INSTANCE)
+    if outer["kind"] == "TrainJob":
+        return [*policies, _train_job(outer, job, config)]
+    return [config, *policies, _job_set(outer, job)]
+
+
+def _job_set(job_set: Manifest, job: Manifest) -> Manifest:
     """The JobSet with the Job as its only one, and with name and labels of the Job."""
     _named_as(job_set, job)
     spec = job_set["spec"]
@@ -70,7 +81,7 @@ def in_job_set(job_set: Manifest, job: Manifest) -> Manifest:
     return job_set
 
 
-def as_train_job(train_job: Manifest, job: Manifest, config: Manifest) -> Manifest:
+def _train_job(train_job: Manifest, job: Manifest, config: Manifest) -> Manifest:
     """The TrainJob with what it has of the Job: name and labels, image, number of nodes, settings, resources."""
     _named_as(train_job, job)
     container = _container(job)
