@@ -35,6 +35,9 @@ GKE, CRON = "overlays/gke", "overlays/cron"
 MORE_SHARED = {
     "overlays/local": {("PersistentVolumeClaim", "thaw-runs")},
     "overlays/own-data-pvc": {("PersistentVolumeClaim", "thaw-runs")},
+    "overlays/gke-workers": {("Service", "thaw-workers")},
+    "overlays/gke-workers-kueue": {("Service", "thaw-workers")},
+    "overlays/kubeflow": {("ClusterTrainingRuntime", "thaw"), ("NetworkPolicy", "thaw-trainer")},
     "cloud": {("Role", "thaw-workflow"), ("RoleBinding", "thaw-workflow")},
 }
 CLAIM_OF_A_PERSON = "thaw-data"
@@ -129,10 +132,7 @@ def test_a_component_changes_the_jobs_of_a_schedule_as_it_changes_a_job(name: st
     write_kustomization(top, resources=[after], components=[f"components/{name}"])
     job = Manifests(kustomize(once))
     for schedule in (Manifests(kustomize(before)), Manifests(kustomize(top))):
-        assert schedule.names == {
-            ("CronJob", "thaw"),
-            ("ConfigMap", job.container["envFrom"][0]["configMapRef"]["name"]),
-        }
+        assert schedule.names == job.names - {("Job", "thaw")} | {("CronJob", "thaw")}
         template = schedule.workload["spec"]["jobTemplate"]
         assert template["metadata"] == {"labels": job.workload["metadata"]["labels"]}
         run_id = {"name": "THAW_RUN_ID", "valueFrom": {"fieldRef": {"fieldPath": schedule.fields["THAW_RUN_ID"]}}}
@@ -143,7 +143,7 @@ def test_a_component_changes_the_jobs_of_a_schedule_as_it_changes_a_job(name: st
 @pytest.mark.parametrize(
     ("argv", "parts", "message"),
     [
-        (["gke-spto"], {}, "'gke-spto' is no overlay: there are ci, cron, gke, gke-spot, local"),
+        (["gke-spto"], {}, "'gke-spto' is no overlay: there are ci, cron, gke, gke-spot, gke-workers"),
         (["."], {"resources": [GKE, "overlays/ci"]}, "may not add resource"),
         (
             ["."],
@@ -192,16 +192,21 @@ def test_the_server_stores_what_is_printed(name: str) -> None:
 def test_a_run_and_what_runs_share_are_apart(place: str) -> None:
     """A run is a workload and its settings, with a label to delete it by; its pods use what is shared."""
     run, shared = run_part(place), shared_part(place)
-    assert sorted(manifest["kind"] for manifest in run) in (["ConfigMap", "Job"], ["ConfigMap", "CronJob"])
-    labelled = [*run, run.job["template"], run.workload["spec"].get("jobTemplate", run.workload)]
+    both = Manifests([*shared, *run])
+    kinds = sorted(manifest["kind"] for manifest in run if manifest["kind"] != "NetworkPolicy")
+    assert kinds in (["ConfigMap", "CronJob"], ["ConfigMap", "Job"], ["ConfigMap", "JobSet"], ["TrainJob"])
+    assert len(run.of_kind("NetworkPolicy")) == (both.settings.workers > 1)
+    labelled = [*run, run.workload["spec"].get("jobTemplate", run.workload)]
+    if run.workload["kind"] != "TrainJob":  # its pods are made by the runtime
+        labelled.append(run.job["template"])
     assert {it["metadata"]["labels"][INSTANCE] for it in labelled} == {run.name}
     assert INSTANCE not in yaml.safe_dump(list(shared))
     account = {("ServiceAccount", "thaw"), ("NetworkPolicy", "thaw"), ("NetworkPolicy", "thaw-https")}
     assert shared.names == account | MORE_SHARED.get(place, set())
-    claims = [it["persistentVolumeClaim"] for it in run.pod["volumes"] if "persistentVolumeClaim" in it]
+    claims = [it["persistentVolumeClaim"] for it in both.pod["volumes"] if "persistentVolumeClaim" in it]
     names = {claim["claimName"] for claim in claims} - {CLAIM_OF_A_PERSON}
     assert {("PersistentVolumeClaim", name) for name in names} <= shared.names
-    assert ("ServiceAccount", run.pod["serviceAccountName"]) in shared.names
+    assert ("ServiceAccount", both.pod["serviceAccountName"]) in shared.names
 
 
 def test_runs_of_one_namespace_agree_on_what_they_share() -> None:
