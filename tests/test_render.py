@@ -1,11 +1,6 @@
 """`make render`: Job and ConfigMap are named by the run, and deleting a run deletes nothing that runs share."""
 
-import os
 import re
-import shutil
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +9,6 @@ import yaml
 from job import __version__
 from k8s.render import CannotRender, examples_in, kustomize, of_one_run
 from k8s.targets import without_target
-from tests.conftest import REPOSITORY
 from tests.manifests import (
     COMPONENTS,
     INSTANCE,
@@ -293,48 +287,3 @@ def test_a_patch_has_a_target_by_the_name_before_it_was_changed(tmp_path: Path) 
     kustomization = {"resources": ["https://git.example.com/thaw//k8s/base"], "patches": [job]}
     (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
     assert without_target(tmp_path, []) == []
-
-
-@pytest.fixture
-def make(tmp_path: Path) -> Callable[..., tuple[str, str, Manifests]]:
-    """Runs a target that calls kubectl; returns what it prints, and the arguments and manifests that kubectl gets."""
-    kubectl, arguments, manifests = tmp_path / "kubectl", tmp_path / "arguments", tmp_path / "manifests"
-    render_command = "kubectl kustomize" if shutil.which("kubectl") else "kustomize build"
-    kubectl.write_text(
-        f'#!/bin/sh\n[ "$1" != kustomize ] || PATH=${{PATH#*:}} exec {render_command} "$2"\n'
-        f'echo "$*" > {arguments}\ncat > {manifests}\n'
-    )
-    kubectl.chmod(0o755)
-
-    def run(*argv: str) -> tuple[str, str, Manifests]:
-        # These tests may be run by make, whose sub-makes print the folder.
-        words = ["make", "--no-print-directory", "--old-file=setup", f"BIN={Path(sys.executable).parent}", *argv]
-        env = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
-        done = subprocess.run(words, cwd=REPOSITORY, env=env, capture_output=True, text=True, timeout=60)
-        assert done.returncode == 0, done.stderr
-        return done.stdout, arguments.read_text().strip(), rendered(manifests.read_text())
-
-    return run
-
-
-def test_undeploy_deletes_one_run(make: Callable[..., tuple[str, str, Manifests]]) -> None:
-    """The Job and the ConfigMap that have the name of this run id."""
-    printed, arguments, manifests = make("undeploy", "OVERLAY=local", "RUN_ID=seven")
-    assert arguments == "delete --ignore-not-found -f -"
-    assert manifests == rendered(render("local", "--run-id", "seven").stdout)
-    assert manifests.names.isdisjoint(run_part("overlays/local").names)
-    assert printed.startswith("nothing to delete"), "this kubectl has found nothing"
-
-
-def test_deploy_applies_what_runs_share_and_then_the_run(make: Callable[..., tuple[str, str, Manifests]]) -> None:
-    """In this order, since a pod needs its account and its claim."""
-    _, arguments, manifests = make("deploy", "OVERLAY=local")
-    assert arguments == "apply -f -"
-    assert manifests == shared_part("overlays/local") + run_part("overlays/local")
-
-
-def test_deploy_of_examples_applies_nothing(make: Callable[..., tuple[str, str, Manifests]], tmp_path: Path) -> None:
-    """The target fails before kubectl gets anything."""
-    with pytest.raises(AssertionError, match=r"examples in place of what is yours: gs://thaw\.example\.com/runs"):
-        make("deploy", "OVERLAY=gke")
-    assert not (tmp_path / "arguments").exists()
