@@ -11,6 +11,7 @@ from job.errors import ExitCode
 from job.settings.settings import Settings
 from job.workers.addresses import MARK, Addresses
 from k8s.render import CannotRender, kustomize, of_one_run, shared_by_runs
+from tests.conftest import REPOSITORY
 from tests.manifests import (
     JOB_SET_NAME,
     OVERLAYS,
@@ -296,6 +297,12 @@ def test_only_worker_0_is_a_target_of_prometheus(tmp_path: Path) -> None:
     assert drop["sourceLabels"] == [f"__meta_kubernetes_pod_label_{re.sub(r'[^a-z]', '_', INDEX)}"]
     dropped = [index for index in ("", "0", "1", "9", "10", "1023") if re.fullmatch(drop["regex"], index)]
     assert dropped == ["1", "9", "10", "1023"]
+    page = (REPOSITORY / "docs/monitoring.md").read_text()
+    (config,) = [
+        block for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL) if "kubernetes_sd_configs" in block
+    ]
+    relabelings = yaml.safe_load(config)["scrape_configs"][0]["relabel_configs"]
+    assert {"source_labels": drop["sourceLabels"], "regex": drop["regex"], "action": "drop"} in relabelings
     (rules,) = component("monitoring", tmp_path).of_kind("PrometheusRule")
     expressions = [rule["expr"] for group in rules["spec"]["groups"] for rule in group["rules"]]
     assert not [expression for expression in expressions if re.search(r"\b(up|absent\w*)\b", expression)]
