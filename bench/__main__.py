@@ -17,9 +17,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from bench import against_article, around, growth, input_pipeline
+from bench import against_article, around, batch, growth, input_pipeline, scale
 from bench.measuring import Row
-from bench.table import PAGE, README, RESULTS, markdown, with_table
+from bench.table import PAGE, README, RESULTS, SCALING, markdown, with_table
 from bench.workload import Workload, workload
 from job.settings import machine
 
@@ -27,6 +27,8 @@ SECTIONS: dict[str, Callable[[Workload], Iterable[Row]]] = {
     "around": around.rows,
     "input": input_pipeline.rows,
     "growth": growth.rows,
+    "scale": scale.rows,
+    "batch": batch.rows,
     "article": against_article.rows,
 }
 
@@ -46,9 +48,9 @@ def main() -> None:
             print(name, flush=True)
             results[name] = _section(load, list(SECTIONS[name](load)))
             RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-    for path in (README, PAGE):
+    for path in (README, PAGE, SCALING):
         path.write_text(with_table(path, results))
-    print("\n" + markdown(results, goals_only=False))
+    print("\n" + markdown(results))
 
 
 def _section(load: Workload, rows: list[Row]) -> dict[str, Any]:

@@ -5,24 +5,19 @@ import time
 from collections.abc import Generator, Iterable
 
 from bench.measuring import JOB, Row, finished, interleaved
+from bench.training import fine_tuning
 from bench.workload import Workload
-from job.data.splits import DataRequest, load_splits
-from job.model.classifier import ModelRequest, build_classifier
 from job.observe import events
 from job.observe.events import StepDone
-from job.observe.ledger import Ledger
 from job.observe.metrics import Metrics
 from job.observe.observer import Observers
 from job.observe.progress import Context, Progress
-from job.phases import Phase
 from job.run.checkpoint import Checkpoints
 from job.run.committer import Committer
 from job.run.record import Identity, RunRecord
 from job.schema import Holder
 from job.storage import LocalStore
-from job.train import loop, numerics
 from job.train.collective import Collective
-from job.train.state import PhaseState
 from job.workers.team import Alone
 
 REPETITIONS = 5
@@ -80,29 +75,14 @@ def _commits(load: Workload) -> Generator[Row, None, float]:
 
     Returns the seconds of a step.
     """
-    size = load.image_size
     scratch = load.place / "commits"
     scratch.mkdir()
-    request = DataRequest(
-        dataset=load.dataset, data_dir=str(load.data_dir), specs=load.splits(320, 32, 32), image_size=size,
-        cache="memory", cache_dir=scratch,
-    )  # fmt: skip
-    splits = load_splits(request, check_stop=lambda: None)
-    model = ModelRequest(
-        backbone="Xception", weights=load.weights, image_size=size, num_classes=2, dropout=0.2, flip="horizontal",
-        rotation=0.1, policy=numerics.dtype_policy(numerics.choose(precision="auto", xla="auto")["precision"]), seed=0,
-    )  # fmt: skip
-    phase = Phase(name="fine_tune", trainable=("backbone", "head"), learning_rate=1e-5, epochs=10**6)
-    state = PhaseState(build_classifier(model), phase)
+    state, facts = fine_tuning(load, scratch, Collective(Alone(lambda: None)), num_examples=320)
     store = LocalStore(scratch / "store")
     record = RunRecord.open(store, Identity(run_id="commits", fingerprint="", settings={}))
     record.take(Holder(host="bench", pid=1, started=0.0), lease_seconds=3600)
     context = Context(Observers(), Progress(), check_stop=lambda: None)
     committer = Committer(Checkpoints(store, record, keep=2, scratch=scratch), context)
-    facts = loop.train_phase(
-        state, train=splits.train, validation=splits.validation, recipe=loop.Recipe(32, 0, xla=False),
-        position=loop.START, ledger=Ledger(), collective=Collective(Alone(lambda: None)),
-    )  # fmt: skip
     warmed_up = 0
     while warmed_up < 3:
         warmed_up += isinstance(next(facts), StepDone)
@@ -114,7 +94,7 @@ def _commits(load: Workload) -> Generator[Row, None, float]:
             began = time.monotonic()
             if commits_first and not steps:
                 step = int(state.optimizer.iterations.numpy())
-                committer.submit(state.arrays, phase=phase.name, step=step, reason="")
+                committer.submit(state.arrays, phase=state.phase.name, step=step, reason="")
             fact = next(facts)
             committer.report()
             if isinstance(fact, StepDone):

@@ -1,4 +1,7 @@
-"""The results of `make bench` as tables: those with a goal in the README, all of them in docs/performance.md."""
+"""The results of `make bench` as tables: those with a goal in the README, all of them in docs/performance.md.
+
+Those of several workers are also in docs/scaling.md.
+"""
 
 import re
 from pathlib import Path
@@ -7,27 +10,30 @@ from typing import Any
 RESULTS = Path(__file__).parent / "results.json"
 README = Path(__file__).parent.parent / "README.md"
 PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
+SCALING = Path(__file__).parent.parent / "docs" / "scaling.md"
 
 TITLES = {
     "article": "Against the article's Keras script",
     "around": "Around the training",
     "input": "Input pipeline",
     "growth": "Growth",
+    "scale": "Several workers",
+    "batch": "Larger batches",
 }
 
 _PLACE = re.compile(r"(?<=<!-- make bench -->\n).*?(?=<!-- /make bench -->)", re.DOTALL)
 
 
-def markdown(results: dict[str, Any], *, goals_only: bool) -> str:
-    """A table of every section that has been measured; all rows, or those with a goal."""
+def markdown(results: dict[str, Any], *, goals_only: bool = False, only: tuple[str, ...] = tuple(TITLES)) -> str:
+    """A table of these sections, as far as they have been measured; all rows, or those with a goal."""
     lines = ["| measured | median | lowest to highest | goal |", "|---|---|---|---|"]
-    for name, title in TITLES.items():
+    for name in only:
         if name not in results:
             continue
         section = results[name]
         on = section["on"]
         numbers = "bfloat16" if on["bfloat16"] else "float32"
-        lines.append(f"| **{title}** ({on['data']}; {on['cores']} cores, {numbers}) | | | |")
+        lines.append(f"| **{TITLES[name]}** ({on['data']}; {on['cores']} cores, {numbers}) | | | |")
         for row in section["rows"]:
             if goals_only and not row["goal"]:
                 continue
@@ -37,9 +43,16 @@ def markdown(results: dict[str, Any], *, goals_only: bool) -> str:
     return "\n".join(lines) + "\n"
 
 
+def of_page(path: Path, results: dict[str, Any]) -> str:
+    """The table that one of the three pages shows."""
+    if path == SCALING:
+        return markdown(results, only=("scale", "batch"))
+    return markdown(results, goals_only=path == README)
+
+
 def with_table(path: Path, results: dict[str, Any]) -> str:
-    """The text of a file with the table of these results in its place: the README, or docs/performance.md."""
-    return _PLACE.sub(lambda _: markdown(results, goals_only=path == README), path.read_text())
+    """The text of a page with the table of these results in its place."""
+    return _PLACE.sub(lambda _: of_page(path, results), path.read_text())
 
 
 def number(value: float) -> str:

@@ -1,0 +1,40 @@
+"""The recipe's fine-tuning in this process, a step at a time."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from bench.workload import Workload
+from job.data.order import Portion
+from job.data.splits import DataRequest, load_splits
+from job.model.classifier import ModelRequest, build_classifier
+from job.observe.ledger import Ledger
+from job.phases import Phase
+from job.train import loop, numerics
+from job.train.collective import Collective
+from job.train.state import PhaseState
+
+BATCH_SIZE = 32
+
+
+def fine_tuning(
+    load: Workload, scratch: Path, collective: Collective, *, num_examples: int
+) -> tuple[PhaseState, Iterator[loop.Fact]]:
+    """Xception before its first step, and its steps and epochs without an end, as one of the workers has them."""
+    size = load.image_size
+    request = DataRequest(
+        dataset=load.dataset, data_dir=str(load.data_dir), specs=load.splits(num_examples, 32, 32), image_size=size,
+        cache="memory", cache_dir=scratch,
+        portion=Portion(share=collective.share, batch_size=BATCH_SIZE, evaluation_batch_size=BATCH_SIZE, seed=0),
+    )  # fmt: skip
+    splits = load_splits(request, check_stop=lambda: None)
+    model = ModelRequest(
+        backbone="Xception", weights=load.weights, image_size=size, num_classes=2, dropout=0.2, flip="horizontal",
+        rotation=0.1, policy=numerics.dtype_policy(numerics.choose(precision="auto", xla="auto")["precision"]), seed=0,
+    )  # fmt: skip
+    phase = Phase(name="fine_tune", trainable=("backbone", "head"), learning_rate=1e-5, epochs=10**6)
+    state = PhaseState(build_classifier(model), phase)
+    facts = loop.train_phase(
+        state, train=splits.train, validation=splits.validation, recipe=loop.Recipe(BATCH_SIZE, 0, xla=False),
+        position=loop.START, ledger=Ledger(), collective=collective,
+    )  # fmt: skip
+    return state, facts
