@@ -193,6 +193,15 @@ def _carry_out(name: str, words: Sequence[str]) -> int:
         settings: Settings = options.settings
         stop.grace_seconds = settings.grace_seconds
         ending.path = str(settings.termination_log) if settings.termination_log else None
+        if name == "run":
+            from job.cli import devices
+
+            count = devices.num_devices(settings, os.environ)
+            if count > 1:
+                # Each process has the whole grace period for itself; this one only waits for them.
+                stop.grace_seconds = settings.grace_seconds / GRACE_USED
+                flags = devices.flags_of(settings, count, may_choose_port="worker_port" not in options.origins)
+                return devices.answer(settings, words, flags, check_stop=stop.check, environ=os.environ)
         ending.console = stop.observer = Log(settings.log_format, progress)
         # Keras imports Matplotlib, which reads this then, and by default writes to a home that may not be writable.
         os.environ.setdefault("MPLCONFIGDIR", str(cache_folder.place(settings.cache_dir) / "matplotlib"))

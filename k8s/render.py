@@ -1,6 +1,7 @@
 """An overlay -> the manifests of one run, on standard output: `python -m k8s.render OVERLAY`.
 
 A run is one Job or CronJob and the ConfigMap of its settings, and nothing else, so that deleting it deletes no more.
+With several workers there is also the policy by which the pods of this run reach each other (k8s/workers.py).
 What all runs of a namespace share (account, policies, claim) is in the overlay's folder `shared`; `--shared` prints it.
 `--deploy` prints both, and refuses the examples of this repository, which are no place of anyone.
 
@@ -29,10 +30,21 @@ from job.errors import ExitCode, InvalidSettings, ThawError
 from job.settings.environment import read_settings
 from job.settings.settings import Settings, variable
 from k8s.targets import without_target
+from k8s.workers import (
+    AROUND_A_JOB,
+    INSTANCE,
+    RUNTIME,
+    as_runtime,
+    count_as_setting,
+    is_indexed,
+    is_of_one_run,
+    scale,
+    select,
+    wrapped,
+)
 
 OVERLAYS = Path(__file__).parent / "overlays"
-RUN_ID = variable("run_id")
-INSTANCE = "app.kubernetes.io/instance"
+RUN_ID, WORKERS = variable("run_id"), variable("workers")
 SHARED = "shared"
 EXAMPLE = re.compile(r"[\w.:/@-]*(?<![\w-])(?:example\.(?:com|net|org)(?!\.\w)|example-project)(?![\w-])[\w.:/@-]*")
 """A registry, bucket or account in the domains that are reserved for examples, or in the project of ours."""
@@ -133,22 +145,39 @@ def shared_by_runs(folder: Path) -> list[Manifest]:
             f"{folder} has no folder {SHARED!r} with what all runs of its namespace share",
             hint=f"make {SHARED}/kustomization.yaml, with `resources: [.../overlays/gke/{SHARED}]` if nothing differs",
         )
-    return kustomize(folder / SHARED)
+    manifests = kustomize(folder / SHARED)
+    runtimes = [manifest for manifest in manifests if manifest["kind"] == RUNTIME]
+    return _with_runtime(runtimes[0], manifests) if runtimes else manifests
+
+
+def _with_runtime(runtime: Manifest, manifests: list[Manifest]) -> list[Manifest]:
+    """The manifests with the Job among them as what the runtime starts. Raises CannotRender."""
+    jobs = [manifest for manifest in manifests if manifest["kind"] == "Job"]
+    if len(jobs) != 1:
+        raise CannotRender(f"a {RUNTIME} is rendered from the one Job beside it, and there are {len(jobs)}")
+    _drop_empty_tolerations(jobs[0])
+    config = _config_of(container_of(jobs[0]), manifests)
+    if _settled(jobs[0], config, []).fingerprint() != Settings().fingerprint():
+        raise CannotRender(
+            f"the settings beside a {RUNTIME} change the result, and would change it for every run",
+            hint="set them in the overlay of the run",
+        )
+    used = [*jobs, config, *filter(is_of_one_run, manifests)]
+    as_runtime(runtime, jobs[0], config)
+    return [manifest for manifest in manifests if manifest not in used]
 
 
 def of_one_run(manifests: list[Manifest], run_id: str | None = None) -> list[Manifest]:
     """The same manifests, with settings that hold, named and labelled by their run.
 
     Raises InvalidSettings; CannotRender when there is not exactly one Job or CronJob, or anything but its settings, or
-    when its image does not fit its resources.
+    when its image does not fit its resources, or its kind the number of workers.
     """
     workloads = [manifest for manifest in manifests if manifest["kind"] in ("Job", "CronJob")]
     if len(workloads) != 1:
         raise CannotRender(f"an overlay is one Job or CronJob, and this one has {len(workloads)}")
     (workload,) = workloads
-    if not pod_of(workload).get("tolerations"):
-        # An empty list is for components to add to. The server drops it, so every apply would find it changed.
-        pod_of(workload).pop("tolerations", None)
+    _drop_empty_tolerations(workload)
     container = container_of(workload)
     if _asks_for_gpu(container) and _is_for_cpus(container["image"]):
         raise CannotRender(
@@ -156,7 +185,10 @@ def of_one_run(manifests: list[Manifest], run_id: str | None = None) -> list[Man
             hint="add `components/gpu` in an overlay on top of this one, or name another tag in `images`",
         )
     config = _config_of(container, manifests)
-    others = [f"{it['kind']} {it['metadata']['name']}" for it in manifests if it not in (workload, config)]
+    policies = list(filter(is_of_one_run, manifests))
+    around = [it for it in manifests if it["kind"] in AROUND_A_JOB and workload["kind"] == "Job"][:1]
+    of_run = [workload, config, *policies, *around]
+    others = [f"{it['kind']} {it['metadata']['name']}" for it in manifests if it not in of_run]
     if others:
         raise CannotRender(
             f"a run is a workload and its settings, and this overlay also has {', '.join(others)}",
@@ -164,13 +196,16 @@ def of_one_run(manifests: list[Manifest], run_id: str | None = None) -> list[Man
         )
     if run_id is not None:
         config["data"][RUN_ID] = run_id
-    settings = settings_of(container, config["data"])
+    settings = _settled(workload, config, policies)
     if workload["kind"] == "CronJob":
         if RUN_ID in config["data"]:
             raise InvalidSettings(
                 f"{RUN_ID}={config['data'][RUN_ID]!r}: each slot of a CronJob is a run of its own", hint="leave it out"
             )
-        _label(workload["metadata"]["name"], workload, config, workload["spec"]["jobTemplate"], template_of(workload))
+        name = workload["metadata"]["name"]
+        _label(name, workload, config, *policies, workload["spec"]["jobTemplate"], template_of(workload))
+        for policy in policies:
+            select(policy, name)
         return manifests
     config["data"][RUN_ID] = settings.resolved_run_id()
     name = f"{workload['metadata']['name']}-{settings.fingerprint()}-{_place_digest(settings)}"
@@ -178,8 +213,33 @@ def of_one_run(manifests: list[Manifest], run_id: str | None = None) -> list[Man
     for source in container["envFrom"]:
         source["configMapRef"]["name"] = name
     workload["metadata"]["name"] = name
-    _label(name, workload, config, template_of(workload))
+    _label(name, workload, config, *policies, template_of(workload))
+    if around:
+        return wrapped(around[0], workload, config, policies)
+    for policy in policies:
+        select(policy, name)
     return manifests
+
+
+def _settled(workload: Manifest, config: Manifest, policies: list[Manifest]) -> Settings:
+    """The settings, whose number of workers is now in all that has it. Raises InvalidSettings, CannotRender."""
+    if is_indexed(workload):
+        count_as_setting(workload, config)
+    settings = settings_of(container_of(workload), config["data"])
+    if is_indexed(workload):
+        scale(workload, config, policies, settings)
+    elif settings.workers > 1:
+        raise CannotRender(
+            f"{WORKERS}={settings.workers}: the pods of this {workload['kind']} have no index to be workers by",
+            hint="add `components/workers` in an overlay on top of this one",
+        )
+    return settings
+
+
+def _drop_empty_tolerations(workload: Manifest) -> None:
+    """An empty list is for components to add to. The server drops it, so every apply would find it changed."""
+    if not pod_of(workload).get("tolerations"):
+        pod_of(workload).pop("tolerations", None)
 
 
 def examples_in(manifests: list[Manifest]) -> list[str]:

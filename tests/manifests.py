@@ -15,13 +15,15 @@ import pytest
 import yaml
 
 from job.settings.settings import Settings, variable
-from k8s.render import Manifest, container_of, kustomize, of_one_run, settings_of, shared_by_runs, template_of
+from k8s.render import Manifest, kustomize, of_one_run, settings_of, shared_by_runs
 from tests.conftest import REPOSITORY
 
 K8S = REPOSITORY / "k8s"
 OVERLAYS = sorted(path.parent.name for path in K8S.glob("overlays/*/kustomization.yaml"))
 COMPONENTS = sorted(path.name for path in K8S.glob("components/*"))
 INSTANCE = "app.kubernetes.io/instance"
+JOB_SET_NAME = "jobset.sigs.k8s.io/jobset-name"
+WORKLOADS = ("Job", "CronJob", "JobSet", "TrainJob")
 
 needs_kustomize = pytest.mark.skipif(
     not (shutil.which("kubectl") or shutil.which("kustomize") or os.environ.get("CI")),
@@ -31,14 +33,14 @@ needs_kustomize = pytest.mark.skipif(
 
 
 class Manifests(list[Manifest]):
-    """Manifests with one Job or CronJob among them."""
+    """Manifests with one Job, CronJob, JobSet or TrainJob among them; of a TrainJob also with its runtime."""
 
     def of_kind(self, kind: str) -> list[Manifest]:
         return of_kind(self, kind)
 
     @property
     def workload(self) -> Manifest:
-        (found,) = self.of_kind("Job") + self.of_kind("CronJob")
+        (found,) = [manifest for kind in WORKLOADS for manifest in self.of_kind(kind)]
         return found
 
     @property
@@ -47,23 +49,59 @@ class Manifests(list[Manifest]):
 
     @property
     def job(self) -> Any:
-        """The spec of the Job, or of the Jobs that the CronJob makes."""
-        return self.workload["spec"].get("jobTemplate", self.workload)["spec"]
+        """The spec of the Job, or of the Jobs that the CronJob, JobSet or TrainJob makes."""
+        spec = self.workload["spec"]
+        if self.workload["kind"] == "TrainJob":
+            return self._job_of_trainer(spec["trainer"])
+        if self.workload["kind"] == "JobSet":
+            (replicated,) = spec["replicatedJobs"]
+            return replicated["template"]["spec"]
+        return spec.get("jobTemplate", self.workload)["spec"]
+
+    def _job_of_trainer(self, trainer: Any) -> Any:
+        """What Kubeflow Trainer makes of its runtime: image and resources are replaced, variables replaced or added."""
+        (runtime,) = self.of_kind("ClusterTrainingRuntime")
+        (replicated,) = runtime["spec"]["template"]["spec"]["replicatedJobs"]
+        job = copy.deepcopy(replicated["template"]["spec"])
+        job["completions"] = job["parallelism"] = trainer["numNodes"]
+        (container,) = job["template"]["spec"]["containers"]
+        container |= {"image": trainer["image"], "resources": trainer["resourcesPerNode"]}
+        names = [entry["name"] for entry in container["env"]]
+        for entry in trainer["env"]:
+            if entry["name"] in names:
+                container["env"][names.index(entry["name"])] = entry
+            else:
+                container["env"].append(entry)
+        return job
 
     @property
     def pod(self) -> Any:
-        return template_of(self.workload)["spec"]
+        return self.job["template"]["spec"]
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Those of the pods, as they are in the cluster."""
+        in_set = {JOB_SET_NAME: self.name} if self.workload["kind"] in ("JobSet", "TrainJob") else {}
+        return self.job["template"]["metadata"]["labels"] | in_set  # type: ignore[no-any-return]
 
     @property
     def container(self) -> Any:
-        return container_of(self.workload)
+        (container,) = self.pod["containers"]
+        return container
 
     @property
     def config(self) -> dict[str, str]:
-        """What the container gets from its ConfigMap."""
+        """What the container gets from its ConfigMap, or, where it has none, from the list of its variables."""
+        if "envFrom" not in self.container:
+            return self.literals
         names = [source["configMapRef"]["name"] for source in self.container["envFrom"]]
         (found,) = [item for item in self.of_kind("ConfigMap") if item["metadata"]["name"] in names]
         return found["data"]  # type: ignore[no-any-return]
+
+    @property
+    def literals(self) -> dict[str, str]:
+        """The variables in the list that have a value."""
+        return {it["name"]: it["value"] for it in self.container["env"] if "value" in it}
 
     @property
     def settings(self) -> Settings:
@@ -73,7 +111,9 @@ class Manifests(list[Manifest]):
     @property
     def fields(self) -> dict[str, str]:
         """The variables that the cluster sets, with the field of the pod."""
-        return {it["name"]: it["valueFrom"]["fieldRef"]["fieldPath"] for it in self.container["env"]}
+        return {
+            it["name"]: it["valueFrom"]["fieldRef"]["fieldPath"] for it in self.container["env"] if "valueFrom" in it
+        }
 
     @property
     def names(self) -> set[tuple[str, str]]:

@@ -11,7 +11,7 @@ from typing import Any
 from tests.processes import begin
 
 FIRST_PORT, LAST_PORT = 20_000, 30_000
-WAIT_SECONDS = 120
+WAIT_SECONDS = 300
 
 
 class TeamRun:

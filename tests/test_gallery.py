@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from job.data.order import Portion
 from job.data.pixels import decode_bytes
 from job.data.split_spec import DEFAULT_SPECS
 from job.data.splits import load_splits
 from job.report.gallery import NUM_VARIANTS, gather, predictions, training_sample
+from job.workers.share import Share
 from tests import shapes
 from tests.classifiers import build
 
@@ -63,6 +65,18 @@ def test_the_pictures_are_those_of_the_examples(prepared: Path) -> None:
     assert first.augmented.shape == (4, NUM_VARIANTS, 16, 16, 3)
     assert len({variant.tobytes() for variant in first.augmented[0]}) == NUM_VARIANTS
     np.testing.assert_array_equal(first.augmented, again.augmented)
+
+
+def test_one_of_several_workers_shows_the_same_pictures(prepared: Path) -> None:
+    """Though it keeps few of them."""
+    portion = Portion(share=Share(0, 8), batch_size=8, evaluation_batch_size=8, seed=0)
+    logits = np.linspace(-2, 2, 24)[:, None]
+    shown = []
+    for of_worker in (None, portion):
+        with load_splits(shapes.request(prepared, portion=of_worker), check_stop=lambda: None) as splits:
+            shown.append(gather(build(), splits, logits=logits, labels=splits.test.labels, seed=0))
+    for name in ("training", "augmented", "right", "wrong"):
+        np.testing.assert_array_equal(*(getattr(gallery, name) for gallery in shown))
 
 
 def test_own_images_have_their_names(tmp_path: Path) -> None:

@@ -32,12 +32,16 @@ from tests.manifests import (
     variables,
     write_kustomization,
 )
+from tests.outer_kinds import API_VERSIONS, parts_of
 
 pytestmark = needs_kustomize
 
 OLDEST, NEWEST = "1.31", latest_version()
-WITHOUT_SCHEMA = {"PodMonitor", "PodMonitoring", "PrometheusRule", "ClusterRules"}
+WITHOUT_SCHEMA = {"PodMonitor", "PodMonitoring", "PrometheusRule", "ClusterRules"} | set(API_VERSIONS)
 """Kinds of operators, which Kubernetes itself does not have."""
+
+SINCE = {"restart-in-place": "1.35"}
+"""Components that need a newer Kubernetes."""
 
 PROMETHEUS = ["monitoring", "gmp-system", "gke-gmp-system"]
 """The namespaces from which metrics are asked for; the last two are those of Google Cloud."""
@@ -51,6 +55,8 @@ every_overlay = pytest.mark.parametrize("name", OVERLAYS)
 def validate(manifests: list[Manifest], version: str) -> None:
     for manifest in manifests:
         _validate_text(json.dumps(manifest), version)
+    for part in (part for manifest in manifests if manifest["kind"] in API_VERSIONS for part in parts_of(manifest)):
+        _validate_text(json.dumps(part), version)
 
 
 @functools.cache
@@ -72,7 +78,7 @@ def test_every_overlay_is_valid(name: str) -> None:
 def test_every_component_stands_alone(name: str, tmp_path: Path) -> None:
     """On the bare base it renders, is valid, and adds something."""
     manifests = component(name, tmp_path)
-    validate(manifests, OLDEST)
+    validate(manifests, SINCE.get(name, OLDEST))
     assert manifests != base()
 
 
@@ -80,7 +86,9 @@ def test_every_component_stands_alone(name: str, tmp_path: Path) -> None:
 def test_every_variable_is_a_setting(name: str) -> None:
     """The program refuses unknown names; it learns from the cluster which Job and node it is on."""
     manifests = overlay(name)
-    assert manifests.config.keys() | manifests.fields.keys() <= variables()
+    assert (
+        manifests.config.keys() | manifests.literals.keys() | manifests.fields.keys() - {"JOBSET_NAME"} <= variables()
+    )
     assert (
         manifests.fields.items()
         >= {
@@ -93,13 +101,15 @@ def test_every_variable_is_a_setting(name: str) -> None:
 
 @every_overlay
 def test_a_failed_pod_is_judged_by_its_exit_code(name: str) -> None:
-    """A code that a retry cannot help fails the Job, and 42 costs no retry. Disruption comes first: with any code."""
+    """A code that a retry cannot help fails the Job. 42 costs no retry, and neither does 45: of several workers the one
+    that failed counts, once. Disruption comes first: with any code.
+    """
     manifests = overlay(name)
     assert manifests.pod["restartPolicy"] == "Never"
-    disrupted, interrupted, hopeless = manifests.job["podFailurePolicy"]["rules"]
+    disrupted, free, hopeless = manifests.job["podFailurePolicy"]["rules"]
     assert disrupted == {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
     codes = {"containerName": manifests.container["name"], "operator": "In"}
-    assert interrupted == {"action": "Ignore", "onExitCodes": codes | {"values": [ExitCode.INTERRUPTED]}}
+    assert free == {"action": "Ignore", "onExitCodes": codes | {"values": [ExitCode.INTERRUPTED, ExitCode.PEER_LOST]}}
     will_not_help = [code for code in ExitCode if code.retry == "will not help"]
     assert hopeless == {"action": "FailJob", "onExitCodes": codes | {"values": will_not_help}}
 
@@ -109,19 +119,21 @@ def test_the_comments_on_exit_codes_are_those_of_the_table() -> None:
     text = (K8S / "base" / "job.yaml").read_text()
     commented = {int(code): meaning for code, meaning in re.findall(r"- (\d+) # (.+)", text)}
     assert commented == {code: ExitCode(code).meaning for code in commented}
-    (again,) = re.findall(r"exit codes (\d+), (\d+) and (\d+)", text)
+    (again,) = re.findall(r"exit codes (\d+), (\d+), (\d+) and (\d+)", text)
     assert {0, *commented, *map(int, again)} == set(ExitCode)
 
 
 @every_overlay
-def test_a_run_has_one_pod_at_a_time_and_an_end(name: str) -> None:
+def test_each_worker_has_one_pod_at_a_time_and_a_run_an_end(name: str) -> None:
     """The next pod waits for the last, which ends before it is killed; finished Jobs are removed."""
     job, pod = overlay(name).job, overlay(name).pod
     assert job["podReplacementPolicy"] == "Failed"
-    assert job.get("parallelism", 1) == job.get("completions", 1) == 1
+    assert job.get("parallelism", 1) == job.get("completions", 1) == overlay(name).settings.workers
     assert 0 < job["backoffLimit"] < 10
     assert job["activeDeadlineSeconds"] >= 3600
-    assert job["ttlSecondsAfterFinished"] >= 86400
+    kind, spec = overlay(name).workload["kind"], overlay(name).workload["spec"]
+    if kind != "TrainJob":  # it has no such field
+        assert (spec if kind == "JobSet" else job)["ttlSecondsAfterFinished"] >= 86400
     assert "suspend" not in job, "applied again, it would suspend a running Job"
     # On Spot capacity there are 15 s, whatever the pod asks for.
     seconds = 16 if "cloud.google.com/gke-spot" in pod.get("nodeSelector", {}) else pod["terminationGracePeriodSeconds"]
@@ -177,12 +189,12 @@ def test_ports_labels_and_image_are_those_of_the_program(name: str) -> None:
     assert container["ports"] == [{"name": "metrics", "containerPort": Settings().metrics_port}]
     assert manifests.settings.metrics_port == Settings().metrics_port
     assert container["terminationMessagePath"] == str(manifests.settings.termination_log) == str(DEFAULT_PATH)
-    labels = manifests.job["template"]["metadata"]["labels"]
+    labels = manifests.labels
     policies = [policy["spec"] for policy in manifests.of_kind("NetworkPolicy")]
     assert all(policy["podSelector"]["matchLabels"].items() <= labels.items() for policy in policies)
     assert {kind for policy in policies for kind in policy["policyTypes"]} == {"Ingress", "Egress"}
     ingress = [rule for policy in policies for rule in policy.get("ingress", [])]
-    (rule,) = ingress
+    (rule,) = [rule for rule in ingress if "podSelector" not in rule["from"][0]]  # the others are between workers
     assert rule["ports"] == [{"protocol": "TCP", "port": "metrics"}]
     namespaces = {"key": "kubernetes.io/metadata.name", "operator": "In", "values": PROMETHEUS}
     assert rule["from"] == [{"namespaceSelector": {"matchExpressions": [namespaces]}}]

@@ -1,11 +1,6 @@
 """`make render`: Job and ConfigMap are named by the run, and deleting a run deletes nothing that runs share."""
 
-import os
 import re
-import shutil
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +9,6 @@ import yaml
 from job import __version__
 from k8s.render import CannotRender, examples_in, kustomize, of_one_run
 from k8s.targets import without_target
-from tests.conftest import REPOSITORY
 from tests.manifests import (
     COMPONENTS,
     INSTANCE,
@@ -35,6 +29,9 @@ GKE, CRON = "overlays/gke", "overlays/cron"
 MORE_SHARED = {
     "overlays/local": {("PersistentVolumeClaim", "thaw-runs")},
     "overlays/own-data-pvc": {("PersistentVolumeClaim", "thaw-runs")},
+    "overlays/gke-workers": {("Service", "thaw-workers")},
+    "overlays/gke-workers-kueue": {("Service", "thaw-workers")},
+    "overlays/kubeflow": {("ClusterTrainingRuntime", "thaw"), ("NetworkPolicy", "thaw-trainer")},
     "cloud": {("Role", "thaw-workflow"), ("RoleBinding", "thaw-workflow")},
 }
 CLAIM_OF_A_PERSON = "thaw-data"
@@ -129,10 +126,7 @@ def test_a_component_changes_the_jobs_of_a_schedule_as_it_changes_a_job(name: st
     write_kustomization(top, resources=[after], components=[f"components/{name}"])
     job = Manifests(kustomize(once))
     for schedule in (Manifests(kustomize(before)), Manifests(kustomize(top))):
-        assert schedule.names == {
-            ("CronJob", "thaw"),
-            ("ConfigMap", job.container["envFrom"][0]["configMapRef"]["name"]),
-        }
+        assert schedule.names == job.names - {("Job", "thaw")} | {("CronJob", "thaw")}
         template = schedule.workload["spec"]["jobTemplate"]
         assert template["metadata"] == {"labels": job.workload["metadata"]["labels"]}
         run_id = {"name": "THAW_RUN_ID", "valueFrom": {"fieldRef": {"fieldPath": schedule.fields["THAW_RUN_ID"]}}}
@@ -143,7 +137,7 @@ def test_a_component_changes_the_jobs_of_a_schedule_as_it_changes_a_job(name: st
 @pytest.mark.parametrize(
     ("argv", "parts", "message"),
     [
-        (["gke-spto"], {}, "'gke-spto' is no overlay: there are ci, cron, gke, gke-spot, local"),
+        (["gke-spto"], {}, "'gke-spto' is no overlay: there are ci, cron, gke, gke-spot, gke-workers"),
         (["."], {"resources": [GKE, "overlays/ci"]}, "may not add resource"),
         (
             ["."],
@@ -192,16 +186,21 @@ def test_the_server_stores_what_is_printed(name: str) -> None:
 def test_a_run_and_what_runs_share_are_apart(place: str) -> None:
     """A run is a workload and its settings, with a label to delete it by; its pods use what is shared."""
     run, shared = run_part(place), shared_part(place)
-    assert sorted(manifest["kind"] for manifest in run) in (["ConfigMap", "Job"], ["ConfigMap", "CronJob"])
-    labelled = [*run, run.job["template"], run.workload["spec"].get("jobTemplate", run.workload)]
+    both = Manifests([*shared, *run])
+    kinds = sorted(manifest["kind"] for manifest in run if manifest["kind"] != "NetworkPolicy")
+    assert kinds in (["ConfigMap", "CronJob"], ["ConfigMap", "Job"], ["ConfigMap", "JobSet"], ["TrainJob"])
+    assert len(run.of_kind("NetworkPolicy")) == (both.settings.workers > 1)
+    labelled = [*run, run.workload["spec"].get("jobTemplate", run.workload)]
+    if run.workload["kind"] != "TrainJob":  # its pods are made by the runtime
+        labelled.append(run.job["template"])
     assert {it["metadata"]["labels"][INSTANCE] for it in labelled} == {run.name}
     assert INSTANCE not in yaml.safe_dump(list(shared))
     account = {("ServiceAccount", "thaw"), ("NetworkPolicy", "thaw"), ("NetworkPolicy", "thaw-https")}
     assert shared.names == account | MORE_SHARED.get(place, set())
-    claims = [it["persistentVolumeClaim"] for it in run.pod["volumes"] if "persistentVolumeClaim" in it]
+    claims = [it["persistentVolumeClaim"] for it in both.pod["volumes"] if "persistentVolumeClaim" in it]
     names = {claim["claimName"] for claim in claims} - {CLAIM_OF_A_PERSON}
     assert {("PersistentVolumeClaim", name) for name in names} <= shared.names
-    assert ("ServiceAccount", run.pod["serviceAccountName"]) in shared.names
+    assert ("ServiceAccount", both.pod["serviceAccountName"]) in shared.names
 
 
 def test_runs_of_one_namespace_agree_on_what_they_share() -> None:
@@ -288,48 +287,3 @@ def test_a_patch_has_a_target_by_the_name_before_it_was_changed(tmp_path: Path) 
     kustomization = {"resources": ["https://git.example.com/thaw//k8s/base"], "patches": [job]}
     (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
     assert without_target(tmp_path, []) == []
-
-
-@pytest.fixture
-def make(tmp_path: Path) -> Callable[..., tuple[str, str, Manifests]]:
-    """Runs a target that calls kubectl; returns what it prints, and the arguments and manifests that kubectl gets."""
-    kubectl, arguments, manifests = tmp_path / "kubectl", tmp_path / "arguments", tmp_path / "manifests"
-    render_command = "kubectl kustomize" if shutil.which("kubectl") else "kustomize build"
-    kubectl.write_text(
-        f'#!/bin/sh\n[ "$1" != kustomize ] || PATH=${{PATH#*:}} exec {render_command} "$2"\n'
-        f'echo "$*" > {arguments}\ncat > {manifests}\n'
-    )
-    kubectl.chmod(0o755)
-
-    def run(*argv: str) -> tuple[str, str, Manifests]:
-        # These tests may be run by make, whose sub-makes print the folder.
-        words = ["make", "--no-print-directory", "--old-file=setup", f"BIN={Path(sys.executable).parent}", *argv]
-        env = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
-        done = subprocess.run(words, cwd=REPOSITORY, env=env, capture_output=True, text=True, timeout=60)
-        assert done.returncode == 0, done.stderr
-        return done.stdout, arguments.read_text().strip(), rendered(manifests.read_text())
-
-    return run
-
-
-def test_undeploy_deletes_one_run(make: Callable[..., tuple[str, str, Manifests]]) -> None:
-    """The Job and the ConfigMap that have the name of this run id."""
-    printed, arguments, manifests = make("undeploy", "OVERLAY=local", "RUN_ID=seven")
-    assert arguments == "delete --ignore-not-found -f -"
-    assert manifests == rendered(render("local", "--run-id", "seven").stdout)
-    assert manifests.names.isdisjoint(run_part("overlays/local").names)
-    assert printed.startswith("nothing to delete"), "this kubectl has found nothing"
-
-
-def test_deploy_applies_what_runs_share_and_then_the_run(make: Callable[..., tuple[str, str, Manifests]]) -> None:
-    """In this order, since a pod needs its account and its claim."""
-    _, arguments, manifests = make("deploy", "OVERLAY=local")
-    assert arguments == "apply -f -"
-    assert manifests == shared_part("overlays/local") + run_part("overlays/local")
-
-
-def test_deploy_of_examples_applies_nothing(make: Callable[..., tuple[str, str, Manifests]], tmp_path: Path) -> None:
-    """The target fails before kubectl gets anything."""
-    with pytest.raises(AssertionError, match=r"examples in place of what is yours: gs://thaw\.example\.com/runs"):
-        make("deploy", "OVERLAY=gke")
-    assert not (tmp_path / "arguments").exists()

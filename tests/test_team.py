@@ -80,17 +80,20 @@ def test_the_same_number_of_workers_gives_the_same_bits_however_it_was_killed(
 
 
 @pytest.mark.slow
-def test_begun_on_three_and_carried_on_by_one(environment: Environment, undisturbed_process: dict[str, str]) -> None:
-    """In the middle of an epoch."""
-    env = environment(checkpoint_every_seconds=0)
+def test_begun_on_three_and_carried_on_by_one(environment: Environment, tmp_path: Path) -> None:
+    """In the middle of an epoch, which has ten batches here."""
+    whole = environment(batch_size=4, storage_uri=tmp_path / "whole")
+    assert job(env=whole).returncode == 0
+    env = environment(batch_size=4, checkpoint_every_seconds=0)
     with TeamRun(env, 3) as team:
-        team.wait_for("committed", phase="head", reason="interval")
-        team.processes[2].terminate()
-        assert team.codes() == [ExitCode.INTERRUPTED] * 3, team.told()
-    assert run_json(env)["checkpoints"][-1]["step"] % 3 > 0
+        team.wait_for("committed", phase="fine_tune", reason="interval")
+        team.processes[0].kill()
+        assert team.codes() == [-signal.SIGKILL, ExitCode.PEER_LOST, ExitCode.PEER_LOST], team.told()
+    newest = run_json(env)["checkpoints"][-1]
+    assert (newest["phase"], newest["step"] % 10 > 0) == ("fine_tune", True)
     done = job(env=env)
     assert done.returncode == 0, done.stdout
-    assert_alike(result(env), result(undisturbed_process))
+    assert_alike(result(env), result(whole))
     assert [attempt["num_workers"] for attempt in run_json(env)["attempts"]] == [3, 1]
 
 

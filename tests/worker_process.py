@@ -4,9 +4,11 @@ Each thing that it learns is a line of JSON. It ends with the exit code of its e
 """
 
 import contextlib
+import ctypes
 import json
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -18,7 +20,7 @@ from job.observe.observer import Observer
 from job.workers.addresses import Addresses
 from job.workers.follower import Follower
 from job.workers.leader import Leader
-from job.workers.peers import Hooks, Meeting, Times
+from job.workers.meeting import Hooks, Meeting, Times
 
 received: list[int] = []
 
@@ -62,11 +64,18 @@ def obey(team: Leader | Follower, order: str) -> None:
         raise team.failed(RuntimeError("the collective failed"))
     elif name == "tell":
         team.tell("outcome", {"accuracy": 0.5})
+    elif name == "shout":
+        team.tell("noise", "x" * int(value))
+        say("shouted")
     elif name == "hear":
-        say("heard", content=team.hear("outcome"))
+        content = team.hear(value or "outcome")
+        say("heard", content=content if value == "" else len(content))
     elif name == "dismiss":
         assert isinstance(team, Leader)
         team.dismiss()
+    elif name == "hold":
+        say("holding")
+        ctypes.PyDLL(None).sleep(int(value))  # no other thread of Python runs meanwhile
     elif name == "hang":
         threading.Event().wait()
     elif name == "end":
@@ -80,17 +89,23 @@ def main() -> None:
     meeting = Meeting(addresses, facts["run"], facts["wait_seconds"], Times(**facts["times"]))
     hooks = Hooks(check_signal, Saying(), stuck)
     worker = facts["worker"]
-    leader = Leader(meeting, hooks, greeting={"attempt": 3}) if worker == 0 else None
+    leader = (
+        Leader(meeting, hooks, greeting={"attempt": 3, "history": "x" * facts["history_bytes"]})
+        if worker == 0
+        else None
+    )
     with leader or Follower(meeting, hooks, worker=worker) as team:
         say("open")
         if isinstance(team, Follower):
-            say("greeted", greeting=team.greeting())
+            greeting = team.greeting()
+            say("greeted", attempt=greeting["attempt"], history_bytes=len(greeting["history"]))
         for order in facts["before"]:
             obey(team, order)
         with contextlib.suppress(IndexError):
             if facts["before"][-1] == "pause":
                 sys.stdin.readline()
         team.meet()
+        socket.create_server(("", addresses.tensors(worker)[1])).close()
         say("met", worker=worker)
         for line in sys.stdin:
             obey(team, line.strip())

@@ -4,6 +4,7 @@ A check changes nothing and loads nothing. It says what it found, or raises what
 Datasets is imported to look at data, which takes half a second; TensorFlow is not.
 """
 
+import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from job.settings.resources import Need
 from job.settings.settings import Settings
 from job.storage import MISSING, LocalStore, ObjectStore, cache_folder, open_store, probe, scratch
 from job.storage.uri import is_bucket
+from job.workers.share import Share
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,26 @@ def device() -> Check:
     """What the network would run on."""
     found = machine.accelerators()
     return Check("device", "ok", ", ".join(found) or f"{machine.processor()}, no GPU", facts={"accelerators": found})
+
+
+def workers(settings: Settings, num_devices: int) -> Check:
+    """Who would share the run, and where they would meet. No other worker is asked."""
+    num_processes = settings.workers * num_devices
+    addresses, first = settings.addresses(), settings.worker_port
+    rows = Share(0, num_processes).of(settings.batch_size).stop
+    facts = {"workers": settings.workers, "devices": num_devices, "hosts": addresses.hosts, "port": first}
+    text = (
+        f"{settings.workers:,} of {num_devices} devices: {num_processes:,} processes, "
+        f"with at most {rows} rows of a batch each; "
+        f"worker 0 at {addresses.hosts[0]}:{first}, tensors at ports {first + 1} to {first + num_processes}"
+    )
+    own = addresses.hosts[settings.worker or 0]
+    try:
+        socket.getaddrinfo(own, first)
+    except OSError as error:
+        hint = "in a pod it does once the headless Service is there; else see THAW_WORKER_HOST"
+        return Check("workers", "warning", f"{text}; {own} has no address here: {error.strerror}", hint, facts=facts)
+    return Check("workers", "ok", text, facts=facts)
 
 
 def memory(need: Need | None) -> Check:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from rich.console import Group
 from rich.table import Table
 
-from job.cli import checks
+from job.cli import checks, devices
 from job.cli.arguments import AsJson, Flag, SettingsOptions
 from job.cli.checks import Check
 from job.cli.tables import TableConsole, duration, plain, print_json, table
@@ -118,11 +118,17 @@ def look(settings: Settings, store: ObjectStore, record: Record | None) -> list[
         checks.attempted("weights", lambda: checks.weights(settings)),
         checks.device(),
     ]
-    need = _need(settings, found[1].facts.get("examples", {}), record)
-    return [*found, checks.memory(need), *checks.disks(settings, need, store)]
+    num_devices = devices.num_devices(settings, {})
+    num_processes = settings.workers * num_devices
+    if num_processes > 1:
+        found.append(checks.workers(settings, num_devices))
+    need = _need(settings, found[1].facts.get("examples", {}), record, num_processes)
+    here = need and dataclasses.replace(need, memory=need.memory * num_devices, scratch=need.scratch * num_devices)
+    return [*found, checks.memory(here), *checks.disks(settings, here, store)]
 
 
-def _need(settings: Settings, examples: Mapping[str, int], record: Record | None) -> Need | None:
+def _need(settings: Settings, examples: Mapping[str, int], record: Record | None, num_workers: int) -> Need | None:
+    """Of one of the workers."""
     if not examples:
         return None
     if settings.precision != "auto":
@@ -130,7 +136,7 @@ def _need(settings: Settings, examples: Mapping[str, int], record: Record | None
     else:
         recorded = record.inputs.get("arithmetic", {}).get("precision") if record else None
         precision = recorded or ("bfloat16" if machine.has_native_bfloat16() else "float32")
-    return estimate(settings, num_examples=sum(examples.values()), precision=precision)
+    return estimate(settings, num_examples=sum(examples.values()), precision=precision, num_workers=num_workers)
 
 
 def _values(options: Options) -> dict[str, dict[str, Any]]:

@@ -26,12 +26,14 @@ def epoch_order(num_examples: int, *, batch_size: int, seed: int, phase: str, ep
     Batch j has the `batch_size` examples from j * batch_size on, one of each column; the last may be partial, and has
     the first columns.
     """
-    columns = np.arange(num_examples) % batch_size
-    # Both sorts take column after column, one in the order of the rows, the other in that of this epoch.
-    shuffled = np.lexsort((_bits(num_examples, f"order/{seed}/{phase}/{epoch}"), columns))
-    order = np.empty(num_examples, np.int64)
-    order[np.argsort(columns, kind="stable")] = _dealt(num_examples, seed)[shuffled]
-    return order
+    shape = (num_batches(num_examples, batch_size), batch_size)
+    bits = np.full(shape, np.iinfo(np.uint64).max, np.uint64)
+    bits.flat[:num_examples] = _bits(num_examples, f"order/{seed}/{phase}/{epoch}")
+    table = np.zeros(shape, np.int64)
+    table.flat[:num_examples] = _dealt(num_examples, seed)
+    # Stable: the places that a partial last row lacks stay the last of their columns.
+    shuffled = np.take_along_axis(table, np.argsort(bits, axis=0, kind="stable"), axis=0)
+    return shuffled.ravel()[:num_examples]
 
 
 def own_rows(order: np.ndarray, *, batch_size: int, share: Share) -> np.ndarray:

@@ -171,7 +171,10 @@ def _memory_hint(settings: Settings, record: Record) -> str:
     needed = ""
     if inputs:
         need = estimate(
-            settings, num_examples=sum(inputs["data"]["splits"].values()), precision=inputs["arithmetic"]["precision"]
+            settings,
+            num_examples=sum(inputs["data"]["splits"].values()),
+            precision=inputs["arithmetic"]["precision"],
+            num_workers=settings.share().num_workers,
         )
         needed = f" (the run needs about {need.memory / 1e9:.1f} GB)"
     cache = "set THAW_CACHE=disk, " if settings.cache == "memory" else ""

@@ -29,6 +29,9 @@ from job.settings.settings import PREFIX, Settings, variable
 NOT_SETTINGS = frozenset({f"{PREFIX}TEST_DATA", f"{PREFIX}TEST_GCS"})
 """Variables of the test suite; a person who has exported them may still start a run."""
 
+INDEX = "JOB_COMPLETION_INDEX"
+"""Kubernetes sets it in every pod of an Indexed Job."""
+
 MAX_FILE_BYTES = 1_000_000
 
 _RULES = {
@@ -73,7 +76,11 @@ def listed(problems: list[str]) -> str:
 def from_environment(environ: Mapping[str, str], problems: list[str]) -> dict[str, Given]:
     """The values of THAW_* by field; what is wrong with names is added to `problems`."""
     named = {name: value for name, value in environ.items() if name.upper().startswith(PREFIX)}
-    return _values(((name, value, name) for name, value in sorted(named.items())), "environment", problems)
+    values = _values(((name, value, name) for name, value in sorted(named.items())), "environment", problems)
+    if "workers" in values and "worker" not in values and INDEX in environ:
+        # Without workers, the pods of an Indexed Job are runs of their own.
+        values["worker"] = Given(environ[INDEX], "environment", INDEX)
+    return values
 
 
 def from_file(path: str, problems: list[str]) -> dict[str, Given]:

@@ -6,10 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 
+from job.model.backbones import BACKBONES
 from job.paths import expanded
-from job.storage.uri import checked_store
+from job.storage.uri import checked_object, checked_store
+from job.workers.addresses import Addresses
 
 TFDS_NAME = re.compile(r"[a-z][a-z0-9_]*(/[\w-][\w.-]*)?(:\d+\.\d+\.\d+|:\d+\.\*\.\*)?")
 
@@ -22,8 +24,68 @@ def _local(path: Any) -> Any:
     return path
 
 
+def _known(name: str) -> str:
+    if name not in BACKBONES:
+        raise ValueError(f"must be one of {', '.join(BACKBONES)}")
+    return name
+
+
+def _large_enough(size: int, info: ValidationInfo) -> int:
+    backbone = info.data.get("backbone")
+    if backbone and size < BACKBONES[backbone].min_image_size:
+        raise ValueError(f"{backbone} needs at least {BACKBONES[backbone].min_image_size} pixels")
+    return size
+
+
+def _there_for_the_backbone(weights: str, info: ValidationInfo) -> str:
+    backbone = info.data.get("backbone")
+    if "://" in weights:
+        return checked_object(weights)
+    if weights == "imagenet" and backbone and not BACKBONES[backbone].has_imagenet_weights:
+        raise ValueError(f"there are no ImageNet weights of {backbone}: give a path, or none")
+    expanded(weights)
+    return weights
+
+
+def _one_of_the_workers(worker: int | None, info: ValidationInfo) -> int | None:
+    workers = info.data.get("workers")
+    if worker is not None and workers is not None and worker >= workers:
+        raise ValueError(f"must be below THAW_WORKERS={workers}: workers are counted from 0")
+    return worker
+
+
+def _of_each_worker(host: str, info: ValidationInfo) -> str:
+    if "workers" in info.data:
+        Addresses.of(host, 0, num_workers=info.data["workers"])
+    return host
+
+
+def _with_ports_for_all(port: int, info: ValidationInfo) -> int:
+    if "worker_host" in info.data and "workers" in info.data:
+        Addresses.of(info.data["worker_host"], port, num_workers=info.data["workers"])
+    return port
+
+
+def _with_work_for_each(devices: str, info: ValidationInfo) -> str:
+    workers, batch_size = info.data.get("workers", 1), info.data.get("batch_size")
+    num_processes = workers * (1 if devices == "auto" else int(devices))
+    if batch_size is not None and num_processes > batch_size:
+        raise ValueError(
+            f"with THAW_WORKERS={workers} these are {num_processes} processes, and one would have no examples: "
+            f"THAW_BATCH_SIZE={batch_size} is over all of them"
+        )
+    return devices
+
+
 StoreUri = Annotated[str, AfterValidator(checked_store)]
 LocalPath = Annotated[Path, BeforeValidator(_local), AfterValidator(expanded)]
+Backbone = Annotated[str, AfterValidator(_known)]
+ImageSize = Annotated[int, AfterValidator(_large_enough)]
+Weights = Annotated[str, AfterValidator(_there_for_the_backbone)]
+Worker = Annotated[int | None, AfterValidator(_one_of_the_workers)]
+WorkerHost = Annotated[str, AfterValidator(_of_each_worker)]
+WorkerPort = Annotated[int, AfterValidator(_with_ports_for_all)]
+Devices = Annotated[str, AfterValidator(_with_work_for_each)]
 KUBERNETES_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,252}$"
 
 

@@ -3,8 +3,9 @@
 In a container memory is what its control group leaves, not what the host has.
 """
 
+import ctypes
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -37,6 +38,21 @@ def accelerators(root: Path = Path("/proc/driver/nvidia/gpus")) -> list[str]:
         lines = path.read_text(errors="replace").splitlines()
         names += [line.partition(":")[2].strip() for line in lines if line.startswith("Model")]
     return names
+
+
+def visible_gpus(environ: Mapping[str, str], driver: str = "libcuda.so.1") -> list[str]:
+    """The GPUs that a process with this environment may use, by what CUDA_VISIBLE_DEVICES calls them.
+
+    `driver` is NVIDIA's library, which counts them; where it is not, or fails, there are none.
+    """
+    try:
+        cuda, count = ctypes.CDLL(driver), ctypes.c_int()
+        if cuda.cuInit(0) != 0 or cuda.cuDeviceGetCount(ctypes.byref(count)) != 0:
+            return []
+    except (OSError, AttributeError):
+        return []
+    named = [name.strip() for name in environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return (named or [str(index) for index in range(count.value)])[: count.value]
 
 
 def available_memory_bytes(cgroups: Sequence[tuple[Path, Path]] = CGROUPS) -> int:

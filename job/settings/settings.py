@@ -21,9 +21,24 @@ from job.model.backbones import BACKBONES
 from job.paths import expanded
 from job.phases import PHASE_NAMES, PHASES, Phase
 from job.redaction import redacted_value
-from job.settings.fields import KUBERNETES_NAME, TFDS_NAME, LocalPath, Split, StoreUri, class_list, setting_group
+from job.settings.fields import (
+    KUBERNETES_NAME,
+    TFDS_NAME,
+    Backbone,
+    Devices,
+    ImageSize,
+    LocalPath,
+    Split,
+    StoreUri,
+    Weights,
+    Worker,
+    WorkerHost,
+    WorkerPort,
+    class_list,
+    setting_group,
+)
 from job.storage import cache_folder
-from job.storage.uri import PLACES, checked_bucket, checked_object, checked_store, local_folder
+from job.storage.uri import PLACES, checked_bucket, checked_store, local_folder
 from job.workers.addresses import Addresses
 from job.workers.share import Share
 
@@ -83,8 +98,8 @@ class Settings(BaseSettings):
     )
     validation_split: Split = _data(split_spec.DEFAULT_SPECS[1], "examples to validate on after each epoch")
     test_split: Split = _data(split_spec.DEFAULT_SPECS[2], "examples of the final evaluation")
-    backbone: str = _model("Xception", f"pre-trained network: {', '.join(BACKBONES)}")
-    image_size: int = _data(150, "side of the square input in pixels", ge=16, le=1024)
+    backbone: Backbone = _model("Xception", f"pre-trained network: {', '.join(BACKBONES)}")
+    image_size: ImageSize = _data(150, "side of the square input in pixels", ge=16, le=1024)
     batch_size: int = _data(32, "examples a step, over all devices together", ge=1, le=65536)
     cache: Literal["memory", "disk", "none"] = _data(
         "memory", "where decoded images are kept as uint8: memory, disk (CACHE_DIR), or none", changes_result=False
@@ -97,7 +112,7 @@ class Settings(BaseSettings):
         0.1, "largest random rotation of training images either way, as a fraction of a full turn; 0 = off", ge=0, le=1
     )
 
-    weights: str = _model(
+    weights: Weights = _model(
         "imagenet", "of the backbone: imagenet, a path or gs:// object (.h5, .weights.h5, .keras), or none"
     )
     dropout: float = _model(0.2, "fraction of the pooled features dropped in training", ge=0, lt=1)
@@ -122,17 +137,17 @@ class Settings(BaseSettings):
     workers: int = _workers(
         1, "pods or machines that share the run; each runs a process for each of its DEVICES", ge=1, le=1024
     )
-    worker: int | None = _workers(
+    worker: Worker = _workers(
         None, "which of them this is, from 0 [default: the index of the pod in an Indexed Job, else 0]", ge=0, le=1023
     )
-    worker_host: str = _workers(
+    worker_host: WorkerHost = _workers(
         "localhost", "host of each worker: a name with {worker} in it, or a list separated by commas", min_length=1
     )
-    worker_port: int = _workers(
+    worker_port: WorkerPort = _workers(
         2222, "first of the ports by which workers meet; each process takes the next one", ge=1024, le=65535
     )
     worker_wait_seconds: float = _workers(600, "seconds to wait for the other workers to come", ge=1, le=86_400)
-    devices: str = _workers(
+    devices: Devices = _workers(
         "auto", "processes of each worker, one for each device: auto is one a GPU, and one without a GPU",
         pattern=r"^(auto|[1-9][0-9]?)$",
     )  # fmt: skip
@@ -227,32 +242,6 @@ class Settings(BaseSettings):
                 )
         return split
 
-    @field_validator("backbone")
-    @classmethod
-    def _known_backbone(cls, name: str) -> str:
-        if name not in BACKBONES:
-            raise ValueError(f"must be one of {', '.join(BACKBONES)}")
-        return name
-
-    @field_validator("image_size")
-    @classmethod
-    def _large_enough_for_backbone(cls, size: int, info: ValidationInfo) -> int:
-        backbone = info.data.get("backbone")
-        if backbone and size < BACKBONES[backbone].min_image_size:
-            raise ValueError(f"{backbone} needs at least {BACKBONES[backbone].min_image_size} pixels")
-        return size
-
-    @field_validator("weights")
-    @classmethod
-    def _weights_exist_for_backbone(cls, weights: str, info: ValidationInfo) -> str:
-        backbone = info.data.get("backbone")
-        if "://" in weights:
-            return checked_object(weights)
-        if weights == "imagenet" and backbone and not BACKBONES[backbone].has_imagenet_weights:
-            raise ValueError(f"there are no ImageNet weights of {backbone}: give a path, or none")
-        expanded(weights)
-        return weights
-
     @field_validator(f"{PHASE_NAMES[-1]}_epochs")
     @classmethod
     def _something_trains(cls, epochs: int, info: ValidationInfo) -> int:
@@ -306,11 +295,11 @@ class Settings(BaseSettings):
         )
 
     def share(self) -> Share:
-        """Which of the workers this one is."""
+        """Which of the workers this process is, where each has one device."""
         return Share(self.worker or 0, self.workers)
 
     def addresses(self) -> Addresses:
-        """Where the workers are."""
+        """Where the workers are. Raises ValueError."""
         return Addresses.of(self.worker_host, self.worker_port, num_workers=self.workers)
 
     def run_uri(self) -> str:

@@ -6,8 +6,9 @@ from collections import deque
 from typing import Any
 
 from job.errors import InvalidSettings, PeerLost, ThawError
+from job.workers.meeting import Hooks, Meeting
 from job.workers.messages import MAX_BYTES, Link, MalformedMessage, Message, framed, number, one_line, text
-from job.workers.peers import RESUME, Hooks, Meeting, Peers, Stage
+from job.workers.peers import RESUME, Peers, Stage
 
 
 class Follower(Peers):
@@ -35,6 +36,9 @@ class Follower(Peers):
 
     def tell(self, subject: str, content: Any) -> None: ...
     def dismiss(self) -> None: ...
+
+    def dismiss(self) -> None:
+        raise NotImplementedError("only worker 0 dismisses")
 
     def _read_greeting(self) -> dict[str, Any] | None:
         self._has_read_greeting = self._has_read_greeting or self._greeting is not None
@@ -73,14 +77,14 @@ class Follower(Peers):
     # In the thread of the loop.
 
     async def _attend(self) -> None:
-        while True:
+        while not self._is_closing:
             try:
                 async with asyncio.timeout(self.times.answer):
                     reader, writer = await asyncio.open_connection(*self.meeting.addresses.leader)
             except TimeoutError:
-                self._problem = "no connection in time"
+                self._problem, self._refused_at = "no connection in time", None
             except (OSError, ValueError) as error:
-                self._problem = str(error)
+                self._problem, self._refused_at = str(error), None
             else:
                 await self._converse(Link(reader, writer))
                 if self._is_bound or self._loss is not None:
@@ -92,48 +96,51 @@ class Follower(Peers):
         self._link = link
         try:
             link.send(framed("hello", worker=self.share.worker, run=self.meeting.run))
-            while True:
-                self._receive(link, await link.receive(MAX_BYTES))
+            while self._receive(await link.receive(MAX_BYTES)):
+                self._notify()
         except (OSError, EOFError, MalformedMessage) as error:
-            if self._refused_at is None or self._is_welcome:
-                self._problem = str(getattr(error, "strerror", None) or error)
+            self._problem = str(getattr(error, "strerror", None) or error)
         finally:
             if self._is_welcome:
                 self._welcomed_at = link.heard_at
             self._is_welcome, self._link = False, None
             link.abort()
 
-    def _receive(self, link: Link, message: Message) -> None:
+    def _receive(self, message: Message) -> bool:
+        """Take a message; whether there is more to expect."""
         kind = message["kind"]
         if kind == "refused":
             self._problem = f"it refused: {text(message, 'why')}"
             self._other_run = text(message, "run") if "run" in message else None
             self._refused_at = (self._refused_at or time.monotonic()) if self._other_run is not None else None
-            link.finish()
-        elif kind == "welcome":
-            self._welcomed(link, message)
-        elif not self._is_welcome:
+            return False
+        if kind == "welcome":
+            return self._is_taken_in(message)
+        if not self._is_welcome:
             raise MalformedMessage("neither welcome nor refused")
-        elif kind == "go":
+        if kind == "go":
             self._released = max(self._released, number(message, "stage", len(Stage)))
             self._is_bound = self._released >= Stage.REACHED
         elif kind == "tell":
             self._told.setdefault(text(message, "subject"), deque()).append(message.get("content"))
         elif not self._take(0, message):
             raise MalformedMessage(f"unknown: {kind[:20]!r}")
-        self._notify()
+        return True
 
-    def _welcomed(self, link: Link, message: Message) -> None:
+    def _is_taken_in(self, message: Message) -> bool:
         session, greeting = text(message, "session"), message.get("greeting")
         if not isinstance(greeting, dict):
             raise MalformedMessage("the greeting is no object")
-        self._is_welcome, self._refused_at = True, None
         if self._has_read_greeting and session != self._session:
+            # This worker may know older things than that one; a new process in its place will not.
+            self._problem = "it began anew"
             self._lose("worker 0 began anew")
-            return
+            return False
         self._session, self._greeting = session, greeting
+        self._is_welcome, self._refused_at, self._problem = True, None, "it fell silent"
         if self._at is not None:
             self._come(*self._at)
+        return True
 
     def _come(self, stage: Stage, problem: str | None) -> None:
         self._at = stage, problem

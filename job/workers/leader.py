@@ -9,8 +9,9 @@ from typing import Any, Self
 from job.errors import PeersMissing
 from job.observe.events import WorkersMet
 from job.workers import ports
+from job.workers.meeting import Hooks, Meeting
 from job.workers.messages import SMALL_BYTES, Link, MalformedMessage, Message, framed, number, one_line, text
-from job.workers.peers import Hooks, Meeting, Peers, Stage
+from job.workers.peers import Peers, Stage
 
 MAX_STRANGERS = 256
 """Connections at a time that have not said yet which worker they are."""
@@ -52,8 +53,8 @@ class Leader(Peers):
         raise NotImplementedError("worker 0 tells, and hears nothing")
 
     def dismiss(self) -> None:
-        """The others are not needed any more: whether they go, stop or fail is nothing to worker 0."""
         self._is_dismissed = True
+        self._loss = None
 
     def _look_who_is_missing(self, stage: Stage, waited_seconds: float) -> list[int]:
         missing = [worker for worker in range(self.meeting.num_workers) if self._at.get(worker, -1) < stage]
@@ -91,7 +92,8 @@ class Leader(Peers):
     # In the thread of the loop.
 
     async def _attend(self) -> None:
-        server = await asyncio.start_server(self._answer, sock=self._sock)
+        # A plain function: in Python 3.11 a coroutine that is cancelled here ends with a traceback on standard error.
+        server = await asyncio.start_server(lambda *streams: self._begin(self._answer(*streams)), sock=self._sock)
         try:
             await asyncio.Event().wait()
         finally:
@@ -103,8 +105,8 @@ class Leader(Peers):
             worker = await self._accept(link)
             if worker is not None:
                 await self._attend_to(worker, link)
-        except (OSError, EOFError, TimeoutError, MalformedMessage):
-            pass  # no worker, or one that comes again
+        except Exception:  # as of OSError, EOFError, MalformedMessage
+            pass  # No worker, or one that comes again: whatever strangers send, it harms nothing here.
         finally:
             link.abort()
 
@@ -163,7 +165,7 @@ class Leader(Peers):
             self._claimed.discard(worker)
             self._links.pop(worker, None)
             if self._is_bound or self._stop is not None:
-                self._go(f"worker {worker} is gone: {how}")
+                self._lose(f"worker {worker} is gone: {how}")
             else:
                 self._at.pop(worker, None)
                 self._problems.pop(worker, None)
@@ -193,9 +195,13 @@ class Leader(Peers):
             self._announce(framed("go", stage=stage))
         self._notify()
 
-    def _go(self, loss: str) -> None:
+    def _lose(self, loss: str) -> None:
         if not self._is_dismissed:
-            self._lose(loss)
+            super()._lose(loss)
+
+    def _stuck(self, loss: str) -> None:
+        if not self._is_dismissed:
+            super()._stuck(loss)
 
     def _hear_all(self) -> None:
         for link in self._links.values():
@@ -212,7 +218,7 @@ class Leader(Peers):
         if self._is_bound:
             for worker, link in list(self._links.items()):
                 if time.monotonic() - link.heard_at > self.times.silent:
-                    self._go(f"worker {worker} was silent for {self.times.silent:g} s")
+                    self._lose(f"worker {worker} was silent for {self.times.silent:g} s")
                     link.abort()
 
     async def _end_links(self) -> None:

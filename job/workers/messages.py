@@ -47,9 +47,12 @@ def text(message: Message, name: str) -> str:
 
 
 def one_line(value: str) -> str:
-    """The first line that has something, cut short where it is long."""
-    lines = [" ".join(line.split()) for line in value.splitlines()]
-    return next(filter(None, lines), "")[:MAX_CHARACTERS]
+    """The first line that has something to print, cut short where it is long."""
+    for line in value.splitlines():
+        words = "".join(character if character.isprintable() else " " for character in line).split()
+        if words:
+            return " ".join(words)[:MAX_CHARACTERS]
+    return ""
 
 
 def number(message: Message, name: str, below: int) -> int:

@@ -15,16 +15,14 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import dataclass, field
 from enum import IntEnum
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from job.errors import ExitCode, Interrupted, PeerLost, ThawError
 from job.observe.events import WaitingForWorkers
-from job.observe.observer import Observer
 from job.workers import ports
-from job.workers.addresses import Addresses
+from job.workers.meeting import Hooks, Meeting
 from job.workers.messages import Message, framed, number, one_line, text
 from job.workers.share import Share
 
@@ -40,47 +38,6 @@ class Stage(IntEnum):
     READY = 0
     REACHED = 1
     CLOSED = 2
-
-
-@dataclass(frozen=True)
-class Times:
-    """All in seconds."""
-
-    beat: float = 1.0  # between two signs of life
-    silent: float = 20.0  # until silence is a loss
-    cause: float = 25.0  # for the cause of a failure of common work to become known
-    leave: float = 30.0  # until a process that has not left after a loss is stuck
-    poll: float = 0.5  # between two attempts to connect
-    answer: float = 5.0  # for a connection, or the first message on it
-    reach: float = 60.0  # for the ports for tensors to answer
-    refused: float = 30.0  # until it is believed that worker 0 is of another run: that one may be about to end
-    note: float = 30.0  # between two notes on who is missing
-
-
-@dataclass(frozen=True)
-class Meeting:
-    """Where workers meet, and on which terms: `run` is equal on all, and one waits `wait_seconds` for the others."""
-
-    addresses: Addresses
-    run: str
-    wait_seconds: float
-    times: Times = Times()
-
-    @property
-    def num_workers(self) -> int:
-        return len(self.addresses.hosts)
-
-
-@dataclass(frozen=True)
-class Hooks:
-    """`check_signal` raises Interrupted once this process was told to stop; it is also called by another thread.
-
-    `on_stuck` is called, by another thread, with the reason when this worker has not left long after a loss.
-    """
-
-    check_signal: Callable[[], None]
-    observer: Observer = field(default_factory=Observer)
-    on_stuck: Callable[[str], None] = lambda reason: None
 
 
 class Peers(ABC):
@@ -145,6 +102,9 @@ class Peers(ABC):
 
     def interrupted(self) -> Interrupted:
         """The error for workers that have agreed to stop."""
+        with self._changed:
+            # They may have agreed before the message came that says who was told.
+            self._changed.wait_for(lambda: self._stop is not None, FINISH_SECONDS)
         return Interrupted(f"{self._stop or 'told to stop'}; what was committed stands", hint=RESUME)
 
     def failed(self, error: Exception) -> Exception:
@@ -176,6 +136,10 @@ class Peers(ABC):
     @abstractmethod
     def tell(self, subject: str, content: Any) -> None:
         """Worker 0 tells the others, JSON values."""
+
+    @abstractmethod
+    def dismiss(self) -> None:
+        """Worker 0 does not need the others any more: whether they go, stop or fail is nothing to it from now on."""
 
     def meet(self) -> None:
         """Wait until all have called this, and each can reach every other.
@@ -326,7 +290,8 @@ class Peers(ABC):
 
     async def _watch_signal(self) -> None:
         while True:
-            self._look_for_signal()
+            with contextlib.suppress(ThawError):  # which the thread of the run sees for itself
+                self._look_for_signal()
             await asyncio.sleep(LOOK_SECONDS)
 
     def _stopped(self, told: str) -> None:

@@ -5,7 +5,6 @@ or a network that lets nothing through, must be known before.
 """
 
 import asyncio
-import contextlib
 import errno
 import socket
 import time
@@ -41,17 +40,21 @@ def listen(port: int, purpose: str) -> socket.socket:
         ) from error
 
 
+class _Answer(asyncio.Protocol):
+    """Says which worker it is. The side that closes first keeps the port for a while, and that is the other side."""
+
+    def __init__(self, worker: int) -> None:
+        self._worker = worker
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        transport.write(_answer_of(self._worker))
+        asyncio.get_running_loop().call_later(ASK_SECONDS, transport.abort)
+
+
 async def answer(worker: int, sock: socket.socket) -> asyncio.Server:
     """Whoever asks at this socket is told which worker answers, until the server is closed."""
-
-    async def tell(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError, TimeoutError):
-            writer.write(_answer_of(worker))
-            # The side that closes first keeps the port for a while, which should not be this one.
-            await asyncio.wait_for(reader.read(1), ASK_SECONDS)
-        writer.transport.abort()
-
-    return await asyncio.start_server(tell, sock=sock, limit=MAX_ANSWER_BYTES)
+    return await asyncio.get_running_loop().create_server(lambda: _Answer(worker), sock=sock)
 
 
 async def unreachable(addresses: Addresses, worker: int, seconds: float) -> str | None:

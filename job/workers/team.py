@@ -47,7 +47,10 @@ class Team(Protocol):
         """Worker 0 tells the others, JSON values; what they would tell is dropped."""
 
     def hear(self, subject: str) -> Any:
-        """What worker 0 told about it; waits for it, and raises as `check` does."""
+        """What worker 0 told about it, in the order told; waits for it, and raises as `check` does."""
+
+    def dismiss(self) -> None:
+        """Worker 0 does not need the others any more: whether they go, stop or fail is nothing to it from now on."""
 
 
 class Alone:
@@ -76,6 +79,8 @@ class Alone:
 
     def dismiss(self) -> None: ...
     def tell(self, subject: str, content: Any) -> None: ...
+
+    def dismiss(self) -> None: ...
 
     def hear(self, subject: str) -> Any:
         raise NotImplementedError("a worker that is alone hears nothing")

@@ -72,14 +72,20 @@ class Namespace:
         """Apply manifests as `make deploy` would print them; returns what kubectl says of each."""
         return self.kubectl("apply", "--filename=-", stdin=as_text(manifests))
 
-    def pods(self, job: str) -> list[Manifest]:
-        """The pods of a Job, the newest last. One that was deleted is gone from here, too."""
-        pods = self.get("pods", f"--selector=batch.kubernetes.io/job-name={job}")["items"]
+    def pods(self, job: str, index: int | None = None) -> list[Manifest]:
+        """The pods of a Job, the newest last. One that was deleted is gone from here, too.
+
+        `index` asks for those of one worker.
+        """
+        selector = f"batch.kubernetes.io/job-name={job}"
+        if index is not None:
+            selector += f",batch.kubernetes.io/job-completion-index={index}"
+        pods = self.get("pods", f"--selector={selector}")["items"]
         return sorted(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
 
-    def newest_pod(self, job: str) -> str | None:
-        """The name of a Job's newest pod. Fails when that can never start."""
-        pods = self.pods(job)
+    def newest_pod(self, job: str, index: int | None = None) -> str | None:
+        """The name of a Job's newest pod, or of that of a worker. Fails when that can never start."""
+        pods = self.pods(job, index)
         if not pods:
             return None
         for container in pods[-1]["status"].get("containerStatuses", []):
@@ -94,12 +100,12 @@ class Namespace:
         done = _kubectl(f"--namespace={self.name}", "logs", pod)
         return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
-    def wait_for_event(self, job: str, event: str, **facts: Any) -> str:
-        """Wait until a pod of a Job logs an event with these facts; returns the pod's name."""
+    def wait_for_event(self, job: str, event: str, *, index: int | None = None, **facts: Any) -> str:
+        """Wait until a pod of a Job, or of a worker, logs an event with these facts; returns the pod's name."""
         wanted = {"event": event, **facts}
 
         def found() -> str | None:
-            pod = self.newest_pod(job)
+            pod = self.newest_pod(job, index)
             return pod if pod and any(wanted.items() <= line.items() for line in self.log(pod)) else None
 
         return wait_for(f"{wanted} of Job {job}", found)

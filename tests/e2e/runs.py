@@ -53,8 +53,12 @@ class Runs:
         return _rendered(str(self.folder), *(["--run-id", run_id] if run_id else []))
 
     def render_shared(self) -> list[Manifest]:
-        """What all of these runs share."""
-        return _rendered("local", "--shared")
+        """What all of these runs share, those of several workers among them."""
+        shared = self.folder / "shared"
+        shared.mkdir(exist_ok=True)
+        write_kustomization(shared, resources=["overlays/local/shared"], components=["components/workers/shared"])
+        write_kustomization(self.folder, resources=["overlays/local"])
+        return _rendered(str(self.folder), "--shared")
 
     def undeploy(self, run_id: str, namespace: Namespace) -> str:
         """`make undeploy` of a run with the settings of the last one that was rendered; returns what it prints."""
