@@ -104,7 +104,7 @@ def as_runtime(runtime: Manifest, job: Manifest, config: Manifest) -> Manifest:
     container["name"] = NODE  # the one that the Trainer looks for
     for rule in job["spec"]["podFailurePolicy"]["rules"]:
         if "onExitCodes" in rule:
-            pass
+            rule["onExitCodes"]["containerName"] = NODE
     settings = [{"name": name, "value": value} for name, value in sorted(config["data"].items())]
     container["env"] = settings + container["env"]
     del container["envFrom"]

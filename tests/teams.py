@@ -1,11 +1,12 @@
 """Runs of several workers: processes on this machine, begun together, disturbed, and how each of them ends."""
 
 import json
+import signal
 import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tests.processes import begin
@@ -62,6 +63,32 @@ class TeamRun:
             lambda: self.told(),
         )  # fmt: skip
         assert self.processes[worker].poll() is None, self.told()
+
+    def as_a_job(self, kills: Sequence[tuple[float, int]]) -> tuple[int, list[int]]:
+        """Begin each worker again when it has failed, until all have succeeded.
+
+        `kills` are seconds after the one before, and whom. Returns how many were killed, and the other exit codes.
+        """
+        left, victims, others = list(kills), list[int](), list[int]()
+        num_killed, killed_at, began = 0, time.monotonic(), time.monotonic()
+        while any(process.poll() != 0 for process in self.processes):
+            assert time.monotonic() - began < WAIT_SECONDS, self.told()
+            if left and time.monotonic() - killed_at > left[0][0]:
+                (_, victim), killed_at = left.pop(0), time.monotonic()
+                if self.processes[victim].poll() is None:
+                    self.processes[victim].kill()
+                    num_killed += 1
+                    victims.append(victim)
+            for worker, process in enumerate(self.processes):
+                code = process.poll()
+                if code:
+                    if code == -signal.SIGKILL and worker in victims:
+                        victims.remove(worker)
+                    else:
+                        others.append(code)
+                    self.begin_again(worker)
+            time.sleep(0.05)
+        return num_killed, others
 
     def codes(self) -> list[int]:
         """The exit code of each worker, once all have ended."""

@@ -1,5 +1,6 @@
 """Several workers at one run, in processes of their own: the result of one worker, and no stop or loss that hangs."""
 
+import random
 import signal
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,26 @@ def test_begun_on_three_and_carried_on_by_one(environment: Environment, tmp_path
     assert done.returncode == 0, done.stdout
     assert_alike(result(env), result(whole))
     assert [attempt["num_workers"] for attempt in run_json(env)["attempts"]] == [3, 1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+def test_a_job_that_starts_again_what_ended_completes_the_run(
+    environment: Environment, tmp_path: Path, seed: int
+) -> None:
+    """Workers are killed at moments that the seed chooses, and each begins again beside siblings that may be ending.
+
+    Whoever was not killed ends with 45: one pod lost costs one restart.
+    """
+    whole = environment(storage_uri=tmp_path / "whole", batch_size=4)
+    completed(whole, 3)
+    env = environment(batch_size=4, checkpoint_every_seconds=0.2)
+    rng = random.Random(seed)
+    with TeamRun(env, 3) as team:
+        killed, others = team.as_a_job([(rng.uniform(0, 15), rng.randrange(3)) for _ in range(3)])
+    assert set(others) <= {ExitCode.PEER_LOST}, team.told()
+    assert len(others) <= 2 * killed
+    assert result(env) == result(whole)
 
 
 @pytest.mark.slow

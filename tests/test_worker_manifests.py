@@ -199,8 +199,8 @@ def test_workers_are_on_different_nodes_where_that_is_possible(name: str) -> Non
 
 def test_workers_of_a_slot_are_those_of_the_schedule(tmp_path: Path) -> None:
     """The name of the slot's Job is only known in the cluster; two slots never overlap."""
-    run = run_of(write_overlay(tmp_path, "THAW_WORKERS=3", components=("workers", "cron")))
-    assert run.job["completions"] == 3
+    run = run_of(write_overlay(tmp_path, "THAW_WORKERS=3", components=("workers", "cron"), namePrefix="mine-"))
+    assert (run.name, run.job["completions"]) == ("mine-thaw", 3)
     assert environment(run, 0)["THAW_WORKER_HOST"] == f"{run.name}-{MARK}.thaw-workers"
     assert policy_of(run)["podSelector"]["matchLabels"].items() <= run.labels.items()
 

@@ -160,13 +160,14 @@ def summary(found: Record, condition: Condition) -> str:
 
 
 def _attempts(seen: Seen) -> Table:
-    rows = table("attempt", "started", "lasted", "ended", "holder")
+    rows = table("attempt", "started", "lasted", "ended", "workers", "holder")
     for attempt in seen.record.attempts:
         end, ended = attempt.end, "killed" if attempt.end is None else f"exit code {attempt.exit_code}"
         if attempt is seen.record.attempts[-1] and seen.condition == "running":
             end, ended = end or seen.now, "runs"
         lasted = duration((end - attempt.start).total_seconds()) if end else "?"
-        rows.add_row(str(attempt.number), f"{attempt.start:%F %T}", lasted, ended, plain(attempt.holder))
+        number, workers = str(attempt.number), f"{attempt.num_workers:,}"
+        rows.add_row(number, f"{attempt.start:%F %T}", lasted, ended, workers, plain(attempt.holder))
     return rows
 
 

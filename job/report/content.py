@@ -18,7 +18,7 @@
 | `layers` | of the model, from pixels to logits |
 | `durations_seconds` | by stage, over all attempts |
 | `time_seconds`, `goodput_ratio` | by category, over all attempts; the productive share, 0 to 1 |
-| `num_attempts`, `attempts` | starts of the program: number, start, end, exit code |
+| `num_attempts`, `attempts` | starts of the program: number, start, end, exit code, workers |
 | `settings`, `provenance` | every setting; versions, device, and what identifies data, weights and arithmetic |
 """
 
@@ -39,7 +39,7 @@ from job.settings.settings import Settings
 from job.train.evaluation import Evaluation
 
 PACKAGES = ("tensorflow", "tensorflow-cpu", "keras", "tensorflow-datasets", "numpy")
-ATTEMPT_FIELDS = {"number", "start", "end", "exit_code"}
+ATTEMPT_FIELDS = {"number", "start", "end", "exit_code", "num_workers"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,7 +27,7 @@ from job.settings.settings import Settings
 from job.storage import ObjectStore, scratch
 from job.workers.follower import Follower
 from job.workers.leader import Leader
-from job.workers.peers import Hooks, Meeting
+from job.workers.meeting import Hooks, Meeting
 from job.workers.team import Alone, Team
 
 

@@ -37,9 +37,6 @@ class Follower(Peers):
     def tell(self, subject: str, content: Any) -> None: ...
     def dismiss(self) -> None: ...
 
-    def dismiss(self) -> None:
-        raise NotImplementedError("only worker 0 dismisses")
-
     def _read_greeting(self) -> dict[str, Any] | None:
         self._has_read_greeting = self._has_read_greeting or self._greeting is not None
         return self._greeting

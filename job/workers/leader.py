@@ -188,11 +188,18 @@ class Leader(Peers):
             # It came again, while the others are further.
             self._links[worker].send(framed("go", stage=self._released))
         elif all(self._at.get(other, -1) >= stage for other in range(self.meeting.num_workers)) and not self._problems:
-            self._released = stage
             if stage >= Stage.REACHED:
                 self._is_bound = True
                 self._hear_all()
             self._announce(framed("go", stage=stage))
+            self._begin(self._go_last(stage))
+        self._notify()
+
+    async def _go_last(self, stage: Stage) -> None:
+        """Let this worker go on when the others may: what it does next may let no thread run until they do too."""
+        while not all(link.has_sent_all for link in self._links.values()):
+            await asyncio.sleep(0.01)
+        self._released = max(self._released, stage)
         self._notify()
 
     def _lose(self, loss: str) -> None:

@@ -119,6 +119,11 @@ class Link:
             data += chunk
         return bytes(data)
 
+    @property
+    def has_sent_all(self) -> bool:
+        """Whether the system has all that was to be sent."""
+        return self._writer.transport.get_write_buffer_size() == 0
+
     def finish(self) -> None:
         """Nothing more is sent. What was sent still arrives, which closing at once would not promise."""
         with contextlib.suppress(OSError, RuntimeError):

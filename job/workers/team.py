@@ -40,9 +40,6 @@ class Team(Protocol):
         workers leave because they were told to stop, else the error itself. Waits until that is known.
         """
 
-    def dismiss(self) -> None:
-        """From now on worker 0 needs the others no longer."""
-
     def tell(self, subject: str, content: Any) -> None:
         """Worker 0 tells the others, JSON values; what they would tell is dropped."""
 
@@ -77,9 +74,7 @@ class Alone:
     def failed(self, error: Exception) -> Exception:
         return error
 
-    def dismiss(self) -> None: ...
     def tell(self, subject: str, content: Any) -> None: ...
-
     def dismiss(self) -> None: ...
 
     def hear(self, subject: str) -> Any:
