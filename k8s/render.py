@@ -196,7 +196,7 @@ def of_one_run(manifests: list[Manifest], run_id: str | None = None) -> list[Man
         )
     if run_id is not None:
         config["data"][RUN_ID] = run_id
-    settings = _settled(workload, config, policies)
+    settings = _settled(workload, config)
     if workload["kind"] == "CronJob":
         if RUN_ID in config["data"]:
             raise InvalidSettings(
@@ -221,13 +221,13 @@ def of_one_run(manifests: list[Manifest], run_id: str | None = None) -> list[Man
     return manifests
 
 
-def _settled(workload: Manifest, config: Manifest, policies: list[Manifest]) -> Settings:
+def _settled(workload: Manifest, config: Manifest) -> Settings:
     """The settings, whose number of workers is now in all that has it. Raises InvalidSettings, CannotRender."""
     if is_indexed(workload):
         count_as_setting(workload, config)
     settings = settings_of(container_of(workload), config["data"])
     if is_indexed(workload):
-        scale(workload, config, policies, settings)
+        scale(workload, config, settings)
     elif settings.workers > 1:
         raise CannotRender(
             f"{WORKERS}={settings.workers}: the pods of this {workload['kind']} have no index to be workers by",

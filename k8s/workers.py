@@ -35,7 +35,7 @@ def count_as_setting(job: Manifest, config: Manifest) -> None:
     config["data"].setdefault(WORKERS, str(spec.get("completions", 1)))
 
 
-def scale(job: Manifest, config: Manifest, policies: list[Manifest], settings: Settings) -> None:
+def scale(job: Manifest, config: Manifest, settings: Settings) -> None:
     """Write the number of workers, which is a setting, into all that has it.
 
     It goes from the settings to the template, which can never change: pods of one Job must not differ in it.
@@ -44,9 +44,6 @@ def scale(job: Manifest, config: Manifest, policies: list[Manifest], settings: S
     spec["completions"] = spec["parallelism"] = settings.workers
     config["data"].pop(WORKERS, None)
     _container(job)["env"].append({"name": WORKERS, "value": str(settings.workers)})
-    first, num_processes = settings.worker_port, settings.workers * _num_devices(job, settings)
-    for rule in (rule for policy in policies for rule in policy["spec"]["ingress"] + policy["spec"]["egress"]):
-        rule["ports"] = [{"protocol": "TCP", "port": first, "endPort": first + num_processes}]
 
 
 def select(policy: Manifest, name: str, key: str = INSTANCE) -> None:
@@ -136,14 +133,6 @@ def _fill(replicated_jobs: list[Manifest], job: Manifest) -> None:
     labels = template.setdefault("metadata", {}).setdefault("labels", {})
     template["metadata"]["labels"] = job["spec"]["template"]["metadata"].get("labels", {}) | labels
     template["spec"] = job["spec"]
-
-
-def _num_devices(job: Manifest, settings: Settings) -> int:
-    """Processes of each pod: a number, or one for each GPU."""
-    if settings.devices != "auto":
-        return int(settings.devices)
-    limits = _container(job)["resources"].get("limits", {})
-    return max([1, *(int(count) for name, count in limits.items() if name.endswith("/gpu"))])
 
 
 def _spec(job: Manifest) -> Any:

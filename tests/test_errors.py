@@ -30,6 +30,8 @@ def test_exit_codes_are_those_of_the_contract() -> None:
         "INTERRUPTED": 42,
         "SUPERSEDED": 43,
         "STORAGE_UNAVAILABLE": 44,
+        "PEER_LOST": 45,
+        "PEERS_MISSING": 46,
     }
 
 

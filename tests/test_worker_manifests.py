@@ -1,4 +1,4 @@
-"""The manifests of several workers: one number, names that are those of the pods, and ports that only they reach."""
+"""The manifests of several workers: one number, names that are those of the pods, and a network of their own."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,6 @@ import pytest
 import yaml
 
 from job.errors import ExitCode
-from job.settings.settings import Settings
 from job.workers.addresses import MARK, Addresses
 from k8s.render import CannotRender, kustomize, of_one_run, shared_by_runs
 from tests.conftest import REPOSITORY
@@ -85,25 +84,12 @@ def test_these_overlays_have_workers() -> None:
 
 @pytest.mark.parametrize(("workers", "devices"), [(1, 1), (3, 1), (2, 4), (8, 8)])
 def test_one_setting_is_the_number_of_workers_everywhere(workers: int, devices: int, tmp_path: Path) -> None:
-    """Also where the component that has another is in the same file. The ports end with that of the last process."""
-    literals = (f"THAW_WORKERS={workers}", f"THAW_DEVICES={devices}", "THAW_WORKER_PORT=3000")
+    """Also where the component that has another is in the same file."""
+    literals = (f"THAW_WORKERS={workers}", f"THAW_DEVICES={devices}", "THAW_BATCH_SIZE=64")
     run = run_of(write_overlay(tmp_path, *literals))
     assert (run.job["completionMode"], run.job["completions"], run.job["parallelism"]) == ("Indexed", workers, workers)
     assert [it["value"] for it in run.container["env"] if it["name"] == "THAW_WORKERS"] == [str(workers)]
     assert "THAW_WORKERS" not in run.config, "a ConfigMap can change under the pods of a Job"
-    settings = run.settings
-    addresses = Addresses.of(settings.worker_host, settings.worker_port, num_workers=workers * devices)
-    ports = {"protocol": "TCP", "port": addresses.leader[1], "endPort": addresses.tensors(workers * devices - 1)[1]}
-    assert [rule["ports"] for rule in policy_of(run)["ingress"] + policy_of(run)["egress"]] == [[ports], [ports]]
-
-
-def test_a_process_for_each_gpu_has_its_port(tmp_path: Path) -> None:
-    """THAW_DEVICES=auto: as many as the pod has GPUs."""
-    run = run_of(write_overlay(tmp_path, "THAW_WORKERS=3", components=("gpu-many", "workers")))
-    assert run.settings.devices == "auto"
-    (rule,) = policy_of(run)["ingress"]
-    gpus = int(run.container["resources"]["limits"]["nvidia.com/gpu"])
-    assert rule["ports"][0]["endPort"] == Settings().worker_port + 3 * gpus
 
 
 def test_another_number_is_the_same_run_in_a_job_that_cannot_be_changed_to_it(tmp_path: Path) -> None:
@@ -117,10 +103,6 @@ def test_the_numbers_of_the_component_are_for_two(tmp_path: Path) -> None:
     """Without k8s/render.py too, and with the settings of the program."""
     plain = component("workers", tmp_path)
     assert plain.job["completions"] == plain.job["parallelism"] == plain.settings.workers == 2
-    (policy,) = [it for it in plain.of_kind("NetworkPolicy") if it["metadata"]["name"] == "thaw-workers"]
-    port = Settings().worker_port
-    ports = [{"protocol": "TCP", "port": port, "endPort": port + 2}]
-    assert [rule["ports"] for rule in policy["spec"]["ingress"] + policy["spec"]["egress"]] == [ports, ports]
 
 
 @every_overlay_of_workers
@@ -165,7 +147,7 @@ def test_a_set_has_a_service_with_the_names_of_its_pods(name: str) -> None:
 
 def test_names_of_ones_own_and_many_workers_fit(tmp_path: Path) -> None:
     """A host name has 63 characters at most, and the name of a pod has six more than that."""
-    run = run_of(write_overlay(tmp_path, "THAW_WORKERS=1024", namePrefix="vision-"))
+    run = run_of(write_overlay(tmp_path, "THAW_WORKERS=1024", "THAW_BATCH_SIZE=1024", namePrefix="vision-"))
     assert run.name.startswith("vision-thaw-")
     last = environment(run, 1023)["THAW_WORKER_HOST"].replace(MARK, "1023")
     assert last == f"{run.name}-1023.{run.pod['subdomain']}"
@@ -175,11 +157,12 @@ def test_names_of_ones_own_and_many_workers_fit(tmp_path: Path) -> None:
 
 @every_overlay_of_workers
 def test_only_the_pods_of_a_run_reach_each_other(name: str) -> None:
-    """Both ways, at no other port, and not those of another run in the namespace."""
+    """Both ways, and not those of another run in the namespace. At any port: those of NCCL are not known before."""
     run, other = overlay(name), Manifests(yaml.safe_load_all(render(name, "--run-id", "other").stdout))
     policy = policy_of(run)
     assert policy["policyTypes"] == ["Ingress", "Egress"]
     (ingress,), (egress,) = policy["ingress"], policy["egress"]
+    assert ingress["ports"] == egress["ports"] == [{"protocol": "TCP"}]
     other_labels = Manifests([*shared_part(f"overlays/{name}"), *other]).labels
     for selector in (policy["podSelector"], *(peer["podSelector"] for peer in ingress["from"] + egress["to"])):
         assert selector["matchLabels"].items() <= run.labels.items()

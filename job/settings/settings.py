@@ -141,7 +141,9 @@ class Settings(BaseSettings):
         None, "which of them this is, from 0 [default: the index of the pod in an Indexed Job, else 0]", ge=0, le=1023
     )
     worker_host: WorkerHost = _workers(
-        "localhost", "host of each worker: a name with {worker} in it, or a list separated by commas", min_length=1
+        "localhost",
+        "host of each worker: a name with {worker} in it, or a list separated by commas",
+        pattern=r"^[A-Za-z0-9._{}:-]+(, ?[A-Za-z0-9._{}:-]+)*$",
     )
     worker_port: WorkerPort = _workers(
         2222, "first of the ports by which workers meet; each process takes the next one", ge=1024, le=65535
