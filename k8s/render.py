@@ -157,7 +157,7 @@ def _with_runtime(runtime: Manifest, manifests: list[Manifest]) -> list[Manifest
         raise CannotRender(f"a {RUNTIME} is rendered from the one Job beside it, and there are {len(jobs)}")
     _drop_empty_tolerations(jobs[0])
     config = _config_of(container_of(jobs[0]), manifests)
-    if _settled(jobs[0], config, []).fingerprint() != Settings().fingerprint():
+    if _settled(jobs[0], config).fingerprint() != Settings().fingerprint():
         raise CannotRender(
             f"the settings beside a {RUNTIME} change the result, and would change it for every run",
             hint="set them in the overlay of the run",

@@ -143,7 +143,7 @@ class Settings(BaseSettings):
     worker_host: WorkerHost = _workers(
         "localhost",
         "host of each worker: a name with {worker} in it, or a list separated by commas",
-        pattern=r"^[A-Za-z0-9._{}:-]+(, ?[A-Za-z0-9._{}:-]+)*$",
+        pattern=r"^[\w.:{}$()-]+(, ?[\w.:{}$()-]+)*$",
     )
     worker_port: WorkerPort = _workers(
         2222, "first of the ports by which workers meet; each process takes the next one", ge=1024, le=65535
