@@ -194,10 +194,10 @@ def _carry_out(name: str, words: Sequence[str]) -> int:
         stop.grace_seconds = settings.grace_seconds
         ending.path = str(settings.termination_log) if settings.termination_log else None
         if name == "run":
-            from job.cli import devices
+            from job.cli import devices, run
 
             count = devices.num_devices(settings, os.environ)
-            if count > 1:
+            if count > 1 and not run.is_complete(settings):
                 # Each process has the whole grace period for itself; this one only waits for them.
                 stop.grace_seconds = settings.grace_seconds / GRACE_USED
                 flags = devices.flags_of(settings, count, may_choose_port="worker_port" not in options.origins)
@@ -212,8 +212,6 @@ def _carry_out(name: str, words: Sequence[str]) -> int:
             mirror.answer(options, observer=ending.console, check_stop=stop.check)
             done = f"complete: the mirror at {options.to} is filled"
         else:
-            from job.cli import run
-
             run.answer(options, log=ending.console, progress=progress, stop=stop, environ=os.environ)
             done = "complete: the result is committed"
     except Exception as error:

@@ -16,7 +16,7 @@ from job.cli import devices
 from job.errors import ExitCode, Interrupted, InvalidSettings
 from job.settings.machine import visible_gpus
 from job.settings.settings import Settings
-from tests.conftest import REPOSITORY, process_environment
+from tests.conftest import REPOSITORY, job, process_environment
 from tests.processes import Environment, run_json
 from tests.runs import never
 
@@ -161,6 +161,8 @@ def test_two_devices_of_this_machine_complete_a_run(environment: Environment) ->
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert [line["worker"] for line in lines if line["event"] in ("joined", "run_finished")] == [1, 0]
     assert run_json(env)["attempts"][0]["num_workers"] == 2
+    (answer,) = job(env=env).stdout.splitlines()
+    assert json.loads(answer)["event"] == "run_already_done"
 
 
 @pytest.mark.slow

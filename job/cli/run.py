@@ -7,6 +7,7 @@ from job.cli.arguments import SettingsOptions
 from job.observe.log import Log
 from job.observe.observer import Observer
 from job.observe.progress import Progress
+from job.settings.settings import Settings
 
 
 class Stop(Protocol):
@@ -21,6 +22,14 @@ class Stop(Protocol):
 
 class Options(SettingsOptions):
     """Fine-tune a pre-trained image classifier: one run, safe to start any number of times."""
+
+
+def is_complete(settings: Settings) -> bool:
+    """Whether the run has its result, so that one process can answer for all. Raises as a start does."""
+    from job.run.record import Identity, RunRecord
+    from job.storage import open_store
+
+    return RunRecord.open(open_store(settings.run_uri()), Identity.of(settings)).is_done
 
 
 def answer(options: Options, *, log: Log, progress: Progress, stop: Stop, environ: Mapping[str, str]) -> None:
