@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import socket
 import sys
 from collections.abc import Callable
 
@@ -30,6 +31,17 @@ def test_events_are_lines_of_json_off_a_terminal(capsys: pytest.CaptureFixture[s
         "run_id": "r", "accuracy": 0.123457, "loss": 1.0, "num_examples": 3, "event": "evaluated", "level": "info",
         "phase": "evaluate", "step": None,
     }  # fmt: skip
+
+
+def test_a_line_is_one_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several processes share a pipe, unbuffered in the image: what is written in pieces is cut by other lines."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with ours, os.fdopen(theirs.detach(), "wb", buffering=0) as raw:
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, write_through=True))
+        Log("json", Progress()).event(Evaluated(accuracy=0.5, loss=1.0, num_examples=3))
+        packet = ours.recv(65536)
+        assert packet.endswith(b"}\n")
+        sys.stdout.detach()  # type: ignore[attr-defined]
 
 
 def test_a_failure_is_sentences_for_a_person_and_fields_for_a_machine(capsys: pytest.CaptureFixture[str]) -> None:

@@ -93,7 +93,8 @@ class Log(Observer):
             json = structlog.processors.JSONRenderer()
             processors = [add_log_level, stamp, self._with_position, _rounded, _redacted, json]
         self._log = structlog.wrap_logger(
-            structlog.PrintLogger(sys.stdout),
+            # Its line is one write, which the lines of other processes on the same pipe do not cut.
+            structlog.WriteLogger(sys.stdout),
             processors=processors,
             wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         )
