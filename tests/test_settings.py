@@ -9,6 +9,7 @@ from job.errors import InvalidSettings
 from job.settings.environment import choices
 from job.settings.fields import setting_group
 from job.settings.settings import RECIPE_VERSION, Settings, changes_result, variable
+from job.workers.share import Share
 
 TEXTS: dict[str, Any] = {
     "run_id": "other", "storage_uri": "/elsewhere", "dataset": "cifar10", "data_dir": "/data",
@@ -18,6 +19,7 @@ TEXTS: dict[str, Any] = {
     "cache_dir": "/cache", "termination_log": "/log", "min_test_accuracy": 0.9, "pushgateway_url": "http://push:9091",
 }  # fmt: skip
 """Another value of each setting that is free text, or has no default."""
+OWN = {"dataset": "./images"}
 
 
 def another(field: str) -> Any:
@@ -51,7 +53,7 @@ def test_nothing_but_the_given_environment_is_read(monkeypatch: pytest.MonkeyPat
 def test_the_fingerprint_covers_what_changes_the_result_and_nothing_else() -> None:
     """Another value gives another fingerprint exactly when the setting is part of the recipe."""
     for field in Settings.model_fields:
-        base = {"dataset": "./images"} if field in ("labels", "classes") else {}
+        base = {"labels": OWN, "classes": OWN}.get(field, {})
         changed = Settings(**base, **{field: another(field)})
         assert getattr(changed, field) != getattr(Settings(), field), field
         assert (changed.fingerprint() != Settings(**base).fingerprint()) == changes_result(field), field
@@ -175,6 +177,53 @@ def test_a_value_that_could_not_be_used_as_written_is_refused(field: str, values
     for value in values:
         with pytest.raises(InvalidSettings, match=variable(field)):
             read(**{variable(field): value})
+
+
+@pytest.mark.parametrize(
+    ("environ", "says"),
+    [
+        ({"WORKERS": "2", "WORKER": "2"}, "THAW_WORKER='2': must be below THAW_WORKERS=2"),
+        ({"WORKER": "1"}, "THAW_WORKER='1': must be below THAW_WORKERS=1"),
+        ({"WORKERS": "3", "WORKER_HOST": "a,b"}, "THAW_WORKER_HOST='a,b': has 2 hosts, expected one for each of 3"),
+        ({"WORKERS": "2", "WORKER_HOST": "a,"}, "THAW_WORKER_HOST='a,'"),
+        ({"WORKERS": "4", "WORKER_PORT": "65532"}, "THAW_WORKER_PORT='65532': ends at port 65536"),
+        ({"WORKERS": "33"}, "with THAW_WORKERS=33 these are 33 processes, and one would have no examples"),
+        ({"WORKERS": "4", "DEVICES": "9"}, "THAW_DEVICES='9': with THAW_WORKERS=4 these are 36 processes"),
+        ({"DEVICES": "0"}, "THAW_DEVICES='0': must match"),
+        ({"DEVICES": "gpu"}, "THAW_DEVICES='gpu': must match"),
+        ({"WORKERS": "0"}, "THAW_WORKERS='0': must be greater than or equal to 1"),
+    ],
+)
+def test_workers_that_could_not_meet_or_would_have_no_work_are_refused(environ: dict[str, str], says: str) -> None:
+    """With one problem each."""
+    with pytest.raises(InvalidSettings) as caught:
+        read(**{f"THAW_{name}": value for name, value in environ.items()})
+    assert caught.value.message.startswith("1 problem with")
+    assert says in caught.value.message
+
+
+def test_the_pods_of_an_indexed_job_are_workers_only_where_workers_is_given() -> None:
+    """Without it they are runs of their own. Kubernetes' index is a value like any other, and THAW_WORKER wins."""
+    index = {"JOB_COMPLETION_INDEX": "3"}
+    assert read(**index).share() == Share(0, 1)
+    assert read(**index, THAW_WORKERS="4").share() == Share(3, 4)
+    assert read(**index, THAW_WORKERS="4", THAW_WORKER="1").share() == Share(1, 4)
+    assert read("--worker", "2", **index, THAW_WORKERS="4").share() == Share(2, 4)
+    assert cli.read("run", [], index | {"THAW_WORKERS": "4"}).origins["worker"] == "environment"
+    with pytest.raises(InvalidSettings, match="JOB_COMPLETION_INDEX='3': must be below THAW_WORKERS=2"):
+        read(**index, THAW_WORKERS="2")
+    with pytest.raises(InvalidSettings, match="JOB_COMPLETION_INDEX='x': must be a whole number"):
+        read(JOB_COMPLETION_INDEX="x", THAW_WORKERS="2")
+
+
+def test_workers_are_at_their_hosts_and_ports() -> None:
+    """By a name for all, a name of each, and a list; the first port is where they meet."""
+    for host, hosts in {
+        "localhost": ("localhost", "localhost"), "t-{worker}.t": ("t-0.t", "t-1.t"), "a, b": ("a", "b")
+    }.items():  # fmt: skip
+        addresses = read(THAW_WORKERS="2", THAW_WORKER_HOST=host, THAW_WORKER_PORT="5000").addresses()
+        assert addresses.leader == (hosts[0], 5000)
+        assert [addresses.tensors(worker) for worker in range(2)] == [(hosts[0], 5001), (hosts[1], 5002)]
 
 
 @pytest.mark.parametrize(
