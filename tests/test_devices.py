@@ -1,10 +1,12 @@
 """The parent of a process for each device: what it starts, how it stops them, and how it ends."""
 
 import json
+import os
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,13 +26,21 @@ CHILD = """
 import json, os, signal, sys, time
 flags = dict(word[2:].split("=") for word in sys.argv[2:] if "=" in word)
 worker = flags["worker"]
-with open(flags["termination-log"], "w") as file:
-    json.dump({"reason": f"of worker {worker}"}, file)
+code = json.loads(os.environ["CODES"])[int(worker)]
+if code in (0, None) or code in range(256):
+    with open(flags["termination-log"], "w") as file:
+        json.dump({"reason": f"of worker {worker}"}, file)
 with open(os.path.join(os.environ["SEEN"], worker), "w") as file:
     json.dump({"argv": sys.argv[1:], "gpu": os.environ.get("CUDA_VISIBLE_DEVICES")}, file)
-code = json.loads(os.environ["CODES"])[int(worker)]
-if code is None:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(42))
+if code == "late":
+    time.sleep(1)
+    code = 0
+if code == "deaf":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if code in ("deaf", "unready"):
+    time.sleep(600)
+if code in (None, "slow"):
+    signal.signal(signal.SIGTERM, lambda *_: (time.sleep(1 if code else 0), sys.exit(42)))
     print("waits", flush=True)
     time.sleep(600)
 if code < 0:
@@ -44,9 +54,9 @@ def run(tmp_path: Path) -> Callable[..., tuple[int, dict[str, Any], list[dict[st
     """Runs children that end with these codes; returns the exit code, the termination message, what each child saw."""
 
     def answer(
-        codes: list[int | None], settings: Settings | None = None, check_stop: Callable[[], None] = never
+        codes: list[Any], *, check_stop: Callable[[], None] = never, **values: Any
     ) -> tuple[int, dict[str, Any], list[dict[str, Any]]]:
-        settings = settings or Settings(termination_log=tmp_path / "message")
+        settings = Settings(termination_log=tmp_path / "message", cache_dir=tmp_path / "cache", **values)
         first = (settings.worker or 0) * len(codes)
         exit_code = devices.answer(
             settings,
@@ -56,18 +66,16 @@ def run(tmp_path: Path) -> Callable[..., tuple[int, dict[str, Any], list[dict[st
             environ={"SEEN": str(tmp_path), "CODES": json.dumps([0] * first + codes)},
             child=(sys.executable, "-c", CHILD),
         )
-        seen = [json.loads((tmp_path / str(first + index)).read_text()) for index in range(len(codes))]
-        return exit_code, json.loads((tmp_path / "message").read_text()), seen
+        seen = [tmp_path / str(first + index) for index in range(len(codes))]
+        found = [json.loads(path.read_text()) for path in seen if path.exists()]
+        return exit_code, json.loads((tmp_path / "message").read_text()), found
 
     return answer
 
 
-def test_each_device_of_each_worker_is_a_worker_of_one_device(tmp_path: Path, run: Any) -> None:
+def test_each_device_of_each_worker_is_a_worker_of_one_device(run: Any) -> None:
     """The second of two pods with three devices each: the words of the command, and then what is its own."""
-    settings = Settings(
-        workers=2, worker=1, worker_host="thaw-{worker}.thaw", devices="3", termination_log=tmp_path / "message"
-    )
-    exit_code, _, seen = run([0, 0, 0], settings)
+    exit_code, _, seen = run([0, 0, 0], workers=2, worker=1, worker_host="thaw-{worker}.thaw", devices="3")
     assert exit_code == 0
     hosts = "thaw-0.thaw,thaw-0.thaw,thaw-0.thaw,thaw-1.thaw,thaw-1.thaw,thaw-1.thaw"
     common = ["run", "--seed", "3", "--workers=6", f"--worker-host={hosts}", "--worker-port=2222", "--devices=1"]
@@ -82,7 +90,7 @@ def test_each_device_of_each_worker_is_a_worker_of_one_device(tmp_path: Path, ru
     [
         ([0, 0], ExitCode.COMPLETE, 0),
         ([45, 4, 45], ExitCode.BAD_INPUT, 1),
-        ([45, 45, -9], 137, None),
+        ([45, 45, -9], 137, 2),
         ([42, 42], ExitCode.INTERRUPTED, 0),
         ([42, 45], ExitCode.INTERRUPTED, 0),
         ([45, 45], ExitCode.PEER_LOST, 0),
@@ -90,25 +98,106 @@ def test_each_device_of_each_worker_is_a_worker_of_one_device(tmp_path: Path, ru
         ([0, 45], ExitCode.PEER_LOST, 1),
     ],
 )
-def test_it_ends_as_the_process_that_was_the_cause(
-    run: Any, codes: list[int], expected: int, cause: int | None
-) -> None:
+def test_it_ends_as_the_process_that_was_the_cause(run: Any, codes: list[int], expected: int, cause: int) -> None:
     """With its termination message: the others end only because of it. A killed one ends as in a shell."""
     exit_code, message, _ = run(codes)
     assert exit_code == expected
-    assert message["reason"] == f"of worker {codes.index(-9) if cause is None else cause}"
+    by_signal = "the process of device 2 was killed by signal 9; what was committed stands"
+    assert message["reason"] == (by_signal if expected > 128 else f"of worker {cause}")
 
 
-def test_a_stop_is_passed_on(run: Any, tmp_path: Path) -> None:
-    """To every process, and waits for them."""
+@pytest.fixture
+def stop_two(tmp_path: Path) -> Callable[[], None]:
+    """Raises when two processes have begun."""
 
     def check_stop() -> None:
         if all((tmp_path / str(worker)).exists() for worker in range(2)):
             time.sleep(0.2)
             raise Interrupted("now")
 
-    exit_code, _, _ = run([None, None], check_stop=check_stop)
+    return check_stop
+
+
+@pytest.mark.parametrize("codes", [[None, None], [None, "unready"], ["unready", "unready"]])
+def test_a_stop_is_passed_on(run: Any, stop_two: Callable[[], None], codes: list[Any]) -> None:
+    """To every process, and waits for them; one that cannot listen yet was interrupted all the same."""
+    exit_code, message, _ = run(codes, check_stop=stop_two)
     assert exit_code == ExitCode.INTERRUPTED
+    assert message["reason"]
+
+
+def test_who_does_not_leave_after_a_failure_is_killed(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But not who works on after a success: worker 0 has more to do than the others."""
+    monkeypatch.setattr(devices, "LEAVING_SECONDS", 0.3)
+    assert run([4, "deaf"], grace_seconds=0.1)[0] == ExitCode.BAD_INPUT
+    assert run(["late", 0], grace_seconds=0.1)[0] == ExitCode.COMPLETE
+
+
+def test_who_is_stopped_has_the_grace_period(
+    run: Any, stop_two: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Worker 0 commits when the others have left."""
+    monkeypatch.setattr(devices, "LEAVING_SECONDS", 0.3)
+    assert run(["slow", None], check_stop=stop_two, grace_seconds=60)[0] == ExitCode.INTERRUPTED
+
+
+def test_the_cache_folder_alone_is_written(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a pod there is no other folder for temporary files; nothing stays there."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nothing"))
+    assert run([0, 0])[0] == ExitCode.COMPLETE
+    assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
+
+
+PARENT = """
+import json, os, signal, sys
+from job.cli import devices
+from job.errors import Interrupted
+from job.settings.settings import Settings
+stops = []
+signal.signal(signal.SIGINT, lambda *_: stops.append(1))
+def check_stop():
+    if stops:
+        raise Interrupted("now")
+settings = Settings(cache_dir=sys.argv[1], termination_log=f"{sys.argv[1]}/message")
+flags = devices.flags_of(settings, 2, may_choose_port=True)
+child = (sys.executable, "-c", sys.argv[2])
+sys.exit(devices.answer(settings, [], flags, check_stop=check_stop, environ=os.environ, child=child))
+"""
+COUNTING = """
+import signal, sys, time
+signals = []
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, lambda number, _: signals.append(number))
+print("ready", flush=True)
+while not signals:
+    time.sleep(0.01)
+time.sleep(0.5)
+sys.exit(42 if signals == [signal.SIGTERM] else 1)
+"""
+
+
+def test_ctrl_c_in_a_terminal_is_one_signal_for_each_process(tmp_path: Path) -> None:
+    """A terminal sends it to the whole group; a second one, from the parent, would end a run at once."""
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, str(tmp_path), COUNTING],
+        cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    assert parent.stdout is not None
+    assert [parent.stdout.readline() for _ in range(2)] == ["ready\n"] * 2
+    os.killpg(parent.pid, signal.SIGINT)
+    assert parent.wait(60) == ExitCode.INTERRUPTED
+
+
+@pytest.mark.slow
+def test_nothing_is_imported_from_the_folder_where_it_is_started(tmp_path: Path) -> None:
+    """By no process, if the command does not."""
+    (tmp_path / "job").mkdir()
+    (tmp_path / "job/__init__.py").write_text("raise SystemExit(99)")
+    values = {"devices": 2, "dataset": "/nothing", "cache_dir": tmp_path / "cache", "storage_uri": tmp_path / "runs"}
+    env = process_environment(values) | {"PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, "-P", "-m", "job", "--worker-wait-seconds=1"]
+    done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode in (ExitCode.BAD_INPUT, ExitCode.PEERS_MISSING), done.stderr
 
 
 def test_a_port_is_chosen_that_is_free() -> None:
@@ -118,6 +207,19 @@ def test_a_port_is_chosen_that_is_free() -> None:
         taken.listen()
         port = taken.getsockname()[1]
         assert devices.free_port(port, 2) > port
+
+
+def test_runs_that_start_at_the_same_time_choose_other_ports() -> None:
+    """They open them only later. A port that was named is taken, and refused in words when there are not enough."""
+
+    def port(may_choose_port: bool = True, **values: Any) -> str:
+        (first, *_) = devices.flags_of(Settings(**values), 2, may_choose_port=may_choose_port)
+        return next(word for word in first if word.startswith("--worker-port="))
+
+    assert len({port() for _ in range(10)}) > 1
+    assert port(False, worker_port=3000) == "--worker-port=3000"
+    with pytest.raises(InvalidSettings, match="THAW_WORKER_PORT=65534: ends at port 65536"):
+        port(False, worker_port=65534)
 
 
 @pytest.mark.parametrize(("asked", "expected"), [("auto", 1), ("3", 3)])
@@ -146,6 +248,8 @@ def test_the_driver_counts_the_gpus(monkeypatch: pytest.MonkeyPatch, visible: st
     monkeypatch.setattr("ctypes.CDLL", Driver)
     assert visible_gpus(environ) == expected
     assert devices.num_devices(Settings(), environ) == len(expected)
+    with pytest.raises(InvalidSettings, match=f"THAW_BATCH_SIZE=1: with {len(expected)} GPUs"):
+        devices.num_devices(Settings(batch_size=1), environ)
     with pytest.raises(InvalidSettings, match=f"THAW_DEVICES=4: this machine has {len(expected)} GPUs"):
         devices.num_devices(Settings(devices="4"), environ)
 

@@ -6,33 +6,56 @@ imports no TensorFlow, and has no part in the run.
 
 import contextlib
 import ctypes
+import os
+import random
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from job.errors import ExitCode, Interrupted, InvalidSettings
 from job.observe import termination
+from job.observe.progress import Progress
 from job.settings import machine
 from job.settings.settings import Settings
+from job.storage import scratch
 from job.workers.addresses import Addresses
 
-CHILD = "from job.cli import devices; devices.end_with_parent(); from job.__main__ import program; program()"
+CHILD = """\
+import sys
+if {root!r} not in sys.path:
+    sys.path.insert(0, {root!r})
+from job.cli.devices import end_with_parent
+end_with_parent({parent})
+from job.__main__ import program
+program()
+"""
 LOOK_SECONDS = 0.1
 LEAVING_SECONDS = 90.0
-"""The others notice by themselves that one is gone; then they are ended."""
+"""The others notice by themselves that one has failed; after so long, or the grace period, they are ended."""
 KILLED = 128
-PR_SET_PDEATHSIG, SIGKILL = 1, 9
+PR_SET_PDEATHSIG, SIGKILL, SIGTERM = 1, 9, 15
+LAST_PORT = 32_767
+"""Systems give connections ports from above it."""
 
 
 def num_devices(settings: Settings, environ: Mapping[str, str]) -> int:
-    """How many processes this machine runs. Raises InvalidSettings when it has fewer GPUs than were asked for."""
+    """How many processes this machine runs.
+
+    Raises InvalidSettings when it has fewer GPUs than were asked for, or more than there is work for.
+    """
     gpus = machine.visible_gpus(environ)
     if settings.devices == "auto":
-        return max(1, len(gpus))
+        count = max(1, len(gpus))
+        if count * settings.workers > settings.batch_size:
+            raise InvalidSettings(
+                f"THAW_BATCH_SIZE={settings.batch_size}: with {count} GPUs and THAW_WORKERS={settings.workers} there "
+                f"are {count * settings.workers} processes, and one would have no examples",
+                hint="set a smaller THAW_DEVICES",
+            )
+        return count
     count = int(settings.devices)
     if gpus and count > len(gpus):
         raise InvalidSettings(
@@ -45,17 +68,20 @@ def num_devices(settings: Settings, environ: Mapping[str, str]) -> int:
 def flags_of(settings: Settings, count: int, *, may_choose_port: bool) -> list[list[str]]:
     """The settings by which each of `count` processes of this machine differs, as flags.
 
-    A port that nobody has named is chosen where all processes are on this machine.
+    A port that nobody has named is chosen where all processes are on this machine: at random, because another run that
+    starts at the same time opens its ports only later. Raises InvalidSettings when there are not enough ports.
     """
     hosts = settings.addresses().hosts
     port = settings.worker_port
     if may_choose_port and settings.workers == 1:
-        port = free_port(port, count)
+        port = free_port(random.randrange(port, LAST_PORT - count), count)
     num_workers, first = settings.workers * count, (settings.worker or 0) * count
     every_host = ",".join(host for host in hosts for _ in range(count))
     common = {"workers": num_workers, "worker-host": every_host, "worker-port": port, "devices": 1}
-    # Raises what a child would raise.
-    Addresses.of(every_host, port, num_workers=num_workers)
+    try:
+        Addresses.of(every_host, port, num_workers=num_workers)
+    except ValueError as error:
+        raise InvalidSettings(f"THAW_WORKER_PORT={port}: {error}", hint="set a lower one") from error
     flags = []
     for index in range(count):
         own = common | {"worker": first + index} | ({"metrics-port": 0} if index else {})
@@ -81,25 +107,51 @@ def answer(
     *,
     check_stop: Callable[[], None],
     environ: Mapping[str, str],
-    child: Sequence[str] = (sys.executable, "-c", CHILD),
+    child: Sequence[str] | None = None,
 ) -> int:
     """Run a process for each of `flags`, with the words of this command too; returns the exit code of them all."""
     gpus = machine.visible_gpus(environ)
-    with tempfile.TemporaryDirectory(prefix="thaw-") as folder:
-        messages = [Path(folder, str(index)) for index in range(len(flags))]
-        processes = []
-        for index, (own, message) in enumerate(zip(flags, messages, strict=True)):
-            visible = {"CUDA_VISIBLE_DEVICES": gpus[index]} if gpus else {}
-            command = [*child, "run", *words, *own, f"--termination-log={message}"]
-            processes.append(subprocess.Popen(command, env={**environ, **visible}))
-        codes = _wait(processes, check_stop)
+    with scratch.folder(settings.cache_dir) as folder:
+        messages = [folder / str(index) for index in range(len(flags))]
+        processes: list[subprocess.Popen[bytes]] = []
+        try:
+            for index, (own, message) in enumerate(zip(flags, messages, strict=True)):
+                visible = {"CUDA_VISIBLE_DEVICES": gpus[index]} if gpus else {}
+                command = [*(child or _this_program()), "run", *words, *own, f"--termination-log={message}"]
+                # In a group of its own: Ctrl-C in a terminal would be a second signal, which ends it at once.
+                processes.append(subprocess.Popen(command, env={**environ, **visible}, process_group=0))
+            codes = _wait(processes, check_stop, max(LEAVING_SECONDS, settings.grace_seconds))
+        finally:
+            for process in processes:
+                process.kill()
         exit_code = summed_up(codes)
-        with contextlib.suppress(OSError):
-            termination.write(settings.termination_log, messages[codes.index(exit_code)].read_bytes())
+        index = codes.index(exit_code)
+        problem = termination.write(settings.termination_log, _last_words(messages[index], index, exit_code))
+        if problem is not None:
+            print(f"warning: no termination message: {problem}", file=sys.stderr)
     return exit_code
 
 
-def _wait(processes: Sequence["subprocess.Popen[bytes]"], check_stop: Callable[[], None]) -> list[int]:
+def _this_program() -> Sequence[str]:
+    """Nothing is imported from where it is started; a repository that is not installed is found all the same."""
+    root = str(Path(__file__).parent.parent.parent)
+    return sys.executable, "-P", "-c", CHILD.format(root=root, parent=os.getpid())
+
+
+def _last_words(message: Path, index: int, exit_code: int) -> bytes:
+    """The termination message of a process, or one about it where it could not write any; the log has that too."""
+    with contextlib.suppress(OSError):
+        if data := message.read_bytes():
+            return data
+    how = f"was killed by signal {exit_code - KILLED}" if exit_code > KILLED else f"ended with exit code {exit_code}"
+    reason = f"the process of device {index} {how}; what was committed stands"
+    print(reason, file=sys.stderr)
+    return termination.message(exit_code=exit_code, reason=reason, hint="", progress=Progress())
+
+
+def _wait(
+    processes: Sequence["subprocess.Popen[bytes]"], check_stop: Callable[[], None], leaving_seconds: float
+) -> list[int]:
     """Until all have ended; returns their exit codes as a shell has them."""
     is_stopping, kill_at = False, float("inf")
     while any(process.poll() is None for process in processes):
@@ -110,13 +162,18 @@ def _wait(processes: Sequence["subprocess.Popen[bytes]"], check_stop: Callable[[
                 is_stopping = True
                 for process in processes:
                     process.terminate()
-        if kill_at == float("inf") and any(process.poll() is not None for process in processes):
-            kill_at = time.monotonic() + LEAVING_SECONDS
+        # None that has ended well means that others must leave: worker 0 may have work left.
+        if kill_at == float("inf") and any(process.poll() for process in processes):
+            kill_at = time.monotonic() + leaving_seconds
         if time.monotonic() > kill_at:
             for process in processes:
                 process.kill()
         time.sleep(LOOK_SECONDS)
-    return [code if code >= 0 else KILLED - code for code in (process.wait() for process in processes)]
+    codes = [process.wait() for process in processes]
+    if is_stopping:
+        # It was told before it could listen.
+        codes = [int(ExitCode.INTERRUPTED) if code == -SIGTERM else code for code in codes]
+    return [code if code >= 0 else KILLED - code for code in codes]
 
 
 def summed_up(codes: Sequence[int]) -> int:
@@ -127,7 +184,9 @@ def summed_up(codes: Sequence[int]) -> int:
     return next(iter([*causes, *(code for code in (ExitCode.INTERRUPTED, ExitCode.PEER_LOST) if code in codes)]))
 
 
-def end_with_parent() -> None:
-    """Have Linux end this process when its parent is gone, however that ended."""
+def end_with_parent(parent: int) -> None:
+    """Have Linux end this process when its parent is gone, however that ended, also before this was called."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, SIGKILL)
+        if os.getppid() != parent:
+            raise SystemExit(int(ExitCode.PEER_LOST))
