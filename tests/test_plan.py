@@ -192,6 +192,48 @@ def test_what_does_not_fit_is_a_warning(ask: Ask, small: Small, monkeypatch: pyt
     assert answer["exit_code"] == 0
 
 
+def test_who_shares_a_run_is_shown(ask: Ask, small: Small) -> None:
+    """Where they meet, and a warning when this one's own host is not known here; nobody else is asked."""
+
+    def shown(**values: Any) -> dict[str, Any]:
+        answer = ask(small(run_id="new", **values))
+        assert answer["exit_code"] == 0
+        found: dict[str, Any] = {check["name"]: check for check in answer["checks"]}
+        return found
+
+    alone = shown()
+    assert "workers" not in alone
+    here = shown(devices="4")["workers"]
+    assert (here["outcome"], here["text"]) == (
+        "ok", "1 × 4 devices: 4 processes, with at most 4 rows of a batch each, on this machine"
+    )  # fmt: skip
+    hosts = "nowhere.invalid,localhost"
+    both = shown(workers=2, devices="3", worker=1, worker_host=hosts)["workers"]
+    assert both["outcome"] == "ok"
+    assert both["text"] == (
+        "2 × 3 devices: 6 processes, with at most 3 rows of a batch each; this is worker 1, worker 0 is at "
+        "nowhere.invalid:2222, tensors at ports 2223 to 2228"
+    )
+    assert both["facts"] == {"workers": 2, "devices": 3, "hosts": hosts.split(","), "port": 2222}
+    for host in ("nowhere.invalid", "x" * 70):
+        found = shown(workers=2, worker=0, worker_host=f"{host},localhost")["workers"]
+        assert found["outcome"] == "warning"
+        assert "2 × 1 device: 2 processes, with at most 8 rows of a batch each; this is worker 0" in found["text"]
+        assert f"{host} has no address here: " in found["text"]
+
+
+def test_memory_of_a_machine_is_that_of_its_processes(ask: Ask, small: Small) -> None:
+    """Of each with its rows; pods on other machines take nothing here."""
+
+    def needed(**values: Any) -> int:
+        settings = small(run_id="new", **values)
+        (check,) = [check for check in ask(settings)["checks"] if check["name"] == "memory"]
+        return int(check["facts"]["needed_bytes"])
+
+    assert needed(devices="2") == 2 * needed(workers=2, devices="1")
+    assert needed(workers=2, devices="1") < needed()
+
+
 def test_data_and_weights_in_a_mirror_are_found(
     ask: Ask, small: Small, gcs: GcsServer, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -159,17 +159,21 @@ def workers(settings: Settings, num_devices: int) -> Check:
     addresses, first = settings.addresses(), settings.worker_port
     rows = Share(0, num_processes).of(settings.batch_size).stop
     facts = {"workers": settings.workers, "devices": num_devices, "hosts": addresses.hosts, "port": first}
+    text = f"{num_processes:,} processes, with at most {rows:,} rows of a batch each"
+    if settings.workers == 1:
+        return Check("workers", "ok", f"1 × {num_devices} devices: {text}, on this machine", facts=facts)
     text = (
-        f"{settings.workers:,} of {num_devices} devices: {num_processes:,} processes, "
-        f"with at most {rows} rows of a batch each; "
-        f"worker 0 at {addresses.hosts[0]}:{first}, tensors at ports {first + 1} to {first + num_processes}"
+        f"{settings.workers:,} × {num_devices} {'device' if num_devices == 1 else 'devices'}: {text}; this is worker "
+        f"{settings.worker or 0}, worker 0 is at {addresses.hosts[0]}:{first}, "
+        f"tensors at ports {first + 1} to {first + num_processes}"
     )
     own = addresses.hosts[settings.worker or 0]
     try:
         socket.getaddrinfo(own, first)
-    except OSError as error:
-        hint = "in a pod it does once the headless Service is there; else see THAW_WORKER_HOST"
-        return Check("workers", "warning", f"{text}; {own} has no address here: {error.strerror}", hint, facts=facts)
+    except (OSError, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        hint = "a pod finds it once the headless Service is there; elsewhere see THAW_WORKER_HOST"
+        return Check("workers", "warning", f"{text}; {own} has no address here: {reason}", hint, facts=facts)
     return Check("workers", "ok", text, facts=facts)
 
 
