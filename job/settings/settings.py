@@ -146,8 +146,9 @@ class Settings(BaseSettings):
         pattern=r"^[\w.:{}$()-]+(, ?[\w.:{}$()-]+)*$",
     )
     worker_port: WorkerPort = _workers(
-        2222, "first of the ports by which workers meet; each process takes the next one", ge=1024, le=65535
-    )
+        2222, "first of the ports by which workers meet, one more for each process; on one machine free ones are chosen",
+        ge=1024, le=65535,
+    )  # fmt: skip
     worker_wait_seconds: float = _workers(600, "seconds to wait for the other workers to come", ge=1, le=86_400)
     devices: Devices = _workers(
         "auto", "processes of each worker, one for each device: auto is one a GPU, and one without a GPU",
