@@ -146,7 +146,7 @@ class Settings(BaseSettings):
         pattern=r"^[\w.:{}$()-]+(, ?[\w.:{}$()-]+)*$",
     )
     worker_port: WorkerPort = _workers(
-        2222, "first of the ports by which workers meet, one more for each process; on one machine free ones are chosen",
+        2222, "first of the ports by which workers meet, one more for each process; on one machine free ones",
         ge=1024, le=65535,
     )  # fmt: skip
     worker_wait_seconds: float = _workers(600, "seconds to wait for the other workers to come", ge=1, le=86_400)
