@@ -1,5 +1,6 @@
 """The program on a terminal, as a person sees it."""
 
+import codecs
 import os
 import pty
 import re
@@ -30,6 +31,8 @@ def run_in_terminal(
     )
     os.close(theirs)
     text, is_done, give_up_at = "", False, time.monotonic() + seconds
+    # A read may end inside a character.
+    decoder = codecs.getincrementaldecoder("utf-8")()
     try:
         while time.monotonic() < give_up_at:
             try:
@@ -37,7 +40,7 @@ def run_in_terminal(
             except OSError:
                 # Linux says so when the last process has closed the other side.
                 break
-            text += re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", piece.decode()).replace("\r", "")
+            text += re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", decoder.decode(piece)).replace("\r", "")
             if not is_done and until(text):
                 is_done = True
                 then(process)
