@@ -164,11 +164,11 @@ child = (sys.executable, "-c", sys.argv[2])
 sys.exit(devices.answer(settings, [], flags, check_stop=check_stop, environ=os.environ, child=child))
 """
 COUNTING = """
-import signal, sys, time
+import os, signal, sys, time
 signals = []
 for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, lambda number, _: signals.append(number))
-print("ready", flush=True)
+os.write(1, b"ready\\n")
 while not signals:
     time.sleep(0.01)
 time.sleep(0.5)
