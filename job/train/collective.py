@@ -81,12 +81,9 @@ def assemble(team: Team, addresses: Addresses, *, handle_signals: Callable[[], N
     share = team.share
     if share.num_workers == 1:
         return Collective(team)
-    tasks = [_joined(*addresses.tensors(worker)) for worker in range(share.num_workers)]
-    resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
-        tf.train.ClusterSpec({"worker": tasks}), task_type="worker", task_id=share.worker, rpc_layer="grpc"
-    )
-    implementation = tf.distribute.experimental.CommunicationImplementation
     has_gpu = bool(tf.config.list_physical_devices("GPU"))
+    resolver = _resolver(addresses, worker=share.worker, has_gpu=has_gpu)
+    implementation = tf.distribute.experimental.CommunicationImplementation
     options = tf.distribute.experimental.CommunicationOptions(
         implementation=implementation.NCCL if has_gpu else implementation.RING
     )
@@ -97,6 +94,17 @@ def assemble(team: Team, addresses: Addresses, *, handle_signals: Callable[[], N
         faulthandler.cancel_dump_traceback_later()
         handle_signals()
     return Collective(team, strategy)
+
+
+def _resolver(
+    addresses: Addresses, *, worker: int, has_gpu: bool
+) -> tf.distribute.cluster_resolver.SimpleClusterResolver:
+    """One device for each worker: this resolver looks for no GPU by itself, and without one the CPU would compute."""
+    tasks = [_joined(*addresses.tensors(other)) for other in range(len(addresses.hosts))]
+    return tf.distribute.cluster_resolver.SimpleClusterResolver(
+        tf.train.ClusterSpec({"worker": tasks}), task_type="worker", task_id=worker, rpc_layer="grpc",
+        num_accelerators={"GPU": 1} if has_gpu else {},
+    )  # fmt: skip
 
 
 def _joined(host: str, port: int) -> str:
