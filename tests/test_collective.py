@@ -3,10 +3,13 @@
 from typing import Any
 
 import pytest
+import tensorflow as tf
 from tensorflow.python.distribute import collective_all_reduce_strategy
 
-from job.train.collective import _resolver
+from job.train.collective import Collective, _resolver
 from job.workers.addresses import Addresses
+from job.workers.team import Alone
+from tests.runs import never
 
 
 @pytest.mark.parametrize(("has_gpu", "device"), [(True, "GPU"), (False, "CPU")])
@@ -17,3 +20,16 @@ def test_a_worker_computes_on_one_gpu_where_there_are_any(has_gpu: bool, device:
     found = extended._initialize_local_devices(None, resolver, "/job:worker/task:1")
     assert found == ((f"/job:worker/task:1/device:{device}:0",), device)
     assert resolver.cluster_spec().as_dict() == {"worker": ["a:2223", "b:2224"]}
+
+
+class Waiting(Alone):
+    def failed(self, error: Exception) -> Exception:
+        raise AssertionError("asks the others")
+
+
+def test_memory_that_is_exhausted_here_is_not_blamed_on_others() -> None:
+    """A GPU reports it as one of the errors by which a lost worker shows too."""
+    error = tf.errors.InternalError(None, None, "Dst tensor is not initialized.")
+    with pytest.raises(tf.errors.InternalError) as raised, Collective(Waiting(never)).explained():
+        raise error
+    assert raised.value is error

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from job import memory
 from job.workers.addresses import Addresses
 from job.workers.team import Team
 
@@ -67,6 +68,8 @@ class Collective:
         try:
             yield
         except OF_PEERS as error:
+            if memory.is_exhausted(error):
+                raise  # Its cause is here.
             cause = self.team.failed(error)
             if cause is error:
                 raise
