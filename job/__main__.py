@@ -85,8 +85,9 @@ class StopSignal:
             how = f"at once, by a second signal, {self._next_name()}"
         except TimeoutError:
             how = f"{seconds:g} s after {name}, because it had not stopped"
-        num_lost = self.progress.uncommitted_steps() or 0
-        self.end(ExitCode.INTERRUPTED, f"ended {how}; steps lost: {num_lost}; what was committed stands")
+        num_lost = self.progress.uncommitted_steps()
+        lost = "" if num_lost is None else f"; steps lost: {num_lost}"
+        self.end(ExitCode.INTERRUPTED, f"ended {how}{lost}; what was committed stands")
 
     def end(self, exit_code: int, reason: str) -> NoReturn:
         """End the process at once: it hangs, or has no time left."""

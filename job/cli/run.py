@@ -45,6 +45,7 @@ def answer(options: Options, *, log: Log, progress: Progress, stop: Stop, enviro
     share = settings.share()
     if share.num_workers > 1:
         log.bind(worker=share.worker)
+        progress.commits = share.worker == 0
     with observing(settings, progress=progress, log=log, environ=environ) as (observer, metrics):
         stop.observer = observer
         run_attempt(

@@ -15,7 +15,7 @@ class Progress:
     """`step` counts the steps done in the phase; `last_commit` is a checkpoint's name, phase and step.
 
     `reached` is the furthest step of each phase that this attempt has done, `ledger` where its time went. After a
-    failure the stage is the one that failed.
+    failure the stage is the one that failed. Where another worker commits, nothing is known of commits.
     """
 
     ledger: Ledger = field(default_factory=Ledger)
@@ -23,6 +23,7 @@ class Progress:
     step: int | None = None
     reached: dict[str, int] = field(default_factory=dict)
     last_commit: dict[str, Any] | None = None
+    commits: bool = True
 
     @contextmanager
     def entering(self, stage: str, category: Category) -> Iterator[None]:
@@ -33,11 +34,12 @@ class Progress:
 
     def committed(self, checkpoint: str, phase: str, step: int) -> None:
         """A checkpoint is in the record."""
-        self.last_commit = {"checkpoint": checkpoint, "phase": phase, "step": step}
+        if self.commits:
+            self.last_commit = {"checkpoint": checkpoint, "phase": phase, "step": step}
 
     def uncommitted_steps(self) -> int | None:
-        """Steps of the phase that would have to be done again; None outside of training."""
-        if self.stage not in PHASE_NAMES:
+        """Steps of the phase that would have to be done again; None outside of training, or if not known."""
+        if self.stage not in PHASE_NAMES or not self.commits:
             return None
         last = self.last_commit or {}
         return max(0, (self.step or 0) - (last["step"] if last.get("phase") == self.stage else 0))

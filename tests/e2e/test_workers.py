@@ -17,6 +17,7 @@ WORKERS = 3
 SETTINGS = {"THAW_WORKERS": str(WORKERS)}
 COMPONENTS = ("workers",)
 COSTS_NO_RETRY = {ExitCode.INTERRUPTED, ExitCode.PEER_LOST}
+KILLED = 137
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,16 @@ def exit_codes(namespace: Namespace, job: str) -> dict[str, int]:
     return ended
 
 
-def assert_carried_on(namespace: Namespace, job: str, undisturbed_workers: Shared, see: See) -> None:
-    """The Job completes with the same bits, no pod counted as a failure, and whoever was left behind said so."""
+def kill(namespace: Namespace, pod: str) -> None:
+    """By the kernel, for a second of CPU time used: a signal from inside the pod does not kill its first process."""
+    limit = "import resource; resource.prlimit(1, resource.RLIMIT_CPU, (1, 1))"
+    namespace.kubectl("exec", pod, "--", "python", "-c", limit)
+
+
+def assert_carried_on(
+    namespace: Namespace, job: str, undisturbed_workers: Shared, see: See, *, killed: frozenset[str] = frozenset()
+) -> None:
+    """The Job completes with the same bits; pods that were killed counted as failures, those left behind did not."""
     condition = namespace.wait_for_end(job)
     log = namespace.log(namespace.pods(job, 0)[-1]["metadata"]["name"])
     assert condition["type"] == "Complete", log
@@ -64,9 +73,12 @@ def assert_carried_on(namespace: Namespace, job: str, undisturbed_workers: Share
     claimed = next(line for line in log if line["event"] == "run_claimed")
     assert claimed["attempt"] == 2
     codes = exit_codes(namespace, job)
-    assert set(codes.values()) <= {ExitCode.COMPLETE} | COSTS_NO_RETRY, codes
-    assert namespace.get("job", job)["status"].get("failed", 0) == 0
-    see(f"exit codes {sorted(codes.values())}, none counted; attempt 2, same digest {log[-1]['model_sha256'][:12]}")
+    assert {name for name, code in codes.items() if code == KILLED} == killed, codes
+    assert set(codes.values()) <= {ExitCode.COMPLETE, KILLED} | COSTS_NO_RETRY, codes
+    failed = namespace.get("job", job)["status"].get("failed", 0)
+    assert failed == len(killed)
+    see(f"exit codes {sorted(codes.values())}, {failed} counted")
+    see(f"attempt 2, same digest {log[-1]['model_sha256'][:12]}")
 
 
 def test_three_workers_have_the_result_of_one(
@@ -88,7 +100,9 @@ LOSSES = {
     "follower-deleted": (2, "fine_tune", delete),
     "follower-deleted-by-force": (1, "fine_tune", delete_by_force),
     "follower-evicted": (1, "fine_tune", evict),
+    "follower-killed": (2, "fine_tune", kill),
     "leader-deleted": (0, "fine_tune", delete),
+    "leader-killed": (0, "fine_tune", kill),
 }
 
 
@@ -108,8 +122,9 @@ def test_a_lost_worker_is_replaced_and_all_carry_on(
     wait_for("the next pod of each worker", lambda: _all_new(namespace, job, before))
     left = {name: code for name, code in exit_codes(namespace, job).items() if name in before - {lost}}
     assert len(left) == WORKERS - 1
-    assert set(left.values()) <= COSTS_NO_RETRY, left
-    assert_carried_on(namespace, job, undisturbed_workers, see)
+    assert set(left.values()) <= ({ExitCode.PEER_LOST} if lose is kill else COSTS_NO_RETRY), left
+    killed = frozenset({lost} if lose is kill else ())
+    assert_carried_on(namespace, job, undisturbed_workers, see, killed=killed)
 
 
 def test_workers_on_a_drained_node_are_replaced(
