@@ -9,7 +9,7 @@ import pytest
 
 from job.errors import ExitCode
 from tests.conftest import job
-from tests.processes import Environment, result, run_json
+from tests.processes import Environment, begin, result, run_json, wait_for
 from tests.teams import TeamRun
 
 LONG = {"head_epochs": 1000, "fine_tune_epochs": 1000}
@@ -36,8 +36,8 @@ def completed(env: dict[str, str], num_workers: int) -> TeamRun:
 
 
 def test_two_workers_end_as_one_does(environment: Environment, undisturbed_process: dict[str, str]) -> None:
-    """Every epoch and the test, to rounding. Worker 0 alone has an attempt in the record."""
-    env = environment()
+    """Every epoch and the test, to rounding. A sibling of the same Job is no successor: there is one attempt."""
+    env = environment(job_uid="uid")
     team = completed(env, 2)
     assert_alike(result(env), result(undisturbed_process))
     (attempt,) = run_json(env)["attempts"]
@@ -96,6 +96,21 @@ def test_begun_on_three_and_carried_on_by_one(environment: Environment, tmp_path
     assert done.returncode == 0, done.stdout
     assert_alike(result(env), result(whole))
     assert [attempt["num_workers"] for attempt in run_json(env)["attempts"]] == [3, 1]
+
+
+@pytest.mark.slow
+def test_an_evaluation_by_three_is_that_of_one_to_the_last_bit(
+    environment: Environment, undisturbed_process: dict[str, str]
+) -> None:
+    """Trained by one, and ended before it was evaluated: losses, accuracies and the digest of the weights."""
+    env = environment()
+    with begin(env) as process:
+        wait_for(process, "committed", phase="fine_tune", step=6)
+        process.kill()
+        process.communicate()
+    completed(env, 3)
+    assert result(env) == result(undisturbed_process)
+    assert [attempt["num_workers"] for attempt in run_json(env)["attempts"]] == [1, 3]
 
 
 @pytest.mark.slow
