@@ -89,6 +89,25 @@ def test_an_archive_that_a_person_put_there_needs_no_network(tmp_path: Path) -> 
     assert builders.prepared_builder("archived", str(tmp_path)).is_prepared()
 
 
+@pytest.mark.parametrize("when", ["download_and_prepare", "_split_generators"])
+def test_another_process_may_prepare_the_same_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """As soon as this one has found it missing, or while this one is at it: what the other prepared is opened."""
+    put(tmp_path / "downloads/manual/a.zip")
+    own = getattr(Archived, when)
+
+    def after_another(builder: Archived, *args: Any) -> Any:
+        monkeypatch.setattr(Archived, when, own)
+        Archived(data_dir=tmp_path).download_and_prepare()
+        return own(builder, *args)
+
+    monkeypatch.setattr(Archived, when, after_another)
+    builder = builders.prepared_builder("archived", str(tmp_path))
+    assert builder.info.splits["train"].num_examples == 4
+    assert [path.name for path in (tmp_path / "archived").iterdir()] == ["1.0.0"]
+
+
 def test_without_network_and_archive_one_error_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

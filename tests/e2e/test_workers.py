@@ -34,8 +34,9 @@ class Shared:
 
 @pytest.fixture(scope="module")
 def undisturbed_workers(namespace: Namespace, runs: Runs) -> Shared:
-    """The run of three workers, in one go."""
-    manifests = runs.render("three-workers", SETTINGS, components=COMPONENTS)
+    """The run of three workers, in one go. They prepare the data at the same time, in one place."""
+    settings = SETTINGS | {"THAW_DATA_DIR": "/runs/data-of-three"}
+    manifests = runs.render("three-workers", settings, components=COMPONENTS)
     namespace.apply(manifests)
     job = name_of_job(manifests)
     condition = namespace.wait_for_end(job)

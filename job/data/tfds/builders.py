@@ -73,19 +73,24 @@ def find_builder(
 
 def prepared_builder(dataset: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
     """The builder of a data set whose data is prepared, now if not before. Raises as `find_builder` does."""
-    builder, _ = find_builder(dataset, data_dir)
+    builder, is_prepared = find_builder(dataset, data_dir)
+    if is_prepared:
+        return builder
     try:
         with _without_chatter():
             builder.download_and_prepare()
     except Exception as error:
-        # What a download raises depends on the data set and the network; all of it means the data is not here.
-        reason, hint = _why(builder, error)
-        raise DataUnavailable(
-            f"data set {builder.info.full_name} is not prepared in {builder.data_dir}, and cannot be downloaded: "
-            f"{reason}",
-            hint=hint or _hint(dataset),
-        ) from error
-    return builder
+        # Other processes may prepare the same, those of one run among them; the first gives the folder its name.
+        if not (isinstance(error, FileExistsError) and builder.is_prepared()):
+            # What a download raises depends on the data set and the network; all of it means the data is not here.
+            reason, hint = _why(builder, error)
+            raise DataUnavailable(
+                f"data set {builder.info.full_name} is not prepared in {builder.data_dir}, and cannot be downloaded: "
+                f"{reason}",
+                hint=hint or _hint(dataset),
+            ) from error
+    # Another builder: this one does not know the splits of what another process has prepared.
+    return find_builder(dataset, data_dir)[0]
 
 
 def _hint(dataset: str) -> str:
