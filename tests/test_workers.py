@@ -200,6 +200,13 @@ def test_a_broken_collective_without_a_cause_is_its_own(start: Workers) -> None:
     assert workers[0].ended() == (1, "the collective failed")
 
 
+def test_what_fails_once_the_others_are_dismissed_is_its_own_at_once(start: Workers) -> None:
+    """As in the export: it does not wait for a cause that it would not heed."""
+    workers = met(start, 2, times={"cause": 10_000.0})
+    workers[0].told("dismiss").told("collective")
+    assert workers[0].ended() == (1, "the collective failed")
+
+
 def test_what_worker_0_told_is_heard_whenever(start: Workers) -> None:
     """Before it is asked for, and after; also when worker 0 has gone since."""
     workers = met(start)

@@ -56,6 +56,9 @@ class Leader(Peers):
         self._is_dismissed = True
         self._loss = None
 
+    def failed(self, error: Exception) -> Exception:
+        return error if self._is_dismissed else super().failed(error)
+
     def _look_who_is_missing(self, stage: Stage, waited_seconds: float) -> list[int]:
         missing = [worker for worker in range(self.meeting.num_workers) if self._at.get(worker, -1) < stage]
         if not missing and self._problems:
