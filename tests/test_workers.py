@@ -235,8 +235,17 @@ def test_one_that_hangs_after_a_loss_is_stuck(start: Workers) -> None:
     workers = met(start, 2, times={"leave": 0.2})
     workers[0].told("hang")
     workers[1].signalled(signal.SIGKILL)
-    assert workers[0].until("stuck")["reason"].startswith("worker 1 is gone: ")
+    stuck = workers[0].until("stuck")
+    assert (stuck["exit_code"], stuck["reason"].startswith("worker 1 is gone: ")) == (45, True)
     assert workers[0].process.wait(PATIENCE_SECONDS) == 99
+
+
+def test_one_that_hangs_after_a_stop_was_interrupted(start: Workers) -> None:
+    workers = met(start, 2, times={"leave": 0.2})
+    workers[1].told("hang").signalled(signal.SIGTERM)
+    workers[0].told("work")
+    assert workers[0].ended()[0] == 42
+    assert workers[1].until("stuck")["exit_code"] == 42
 
 
 def test_worker_0_names_who_did_not_come(start: Workers) -> None:

@@ -39,8 +39,8 @@ class Saying(Observer):
         say(event.name, **event.fields())
 
 
-def stuck(reason: str) -> None:
-    say("stuck", reason=reason)
+def stuck(exit_code: int, reason: str) -> None:
+    say("stuck", exit_code=exit_code, reason=reason)
     os._exit(99)
 
 

@@ -15,7 +15,7 @@ from job.observe.observer import Observer, Observers
 from job.observe.progress import Progress
 from job.settings.settings import Settings
 
-OF_EACH_WORKER = (events.Joined, events.RunAlreadyDone, events.Stopping)
+OF_EACH_WORKER = (events.WaitingForWorkers, events.Joined, events.RunAlreadyDone, events.Stopping)
 PUSH_SECONDS, HASTY_PUSH_SECONDS = 5.0, 1.0
 """How long the push of the outcome may take; the second one after a signal to stop."""
 

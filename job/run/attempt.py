@@ -96,7 +96,7 @@ def _follow(settings: Settings, store: ObjectStore, context: Context) -> Record:
         try:
             meeting, hooks = _meeting(settings, store, context)
             with Follower(meeting, hooks, worker=settings.share().worker) as team:
-                record = FollowedRecord.read(store, identity, team, attempt=team.greeting()["attempt"])
+                record = FollowedRecord.read(store, identity, team, attempt=team.greeting().get("attempt"))
                 context.observer.event(events.Joined(store.uri, attempt=record.attempt.number))
                 _do_what_is_left(settings, store, record, team, replace(context, check_stop=team.check))
                 return record.content
@@ -134,9 +134,7 @@ def _team(
 def _meeting(settings: Settings, store: ObjectStore, context: Context) -> tuple[Meeting, Hooks]:
     addresses = settings.addresses()
     run = f"{store.uri} with fingerprint {settings.fingerprint()}, thaw {__version__}, {len(addresses.hosts)} workers"
-    hooks = Hooks(
-        context.check_stop, context.observer, on_stuck=lambda reason: context.give_up(ExitCode.PEER_LOST, reason)
-    )
+    hooks = Hooks(context.check_stop, context.observer, on_stuck=context.give_up)
     return Meeting(addresses, run, settings.worker_wait_seconds), hooks
 
 

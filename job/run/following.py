@@ -16,6 +16,7 @@ from job.run.checkpoint import Arrays, Checkpoints
 from job.run.record import Identity, RunRecord
 from job.schema import CheckpointEntry, EpochResult, Outcome, Record, problem_of
 from job.storage import MISSING, ObjectStore
+from job.workers.messages import one_line
 from job.workers.team import Team
 
 COMPARED = ("data", "backbone_sha256", "arithmetic")
@@ -29,8 +30,10 @@ class FollowedRecord(RunRecord):
         self._team = team
 
     @classmethod
-    def read(cls, store: ObjectStore, identity: Identity, team: Team, *, attempt: int) -> "FollowedRecord":
+    def read(cls, store: ObjectStore, identity: Identity, team: Team, *, attempt: object) -> "FollowedRecord":
         """Raises as `open` does, and Superseded when the record is not of that attempt of worker 0."""
+        if type(attempt) is not int:
+            raise _nonsense("attempt", attempt)
         content = RunRecord.open(store, identity).content
         if len(content.attempts) != attempt:
             raise Superseded(
@@ -109,6 +112,6 @@ class NoCommits:
 
 def _nonsense(subject: str, told: object) -> PeerLost:
     return PeerLost(
-        f"worker 0 told of the {subject} what no worker would: {str(told)[:200]}",
+        f"worker 0 told of the {subject} what no worker would: {one_line(str(told))[:200]}",
         hint="give all workers the same version of the program, and let no other process reach their ports",
     )

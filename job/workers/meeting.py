@@ -40,9 +40,10 @@ class Meeting:
 class Hooks:
     """`check_signal` raises Interrupted once this process was told to stop; it is also called by another thread.
 
-    `on_stuck` is called, by another thread, with the reason when this worker has not left long after a loss.
+    `on_stuck` is called, by another thread, when this worker has not left long after another one has: with exit code
+    and reason.
     """
 
     check_signal: Callable[[], None]
     observer: Observer = field(default_factory=Observer)
-    on_stuck: Callable[[str], None] = lambda reason: None
+    on_stuck: Callable[[int, str], None] = lambda exit_code, reason: None

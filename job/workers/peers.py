@@ -317,7 +317,8 @@ class Peers(ABC):
 
     def _stuck(self, loss: str) -> None:
         if not self._is_closing:
-            self.hooks.on_stuck(f"{loss}; this worker had not ended {self.times.leave:g} s later")
+            exit_code = ExitCode.PEER_LOST if self._stop is None else ExitCode.INTERRUPTED
+            self.hooks.on_stuck(exit_code, f"{loss}; this worker had not ended {self.times.leave:g} s later")
 
     def _take(self, worker: int, message: Message) -> bool:
         """Take what either side may be told by a worker; whether it was that."""
