@@ -181,6 +181,16 @@ def test_what_ends_one_worker_is_said_by_the_others(environment: Environment, pr
 
 
 @pytest.mark.slow
+def test_a_worker_that_comes_while_worker_0_exports_sees_it_complete(environment: Environment) -> None:
+    """Worker 0 needs it no more, and takes it in no more: it does not wait for worker 0 as for one that never came."""
+    with TeamRun(environment(worker_wait_seconds=80_000), 2) as team:
+        team.wait_for("evaluated")
+        team.processes[1].kill()
+        team.begin_again(1)
+        assert team.codes() == [0, 0], team.told()
+
+
+@pytest.mark.slow
 def test_a_finished_run_is_answered_by_every_worker(
     environment: Environment, undisturbed_process: dict[str, str]
 ) -> None:

@@ -90,19 +90,24 @@ def _lead(settings: Settings, store: ObjectStore, holder: Holder, context: Conte
 def _follow(settings: Settings, store: ObjectStore, context: Context) -> Record:
     """Join worker 0, and do this worker's part; returns the record with the outcome."""
     identity = Identity.of(settings)
+
+    def look_again() -> None:
+        if _finished_by_now(store, identity) is not None:
+            raise PeerLost("worker 0 has completed the run")
+
     with context.progress.entering("join", "idle"):
         done = _finished(store, identity)
     if done is None:
         try:
             meeting, hooks = _meeting(settings, store, context)
-            with Follower(meeting, hooks, worker=settings.share().worker) as team:
+            with Follower(meeting, replace(hooks, look_again=look_again), worker=settings.share().worker) as team:
                 record = FollowedRecord.read(store, identity, team, attempt=team.greeting().get("attempt"))
                 context.observer.event(events.Joined(store.uri, attempt=record.attempt.number))
                 _do_what_is_left(settings, store, record, team, replace(context, check_stop=team.check))
                 return record.content
         except PeerLost:
             # Worker 0 may have finished without this worker, which was late or whose end it did not need.
-            done = _finished(store, identity)
+            done = _finished_by_now(store, identity)
             if done is None:
                 raise
     _report_done(done, store, context)
@@ -113,6 +118,13 @@ def _finished(store: ObjectStore, identity: Identity) -> Record | None:
     """The record, if the run is complete; nothing is written. Raises as `RunRecord.open` does."""
     record = RunRecord.open(store, identity)
     return record.content if record.is_done else None
+
+
+def _finished_by_now(store: ObjectStore, identity: Identity) -> Record | None:
+    """The same for a worker that has another error, or may wait: a store that does not answer is none of its own."""
+    with contextlib.suppress(StorageError):
+        return _finished(store, identity)
+    return None
 
 
 def _report_done(record: Record, store: ObjectStore, context: Context) -> None:

@@ -40,10 +40,12 @@ class Meeting:
 class Hooks:
     """`check_signal` raises Interrupted once this process was told to stop; it is also called by another thread.
 
+    `look_again` is called now and then while others are missing, and raises when there is nothing to wait for any more.
     `on_stuck` is called, by another thread, when this worker has not left long after another one has: with exit code
     and reason.
     """
 
     check_signal: Callable[[], None]
     observer: Observer = field(default_factory=Observer)
+    look_again: Callable[[], None] = lambda: None
     on_stuck: Callable[[int, str], None] = lambda exit_code, reason: None

@@ -202,6 +202,7 @@ class Peers(ABC):
                 if missing and now >= note_at:
                     note_at = now + self.times.note
                     self.hooks.observer.event(WaitingForWorkers(missing, at_most_seconds=self.meeting.wait_seconds))
+                    self.hooks.look_again()
             return found
 
         return self._wait(look_or_give_up)
