@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from job.cli.observers import FollowersLog
-from job.errors import InputError, PeerLost, Superseded
+from job.errors import InputError, PeerLost, StorageError, Superseded
 from job.observe import events
 from job.observe.log import Log
 from job.observe.progress import Progress
@@ -48,9 +48,17 @@ def test_an_attempt_that_is_no_number_is_refused(store: MemoryStore, attempt: ob
         followed(store, None, attempt)
 
 
-def test_a_record_of_another_attempt_is_not_followed(store: MemoryStore) -> None:
-    with pytest.raises(Superseded, match="worker 0 is attempt 2 at run 'run', and the newest is 1"):
+def test_a_record_of_a_later_attempt_is_not_followed(store: MemoryStore) -> None:
+    RunRecord.open(store, IDENTITY).take(Holder(host="there", pid=1, started=0.0), lease_seconds=60)
+    with pytest.raises(Superseded, match="worker 0 is attempt 1 at run 'run', and the newest is 2"):
+        followed(store, None, 1)
+
+
+def test_storage_that_is_not_that_of_worker_0_is_named(store: MemoryStore) -> None:
+    """A folder of this machine alone, say: nobody has superseded anything."""
+    with pytest.raises(StorageError, match="1 attempts, and worker 0 is attempt 2 there") as raised:
         followed(store, None, 2)
+    assert "same storage" in raised.value.hint
 
 
 @pytest.mark.parametrize("told", [None, [], {}, {"precision": "float8"}, "two\nlines\x1b[31m"])

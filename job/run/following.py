@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from job.errors import CheckpointDamaged, InputError, PeerLost, Superseded
+from job.errors import CheckpointDamaged, InputError, PeerLost, StorageError, Superseded
 from job.run import checkpoint
 from job.run.checkpoint import Arrays, Checkpoints
 from job.run.record import Identity, RunRecord
@@ -31,11 +31,17 @@ class FollowedRecord(RunRecord):
 
     @classmethod
     def read(cls, store: ObjectStore, identity: Identity, team: Team, *, attempt: object) -> "FollowedRecord":
-        """Raises as `open` does, and Superseded when the record is not of that attempt of worker 0."""
+        """Raises as `open` does, and Superseded when the record has a later attempt than that of worker 0."""
         if type(attempt) is not int:
             raise _nonsense("attempt", attempt)
         content = RunRecord.open(store, identity).content
-        if len(content.attempts) != attempt:
+        if len(content.attempts) < attempt:
+            raise StorageError(
+                f"at {store.uri} this worker finds {len(content.attempts)} attempts, and worker 0 is attempt {attempt} "
+                "there: it does not see what that one writes",
+                hint="give all workers the same storage: a bucket, or a folder on a volume that they share",
+            )
+        if len(content.attempts) > attempt:
             raise Superseded(
                 f"worker 0 is attempt {attempt} at run {content.run_id!r}, and the newest is {len(content.attempts)}",
                 hint="nothing is lost: the other attempt carries the run on",
