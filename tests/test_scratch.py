@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from job.cli import checks
-from job.errors import InvalidSettings, ScratchUnavailable
+from job.errors import Interrupted, InvalidSettings, ScratchUnavailable
 from job.settings.settings import Settings
 from job.storage import MISSING, LocalStore, cache_folder, scratch
 from tests.conftest import REPOSITORY
@@ -193,3 +193,15 @@ def test_a_temporary_file_that_fails_is_not_a_missing_object(tmp_path: Path) -> 
         store.download("a", Path("/dev/full"))
     with pytest.raises(ScratchUnavailable, match="nothing"):
         store.upload("b", tmp_path / "nothing", if_generation=MISSING)
+
+
+def test_one_process_has_its_turn_at_a_time(tmp_path: Path) -> None:
+    """Another waits for it, and can be stopped meanwhile."""
+
+    def stop() -> None:
+        raise Interrupted("now")
+
+    with scratch.turn(tmp_path, tick=stop), pytest.raises(Interrupted), scratch.turn(tmp_path, tick=stop):
+        pytest.fail("two have their turn")
+    with scratch.turn(tmp_path, tick=stop):
+        pass

@@ -42,7 +42,7 @@ from job.run.results import measure, predict
 from job.schema import CheckpointEntry, EpochResult, StoredFile
 from job.settings.resources import evaluation_batch_size
 from job.settings.settings import Settings
-from job.storage import ObjectStore
+from job.storage import ObjectStore, scratch
 from job.train import class_weights, loop, numerics
 from job.train.collective import Collective
 from job.train.state import PhaseState
@@ -115,7 +115,10 @@ class Pipeline:
         fetching = Fetching(
             settings.cache_dir, scratch=self.scratch, observer=self.observer, check_stop=self.check_stop
         )
-        with self.progress.entering("fetch", "download"):
+        # Workers of one machine share the folders: the first fetches, and the others find it done.
+        is_shared = self.collective.share.num_workers > 1
+        turn = scratch.turn(settings.cache_dir, tick=self.check_stop) if is_shared else contextlib.nullcontext()
+        with self.progress.entering("fetch", "download"), turn:
             inputs = fetching.inputs(dataset=settings.dataset, data_dir=settings.data_dir, weights=settings.weights)
             if not is_place(settings.dataset):
                 prepared_builder(settings.dataset, inputs.data_dir)

@@ -85,7 +85,7 @@ def lock(path: Path, *, timeout_seconds: float, on_waiting: Callable[[], None]) 
     with contextlib.ExitStack() as on_error:
         file = on_error.enter_context(os.fdopen(open_file(path, os.O_RDWR | os.O_CREAT), "rb"))
         began, is_reported = time.monotonic(), False
-        while not _try_lock(file.fileno()):
+        while not try_lock(file.fileno()):
             waited = time.monotonic() - began
             if waited >= timeout_seconds:
                 raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT), str(path))
@@ -97,7 +97,8 @@ def lock(path: Path, *, timeout_seconds: float, on_waiting: Callable[[], None]) 
         return file
 
 
-def _try_lock(descriptor: int) -> bool:
+def try_lock(descriptor: int) -> bool:
+    """Whether the file is locked by this process now. Raises OSError where there are no locks."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -122,7 +123,7 @@ class TemporaryFile:
         with contextlib.suppress(OSError):
             descriptor = open_file(source, os.O_RDWR)
             self._open.callback(os.close, descriptor)
-            if _try_lock(descriptor):
+            if try_lock(descriptor):
                 os.fchmod(descriptor, stat.S_IMODE(os.fstat(self._descriptor).st_mode))
                 source.rename(self.path)
                 return True
@@ -144,14 +145,14 @@ def temporary_file(folder: Path) -> Iterator[TemporaryFile]:
             opened.callback(os.close, descriptor)
             opened.callback(_remove, path)
             # Another process may have removed it as abandoned before it was locked.
-            if _try_lock(descriptor) and os.fstat(descriptor).st_nlink:
+            if try_lock(descriptor) and os.fstat(descriptor).st_nlink:
                 break
         now = os.fstat(descriptor).st_mtime
         for other in folder.glob(f"{TEMPORARY}*"):
             with contextlib.suppress(OSError):
                 if now - other.lstat().st_mtime > ABANDONED_SECONDS:
                     with os.fdopen(open_file(other, os.O_RDWR), "rb") as file:
-                        if _try_lock(file.fileno()):
+                        if try_lock(file.fileno()):
                             other.unlink()
         yield TemporaryFile(path, descriptor, opened)
 
