@@ -87,7 +87,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
     addresses = Addresses(tuple(facts["hosts"]), facts["port"])
     meeting = Meeting(addresses, facts["run"], facts["wait_seconds"], Times(**facts["times"]))
-    hooks = Hooks(check_signal, Saying(), stuck)
+    hooks = Hooks(check_signal, Saying(), on_stuck=stuck)
     worker = facts["worker"]
     leader = (
         Leader(meeting, hooks, greeting={"attempt": 3, "history": "x" * facts["history_bytes"]})

@@ -47,5 +47,5 @@ class Hooks:
 
     check_signal: Callable[[], None]
     observer: Observer = field(default_factory=Observer)
-    look_again: Callable[[], None] = lambda: None
     on_stuck: Callable[[int, str], None] = lambda exit_code, reason: None
+    look_again: Callable[[], None] = lambda: None
