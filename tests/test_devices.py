@@ -220,6 +220,8 @@ def test_runs_that_start_at_the_same_time_choose_other_ports() -> None:
     assert port(False, worker_port=3000) == "--worker-port=3000"
     with pytest.raises(InvalidSettings, match="THAW_WORKER_PORT=65534: ends at port 65536"):
         port(False, worker_port=65534)
+    with pytest.raises(InvalidSettings, match="THAW_WORKERS=600 with 2 devices each are 1200 processes"):
+        port(False, workers=600, batch_size=2000, worker_host="h{worker}")
 
 
 @pytest.mark.parametrize(("asked", "expected"), [("auto", 1), ("3", 3)])

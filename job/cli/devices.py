@@ -32,6 +32,8 @@ end_with_parent({parent})
 from job.__main__ import program
 program()
 """
+MAX_WORKERS = 1024
+"""As many as THAW_WORKERS may be, which each process is given."""
 LOOK_SECONDS = 0.1
 LEAVING_SECONDS = 90.0
 """The others notice by themselves that one has failed; after so long, or the grace period, they are ended."""
@@ -69,7 +71,8 @@ def flags_of(settings: Settings, count: int, *, may_choose_port: bool) -> list[l
     """The settings by which each of `count` processes of this machine differs, as flags.
 
     A port that nobody has named is chosen where all processes are on this machine: at random, because another run that
-    starts at the same time opens its ports only later. Raises InvalidSettings when there are not enough ports.
+    starts at the same time opens its ports only later. Raises InvalidSettings when there are more processes than
+    workers or ports can be.
     """
     hosts = settings.addresses().hosts
     port = settings.worker_port
@@ -78,6 +81,11 @@ def flags_of(settings: Settings, count: int, *, may_choose_port: bool) -> list[l
     num_workers, first = settings.workers * count, (settings.worker or 0) * count
     every_host = ",".join(host for host in hosts for _ in range(count))
     common = {"workers": num_workers, "worker-host": every_host, "worker-port": port, "devices": 1}
+    if num_workers > MAX_WORKERS:
+        raise InvalidSettings(
+            f"THAW_WORKERS={settings.workers} with {count} devices each are {num_workers} processes, expected at most "
+            f"{MAX_WORKERS}"
+        )
     try:
         Addresses.of(every_host, port, num_workers=num_workers)
     except ValueError as error:
