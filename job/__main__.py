@@ -197,6 +197,7 @@ def _carry_out(name: str, words: Sequence[str]) -> int:
         if name == "run":
             from job.cli import devices, run
 
+            run.check_worker(settings)
             count = devices.num_devices(settings, os.environ)
             if count > 1 and not run.is_complete(settings):
                 # Each process has the whole grace period for itself; this one only waits for them.

@@ -95,7 +95,8 @@ def test_each_device_of_each_worker_is_a_worker_of_one_device(run: Any) -> None:
         ([42, 45], ExitCode.INTERRUPTED, 0),
         ([45, 45], ExitCode.PEER_LOST, 0),
         ([6, 6], ExitCode.QUALITY_GATE, 0),
-        ([0, 45], ExitCode.PEER_LOST, 1),
+        ([0, 45], ExitCode.COMPLETE, 0),
+        ([0, -9], ExitCode.COMPLETE, 0),
     ],
 )
 def test_it_ends_as_the_process_that_was_the_cause(run: Any, codes: list[int], expected: int, cause: int) -> None:

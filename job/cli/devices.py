@@ -128,11 +128,14 @@ def answer(
                 command = [*(child or _this_program()), "run", *words, *own, f"--termination-log={message}"]
                 # In a group of its own: Ctrl-C in a terminal would be a second signal, which ends it at once.
                 processes.append(subprocess.Popen(command, env={**environ, **visible}, process_group=0))
-            codes = _wait(processes, check_stop, max(LEAVING_SECONDS, settings.grace_seconds))
+            # Worker 0 may commit or export for as long as that takes, and leaves by itself when it must.
+            num_spared = 0 if settings.worker else 1
+            codes = _wait(processes, check_stop, max(LEAVING_SECONDS, settings.grace_seconds), num_spared)
         finally:
             for process in processes:
                 process.kill()
-        exit_code = summed_up(codes)
+        # Worker 0 has committed the result: that another was lost meanwhile is of no account.
+        exit_code = 0 if not settings.worker and codes[0] == 0 else summed_up(codes)
         index = codes.index(exit_code)
         problem = termination.write(settings.termination_log, _last_words(messages[index], index, exit_code))
         if problem is not None:
@@ -158,9 +161,12 @@ def _last_words(message: Path, index: int, exit_code: int) -> bytes:
 
 
 def _wait(
-    processes: Sequence["subprocess.Popen[bytes]"], check_stop: Callable[[], None], leaving_seconds: float
+    processes: Sequence["subprocess.Popen[bytes]"],
+    check_stop: Callable[[], None],
+    leaving_seconds: float,
+    num_spared: int,
 ) -> list[int]:
-    """Until all have ended; returns their exit codes as a shell has them."""
+    """Until all have ended; returns their exit codes as a shell has them. The first `num_spared` are never killed."""
     is_stopping, kill_at = False, float("inf")
     while any(process.poll() is None for process in processes):
         try:
@@ -174,7 +180,7 @@ def _wait(
         if kill_at == float("inf") and any(process.poll() for process in processes):
             kill_at = time.monotonic() + leaving_seconds
         if time.monotonic() > kill_at:
-            for process in processes:
+            for process in processes[num_spared:]:
                 process.kill()
         time.sleep(LOOK_SECONDS)
     codes = [process.wait() for process in processes]

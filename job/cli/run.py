@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import NoReturn, Protocol
 
 from job.cli.arguments import SettingsOptions
+from job.errors import InvalidSettings
 from job.observe.log import Log
 from job.observe.observer import Observer
 from job.observe.progress import Progress
@@ -22,6 +23,16 @@ class Stop(Protocol):
 
 class Options(SettingsOptions):
     """Fine-tune a pre-trained image classifier: one run, safe to start any number of times."""
+
+
+def check_worker(settings: Settings) -> None:
+    """Raise InvalidSettings where this process cannot know which of the workers it is: all would be the first one."""
+    if settings.workers > 1 and settings.worker is None:
+        raise InvalidSettings(
+            f"THAW_WORKERS={settings.workers}, and THAW_WORKER does not say which of them this is",
+            hint=f"set THAW_WORKER, on each to another number from 0 to {settings.workers - 1}; the pods of an Indexed "
+            "Job know it by themselves",
+        )
 
 
 def is_complete(settings: Settings) -> bool:

@@ -209,9 +209,9 @@ class Leader(Peers):
         if not self._is_dismissed:
             super()._lose(loss)
 
-    def _stuck(self, loss: str) -> None:
+    def _stuck(self, loss: str, seconds: float) -> None:
         if not self._is_dismissed:
-            super()._stuck(loss)
+            super()._stuck(loss, seconds)
 
     def _hear_all(self) -> None:
         for link in self._links.values():

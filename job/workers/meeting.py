@@ -15,6 +15,7 @@ class Times:
     silent: float = 20.0  # until silence is a loss
     cause: float = 25.0  # for the cause of a failure of common work to become known
     leave: float = 30.0  # until a process that has not left after a loss is stuck
+    commit: float = 300.0  # the same of worker 0 after a stop, which has still to commit
     poll: float = 0.5  # between two attempts to connect
     answer: float = 5.0  # for a connection, or the first message on it
     reach: float = 60.0  # for the ports for tensors to answer

@@ -313,13 +313,14 @@ class Peers(ABC):
         self._notify()
         self._announce(framed("lost", loss=loss))
         # After a stop, worker 0 may still have to commit; the others have nothing left to do.
-        if self._loss is not None or self.share.worker != 0:
-            self._loop.call_later(self.times.leave, self._stuck, loss)
+        may_commit = self._loss is None and self.share.worker == 0
+        seconds = self.times.commit if may_commit else self.times.leave
+        self._loop.call_later(seconds, self._stuck, loss, seconds)
 
-    def _stuck(self, loss: str) -> None:
+    def _stuck(self, loss: str, seconds: float) -> None:
         if not self._is_closing:
             exit_code = ExitCode.PEER_LOST if self._stop is None else ExitCode.INTERRUPTED
-            self.hooks.on_stuck(exit_code, f"{loss}; this worker had not ended {self.times.leave:g} s later")
+            self.hooks.on_stuck(exit_code, f"{loss}; this worker had not ended {seconds:g} s later")
 
     def _take(self, worker: int, message: Message) -> bool:
         """Take what either side may be told by a worker; whether it was that."""
