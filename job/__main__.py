@@ -35,6 +35,7 @@ GRACE_USED = 0.9
 """Of the grace period; the rest is for leaving before the process is killed."""
 REPORTING_SECONDS = 0.5
 MIN_SECONDS = 0.01
+SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
 
 
 class StopSignal:
@@ -56,22 +57,30 @@ class StopSignal:
         """Handle both signals from now on.
 
         Python runs its own handlers between byte codes, so never inside a long native call. The number of the signal
-        is therefore also written to a socket at once, and a thread reads it there.
+        is therefore also written to a socket at once, and a thread reads it there. For a while TensorFlow has a handler
+        of its own, when it connects workers. So the signals are also blocked, in this thread and all that begin later,
+        and one thread waits for them: no handler is asked, but for a thread that was there before.
         """
         self._writing.setblocking(False)
         signal.set_wakeup_fd(self._writing.fileno(), warn_on_full_buffer=False)
         self.handle()
-        threading.Thread(target=self._watch, daemon=True, name="signals").start()
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        for work in (self._listen, self._watch):
+            threading.Thread(target=work, daemon=True, name="signals").start()
 
     def handle(self) -> None:
         """Handle both, again where a library has taken them."""
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in SIGNALS:
             signal.signal(number, lambda *_: None)
 
     def check(self) -> None:
         """Raise Interrupted once a signal has come."""
         if self._received is not None:
             raise Interrupted(f"told to stop by {self._received}; what was committed stands", hint=RESUME)
+
+    def _listen(self) -> NoReturn:
+        while True:
+            self._writing.send(bytes([signal.sigwait(SIGNALS)]))
 
     def _watch(self) -> NoReturn:
         name = self._next_name()

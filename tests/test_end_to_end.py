@@ -267,6 +267,34 @@ def test_a_run_that_does_not_stop_is_ended_after_its_grace_period_or_by_a_second
     assert status["condition"] == "killed"
 
 
+TAKES_THE_HANDLER = """
+import ctypes, os, signal, sys, time
+from job.__main__ import StopSignal
+from job.errors import Interrupted
+from job.observe.progress import Progress
+
+stop = StopSignal(Progress())
+stop.install()
+nothing = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda number: None)
+ctypes.CDLL(None).signal(int(signal.SIGTERM), nothing)
+os.kill(os.getpid(), signal.SIGTERM)
+end = time.monotonic() + 20
+try:
+    while time.monotonic() < end:
+        stop.check()
+        time.sleep(0.01)
+except Interrupted:
+    os._exit(42)
+os._exit(1)
+"""
+
+
+def test_a_stop_is_heard_while_a_library_has_the_handler() -> None:
+    """As TensorFlow does while it connects workers."""
+    done = subprocess.run([sys.executable, "-c", TAKES_THE_HANDLER], cwd=REPOSITORY, timeout=60)
+    assert done.returncode == ExitCode.INTERRUPTED
+
+
 def disturb(env: dict[str, str], rng: random.Random, kinds: list[signal.Signals]) -> list[int]:
     """Kill a run at random moments, then let it end; returns the exit codes."""
     codes = []
