@@ -140,7 +140,11 @@ def test_a_stop_of_any_worker_ends_all_after_the_same_step(environment: Environm
     """Worker 0 has committed what all have done."""
     env = environment(**LONG, grace_seconds=60)
     with TeamRun(env, 3) as team:
-        team.wait_for(event, worker=2 if event == "joined" else 0)
+        # One that comes when worker 0 has left waits for the next one.
+        for worker in (1, 2):
+            team.wait_for("joined", worker=worker)
+        if event != "joined":
+            team.wait_for(event)
         team.processes[victim].terminate()
         assert team.codes() == [ExitCode.INTERRUPTED] * 3, team.told()
     assert f"SIGTERM at worker {victim}" in " ".join(team.reasons()), team.told()
