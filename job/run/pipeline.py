@@ -92,6 +92,7 @@ class Pipeline:
 
     def run(self) -> None:
         """The straight line; afterwards the outcome is in the record."""
+        numerics.prepare_process(deterministic=self.settings.deterministic)
         with self.collective.explained():
             inputs = self.fetch()
             with self.load_data(inputs) as splits:
