@@ -42,7 +42,7 @@ def main() -> None:
     worker, num_workers, port, load = json.loads(sys.argv[1])
     team = _Team(Share(worker, num_workers))
     addresses = Addresses.of("localhost", port, num_workers=num_workers)
-    collective = assemble(team, addresses, handle_signals=lambda: None)
+    collective = assemble(team, addresses)
     with tempfile.TemporaryDirectory(prefix="thaw-bench-") as scratch:
         workload = Workload(**load | {name: Path(load[name]) for name in ("data_dir", "place")})
         state, facts = fine_tuning(workload, Path(scratch), collective, num_examples=IMAGES)

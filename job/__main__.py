@@ -63,15 +63,11 @@ class StopSignal:
         """
         self._writing.setblocking(False)
         signal.set_wakeup_fd(self._writing.fileno(), warn_on_full_buffer=False)
-        self.handle()
+        for number in SIGNALS:
+            signal.signal(number, lambda *_: None)
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         for work in (self._listen, self._watch):
             threading.Thread(target=work, daemon=True, name="signals").start()
-
-    def handle(self) -> None:
-        """Handle both, again where a library has taken them."""
-        for number in SIGNALS:
-            signal.signal(number, lambda *_: None)
 
     def check(self) -> None:
         """Raise Interrupted once a signal has come."""

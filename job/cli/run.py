@@ -17,7 +17,6 @@ class Stop(Protocol):
     observer: Observer
 
     def check(self) -> None: ...
-    def handle(self) -> None: ...
     def end(self, exit_code: int, reason: str) -> NoReturn: ...
 
 
@@ -67,5 +66,5 @@ def answer(options: Options, *, log: Log, progress: Progress, stop: Stop, enviro
                 timeout_seconds=lease.request_seconds(settings.lease_seconds),
             ),
             holder=holder.this_process(settings.job_uid, job_name=settings.job_name, node_name=settings.node_name),
-            context=Context(observer, progress, stop.check, stop.handle, stop.end),
+            context=Context(observer, progress, stop.check, stop.end),
         )

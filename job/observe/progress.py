@@ -54,12 +54,10 @@ class Context:
     """`observer` receives the events, `progress` how far the attempt is; `check_stop` raises when it must end.
 
     `check_stop` is called often. It raises Interrupted when the process must stop, Superseded when the run is lost.
-    `handle_signals` takes the handling of signals back from a library that has taken it. `give_up` ends the process at
-    once with the exit code and the reason given, when it hangs.
+    `give_up` ends the process at once with the exit code and the reason given, when it hangs.
     """
 
     observer: Observer
     progress: Progress
     check_stop: Callable[[], None]
-    handle_signals: Callable[[], None] = lambda: None
     give_up: Callable[[int, str], None] = lambda exit_code, reason: None

@@ -167,7 +167,7 @@ def _do_what_is_left(settings: Settings, store: ObjectStore, record: RunRecord, 
         context.check_stop()
         with progress.entering("meet", "idle"):
             team.meet()
-            collective = assemble(team, settings.addresses(), handle_signals=context.handle_signals)
+            collective = assemble(team, settings.addresses())
         Pipeline(settings, store, record, context, collective, scratch=folder).run()
 
 

@@ -76,10 +76,6 @@ class Pipeline:
         self.team = collective.team
         self.scratch = scratch
         self.restored: Restored | None = None
-        # `auto` is decided once for a run: later attempts may be on other processors.
-        self.arithmetic = record.content.inputs.get("arithmetic") or numerics.choose(
-            precision=settings.precision, xla=settings.xla
-        )
         self.committer: Committer | NoCommits
         if isinstance(record, FollowedRecord):
             self.checkpoints: Checkpoints = FollowedCheckpoints(store, record, self.team, scratch=scratch)
@@ -88,6 +84,10 @@ class Pipeline:
         else:
             self.checkpoints = Checkpoints(store, record, keep=settings.keep_checkpoints, scratch=scratch)
             self.committer = Committer(self.checkpoints, context)
+            # `auto` is decided once for a run: later attempts may be on other processors.
+            self.arithmetic = record.content.inputs.get("arithmetic") or numerics.choose(
+                precision=settings.precision, xla=settings.xla
+            )
             self.team.tell("arithmetic", self.arithmetic)
 
     def run(self) -> None:

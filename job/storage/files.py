@@ -21,6 +21,11 @@ POLL_SECONDS = 0.01
 TEMPORARY = ".tmp-"
 ABANDONED_SECONDS = 3600
 
+
+def _nothing() -> None:
+    pass
+
+
 _KINDS = {
     stat.S_IFREG: "a file", stat.S_IFDIR: "a folder", stat.S_IFLNK: "a symbolic link", stat.S_IFIFO: "a FIFO",
     stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
@@ -76,29 +81,36 @@ def regular_files(folder: Path) -> Iterator[Path]:
                 yield Path(entry.path)
 
 
-def lock(path: Path, *, timeout_seconds: float, on_waiting: Callable[[], None]) -> BinaryIO:
+def lock(
+    path: Path,
+    *,
+    timeout_seconds: float,
+    on_waiting: Callable[[], None] = _nothing,
+    tick: Callable[[], None] = _nothing,
+) -> BinaryIO:
     """An open file that holds the lock of a path until it is closed; it is made if there is none.
 
-    `on_waiting` is called once when that takes more than a second. Raises TimeoutError when another process still holds
-    it after `timeout_seconds`, NotAFile, and OSError, with ENOLCK or EOPNOTSUPP on a file system that has no locks.
+    `on_waiting` is called once when that takes more than a second, `tick` at every look; it may raise to leave. Raises
+    TimeoutError when another process still holds it after `timeout_seconds`, NotAFile, and OSError, with ENOLCK or
+    EOPNOTSUPP on a file system that has no locks.
     """
     with contextlib.ExitStack() as on_error:
         file = on_error.enter_context(os.fdopen(open_file(path, os.O_RDWR | os.O_CREAT), "rb"))
         began, is_reported = time.monotonic(), False
-        while not try_lock(file.fileno()):
+        while not _try_lock(file.fileno()):
             waited = time.monotonic() - began
             if waited >= timeout_seconds:
                 raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT), str(path))
             if waited >= WAITING_AFTER_SECONDS and not is_reported:
                 on_waiting()
                 is_reported = True
+            tick()
             time.sleep(min(POLL_SECONDS, timeout_seconds - waited))
         on_error.pop_all()
         return file
 
 
-def try_lock(descriptor: int) -> bool:
-    """Whether the file is locked by this process now. Raises OSError where there are no locks."""
+def _try_lock(descriptor: int) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -123,7 +135,7 @@ class TemporaryFile:
         with contextlib.suppress(OSError):
             descriptor = open_file(source, os.O_RDWR)
             self._open.callback(os.close, descriptor)
-            if try_lock(descriptor):
+            if _try_lock(descriptor):
                 os.fchmod(descriptor, stat.S_IMODE(os.fstat(self._descriptor).st_mode))
                 source.rename(self.path)
                 return True
@@ -145,14 +157,14 @@ def temporary_file(folder: Path) -> Iterator[TemporaryFile]:
             opened.callback(os.close, descriptor)
             opened.callback(_remove, path)
             # Another process may have removed it as abandoned before it was locked.
-            if try_lock(descriptor) and os.fstat(descriptor).st_nlink:
+            if _try_lock(descriptor) and os.fstat(descriptor).st_nlink:
                 break
         now = os.fstat(descriptor).st_mtime
         for other in folder.glob(f"{TEMPORARY}*"):
             with contextlib.suppress(OSError):
                 if now - other.lstat().st_mtime > ABANDONED_SECONDS:
                     with os.fdopen(open_file(other, os.O_RDWR), "rb") as file:
-                        if try_lock(file.fileno()):
+                        if _try_lock(file.fileno()):
                             other.unlink()
         yield TemporaryFile(path, descriptor, opened)
 

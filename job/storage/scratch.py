@@ -8,10 +8,10 @@ import contextlib
 import errno
 import fcntl
 import json
+import math
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,6 @@ from job.storage import cache_folder, files
 CHUNK_BYTES = 8 << 20
 
 TURN = "turn.lock"
-TURN_POLL_SECONDS = 0.1
 
 _PREFIX = "attempt-"
 _LOCK = ".alive"
@@ -58,16 +57,12 @@ def folder(cache_dir: Path | None) -> Iterator[Path]:
 @contextlib.contextmanager
 def turn(cache_dir: Path | None, *, tick: Callable[[], None]) -> Iterator[None]:
     """Inside, no other process of this user and machine has its turn; waits for that, and calls `tick` meanwhile."""
-    descriptor = os.open(cache_folder.make(cache_dir) / TURN, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-    try:
+    with contextlib.ExitStack() as stack:
         # Without locks in the file system all go at once: the work is done more often than it need be, and right.
         with contextlib.suppress(OSError):
-            while not files.try_lock(descriptor):
-                tick()
-                time.sleep(TURN_POLL_SECONDS)
+            path = cache_folder.make(cache_dir) / TURN
+            stack.enter_context(files.lock(path, timeout_seconds=math.inf, tick=tick))
         yield
-    finally:
-        os.close(descriptor)
 
 
 def check(cache_dir: Path | None) -> None:

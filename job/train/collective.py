@@ -76,11 +76,8 @@ class Collective:
             raise cause from error
 
 
-def assemble(team: Team, addresses: Addresses, *, handle_signals: Callable[[], None]) -> Collective:
-    """The collective of workers that have met. Call it before TensorFlow has done anything else in this process.
-
-    TensorFlow takes the handling of SIGTERM; `handle_signals` takes it back.
-    """
+def assemble(team: Team, addresses: Addresses) -> Collective:
+    """The collective of workers that have met. Call it before TensorFlow has done anything else in this process."""
     share = team.share
     if share.num_workers == 1:
         return Collective(team)
@@ -95,7 +92,6 @@ def assemble(team: Team, addresses: Addresses, *, handle_signals: Callable[[], N
         strategy = tf.distribute.MultiWorkerMirroredStrategy(resolver, options)
     finally:
         faulthandler.cancel_dump_traceback_later()
-        handle_signals()
     return Collective(team, strategy)
 
 
