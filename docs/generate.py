@@ -25,7 +25,8 @@ from job.phases import PHASE_NAMES
 from job.report.files import FILES
 from job.run.record import RECORD_NAME
 from job.schema import CHECKPOINTS, CheckpointName, Record
-from job.settings.settings import Settings, changes_result, group_of, variable
+from job.settings.fields import variable
+from job.settings.settings import Settings, changes_result, group_of
 
 REPOSITORY = Path(__file__).parent.parent
 REFERENCE = REPOSITORY / "docs" / "reference"

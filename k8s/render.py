@@ -28,7 +28,8 @@ import yaml
 
 from job.errors import ExitCode, InvalidSettings, ThawError
 from job.settings.environment import read_settings
-from job.settings.settings import Settings, variable
+from job.settings.fields import variable
+from job.settings.settings import Settings
 from k8s.targets import without_target
 from k8s.workers import (
     AROUND_A_JOB,

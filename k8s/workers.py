@@ -7,7 +7,8 @@ runtime, which is made of the Job in the folder `shared`.
 
 from typing import Any
 
-from job.settings.settings import Settings, variable
+from job.settings.fields import variable
+from job.settings.settings import Settings
 
 Manifest = dict[str, Any]
 

@@ -14,7 +14,8 @@ import pytest
 from job.observe.events import Event, StepDone
 from job.observe.observer import RunningMeans
 from job.settings.environment import NOT_SETTINGS
-from job.settings.settings import PREFIX, Settings
+from job.settings.fields import PREFIX
+from job.settings.settings import Settings
 from job.storage import LocalStore
 from job.storage.gcs import GcsStore
 from tests.gcs_server import GcsServer

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
-from job.settings.settings import Settings, variable
+from job.settings.fields import variable
+from job.settings.settings import Settings
 from k8s.render import Manifest, kustomize, of_one_run, settings_of, shared_by_runs
 from tests.conftest import REPOSITORY
 

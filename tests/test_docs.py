@@ -13,7 +13,7 @@ import yaml
 
 from job import __version__, cli
 from job.errors import ExitCode
-from job.settings.settings import PREFIX
+from job.settings.fields import PREFIX
 from k8s.render import examples_in, kustomize, of_one_run, settings_of, shared_by_runs
 from tests.conftest import REPOSITORY
 from tests.manifests import COMPONENTS, K8S, OVERLAYS, Manifests, needs_kustomize, of_kind, variables

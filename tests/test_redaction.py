@@ -16,7 +16,8 @@ from job.observe.events import ClassRare, ReportingFailed, RunFailed
 from job.observe.log import Log
 from job.observe.progress import Progress
 from job.redaction import redacted, redacted_value
-from job.settings.settings import Settings, variable
+from job.settings.fields import variable
+from job.settings.settings import Settings
 from tests.conftest import REPOSITORY
 
 SECRET = "hunter2"

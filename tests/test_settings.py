@@ -7,8 +7,8 @@ import pytest
 from job import cli
 from job.errors import InvalidSettings
 from job.settings.environment import choices
-from job.settings.fields import setting_group
-from job.settings.settings import RECIPE_VERSION, Settings, changes_result, variable
+from job.settings.fields import setting_group, variable
+from job.settings.settings import RECIPE_VERSION, Settings, changes_result
 from job.workers.share import Share
 
 TEXTS: dict[str, Any] = {

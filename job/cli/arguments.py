@@ -17,8 +17,8 @@ from job.errors import ExitCode, InvalidSettings
 from job.redaction import redacted_value
 from job.settings import environment
 from job.settings.environment import Given, Origin
-from job.settings.fields import LocalPath
-from job.settings.settings import Settings, group_of, variable
+from job.settings.fields import LocalPath, variable
+from job.settings.settings import Settings, group_of
 from job.storage.uri import checked_store
 
 PROGRAM = "thaw"

@@ -23,8 +23,9 @@ from job.run.lease import Hold
 from job.run.record import Identity, RunRecord
 from job.schema import Record
 from job.settings import machine
+from job.settings.fields import variable
 from job.settings.resources import Need, Precision, estimate
-from job.settings.settings import Settings, changes_result, variable
+from job.settings.settings import Settings, changes_result
 from job.storage import ObjectStore, open_store
 
 COLORS = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": "dim"}

@@ -17,7 +17,8 @@ from job.report import plots
 from job.report.gallery import Gallery
 from job.report.pictures import data_uri
 from job.report.rendering import percent, render
-from job.settings.settings import Settings, changes_result, group_of, variable
+from job.settings.fields import variable
+from job.settings.settings import Settings, changes_result, group_of
 
 MAX_MATRIX_CLASSES = 20
 """Of more classes only the largest entries of the confusion matrix are shown."""

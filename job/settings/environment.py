@@ -24,7 +24,8 @@ from job.errors import InvalidSettings
 from job.model.backbones import BACKBONES
 from job.paths import expanded
 from job.redaction import redacted_value
-from job.settings.settings import PREFIX, Settings, variable
+from job.settings.fields import PREFIX, variable
+from job.settings.settings import Settings
 
 NOT_SETTINGS = frozenset({f"{PREFIX}TEST_DATA", f"{PREFIX}TEST_GCS"})
 """Variables of the test suite; a person who has exported them may still start a run."""

@@ -13,6 +13,7 @@ from job.paths import expanded
 from job.storage.uri import checked_object, checked_store
 from job.workers.addresses import Addresses
 
+PREFIX = "THAW_"
 TFDS_NAME = re.compile(r"[a-z][a-z0-9_]*(/[\w-][\w.-]*)?(:\d+\.\d+\.\d+|:\d+\.\*\.\*)?")
 
 Split = Annotated[str, Field(min_length=1)]
@@ -101,6 +102,11 @@ def setting_group(name: str, *, changes_result: bool) -> Callable[..., Any]:
         return Field(default, description=description, json_schema_extra=extra, **bounds)  # type: ignore[arg-type]
 
     return setting
+
+
+def variable(field: str) -> str:
+    """The environment variable of a field: `batch_size` -> `THAW_BATCH_SIZE`."""
+    return PREFIX + field.upper()
 
 
 def class_list(classes: str | None) -> tuple[str, ...]:

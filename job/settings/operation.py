@@ -1,0 +1,90 @@
+"""The settings that leave the result as it is: where the run is kept, who works at it, and how it is watched."""
+
+from typing import Literal
+
+from pydantic import BaseModel
+
+from job.settings.fields import (
+    KUBERNETES_NAME,
+    Devices,
+    LocalPath,
+    StoreUri,
+    Worker,
+    WorkerHost,
+    WorkerPort,
+    setting_group,
+)
+from job.storage.uri import PLACES
+
+_run = setting_group("run", changes_result=False)
+_workers = setting_group("workers", changes_result=False)
+_operation = setting_group("operation", changes_result=False)
+
+
+class RunSettings(BaseModel):
+    """Which run it is."""
+
+    run_id: str | None = _run(
+        None, "name of the run, one path segment; the same name continues it [default: <dataset>-<fingerprint>]",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$",
+    )  # fmt: skip
+    storage_uri: StoreUri = _run("./runs", f"where runs are kept: {PLACES}")
+
+
+class OperationSettings(BaseModel):
+    """Who works at the run, and how it is watched."""
+
+    workers: int = _workers(
+        1, "pods or machines that share the run; each runs a process for each of its DEVICES", ge=1, le=1024
+    )
+    worker: Worker = _workers(
+        None, "which of them this is, from 0 [default: the index of the pod in an Indexed Job, else 0]", ge=0, le=1023
+    )
+    worker_host: WorkerHost = _workers(
+        "localhost",
+        "host of each worker: a name with {worker} in it, or a list separated by commas",
+        pattern=r"^[\w.:{}$()-]+(, ?[\w.:{}$()-]+)*$",
+    )
+    worker_port: WorkerPort = _workers(
+        2222, "first of the ports by which workers meet, one more for each process; on one machine free ones",
+        ge=1024, le=65535,
+    )  # fmt: skip
+    worker_wait_seconds: float = _workers(600, "seconds to wait for the other workers to come", ge=1, le=86_400)
+    devices: Devices = _workers(
+        "auto", "processes of each worker, one for each device: auto is one a GPU, and one without a GPU",
+        pattern=r"^(auto|[1-9][0-9]?)$",
+    )  # fmt: skip
+
+    checkpoint_every_seconds: float = _operation(120, "seconds between commits inside an epoch", ge=0, le=86_400)
+    keep_checkpoints: int = _operation(2, "newest checkpoints kept, at least 1", ge=1, le=1000)
+    lease_seconds: float = _operation(60, "seconds an attempt holds a run without renewing", ge=5, le=3600)
+    grace_seconds: float = _operation(15, "seconds from SIGTERM until the process must be gone", gt=0, le=3600)
+    job_uid: str | None = _operation(
+        None, "uid of the Kubernetes Job (downward API): its next pod takes over at once [default: none]",
+        pattern=KUBERNETES_NAME,
+    )  # fmt: skip
+    job_name: str | None = _operation(
+        None, "name of the Kubernetes Job (downward API), recorded with the holder of the run [default: none]",
+        pattern=KUBERNETES_NAME,
+    )  # fmt: skip
+    node_name: str | None = _operation(
+        None, "name of the Kubernetes node (downward API), recorded likewise [default: none]", pattern=KUBERNETES_NAME
+    )
+    cache_dir: LocalPath | None = _operation(
+        None, "folder for temporary files and mirrored data; each user has a part of their own "
+        "[default: thaw in the user's cache folder]",
+    )  # fmt: skip
+    termination_log: LocalPath | None = _operation(
+        None, "file for the termination message [default: /dev/termination-log where it exists]"
+    )
+    min_test_accuracy: float | None = _operation(
+        None, "quality gate, 0 to 1: below it the exit code is 6 [default: no gate]", ge=0, le=1
+    )
+    metrics_port: int = _operation(9090, "port of /metrics; 0 = off", ge=0, le=65535)
+    pushgateway_url: str | None = _operation(
+        None, "Pushgateway for the outcome metrics, without user, password or query [default: no push]",
+        pattern=r"^https?://[^\s@?#]+$",
+    )  # fmt: skip
+    log_format: Literal["auto", "console", "json"] = _operation(
+        "auto", "console, json, or auto: console on a terminal, json elsewhere"
+    )
