@@ -31,7 +31,7 @@ def fine_tuning(
         backbone="Xception", weights=load.weights, image_size=size, num_classes=2, dropout=0.2, flip="horizontal",
         rotation=0.1, policy=numerics.dtype_policy(numerics.choose(precision="auto", xla="auto")["precision"]), seed=0,
     )  # fmt: skip
-    phase = Phase(name="fine_tune", trainable=("backbone", "head"), learning_rate=1e-5, epochs=10**6)
+    phase = Phase(name="fine_tune", learning_rate=1e-5, epochs=10**6)
     state = PhaseState(build_classifier(model), phase)
     facts = loop.train_phase(
         state, train=splits.train, validation=splits.validation, recipe=loop.Recipe(BATCH_SIZE, 0, xla=False),

@@ -1,44 +1,128 @@
-"""The phases of training, in order. A new one is one row, and settings `<name>_epochs` and `<name>_learning_rate`."""
+"""The phases of training, in order: which layers train, for how many epochs, and how fast.
 
+THAW_PHASES lists any number of them. Without it there are the article's two: `head`, with the backbone frozen, and
+`fine_tune`; each has two settings, its epochs and its learning rate.
+"""
+
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+
+Schedule = Literal["constant", "linear", "cosine", "plateau"]
+Monitor = Literal["loss", "accuracy"]
+Keep = Literal["last", "best"]
+Unfreeze = Annotated[str, Field(pattern=r"^(all|none|top:[1-9][0-9]{0,3}|block:[A-Za-z0-9_.]{1,64})$")]
+PhaseName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
+
+PHASE_NAMES = ("head", "fine_tune")
+"""Those of a run without THAW_PHASES."""
+
+STATES_BEFORE, STATES_AFTER = ("prepare",), ("evaluate", "export", "done")
+"""The states of a run before its first phase and after its last one; while it trains, the state is the phase's name."""
+
+STAGES = frozenset({*STATES_BEFORE, *STATES_AFTER, "start", "claim", "join", "fetch", "data", "model", "restore"})
+"""Names that a phase cannot have: the log and the durations use them for other parts of a run."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class PhaseSpec:
-    """`trainable` are the parts of the model that train, `relative_cost` the time of a step, `title` is for people."""
+class PhaseRow(BaseModel):
+    """A phase as THAW_PHASES has it. Without a schedule or a warm-up it has those of the settings."""
 
-    name: str
-    trainable: tuple[str, ...]
-    relative_cost: float
-    title: str
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    name: PhaseName
+    epochs: int = Field(ge=1, le=10_000)
+    learning_rate: float = Field(gt=0, le=10)
+    unfreeze: Unfreeze = "all"
+    schedule: Schedule | None = None
+    warmup_epochs: Annotated[float, Field(ge=0, le=10_000)] | None = None
+
+    @model_validator(mode="after")
+    def _name_is_free(self) -> "PhaseRow":
+        if self.name in STAGES:
+            raise ValueError(f"{self.name!r} is the name of another part of a run")
+        return self
+
+
+ROWS = TypeAdapter(Annotated[list[PhaseRow], Field(min_length=1, max_length=100)])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """A phase of one run: which parts of the model train, how fast, and for how many epochs."""
+    """One phase of a run. `unfreeze` says which layers of the backbone train: all, none, top:N or block:NAME.
+
+    `learning_rate` is the highest of the phase. It rises from 0 in the first `warmup_epochs`, and then follows the
+    schedule to `end_factor` of its value; a plateau multiplies it by `plateau_factor` after `plateau_patience` epochs
+    without improvement. The phase ends after `patience` epochs without improvement, if that is a number. Improvement is
+    that of the validation loss or accuracy, as `monitor` says. Its result is the last or the best of its epochs.
+    """
 
     name: str
-    trainable: tuple[str, ...]
-    learning_rate: float
     epochs: int
+    learning_rate: float
+    unfreeze: str = "all"
+    schedule: Schedule = "constant"
+    warmup_epochs: float = 0.0
+    end_factor: float = 0.0
+    plateau_patience: int = 2
+    plateau_factor: float = 0.1
+    patience: int | None = None
+    monitor: Monitor = "loss"
+    keep: Keep = "last"
+
+    @property
+    def relative_cost(self) -> float:
+        """The time of a step, about: with a frozen backbone that of a forward pass, and a backward pass costs two."""
+        return {"none": 1.0, "all": 3.0}.get(self.unfreeze, 2.0)
 
 
-PHASES = (
-    # With a frozen backbone a step is little more than a forward pass; a backward pass costs two more.
-    PhaseSpec(name="head", trainable=("head",), relative_cost=1.0, title="head"),
-    PhaseSpec(name="fine_tune", trainable=("backbone", "head"), relative_cost=3.0, title="fine-tuning"),
-)
+def phases_of(settings: Mapping[str, Any]) -> tuple[Phase, ...]:
+    """The phases that train, in order, of settings by variable name without the prefix; JSON values.
 
-PHASE_NAMES = tuple(phase.name for phase in PHASES)
-RELATIVE_COST = {phase.name: phase.relative_cost for phase in PHASES}
-TITLES = {phase.name: phase.title for phase in PHASES}
-STATES = ("prepare", *PHASE_NAMES, "evaluate", "export", "done")
-"""The states of a run, in order."""
+    Raises ValueError when they are none of ours, which only those of a record can be.
+    """
+    text = settings["PHASES"]
+    rows = ROWS.validate_json(text) if text is not None else _two_rows(settings)
+    return tuple(
+        Phase(
+            name=row.name,
+            epochs=row.epochs,
+            learning_rate=row.learning_rate,
+            unfreeze=row.unfreeze,
+            schedule=row.schedule or settings["SCHEDULE"],
+            warmup_epochs=settings["WARMUP_EPOCHS"] if row.warmup_epochs is None else row.warmup_epochs,
+            end_factor=settings["END_FACTOR"],
+            plateau_patience=settings["PLATEAU_PATIENCE"],
+            plateau_factor=settings["PLATEAU_FACTOR"],
+            patience=settings["PATIENCE"],
+            monitor=settings["MONITOR"],
+            keep=settings["KEEP"],
+        )
+        for row in rows
+    )
 
-if TYPE_CHECKING:
-    PhaseName = str
-    State = str
-else:
-    PhaseName = Literal[PHASE_NAMES]
-    State = Literal[STATES]
+
+def _two_rows(settings: Mapping[str, Any]) -> list[PhaseRow]:
+    unfreeze = dict(zip(PHASE_NAMES, ("none", settings["UNFREEZE"]), strict=True))
+    return [
+        PhaseRow(
+            name=name,
+            epochs=settings[f"{name.upper()}_EPOCHS"],
+            learning_rate=settings[f"{name.upper()}_LEARNING_RATE"],
+            unfreeze=unfreeze[name],
+        )
+        for name in PHASE_NAMES
+        if settings[f"{name.upper()}_EPOCHS"] != 0
+    ]
+
+
+def canonical(rows: list[PhaseRow]) -> str:
+    """The one text of THAW_PHASES that means these rows, as JSON."""
+    return json.dumps([row.model_dump(exclude_defaults=True) for row in rows], separators=(",", ":"))
+
+
+def title(name: str) -> str:
+    """A phase's name for people: `fine_tune` -> `fine-tuning`."""
+    return "fine-tuning" if name == PHASE_NAMES[1] else name.replace("_", " ")

@@ -6,7 +6,7 @@ each other where code relies on it. What is valid here can be shown, counted and
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
@@ -22,8 +22,8 @@ from pydantic import (
 )
 
 from job.paths import checked_name
-from job.phases import PHASE_NAMES, PhaseName, State
-from job.settings.settings import Settings
+from job.phases import PHASE_NAMES, STATES_AFTER, STATES_BEFORE, Phase, PhaseName
+from job.settings.settings import Settings, group_of
 
 CHECKPOINTS = "checkpoints/"
 """The prefix of the names of checkpoints; a record with another one is refused."""
@@ -52,11 +52,12 @@ def _checked_checkpoint(name: str) -> str:
 
 
 def _checked_settings(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings; those that a reader calculates with are whole numbers in their bounds."""
+    """The settings; those that a reader calculates with have a meaning, and are in their bounds."""
     for name, lowest in (*((f"{phase.upper()}_EPOCHS", 0) for phase in PHASE_NAMES), ("BATCH_SIZE", 1)):
         value = recorded_setting(settings, name)
         if type(value) is not int or not lowest <= value <= 65_536:
             raise ValueError(f"{name} is {value!r}, expected a whole number from {lowest} to 65536")
+    recorded_phases(settings)
     return settings
 
 
@@ -70,6 +71,16 @@ def _checked_inputs(inputs: dict[str, Any]) -> dict[str, Any]:
 def recorded_setting(settings: Mapping[str, Any], name: str) -> Any:
     """A setting that changes the result, or its default when the record is older; None for an unknown name."""
     return settings.get(name, Settings.recipe().get(name))
+
+
+def recorded_phases(settings: Mapping[str, Any]) -> tuple[Phase, ...]:
+    """The phases of recorded settings, in order. Raises ValueError when they are none."""
+    try:
+        return Settings.model_validate(
+            {name.lower(): settings[name] for name in _OF_PHASES & settings.keys()}
+        ).training_phases()
+    except ValidationError as error:
+        raise ValueError(f"the phases: {problem_of(error)}") from error
 
 
 Count = Annotated[int, Field(ge=0, le=2**53)]
@@ -87,6 +98,9 @@ Object = Annotated[Text, AfterValidator(checked_name)]
 CheckpointObject = Annotated[Text, AfterValidator(_checked_checkpoint)]
 Values = Annotated[dict[Text, bool | int | FiniteFloat | str | None], AfterValidator(_checked_settings)]
 Inputs = Annotated[dict[str, Any], AfterValidator(_checked_inputs)]
+
+
+_OF_PHASES = frozenset(name for name in Settings.recipe() if group_of(name.lower()) == "phases")
 
 
 class _Part(BaseModel):
@@ -196,7 +210,8 @@ class StoredFile(_Part):
 class EpochResult(_Part):
     """One finished epoch: mean loss in nats and accuracy in 0..1 over both splits, its speed, and when it ended.
 
-    `step` counts the steps of the phase that were done by then.
+    `step` counts the steps of the phase that were done by then; `learning_rate` is that of the last one, and None in
+    records of earlier versions.
     """
 
     phase: PhaseName
@@ -210,6 +225,7 @@ class EpochResult(_Part):
     train_seconds: Seconds
     validation_seconds: Seconds
     images_per_second: Annotated[FiniteFloat, Field(ge=0)]
+    learning_rate: Annotated[FiniteFloat, Field(ge=0, le=10)] | None = None
 
 
 class Outcome(_Part):
@@ -233,7 +249,7 @@ class Record(_Part):
     """Of the settings that change the result."""
     settings: Values
     """The settings that change the result."""
-    state: State = "prepare"
+    state: Annotated[Text, Field(max_length=32)] = "prepare"
     """How far the run is."""
     revision: Count = 0
     """Counts the writes, so that a waiting attempt sees that the holder is alive."""
@@ -272,25 +288,32 @@ class Record(_Part):
             raise ValueError(f"the state is {self.state}, {'with' if self.outcome else 'without'} an outcome")
         if self.state == "done" and (not self.attempts or self.attempts[-1].end is None):
             raise ValueError("the state is done, and no attempt has ended")
+        phases = [phase.name for phase in self.phases()]
+        if self.state not in (*STATES_BEFORE, *phases, *STATES_AFTER):
+            raise ValueError(f"the state is {self.state!r}, and the phases are {', '.join(phases)}")
         for entry in (*self.checkpoints, *self.set_aside):
             if not 1 <= entry.attempt <= num_attempts:
                 raise ValueError(f"{entry.name} is of attempt {entry.attempt} of {num_attempts}")
         for entry in self.checkpoints:
             if entry.num_epochs > len(self.history):
                 raise ValueError(f"{entry.name} has {entry.num_epochs} epochs, and the history {len(self.history)}")
-            if recorded_setting(self.settings, f"{entry.phase.upper()}_EPOCHS") == 0:
+            if entry.phase not in phases:
                 raise ValueError(f"{entry.name} is of a phase that the settings do not have")
             num_steps = self.num_steps(entry.phase)
             if num_steps is not None and entry.step > num_steps:
                 raise ValueError(f"{entry.name} is of step {entry.step}, and the phase has {num_steps}")
         return self
 
+    def phases(self) -> tuple[Phase, ...]:
+        """The phases that train, in order."""
+        return recorded_phases(self.settings)
+
     def num_steps(self, phase: str) -> int | None:
         """The steps of a phase from its first to its last; None until the size of the data is known."""
         if not self.inputs:
             return None
         num_batches = math.ceil(self.inputs["data"]["splits"]["train"] / recorded_setting(self.settings, "BATCH_SIZE"))
-        return int(recorded_setting(self.settings, f"{phase.upper()}_EPOCHS") * num_batches)
+        return sum(one.epochs for one in self.phases() if one.name == phase) * num_batches
 
 
 class Description(_Part):
@@ -329,15 +352,19 @@ class CheckpointName(NamedTuple):
     def parse(cls, name: str) -> "CheckpointName | None":
         """The parts of a name; None for one that is not ours."""
         match = re.fullmatch(
-            rf"{CHECKPOINTS}({'|'.join(PHASE_NAMES)})-(\d{{8,15}})-a(\d{{1,9}})-(\d{{1,9}})(?:-([0-9a-f]{{8}}))?\.safetensors",
+            rf"{CHECKPOINTS}([a-z][a-z0-9_]{{0,31}})-(\d{{8,15}})-a(\d{{1,9}})-(\d{{1,9}})(?:-([0-9a-f]{{8}}))?\.safetensors",
             name, re.ASCII,
         )  # fmt: skip
         return cls(match[1], int(match[2]), int(match[3]), int(match[4]), match[5] or "") if match else None
 
     @property
-    def position(self) -> tuple[int, int, int, int]:
-        """Later in the training, or written later, is larger."""
-        return PHASE_NAMES.index(self.phase), self.step, self.attempt, self.upload
+    def written(self) -> tuple[int, int]:
+        """Written later is larger."""
+        return self.attempt, self.upload
+
+    def position(self, phases: Sequence[str]) -> tuple[int, int, int, int]:
+        """Later in the training of these phases, or written later, is larger."""
+        return phases.index(self.phase) if self.phase in phases else -1, self.step, self.attempt, self.upload
 
 
 def problem_of(error: Exception) -> str:

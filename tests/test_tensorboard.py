@@ -22,7 +22,7 @@ def test_every_epoch_is_a_point_at_its_step_and_time(undisturbed_run: Undisturbe
     """Over both phases, whose steps go on, in files whose checksums TensorFlow's own reader verifies."""
     store, _, settings = undisturbed_run
     history = record_of(store).history
-    rates = [phase.learning_rate for phase in settings.phases() for _ in range(phase.epochs)]
+    rates = [phase.learning_rate for phase in settings.training_phases() for _ in range(phase.epochs)]
     for split in ("train", "validation"):
         first, *points = events_of(store.root / f"logs/{split}/events.out.tfevents.thaw")
         assert first.file_version == "brain.Event:2"

@@ -103,7 +103,7 @@ def _of_open(record: Record, settings: Settings) -> Next:
     number = len(record.attempts) + 1
     entry = standing.newest_checkpoint(record)
     if entry is None:
-        return Next("start", f"start attempt {number} with the first step of {settings.phases()[0].name}")
+        return Next("start", f"start attempt {number} with the first step of {settings.training_phases()[0].name}")
     (phase,) = (phase for phase in standing.phases(record) if phase.name == entry.phase)
     text = f"carry on with attempt {number} at {entry.phase} step {entry.step}"
     if phase.num_steps is not None:

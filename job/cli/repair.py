@@ -24,7 +24,15 @@ from job.errors import ExitCode, ObjectMissing, PreconditionFailed, RecordDamage
 from job.run import record
 from job.run.checkpoint import Inspected, inspect
 from job.run.record import RECORD_NAME
-from job.schema import CHECKPOINTS, Attempt, CheckpointEntry, CheckpointName, Description, Record
+from job.schema import (
+    CHECKPOINTS,
+    Attempt,
+    CheckpointEntry,
+    CheckpointName,
+    Description,
+    Record,
+    recorded_phases,
+)
 from job.storage import MISSING, Digest, ObjectStore, StoredObject, open_store, scratch
 
 HOLDER = "repaired"
@@ -131,7 +139,8 @@ def rebuild(found: Sequence[Inspected], place: str, *, fingerprint: str) -> Rebu
     newest = _newest(found, place, fingerprint)
     names = {one.name: parts for one in found if (parts := CheckpointName.parse(one.name)) is not None}
     problems = {one.name: problem for one in found if (problem := _problem(one, newest))}
-    good = sorted((one for one in found if one.name not in problems), key=lambda one: names[one.name].position)
+    phases = _phases(newest)
+    good = sorted((one for one in found if one.name not in problems), key=lambda one: names[one.name].position(phases))
     lineages = {names[one.name].lineage for one in good} - {""}
     # A run deletes what its lineages wrote and its record does not name: so what is not used is named as set aside.
     aside = [one for one in found if one.name in problems and one.name in names and names[one.name].lineage in lineages]
@@ -186,7 +195,11 @@ def _newest(found: Sequence[Inspected], place: str, fingerprint: str) -> Descrip
             f"the checkpoints of {place} are of these fingerprints: {counts}. Nothing was changed",
             hint=f"choose one: thaw repair --run {place} --fingerprint {next(iter(groups))}",
         )
-    return max(groups[chosen], key=lambda one: one[0].position)[1]
+    return max(groups[chosen], key=lambda one: one[0].position(_phases(one[1])))[1]
+
+
+def _phases(description: Description) -> list[str]:
+    return [phase.name for phase in recorded_phases(description.settings)]
 
 
 def _problem(one: Inspected, newest: Description) -> str:

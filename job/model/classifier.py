@@ -6,6 +6,7 @@ argument of an inner call, and the statistics move: tests/test_real_data.py show
 it does not train.
 """
 
+import difflib
 import functools
 import hashlib
 import math
@@ -18,6 +19,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from job.errors import InvalidSettings
 from job.model import networks
 from job.model.augmentation import Flip, Rows, augment
 from job.model.backbones import BACKBONES
@@ -59,7 +61,32 @@ class Classifier:
 
     @functools.cached_property
     def _folded(self) -> keras.Model:
-        return folded(self.backbone, frozen=False)
+        return folded(self.backbone)
+
+    @property
+    def num_layers(self) -> int:
+        """Of the backbone."""
+        return len(self.backbone.layers)
+
+    def first_trained(self, unfreeze: str) -> int:
+        """The index of the first layer of the backbone that trains, `num_layers` if none does; the rest follow it.
+
+        `unfreeze` is that of a phase. Raises InvalidSettings when the backbone has no such layer.
+        """
+        kind, _, which = unfreeze.partition(":")
+        if kind == "top" and int(which) <= self.num_layers:
+            return self.num_layers - int(which)
+        if kind in ("all", "none"):
+            return {"all": 0, "none": self.num_layers}[kind]
+        names = [layer.name for layer in self.backbone.layers]
+        found = [index for index, name in enumerate(names) if kind == "block" and name.startswith(which)]
+        if found:
+            return found[0]
+        near = difflib.get_close_matches(which, {name.split("_")[0] for name in names} | set(names), n=3, cutoff=0.5)
+        raise InvalidSettings(
+            f"{unfreeze!r} names no layer of {self._request.backbone}, which has {self.num_layers}",
+            hint=f"its layers are {names[0]} to {names[-1]}{': did you mean ' if near else ''}{' or '.join(near)}",
+        )
 
     def augmented(self, images: tf.Tensor, seed: tf.Tensor, rows: Rows) -> tf.Tensor:
         """uint8 [b, s, s, 3] -> float32, flipped and rotated by a seed, int32 [2], as these rows of a batch."""
@@ -70,9 +97,14 @@ class Classifier:
         """Pixels 0..255 [b, s, s, 3] -> pooled features float32 [b, d]; BatchNorm uses its fixed statistics."""
         return self._pooled(self._folded, images)
 
-    def frozen_features(self) -> Callable[[tf.Tensor], tf.Tensor]:
-        """`features` of the backbone as it is now: faster, blind to later changes, and without gradients."""
-        return functools.partial(self._pooled, folded(self.backbone, frozen=True))
+    def features_training(self, first: int) -> Callable[[tf.Tensor], tf.Tensor]:
+        """`features` while the layers of the backbone from `first` on train, and those before keep their weights.
+
+        Layers before `first` are faster, blind to later changes, and without gradients.
+        """
+        if first == 0:
+            return self.features
+        return functools.partial(self._pooled, folded(self.backbone, num_frozen=first))
 
     def _pooled(self, network: keras.Model, images: tf.Tensor) -> tf.Tensor:
         scale, offset = tf.constant(self._rescaling.scale), tf.constant(self._rescaling.offset)
@@ -92,33 +124,40 @@ class Classifier:
         mask = tf.nn.experimental.stateless_dropout(ones, rate=rate, seed=seed, rng_alg="philox")
         return features * rows.of(mask, features)
 
-    def trainable_variables(self, parts: Sequence[str]) -> list[keras.Variable]:
-        """The variables that train when `parts` ("backbone", "head") do; never a BatchNorm statistic."""
-        layers = {"backbone": self.backbone, "head": self.head}
-        return [variable for part in parts for variable in layers[part].trainable_weights]
+    def trainable_variables(self, first: int = 0) -> list[keras.Variable]:
+        """The variables that train with the layers of the backbone from `first` on and the head; never a statistic."""
+        layers = (*self.backbone.layers[first:], self.head)
+        return [variable for layer in layers for variable in layer.trainable_weights]
 
-    def named_variables(self, parts: Sequence[str]) -> dict[str, keras.Variable]:
-        """Every weight of `parts` by a name that does not depend on what else the process has built."""
+    def named_variables(self, first: int = 0, *, with_head: bool = True) -> dict[str, keras.Variable]:
+        """Every weight from that layer on by a name that does not depend on what else the process has built."""
         named: dict[str, keras.Variable] = {}
-        if "backbone" in parts:
-            for index, layer in enumerate(self.backbone.layers):
-                for variable in layer.weights:
-                    name = f"backbone/{index:03d}_{type(layer).__name__}/{variable.name}"
-                    if name in named:
-                        raise ValueError(f"{name} names two weights of {self.backbone.name}")
-                    named[name] = variable
-        if "head" in parts:
+        for index, layer in list(enumerate(self.backbone.layers))[first:]:
+            for variable in layer.weights:
+                name = f"backbone/{index:03d}_{type(layer).__name__}/{variable.name}"
+                if name in named:
+                    raise ValueError(f"{name} names two weights of {self.backbone.name}")
+                named[name] = variable
+        if with_head:
             named |= {f"head/{variable.name}": variable for variable in self.head.weights}
         return named
 
-    def digest(self, parts: Sequence[str] = ("backbone", "head")) -> str:
+    def digest(self, *, with_head: bool = True) -> str:
         """SHA-256 in hexadecimal over name, type, shape and bytes of every weight, by name."""
         hasher = hashlib.sha256()
-        for name, variable in sorted(self.named_variables(parts).items()):
+        for name, variable in sorted(self.named_variables(with_head=with_head).items()):
             array = np.asarray(variable.value.numpy(), order="C")
             hasher.update(f"{name} {array.dtype} {array.shape}\n".encode())
             hasher.update(array.tobytes())
         return hasher.hexdigest()
+
+    def num_trainable(self, unfreeze: str) -> dict[str, int]:
+        """The parameters that train in a phase, by part of the model."""
+        parts = {"backbone": self.backbone.layers[self.first_trained(unfreeze) :], "head": [self.head]}
+        return {
+            part: sum(math.prod(weight.shape) for layer in layers for weight in layer.trainable_weights)
+            for part, layers in parts.items()
+        }
 
     def structure(self) -> list[dict[str, Any]]:
         """Each layer from pixels to logits: its part, name, kind, output shape without the batch, and parameters."""

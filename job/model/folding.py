@@ -16,18 +16,20 @@ import tensorflow as tf
 CONVOLUTIONS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.SeparableConv2D)
 
 
-def folded(network: keras.Model, *, frozen: bool) -> keras.Model:
+def folded(network: keras.Model, *, num_frozen: int = 0) -> keras.Model:
     """`network` for inference, with every BatchNorm folded that can be; it reads the variables of `network`.
 
-    One that is `frozen` has read them here, once: it neither sees a later change nor has a gradient.
+    Those of its first `num_frozen` layers it has read here, once: it neither sees a later change of them nor has a
+    gradient.
     """
+    frozen = {id(layer) for layer in network.layers[:num_frozen]}
     pairs = _pairs(network)
     batch_norms = {id(batch_norm) for _, batch_norm in pairs.values()}
     summed = {id(tensor) for layer in network.layers if isinstance(layer, keras.layers.Add) for tensor in layer.input}
 
     def replacement(layer: keras.layers.Layer) -> keras.layers.Layer:
         if id(layer) in pairs:
-            return _FoldedConvolution(*pairs[id(layer)], frozen=frozen)
+            return _FoldedConvolution(*pairs[id(layer)], frozen=all(id(one) in frozen for one in pairs[id(layer)]))
         return _Folded(layer, is_summed=id(layer.output) in summed) if id(layer) in batch_norms else layer
 
     return keras.models.clone_model(network, clone_function=replacement) if pairs else network

@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from job.observe import events
-from job.phases import RELATIVE_COST
 
 
 @dataclass(frozen=True)
@@ -21,6 +20,7 @@ class PhaseProgress:
     """How far a phase is: `step` of `num_steps`, where the latter is None until the size of the data is known."""
 
     name: str
+    relative_cost: float
     step: int
     num_steps: int | None
     num_epochs_done: int
@@ -33,8 +33,8 @@ def ratio(phases: Sequence[PhaseProgress]) -> float | None:
     for phase in phases:
         if phase.num_steps is None:
             return None
-        done += phase.step * RELATIVE_COST[phase.name]
-        whole += phase.num_steps * RELATIVE_COST[phase.name]
+        done += phase.step * phase.relative_cost
+        whole += phase.num_steps * phase.relative_cost
     return done / whole if whole else None
 
 
@@ -48,10 +48,10 @@ def seconds_left(
     """About how long the rest takes; `step_seconds` are measured ones by phase, the newest last. None without one."""
     if not step_seconds:
         return None
-    newest = list(step_seconds)[-1]
+    newest, costs = list(step_seconds)[-1], {phase.name: phase.relative_cost for phase in phases}
     seconds = evaluation_seconds
     for phase in phases:
-        by_cost = step_seconds[newest] * RELATIVE_COST[phase.name] / RELATIVE_COST[newest]
+        by_cost = step_seconds[newest] * phase.relative_cost / costs.get(newest, phase.relative_cost)
         seconds += ((phase.num_steps or 0) - phase.step) * step_seconds.get(phase.name, by_cost)
         seconds += (phase.num_epochs - phase.num_epochs_done) * validation_seconds
     return seconds
@@ -63,6 +63,7 @@ class Estimate:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._num_steps: dict[str, int] = {}
+        self._costs: Mapping[str, float] = {}
         self._phase, self._step, self._num_epochs_done, self._num_batches = "", 0, 0, 0
         self._step_seconds: dict[str, float] = {}
         self._first: tuple[int, float] | None = None
@@ -71,11 +72,13 @@ class Estimate:
     def event(self, event: events.Event) -> None:
         match event:
             case events.DataLoaded():
-                self._num_steps = dict(event.steps)
+                self._num_steps, self._costs = dict(event.steps), event.relative_costs
                 self._evaluations_per_validation = event.test / max(1, event.validation)
             case events.PhaseStarted():
                 self._phase, self._step, self._num_epochs_done = event.phase, event.step, event.epoch
                 self._first = None
+            case events.StoppedEarly():
+                self._num_steps[event.phase] = event.step
             case events.EpochFinished():
                 self._num_epochs_done = event.epoch + 1
                 self._validation_seconds = event.validation_seconds
@@ -115,5 +118,6 @@ class Estimate:
             step, num_epochs_done = (0, 0) if is_ahead else (num_steps, num_epochs)
             if name == self._phase:
                 step, num_epochs_done, is_ahead = self._step, self._num_epochs_done, True
-            phases.append(PhaseProgress(name, step, num_steps, num_epochs_done, num_epochs))
+            cost = self._costs.get(name, 1.0)
+            phases.append(PhaseProgress(name, cost, step, num_steps, num_epochs_done, num_epochs))
         return phases

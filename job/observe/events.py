@@ -1,7 +1,7 @@
 """The events of a run, which are the lines of its log."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass
+from dataclasses import MISSING, dataclass, field
 from typing import Any, ClassVar, dataclass_transform
 
 GpuMemory = Mapping[str, Mapping[str, int]]  # bytes that TensorFlow holds of each GPU, "current" and "peak"
@@ -109,10 +109,12 @@ class DataLoaded(Event, name="data_loaded"):
     steps: Mapping[str, int]
     classes: Mapping[str, Mapping[str, int]]
     class_weights: Mapping[str, float] | None = None
+    relative_costs: Mapping[str, float] = field(default_factory=dict)
 
     def fields(self) -> dict[str, Any]:
         fields = super().fields()
         steps, classes = fields.pop("steps"), fields.pop("classes")
+        fields.pop("relative_costs")
         return fields | {f"{phase}_steps": count for phase, count in steps.items()} | {"classes": classes}
 
 
@@ -199,7 +201,8 @@ class StepCompiled(Event, name="step_compiled"):
 class EpochDone:
     """An epoch is trained and validated: mean losses in nats, that of training with class weights; accuracies in 0..1.
 
-    Seconds and images a second are of this attempt; the rate leaves out the step that was compiled.
+    Seconds and images a second are of this attempt; the rate leaves out the step that was compiled. `learning_rate` is
+    that of the last step.
     """
 
     phase: str
@@ -212,12 +215,31 @@ class EpochDone:
     train_seconds: float
     validation_seconds: float
     images_per_second: float
+    learning_rate: float
 
 
 class EpochFinished(EpochDone, Event, name="epoch_finished"):
     """An epoch is trained and validated."""
 
     gpu_memory: GpuMemory | None = None
+
+
+class StoppedEarly(Event, name="stopped_early"):
+    """A phase ends before its last epoch: validation has not improved since `best_epoch`, counted from 0."""
+
+    phase: str
+    step: int
+    best_epoch: int
+
+
+class BestRestored(Event, name="best_restored"):
+    """The model is again as it was after the best epoch of the phase, counted from 0."""
+
+    phase: str
+    epoch: int
+    checkpoint: str
+    validation_loss: float
+    validation_accuracy: float
 
 
 class Committed(Event, name="committed"):

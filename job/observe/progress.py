@@ -1,25 +1,26 @@
 """How far an attempt is, for the messages about its end; and what every part of an attempt is given."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from job.observe.ledger import Category, Ledger
 from job.observe.observer import Observer
-from job.phases import PHASE_NAMES
+from job.phases import PHASE_NAMES, STATES_AFTER, STATES_BEFORE
 
 
 @dataclass
 class Progress:
     """`step` counts the steps done in the phase; `last_commit` is a checkpoint's name, phase and step.
 
-    `reached` is the furthest step of each phase that this attempt has done, `ledger` where its time went. After a
+    `phases` are the names of the run's phases. `reached` is the furthest step of each phase that this attempt has done, `ledger` where its time went. After a
     failure the stage is the one that failed. Where another worker commits, nothing is known of commits.
     """
 
     ledger: Ledger = field(default_factory=Ledger)
     stage: str = "start"
+    phases: Sequence[str] = PHASE_NAMES
     step: int | None = None
     reached: dict[str, int] = field(default_factory=dict)
     last_commit: dict[str, Any] | None = None
@@ -39,10 +40,15 @@ class Progress:
 
     def uncommitted_steps(self) -> int | None:
         """Steps of the phase that would have to be done again; None outside of training, or if not known."""
-        if self.stage not in PHASE_NAMES or not self.commits:
+        if self.stage not in self.phases or not self.commits:
             return None
         last = self.last_commit or {}
         return max(0, (self.step or 0) - (last["step"] if last.get("phase") == self.stage else 0))
+
+    @property
+    def states(self) -> tuple[str, ...]:
+        """The states of the run, in order."""
+        return (*STATES_BEFORE, *self.phases, *STATES_AFTER)
 
     def account(self) -> dict[str, Any]:
         """What the record keeps of an attempt while it lasts."""

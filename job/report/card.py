@@ -12,7 +12,6 @@ from typing import Any
 from markupsafe import Markup
 
 from job.data.files.names import is_place
-from job.phases import TITLES
 from job.report.rendering import render
 
 
@@ -24,7 +23,6 @@ def card(content: Mapping[str, Any]) -> str:
         front_matter=Markup(_front_matter(content)),
         classes=[row["name"] for row in content["test"]["per_class"]],
         num_parameters=sum(layer["num_parameters"] for layer in content["layers"]),
-        phase_titles=TITLES,
     )
 
 

@@ -14,7 +14,7 @@
 | `duplicates` | by pair of splits, as `train_test`: examples of the second whose image is also in the first |
 | `skipped` | images that cannot be read and were left out: split, name, reason, sha256 |
 | `history` | each epoch: losses, accuracies, seconds, images a second |
-| `phases` | trainable parts, learning rate, epochs and trainable parameters of each |
+| `phases` | of each its settings, and how many parameters of each part of the model train: `num_trainable` |
 | `layers` | of the model, from pixels to logits |
 | `durations_seconds` | by stage, over all attempts |
 | `time_seconds`, `goodput_ratio` | by category, over all attempts; the productive share, 0 to 1 |
@@ -31,7 +31,6 @@ from typing import Any
 from job import __version__
 from job.data.composition import Composition
 from job.observe.ledger import Seconds, by_category, by_stage, goodput
-from job.phases import Phase
 from job.report.gallery import Gallery
 from job.report.gate import missed_gate
 from job.schema import EpochResult, Record
@@ -44,12 +43,16 @@ ATTEMPT_FIELDS = {"number", "start", "end", "exit_code", "num_workers"}
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
-    """The final evaluation of a trained model. `outcome` is kept in the record; `layers` are those of the model."""
+    """The final evaluation of a trained model. `outcome` is kept in the record; `layers` are those of the model.
+
+    `num_trainable` are the parameters that train, by phase and part of the model.
+    """
 
     outcome: dict[str, Any]
     test: Evaluation
     gallery: Gallery
     layers: list[dict[str, Any]]
+    num_trainable: Mapping[str, Mapping[str, int]]
 
 
 def versions() -> dict[str, str]:
@@ -93,7 +96,9 @@ def compose(
         "duplicates": dict(composition.duplicates),
         "skipped": [vars(image) for image in composition.skipped],
         "history": [epoch.model_dump(mode="json") for epoch in history],
-        "phases": [_phase(phase, results.layers) for phase in settings.phases()],
+        "phases": [
+            vars(phase) | {"num_trainable": results.num_trainable[phase.name]} for phase in settings.training_phases()
+        ],
         "layers": results.layers,
         "durations_seconds": by_stage(times),
         "time_seconds": by_category(times),
@@ -102,14 +107,4 @@ def compose(
         "attempts": [attempt.model_dump(mode="json", include=ATTEMPT_FIELDS) for attempt in record.attempts],
         "settings": settings.shown(),
         "provenance": {"versions": versions(), "device": device, **record.inputs},
-    }
-
-
-def _phase(phase: Phase, layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    return {
-        "name": phase.name,
-        "trainable": list(phase.trainable),
-        "learning_rate": phase.learning_rate,
-        "epochs": phase.epochs,
-        "num_trainable": sum(layer["num_trainable"] for layer in layers if layer["part"] in phase.trainable),
     }

@@ -12,7 +12,6 @@ import numpy as np
 from markupsafe import Markup
 
 from job.observe.ledger import Category
-from job.phases import TITLES
 from job.report import plots
 from job.report.gallery import Gallery
 from job.report.pictures import data_uri
@@ -74,7 +73,6 @@ def page(content: Mapping[str, Any], gallery: Gallery) -> str:
         confusions=_confusions(test["confusion"], classes),
         times=_times(content["time_seconds"]),
         parts=_parts(content["layers"]),
-        phase_titles=TITLES,
         setting_groups=_setting_groups(content["settings"]),
         again=_again(content["run_id"], content["settings"]),
     )

@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from job.phases import TITLES
+from job.phases import title
 
 VARIABLES = {
     "ink": "#17212b",
@@ -143,7 +143,7 @@ def _mark_phases(axes: Axes, phases: Sequence[str]) -> None:
         if index > 0:
             axes.axvline(first_epoch - 0.5, **_DASHED)
         axes.annotate(
-            TITLES.get(phase, phase), (first_epoch - 0.5 + num_epochs / 2, 1.0), xytext=(0, 4),
+            title(phase), (first_epoch - 0.5 + num_epochs / 2, 1.0), xytext=(0, 4),
             xycoords=axes.get_xaxis_transform(), textcoords="offset points", ha="center", color=VARIABLES["muted"],
         )  # fmt: skip
         first_epoch += num_epochs

@@ -10,6 +10,8 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from job.phases import title
+
 
 def render(template: str, **values: Any) -> str:
     """Fill a template of this package."""
@@ -68,6 +70,18 @@ def words(name: str) -> str:
     return name.replace("_", " ")
 
 
+def phase_title(name: str) -> str:
+    """`fine_tune` -> `fine-tuning`."""
+    return title(name)
+
+
+def unfrozen(unfreeze: str) -> str:
+    """What trains, for a sentence: `block:block14` -> `the head and the backbone from block14 on`."""
+    kind, _, which = unfreeze.partition(":")
+    parts = {"none": "", "all": " and the backbone", "top": f" and the last {which} layers of the backbone"}
+    return f"the head{parts.get(kind, f' and the backbone from {which} on')}"
+
+
 def moment(iso: str | None) -> str:
     """An ISO time as `2026-03-01 12:30:05`, in UTC as the record has it."""
     return f"{datetime.fromisoformat(iso):%F %T}" if iso else ""
@@ -104,4 +118,18 @@ def setting(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-FILTERS = (bare_percent, percent, share, duration, count, words, moment, shape, listed, markdown, setting)
+FILTERS = (
+    bare_percent,
+    percent,
+    share,
+    duration,
+    count,
+    words,
+    phase_title,
+    unfrozen,
+    moment,
+    shape,
+    listed,
+    markdown,
+    setting,
+)

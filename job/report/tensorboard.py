@@ -37,7 +37,9 @@ def event_files(
         for epoch, step in zip(history, _steps(history), strict=True):
             values = {"loss": getattr(epoch, f"{split}_loss"), "accuracy": getattr(epoch, f"{split}_accuracy")}
             if split == "train":
-                values["learning_rate"] = learning_rates[epoch.phase]
+                values["learning_rate"] = (
+                    learning_rates[epoch.phase] if epoch.learning_rate is None else epoch.learning_rate
+                )
                 values["images_per_second"] = epoch.images_per_second
             summary = Summary(value=[Summary.Value(tag=f"epoch_{tag}", simple_value=it) for tag, it in values.items()])
             points.append(Event(wall_time=epoch.ended.timestamp(), step=step, summary=summary))

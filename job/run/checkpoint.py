@@ -17,7 +17,7 @@ rebuilt from that (`job.cli.repair`). This module knows arrays by name; it does 
 import contextlib
 import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,9 +37,10 @@ from job.errors import (
 )
 from job.run.artefacts import problem_with
 from job.run.record import RunRecord
-from job.schema import CHECKPOINTS, CheckpointEntry, CheckpointName, Description, EpochResult, problem_of
+from job.schema import CHECKPOINTS, CheckpointEntry, CheckpointName, Description, EpochResult, Record, problem_of
 from job.storage import MISSING, Digest, ObjectStore
 from job.storage import scratch as temporary
+from job.train import schedule
 
 DESCRIPTION, CRC32 = "thaw", "crc32"
 """The keys of the metadata of a checkpoint's file: its description, and a checksum of that and of the arrays."""
@@ -105,13 +106,51 @@ class Checkpoints:
             entries = [*self._entries[:-1], entry]
         else:
             entry = self._upload(snapshot)
-            entries = retained([*self._entries, entry], keep=self._keep)
+            entries = [*self._entries, entry]
+        best = best_steps(self._record.content, snapshot.history)
+        entries = retained(entries, keep=self._keep, best=best)
         self._record.update(
             state=snapshot.phase, checkpoints=tuple(entries), set_aside=tuple(self._set_aside), history=snapshot.history
         )
         self._entries = entries
         self.prune()
         return entry
+
+    def best_entry(self, phase: str, step: int) -> CheckpointEntry:
+        """The checkpoint after the best epoch of a phase, which ended with this step; it was committed."""
+        for entry in self._entries:
+            if (entry.phase, entry.step) == (phase, step):
+                return entry
+        raise self.train_again_from(phase, step, f"the record has no checkpoint of {phase} step {step}")
+
+    def load_best(self, entry: CheckpointEntry) -> dict[str, np.ndarray]:
+        """The arrays of that checkpoint.
+
+        Raises StorageError when it is damaged: from now on the run goes on from the one before it, so that the next
+        attempt comes to the same best epoch again.
+        """
+        try:
+            return load(self._store, entry, scratch=self._scratch)
+        except CheckpointDamaged as error:
+            self._set_aside.append(entry)
+            raise self.train_again_from(entry.phase, entry.step, error.message) from error
+
+    def train_again_from(self, phase: str, step: int, problem: str) -> StorageError:
+        """Forget the checkpoints of a phase from a step on; returns the error that says so."""
+        names = [one.name for one in self._record.content.phases()]
+        place = names.index(phase), step
+        self._entries = [one for one in self._entries if (names.index(one.phase), one.step) < place]
+        newest = self._entries[-1] if self._entries else None
+        self._record.update(
+            state=newest.phase if newest else "prepare",
+            checkpoints=tuple(self._entries),
+            set_aside=tuple(self._set_aside),
+            history=self._record.content.history[: newest.num_epochs if newest else 0],
+        )
+        return StorageError(
+            f"{problem}; it was the best of its phase",
+            hint=f"nothing else is lost: the next attempt trains again from {newest.name if newest else 'the start'}",
+        )
 
     def prune(self) -> None:
         """Delete what the record no longer names. What the store fails to delete now, a later prune deletes.
@@ -276,8 +315,23 @@ def _temporary_file(path: Path) -> Iterator[Path]:
         path.unlink(missing_ok=True)
 
 
-def retained(entries: Sequence[CheckpointEntry], *, keep: int) -> list[CheckpointEntry]:
-    """The newest `keep` checkpoints, and the last one of each phase before the newest: a phase boundary."""
+def best_steps(record: Record, history: Sequence[EpochResult]) -> set[tuple[str, int]]:
+    """Phase and step of the best epoch so far of each phase that keeps it."""
+    found = set()
+    for phase in record.phases():
+        epochs = [epoch for epoch in history if epoch.phase == phase.name]
+        if phase.keep == "best" and epochs:
+            found.add((phase.name, epochs[schedule.best(phase, epochs)].step))
+    return found
+
+
+def retained(
+    entries: Sequence[CheckpointEntry], *, keep: int, best: Collection[tuple[str, int]] = ()
+) -> list[CheckpointEntry]:
+    """The newest `keep` checkpoints, the last one of each phase before the newest, and those of the `best` epochs.
+
+    The last one of a phase is where the next phase begins, if its best one is not.
+    """
     last_of_phase = {entry.phase: entry for entry in entries}
     kept = {entry.name for entry in (*entries[-keep:], *last_of_phase.values())}
-    return [entry for entry in entries if entry.name in kept]
+    return [entry for entry in entries if entry.name in kept or (entry.phase, entry.step) in best]

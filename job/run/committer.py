@@ -32,6 +32,7 @@ class _Commit:
     snapshot: Snapshot
     reason: str
     blocking_seconds: float
+    must_stay: bool
     done: Future[None] = field(init=False)
     outcome: CheckpointEntry | BaseException = field(init=False)
     seconds: float = field(init=False)
@@ -61,11 +62,21 @@ class Committer:
     def __exit__(self, *_: object) -> None:
         self._executor.shutdown(cancel_futures=True)
 
-    def submit(self, arrays: Callable[[], Arrays], *, phase: str, step: int, reason: str) -> None:
-        """Read the state, which `arrays` does, and have it committed with the history, in place of one that waits."""
+    def submit(
+        self, arrays: Callable[[], Arrays], *, phase: str, step: int, reason: str, must_stay: bool = False
+    ) -> None:
+        """Read the state, which `arrays` does, and have it committed with the history, in place of one that waits.
+
+        One that `must_stay` no newer one can stand for: it is waited for, and when it fails the run ends.
+        """
+        if self._commits and self._commits[-1].must_stay:
+            wait([self._commits[-1].done])
+            self.report()
         began = time.monotonic()
         snapshot = Snapshot(arrays=arrays(), phase=phase, step=step, history=tuple(self.history))
-        commit = _Commit(snapshot=snapshot, reason=reason, blocking_seconds=time.monotonic() - began)
+        commit = _Commit(
+            snapshot=snapshot, reason=reason, blocking_seconds=time.monotonic() - began, must_stay=must_stay
+        )
         if self._commits and self._commits[-1].done.cancel():
             # The executor keeps what is cancelled until the commit under way ends.
             self._commits.pop().forget_state()
@@ -73,7 +84,10 @@ class Committer:
         self._commits.append(commit)
 
     def report(self) -> None:
-        """Report the results so far. Raises the errors that end the run: all but a StorageError, and StorageRefused."""
+        """Report the results so far. Raises the errors that end the run.
+
+        Those are all but a StorageError, and of these StorageRefused and that of a commit that must stay.
+        """
         while self._commits and self._commits[0].done.done():
             commit = self._commits.pop(0)
             snapshot, outcome = commit.snapshot, commit.outcome
@@ -91,7 +105,7 @@ class Committer:
             self._context.observer.event(events.CommitFailed(
                 snapshot.phase, snapshot.step, reason=outcome.message, error=type(outcome).__name__
             ))  # fmt: skip
-            if isinstance(outcome, StorageRefused):
+            if isinstance(outcome, StorageRefused) or commit.must_stay:
                 raise outcome
 
     def flush(self) -> None:

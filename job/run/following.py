@@ -93,11 +93,12 @@ class FollowedCheckpoints(Checkpoints):
         told = self._team.hear("checkpoint")
         if told is None:
             return None
-        try:
-            entry = CheckpointEntry.model_validate_json(told, strict=True)
-        except ValidationError as error:
-            raise _nonsense("checkpoint", problem_of(error)) from error
+        entry = _entry("checkpoint", told)
         return entry, checkpoint.load(self._store, entry, scratch=self._scratch)
+
+    def best_entry(self, phase: str, step: int) -> CheckpointEntry:
+        """The one that worker 0 names."""
+        return _entry("best checkpoint", self._team.hear("best checkpoint"))
 
 
 class NoCommits:
@@ -114,6 +115,13 @@ class NoCommits:
     def submit(self, arrays: Callable[[], Arrays], **_: object) -> None: ...
     def report(self) -> None: ...
     def flush(self) -> None: ...
+
+
+def _entry(subject: str, told: Any) -> CheckpointEntry:
+    try:
+        return CheckpointEntry.model_validate_json(told, strict=True)
+    except ValidationError as error:
+        raise _nonsense(subject, problem_of(error)) from error
 
 
 def _nonsense(subject: str, told: object) -> PeerLost:

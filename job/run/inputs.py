@@ -38,7 +38,7 @@ def inputs_of(splits: Splits, classifier: Classifier, arithmetic: dict[str, Any]
     """The inputs of this attempt, as the record has them."""
     inputs = {
         "data": splits.identity,
-        "backbone_sha256": classifier.digest(("backbone",)),
+        "backbone_sha256": classifier.digest(with_head=False),
         "arithmetic": arithmetic,
     }
     if splits.table is not None:

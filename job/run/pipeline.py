@@ -43,7 +43,7 @@ from job.schema import CheckpointEntry, EpochResult, StoredFile
 from job.settings.resources import evaluation_batch_size
 from job.settings.settings import Settings
 from job.storage import ObjectStore, scratch
-from job.train import class_weights, loop, numerics
+from job.train import class_weights, loop, numerics, schedule
 from job.train.collective import Collective
 from job.train.state import PhaseState
 
@@ -150,7 +150,8 @@ class Pipeline:
         steps = num_batches(len(splits.train), settings.batch_size)
         self.observer.event(events.DataLoaded(
             dataset=splits.identity["dataset"], cache=settings.cache, **splits.identity["splits"],
-            steps={phase.name: phase.epochs * steps for phase in settings.phases()},
+            steps={phase.name: phase.epochs * steps for phase in settings.training_phases()},
+            relative_costs={phase.name: phase.relative_cost for phase in settings.training_phases()},
             classes=splits.composition.summary(),
             class_weights=class_weights.summary(self.recipe(splits).class_weights, splits.class_names),
         ))  # fmt: skip
@@ -161,7 +162,7 @@ class Pipeline:
     def first_order(self, num_examples: int) -> np.ndarray:
         """The order in which this attempt first uses the training images, unless the newest checkpoint is damaged."""
         settings, checkpoints = self.settings, self.record.content.checkpoints
-        epochs = [(str(phase.name), epoch) for phase in settings.phases() for epoch in range(phase.epochs)]
+        epochs = [(str(phase.name), epoch) for phase in settings.training_phases() for epoch in range(phase.epochs)]
         done = skip_batches = 0
         if checkpoints:
             newest = checkpoints[-1]
@@ -191,6 +192,8 @@ class Pipeline:
                 seed=settings.seed,
             )
             classifier = build_classifier(request)
+            for phase in settings.training_phases():
+                classifier.first_trained(phase.unfreeze)  # Now, and not after hours.
             inputs = run_inputs.inputs_of(splits, classifier, self.arithmetic, self.record)
         self.observer.event(events.ModelBuilt(
             settings.backbone, settings.weights, **self.arithmetic, device=numerics.device_name()
@@ -221,14 +224,17 @@ class Pipeline:
 
     def phases_left(self) -> tuple[Phase, ...]:
         """The phases from the restored one on; that one may be complete."""
-        phases = self.settings.phases()
+        phases = self.settings.training_phases()
         names = [phase.name for phase in phases]
         return phases[names.index(self.restored[0].phase) if self.restored else 0 :]
 
     def train(self, phase: Phase, classifier: Classifier, splits: Splits) -> None:
         """Train one phase to its end, with a commit after every epoch, now and then inside one, and on a stop."""
         self.check_stop()
-        state = PhaseState(classifier, phase)
+        names = [one.name for one in self.settings.training_phases()]
+        before = self.settings.training_phases()[: names.index(phase.name) + 1]
+        changed_from = min(classifier.first_trained(one.unfreeze) for one in before)
+        state = PhaseState(classifier, phase, changed_from=changed_from)
         steps_lost = max(attempt.reached.get(phase.name, 0) for attempt in self.record.content.attempts)
         step = 0
         if self.restored is not None:
@@ -237,9 +243,9 @@ class Pipeline:
             with self.ledger.during("restore"):
                 state.load(arrays, step=step)
             del arrays
-        epoch = sum(one.phase == phase.name for one in self.committer.history)
-        if epoch < phase.epochs:
-            self.observer.event(events.PhaseStarted(phase.name, epoch, step, phase.learning_rate))
+        history = self.history_of(phase)
+        if not schedule.is_over(phase, history):
+            self.observer.event(events.PhaseStarted(phase.name, len(history), step, phase.learning_rate))
             self.record.update(state=phase.name)
         committed_at = time.monotonic()
         with self.progress.entering(phase.name, "idle"):
@@ -249,7 +255,7 @@ class Pipeline:
                     train=splits.train,
                     validation=splits.validation,
                     recipe=self.recipe(splits),
-                    position=loop.Position(epoch=epoch, step=step, steps_lost=steps_lost),
+                    position=loop.Position(history=history, step=step, steps_lost=steps_lost),
                     ledger=self.ledger,
                     collective=self.collective,
                 ):
@@ -262,30 +268,56 @@ class Pipeline:
                         is_due = time.monotonic() - committed_at >= self.settings.checkpoint_every_seconds
                         reason = "interval" if is_due else ""
                     if reason:
-                        self.commit(state, step, reason=reason)
+                        self.commit(state, step, reason=reason, must_stay=reason == "epoch" and self.is_best(phase))
                         committed_at = time.monotonic()
                     self.committer.report()
                     self.check_stop()
                 with self.ledger.during("checkpoint_blocking"):
                     self.committer.flush()
+                self.end_phase(state, step)
             except Interrupted:
                 self.commit_before_leaving(state, step)
                 raise
+
+    def history_of(self, phase: Phase) -> list[EpochResult]:
+        return [epoch for epoch in self.committer.history if epoch.phase == phase.name]
+
+    def is_best(self, phase: Phase) -> bool:
+        """Whether the phase keeps its best epoch, and this is its newest one."""
+        history = self.history_of(phase)
+        return phase.keep == "best" and schedule.best(phase, history) == len(history) - 1
+
+    def end_phase(self, state: PhaseState, step: int) -> None:
+        """Give the model the weights that are the result of the phase."""
+        phase, history = state.phase, self.history_of(state.phase)
+        index = schedule.best(phase, history)
+        if len(history) < phase.epochs:
+            self.observer.event(events.StoppedEarly(phase.name, step, best_epoch=index))
+        best = history[index]
+        if phase.keep == "best" and best.step != step:
+            with self.ledger.during("restore"):
+                entry = self.checkpoints.best_entry(phase.name, best.step)
+                self.team.tell("best checkpoint", entry.model_dump_json())
+                state.load(self.checkpoints.load_best(entry), step=best.step)
+            self.observer.event(events.BestRestored(
+                phase.name, index, checkpoint=entry.name, validation_loss=best.validation_loss,
+                validation_accuracy=best.validation_accuracy,
+            ))  # fmt: skip
 
     def recipe(self, splits: Splits) -> loop.Recipe:
         settings = self.settings
         weights = class_weights.choose(settings.class_weights, splits.composition.counts["train"])
         return loop.Recipe(settings.batch_size, settings.seed, xla=self.arithmetic["xla"], class_weights=weights)
 
-    def commit(self, state: PhaseState, step: int, *, reason: str) -> None:
+    def commit(self, state: PhaseState, step: int, *, reason: str, must_stay: bool = False) -> None:
         with self.ledger.during("checkpoint_blocking"):
-            self.committer.submit(state.arrays, phase=state.phase.name, step=step, reason=reason)
+            self.committer.submit(state.arrays, phase=state.phase.name, step=step, reason=reason, must_stay=must_stay)
 
     def commit_before_leaving(self, state: PhaseState, step: int) -> None:
         """Commit the newest state; if the store fails now, which is reported, the last commit stands."""
         if step > 0:
-            self.commit(state, step, reason="stop")
             with contextlib.suppress(StorageError), self.ledger.during("checkpoint_blocking"):
+                self.commit(state, step, reason="stop")
                 self.committer.flush()
 
     def report_epoch(self, fact: events.EpochDone) -> None:
@@ -312,7 +344,9 @@ class Pipeline:
     def evaluate(self, logits: np.ndarray, classifier: Classifier, splits: Splits) -> Results:
         """Metrics over the test split, and examples of images for the report."""
         with self.progress.entering("evaluate", "evaluate"):
-            results = measure(logits, classifier, splits, seed=self.settings.seed)
+            results = measure(
+                logits, classifier, splits, phases=self.settings.training_phases(), seed=self.settings.seed
+            )
         test = results.test
         self.observer.event(events.Evaluated(test.accuracy, test.loss, test.num_examples))
         return results
@@ -323,7 +357,9 @@ class Pipeline:
         self.record.update(state="export")
         with self.progress.entering("export", "export"):
             self.write(artefacts, export.model_files(exported, splits.class_names, self.scratch))
-            self.write(artefacts, export.log_files(self.committer.history, self.settings.phases(), self.scratch))
+            self.write(
+                artefacts, export.log_files(self.committer.history, self.settings.training_phases(), self.scratch)
+            )
             content = self.compose_report(splits, results)
             self.write(artefacts, export.report_files(content, results.gallery, self.scratch))
         self.observer.event(events.Exported(model=f"{self.store.uri}/{MODEL}"))

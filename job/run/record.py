@@ -308,7 +308,7 @@ def parsed(data: bytes, place: str, *, run_id: str) -> Record:
 
 def _missing(place: str, names: list[str]) -> RecordDamaged:
     found = [name for name in map(CheckpointName.parse, names) if name]
-    newest = f", the newest {max(found, key=lambda name: name.position)}" if found else ""
+    newest = f", the newest {max(found, key=lambda name: name.written)}" if found else ""
     return RecordDamaged(
         f"{place} has no {RECORD_NAME} beside {len(names)} objects in {CHECKPOINTS}{newest}. "
         "Nothing was written or deleted",

@@ -1,10 +1,13 @@
 """The final evaluation: metrics of the exported model over the test split, and examples of images for the report."""
 
+from collections.abc import Sequence
+
 import keras
 import numpy as np
 
 from job.data.splits import Splits
 from job.model.classifier import Classifier
+from job.phases import Phase
 from job.report.content import Results
 from job.report.gallery import gather
 from job.train.collective import Collective
@@ -21,7 +24,9 @@ def predict(exported: keras.Model, splits: Splits, collective: Collective, *, ba
     return predict_logits(exported, splits.test, collective, batch_size=batch_size)
 
 
-def measure(logits: np.ndarray, classifier: Classifier, splits: Splits, *, seed: int) -> Results:
+def measure(
+    logits: np.ndarray, classifier: Classifier, splits: Splits, *, phases: Sequence[Phase], seed: int
+) -> Results:
     """The results of a classifier that gives these logits, as `predict` does.
 
     Raises TrainingDiverged when the loss is not finite.
@@ -39,4 +44,5 @@ def measure(logits: np.ndarray, classifier: Classifier, splits: Splits, *, seed:
         test=test,
         gallery=gather(classifier, splits, logits=logits, labels=labels, seed=seed),
         layers=classifier.structure(),
+        num_trainable={phase.name: classifier.num_trainable(phase.unfreeze) for phase in phases},
     )

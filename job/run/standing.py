@@ -10,8 +10,8 @@ from typing import Any, Literal
 from job.errors import ExitCode
 from job.observe import estimate
 from job.observe.estimate import PhaseProgress
-from job.phases import PHASE_NAMES
 from job.schema import CheckpointEntry, Record, recorded_setting
+from job.train import schedule
 
 Condition = Literal["done", "running", "stopped", "failed", "killed"]
 
@@ -43,16 +43,17 @@ def phases(record: Record, *, is_running: bool = False) -> list[PhaseProgress]:
     entry = newest_checkpoint(record)
     found: list[PhaseProgress] = []
     is_ahead = entry is None
-    for name in PHASE_NAMES:
-        num_epochs = recorded_setting(record.settings, f"{name.upper()}_EPOCHS")
-        if num_epochs == 0:
-            continue
-        num_steps = record.num_steps(name)
+    for phase in record.phases():
+        name, num_epochs, num_steps = phase.name, phase.epochs, record.num_steps(phase.name)
+        history = [epoch for epoch in record.history if epoch.phase == name]
+        if history and schedule.is_over(phase, history):
+            # Perhaps before its last epoch.
+            num_epochs, num_steps = len(history), history[-1].step
         step = 0 if is_ahead else num_steps or 0
         if entry is not None and entry.phase == name:
             step, is_ahead = entry.step, True
-        num_epochs_done = sum(epoch.phase == name for epoch in record.history)
-        found.append(PhaseProgress(name, max(step, reached.get(name, 0)), num_steps, num_epochs_done, num_epochs))
+        step = max(step, reached.get(name, 0))
+        found.append(PhaseProgress(name, phase.relative_cost, step, num_steps, len(history), num_epochs))
     return found
 
 

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo
 
 from job.model.backbones import BACKBONES
 from job.paths import expanded
+from job.phases import ROWS, PhaseRow
 from job.storage.uri import checked_object, checked_store
 from job.workers.addresses import Addresses
 
@@ -107,6 +108,26 @@ def setting_group(name: str, *, changes_result: bool) -> Callable[..., Any]:
 def variable(field: str) -> str:
     """The environment variable of a field: `batch_size` -> `THAW_BATCH_SIZE`."""
     return PREFIX + field.upper()
+
+
+def phase_rows(text: str) -> list[PhaseRow]:
+    """The phases in THAW_PHASES, which is JSON or YAML. Raises ValueError, which names the row."""
+    import yaml  # Only here: few runs have such a list, and every start would wait for the import.
+
+    try:
+        # JSON is YAML, but for numbers such as 1e-3, which YAML 1.1 takes as text; pydantic reads that as a number.
+        rows = ROWS.validate_python(yaml.safe_load(text))
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(f"is neither JSON nor YAML: {' '.join(str(error).split())[:200]}") from error
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        number, *field = problem["loc"] or ("",)
+        place = f"phase {number + 1}: {'.'.join(map(str, field))}" if isinstance(number, int) else "expected a list"
+        raise ValueError(f"{place}: {problem['msg'].removeprefix('Value error, ')}") from error
+    names = [row.name for row in rows]
+    if len(set(names)) < len(names):
+        raise ValueError(f"two phases have the same name: {', '.join(names)}")
+    return rows
 
 
 def class_list(classes: str | None) -> tuple[str, ...]:

@@ -5,8 +5,8 @@ from typing import Literal
 from pydantic import BaseModel, ValidationInfo, field_validator
 
 from job.model.backbones import BACKBONES
-from job.phases import PHASE_NAMES
-from job.settings.fields import Backbone, ImageSize, Weights, setting_group, variable
+from job.phases import PHASE_NAMES, Keep, Monitor, Schedule, Unfreeze, canonical
+from job.settings.fields import Backbone, ImageSize, Weights, phase_rows, setting_group, variable
 
 _model = setting_group("model", changes_result=True)
 _augmentation = setting_group("augmentation", changes_result=True)
@@ -35,6 +35,32 @@ class RecipeSettings(BaseModel):
     head_learning_rate: float = _phases(1e-3, "Adam's learning rate with the backbone frozen", gt=0, le=10)
     fine_tune_epochs: int = _phases(5, "epochs with every weight trained", ge=0, le=10_000)
     fine_tune_learning_rate: float = _phases(1e-5, "Adam's learning rate with every weight trained", gt=0, le=10)
+    unfreeze: Unfreeze = _phases(
+        "all", "what fine-tuning trains of the backbone: all, none, top:N (its last N layers), or block:NAME (from the "
+        "first layer whose name begins so)",
+    )  # fmt: skip
+    phases: str | None = _phases(
+        None, "any number of phases instead of these two, as JSON or YAML: a list of name, epochs, learning_rate, and "
+        "optionally unfreeze, schedule, warmup_epochs", max_length=20_000,
+    )  # fmt: skip
+    schedule: Schedule = _phases(
+        "constant", "of the learning rate in each phase: constant, linear, cosine, or plateau (lower when validation "
+        "stops improving)",
+    )  # fmt: skip
+    warmup_epochs: float = _phases(
+        0, "epochs at the beginning of each phase in which the learning rate rises from 0; a fraction is allowed",
+        ge=0, le=10_000,
+    )  # fmt: skip
+    end_factor: float = _phases(
+        0, "what linear and cosine end at, as a fraction of the phase's learning rate", ge=0, le=1
+    )
+    plateau_patience: int = _phases(2, "epochs without improvement before plateau lowers the rate", ge=1, le=10_000)
+    plateau_factor: float = _phases(0.1, "what plateau multiplies the rate by", gt=0, lt=1)
+    patience: int | None = _phases(
+        None, "a phase ends early after so many epochs without improvement [default: never]", ge=1, le=10_000
+    )
+    monitor: Monitor = _phases("loss", "what improves: loss or accuracy of validation")
+    keep: Keep = _phases("last", "the result of a phase: its last epoch, or its best one")
     class_weights: Literal["none", "balanced"] = _phases(
         "none", "of the training loss: balanced gives every class the same part in it, however few its examples"
     )
@@ -48,10 +74,23 @@ class RecipeSettings(BaseModel):
     )
     deterministic: bool = _numerics(False, "only operations that give the same bits every time; slower")
 
-    @field_validator(f"{PHASE_NAMES[-1]}_epochs")
+    @field_validator("phases")
+    @classmethod
+    def _rows(cls, text: str | None) -> str | None:
+        return None if text is None else canonical(phase_rows(text))
+
+    @field_validator("phases")
+    @classmethod
+    def _instead_of_the_two(cls, text: str | None, info: ValidationInfo) -> str | None:
+        others = [f"{name}_{quantity}" for name in PHASE_NAMES for quantity in ("epochs", "learning_rate")]
+        for field in (*others, "unfreeze"):
+            if text is not None and info.data.get(field) != cls.model_fields[field].default:
+                raise ValueError(f"lists all phases, so {variable(field)} has no place: leave one of the two out")
+        return text
+
+    @field_validator("fine_tune_epochs")
     @classmethod
     def _something_trains(cls, epochs: int, info: ValidationInfo) -> int:
-        others = [f"{name}_epochs" for name in PHASE_NAMES[:-1]]
-        if epochs == 0 and all(info.data.get(field) == 0 for field in others):
-            raise ValueError(f"nothing would train: {', '.join(map(variable, others))} is 0 too")
+        if epochs == 0 and info.data.get("head_epochs") == 0:
+            raise ValueError(f"nothing would train: {variable('head_epochs')} is 0 too")
         return epochs

@@ -100,4 +100,4 @@ def estimate(settings: Settings, *, num_examples: int, precision: Precision, num
 
 
 def _trains_backbone(settings: Settings) -> bool:
-    return any("backbone" in phase.trainable for phase in settings.phases())
+    return any(phase.unfreeze != "none" for phase in settings.training_phases())

@@ -16,7 +16,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from job.data.files.listing import FilesRequest
 from job.data.files.names import is_place
-from job.phases import PHASES, Phase
+from job.phases import Phase, phases_of
 from job.redaction import redacted_value
 from job.settings.data import DataSettings
 from job.settings.fields import PREFIX, class_list
@@ -111,18 +111,9 @@ class Settings(OperationSettings, RecipeSettings, DataSettings, RunSettings, Bas
         store = local_folder(self.storage_uri)
         return folders if store is None else [*folders, store]
 
-    def phases(self) -> tuple[Phase, ...]:
+    def training_phases(self) -> tuple[Phase, ...]:
         """The phases that train, in order."""
-        phases = (
-            Phase(
-                name=phase.name,
-                trainable=phase.trainable,
-                learning_rate=getattr(self, f"{phase.name}_learning_rate"),
-                epochs=getattr(self, f"{phase.name}_epochs"),
-            )
-            for phase in PHASES
-        )
-        return tuple(phase for phase in phases if phase.epochs > 0)
+        return phases_of(self.result_settings())
 
 
 def changes_result(field: str) -> bool:

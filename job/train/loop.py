@@ -20,7 +20,9 @@ from job.errors import TrainingDiverged
 from job.model.augmentation import Rows
 from job.observe.events import EpochDone, StepDone
 from job.observe.ledger import Category, Ledger
+from job.train import schedule
 from job.train.collective import Collective
+from job.train.schedule import Validated
 from job.train.state import PhaseState, Totals
 
 DIVERGENCE_CHECK_STEPS = 50
@@ -46,12 +48,12 @@ class Recipe:
 
 @dataclass(frozen=True, kw_only=True)
 class Position:
-    """Where a phase goes on: `epoch` epochs are validated, `step` steps done.
+    """Where a phase goes on: the epochs of `history` are validated, `step` steps done.
 
     The first `steps_lost` steps of the phase were done before, by attempts that did not commit all of them.
     """
 
-    epoch: int = 0
+    history: Sequence[Validated] = ()
     step: int = 0
     steps_lost: int = 0
 
@@ -71,6 +73,7 @@ def train_phase(
 ) -> Iterator[Fact]:
     """Train a phase from `position` to its end, together with the other workers; yields facts in order.
 
+    The end is that of its last epoch, or before that of one after which `schedule.is_over`.
     An epoch that is trained to its last step and not validated is validated first. `ledger` receives the categories of
     the time. Raises TrainingDiverged, DataCorrupt at the next step once an image of any split is known to be damaged,
     and what the splits raise on a stop; between facts, stopping is up to the caller. Several workers agree to stop:
@@ -78,14 +81,16 @@ def train_phase(
     """
     classifier, phase, batch_size = state.classifier, state.phase.name, recipe.batch_size
     team, share = collective.team, collective.share
-    features_of = classifier.features if "backbone" in state.parts else classifier.frozen_features()
+    features_of = classifier.features_training(state.first)
     validate = _validator(state, features_of, validation, batch_size, collective)
     train_step = _train_step(state, features_of, recipe, collective)
     batches_per_epoch = num_batches(len(train), batch_size)
     key = _phase_key(recipe.seed, phase)
     step, is_first = position.step, True
     stops: list[tf.Tensor] = []
-    for epoch in range(position.epoch, state.phase.epochs):
+    history = list(position.history)
+    while not schedule.is_over(state.phase, history):
+        epoch = len(history)
         timer = _EpochTimer()
         skip_batches = step - epoch * batches_per_epoch
         if skip_batches == 0:
@@ -106,6 +111,8 @@ def train_phase(
                         images, labels = _stand_in(classifier.image_size)
                         place = [0, 0, len(indices)]
                 loaded = time.monotonic()
+                rate = schedule.learning_rate(state.phase, step, steps_per_epoch=batches_per_epoch, history=history)
+                state.set_learning_rate(rate)
                 with ledger.during(_category(step, is_first=is_first, steps_lost=position.steps_lost)):
                     sums, num_stops = train_step(
                         images, labels, tf.constant([key, step], tf.int32), tf.constant(place, tf.int32),
@@ -136,6 +143,7 @@ def train_phase(
                         raise team.interrupted()
         # Here a worker may stop by itself: no other can come to the end of the validation without it.
         finished = _finished_epoch(state, epoch=epoch, step=step, validate=validate, timer=timer, ledger=ledger)
+        history.append(finished)
         with team.steps():
             yield finished
 
@@ -178,6 +186,7 @@ def _finished_epoch(
         train_seconds=train_seconds,
         validation_seconds=timer.seconds() - train_seconds,
         images_per_second=timer.images_per_second(),
+        learning_rate=state.learning_rate,
     )
 
 
@@ -252,14 +261,13 @@ def _train_step(
     whole batch, float64 [3], and the sum of `is_stopping`.
     """
     classifier, optimizer, variables = state.classifier, state.optimizer, state.variables
-    trains_backbone = "backbone" in state.parts
 
     # Augmentation stays outside: its image transform has no XLA kernel.
     @tf.function(jit_compile=recipe.xla, reduce_retracing=True, autograph=False)
     def gradients(images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor, place: tf.Tensor) -> Any:
         first, num_rows, batch_size = tf.unstack(place)
         rows = Rows(first, batch_size)
-        frozen_features = None if trains_backbone else features_of(images)
+        frozen_features = None if state.trains_backbone else features_of(images)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch([variable.value for variable in variables])
             features = features_of(images) if frozen_features is None else frozen_features
@@ -313,7 +321,7 @@ def _validator(
             yield start, traced_features_of(images), labels
 
     def validate() -> tuple[float, float]:
-        if "backbone" in state.parts:
+        if state.trains_backbone:
             batches: Any = features()
         else:
             kept[:] = kept or list(features())

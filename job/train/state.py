@@ -1,7 +1,5 @@
 """All that changes while a phase trains, as arrays by name: the content of a checkpoint. Neither trains nor stores."""
 
-from collections.abc import Sequence
-
 import keras
 import numpy as np
 import tensorflow as tf
@@ -43,16 +41,37 @@ class Totals:
 
 
 class PhaseState:
-    """All that changes while a phase trains: the model's variables, the optimizer's, and the epoch's sums."""
+    """All that changes while a phase trains: the model's variables, the optimizer's, and the epoch's sums.
 
-    def __init__(self, classifier: Classifier, phase: Phase) -> None:
+    The layers of the backbone from `first` on train, with the head. Those from `changed_from` on differ from the
+    pre-trained ones, and are in the checkpoint.
+    """
+
+    def __init__(self, classifier: Classifier, phase: Phase, *, changed_from: int | None = None) -> None:
         self.classifier = classifier
         self.phase = phase
-        self.parts = phase.trainable
-        self.variables = classifier.trainable_variables(self.parts)
+        self.first = classifier.first_trained(phase.unfreeze)
+        self.variables = classifier.trainable_variables(self.first)
+        self._changed_from = self.first if changed_from is None else changed_from
         self.optimizer = FusedAdam(phase.learning_rate)
         self.optimizer.build(self.variables)
         self.totals = Totals()
+        self._rate = np.float32(phase.learning_rate)
+
+    @property
+    def trains_backbone(self) -> bool:
+        return self.first < self.classifier.num_layers
+
+    @property
+    def learning_rate(self) -> float:
+        """That of the last step, or of the next one."""
+        return float(self._rate)
+
+    def set_learning_rate(self, rate: float) -> None:
+        """That of the next step."""
+        if np.float32(rate) != self._rate:
+            self._rate = np.float32(rate)
+            self.optimizer.learning_rate.assign(self._rate)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The state as it is now, by name, read-only; kilobytes in the head phase, as the backbone does not change.
@@ -60,7 +79,7 @@ class PhaseState:
         On a CPU nothing is copied here: tensors are immutable, and a variable whose value is still in use elsewhere
         moves to new memory when it is next written.
         """
-        variables = self.classifier.named_variables(self.parts) | self._optimizer_variables()
+        variables = self.classifier.named_variables(self._changed_from) | self._optimizer_variables()
         arrays = {
             name: np.asarray(memoryview(tf.convert_to_tensor(variable.value))) for name, variable in variables.items()
         }
@@ -72,23 +91,19 @@ class PhaseState:
 
         Raises InputError when they are not those of this model.
         """
-        load_model(self.classifier, arrays, self.parts)
+        for name, variable in self.classifier.named_variables(self._changed_from).items():
+            _assign(variable, arrays, name)
         for name, variable in self._optimizer_variables().items():
             _assign(variable, arrays, name)
         self.totals.set(_fitting(arrays, "totals", (3,), "float64"))
         iterations = int(self.optimizer.iterations.numpy())
         if iterations != step:
             raise _other_model(f"the optimizer of {self.phase.name} is at step {iterations}, expected {step}")
+        self._rate = np.float32(self.optimizer.learning_rate.numpy())
 
     def _optimizer_variables(self) -> dict[str, keras.Variable]:
         # By number: the names of slots contain names of layers, which depend on what else the process has built.
         return {f"optimizer/{index:03d}": variable for index, variable in enumerate(self.optimizer.variables)}
-
-
-def load_model(classifier: Classifier, arrays: dict[str, np.ndarray], parts: Sequence[str]) -> None:
-    """Give the model the weights of a checkpoint of a phase that trained `parts`. Raises InputError."""
-    for name, variable in classifier.named_variables(parts).items():
-        _assign(variable, arrays, name)
 
 
 def _assign(variable: keras.Variable, arrays: dict[str, np.ndarray], name: str) -> None:

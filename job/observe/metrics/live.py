@@ -12,7 +12,6 @@ from prometheus_client.registry import Collector
 from job.observe.ledger import by_category, by_stage, goodput
 from job.observe.metrics.table import BY_NAME
 from job.observe.progress import Progress
-from job.phases import STATES
 
 FAMILIES: dict[str, type[Any]] = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily}
 
@@ -28,11 +27,12 @@ class Live(Collector):
         # Read once, so that the series of one scrape add up.
         seconds = self._progress.ledger.of_run()
         stages = by_stage(seconds)
-        current = _phase(self._progress.stage)
-        phase_seconds = dict.fromkeys(STATES, 0.0)
+        states = self._progress.states
+        current = self._progress.stage if self._progress.stage in states else states[0]
+        phase_seconds = dict.fromkeys(states, 0.0)
         for stage, value in stages.items():
-            phase_seconds[_phase(stage)] += value
-        yield _family("thaw_phase", {phase: float(phase == current) for phase in STATES})
+            phase_seconds[stage if stage in states else states[0]] += value
+        yield _family("thaw_phase", {phase: float(phase == current) for phase in states})
         yield _family("thaw_phase_duration_seconds", phase_seconds)
         yield _family("thaw_run_duration_seconds", sum(stages.values()))
         yield _family("thaw_goodput_ratio", goodput(seconds))
@@ -43,10 +43,6 @@ class Live(Collector):
         for folder in self._disks:
             with contextlib.suppress(OSError):
                 yield str(folder), float(shutil.disk_usage(folder).free)
-
-
-def _phase(stage: str) -> str:
-    return stage if stage in STATES else "prepare"
 
 
 def _family(name: str, values: float | Mapping[str, float]) -> Metric:

@@ -41,7 +41,7 @@ class Metrics(Observer):
         for series in SERIES:
             if series.kind != "gauge" and not series.is_live:
                 self._series(series.name)
-                for value in series.known:
+                for value in progress.phases if series.is_of_phase else series.known:
                     self._series(series.name, value)
         self._set_info(precision="", device="")
         ProcessCollector(registry=self.registry)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from job.observe.ledger import CATEGORIES
-from job.phases import PHASE_NAMES
 
 OPERATIONS = ("read", "write", "list", "delete")
 
@@ -23,7 +22,8 @@ class Series:
     """One metric.
 
     The values in `known`, of its only label, are exported from the start, at 0, so that a rate misses no first
-    increase. An `is_live` series is read at the moment of a scrape.
+    increase; of one that `is_of_phase` they are the phases of the run. An `is_live` series is read at the moment of a
+    scrape.
     """
 
     name: str
@@ -33,6 +33,7 @@ class Series:
     known: Sequence[str] = ()
     buckets: tuple[float, ...] = ()
     is_live: bool = False
+    is_of_phase: bool = False
 
 
 OUTCOME = (
@@ -62,10 +63,10 @@ SERIES = (
            ("signal",), known=("SIGTERM", "SIGINT")),
     Series("thaw_epoch", "gauge", "Epochs of a phase that are finished.", ("phase",)),
     Series("thaw_steps_total", "counter", "Steps of a phase that this attempt has done.",
-           ("phase",), known=PHASE_NAMES),
+           ("phase",), is_of_phase=True),
     Series("thaw_steps_expected", "gauge", "Steps of a phase in all.", ("phase",)),
     Series("thaw_examples_total", "counter", "Examples that this attempt has trained on.",
-           ("phase",), known=PHASE_NAMES),
+           ("phase",), is_of_phase=True),
     Series("thaw_progress_ratio", "gauge", "Share of the training that is done, 0 to 1, by expected time."),
     Series("thaw_eta_timestamp_seconds", "gauge", "When training and final evaluation are expected to end."),
     Series("thaw_last_step_timestamp_seconds", "gauge", "When a step was last done."),
@@ -73,7 +74,7 @@ SERIES = (
     Series("thaw_accuracy_ratio", "gauge", "Share of correct answers in the last epoch, 0 to 1.", ("phase", "split")),
     Series("thaw_learning_rate", "gauge", "Adam's learning rate in a phase.", ("phase",)),
     Series("thaw_step_duration_seconds", "histogram", "From one step to the next, without waiting for data.",
-           ("phase",), known=PHASE_NAMES, buckets=STEP_BUCKETS),
+           ("phase",), is_of_phase=True, buckets=STEP_BUCKETS),
     Series("thaw_data_wait_seconds_total", "counter", "Seconds that the train step has waited for its images."),
     Series("thaw_compile_duration_seconds", "gauge",
            "Seconds of the first step of a phase, which is traced and compiled.", ("phase",)),
