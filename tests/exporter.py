@@ -15,7 +15,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from job.observe.metrics.table import OUTCOME, SERIES, Series
-from job.phases import PHASE_NAMES, STATES
+from job.phases import PHASE_NAMES, STATES_AFTER, STATES_BEFORE
 
 KINDS: dict[str, Any] = {"counter": Counter, "gauge": Gauge, "histogram": Histogram}
 DAY = 86400.0
@@ -139,7 +139,7 @@ def _metric(series: Series, registry: CollectorRegistry) -> Any:
 
 def _label_values(series: Series) -> list[tuple[str, ...]]:
     if series.name == "thaw_phase":
-        return [(phase,) for phase in STATES]
+        return [(phase,) for phase in (*STATES_BEFORE, *PHASE_NAMES, *STATES_AFTER)]
     if series.known or not series.labels:
         return [(value,) for value in series.known] or [()]
     return list(itertools.product(*(LABELS.get(label, (label,)) for label in series.labels)))

@@ -83,6 +83,10 @@ def content(
             {"part": "head", "name": "head", "kind": "Dense", "output_shape": [1],
              "num_parameters": 9, "num_trainable": 9},
         ],
+        num_trainable={
+            phase.name: {"backbone": 0 if phase.unfreeze == "none" else 16, "head": 9}
+            for phase in chosen.training_phases()
+        },
     )  # fmt: skip
     counts = {split: np.full(num_classes, size // num_classes) for split, size in sizes.items()}
     composed = compose(

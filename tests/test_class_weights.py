@@ -59,7 +59,7 @@ def test_a_head_is_trained_as_keras_trains_it_with_the_same_class_weights(
         train = dataclasses.replace(splits.train, labels=np.array(labels, np.int32))
         classifier = build(num_classes=len(weights), dropout=0.0, flip="none", rotation=0.0)
         theirs = classifier.export()
-        state = PhaseState(classifier, Phase(name="head", trainable=("head",), learning_rate=1e-3, epochs=2))
+        state = PhaseState(classifier, Phase(name="head", unfreeze="none", learning_rate=1e-3, epochs=2))
         recipe = Recipe(16, 0, xla=xla, class_weights=weights)
         facts = train_phase(
             state, train=train, validation=splits.validation, recipe=recipe, position=START, ledger=Ledger(),

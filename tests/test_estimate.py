@@ -8,6 +8,7 @@ from job.run import standing
 from tests.recorded import checkpoint, epoch, record
 
 NUM_BATCHES = 10
+COSTS = {"head": 1.0, "fine_tune": 3.0}
 
 
 class Attempt:
@@ -17,7 +18,7 @@ class Attempt:
         self.now = 0.0
         self.estimate = Estimate(clock=lambda: self.now)
         steps = dict.fromkeys(phases, 2 * NUM_BATCHES)
-        self.estimate.event(DataLoaded("d", "memory", 100, 20, 40, steps=steps, classes={}))
+        self.estimate.event(DataLoaded("d", "memory", 100, 20, 40, steps=steps, classes={}, relative_costs=COSTS))
 
     def begin(self, phase: str, step: int = 0) -> None:
         self.phase = phase
@@ -32,7 +33,7 @@ class Attempt:
 
     def validate(self, index: int, *, seconds: float) -> None:
         self.now += seconds
-        self.estimate.event(EpochFinished(self.phase, index, 10 * (index + 1), 0, 0, 0, 0, 1, seconds, 50))
+        self.estimate.event(EpochFinished(self.phase, index, 10 * (index + 1), 0, 0, 0, 0, 1, seconds, 50, 1e-3))
 
 
 def test_progress_counts_steps_by_what_they_cost() -> None:

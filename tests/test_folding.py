@@ -65,7 +65,7 @@ FAST = ("Tiny", "MobileNetV2")
 def test_a_folded_network_computes_the_same_with_the_same_gradients(name: str) -> None:
     """Of every variable that trains, gamma and beta among them."""
     network = network_of(name)
-    short = folded(network, frozen=False)
+    short = folded(network)
     assert len(batch_norms(network)) - len(batch_norms(short)) == NUM_FOLDED[name]
     variables = network.trainable_weights
     maps, gradients = maps_and_gradients(network, variables)
@@ -82,7 +82,7 @@ def test_a_frozen_network_has_read_its_variables_once() -> None:
     network = network_of("Tiny")
     paths = [variable.path for variable in network.weights]
     images = np.random.default_rng(1).uniform(-1, 1, (2, 32, 32, 3)).astype(np.float32)
-    frozen, live = folded(network, frozen=True), folded(network, frozen=False)
+    frozen, live = folded(network, num_frozen=len(network.layers)), folded(network)
     before = frozen(images).numpy()
     np.testing.assert_array_equal(before, live(images))
     gamma = batch_norms(network)[0].gamma
@@ -99,7 +99,7 @@ def test_a_network_without_such_a_batch_norm_is_left_alone() -> None:
     network = keras.Model(inputs, keras.layers.Add()([maps, keras.layers.BatchNormalization()(maps)]))
     activated = keras.layers.BatchNormalization()(keras.layers.Conv2D(4, 3, activation="relu")(inputs))
     for unchanged in (network, keras.Model(inputs, activated)):
-        assert folded(unchanged, frozen=False) is unchanged
+        assert folded(unchanged) is unchanged
 
 
 RESIDUAL = """
@@ -112,7 +112,7 @@ for _ in range(3):
     x = keras.layers.Activation("relu")(keras.layers.BatchNormalization()(x))
     x = keras.layers.Conv2D(8, 3, padding="same", use_bias=False)(x)
     maps = keras.layers.Add()([keras.layers.BatchNormalization()(x), maps])
-network = folded(keras.Model(inputs, maps), frozen=True)
+network = folded(keras.Model(inputs, maps), num_frozen=100)
 tf.function(lambda images: network(images, training=False), autograph=False)(np.zeros((2, 32, 32, 3), np.float32))
 """
 
@@ -132,7 +132,5 @@ def test_it_compiles_with_xla_too() -> None:
     summed = keras.layers.BatchNormalization()(keras.layers.Conv2D(4, 3, padding="same", use_bias=False)(maps))
     network = keras.Model(inputs, keras.layers.Add()([summed, maps]))
     images = np.random.default_rng(1).uniform(-1, 1, (2, 16, 16, 3)).astype(np.float32)
-    compiled = tf.function(
-        lambda batch: folded(network, frozen=False)(batch, training=False), jit_compile=True, autograph=False
-    )
+    compiled = tf.function(lambda batch: folded(network)(batch, training=False), jit_compile=True, autograph=False)
     np.testing.assert_allclose(compiled(images), network(images, training=False), rtol=1e-4, atol=1e-5)

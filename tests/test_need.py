@@ -33,7 +33,7 @@ def test_the_sizes_are_those_of_keras(name: str) -> None:
     from job.model.folding import folded
 
     network = networks.construct(name, 224)
-    short = folded(network, frozen=False)
+    short = folded(network)
     not_folded = {layer.name for layer in short.layers if isinstance(layer, BatchNormalization)}
     kept = [layer for layer in network.layers if not isinstance(layer, BatchNormalization) or layer.name in not_folded]
     assert network.count_params() == BACKBONES[name].num_parameters

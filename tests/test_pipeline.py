@@ -102,7 +102,10 @@ def test_the_page_is_of_the_same_run_and_shows_its_pictures(undisturbed_run: Und
     assert f"<h1>{report['run_id']}</h1>" in html
     assert report["outcome"]["model_sha256"] in html
     assert report["test"]["calibration"]["expected_calibration_error"] > 0
-    assert {part["name"]: part["num_trainable"] for part in report["phases"]} == {"head": 129, "fine_tune": 190_161}
+    assert {part["name"]: part["num_trainable"] for part in report["phases"]} == {
+        "head": 129,
+        "fine_tune": 190_161,
+    }
 
 
 @pytest.mark.slow

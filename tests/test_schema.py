@@ -210,4 +210,4 @@ def test_later_in_the_training_is_later() -> None:
         CheckpointName("head", 9, 1, 1, ""), CheckpointName("fine_tune", 1, 1, 2, ""),
         CheckpointName("fine_tune", 1, 2, 1, ""),
     ]  # fmt: skip
-    assert sorted(names, key=lambda name: name.position) == names
+    assert sorted(names, key=lambda name: name.position(("head", "fine_tune"))) == names

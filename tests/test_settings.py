@@ -11,12 +11,14 @@ from job.settings.fields import setting_group, variable
 from job.settings.settings import RECIPE_VERSION, Settings, changes_result
 from job.workers.share import Share
 
+PHASES = '[{"name":"only","epochs":2,"learning_rate":0.001}]'
 TEXTS: dict[str, Any] = {
     "run_id": "other", "storage_uri": "/elsewhere", "dataset": "cifar10", "data_dir": "/data",
     "train_split": "train[:30%]", "validation_split": "train[40%:45%]", "test_split": "train[50%:55%]",
     "backbone": "MobileNetV2", "weights": "none", "job_uid": "uid", "job_name": "job", "node_name": "node",
     "classes": "dog,cat", "worker": 0, "worker_host": "host-{worker}", "devices": "2",
     "cache_dir": "/cache", "termination_log": "/log", "min_test_accuracy": 0.9, "pushgateway_url": "http://push:9091",
+    "unfreeze": "top:3", "patience": 3, "phases": PHASES,
 }  # fmt: skip
 """Another value of each setting that is free text, or has no default."""
 OWN = {"dataset": "./images"}
@@ -72,6 +74,8 @@ def test_the_recipe_and_its_fingerprint_stay_what_they_are() -> None:
         "HEAD_LEARNING_RATE": 0.001, "FINE_TUNE_EPOCHS": 5, "FINE_TUNE_LEARNING_RATE": 1e-05, "SEED": 0,
         "PRECISION": "auto", "XLA": "auto", "DETERMINISTIC": False,
         "LABELS": "auto", "CLASSES": None, "STRATIFY": True, "ON_UNREADABLE": "fail", "CLASS_WEIGHTS": "none",
+        "UNFREEZE": "all", "PHASES": None, "SCHEDULE": "constant", "WARMUP_EPOCHS": 0, "END_FACTOR": 0,
+        "PLATEAU_PATIENCE": 2, "PLATEAU_FACTOR": 0.1, "PATIENCE": None, "MONITOR": "loss", "KEEP": "last",
     }  # fmt: skip
     assert RECIPE_VERSION == 3
     assert Settings().fingerprint() == "ace4e3ecf903"
@@ -146,7 +150,7 @@ def test_an_image_below_what_the_backbone_accepts_is_refused() -> None:
 
 def test_a_run_that_would_train_nothing_is_refused() -> None:
     """One phase may be left out, not both."""
-    assert [phase.name for phase in read(THAW_HEAD_EPOCHS="0").phases()] == ["fine_tune"]
+    assert [phase.name for phase in read(THAW_HEAD_EPOCHS="0").training_phases()] == ["fine_tune"]
     with pytest.raises(InvalidSettings, match="nothing would train"):
         read(THAW_HEAD_EPOCHS="0", THAW_FINE_TUNE_EPOCHS="0")
 

@@ -13,25 +13,25 @@ from job.train.state import PhaseState
 from tests.classifiers import build
 
 
-def new_state(parts: tuple[str, ...], **changes: Any) -> PhaseState:
-    return PhaseState(build(**changes), Phase(name="head", trainable=parts, learning_rate=1e-3, epochs=1))
+def new_state(unfreeze: str, **changes: Any) -> PhaseState:
+    return PhaseState(build(**changes), Phase(name="head", unfreeze=unfreeze, learning_rate=1e-3, epochs=1))
 
 
-@pytest.mark.parametrize("parts", [("head",), ("backbone", "head")])
-def test_names_do_not_depend_on_what_the_process_has_built(parts: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("unfreeze", ["none", "top:5", "all"])
+def test_names_do_not_depend_on_what_the_process_has_built(unfreeze: str) -> None:
     """Keras numbers its layers and optimizers as it goes; a restart must find what was committed."""
-    arrays = new_state(parts).arrays()
+    arrays = new_state(unfreeze).arrays()
     keras.layers.Conv2D(1, 1)
     keras.optimizers.Adam()
-    again = new_state(parts)
+    again = new_state(unfreeze)
     assert list(again.arrays()) == list(arrays)
     again.load(arrays, step=0)
 
 
-@pytest.mark.parametrize("parts", [("head",), ("backbone", "head")])
-def test_what_was_read_does_not_change_with_the_variables(parts: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("unfreeze", ["none", "top:5", "all"])
+def test_what_was_read_does_not_change_with_the_variables(unfreeze: str) -> None:
     """Training goes on while it is uploaded: steps of the optimizer, and values that are assigned."""
-    state = new_state(parts)
+    state = new_state(unfreeze)
     step = tf.function(
         lambda: state.optimizer.apply([tf.ones_like(variable.value) for variable in state.variables], state.variables),
         autograph=False,
@@ -50,12 +50,12 @@ def test_what_was_read_does_not_change_with_the_variables(parts: tuple[str, ...]
 def test_what_was_read_cannot_be_written() -> None:
     """It may be the memory of a variable."""
     with pytest.raises(ValueError, match="read-only"):
-        new_state(("head",)).arrays()["head/kernel"][:] = 0
+        new_state("none").arrays()["head/kernel"][:] = 0
 
 
 def test_a_checkpoint_of_another_step_is_refused() -> None:
     """The optimizer's own count must agree."""
-    state = new_state(("head",))
+    state = new_state("none")
     with pytest.raises(InputError, match="is at step 0, expected 3"):
         state.load(state.arrays(), step=3)
 
@@ -71,7 +71,7 @@ def test_a_checkpoint_of_another_step_is_refused() -> None:
 )
 def test_a_checkpoint_of_another_model_is_refused(name: str, value: np.ndarray | None, expected: str) -> None:
     """With the array that does not fit; training on from it would be another run."""
-    state = new_state(("head",))
+    state = new_state("none")
     arrays = state.arrays()
     if value is None:
         del arrays[name]
@@ -83,5 +83,5 @@ def test_a_checkpoint_of_another_model_is_refused(name: str, value: np.ndarray |
 
 def test_what_the_head_phase_keeps_of_xception_is_small() -> None:
     """The backbone does not change: a checkpoint has the head and its optimizer, and a commit stays under 200 kB."""
-    arrays = new_state(("head",), backbone="Xception", image_size=71).arrays()
+    arrays = new_state("none", backbone="Xception", image_size=71).arrays()
     assert 0 < sum(array.nbytes for array in arrays.values()) < 50_000

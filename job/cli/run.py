@@ -51,6 +51,7 @@ def answer(options: Options, *, log: Log, progress: Progress, stop: Stop, enviro
     from job.storage import open_store
 
     settings = options.settings
+    progress.phases = [phase.name for phase in settings.training_phases()]
     log.bind(run_id=settings.resolved_run_id())
     share = settings.share()
     if share.num_workers > 1:

@@ -14,8 +14,9 @@ from job.phases import PHASE_NAMES, STATES_AFTER, STATES_BEFORE
 class Progress:
     """`step` counts the steps done in the phase; `last_commit` is a checkpoint's name, phase and step.
 
-    `phases` are the names of the run's phases. `reached` is the furthest step of each phase that this attempt has done, `ledger` where its time went. After a
-    failure the stage is the one that failed. Where another worker commits, nothing is known of commits.
+    `phases` are the names of the run's phases, `reached` is the furthest step of each that this attempt has done,
+    `ledger` where its time went. After a failure the stage is the one that failed. Where another worker commits,
+    nothing is known of commits.
     """
 
     ledger: Ledger = field(default_factory=Ledger)

@@ -14,7 +14,7 @@
 | `duplicates` | by pair of splits, as `train_test`: examples of the second whose image is also in the first |
 | `skipped` | images that cannot be read and were left out: split, name, reason, sha256 |
 | `history` | each epoch: losses, accuracies, seconds, images a second |
-| `phases` | of each its settings, and how many parameters of each part of the model train: `num_trainable` |
+| `phases` | of each its settings, and how many parameters train, in all and of each part of the model |
 | `layers` | of the model, from pixels to logits |
 | `durations_seconds` | by stage, over all attempts |
 | `time_seconds`, `goodput_ratio` | by category, over all attempts; the productive share, 0 to 1 |
@@ -31,6 +31,7 @@ from typing import Any
 from job import __version__
 from job.data.composition import Composition
 from job.observe.ledger import Seconds, by_category, by_stage, goodput
+from job.phases import Phase
 from job.report.gallery import Gallery
 from job.report.gate import missed_gate
 from job.schema import EpochResult, Record
@@ -96,9 +97,7 @@ def compose(
         "duplicates": dict(composition.duplicates),
         "skipped": [vars(image) for image in composition.skipped],
         "history": [epoch.model_dump(mode="json") for epoch in history],
-        "phases": [
-            vars(phase) | {"num_trainable": results.num_trainable[phase.name]} for phase in settings.training_phases()
-        ],
+        "phases": [_phase(phase, results.num_trainable[phase.name]) for phase in settings.training_phases()],
         "layers": results.layers,
         "durations_seconds": by_stage(times),
         "time_seconds": by_category(times),
@@ -108,3 +107,7 @@ def compose(
         "settings": settings.shown(),
         "provenance": {"versions": versions(), "device": device, **record.inputs},
     }
+
+
+def _phase(phase: Phase, num_trainable: Mapping[str, int]) -> dict[str, Any]:
+    return vars(phase) | {"num_trainable": sum(num_trainable.values()), "num_trainable_of_parts": dict(num_trainable)}

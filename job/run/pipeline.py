@@ -75,6 +75,7 @@ class Pipeline:
         self.collective = collective
         self.team = collective.team
         self.scratch = scratch
+        self.phases = settings.training_phases()
         self.restored: Restored | None = None
         self.committer: Committer | NoCommits
         if isinstance(record, FollowedRecord):
@@ -150,8 +151,8 @@ class Pipeline:
         steps = num_batches(len(splits.train), settings.batch_size)
         self.observer.event(events.DataLoaded(
             dataset=splits.identity["dataset"], cache=settings.cache, **splits.identity["splits"],
-            steps={phase.name: phase.epochs * steps for phase in settings.training_phases()},
-            relative_costs={phase.name: phase.relative_cost for phase in settings.training_phases()},
+            steps={phase.name: phase.epochs * steps for phase in self.phases},
+            relative_costs={phase.name: phase.relative_cost for phase in self.phases},
             classes=splits.composition.summary(),
             class_weights=class_weights.summary(self.recipe(splits).class_weights, splits.class_names),
         ))  # fmt: skip
@@ -162,7 +163,7 @@ class Pipeline:
     def first_order(self, num_examples: int) -> np.ndarray:
         """The order in which this attempt first uses the training images, unless the newest checkpoint is damaged."""
         settings, checkpoints = self.settings, self.record.content.checkpoints
-        epochs = [(str(phase.name), epoch) for phase in settings.training_phases() for epoch in range(phase.epochs)]
+        epochs = [(str(phase.name), epoch) for phase in self.phases for epoch in range(phase.epochs)]
         done = skip_batches = 0
         if checkpoints:
             newest = checkpoints[-1]
@@ -192,7 +193,7 @@ class Pipeline:
                 seed=settings.seed,
             )
             classifier = build_classifier(request)
-            for phase in settings.training_phases():
+            for phase in self.phases:
                 classifier.first_trained(phase.unfreeze)  # Now, and not after hours.
             inputs = run_inputs.inputs_of(splits, classifier, self.arithmetic, self.record)
         self.observer.event(events.ModelBuilt(
@@ -224,15 +225,15 @@ class Pipeline:
 
     def phases_left(self) -> tuple[Phase, ...]:
         """The phases from the restored one on; that one may be complete."""
-        phases = self.settings.training_phases()
+        phases = self.phases
         names = [phase.name for phase in phases]
         return phases[names.index(self.restored[0].phase) if self.restored else 0 :]
 
     def train(self, phase: Phase, classifier: Classifier, splits: Splits) -> None:
         """Train one phase to its end, with a commit after every epoch, now and then inside one, and on a stop."""
         self.check_stop()
-        names = [one.name for one in self.settings.training_phases()]
-        before = self.settings.training_phases()[: names.index(phase.name) + 1]
+        names = [one.name for one in self.phases]
+        before = self.phases[: names.index(phase.name) + 1]
         changed_from = min(classifier.first_trained(one.unfreeze) for one in before)
         state = PhaseState(classifier, phase, changed_from=changed_from)
         steps_lost = max(attempt.reached.get(phase.name, 0) for attempt in self.record.content.attempts)
@@ -344,9 +345,7 @@ class Pipeline:
     def evaluate(self, logits: np.ndarray, classifier: Classifier, splits: Splits) -> Results:
         """Metrics over the test split, and examples of images for the report."""
         with self.progress.entering("evaluate", "evaluate"):
-            results = measure(
-                logits, classifier, splits, phases=self.settings.training_phases(), seed=self.settings.seed
-            )
+            results = measure(logits, classifier, splits, phases=self.phases, seed=self.settings.seed)
         test = results.test
         self.observer.event(events.Evaluated(test.accuracy, test.loss, test.num_examples))
         return results
@@ -357,9 +356,7 @@ class Pipeline:
         self.record.update(state="export")
         with self.progress.entering("export", "export"):
             self.write(artefacts, export.model_files(exported, splits.class_names, self.scratch))
-            self.write(
-                artefacts, export.log_files(self.committer.history, self.settings.training_phases(), self.scratch)
-            )
+            self.write(artefacts, export.log_files(self.committer.history, self.phases, self.scratch))
             content = self.compose_report(splits, results)
             self.write(artefacts, export.report_files(content, results.gallery, self.scratch))
         self.observer.event(events.Exported(model=f"{self.store.uri}/{MODEL}"))
