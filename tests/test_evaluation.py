@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from job.train.evaluation import auroc, calibration, evaluate, probabilities, wilson_interval
+from job.train.calibration import calibration
+from job.train.evaluation import evaluate, probabilities
+from job.train.metrics import auroc, wilson_interval
 
 
 def test_the_wilson_interval_has_the_published_values() -> None:
