@@ -60,7 +60,7 @@ def test_the_time_left_is_unknown_before_the_second_step() -> None:
 
 
 def test_an_attempt_and_its_record_give_the_same_time() -> None:
-    """Steps at the speed of their phase or of another by cost, validations, and the final evaluation at a validation's speed."""
+    """Steps at the speed of their phase or of another by cost, and all evaluations at a validation's speed."""
     assert standing.seconds_left(record(), standing.phases(record())) is None
     assert standing.seconds_left(record(state="done"), []) == 0
 

@@ -1,6 +1,7 @@
 """The final evaluation: metrics of the exported model over the test split, and examples of images for the report."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
@@ -83,5 +84,14 @@ def measure(
         gallery=gather(
             classifier, splits, exported=exported, logits=of_test, labels=labels, threshold=threshold, seed=seed
         ),
-        layers=classifier.structure(),
+        layers=classifier.structure() + ([] if temperature == DEFAULT_TEMPERATURE else [_temperature_layer(exported)]),
     )
+
+
+def _temperature_layer(exported: keras.Model) -> dict[str, Any]:
+    """The row of the last layer of a calibrated model, as of `Classifier.structure`."""
+    output_shape = list(exported.output_shape[1:])
+    return {
+        "part": "head", "name": "temperature", "kind": "Rescaling", "output_shape": output_shape,
+        "num_parameters": 0, "num_trainable": 0,
+    }  # fmt: skip

@@ -14,8 +14,8 @@ def fit_threshold(logits: np.ndarray, labels: np.ndarray) -> float:
 
     `logits` float64 [n, 1 or 2] and `labels` int64 [n] are those of the validation split. The balanced accuracy is the
     mean of both recalls, so its maximum is that of Youden's index (W. J. Youden, 1950, Cancer 3, 32-35), and it does
-    not depend on which of the classes is the second. Between neighbouring examples the threshold is in the middle of
-    their logits. 0.5 without examples of both classes.
+    not depend on which of the classes is the second. The threshold is 0.5, or the middle of the logits of neighbouring
+    examples, so that there are always some on both sides. 0.5 without examples of both classes.
     """
     logits = of_classes(logits)
     scores = logits[:, 1] - logits[:, 0]
