@@ -102,6 +102,8 @@ def test_two_classes_have_the_curve_of_the_second_and_many_those_of_the_worst() 
     assert (curve["class"], curve["prevalence"]) == ("b", labels.mean())
     assert len(curve["recall"]) == len(curve["precision"]) == 200
     assert (curve["recall"][-1], curve["precision"][-1]) == (1.0, labels.mean())
+    of_one = [evaluate(np.array([[1.0]]), np.array([label]), ("a", "b")).precision_recall for label in (0, 1)]
+    assert [len(curves) for curves in of_one] == [0, 1], "a class without examples has none"
     found = evaluate(SIX_LOGITS, SIX_LABELS, tuple("abcdef"))
     assert [curve["class"] for curve in found.precision_recall] == ["e", "d", "c", "b"]
     of_d = found.precision_recall[1]

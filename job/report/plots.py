@@ -129,7 +129,7 @@ def reliability_diagram(
         return _as_svg(figure, name, description)
 
 
-def precision_recall_curve(curve: Mapping[str, Any], *, name: str, marked: Any = None, description: str) -> str:
+def precision_recall_curve(curve: Mapping[str, Any], *, name: str, marked: Mapping[str, Any], description: str) -> str:
     """Precision against recall of one class, over the share of its examples; as SVG.
 
     `name` is that of the plot in the page, `marked` a row of `per_class`, whose precision and recall get a mark.
@@ -140,7 +140,7 @@ def precision_recall_curve(curve: Mapping[str, Any], *, name: str, marked: Any =
         recall, precision = [0.0, *curve["recall"]], [curve["precision"][0], *curve["precision"]]
         color = VARIABLES["first"]
         axes.plot(recall, precision, color=color, drawstyle="steps-pre", label="this model", clip_on=False, zorder=3)
-        if marked is not None and marked["precision"] is not None:
+        if marked["precision"] is not None:
             axes.plot([marked["recall"]], [marked["precision"]], "s", color=VARIABLES["second"], markersize=7,
                       label="as it answers", clip_on=False, zorder=4)  # fmt: skip
         axes.set_xlabel("recall")

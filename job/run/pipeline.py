@@ -307,27 +307,17 @@ class Pipeline:
         """Logits of the exported model over validation and test; afterwards the first worker needs no other."""
         self.record.update(state="evaluate")
         with self.progress.entering("evaluate", "evaluate"):
-            logits = predict(
-                exported,
-                splits,
-                self.collective,
-                batch_size=self.settings.batch_size,
-                at_once=self.evaluation_batch_size,
-            )
+            sizes = {"batch_size": self.settings.batch_size, "at_once": self.evaluation_batch_size}
+            logits = predict(exported, splits, self.collective, **sizes)
         self.team.dismiss()
         return logits
 
     def evaluate(self, logits: Logits, exported: keras.Model, classifier: Classifier, splits: Splits) -> Results:
         """Metrics over the test split, and examples of images for the report."""
         with self.progress.entering("evaluate", "evaluate"):
-            results = measure(
-                logits,
-                classifier,
-                splits,
-                exported=exported,
-                request=AnswerRequest(calibrate=self.settings.calibrate, threshold=self.settings.threshold),
-                seed=self.settings.seed,
-            )
+            request = AnswerRequest(calibrate=self.settings.calibrate, threshold=self.settings.threshold)
+            seed = self.settings.seed
+            results = measure(logits, classifier, splits, exported=exported, request=request, seed=seed)
         test = results.test
         self.observer.event(events.Evaluated(test.accuracy, test.loss, test.num_examples))
         return results

@@ -126,7 +126,7 @@ def curves(rows: Sequence[dict[str, Any]], ranking: np.ndarray, labels: np.ndarr
     """
     known = [index for index, row in enumerate(rows) if row["average_precision"] is not None]
     if len(rows) == 2:
-        chosen = known[1:]
+        chosen = [index for index in known if index == 1]
     else:
         chosen = sorted(known, key=lambda index: float(rows[index]["average_precision"]))[:MAX_CURVES]
     found = []
