@@ -45,6 +45,14 @@ SMALL_RUN: dict[str, Any] = {
 """Three batches an epoch, the last of 8: partial batches are always in play."""
 
 
+CALIBRATED_RUN: dict[str, Any] = SMALL_RUN | {
+    "head_epochs": 5,
+    "fine_tune_epochs": 0,
+    "calibrate": True,
+    "threshold": "auto",
+}
+
+
 @pytest.fixture(autouse=True)
 def _cleared_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith(PREFIX)]:
@@ -100,6 +108,17 @@ def undisturbed_run(
     store = LocalStore(folder / "small")
     settings = Settings(**(SMALL_RUN | {"data_dir": str(prepared), "cache_dir": folder / "cache"}))
     return store, start(settings, store), settings
+
+
+@pytest.fixture(scope="session")
+def calibrated_run(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> LocalStore:
+    """A run that answers with a temperature and a threshold other than 1 and 0.5; it makes some mistakes."""
+    from tests.runs import start
+
+    folder = tmp_path_factory.mktemp("calibrated")
+    store = LocalStore(folder / "small")
+    start(Settings(**(CALIBRATED_RUN | {"data_dir": str(prepared), "cache_dir": folder / "cache"})), store)
+    return store
 
 
 @pytest.fixture

@@ -20,6 +20,11 @@ def run_json(env: dict[str, str], gcs: GcsServer | None = None) -> dict[str, Any
     return dict(json.loads(in_bucket.data if in_bucket else Path(place).read_bytes()))
 
 
+def report(env: dict[str, str]) -> dict[str, Any]:
+    """The report of a finished run in a folder, for programs."""
+    return dict(json.loads(Path(env["THAW_STORAGE_URI"], env["THAW_RUN_ID"], "report/report.json").read_bytes()))
+
+
 def result(env: dict[str, str], gcs: GcsServer | None = None) -> tuple[dict[str, Any], list[list[Any]]]:
     """What must be the same however often a run was killed: the outcome, and what each epoch learned."""
     record = run_json(env, gcs)

@@ -12,7 +12,7 @@ from job.report.gallery import Gallery, predictions, training_sample
 from job.report.page import page
 from job.schema import Attempt, EpochResult, Record
 from job.settings.settings import Settings
-from job.train.evaluation import evaluate
+from job.train.evaluation import evaluate, temperature_scaling, thresholds
 
 SIDE = 24
 
@@ -62,9 +62,16 @@ def content(
             "arithmetic": {"precision": "float32", "xla": False},
         },
     )  # fmt: skip
-    test = evaluate(logits, labels, class_names)
+    scaling = temperature_scaling(logits, labels, fitted=2.0 if wrong else None, is_used=chosen.calibrate)
+    temperature = scaling["temperature"] if chosen.calibrate else 1.0
+    threshold = 0.5 if chosen.threshold == "auto" else float(chosen.threshold)
+    test = evaluate(logits / temperature, labels, class_names, threshold=threshold)
     results = Results(
         test=test,
+        temperature=temperature,
+        threshold=threshold,
+        temperature_scaling=scaling,
+        thresholds=thresholds(logits, labels, used=threshold, best=0.4) if num_classes == 2 else None,
         outcome={
             "test_accuracy": test.accuracy, "test_accuracy_interval": test.accuracy_interval, "test_loss": test.loss,
             "model_sha256": "ef" * 32,
@@ -107,9 +114,14 @@ def gallery(examples: Mapping[str, Any]) -> Gallery:
         return rng.integers(0, 256, (*shape, SIDE, SIDE, 3), dtype=np.uint8)
 
     surest, training = examples["most_confident"], noise(len(examples["training_sample"]))
+
+    def maps(examples: list[Any]) -> np.ndarray:
+        return rng.uniform(0, 1, (len(examples), 5, 5)).astype(np.float32)
+
     return Gallery(
         examples=dict(examples), training=training, augmented=noise(min(4, len(training)), 5),
         right=noise(len(surest["right"])), wrong=noise(len(surest["wrong"])),
+        right_maps=maps(surest["right"][:6]), wrong_maps=maps(surest["wrong"]),
     )  # fmt: skip
 
 

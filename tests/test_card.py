@@ -22,7 +22,6 @@ from job.report.card import card
 from job.train import evaluation
 from tests.classifiers import build
 from tests.reports import content
-from tests.runs import Undisturbed
 
 MORE = """
 import sys
@@ -72,11 +71,17 @@ def assert_the_same(answers: list[list[Answer]], expected: list[Answer]) -> None
         assert of_image == [(label, pytest.approx(probability, abs=1e-6))] * 2
 
 
+@pytest.mark.parametrize("run", ["undisturbed_run", "calibrated_run"])
 def test_its_code_answers_as_predict_does(
-    undisturbed_run: Undisturbed, photographs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    photographs: list[Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
+    run: str,
 ) -> None:
-    """The label, and the probability to within 1e-6, without this package."""
-    store, _, _ = undisturbed_run
+    """The label, and the probability to within 1e-6, without this package; with temperature and threshold too."""
+    found = request.getfixturevalue(run)
+    store = found if run == "calibrated_run" else found[0]
     for name in store.list("model/"):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -61,7 +61,7 @@ def test_the_time_left_is_unknown_before_the_second_step() -> None:
 
 
 def test_an_attempt_and_its_record_give_the_same_time() -> None:
-    """Steps at the speed of their phase or of another by cost, validations, and the test at a validation's speed."""
+    """Steps at the speed of their phase or of another by cost, and all evaluations at a validation's speed."""
     assert standing.seconds_left(record(), standing.phases(record())) is None
     assert standing.seconds_left(record(state="done"), []) == 0
 
@@ -74,7 +74,7 @@ def test_an_attempt_and_its_record_give_the_same_time() -> None:
     run.begin("head")
     run.steps(1, 10, seconds=0.2)
     run.validate(0, seconds=2)
-    expected = 10 * 0.2 + 20 * 0.6 + 3 * 2 + 4
+    expected = 10 * 0.2 + 20 * 0.6 + 3 * 2 + (2 + 4)
     assert run.estimate.seconds_left() == pytest.approx(expected)
     assert recorded("head", speed=50, phase="head", step=10) == pytest.approx(expected)
 
@@ -83,7 +83,7 @@ def test_an_attempt_and_its_record_give_the_same_time() -> None:
     run.begin("fine_tune")
     run.steps(1, 10, seconds=0.5)
     run.validate(0, seconds=2)
-    expected = 10 * 0.5 + 2 + 4
+    expected = 10 * 0.5 + 2 + (2 + 4)
     assert run.estimate.seconds_left() == pytest.approx(expected)
     assert recorded("head", "head", "fine_tune", speed=20, phase="fine_tune", step=10) == pytest.approx(expected)
 
@@ -92,6 +92,6 @@ def test_an_epoch_of_one_compiled_step_says_nothing_of_the_speed() -> None:
     """So its images a second are 0, as when an attempt continues at the last step of an epoch."""
     compiled = epoch("head", 1, 0.0)
     found = record(history=(epoch("head", 0, 50), compiled), checkpoints=(checkpoint("head", 20),))
-    assert standing.seconds_left(found, standing.phases(found)) == pytest.approx(20 * 0.6 + 2 * 2 + 4)
+    assert standing.seconds_left(found, standing.phases(found)) == pytest.approx(20 * 0.6 + 2 * 2 + (2 + 4))
     found = record(history=(compiled.model_copy(update={"epoch": 0}),))
     assert standing.seconds_left(found, standing.phases(found)) is None

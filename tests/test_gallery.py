@@ -9,11 +9,25 @@ import pytest
 from job.data.order import Portion
 from job.data.pixels import decode_bytes
 from job.data.split_spec import DEFAULT_SPECS
-from job.data.splits import load_splits
-from job.report.gallery import NUM_VARIANTS, gather, predictions, training_sample
+from job.data.splits import Splits, load_splits
+from job.model.activation_maps import activation_maps
+from job.report.gallery import NUM_VARIANTS, Gallery, gather, predictions, training_sample
 from job.workers.share import Share
 from tests import shapes
 from tests.classifiers import build
+
+
+def gathered(splits: Splits, logits: np.ndarray) -> Gallery:
+    classifier = build()
+    return gather(
+        classifier,
+        splits,
+        exported=classifier.export(),
+        logits=logits,
+        labels=splits.test.labels,
+        threshold=0.5,
+        seed=0,
+    )
 
 
 def test_the_training_sample_has_every_class_in_turn() -> None:
@@ -50,11 +64,22 @@ def test_the_surest_predictions_come_first_right_and_wrong_apart() -> None:
     assert predictions(logits[:2], labels[:2], ("cat", "dog"))["most_confident"]["wrong"] == []
 
 
+def test_with_a_threshold_a_prediction_may_be_the_less_probable() -> None:
+    """Its probability is that of the class that is the answer, and the surest comes first by it."""
+    logits, labels = np.array([[math.log(3)], [math.log(9)], [-2.0]]), np.array([1, 1, 0])
+    shown = predictions(logits, labels, ("cat", "dog"), threshold=0.8)
+    assert [(row["predicted"], round(row["probability"], 2)) for row in shown["predictions"]] == [
+        ("cat", 0.25), ("dog", 0.9), ("cat", 0.88),
+    ]  # fmt: skip
+    assert [row["index"] for row in shown["most_confident"]["right"]] == [1, 2]
+    assert [row["index"] for row in shown["most_confident"]["wrong"]] == [0]
+
+
 def test_the_pictures_are_those_of_the_examples(prepared: Path) -> None:
     """Pixel by pixel; augmented ones differ from each other, and are the same each time."""
     splits = load_splits(shapes.request(prepared), check_stop=lambda: None)
     logits = np.linspace(-2, 2, 24)[:, None]
-    first, again = (gather(build(), splits, logits=logits, labels=splits.test.labels, seed=0) for _ in range(2))
+    first, again = (gathered(splits, logits) for _ in range(2))
     for split, images, rows in (
         (splits.train, first.training, first.examples["training_sample"]),
         (splits.test, first.right, first.examples["most_confident"]["right"]),
@@ -65,6 +90,9 @@ def test_the_pictures_are_those_of_the_examples(prepared: Path) -> None:
     assert first.augmented.shape == (4, NUM_VARIANTS, 16, 16, 3)
     assert len({variant.tobytes() for variant in first.augmented[0]}) == NUM_VARIANTS
     np.testing.assert_array_equal(first.augmented, again.augmented)
+    assert len(first.right_maps) == min(6, len(first.right))
+    predicted = [splits.class_names.index(row["predicted"]) for row in first.examples["most_confident"]["wrong"]]
+    np.testing.assert_array_equal(first.wrong_maps, activation_maps(build().export(), first.wrong, predicted))
 
 
 def test_one_of_several_workers_shows_the_same_pictures(prepared: Path) -> None:
@@ -74,8 +102,8 @@ def test_one_of_several_workers_shows_the_same_pictures(prepared: Path) -> None:
     shown = []
     for of_worker in (None, portion):
         with load_splits(shapes.request(prepared, portion=of_worker), check_stop=lambda: None) as splits:
-            shown.append(gather(build(), splits, logits=logits, labels=splits.test.labels, seed=0))
-    for name in ("training", "augmented", "right", "wrong"):
+            shown.append(gathered(splits, logits))
+    for name in ("training", "augmented", "right", "wrong", "right_maps", "wrong_maps"):
         np.testing.assert_array_equal(*(getattr(gallery, name) for gallery in shown))
 
 
@@ -87,7 +115,7 @@ def test_own_images_have_their_names(tmp_path: Path) -> None:
     request = shapes.request(tmp_path, dataset=str(folder), specs=DEFAULT_SPECS, on_unreadable="skip")
     with load_splits(request, check_stop=lambda: None) as splits:
         logits = np.linspace(-2, 2, len(splits.test))[:, None]
-        shown = gather(build(), splits, logits=logits, labels=splits.test.labels, seed=0)
+        shown = gathered(splits, logits)
     surest = shown.examples["most_confident"]
     for rows, images in ((surest["wrong"], shown.wrong), (surest["right"], shown.right)):
         assert rows

@@ -93,12 +93,14 @@ def test_the_report_has_sizes_history_results_and_provenance(undisturbed_run: Un
 
 
 def test_the_page_is_of_the_same_run_and_shows_its_pictures(undisturbed_run: Undisturbed) -> None:
-    """12 training images, 4 of them with 5 variants, and the surest predictions."""
+    """12 training images, 4 of them with 5 variants, and the surest predictions, some of them with maps."""
     store, _, _ = undisturbed_run
     html = store.read("report/index.html").data.decode()
     report = json.loads(store.read("report/report.json").data)
     surest = report["most_confident"]
-    assert html.count("<img ") == 12 + 4 * 6 + len(surest["right"]) + len(surest["wrong"])
+    assert html.count("<img ") == 12 + 4 * 6 + len(surest["right"]) + 2 * len(surest["wrong"]) + min(
+        6, len(surest["right"])
+    )
     assert f"<h1>{report['run_id']}</h1>" in html
     assert report["outcome"]["model_sha256"] in html
     assert report["test"]["calibration"]["expected_calibration_error"] > 0

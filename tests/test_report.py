@@ -97,7 +97,7 @@ def test_one_phase_is_enough(settings: dict[str, int], history: tuple[Any, ...])
     """One epoch, no head phase, many epochs: no unfreezing is marked that did not happen."""
     html = render(content(history=history, **settings))
     assert "unfrozen" not in html
-    assert html.count("<svg") == 3
+    assert html.count("<svg") == 5
 
 
 def test_the_unfreezing_is_marked_between_the_phases() -> None:

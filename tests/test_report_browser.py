@@ -22,6 +22,7 @@ REPORTS = {
     "ten classes": content(TEN, wrong=20, min_test_accuracy=0.5),
     "long names": content(("a" * 70, "b " * 40, "c"), run_id="r" * 120, wrong=2),
     "two classes": content(min_test_accuracy=0.96),
+    "calibrated, with a threshold": content(calibrate=True, threshold="0.3"),
     "nearly no mistakes": content(
         wrong=1,
         num_examples=4000,

@@ -16,7 +16,7 @@ TEXTS: dict[str, Any] = {
     "run_id": "other", "storage_uri": "/elsewhere", "dataset": "cifar10", "data_dir": "/data",
     "train_split": "train[:30%]", "validation_split": "train[40%:45%]", "test_split": "train[50%:55%]",
     "backbone": "MobileNetV2", "weights": "none", "job_uid": "uid", "job_name": "job", "node_name": "node",
-    "classes": "dog,cat", "worker": 0, "worker_host": "host-{worker}", "devices": "2",
+    "classes": "dog,cat", "threshold": "auto", "worker": 0, "worker_host": "host-{worker}", "devices": "2",
     "cache_dir": "/cache", "termination_log": "/log", "min_test_accuracy": 0.9, "pushgateway_url": "http://push:9091",
     "unfreeze": "top:3", "patience": 3, "phases": PHASES,
 }  # fmt: skip
@@ -76,6 +76,7 @@ def test_the_recipe_and_its_fingerprint_stay_what_they_are() -> None:
         "LABELS": "auto", "CLASSES": None, "STRATIFY": True, "ON_UNREADABLE": "fail", "CLASS_WEIGHTS": "none",
         "UNFREEZE": "all", "PHASES": None, "SCHEDULE": "constant", "WARMUP_EPOCHS": 0, "END_FACTOR": 0,
         "PLATEAU_PATIENCE": 2, "PLATEAU_FACTOR": 0.1, "PATIENCE": None, "MONITOR": "loss", "KEEP": "last",
+        "CALIBRATE": False, "THRESHOLD": "0.5",
     }  # fmt: skip
     assert RECIPE_VERSION == 3
     assert Settings().fingerprint() == "ace4e3ecf903"

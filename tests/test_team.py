@@ -9,7 +9,7 @@ import pytest
 
 from job.errors import ExitCode
 from tests.conftest import job
-from tests.processes import Environment, begin, result, run_json, wait_for
+from tests.processes import Environment, begin, report, result, run_json, wait_for
 from tests.teams import TeamRun
 
 LONG = {"head_epochs": 1000, "fine_tune_epochs": 1000}
@@ -102,7 +102,7 @@ def test_begun_on_three_and_carried_on_by_one(environment: Environment, tmp_path
 def test_an_evaluation_by_three_is_that_of_one_to_the_last_bit(
     environment: Environment, undisturbed_process: dict[str, str]
 ) -> None:
-    """Trained by one, and ended before it was evaluated: losses, accuracies and the digest of the weights."""
+    """Trained by one, and ended before it was evaluated: metrics, temperature, digest of the weights."""
     env = environment()
     with begin(env) as process:
         wait_for(process, "committed", phase="fine_tune", step=6)
@@ -110,6 +110,9 @@ def test_an_evaluation_by_three_is_that_of_one_to_the_last_bit(
         process.communicate()
     completed(env, 3)
     assert result(env) == result(undisturbed_process)
+    first, again = (report(it) for it in (undisturbed_process, env))
+    for name in ("test", "temperature_scaling", "thresholds"):
+        assert first[name] == again[name], name
     assert [attempt["num_workers"] for attempt in run_json(env)["attempts"]] == [1, 3]
 
 

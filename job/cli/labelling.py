@@ -8,16 +8,18 @@ import itertools
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from job.data import pixels
 from job.data.files import image_files
 from job.data.files.image_files import Unreadable
 from job.errors import InputError
 from job.model import networks
-from job.report.files import LABELS, MODEL
+from job.model.answers import DEFAULT_THRESHOLD, predicted_classes
+from job.report.files import LABELS, MODEL, THRESHOLD
 from job.run.artefacts import verified_file
 from job.schema import Record
 from job.storage import ObjectStore
@@ -25,6 +27,7 @@ from job.train import evaluation
 
 NUM_THREADS = 4
 
+Probability = Annotated[float, Field(gt=0, lt=1)]
 Labelled = tuple[str, float] | str
 """Label and probability of an image, or why there are none."""
 
@@ -40,6 +43,13 @@ class Labeller:
             self.class_names = TypeAdapter(list[str]).validate_json(labels_file.read_bytes(), strict=True)
         except ValidationError as error:
             raise InputError(f"{LABELS} is not a list of names: {error.errors()[0]['msg']}") from error
+        self._threshold = DEFAULT_THRESHOLD
+        if THRESHOLD in record.files:
+            threshold_file = verified_file(store, record, THRESHOLD, folder / "threshold.json")
+            try:
+                self._threshold = TypeAdapter(Probability).validate_json(threshold_file.read_bytes(), strict=True)
+            except ValidationError as error:
+                raise InputError(f"{THRESHOLD} is no threshold: {error.errors()[0]['msg']}") from error
         network = networks.load_exported(model_file)
         num_classes = max(2, network.output_shape[-1])
         if len(self.class_names) != num_classes:
@@ -48,9 +58,13 @@ class Labeller:
         self._image_size = int(network.input_shape[1])
 
     def label(self, batch: np.ndarray) -> list[tuple[str, float]]:
-        """Label and probability of each of uint8 [b, s, s, 3]."""
-        probabilities = evaluation.probabilities(self._forward(batch).numpy().astype(np.float64))
-        return [(self.class_names[row.argmax()], float(row.max())) for row in probabilities]
+        """Label and its probability of each of uint8 [b, s, s, 3]."""
+        logits = self._forward(batch).numpy().astype(np.float64)
+        predicted = predicted_classes(logits, self._threshold)
+        return [
+            (self.class_names[index], float(row[index]))
+            for index, row in zip(predicted, evaluation.probabilities(logits), strict=True)
+        ]
 
     def label_files(
         self, paths: Iterator[str | Unreadable], batch_size: int, folder: Path

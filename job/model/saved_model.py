@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from job import memory
 from job.data.pixels import decode_without_python
+from job.model.answers import DEFAULT_THRESHOLD, logit_of
 from job.storage import scratch
 
 FILES = ("saved_model.pb", "fingerprint.pb", "variables/variables.index", "variables/variables.data-00000-of-00001")
@@ -21,12 +22,16 @@ FILES = ("saved_model.pb", "fingerprint.pb", "variables/variables.index", "varia
 Signature = Callable[[tf.Tensor], dict[str, tf.Tensor]]
 
 
-def signatures(model: keras.Model, class_names: Sequence[str]) -> dict[str, Signature]:
+def signatures(
+    model: keras.Model, class_names: Sequence[str], *, threshold: float = DEFAULT_THRESHOLD
+) -> dict[str, Signature]:
     """The functions that a server calls, by name, of a model: pixels 0..255 float32 [b, s, s, 3] -> logits [b, 1 or k].
 
     `serving_default` takes `encoded_images`, string [b] of any image format; `uint8_images` and `float32_images` take
     `images`, pixels 0..255 [b, s, s, 3] of that type. Each returns `logits` float32 [b, 1 or k], `probabilities`
-    float32 [b, k] in the order of the classes, and `label` string [b], the name of the most probable class.
+    float32 [b, k] in the order of the classes, and `label` string [b], the name of the most probable class; of two
+    classes that of the second where its probability is above the threshold. The logits of a calibrated model are those
+    that its temperature has divided (see `job.model.answers`).
     `serving_default` returns `valid` too, bool [b]: where bytes cannot be read as an image it is false, the label is
     empty, and the numbers are 0, which JSON has and NaN is not; the other images of the batch are answered.
     """
@@ -39,7 +44,11 @@ def signatures(model: keras.Model, class_names: Sequence[str]) -> dict[str, Sign
         logits = model(images, training=False)
         # One logit stands for (0, logit); the class is that of the greater logit, as in the evaluation.
         of_classes = tf.concat([tf.zeros_like(logits), logits], axis=1) if logits.shape[1] == 1 else logits
-        label = tf.gather(tf.constant(list(class_names)), tf.argmax(of_classes, axis=1))
+        if threshold == DEFAULT_THRESHOLD:
+            index = tf.argmax(of_classes, axis=1)
+        else:
+            index = tf.cast(of_classes[:, 1] - of_classes[:, 0] > logit_of(threshold), tf.int64)
+        label = tf.gather(tf.constant(list(class_names)), index)
         return {"logits": logits, "probabilities": tf.nn.softmax(of_classes), "label": label}
 
     # The network is in the graph once: the other signatures call this one.
@@ -93,7 +102,7 @@ def _decoded(encoded: tf.Tensor, image_size: int) -> tuple[tf.Tensor, tf.Tensor]
     return tf.tensor_scatter_nd_update(black, rows, pixels), valid
 
 
-def save(model: keras.Model, class_names: Sequence[str], folder: Path) -> None:
+def save(model: keras.Model, class_names: Sequence[str], folder: Path, *, threshold: float = DEFAULT_THRESHOLD) -> None:
     """Write a model with its `signatures` as a SavedModel: the files of `FILES` in `folder`.
 
     Raises ScratchUnavailable when the disk does not take them.
@@ -101,10 +110,11 @@ def save(model: keras.Model, class_names: Sequence[str], folder: Path) -> None:
     module = tf.Module()
     # The bare variables: through Keras's layers, or its export archive (3.15), each would be written twice.
     module.weights = [variable.value for variable in model.variables]
+    answers = signatures(model, class_names, threshold=threshold)
     # A served model needs no gradients, and tracing them takes as long as the rest.
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
     try:
-        tf.saved_model.save(module, folder, signatures=signatures(model, class_names), options=options)
+        tf.saved_model.save(module, folder, signatures=answers, options=options)
     except tf.errors.OpError as error:
         if memory.is_exhausted(error):
             raise

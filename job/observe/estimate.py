@@ -2,7 +2,7 @@
 
 Of the rest, each step takes as long as the newest measured steps of its phase; where none was measured, as long as the
 newest ones of another phase by their relative cost. Each epoch still to be validated takes as long as the newest
-validation, and the final evaluation as long as that for as many images.
+validation, and the final evaluation, over validation and test, as long as that for as many images.
 
 Two sources feed it. `status` reads the record (see `job.run.standing`): committed steps, and the speed of whole epochs.
 An attempt itself has newer numbers, in `Estimate`: the steps it has done, and their speed since its first one.
@@ -73,7 +73,7 @@ class Estimate:
         match event:
             case events.DataLoaded():
                 self._num_steps, self._costs = dict(event.steps), event.relative_costs
-                self._evaluations_per_validation = event.test / max(1, event.validation)
+                self._evaluations_per_validation = 1 + event.test / max(1, event.validation)
             case events.PhaseStarted():
                 self._phase, self._step, self._num_epochs_done = event.phase, event.step, event.epoch
                 self._first = None

@@ -12,16 +12,20 @@ from typing import Any
 from markupsafe import Markup
 
 from job.data.files.names import is_place
+from job.model.answers import DEFAULT_THRESHOLD
 from job.report.rendering import render
 
 
 def card(content: Mapping[str, Any]) -> str:
     """The card of the model that a report's content describes."""
+    thresholds = content["thresholds"]
+    is_other = thresholds is not None and thresholds["used"] != DEFAULT_THRESHOLD
     return render(
         "model_card.md",
         report=content,
         front_matter=Markup(_front_matter(content)),
         classes=[row["name"] for row in content["test"]["per_class"]],
+        threshold=thresholds["used"] if is_other else None,
         num_parameters=sum(layer["num_parameters"] for layer in content["layers"]),
     )
 

@@ -5,7 +5,9 @@
 | `run_id`, `fingerprint` | the run |
 | `outcome` | as in the record: test accuracy with its 95 % interval, test loss in nats, digest of the weights |
 | `gate` | the quality gate when the report was written: `min_test_accuracy`, `passed`; both null without one |
-| `test` | metrics over the test split, with `confusion`, `per_class` and `calibration` |
+| `test` | metrics over the test split, with `confusion`, `per_class`, `macro`, `precision_recall` and `calibration` |
+| `temperature_scaling` | temperature from the validation split; loss and calibration over test before and after it |
+| `thresholds` | of two classes: threshold in use, best one on validation, and what both and 0.5 give over test |
 | `predictions` | the first test images: index, name (null in TFDS data), label, predicted, probability |
 | `most_confident` | the same of the most probable predictions that are `right` and `wrong` |
 | `training_sample` | the training images that the page shows: index, label |
@@ -46,11 +48,17 @@ ATTEMPT_FIELDS = {"number", "start", "end", "exit_code", "num_workers"}
 class Results:
     """The final evaluation of a trained model. `outcome` is kept in the record; `layers` are those of the model.
 
-    `num_trainable` are the parameters that train, by phase and part of the model.
+    `num_trainable` are the parameters that train, by phase and part of the model. The model answers with its logits
+    divided by `temperature`, and of two classes with the second above `threshold`. `temperature_scaling` and
+    `thresholds` are those of `job.train.evaluation`.
     """
 
     outcome: dict[str, Any]
     test: Evaluation
+    temperature: float
+    threshold: float
+    temperature_scaling: dict[str, Any]
+    thresholds: dict[str, Any] | None
     gallery: Gallery
     layers: list[dict[str, Any]]
     num_trainable: Mapping[str, Mapping[str, int]]
@@ -91,6 +99,8 @@ def compose(
             "passed": None if gate is None else missed_gate(results.outcome, gate) is None,
         },
         "test": results.test.as_json(),
+        "temperature_scaling": results.temperature_scaling,
+        "thresholds": results.thresholds,
         **results.gallery.examples,
         "splits": record.inputs["data"]["splits"],
         "class_counts": composition.as_json(),

@@ -11,15 +11,16 @@ from typing import Any
 import keras
 
 from job.model import saved_model
+from job.model.answers import DEFAULT_THRESHOLD
 from job.phases import Phase
 from job.report import tensorboard
-from job.report.files import CARD, HISTORY, LABELS, MODEL, PAGE, REPORT, SAVED_MODEL
+from job.report.files import CARD, HISTORY, LABELS, MODEL, PAGE, REPORT, SAVED_MODEL, THRESHOLD
 from job.report.gallery import Gallery
 from job.schema import EpochResult
 from job.storage.scratch import save, save_json
 
 NAMES = (
-    MODEL, *(f"{SAVED_MODEL}/{name}" for name in saved_model.FILES), LABELS, HISTORY, *tensorboard.NAMES,
+    MODEL, *(f"{SAVED_MODEL}/{name}" for name in saved_model.FILES), LABELS, THRESHOLD, HISTORY, *tensorboard.NAMES,
     REPORT, PAGE, CARD,
 )  # fmt: skip
 """Every name under which something is written."""
@@ -28,13 +29,16 @@ Files = Iterator[tuple[str, Path]]
 """Names in the store, and the temporary files to upload."""
 
 
-def model_files(model: keras.Model, class_names: Sequence[str], folder: Path) -> Files:
-    """The model in both formats, and the names of its outputs. Raises ScratchUnavailable."""
+def model_files(model: keras.Model, class_names: Sequence[str], folder: Path, *, threshold: float) -> Files:
+    """The model in both formats, the names of its outputs, its threshold if it has one. Raises ScratchUnavailable."""
     yield MODEL, save(model.save, folder / "model.keras")
-    exported = save(partial(saved_model.save, model, class_names), folder / "saved_model")
+    write = partial(saved_model.save, model, class_names, threshold=threshold)
+    exported = save(write, folder / "saved_model")
     for name in saved_model.FILES:
         yield f"{SAVED_MODEL}/{name}", exported / name
     yield LABELS, save_json(list(class_names), folder / "labels.json")
+    if threshold != DEFAULT_THRESHOLD:
+        yield THRESHOLD, save_json(threshold, folder / "threshold.json")
 
 
 def log_files(history: Sequence[EpochResult], phases: Sequence[Phase], folder: Path) -> Files:

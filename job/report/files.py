@@ -1,6 +1,7 @@
 """The names of the files of a finished run, and what each holds."""
 
 MODEL, LABELS, CARD = "model/model.keras", "model/labels.json", "model/README.md"
+THRESHOLD = "model/threshold.json"
 SAVED_MODEL = "model/saved_model"
 REPORT, PAGE = "report/report.json", "report/index.html"
 HISTORY = "logs/history.json"
@@ -9,6 +10,7 @@ FILES = {
     MODEL: "the classifier, from pixels 0..255 to logits, float32; plain Keras loads it",
     f"{SAVED_MODEL}/": "the same from encoded images or arrays to probabilities, label and logits, for servers",
     LABELS: "the class names in order",
+    THRESHOLD: "with another threshold than 0.5: the probability above which the second class is the answer",
     CARD: "the model card: results, how it was trained, code to use it",
     PAGE: "the report for people: one file without scripts, for screen, phone and paper",
     REPORT: "the report for programs: outcome, splits, history, calibration, durations, settings, versions",

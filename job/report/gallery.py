@@ -7,12 +7,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from job.data import image_table
 from job.data.order import permutation
 from job.data.splits import Split, Splits
+from job.model.activation_maps import activation_maps
+from job.model.answers import DEFAULT_THRESHOLD, predicted_classes
 from job.model.augmentation import Rows
 from job.model.classifier import Classifier
 from job.train.evaluation import probabilities
@@ -22,6 +25,7 @@ NUM_AUGMENTED_IMAGES = 4
 NUM_VARIANTS = 5
 NUM_FIRST_PREDICTIONS = 16
 NUM_MOST_CONFIDENT = 12
+NUM_RIGHT_MAPS = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +33,8 @@ class Gallery:
     """Examples as JSON values, and the pixels of some of them, uint8 [n, s, s, 3].
 
     `examples` are those of `training_sample` and `predictions`; `augmented` are variants of the first of `training`,
-    uint8 [n, variants, s, s, 3].
+    uint8 [n, variants, s, s, 3]. `right_maps` and `wrong_maps`, float32 [n, h, w] from 0 to 1, are activation maps of
+    the predicted class, of the first of `right` and of all of `wrong`.
     """
 
     examples: dict[str, Any]
@@ -37,19 +42,41 @@ class Gallery:
     augmented: np.ndarray
     right: np.ndarray
     wrong: np.ndarray
+    right_maps: np.ndarray
+    wrong_maps: np.ndarray
 
 
-def gather(classifier: Classifier, splits: Splits, *, logits: np.ndarray, labels: np.ndarray, seed: int) -> Gallery:
-    """The gallery of a trained model, whose `logits` float64 [n, 1 or k] are over the test split with `labels` [n]."""
+def gather(
+    classifier: Classifier,
+    splits: Splits,
+    *,
+    exported: keras.Model,
+    logits: np.ndarray,
+    labels: np.ndarray,
+    threshold: float,
+    seed: int,
+) -> Gallery:
+    """The gallery of a trained model and its exported one.
+
+    `logits` float64 [n, 1 or k] are over the test split with `labels` [n].
+    """
     sample = training_sample(splits.train.labels, splits.class_names, seed=seed)
-    predicted = predictions(logits, labels, splits.class_names, names=_names(splits))
+    predicted = predictions(logits, labels, splits.class_names, names=_names(splits), threshold=threshold)
     training = _pixels(splits.train, sample)
+    of_right, of_wrong = predicted["most_confident"]["right"], predicted["most_confident"]["wrong"]
+    right, wrong = _pixels(splits.test, of_right), _pixels(splits.test, of_wrong)
+    explained = [*of_right[:NUM_RIGHT_MAPS], *of_wrong]
+    classes = [splits.class_names.index(example["predicted"]) for example in explained]
+    maps = activation_maps(exported, [*right[:NUM_RIGHT_MAPS], *wrong], classes)
+    num_right = len(explained) - len(of_wrong)
     return Gallery(
         examples={"training_sample": sample, **predicted},
         training=training,
         augmented=_augmented(classifier, training[:NUM_AUGMENTED_IMAGES], seed=seed),
-        right=_pixels(splits.test, predicted["most_confident"]["right"]),
-        wrong=_pixels(splits.test, predicted["most_confident"]["wrong"]),
+        right=right,
+        wrong=wrong,
+        right_maps=maps[:num_right],
+        wrong_maps=maps[num_right:],
     )
 
 
@@ -65,7 +92,12 @@ def training_sample(labels: np.ndarray, class_names: Sequence[str], *, seed: int
 
 
 def predictions(
-    logits: np.ndarray, labels: np.ndarray, class_names: Sequence[str], *, names: Sequence[str] | None = None
+    logits: np.ndarray,
+    labels: np.ndarray,
+    class_names: Sequence[str],
+    *,
+    names: Sequence[str] | None = None,
+    threshold: float = DEFAULT_THRESHOLD,
 ) -> dict[str, Any]:
     """Examples of a split with their index, name, label, prediction and its probability.
 
@@ -73,8 +105,10 @@ def predictions(
     probable prediction first, ties in order. `names` are those of the n images, which have none by default.
     """
     probability = probabilities(logits)
-    is_right = probability.argmax(axis=1) == labels
-    surest = np.argsort(-probability.max(axis=1), kind="stable")
+    predicted = predicted_classes(logits, threshold)
+    of_predicted = probability[np.arange(len(labels)), predicted]
+    is_right = predicted == labels
+    surest = np.argsort(-of_predicted, kind="stable")
 
     def described(indices: Iterable[int]) -> list[dict[str, Any]]:
         return [
@@ -82,8 +116,8 @@ def predictions(
                 "index": int(index),
                 "name": names[index] if names is not None else None,
                 "label": class_names[labels[index]],
-                "predicted": class_names[probability[index].argmax()],
-                "probability": float(probability[index].max()),
+                "predicted": class_names[predicted[index]],
+                "probability": float(of_predicted[index]),
             }
             for index in indices
         ]

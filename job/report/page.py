@@ -14,6 +14,7 @@ from markupsafe import Markup
 from job.observe.ledger import Category
 from job.report import plots
 from job.report.gallery import Gallery
+from job.report.overlay import color_scale, overlay
 from job.report.pictures import data_uri
 from job.report.rendering import percent, render
 from job.settings.fields import variable
@@ -40,7 +41,7 @@ TIME_MEANINGS: Mapping[Category | str, str] = {
     "restore": "reading a checkpoint back",
     "recompute": "repeating steps that an earlier attempt had done and lost",
     "validate": "validation after each epoch",
-    "evaluate": "the test split",
+    "evaluate": "the final evaluation, over validation and test",
     "export": "model, report and their upload",
     "idle": "waiting for something else",
 }
@@ -59,6 +60,8 @@ def page(content: Mapping[str, Any], gallery: Gallery) -> str:
         shared=[(*pair.split("_"), count) for pair, count in content["duplicates"].items() if count],
         speeds=_images_per_second(content["history"]),
         total_seconds=sum(content["time_seconds"].values()),
+        curves=_curves(test),
+        scale_colors=color_scale(),
         training=_with_pictures(content["training_sample"], gallery.training),
         augmented=[
             {**example, "picture": data_uri(image), "variants": [data_uri(variant) for variant in variants]}
@@ -66,8 +69,8 @@ def page(content: Mapping[str, Any], gallery: Gallery) -> str:
                 content["training_sample"], gallery.training, gallery.augmented, strict=False
             )
         ],
-        right=_with_pictures(surest["right"], gallery.right),
-        wrong=_with_pictures(surest["wrong"], gallery.wrong),
+        right=_explained(_with_pictures(surest["right"], gallery.right), gallery.right, gallery.right_maps),
+        wrong=_explained(_with_pictures(surest["wrong"], gallery.wrong), gallery.wrong, gallery.wrong_maps),
         plots={name: Markup(svg) for name, svg in _plots(content).items()},
         matrix=_matrix(test["confusion"]),
         confusions=_confusions(test["confusion"], classes),
@@ -80,6 +83,25 @@ def page(content: Mapping[str, Any], gallery: Gallery) -> str:
 
 def _with_pictures(examples: Sequence[Mapping[str, Any]], pictures: np.ndarray) -> list[dict[str, Any]]:
     return [{**example, "picture": data_uri(pixels)} for example, pixels in zip(examples, pictures, strict=True)]
+
+
+def _explained(examples: list[dict[str, Any]], pictures: np.ndarray, maps: np.ndarray) -> list[dict[str, Any]]:
+    """The examples, the first of them with what their activation maps show."""
+    drawn = (data_uri(overlay(pixels, heat)) for pixels, heat in zip(pictures, maps, strict=False))
+    return [{**example, "overlay": uri} for example, uri in itertools.zip_longest(examples, drawn)]
+
+
+def _curves(test: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The precision-recall curves with their plots, and the rows of their classes."""
+    rows = {row["name"]: row for row in test["per_class"]}
+    found = []
+    for number, curve in enumerate(test["precision_recall"]):
+        row = rows[curve["class"]]
+        description = f"Precision-recall curve of {row['name']}: average precision {row['average_precision']:.4f}."
+        name = f"precision-recall-{number}"
+        plot = plots.precision_recall_curve(curve, name=name, marked=row, description=description)
+        found.append({**row, "plot": Markup(plot)})
+    return found
 
 
 def _class_rows(counts: Mapping[str, Mapping[str, int]]) -> list[dict[str, Any]]:
@@ -108,8 +130,9 @@ def _plots(content: Mapping[str, Any]) -> dict[str, str]:
         description = f"{quantity.capitalize()} after each epoch: {', '.join(changes)}."
         return plots.learning_curve(history, quantity, description=description)
 
+    scaling = content["temperature_scaling"]
     error = percent(test["calibration"]["expected_calibration_error"])
-    return {
+    drawn = {
         "loss": curve("loss", "{:.3f}".format),
         "accuracy": curve("accuracy", percent),
         "reliability": plots.reliability_diagram(
@@ -118,6 +141,15 @@ def _plots(content: Mapping[str, Any]) -> dict[str, str]:
             description=f"Reliability diagram: expected calibration error {error}.",
         ),
     }
+    if scaling["is_fitted"] and not scaling["is_used"]:
+        error = percent(scaling["after"]["expected_calibration_error"])
+        drawn["scaled"] = plots.reliability_diagram(
+            scaling["after"],
+            name="scaled",
+            num_classes=len(test["per_class"]),
+            description=f"Reliability diagram after temperature scaling: expected calibration error {error}.",
+        )
+    return drawn
 
 
 def _matrix(confusion: Sequence[Sequence[int]]) -> list[list[dict[str, Any]]] | None:

@@ -92,12 +92,17 @@ def learning_curve(history: Sequence[Mapping[str, Any]], quantity: str, *, descr
         return _as_svg(figure, quantity, description)
 
 
-def reliability_diagram(calibration: Mapping[str, Any], *, num_classes: int, description: str) -> str:
-    """Accuracy against probability, bin by bin, with 95 % intervals, over how many examples are in each; as SVG."""
+def reliability_diagram(
+    calibration: Mapping[str, Any], *, num_classes: int, description: str, name: str = "reliability"
+) -> str:
+    """Accuracy against probability, bin by bin, with 95 % intervals, over how many examples are in each; as SVG.
+
+    `name` is that of the plot in the page.
+    """
     bins = [row for row in calibration["bins"] if row["num_examples"]]
-    # With two classes the probability of the predicted one is at least one half.
+    # With two classes the probability of the more probable one is at least one half.
     left = 0.5 if num_classes == 2 else 0.0
-    with _figure("reliability", height=4.2) as figure:
+    with _figure(name, height=4.2) as figure:
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1), gridspec_kw=_MARGINS)
         above.plot([0, 1], [0, 1], **_DASHED, label="calibrated as it should be")
         probability = [row["mean_probability"] for row in bins]
@@ -116,12 +121,35 @@ def reliability_diagram(calibration: Mapping[str, Any], *, num_classes: int, des
             color=VARIABLES["first"],
         )  # fmt: skip
         _label_y(below, "images")
-        below.set_xlabel("probability of the predicted class")
+        below.set_xlabel("probability of the most probable class")
         below.set_xlim(left, 1.0)
         below.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
         below.yaxis.set_major_locator(MaxNLocator(nbins=3, integer=True, min_n_ticks=1))
         figure.legend(*above.get_legend_handles_labels(), **_LEGEND)
-        return _as_svg(figure, "reliability", description)
+        return _as_svg(figure, name, description)
+
+
+def precision_recall_curve(curve: Mapping[str, Any], *, name: str, marked: Mapping[str, Any], description: str) -> str:
+    """Precision against recall of one class, over the share of its examples; as SVG.
+
+    `name` is that of the plot in the page, `marked` a row of `per_class`, whose precision and recall get a mark.
+    """
+    with _figure(name, height=3.2) as figure:
+        axes = figure.subplots(gridspec_kw=_MARGINS)
+        axes.axhline(curve["prevalence"], **_DASHED, label="by chance")
+        recall, precision = [0.0, *curve["recall"]], [curve["precision"][0], *curve["precision"]]
+        color = VARIABLES["first"]
+        axes.plot(recall, precision, color=color, drawstyle="steps-pre", label="this model", clip_on=False, zorder=3)
+        if marked["precision"] is not None:
+            axes.plot([marked["recall"]], [marked["precision"]], "s", color=VARIABLES["second"], markersize=7,
+                      label="as it answers", clip_on=False, zorder=4)  # fmt: skip
+        axes.set_xlabel("recall")
+        _label_y(axes, "precision")
+        for axis, limit in ((axes.xaxis, axes.set_xlim), (axes.yaxis, axes.set_ylim)):
+            limit(0.0, 1.0)
+            axis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
+        figure.legend(**_LEGEND | {"ncols": 3})
+        return _as_svg(figure, name, description)
 
 
 @contextlib.contextmanager

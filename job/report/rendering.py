@@ -43,6 +43,16 @@ def percent(ratio: float) -> str:
     return f"{bare_percent(ratio)} %"
 
 
+def percent_or_none(ratio: float | None) -> str:
+    """0.973 -> `97.3 %`; `none` where there is no value."""
+    return "none" if ratio is None else percent(ratio)
+
+
+def decimal_or_none(value: float | None) -> str:
+    """0.97312 -> `0.9731`; `none` where there is no value."""
+    return "none" if value is None else f"{value:.4f}"
+
+
 def share(ratio: float) -> str:
     """0.973 -> `97 %`, 0.001 -> `< 1 %`."""
     return "< 1 %" if 0.0 < ratio < 0.01 else f"{100.0 * ratio:.0f} %"
@@ -121,6 +131,8 @@ def setting(value: Any) -> str:
 FILTERS = (
     bare_percent,
     percent,
+    percent_or_none,
+    decimal_or_none,
     share,
     duration,
     count,

@@ -24,6 +24,7 @@ from job.errors import (
     Interrupted,
     StorageError,
 )
+from job.model.answers import calibrated
 from job.model.classifier import Classifier, ModelRequest, build_classifier
 from job.observe import events
 from job.observe.progress import Context
@@ -38,7 +39,7 @@ from job.run.checkpoint import Checkpoints
 from job.run.committer import Committer
 from job.run.following import FollowedCheckpoints, FollowedRecord, NoCommits
 from job.run.record import RunRecord
-from job.run.results import measure, predict
+from job.run.results import AnswerRequest, Logits, measure, predict
 from job.schema import CheckpointEntry, EpochResult, StoredFile
 from job.settings.resources import evaluation_batch_size
 from job.settings.settings import Settings
@@ -107,7 +108,7 @@ class Pipeline:
                 if isinstance(self.record, FollowedRecord):
                     self.record.wait_for_outcome()
                     return
-                results = self.evaluate(logits, classifier, splits)
+                results = self.evaluate(logits, exported, classifier, splits)
             files = self.export(exported, splits, results)
             self.finish(results.outcome, files)
 
@@ -147,6 +148,7 @@ class Pipeline:
                 ),
             )
             splits = load_splits(request, check_stop=self.check_stop, first_order=self.first_order)
+            settings.check_classes(splits.class_names)
             run_inputs.compare_data(splits, self.record, self.store)
         steps = num_batches(len(splits.train), settings.batch_size)
         self.observer.event(events.DataLoaded(
@@ -334,18 +336,23 @@ class Pipeline:
     def evaluation_batch_size(self) -> int:
         return evaluation_batch_size(self.settings, self.arithmetic["precision"])
 
-    def predict(self, exported: keras.Model, splits: Splits) -> np.ndarray:
-        """Logits of the exported model over the test split; afterwards the first worker needs no other."""
+    def predict(self, exported: keras.Model, splits: Splits) -> Logits:
+        """Logits of the exported model over validation and test; afterwards the first worker needs no other."""
         self.record.update(state="evaluate")
         with self.progress.entering("evaluate", "evaluate"):
-            logits = predict(exported, splits, self.collective, batch_size=self.evaluation_batch_size)
+            sizes = {"batch_size": self.settings.batch_size, "at_once": self.evaluation_batch_size}
+            logits = predict(exported, splits, self.collective, **sizes)
         self.team.dismiss()
         return logits
 
-    def evaluate(self, logits: np.ndarray, classifier: Classifier, splits: Splits) -> Results:
+    def evaluate(self, logits: Logits, exported: keras.Model, classifier: Classifier, splits: Splits) -> Results:
         """Metrics over the test split, and examples of images for the report."""
         with self.progress.entering("evaluate", "evaluate"):
-            results = measure(logits, classifier, splits, phases=self.phases, seed=self.settings.seed)
+            request = AnswerRequest(calibrate=self.settings.calibrate, threshold=self.settings.threshold)
+            results = measure(
+                logits, classifier, splits, exported=exported, request=request, phases=self.phases,
+                seed=self.settings.seed,
+            )  # fmt: skip
         test = results.test
         self.observer.event(events.Evaluated(test.accuracy, test.loss, test.num_examples))
         return results
@@ -355,7 +362,9 @@ class Pipeline:
         artefacts = Artefacts(self.store, self.record, names=export.NAMES)
         self.record.update(state="export")
         with self.progress.entering("export", "export"):
-            self.write(artefacts, export.model_files(exported, splits.class_names, self.scratch))
+            model = calibrated(exported, results.temperature)
+            threshold = results.threshold
+            self.write(artefacts, export.model_files(model, splits.class_names, self.scratch, threshold=threshold))
             self.write(artefacts, export.log_files(self.committer.history, self.phases, self.scratch))
             content = self.compose_report(splits, results)
             self.write(artefacts, export.report_files(content, results.gallery, self.scratch))

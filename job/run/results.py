@@ -1,39 +1,83 @@
 """The final evaluation: metrics of the exported model over the test split, and examples of images for the report."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
 
-from job.data.splits import Splits
+from job.data.splits import Split, Splits
+from job.model.answers import DEFAULT_TEMPERATURE, DEFAULT_THRESHOLD
 from job.model.classifier import Classifier
 from job.phases import Phase
 from job.report.content import Results
 from job.report.gallery import gather
+from job.train.calibration import cross_entropy, fit_temperature
 from job.train.collective import Collective
-from job.train.evaluation import evaluate, predict_logits
+from job.train.evaluation import evaluate, forward_of, predict_logits, temperature_scaling, thresholds
 from job.train.loop import check_finite
+from job.train.threshold import fit_threshold
 
 
-def predict(exported: keras.Model, splits: Splits, collective: Collective, *, batch_size: int) -> np.ndarray:
-    """Logits float64 [n, 1 or k] of the exported model over the test split, once every image is known to be good.
+@dataclass(frozen=True, kw_only=True)
+class Logits:
+    """Of the exported model: float64 [n, 1 or k] over each of two splits."""
 
-    `batch_size` images are taken at a time. Raises DataCorrupt when an image of any split is damaged.
+    validation: np.ndarray
+    test: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerRequest:
+    """How the model of a run answers: `calibrate` and `threshold` are those of the settings."""
+
+    calibrate: bool
+    threshold: str
+
+
+def predict(exported: keras.Model, splits: Splits, collective: Collective, *, batch_size: int, at_once: int) -> Logits:
+    """The logits of the exported model, once every image is known to be good.
+
+    Of validation the workers share batches of `batch_size`, as in training, and of test those of `at_once`, which is
+    how many images are taken at a time. Raises DataCorrupt when an image of any split is damaged.
     """
     splits.wait()
-    return predict_logits(exported, splits.test, collective, batch_size=batch_size)
+    forward = forward_of(exported)
+
+    def over(split: Split, batch_size: int) -> np.ndarray:
+        num_logits = exported.output_shape[-1]
+        return predict_logits(forward, split, collective, num_logits=num_logits, batch_size=batch_size, at_once=at_once)
+
+    return Logits(validation=over(splits.validation, batch_size), test=over(splits.test, at_once))
 
 
 def measure(
-    logits: np.ndarray, classifier: Classifier, splits: Splits, *, phases: Sequence[Phase], seed: int
+    logits: Logits,
+    classifier: Classifier,
+    splits: Splits,
+    *,
+    exported: keras.Model,
+    request: AnswerRequest,
+    phases: Sequence[Phase],
+    seed: int,
 ) -> Results:
-    """The results of a classifier that gives these logits, as `predict` does.
+    """The results of a classifier and its exported model, which give these logits.
 
-    Raises TrainingDiverged when the loss is not finite.
+    Temperature and threshold are fitted on the validation split; nothing of the test split decides anything. Raises
+    TrainingDiverged when a loss is not finite.
     """
-    labels = splits.test.labels.astype(np.int64)
-    test = evaluate(logits, labels, splits.class_names)
-    check_finite(test.loss, "over the test split")
+    labels, validation_labels = (split.labels.astype(np.int64) for split in (splits.test, splits.validation))
+    check_finite(cross_entropy(logits.test, labels), "over the test split")
+    check_finite(cross_entropy(logits.validation, validation_labels), "over the validation split")
+    fitted = fit_temperature(logits.validation, validation_labels)
+    temperature = fitted if request.calibrate and fitted is not None else DEFAULT_TEMPERATURE
+    of_validation, of_test = logits.validation / temperature, logits.test / temperature
+    threshold, best = DEFAULT_THRESHOLD, None
+    if len(splits.class_names) == 2:
+        best = fit_threshold(of_validation, validation_labels)
+        threshold = best if request.threshold == "auto" else float(request.threshold)
+    test = evaluate(of_test, labels, splits.class_names, threshold=threshold)
     return Results(
         outcome={
             "test_accuracy": test.accuracy,
@@ -42,7 +86,22 @@ def measure(
             "model_sha256": classifier.digest(),
         },
         test=test,
-        gallery=gather(classifier, splits, logits=logits, labels=labels, seed=seed),
-        layers=classifier.structure(),
+        temperature=temperature,
+        threshold=threshold,
+        temperature_scaling=temperature_scaling(logits.test, labels, fitted=fitted, is_used=request.calibrate),
+        thresholds=None if best is None else thresholds(of_test, labels, used=threshold, best=best),
+        gallery=gather(
+            classifier, splits, exported=exported, logits=of_test, labels=labels, threshold=threshold, seed=seed
+        ),
+        layers=classifier.structure() + ([] if temperature == DEFAULT_TEMPERATURE else [_temperature_layer(exported)]),
         num_trainable={phase.name: classifier.num_trainable(phase.unfreeze) for phase in phases},
     )
+
+
+def _temperature_layer(exported: keras.Model) -> dict[str, Any]:
+    """The row of the last layer of a calibrated model, as of `Classifier.structure`."""
+    output_shape = list(exported.output_shape[1:])
+    return {
+        "part": "head", "name": "temperature", "kind": "Rescaling", "output_shape": output_shape,
+        "num_parameters": 0, "num_trainable": 0,
+    }  # fmt: skip

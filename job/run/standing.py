@@ -71,7 +71,7 @@ def seconds_left(record: Record, progress: list[PhaseProgress]) -> float | None:
         progress,
         {epoch.phase: batch_size / epoch.images_per_second for epoch in measured},
         validation_seconds=validation_seconds,
-        evaluation_seconds=validation_seconds * splits["test"] / max(1, splits["validation"]),
+        evaluation_seconds=validation_seconds * (1 + splits["test"] / max(1, splits["validation"])),
     )
 
 

@@ -1,6 +1,7 @@
 """What the fields of `Settings` are declared with: groups, types, and what texts are names of."""
 
 import json
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -49,6 +50,19 @@ def _there_for_the_backbone(weights: str, info: ValidationInfo) -> str:
     return weights
 
 
+def _auto_or_probability(threshold: str) -> str:
+    """As it is shown and enters the fingerprint, however the number was written."""
+    if threshold == "auto":
+        return threshold
+    try:
+        probability = float(threshold)
+    except ValueError:
+        probability = math.nan
+    if not 0 < probability < 1:
+        raise ValueError("must be auto, or a number above 0 and below 1")
+    return str(probability)
+
+
 def _one_of_the_workers(worker: int | None, info: ValidationInfo) -> int | None:
     workers = info.data.get("workers")
     if worker is not None and workers is not None and worker >= workers:
@@ -84,6 +98,7 @@ LocalPath = Annotated[Path, BeforeValidator(_local), AfterValidator(expanded)]
 Backbone = Annotated[str, AfterValidator(_known)]
 ImageSize = Annotated[int, AfterValidator(_large_enough)]
 Weights = Annotated[str, AfterValidator(_there_for_the_backbone)]
+Threshold = Annotated[str, AfterValidator(_auto_or_probability)]
 Worker = Annotated[int | None, AfterValidator(_one_of_the_workers)]
 WorkerHost = Annotated[str, AfterValidator(_of_each_worker)]
 WorkerPort = Annotated[int, AfterValidator(_with_ports_for_all)]

@@ -6,11 +6,12 @@ from pydantic import BaseModel, ValidationInfo, field_validator
 
 from job.model.backbones import BACKBONES
 from job.phases import PHASE_NAMES, Keep, Monitor, Schedule, Unfreeze, canonical
-from job.settings.fields import Backbone, ImageSize, Weights, phase_rows, setting_group, variable
+from job.settings.fields import Backbone, ImageSize, Threshold, Weights, phase_rows, setting_group, variable
 
 _model = setting_group("model", changes_result=True)
 _augmentation = setting_group("augmentation", changes_result=True)
 _phases = setting_group("phases", changes_result=True)
+_answers = setting_group("answers", changes_result=True)
 _numerics = setting_group("numerics", changes_result=True)
 
 
@@ -64,6 +65,14 @@ class RecipeSettings(BaseModel):
     class_weights: Literal["none", "balanced"] = _phases(
         "none", "of the training loss: balanced gives every class the same part in it, however few its examples"
     )
+
+    calibrate: bool = _answers(
+        False, "divide the logits of the exported model by the temperature that fits the validation split best"
+    )
+    threshold: Threshold = _answers(
+        "0.5", "of two classes: probability above which the answer is the second one, above 0 and below 1; auto is the "
+        "one with the greatest balanced accuracy on the validation split",
+    )  # fmt: skip
 
     seed: int = _numerics(0, "of data order, augmentation, dropout and new weights", ge=0, lt=2**31)
     precision: Literal["auto", "float32", "bfloat16"] = _numerics(

@@ -8,6 +8,7 @@ under half a second, before TensorFlow and before any network call.
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from job.data.files.listing import FilesRequest
 from job.data.files.names import is_place
+from job.errors import InvalidSettings
 from job.phases import Phase, phases_of
 from job.redaction import redacted_value
 from job.settings.data import DataSettings
@@ -110,6 +112,14 @@ class Settings(OperationSettings, RecipeSettings, DataSettings, RunSettings, Bas
         folders = [cache_folder.place(self.cache_dir)]
         store = local_folder(self.storage_uri)
         return folders if store is None else [*folders, store]
+
+    def check_classes(self, class_names: Sequence[str]) -> None:
+        """Raise InvalidSettings when a setting does not fit the number of classes, which only the data has."""
+        if len(class_names) > 2 and self.threshold != Settings.model_fields["threshold"].default:
+            raise InvalidSettings(
+                f"{PREFIX}THRESHOLD={self.threshold} is for two classes, and the data has {len(class_names)}",
+                hint=f"leave {PREFIX}THRESHOLD out: of more classes the most probable one is the answer",
+            )
 
     def training_phases(self) -> tuple[Phase, ...]:
         """The phases that train, in order."""
