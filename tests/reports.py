@@ -65,6 +65,7 @@ def content(
     test = evaluate(logits, labels, class_names)
     results = Results(
         test=test,
+        predictions=b"",
         outcome={
             "test_accuracy": test.accuracy, "test_accuracy_interval": test.accuracy_interval, "test_loss": test.loss,
             "model_sha256": "ef" * 32,

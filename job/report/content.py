@@ -44,11 +44,15 @@ ATTEMPT_FIELDS = {"number", "start", "end", "exit_code", "num_workers"}
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
-    """The final evaluation of a trained model. `outcome` is kept in the record; `layers` are those of the model."""
+    """The final evaluation of a trained model.
+
+    `outcome` is kept in the record; `predictions` is the file of them all; `layers` are those of the model.
+    """
 
     outcome: dict[str, Any]
     test: Evaluation
     gallery: Gallery
+    predictions: bytes
     layers: list[dict[str, Any]]
 
 

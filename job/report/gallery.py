@@ -42,7 +42,7 @@ class Gallery:
 def gather(classifier: Classifier, splits: Splits, *, logits: np.ndarray, labels: np.ndarray, seed: int) -> Gallery:
     """The gallery of a trained model, whose `logits` float64 [n, 1 or k] are over the test split with `labels` [n]."""
     sample = training_sample(splits.train.labels, splits.class_names, seed=seed)
-    predicted = predictions(logits, labels, splits.class_names, names=_names(splits))
+    predicted = predictions(logits, labels, splits.class_names, names=names_of_test(splits))
     training = _pixels(splits.train, sample)
     return Gallery(
         examples={"training_sample": sample, **predicted},
@@ -97,7 +97,7 @@ def predictions(
     }
 
 
-def _names(splits: Splits) -> list[str] | None:
+def names_of_test(splits: Splits) -> list[str] | None:
     """Of the test images, in order, where they have any."""
     if splits.table is None:
         return None

@@ -5,10 +5,11 @@ import numpy as np
 
 from job.data.splits import Splits
 from job.model.classifier import Classifier
+from job.report import predictions
 from job.report.content import Results
-from job.report.gallery import gather
+from job.report.gallery import gather, names_of_test
 from job.train.collective import Collective
-from job.train.evaluation import evaluate, predict_logits
+from job.train.evaluation import evaluate, predict_logits, predicted_classes, probabilities
 from job.train.loop import check_finite
 
 
@@ -38,5 +39,8 @@ def measure(logits: np.ndarray, classifier: Classifier, splits: Splits, *, seed:
         },
         test=test,
         gallery=gather(classifier, splits, logits=logits, labels=labels, seed=seed),
+        predictions=predictions.written(
+            probabilities(logits), predicted_classes(logits), labels, splits.class_names, names=names_of_test(splits)
+        ),
         layers=classifier.structure(),
     )

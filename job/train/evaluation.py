@@ -59,17 +59,19 @@ def predict_logits(model: keras.Model, split: Split, collective: Collective, *, 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:
     """Class probabilities float64 [n, k] from logits [n, 1] (two classes) or [n, k]."""
-    if logits.shape[1] == 1:
-        logits = np.concatenate([np.zeros_like(logits), logits], axis=1)
-    return np.exp(_log_softmax(logits))
+    return np.exp(_log_softmax(_of_each_class(logits)))
+
+
+def predicted_classes(logits: np.ndarray) -> np.ndarray:
+    """The predicted class of each example, int64 [n], from logits [n, 1] (two classes) or [n, k]."""
+    return _of_each_class(logits).argmax(axis=1)
 
 
 def evaluate(logits: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> Evaluation:
     """The metrics of logits float64 [n, 1 or k] against labels int64 [n]."""
-    if logits.shape[1] == 1:
-        logits = np.concatenate([np.zeros_like(logits), logits], axis=1)
+    logits = _of_each_class(logits)
     num_examples, num_classes = logits.shape
-    predicted = logits.argmax(axis=1)
+    predicted = predicted_classes(logits)
     correct = int((predicted == labels).sum())
     confusion = np.zeros((num_classes, num_classes), dtype=int)
     np.add.at(confusion, (labels, predicted), 1)
@@ -154,6 +156,11 @@ def auroc(scores: np.ndarray, positive: np.ndarray) -> float | None:
     mean_ranks = (last_rank - (counts - 1) / 2)[inverse]
     rank_sum = float(mean_ranks[positive].sum())
     return (rank_sum - num_positive * (num_positive + 1) / 2) / (num_positive * num_negative)
+
+
+def _of_each_class(logits: np.ndarray) -> np.ndarray:
+    """Logits [n, k] from [n, 1] (two classes) or [n, k]."""
+    return np.concatenate([np.zeros_like(logits), logits], axis=1) if logits.shape[1] == 1 else logits
 
 
 def _log_softmax(logits: np.ndarray) -> np.ndarray:
