@@ -35,9 +35,7 @@ def written(
     writer.writerow(COLUMNS)
     for index, (of_class, label) in enumerate(zip(predicted.tolist(), labels.tolist(), strict=True)):
         name = names[index] if names is not None else ""
-        writer.writerow(
-            [index, name, class_names[label], class_names[of_class], f"{probability[index, of_class]:.6f}"]
-        )
+        writer.writerow([index, name, class_names[label], class_names[of_class], f"{probability[index, of_class]:.6f}"])
     # The name of a file may be no text at all.
     return text.getvalue().encode("utf-8", "backslashreplace")
 
