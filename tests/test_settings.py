@@ -16,6 +16,7 @@ TEXTS: dict[str, Any] = {
     "train_split": "train[:30%]", "validation_split": "train[40%:45%]", "test_split": "train[50%:55%]",
     "backbone": "MobileNetV2", "weights": "none", "job_uid": "uid", "job_name": "job", "node_name": "node",
     "classes": "dog,cat", "worker": 0, "worker_host": "host-{worker}", "devices": "2",
+    "sweep": "/sweep", "sweep_index": 0,
     "cache_dir": "/cache", "termination_log": "/log", "min_test_accuracy": 0.9, "pushgateway_url": "http://push:9091",
 }  # fmt: skip
 """Another value of each setting that is free text, or has no default."""
