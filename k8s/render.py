@@ -2,6 +2,7 @@
 
 A run is one Job or CronJob and the ConfigMap of its settings, and nothing else, so that deleting it deletes no more.
 With several workers there is also the policy by which the pods of this run reach each other (k8s/workers.py).
+A sweep is many runs in one Job, and has a ConfigMap of their rows too (k8s/sweep.py).
 What all runs of a namespace share (account, policies, claim) is in the overlay's folder `shared`; `--shared` prints it.
 `--deploy` prints both, and refuses the examples of this repository, which are no place of anyone.
 
@@ -15,7 +16,6 @@ does to the Job holds on a schedule too. Only then does the Job become the templ
 """
 
 import argparse
-import hashlib
 import re
 import shutil
 import subprocess
@@ -30,6 +30,8 @@ from job.errors import ExitCode, InvalidSettings, ThawError
 from job.settings.environment import read_settings
 from job.settings.fields import variable
 from job.settings.settings import Settings
+from k8s import sweep
+from k8s.errors import CannotRender
 from k8s.targets import without_target
 from k8s.workers import (
     AROUND_A_JOB,
@@ -51,10 +53,6 @@ EXAMPLE = re.compile(r"[\w.:/@-]*(?<![\w-])(?:example\.(?:com|net|org)(?!\.\w)|e
 """A registry, bucket or account in the domains that are reserved for examples, or in the project of ours."""
 
 Manifest = dict[str, Any]
-
-
-class CannotRender(ThawError):
-    """Kustomize is not there, or refuses the overlay."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -188,7 +186,8 @@ def of_one_run(manifests: list[Manifest], run_id: str | None = None) -> list[Man
     config = _config_of(container, manifests)
     policies = list(filter(is_of_one_run, manifests))
     around = [it for it in manifests if it["kind"] in AROUND_A_JOB and workload["kind"] == "Job"][:1]
-    of_run = [workload, config, *policies, *around]
+    rows = sweep.rows_of(pod_of(workload), manifests)
+    of_run = [workload, config, *policies, *around, *([rows] if rows else [])]
     others = [f"{it['kind']} {it['metadata']['name']}" for it in manifests if it not in of_run]
     if others:
         raise CannotRender(
@@ -197,24 +196,32 @@ def of_one_run(manifests: list[Manifest], run_id: str | None = None) -> list[Man
         )
     if run_id is not None:
         config["data"][RUN_ID] = run_id
-    settings = _settled(workload, config)
+    if rows and around:
+        raise CannotRender(f"a sweep is a Job, and this one is in a {around[0]['kind']}", hint="leave one of them out")
+    runs = sweep.runs(container, config["data"], rows) if rows else [_settled(workload, config)]
+    if rows:
+        sweep.fit(job_spec_of(workload), config, rows, num_rows=len(runs))
+    of_rows = [rows] if rows else []
     if workload["kind"] == "CronJob":
         if RUN_ID in config["data"]:
             raise InvalidSettings(
                 f"{RUN_ID}={config['data'][RUN_ID]!r}: each slot of a CronJob is a run of its own", hint="leave it out"
             )
         name = workload["metadata"]["name"]
-        _label(name, workload, config, *policies, workload["spec"]["jobTemplate"], template_of(workload))
+        _label(name, workload, config, *of_rows, *policies, workload["spec"]["jobTemplate"], template_of(workload))
         for policy in policies:
             select(policy, name)
         return manifests
-    config["data"][RUN_ID] = settings.resolved_run_id()
-    name = f"{workload['metadata']['name']}-{settings.fingerprint()}-{_place_digest(settings)}"
+    name = f"{workload['metadata']['name']}-{sweep.digests(runs, is_sweep=bool(rows))}"
+    if rows:
+        sweep.rename(pod_of(workload), rows, f"{name}-rows")
+    else:
+        config["data"][RUN_ID] = runs[0].resolved_run_id()
     config["metadata"]["name"] = name
     for source in container["envFrom"]:
         source["configMapRef"]["name"] = name
     workload["metadata"]["name"] = name
-    _label(name, workload, config, *policies, template_of(workload))
+    _label(name, workload, config, *of_rows, *policies, template_of(workload))
     if around:
         return wrapped(around[0], workload, config, policies)
     for policy in policies:
@@ -270,8 +277,13 @@ _Dumper.add_representer(str, _represent_text)
 
 def template_of(workload: Manifest) -> Manifest:
     """The template of the pods of a Job or CronJob."""
+    return job_spec_of(workload)["template"]  # type: ignore[no-any-return]
+
+
+def job_spec_of(workload: Manifest) -> Manifest:
+    """The specification of a Job, or of the Jobs of a CronJob."""
     job = workload["spec"]["jobTemplate"] if workload["kind"] == "CronJob" else workload
-    return job["spec"]["template"]  # type: ignore[no-any-return]
+    return job["spec"]  # type: ignore[no-any-return]
 
 
 def pod_of(workload: Manifest) -> Manifest:
@@ -315,11 +327,6 @@ def _config_of(container: Manifest, manifests: list[Manifest]) -> Manifest:
     if len(found) != 1:
         raise CannotRender(f"the settings are one ConfigMap in `envFrom`, and there are {len(found)}")
     return found[0]
-
-
-def _place_digest(settings: Settings) -> str:
-    """Six hexadecimal digits over store and run id: two runs of the same settings have different ones."""
-    return hashlib.sha256(f"{settings.storage_uri}/{settings.resolved_run_id()}".encode()).hexdigest()[:6]
 
 
 if __name__ == "__main__":

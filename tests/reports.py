@@ -72,6 +72,7 @@ def content(
         threshold=threshold,
         temperature_scaling=scaling,
         thresholds=thresholds(logits, labels, used=threshold, best=0.4) if num_classes == 2 else None,
+        predictions=b"",
         outcome={
             "test_accuracy": test.accuracy, "test_accuracy_interval": test.accuracy_interval, "test_loss": test.loss,
             "model_sha256": "ef" * 32,

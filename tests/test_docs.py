@@ -1,6 +1,7 @@
 """What the pages name is there, and their examples work. `make lint` compares the reference with the code."""
 
 import contextlib
+import json
 import os
 import re
 import shlex
@@ -143,3 +144,31 @@ def test_the_gitlab_job_has_good_settings_and_retries_what_a_retry_may_help() ->
     assert job["retry"]["exit_codes"] == [code for code in ExitCode if code and code.retry != "will not help"]
     assert job["script"] == ["python -m job"]
     assert "$CI_PIPELINE_IID" in values["THAW_RUN_ID"], "each night is a run of its own"
+
+
+def test_katib_finds_the_metrics_in_the_log(undisturbed_process: dict[str, str]) -> None:
+    """By the expression of the page, in the lines of a real run: of each epoch, and of the outcome."""
+    (block,) = re.findall(r"```yaml\n(.+?)```", PAGES["docs/sweeps.md"], re.DOTALL)
+    spec = yaml.safe_load(block)["spec"]
+    (expression,) = spec["metricsCollectorSpec"]["source"]["filter"]["metricsFormat"]
+    log = Path(undisturbed_process["THAW_STORAGE_URI"], "stdout").read_text()
+    found = re.findall(expression, log)
+    epochs = [line for line in map(json.loads, log.splitlines()) if line["event"] == "epoch_finished"]
+    accuracies = [float(value) for name, value in found if name == "validation_accuracy"]
+    assert accuracies == [it["validation_accuracy"] for it in epochs]
+    assert {name for name, _ in found} == {
+        spec["objective"]["objectiveMetricName"], *spec["objective"]["additionalMetricNames"]
+    }  # fmt: skip
+    (container,) = spec["trialTemplate"]["trialSpec"]["spec"]["template"]["spec"]["containers"]
+    assert container["name"] == spec["trialTemplate"]["primaryContainerName"]
+    words = [word.replace("${trialParameters.rate}", "1e-5") for word in container["command"][3:]]
+    assert cli.read("run", words, {it["name"]: it["value"] for it in container["env"]}).settings.log_format == "json"
+
+
+def test_the_rows_of_the_page_are_those_of_a_sweep(tmp_path: Path) -> None:
+    """Each index has the settings that stand there."""
+    (rows,) = re.findall(r"^((?: {4}(?:# rows|THAW_).*\n)+)", PAGES["docs/sweeps.md"], re.MULTILINE)[:1]
+    (tmp_path / "rows").write_text(textwrap.dedent(rows))
+    environ = {"THAW_SWEEP": str(tmp_path / "rows")}
+    seeds = [cli.read("run", [], environ | {"THAW_SWEEP_INDEX": str(index)}).settings.seed for index in range(3)]
+    assert seeds == [0, 1, 0]

@@ -101,8 +101,8 @@ def test_every_variable_is_a_setting(name: str) -> None:
 
 @every_overlay
 def test_a_failed_pod_is_judged_by_its_exit_code(name: str) -> None:
-    """A code that a retry cannot help fails the Job. 42 costs no retry, and neither does 45: of several workers the one
-    that failed counts, once. Disruption comes first: with any code.
+    """A code that a retry cannot help fails the Job, or the row of a sweep. 42 costs no retry, and neither does 45: of
+    several workers the one that failed counts, once. Disruption comes first: with any code.
     """
     manifests = overlay(name)
     assert manifests.pod["restartPolicy"] == "Never"
@@ -111,7 +111,8 @@ def test_a_failed_pod_is_judged_by_its_exit_code(name: str) -> None:
     codes = {"containerName": manifests.container["name"], "operator": "In"}
     assert free == {"action": "Ignore", "onExitCodes": codes | {"values": [ExitCode.INTERRUPTED, ExitCode.PEER_LOST]}}
     will_not_help = [code for code in ExitCode if code.retry == "will not help"]
-    assert hopeless == {"action": "FailJob", "onExitCodes": codes | {"values": will_not_help}}
+    action = "FailIndex" if manifests.settings.sweep else "FailJob"
+    assert hopeless == {"action": action, "onExitCodes": codes | {"values": will_not_help}}
 
 
 def test_the_comments_on_exit_codes_are_those_of_the_table() -> None:
@@ -128,8 +129,12 @@ def test_each_worker_has_one_pod_at_a_time_and_a_run_an_end(name: str) -> None:
     """The next pod waits for the last, which ends before it is killed; finished Jobs are removed."""
     job, pod = overlay(name).job, overlay(name).pod
     assert job["podReplacementPolicy"] == "Failed"
-    assert job.get("parallelism", 1) == job.get("completions", 1) == overlay(name).settings.workers
-    assert 0 < job["backoffLimit"] < 10
+    if overlay(name).settings.sweep:
+        assert 0 < job["parallelism"] <= job["completions"]
+        assert 0 < job["backoffLimitPerIndex"] < 10
+    else:
+        assert job.get("parallelism", 1) == job.get("completions", 1) == overlay(name).settings.workers
+        assert 0 < job["backoffLimit"] < 10
     assert job["activeDeadlineSeconds"] >= 3600
     kind, spec = overlay(name).workload["kind"], overlay(name).workload["spec"]
     if kind != "TrainJob":  # it has no such field
@@ -166,6 +171,7 @@ def test_disk_and_memory_are_bounded(name: str) -> None:
     settings, resources = manifests.settings, manifests.container["resources"]
     mounts = {mount["name"]: mount["mountPath"] for mount in manifests.container["volumeMounts"]}
     assert sorted(mounts) == sorted(volume["name"] for volume in manifests.pod["volumes"])
+    written = [volume for volume in manifests.pod["volumes"] if "configMap" not in volume]
     assert settings.storage_uri.startswith(("gs://", "file:///")), "kept beyond the life of a pod"
     places = [
         settings.dataset,
@@ -175,7 +181,7 @@ def test_disk_and_memory_are_bounded(name: str) -> None:
     ]
     for place in (place for place in places if place.startswith("/")):
         assert any(Path(place).is_relative_to(mount) for mount in mounts.values()), place
-    for volume in manifests.pod["volumes"]:
+    for volume in written:
         assert "persistentVolumeClaim" in volume or volume["emptyDir"]["sizeLimit"]
     assert "cpu" in resources["requests"]
     assert "cpu" not in resources["limits"]

@@ -17,6 +17,7 @@ TEXTS: dict[str, Any] = {
     "train_split": "train[:30%]", "validation_split": "train[40%:45%]", "test_split": "train[50%:55%]",
     "backbone": "MobileNetV2", "weights": "none", "job_uid": "uid", "job_name": "job", "node_name": "node",
     "classes": "dog,cat", "threshold": "auto", "worker": 0, "worker_host": "host-{worker}", "devices": "2",
+    "sweep": "/sweep", "sweep_index": 0,
     "cache_dir": "/cache", "termination_log": "/log", "min_test_accuracy": 0.9, "pushgateway_url": "http://push:9091",
     "unfreeze": "top:3", "patience": 3, "phases": PHASES,
 }  # fmt: skip

@@ -20,7 +20,7 @@ from job.storage import LocalStore
 from tests.conftest import REPOSITORY, job
 from tests.gcs_server import BUCKET, GcsServer
 from tests.processes import Environment, begin, wait_for
-from tests.recorded import NOON, attempt, record
+from tests.recorded import NOON, OUTCOME, attempt, record
 from tests.runs import Undisturbed
 from tests.terminal import run_in_terminal
 
@@ -134,6 +134,37 @@ def test_runs_are_listed_with_their_condition(tmp_path: Path, said: Said) -> Non
     table = said()
     for expected in ("killed in head", "failed in fine_tune", "0.9000", "damaged: "):
         assert expected in table
+
+
+def test_runs_are_listed_in_the_order_that_is_asked_for(tmp_path: Path, said: Said) -> None:
+    """The newest, the most accurate, or by name; those without age or result come last."""
+    store = LocalStore(tmp_path)
+    for hours, (name, accuracy) in enumerate({"b": 0.7, "c": 0.9, "a": 0.8}.items()):
+        ended = attempt(start=NOON + timedelta(hours=hours), end=NOON + timedelta(hours=hours), exit_code=0)
+        keep(store, name, state="done", attempts=(ended,), outcome=OUTCOME | {"test_accuracy": accuracy})
+    keep(store, "running", state="head")
+    store.write(f"broken/{RECORD_NAME}", b"", if_generation=0)
+    orders = {"age": ["a", "c", "b"], "accuracy": ["c", "a", "b"], "name": ["a", "b"]}
+    for order, first in orders.items():
+        list_command.answer(list_command.Options(storage_uri=store.uri, sort=order, as_json=True))
+        assert [json.loads(line)["run_id"] for line in said().splitlines()][: len(first)] == first
+
+
+def test_what_runs_differ_in_is_listed_when_it_is_asked_for(tmp_path: Path, said: Said) -> None:
+    """A column for each setting that is not the same in all; a damaged record has none."""
+    store, settings = LocalStore(tmp_path), {"HEAD_EPOCHS": 2, "FINE_TUNE_EPOCHS": 2, "BATCH_SIZE": 10, "SEED": 3}
+    keep(store, "a", settings=settings)
+    keep(store, "b", settings=settings | {"DROPOUT": 0.5, "DETERMINISTIC": True})
+    store.write(f"broken/{RECORD_NAME}", b"", if_generation=0)
+    assert all("settings" not in row for row in rows_of(store.uri, said))
+    list_command.answer(list_command.Options(storage_uri=store.uri, sort="name", differing=True, as_json=True))
+    rows = [json.loads(line) for line in said().splitlines()]
+    differing = {"DROPOUT": 0.2, "DETERMINISTIC": False}, {"DROPOUT": 0.5, "DETERMINISTIC": True}, None
+    assert [row.get("settings") for row in rows] == [*differing]
+    list_command.answer(list_command.Options(storage_uri=store.uri, differing=True))
+    header, *lines = said().splitlines()
+    assert header.split()[-2:] == ["DROPOUT", "DETERMINISTIC"]
+    assert any(line.split()[-2:] == ["0.5", "true"] for line in lines)
 
 
 def test_a_place_without_runs_is_distinguished_from_a_run_and_from_nothing(tmp_path: Path, said: Said) -> None:

@@ -20,6 +20,7 @@ COMMANDS = {
     "inspect": "look at every one of your own images before a run: classes, sizes, damaged files, copies",
     "status": "show how a run is doing",
     "list": "list the runs of a store",
+    "compare": "show finished runs side by side, and test whether their models differ",
     "predict": "label images with the model of a finished run",
     "verify": "read every object of a run, and compare it with the record",
     "repair": "rebuild the record of a run, run.json, from the checkpoints",

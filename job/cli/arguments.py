@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 
 from job.errors import ExitCode, InvalidSettings
 from job.redaction import redacted_value
-from job.settings import environment
+from job.settings import environment, sweep, vertex
 from job.settings.environment import Given, Origin
 from job.settings.fields import LocalPath, variable
 from job.settings.settings import Settings, group_of
@@ -25,7 +25,7 @@ PROGRAM = "thaw"
 EXIT_CODES = "exit codes:\n" + "\n".join(f"  {int(code):2}  {code.meaning}" for code in ExitCode)
 PRECEDENCE = (
     "Each setting is a flag, a variable, and a line of the file: --batch-size is THAW_BATCH_SIZE.\n"
-    "Flags win over variables, and variables over the file."
+    "Flags win over the row of a sweep, that over variables, and variables over the file."
 )
 
 
@@ -111,6 +111,9 @@ def read(parser: Parser, options: type[Options], words: Sequence[str], environ: 
         variables |= environment.from_file(path, problems)
     variables |= environment.from_environment(environ, problems if needs_settings else [])
     chosen = variables | {field: given.pop(field) for field in [*given] if field not in flags}
+    if needs_settings:
+        chosen = {**vertex.place(environ, chosen, problems), **chosen}
+        chosen = dict(sweep.chosen(chosen, environ, problems))
     given = {field: variables[flag.setting] for field, flag in flags.items() if flag.setting in variables} | given
     values: dict[str, Any] = {}
     if needs_settings:

@@ -12,6 +12,7 @@ from rich import progress as bars
 from rich.console import Console, Group
 from rich.table import Table
 
+from job.cli import page_file
 from job.cli.arguments import AsJson, Flag, SettingsOptions
 from job.cli.tables import TableConsole, plain, print_json, size, table
 from job.data.files import findings, inspection, survey
@@ -47,7 +48,7 @@ def answer(options: Options) -> ExitCode:
             hint="thaw plan shows what is known of it; own images are a folder, an archive or a table",
         )
     if options.page is not None:
-        _check(options.page)
+        page_file.check(options.page)
     request = settings.files_request()
     with scratch.folder(settings.cache_dir) as folder:
         place = _local(settings, folder)
@@ -63,7 +64,7 @@ def answer(options: Options) -> ExitCode:
         if options.page is not None:
             from job.report import contact_sheet
 
-            _write(options.page, contact_sheet.page(content, listing, seen))
+            page_file.write(options.page, contact_sheet.page(content, listing, seen))
     if options.as_json:
         print_json(content, indent=1)
     else:
@@ -90,21 +91,6 @@ def _bar(total: int) -> Iterator[Callable[[], None]]:
     ) as shown:  # fmt: skip
         task = shown.add_task("", total=total)
         yield lambda: shown.advance(task)
-
-
-def _check(path: Path) -> None:
-    """Raise InvalidSettings where a file could not be written, before images are read for it."""
-    if path.is_dir() or not path.parent.is_dir():
-        raise InvalidSettings(f"--page={str(path)!r}: is not a file in a folder that exists", hint="name a file")
-
-
-def _write(path: Path, page: bytes) -> None:
-    try:
-        path.write_bytes(page)
-    except OSError as error:
-        raise InvalidSettings(
-            f"--page={str(path)!r}: cannot be written: {error.strerror}", hint="name a file elsewhere"
-        ) from error
 
 
 def _as_table(content: Mapping[str, Any], page: Path | None) -> Group:

@@ -3,17 +3,19 @@
 Only names of folders are listed, and one object a run is read, several at a time: what a run holds does not matter.
 """
 
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from rich.table import Table
 
 from job.cli.arguments import AsJson, CommandOptions, Flag, Place
-from job.cli.tables import COLORS, TableConsole, duration, plain, print_json, table
+from job.cli.tables import COLORS, TableConsole, duration, plain, print_json, setting_text, table
 from job.errors import ExitCode, ObjectMissing, RecordDamaged, RunUnavailable, StorageError
 from job.run import lease, record, standing
 from job.run.record import RECORD_NAME
+from job.schema import recorded_setting
 from job.storage import MISSING, ObjectStore, open_store
 from job.storage.uri import PLACES
 
@@ -23,7 +25,7 @@ Row = dict[str, Any]
 
 
 class Options(CommandOptions):
-    """The newest comes first."""
+    """The newest comes first. `--differing` shows what the runs of a sweep differ in."""
 
     storage_uri: Annotated[
         Place,
@@ -32,27 +34,38 @@ class Options(CommandOptions):
             default_of=lambda settings: settings.storage_uri,
         ),
     ]  # fmt: skip
+    sort: Annotated[
+        Literal["age", "accuracy", "name"],
+        Flag("the newest first, the most accurate first, or by name [default: age]", metavar="age|accuracy|name"),
+    ] = "age"
+    differing: Annotated[bool, Flag("also show the settings that are not the same in all runs")] = False
     as_json: AsJson = False
 
 
 def answer(options: Options) -> ExitCode:
-    """Show the runs, the newest first; one whose record is damaged or cannot be read is a row that says so.
+    """Show the runs; one whose record is damaged or cannot be read is a row that says so.
 
     Raises RunUnavailable when the place is a run itself, and StorageError when the names of the runs cannot be read.
     """
     store, now = open_store(options.storage_uri), datetime.now(UTC)
     try:
-        rows = sorted(find(store, now=now), key=_newest_first)
+        rows = sorted(find(store, now=now), key=ORDERS[options.sort])
         nothing = f"There is no run in {store.uri}."
     except ObjectMissing:
         rows, nothing = [], f"There is no run in {store.uri}: there is no such folder yet."
     if not rows and store.generation(RECORD_NAME) != MISSING:
         raise RunUnavailable(f"{store.uri} is a run itself", hint=f"thaw status --run {store.uri}")
+    differing = standing.differing_settings([row["record"] for row in rows if "record" in row])
+    names = list(differing) if options.differing else []
+    for row in rows:
+        found = row.pop("record", None)
+        if options.differing and found is not None:
+            row["settings"] = {name: recorded_setting(found.settings, name) for name in names}
     if options.as_json:
         for row in rows:
             print_json(row)
     elif rows:
-        TableConsole().print(as_table(rows))
+        TableConsole().print(as_table(rows, names))
     else:
         TableConsole().print(plain(nothing))
     return ExitCode.COMPLETE
@@ -80,6 +93,7 @@ def _row(store: ObjectStore, folder: str, now: datetime) -> Row | None:
     changed = standing.last_change(found)
     return {
         "run_id": folder,
+        "record": found,
         "condition": standing.condition(found, held_seconds=hold.seconds),
         "state": found.state,
         "test_accuracy": found.outcome.test_accuracy if found.outcome else None,
@@ -93,9 +107,20 @@ def _newest_first(row: Row) -> tuple[bool, float, str]:
     return age is None, age or 0.0, row["run_id"]
 
 
-def as_table(rows: list[Row]) -> Table:
-    """The rows for a person."""
-    shown = table("run", "state", "test accuracy", "attempts", "last change", right=("test accuracy", "attempts"))
+def _most_accurate_first(row: Row) -> tuple[bool, float, str]:
+    accuracy = row.get("test_accuracy")
+    return accuracy is None, -(accuracy or 0.0), row["run_id"]
+
+
+ORDERS: Mapping[str, Callable[[Row], Any]] = {
+    "age": _newest_first, "accuracy": _most_accurate_first, "name": lambda row: row["run_id"]
+}  # fmt: skip
+
+
+def as_table(rows: list[Row], names: Sequence[str] = ()) -> Table:
+    """The rows for a person, with the settings of these names."""
+    columns = ("run", "state", "test accuracy", "attempts", "last change")
+    shown = table(*columns, *names, right=("test accuracy", "attempts"))
     for row in rows:
         is_over = row["condition"] in ("done", "damaged", "unreadable")
         state = row["condition"] if is_over else f"{row['condition']} in {row['state']}"
@@ -108,5 +133,6 @@ def as_table(rows: list[Row]) -> Table:
             "" if accuracy is None else f"{accuracy:.4f}",
             str(row.get("num_attempts", "")),
             "" if age is None else f"{duration(max(0.0, age))} ago",
+            *(plain(setting_text(row["settings"][name])) if "settings" in row else "" for name in names),
         )
     return shown

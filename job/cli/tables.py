@@ -75,6 +75,11 @@ def plain(text: str, style: str = "") -> Text:
     return Text("".join(shown), style=style)
 
 
+def setting_text(value: Any) -> str:
+    """A recorded setting as it would be written into its variable; one that is not set is empty."""
+    return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def duration(seconds: float) -> str:
     """Two units are enough: 45 s, 3 min 20 s, 2 h 5 min, 4 d 1 h."""
     whole = round(seconds)

@@ -48,9 +48,9 @@ ATTEMPT_FIELDS = {"number", "start", "end", "exit_code", "num_workers"}
 class Results:
     """The final evaluation of a trained model. `outcome` is kept in the record; `layers` are those of the model.
 
-    `num_trainable` are the parameters that train, by phase and part of the model. The model answers with its logits
-    divided by `temperature`, and of two classes with the second above `threshold`. `temperature_scaling` and
-    `thresholds` are those of `job.train.evaluation`.
+    `predictions` is the file of them all, `num_trainable` are the parameters that train, by phase and part. The model
+    answers with its logits divided by `temperature`, and of two classes with the second above `threshold`.
+    `temperature_scaling` and `thresholds` are those of `job.train.evaluation`.
     """
 
     outcome: dict[str, Any]
@@ -60,6 +60,7 @@ class Results:
     temperature_scaling: dict[str, Any]
     thresholds: dict[str, Any] | None
     gallery: Gallery
+    predictions: bytes
     layers: list[dict[str, Any]]
     num_trainable: Mapping[str, Mapping[str, int]]
 

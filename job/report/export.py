@@ -14,14 +14,14 @@ from job.model import saved_model
 from job.model.answers import DEFAULT_THRESHOLD
 from job.phases import Phase
 from job.report import tensorboard
-from job.report.files import CARD, HISTORY, LABELS, MODEL, PAGE, REPORT, SAVED_MODEL, THRESHOLD
-from job.report.gallery import Gallery
+from job.report.content import Results
+from job.report.files import CARD, HISTORY, LABELS, MODEL, PAGE, PREDICTIONS, REPORT, SAVED_MODEL, THRESHOLD
 from job.schema import EpochResult
 from job.storage.scratch import save, save_json
 
 NAMES = (
     MODEL, *(f"{SAVED_MODEL}/{name}" for name in saved_model.FILES), LABELS, THRESHOLD, HISTORY, *tensorboard.NAMES,
-    REPORT, PAGE, CARD,
+    REPORT, PREDICTIONS, PAGE, CARD,
 )  # fmt: skip
 """Every name under which something is written."""
 
@@ -47,11 +47,12 @@ def log_files(history: Sequence[EpochResult], phases: Sequence[Phase], folder: P
     yield from tensorboard.event_files(history, {phase.name: phase.learning_rate for phase in phases}, folder)
 
 
-def report_files(content: Mapping[str, Any], gallery: Gallery, folder: Path) -> Files:
-    """The report for programs and for people, and the model's card. Raises ScratchUnavailable."""
+def report_files(content: Mapping[str, Any], results: Results, folder: Path) -> Files:
+    """The report for programs and for people, every prediction, and the model's card. Raises ScratchUnavailable."""
     # Imported here: Jinja and Matplotlib are not needed before a run is trained.
     from job.report import card, page
 
     yield REPORT, save_json(content, folder / "report.json")
-    for name, text in ((PAGE, page.page(content, gallery)), (CARD, card.card(content))):
+    yield PREDICTIONS, save(partial(Path.write_bytes, data=results.predictions), folder / "predictions.csv")
+    for name, text in ((PAGE, page.page(content, results.gallery)), (CARD, card.card(content))):
         yield name, save(partial(Path.write_text, data=text, encoding="utf-8"), folder / Path(name).name)

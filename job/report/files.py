@@ -3,7 +3,7 @@
 MODEL, LABELS, CARD = "model/model.keras", "model/labels.json", "model/README.md"
 THRESHOLD = "model/threshold.json"
 SAVED_MODEL = "model/saved_model"
-REPORT, PAGE = "report/report.json", "report/index.html"
+REPORT, PAGE, PREDICTIONS = "report/report.json", "report/index.html", "report/predictions.csv"
 HISTORY = "logs/history.json"
 
 FILES = {
@@ -14,6 +14,7 @@ FILES = {
     CARD: "the model card: results, how it was trained, code to use it",
     PAGE: "the report for people: one file without scripts, for screen, phone and paper",
     REPORT: "the report for programs: outcome, splits, history, calibration, durations, settings, versions",
+    PREDICTIONS: "for each test image: index, name, label, predicted class and its probability, as CSV",
     HISTORY: "the result of each epoch",
     "logs/": "the same as TensorBoard event files, with learning rate and speed: `tensorboard --logdir <run>/logs`",
 }

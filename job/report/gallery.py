@@ -61,7 +61,7 @@ def gather(
     `logits` float64 [n, 1 or k] are over the test split with `labels` [n].
     """
     sample = training_sample(splits.train.labels, splits.class_names, seed=seed)
-    predicted = predictions(logits, labels, splits.class_names, names=_names(splits), threshold=threshold)
+    predicted = predictions(logits, labels, splits.class_names, names=names_of_test(splits), threshold=threshold)
     training = _pixels(splits.train, sample)
     of_right, of_wrong = predicted["most_confident"]["right"], predicted["most_confident"]["wrong"]
     right, wrong = _pixels(splits.test, of_right), _pixels(splits.test, of_wrong)
@@ -131,7 +131,7 @@ def predictions(
     }
 
 
-def _names(splits: Splits) -> list[str] | None:
+def names_of_test(splits: Splits) -> list[str] | None:
     """Of the test images, in order, where they have any."""
     if splits.table is None:
         return None

@@ -26,8 +26,18 @@ VARIABLES = {
     "line": "#d5dde4",
     "first": "#0b63a5",
     "second": "#b4460f",
+    "third": "#6b3fa0",
+    "fourth": "#1d6f42",
 }
 """Colours of the light scheme, by their names in the style sheet."""
+
+CURVES: list[dict[str, Any]] = [
+    {"color": VARIABLES[name], "marker": marker, "linestyle": style}
+    for style in ("-", (0, (2, 1.5)))
+    for name, marker in (("first", "o"), ("second", "s"), ("third", "^"), ("fourth", "D"))
+]
+MAX_CURVES = len(CURVES)
+"""In one plot: more are not told apart."""
 
 LABELS = {"train": "training", "validation": "validation"}
 
@@ -78,17 +88,21 @@ def learning_curve(history: Sequence[Mapping[str, Any]], quantity: str, *, descr
         for (split, label), color, marker in zip(LABELS.items(), ("first", "second"), ("o", "s"), strict=True):
             values = [epoch[f"{split}_{quantity}"] for epoch in history]
             axes.plot(epochs, values, color=VARIABLES[color], marker=marker, label=label, clip_on=False, zorder=3)
-        axes.set_xlabel("epoch")
-        _label_y(axes, "loss in nats" if quantity == "loss" else "accuracy")
-        axes.set_xlim(0.5, len(history) + 0.5)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        if quantity == "accuracy":
-            axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None, symbol=" %"))
-            axes.set_ylim(min(axes.get_ylim()[0], 1.0 - MIN_ACCURACY_RANGE), 1.0)
-        else:
-            axes.set_ylim(bottom=0.0)
+        _over_epochs(axes, quantity, num_epochs=len(history))
         _mark_phases(axes, [epoch["phase"] for epoch in history])
         figure.legend(**_LEGEND)
+        return _as_svg(figure, quantity, description)
+
+
+def validation_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], quantity: str, *, description: str) -> str:
+    """`loss` or `accuracy` of validation after each epoch of at most `MAX_CURVES` runs, by their label, as SVG."""
+    with _figure(quantity, height=3.6) as figure:
+        axes = figure.subplots(gridspec_kw=_MARGINS | {"top": 0.82})
+        for (label, history), style in zip(histories.items(), CURVES, strict=False):
+            values = [epoch[f"validation_{quantity}"] for epoch in history]
+            axes.plot(range(1, len(history) + 1), values, **style, label=label, clip_on=False, zorder=3)
+        _over_epochs(axes, quantity, num_epochs=max(len(history) for history in histories.values()))
+        figure.legend(**_LEGEND | {"ncols": 4})
         return _as_svg(figure, quantity, description)
 
 
@@ -156,6 +170,19 @@ def precision_recall_curve(curve: Mapping[str, Any], *, name: str, marked: Mappi
 def _figure(name: str, *, height: float) -> Iterator[Figure]:
     with matplotlib.rc_context(_STYLE | {"svg.hashsalt": name}):
         yield Figure(figsize=(5.0, height))
+
+
+def _over_epochs(axes: Axes, quantity: str, *, num_epochs: int) -> None:
+    """The axes of a quantity after each epoch."""
+    axes.set_xlabel("epoch")
+    _label_y(axes, "loss in nats" if quantity == "loss" else "accuracy")
+    axes.set_xlim(0.5, num_epochs + 0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    if quantity == "accuracy":
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None, symbol=" %"))
+        axes.set_ylim(min(axes.get_ylim()[0], 1.0 - MIN_ACCURACY_RANGE), 1.0)
+    else:
+        axes.set_ylim(bottom=0.0)
 
 
 def _label_y(axes: Axes, label: str) -> None:

@@ -8,14 +8,15 @@ import keras
 import numpy as np
 
 from job.data.splits import Split, Splits
-from job.model.answers import DEFAULT_TEMPERATURE, DEFAULT_THRESHOLD
+from job.model.answers import DEFAULT_TEMPERATURE, DEFAULT_THRESHOLD, predicted_classes
 from job.model.classifier import Classifier
 from job.phases import Phase
+from job.report import predictions
 from job.report.content import Results
-from job.report.gallery import gather
+from job.report.gallery import gather, names_of_test
 from job.train.calibration import cross_entropy, fit_temperature
 from job.train.collective import Collective
-from job.train.evaluation import evaluate, forward_of, predict_logits, temperature_scaling, thresholds
+from job.train.evaluation import evaluate, forward_of, predict_logits, probabilities, temperature_scaling, thresholds
 from job.train.loop import check_finite
 from job.train.threshold import fit_threshold
 
@@ -92,6 +93,13 @@ def measure(
         thresholds=None if best is None else thresholds(of_test, labels, used=threshold, best=best),
         gallery=gather(
             classifier, splits, exported=exported, logits=of_test, labels=labels, threshold=threshold, seed=seed
+        ),
+        predictions=predictions.written(
+            probabilities(of_test),
+            predicted_classes(of_test, threshold),
+            labels,
+            splits.class_names,
+            names=names_of_test(splits),
         ),
         layers=classifier.structure() + ([] if temperature == DEFAULT_TEMPERATURE else [_temperature_layer(exported)]),
         num_trainable={phase.name: classifier.num_trainable(phase.unfreeze) for phase in phases},

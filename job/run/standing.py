@@ -3,7 +3,7 @@
 Pure functions of a record, so every command gives the same answers. This module reads no store and no clock.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal
 
@@ -11,6 +11,7 @@ from job.errors import ExitCode
 from job.observe import estimate
 from job.observe.estimate import PhaseProgress
 from job.schema import CheckpointEntry, Record, recorded_setting
+from job.settings.settings import Settings
 from job.train import schedule
 
 Condition = Literal["done", "running", "stopped", "failed", "killed"]
@@ -79,3 +80,13 @@ def last_change(record: Record) -> datetime | None:
     """The newest time in the record: of a start, an end, or a commit."""
     moments = [moment for attempt in record.attempts for moment in (attempt.start, attempt.end) if moment is not None]
     return max(moments + [entry.time for entry in record.checkpoints], default=None)
+
+
+def differing_settings(records: Sequence[Record]) -> dict[str, list[Any]]:
+    """The settings that are not the same in all of the records, by name: the value in each, in order.
+
+    A setting that a record does not have, because it is older, counts as its default.
+    """
+    names = dict.fromkeys([*Settings.recipe(), *(name for record in records for name in record.settings)])
+    values = {name: [recorded_setting(record.settings, name) for record in records] for name in names}
+    return {name: found for name, found in values.items() if any(value != found[0] for value in found)}

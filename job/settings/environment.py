@@ -43,7 +43,8 @@ _RULES = {
     "bool_parsing": "must be true or false",
 }
 
-Origin = Literal["default", "file", "environment", "flag"]
+Origin = Literal["default", "Vertex AI", "file", "environment", "sweep", "flag"]
+"""Later ones win over earlier ones."""
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -77,9 +78,9 @@ def listed(problems: list[str]) -> str:
 def from_environment(environ: Mapping[str, str], problems: list[str]) -> dict[str, Given]:
     """The values of THAW_* by field; what is wrong with names is added to `problems`."""
     named = {name: value for name, value in environ.items() if name.upper().startswith(PREFIX)}
-    values = _values(((name, value, name) for name, value in sorted(named.items())), "environment", problems)
+    values = named_values(((name, value, name) for name, value in sorted(named.items())), "environment", problems)
     if "workers" in values and "worker" not in values and INDEX in environ:
-        # Without workers, the pods of an Indexed Job are runs of their own.
+        # Without workers, the pods of an Indexed Job are runs of their own, of which a sweep may have a row for each.
         values["worker"] = Given(environ[INDEX], "environment", INDEX)
     return values
 
@@ -90,7 +91,7 @@ def from_file(path: str, problems: list[str]) -> dict[str, Given]:
     Blank lines, comments that begin with #, and quotes round a value are allowed; nothing is expanded.
     """
     try:
-        text = _text_of(expanded(path))
+        text = text_of(expanded(path))
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         problems.append(f"--env-file={redacted_value(path)!r}: {reason}")
@@ -111,11 +112,11 @@ def from_file(path: str, problems: list[str]) -> dict[str, Given]:
             problems.append(f"{place}: {binding.key}: was given before, at {found[binding.key][1]}")
         else:
             found[binding.key] = (binding.value, place)
-    return _values(((name, value, f"{place}: {name}") for name, (value, place) in found.items()), "file", problems)
+    return named_values(((name, value, f"{place}: {name}") for name, (value, place) in found.items()), "file", problems)
 
 
-def _text_of(path: Path) -> str:
-    """Raises OSError and ValueError, which say why there is no text."""
+def text_of(path: Path) -> str:
+    """The text of a small file. Raises OSError and ValueError, which say why there is no text."""
     # Opening a named pipe would wait for its other end.
     if not stat.S_ISREG(path.stat().st_mode):
         raise ValueError("is not a file")
@@ -131,7 +132,7 @@ def _text_of(path: Path) -> str:
         raise ValueError("is not text in UTF-8") from None
 
 
-def _values(found: Iterable[tuple[str, str, str]], origin: Origin, problems: list[str]) -> dict[str, Given]:
+def named_values(found: Iterable[tuple[str, str, str]], origin: Origin, problems: list[str]) -> dict[str, Given]:
     """The values by field, of variables with their values and the names to show."""
     fields = {variable(field): field for field in Settings.model_fields}
     values = {}

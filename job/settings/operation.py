@@ -29,6 +29,12 @@ class RunSettings(BaseModel):
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$",
     )  # fmt: skip
     storage_uri: StoreUri = _run("./runs", f"where runs are kept: {PLACES}")
+    sweep: LocalPath | None = _run(
+        None, "file with a row of settings for each run of a sweep, of which this start is one [default: no sweep]"
+    )
+    sweep_index: int | None = _run(
+        None, "row of this start, from 0 [default: the index of the pod in an Indexed Job]", ge=0, le=1023
+    )
 
 
 class OperationSettings(BaseModel):

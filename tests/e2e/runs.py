@@ -37,8 +37,12 @@ class Runs:
         *,
         components: tuple[str, ...] = (),
         patches: tuple[dict[str, Any], ...] = (),
+        rows: str = "",
     ) -> list[Manifest]:
-        """The manifests of one run; `settings` by the names of their variables, on top of those above."""
+        """The manifests of one run; `settings` by the names of their variables, on top of those above.
+
+        With `rows`, and the component for them, those of a sweep.
+        """
         name, tag = IMAGE.rsplit(":", 1)
         values = {**RESULT_SETTINGS, **OTHER_SETTINGS, **settings}
         literals = [f"{variable}={value}" for variable, value in values.items()]
@@ -46,7 +50,10 @@ class Runs:
             self.folder,
             resources=["overlays/local"],
             components=[f"components/{component}" for component in components],
-            configMapGenerator=[{"name": "thaw-settings", "behavior": "merge", "literals": literals}],
+            configMapGenerator=[
+                {"name": "thaw-settings", "behavior": "merge", "literals": literals},
+                *([{"name": "thaw-sweep", "literals": [f"rows={rows}"]}] if rows else []),
+            ],
             images=[{"name": "thaw", "newName": name, "newTag": tag}],
             patches=list(patches),
         )
