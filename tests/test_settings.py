@@ -72,6 +72,8 @@ def test_the_recipe_and_its_fingerprint_stay_what_they_are() -> None:
         "HEAD_LEARNING_RATE": 0.001, "FINE_TUNE_EPOCHS": 5, "FINE_TUNE_LEARNING_RATE": 1e-05, "SEED": 0,
         "PRECISION": "auto", "XLA": "auto", "DETERMINISTIC": False,
         "LABELS": "auto", "CLASSES": None, "STRATIFY": True, "ON_UNREADABLE": "fail", "CLASS_WEIGHTS": "none",
+        "ZOOM": 0.0, "TRANSLATION": 0.0, "BRIGHTNESS": 0.0, "CONTRAST": 0.0, "SATURATION": 0.0, "HUE": 0.0,
+        "RANDAUGMENT_OPERATIONS": 0, "RANDAUGMENT_MAGNITUDE": 9.0,
     }  # fmt: skip
     assert RECIPE_VERSION == 3
     assert Settings().fingerprint() == "ace4e3ecf903"
