@@ -3,6 +3,8 @@
 import dataclasses
 import math
 from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -10,11 +12,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from job.errors import Interrupted
 from job.model import colour
 from job.model.augmentation import Rows, augment
 from job.model.augmentation_policy import OFF, Augmentation, Flip
 from job.model.geometry import moved
 from job.settings.settings import Settings
+from job.storage import LocalStore
+from tests.runs import StopAtStep, record_of, result_of, start
 
 EVERYTHING = Augmentation(
     flip="horizontal_and_vertical", rotation=0.1, zoom=0.3, translation=0.2, brightness=0.2, contrast=0.5,
@@ -63,8 +68,8 @@ def test_a_row_is_augmented_alike_however_many_share_the_batch(images: tf.Tensor
         return augment(images, augmentation, seed=seed(3, 4), rows=Rows(first, 64))
 
     together = part(images, tf.constant(0)).numpy()
-    for start, stop in ((0, 21), (21, 64), (33, 34), (64, 64)):
-        np.testing.assert_array_equal(part(images[start:stop], tf.constant(start)).numpy(), together[start:stop])
+    for first, end in ((0, 21), (21, 64), (33, 34), (64, 64)):
+        np.testing.assert_array_equal(part(images[first:end], tf.constant(first)).numpy(), together[first:end])
 
 
 def test_images_differ_in_what_is_done_to_them(images: tf.Tensor) -> None:
@@ -82,6 +87,22 @@ def test_settings_say_what_is_done() -> None:
     """The defaults are the article's; each setting has the name of the field."""
     assert Settings().augmentation() == Augmentation(flip="horizontal", rotation=0.1)
     assert Settings(**dataclasses.asdict(EVERYTHING)).augmentation() == EVERYTHING
+
+
+@pytest.mark.parametrize(("phase", "step"), [("head", 4), pytest.param("fine_tune", 1, marks=pytest.mark.slow)])
+def test_a_run_with_all_of_it_goes_on_as_if_it_had_not_been_stopped(
+    small: Callable[..., Settings], tmp_path: Path, phase: str, step: int
+) -> None:
+    """Stopped in the middle of an epoch: the same history and model, bit for bit."""
+    settings = small(**dataclasses.asdict(EVERYTHING))
+    whole, stopped = LocalStore(tmp_path / "whole"), LocalStore(tmp_path / "stopped")
+    start(settings, whole)
+    stop = StopAtStep(phase, step)
+    with pytest.raises(Interrupted):
+        start(settings, stopped, observer=stop, check_stop=stop.check_stop)
+    assert record_of(stopped).checkpoints[-1].step == step + 1
+    start(settings, stopped)
+    assert result_of(stopped) == result_of(whole)
 
 
 # The article's flip and rotation, which runs under way depend on
