@@ -6,6 +6,7 @@ from pathlib import Path
 from bench.workload import Workload
 from job.data.order import Portion
 from job.data.splits import DataRequest, load_splits
+from job.model.augmentation_policy import Augmentation
 from job.model.classifier import ModelRequest, build_classifier
 from job.observe.ledger import Ledger
 from job.phases import Phase
@@ -29,8 +30,9 @@ def fine_tuning(
     )  # fmt: skip
     splits = load_splits(request, check_stop=lambda: None)
     model = ModelRequest(
-        backbone="Xception", weights=load.weights, image_size=size, num_classes=2, dropout=0.2, flip="horizontal",
-        rotation=0.1, policy=numerics.dtype_policy(numerics.choose(precision="auto", xla="auto")["precision"]), seed=0,
+        backbone="Xception", weights=load.weights, image_size=size, num_classes=2, dropout=0.2,
+        augmentation=Augmentation(flip="horizontal", rotation=0.1),
+        policy=numerics.dtype_policy(numerics.choose(precision="auto", xla="auto")["precision"]), seed=0,
     )  # fmt: skip
     phase = Phase(name="fine_tune", learning_rate=1e-5, epochs=10**6)
     state = PhaseState(build_classifier(model), phase)

@@ -5,6 +5,7 @@ from typing import Any
 
 import keras
 
+from job.model.augmentation_policy import Augmentation
 from job.model.classifier import Classifier, ModelRequest, build_classifier
 from job.model.networks import tiny_backbone
 from job.train.collective import Collective
@@ -18,7 +19,7 @@ def build(**changes: Any) -> Classifier:
     """The smallest classifier, of two classes and new weights; keywords override."""
     values: dict[str, Any] = {
         "backbone": "Tiny", "weights": "none", "image_size": 16, "num_classes": 2, "dropout": 0.2,
-        "flip": "horizontal", "rotation": 0.1, "policy": "float32", "seed": 0,
+        "augmentation": Augmentation(flip="horizontal", rotation=0.1), "policy": "float32", "seed": 0,
     }  # fmt: skip
     return build_classifier(ModelRequest(**(values | changes)))
 

@@ -11,6 +11,7 @@ import pytest
 
 from job.data.order import epoch_order
 from job.data.splits import load_splits
+from job.model.augmentation_policy import OFF
 from job.observe import events
 from job.observe.ledger import Ledger
 from job.phases import Phase
@@ -58,7 +59,7 @@ def test_a_head_is_trained_as_keras_trains_it_with_the_same_class_weights(
     """Two epochs with a partial batch: weights and both losses. Validation is not weighted."""
     with load_splits(shapes.request(prepared, dataset=dataset), check_stop=lambda: None) as splits:
         train = dataclasses.replace(splits.train, labels=np.array(labels, np.int32))
-        classifier = build(num_classes=len(weights), dropout=0.0, flip="none", rotation=0.0)
+        classifier = build(num_classes=len(weights), dropout=0.0, augmentation=OFF)
         theirs = classifier.export()
         state = PhaseState(classifier, Phase(name="head", unfreeze="none", learning_rate=1e-3, epochs=2))
         recipe = Recipe(16, 0, xla=xla, class_weights=weights)

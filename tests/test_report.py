@@ -77,6 +77,14 @@ def test_the_verdict_says_accuracy_and_gate(gate: float | None, passed: bool | N
         assert wanted in verdict
 
 
+def test_the_page_says_how_images_were_augmented() -> None:
+    """Only what was done, in words; the settings have the numbers, too."""
+    assert "use: flip horizontal, rotation up to 36° either way; the outside" in render(content())
+    many = content(flip="none", rotation=0, zoom=0.25, hue=0.05, randaugment_operations=2, randaugment_magnitude=7)
+    assert "use: zoom up to 25 %, hue up to 18°, RandAugment (operations: 2, magnitude: 7); the outside" in render(many)
+    assert "Augmentation is off" in render(content(flip="none", rotation=0))
+
+
 def test_a_run_with_only_right_or_only_wrong_answers_says_so() -> None:
     """And its accuracy is not rounded to it."""
     html = render(content(wrong=0))

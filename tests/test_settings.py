@@ -37,7 +37,7 @@ def another(field: str) -> Any:
         if isinstance(info.default, bool)
         else info.default + 1
         if isinstance(info.default, int)
-        else info.default / 2 or 0.5
+        else info.default / 2 or 0.25
     )
 
 
@@ -56,7 +56,7 @@ def test_nothing_but_the_given_environment_is_read(monkeypatch: pytest.MonkeyPat
 def test_the_fingerprint_covers_what_changes_the_result_and_nothing_else() -> None:
     """Another value gives another fingerprint exactly when the setting is part of the recipe."""
     for field in Settings.model_fields:
-        base = {"labels": OWN, "classes": OWN}.get(field, {})
+        base = {"labels": OWN, "classes": OWN, "randaugment_magnitude": {"randaugment_operations": 2}}.get(field, {})
         changed = Settings(**base, **{field: another(field)})
         assert getattr(changed, field) != getattr(Settings(), field), field
         assert (changed.fingerprint() != Settings(**base).fingerprint()) == changes_result(field), field
@@ -79,6 +79,8 @@ def test_the_recipe_and_its_fingerprint_stay_what_they_are() -> None:
         "PLATEAU_PATIENCE": 2, "PLATEAU_FACTOR": 0.1, "PATIENCE": None, "MONITOR": "loss", "KEEP": "last",
         "WEIGHT_DECAY": 0, "CLIP_NORM": 0, "EMA_DECAY": 0, "LABEL_SMOOTHING": 0,
         "CALIBRATE": False, "THRESHOLD": "0.5",
+        "ZOOM": 0.0, "TRANSLATION": 0.0, "BRIGHTNESS": 0.0, "CONTRAST": 0.0, "SATURATION": 0.0, "HUE": 0.0,
+        "RANDAUGMENT_OPERATIONS": 0, "RANDAUGMENT_MAGNITUDE": 9.0,
     }  # fmt: skip
     assert RECIPE_VERSION == 3
     assert Settings().fingerprint() == "ace4e3ecf903"
@@ -156,6 +158,13 @@ def test_a_run_that_would_train_nothing_is_refused() -> None:
     assert [phase.name for phase in read(THAW_HEAD_EPOCHS="0").training_phases()] == ["fine_tune"]
     with pytest.raises(InvalidSettings, match="nothing would train"):
         read(THAW_HEAD_EPOCHS="0", THAW_FINE_TUNE_EPOCHS="0")
+
+
+def test_a_magnitude_without_operations_is_refused() -> None:
+    """Who gives it expects RandAugment."""
+    assert read(THAW_RANDAUGMENT_OPERATIONS="1", THAW_RANDAUGMENT_MAGNITUDE="5").randaugment_magnitude == 5
+    with pytest.raises(InvalidSettings, match=r"MAGNITUDE='5': .*THAW_RANDAUGMENT_OPERATIONS is 0"):
+        read(THAW_RANDAUGMENT_MAGNITUDE="5")
 
 
 def test_variables_that_kubernetes_injects_are_explained() -> None:

@@ -1,18 +1,20 @@
-"""Random flip and rotation as pure functions of a seed.
+"""Random changes of training images as pure functions of a seed.
 
 The same seed gives the same images on every device and after every restart, which Keras's layers, whose seeds are
 state, do not promise; the algorithm of the random bits is named for the same reason. Draws are made for a whole batch,
-of which each worker uses its rows, so they do not depend on the number of workers. Sizes, fill (reflection) and
-interpolation are those of `keras.layers.RandomFlip` and `RandomRotation`, and a test holds them together.
+of which each worker uses its rows, so they do not depend on the number of workers. What the numbers mean is as in
+Keras's layers, and tests hold them together.
 """
 
+import enum
 import math
-from typing import Literal, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
-import keras
 import tensorflow as tf
 
-Flip = Literal["horizontal", "vertical", "horizontal_and_vertical", "none"]
+from job.model import colour, geometry, randaugment
+from job.model.augmentation_policy import OFF, Augmentation
 
 
 class Rows(NamedTuple):
@@ -26,40 +28,121 @@ class Rows(NamedTuple):
         return drawn[self.first : self.first + tf.shape(like)[0]]
 
 
-def augment(images: tf.Tensor, *, flip: Flip, rotation: float, seed: tf.Tensor, rows: Rows) -> tf.Tensor:
-    """Flip and rotate each image at random.
+class Stream(enum.IntEnum):
+    """What random numbers are for. Each has its own, which its number is part of: it must stay."""
 
-    `images` is float32 [b, h, w, c], `rotation` the largest angle either way as a fraction of a full turn,
-    `seed` int32 [2]. Returns float32 of the same shape.
+    FLIP = 0
+    MIRROR = 1
+    ROTATION = 2
+    ZOOM = 3
+    TRANSLATION = 4
+    BRIGHTNESS = 5
+    CONTRAST = 6
+    SATURATION = 7
+    HUE = 8
+    RANDAUGMENT_CHOICE = 9
+    RANDAUGMENT_SIGN = 10
+
+
+class Draws:
+    """Random numbers of the rows that `images` has of a batch, by a seed, int32 [2]."""
+
+    def __init__(self, seed: tf.Tensor, rows: Rows, images: tf.Tensor) -> None:
+        self._seed = seed
+        self._rows = rows
+        self._images = images
+        self._first_seeds = tf.unstack(tf.random.split(seed, Stream.ZOOM, alg="philox"))
+
+    def coins(self, stream: Stream, *shape: int) -> tf.Tensor:
+        """True in half of all cases: bool [b, *shape]."""
+        drawn = tf.random.stateless_uniform([self._rows.batch_size, *shape], self._seed_of(stream), alg="philox") < 0.5
+        return self._rows.of(drawn, self._images)
+
+    def amounts(self, stream: Stream, limit: float, *shape: int) -> tf.Tensor:
+        """Between -limit and limit: float32 [b, *shape]."""
+        whole = [self._rows.batch_size, *shape]
+        drawn = tf.random.stateless_uniform(whole, self._seed_of(stream), -limit, limit, alg="philox")
+        return self._rows.of(drawn, self._images)
+
+    def choices(self, stream: Stream, number: int, *shape: int) -> tf.Tensor:
+        """One of 0, 1, ... number - 1: int32 [b, *shape]."""
+        whole = [self._rows.batch_size, *shape]
+        drawn = tf.random.stateless_uniform(whole, self._seed_of(stream), 0, number, tf.int32, alg="philox")
+        return self._rows.of(drawn, self._images)
+
+    def _seed_of(self, stream: Stream) -> tf.Tensor:
+        # Flip, mirror and rotation are older than the others, and keep their seeds.
+        if stream < len(self._first_seeds):
+            return self._first_seeds[stream]
+        return tf.random.fold_in(self._seed, int(stream), alg="philox")
+
+
+Change = Callable[[tf.Tensor, Augmentation, Draws], tf.Tensor]
+
+
+class Operation(NamedTuple):
+    """A random change of images float32 [b, h, w, c], 0..255; done when one of its `settings` is not off."""
+
+    settings: tuple[str, ...]
+    change: Change
+
+
+def augment(images: tf.Tensor, augmentation: Augmentation, *, seed: tf.Tensor, rows: Rows) -> tf.Tensor:
+    """Change each image at random, by the rows of `OPERATIONS` in order.
+
+    `images` is float32 [b, h, w, c] from 0 to 255, with c = 3 if colours change, `seed` int32 [2]. Returns float32 of
+    the same shape, from 0 to 255.
     """
-    flip_seed, mirror_seed, angle_seed = tf.unstack(tf.random.split(seed, 3, alg="philox"))
-    if flip in ("horizontal", "horizontal_and_vertical"):
-        images = _flip(images, axis=2, seed=flip_seed, rows=rows)
-    if flip in ("vertical", "horizontal_and_vertical"):
-        images = _flip(images, axis=1, seed=mirror_seed, rows=rows)
-    if rotation > 0:
-        limit = rotation * 2 * math.pi
-        angles = tf.random.stateless_uniform([rows.batch_size], angle_seed, -limit, limit, alg="philox")
-        images = rotate(images, rows.of(angles, images))
+    draws = Draws(seed, rows, images)
+    for operation in OPERATIONS:
+        if any(getattr(augmentation, setting) != getattr(OFF, setting) for setting in operation.settings):
+            images = operation.change(images, augmentation, draws)
     return images
 
 
-def rotate(images: tf.Tensor, angles: tf.Tensor) -> tf.Tensor:
-    """Rotate images about their centres by `angles` in radians, float32 [b], anticlockwise.
-
-    Bilinear, the outside filled by reflection. The matrix maps output to input coordinates.
-    """
-    height, width = images.shape[1] - 1, images.shape[2] - 1
-    cos, sin = tf.cos(angles), tf.sin(angles)
-    zero = tf.zeros_like(angles)
-    offset_x = (width - (cos * width - sin * height)) / 2
-    offset_y = (height - (sin * width + cos * height)) / 2
-    matrices = tf.stack([cos, -sin, offset_x, sin, cos, offset_y, zero, zero], axis=1)
-    return keras.ops.image.affine_transform(
-        images, matrices, interpolation="bilinear", fill_mode="reflect", data_format="channels_last"
-    )
+def _flipped(images: tf.Tensor, augmentation: Augmentation, draws: Draws) -> tf.Tensor:
+    if augmentation.flip in ("horizontal", "horizontal_and_vertical"):
+        images = tf.where(draws.coins(Stream.FLIP, 1, 1, 1), tf.reverse(images, axis=[2]), images)
+    if augmentation.flip in ("vertical", "horizontal_and_vertical"):
+        images = tf.where(draws.coins(Stream.MIRROR, 1, 1, 1), tf.reverse(images, axis=[1]), images)
+    return images
 
 
-def _flip(images: tf.Tensor, *, axis: int, seed: tf.Tensor, rows: Rows) -> tf.Tensor:
-    chosen = tf.random.stateless_uniform([rows.batch_size, 1, 1, 1], seed, alg="philox") < 0.5
-    return tf.where(rows.of(chosen, images), tf.reverse(images, axis=[axis]), images)
+def _moved(images: tf.Tensor, augmentation: Augmentation, draws: Draws) -> tf.Tensor:
+    """Rotated, zoomed and shifted: one transform, since each costs time and sharpness."""
+    angles = draws.amounts(Stream.ROTATION, augmentation.rotation * 2 * math.pi)
+    zooms = shifts = None
+    if augmentation.zoom > 0:
+        zooms = 1 + draws.amounts(Stream.ZOOM, augmentation.zoom)
+    if augmentation.translation > 0:
+        height, width = images.shape[1], images.shape[2]
+        shifts = draws.amounts(Stream.TRANSLATION, augmentation.translation, 2) * [float(height), float(width)]
+    return geometry.moved(images, angles, zooms, shifts)
+
+
+def _by_amount(setting: str, stream: Stream, change: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]) -> Operation:
+    """`change` by an amount for each image, at most that of the setting either way."""
+
+    def changed(images: tf.Tensor, augmentation: Augmentation, draws: Draws) -> tf.Tensor:
+        return change(images, draws.amounts(stream, getattr(augmentation, setting)))
+
+    return Operation((setting,), changed)
+
+
+def _randaugmented(images: tf.Tensor, augmentation: Augmentation, draws: Draws) -> tf.Tensor:
+    number, magnitude = augmentation.randaugment_operations, augmentation.randaugment_magnitude / 10
+    choices = draws.choices(Stream.RANDAUGMENT_CHOICE, len(randaugment.OPERATIONS), number)
+    amounts = tf.where(draws.coins(Stream.RANDAUGMENT_SIGN, number), magnitude, -magnitude)
+    return randaugment.randaugmented(images, choices, amounts)
+
+
+OPERATIONS = (
+    Operation(("flip",), _flipped),
+    Operation(("rotation", "zoom", "translation"), _moved),
+    _by_amount("brightness", Stream.BRIGHTNESS, colour.brightened),
+    _by_amount("contrast", Stream.CONTRAST, colour.contrasted),
+    _by_amount("saturation", Stream.SATURATION, colour.saturated),
+    _by_amount("hue", Stream.HUE, colour.hue_shifted),
+    Operation(("randaugment_operations",), _randaugmented),
+)
+"""In the order in which they are done."""

@@ -21,7 +21,8 @@ import tensorflow as tf
 
 from job.errors import InvalidSettings
 from job.model import networks
-from job.model.augmentation import Flip, Rows, augment
+from job.model.augmentation import Rows, augment
+from job.model.augmentation_policy import Augmentation
 from job.model.backbones import BACKBONES
 from job.model.folding import folded
 
@@ -30,8 +31,8 @@ from job.model.folding import folded
 class ModelRequest:
     """Which model a run wants.
 
-    `weights` is `imagenet`, `none`, or a local path; `rotation` the largest angle either way as a fraction of a full
-    turn; `policy` a Keras dtype policy for the backbone; `seed` is that of new weights.
+    `weights` is `imagenet`, `none`, or a local path; `policy` a Keras dtype policy for the backbone; `seed` is that of
+    new weights.
     """
 
     backbone: str
@@ -39,8 +40,7 @@ class ModelRequest:
     image_size: int
     num_classes: int
     dropout: float
-    flip: Flip
-    rotation: float
+    augmentation: Augmentation
     policy: str
     seed: int
 
@@ -89,9 +89,8 @@ class Classifier:
         )
 
     def augmented(self, images: tf.Tensor, seed: tf.Tensor, rows: Rows) -> tf.Tensor:
-        """uint8 [b, s, s, 3] -> float32, flipped and rotated by a seed, int32 [2], as these rows of a batch."""
-        images = tf.cast(images, tf.float32)
-        return augment(images, flip=self._request.flip, rotation=self._request.rotation, seed=seed, rows=rows)
+        """uint8 [b, s, s, 3] -> float32, changed at random by a seed, int32 [2], as these rows of a batch."""
+        return augment(tf.cast(images, tf.float32), self._request.augmentation, seed=seed, rows=rows)
 
     def features(self, images: tf.Tensor) -> tf.Tensor:
         """Pixels 0..255 [b, s, s, 3] -> pooled features float32 [b, d]; BatchNorm uses its fixed statistics."""

@@ -2,7 +2,7 @@
 
 import html
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from functools import cache
 from typing import Any
@@ -92,6 +92,23 @@ def unfrozen(unfreeze: str) -> str:
     return f"the head{parts.get(kind, f' and the backbone from {which} on')}"
 
 
+def augmentation(settings: Mapping[str, Any]) -> str:
+    """What was done to training images at random, such as `flip horizontal, rotation up to 36°`; empty if nothing."""
+    texts = {
+        "flip": f"flip {words(settings['flip'])}",
+        "rotation": f"rotation up to {360 * settings['rotation']:g}° either way",
+        "zoom": f"zoom up to {100 * settings['zoom']:g} %",
+        "translation": f"shift up to {100 * settings['translation']:g} %",
+        "brightness": f"brightness up to {100 * settings['brightness']:g} %",
+        "contrast": f"contrast up to {100 * settings['contrast']:g} %",
+        "saturation": f"saturation up to {100 * settings['saturation']:g} %",
+        "hue": f"hue up to {360 * settings['hue']:g}°",
+        "randaugment_operations": f"RandAugment (operations: {settings['randaugment_operations']}, "
+        f"magnitude: {settings['randaugment_magnitude']:g})",
+    }
+    return ", ".join(text for field, text in texts.items() if settings[field] not in (0, "none"))
+
+
 def moment(iso: str | None) -> str:
     """An ISO time as `2026-03-01 12:30:05`, in UTC as the record has it."""
     return f"{datetime.fromisoformat(iso):%F %T}" if iso else ""
@@ -129,19 +146,6 @@ def setting(value: Any) -> str:
 
 
 FILTERS = (
-    bare_percent,
-    percent,
-    percent_or_none,
-    decimal_or_none,
-    share,
-    duration,
-    count,
-    words,
-    phase_title,
-    unfrozen,
-    moment,
-    shape,
-    listed,
-    markdown,
-    setting,
-)
+    bare_percent, percent, percent_or_none, decimal_or_none, share, duration, count, words, phase_title, unfrozen,
+    augmentation, moment, shape, listed, markdown, setting,
+)  # fmt: skip

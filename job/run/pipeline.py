@@ -190,8 +190,7 @@ class Pipeline:
                 image_size=settings.image_size,
                 num_classes=len(splits.class_names),
                 dropout=settings.dropout,
-                flip=settings.flip,
-                rotation=settings.rotation,
+                augmentation=settings.augmentation(),
                 policy=numerics.dtype_policy(self.arithmetic["precision"]),
                 seed=settings.seed,
             )

@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ValidationInfo, field_validator
 
+from job.model.augmentation_policy import Flip
 from job.model.backbones import BACKBONES
 from job.phases import PHASE_NAMES, Keep, Monitor, Schedule, Unfreeze, canonical
 from job.settings.fields import Backbone, ImageSize, Threshold, Weights, phase_rows, setting_group, variable
@@ -25,11 +26,33 @@ class RecipeSettings(BaseModel):
     )
     dropout: float = _model(0.2, "fraction of the pooled features dropped in training", ge=0, lt=1)
 
-    flip: Literal["horizontal", "vertical", "horizontal_and_vertical", "none"] = _augmentation(
-        "horizontal", "random flip of training images"
-    )
+    flip: Flip = _augmentation("horizontal", "random flip of training images")
     rotation: float = _augmentation(
         0.1, "largest random rotation of training images either way, as a fraction of a full turn; 0 = off", ge=0, le=1
+    )
+    zoom: float = _augmentation(
+        0.0, "largest random zoom of training images, in or out, as a fraction of their size; 0 = off", ge=0, le=0.9
+    )
+    translation: float = _augmentation(
+        0.0, "largest random shift of training images, as a fraction of height and of width; 0 = off", ge=0, le=0.9
+    )
+    brightness: float = _augmentation(
+        0.0, "largest random change of training images' brightness, as a fraction of white; 0 = off", ge=0, le=1
+    )
+    contrast: float = _augmentation(
+        0.0, "largest random change of training images' contrast, as a fraction of it; 0 = off", ge=0, le=1
+    )
+    saturation: float = _augmentation(
+        0.0, "largest random change of training images' saturation, as a fraction of it; 0 = off", ge=0, le=1
+    )
+    hue: float = _augmentation(
+        0.0, "largest random turn of training images' hue, as a fraction of the colour circle; 0 = off", ge=0, le=0.5
+    )
+    randaugment_operations: int = _augmentation(
+        0, "RandAugment: how many random operations each training image goes through; 0 = off", ge=0, le=14
+    )
+    randaugment_magnitude: float = _augmentation(
+        9.0, "RandAugment: strength of the operations, 10 is the greatest", ge=0, le=10
     )
 
     head_epochs: int = _phases(5, "epochs with the backbone frozen", ge=0, le=10_000)
@@ -93,6 +116,14 @@ class RecipeSettings(BaseModel):
         "auto", "compile the train step with XLA: auto is off (depthwise convolutions are slower with it)"
     )
     deterministic: bool = _numerics(False, "only operations that give the same bits every time; slower")
+
+    @field_validator("randaugment_magnitude")
+    @classmethod
+    def _of_some_operations(cls, magnitude: float, info: ValidationInfo) -> float:
+        is_default = magnitude == cls.model_fields["randaugment_magnitude"].default
+        if info.data.get("randaugment_operations") == 0 and not is_default:
+            raise ValueError(f"it is of no use: {variable('randaugment_operations')} is 0")
+        return magnitude
 
     @field_validator("phases")
     @classmethod

@@ -5,6 +5,7 @@ pipeline, functions take values, not `Settings`. Importing this module must stay
 under half a second, before TensorFlow and before any network call.
 """
 
+import dataclasses
 import hashlib
 import json
 import re
@@ -18,6 +19,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from job.data.files.listing import FilesRequest
 from job.data.files.names import is_place
 from job.errors import InvalidSettings
+from job.model.augmentation_policy import Augmentation
 from job.phases import Phase, phases_of
 from job.redaction import redacted_value
 from job.settings.data import DataSettings
@@ -94,6 +96,10 @@ class Settings(OperationSettings, RecipeSettings, DataSettings, RunSettings, Bas
         return FilesRequest(
             shown=self.dataset, labels=self.labels, classes=class_list(self.classes), stratify=self.stratify
         )
+
+    def augmentation(self) -> Augmentation:
+        """What is done to training images at random."""
+        return Augmentation(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Augmentation)})
 
     def share(self) -> Share:
         """Which of the workers this process is, where each has one device."""

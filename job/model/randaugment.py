@@ -1,0 +1,167 @@
+"""RandAugment (Cubuk et al. 2020, arXiv:1909.13719): each image goes through a few operations of one magnitude.
+
+The operations are the fourteen of the paper. At the largest magnitude, 1, they are as strong as those of
+`torchvision.transforms.RandAugment`, which has them get stronger with the magnitude, all of them, and leaves the image
+as it is at 0. What a geometric operation leaves empty is filled by reflection, as in the rest of this package.
+
+`keras.layers.RandAugment` is not used: it draws one operation for all images of a batch. Of Keras's layers for one
+operation, `Equalization` has one histogram for all images, `RandomSharpness` takes the outside to be black, and
+`AutoContrast` refuses to change no image.
+"""
+
+import math
+from collections.abc import Callable
+
+import keras
+import tensorflow as tf
+
+from job.model import colour, geometry
+from job.model.colour import keras_layer
+
+Change = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+
+
+def randaugmented(images: tf.Tensor, choices: tf.Tensor, amounts: tf.Tensor) -> tf.Tensor:
+    """Change images by operations of their own, one after the other.
+
+    `images` is float32 [b, h, w, 3], 0..255, `choices` int32 [b, n] with places in `OPERATIONS`, `amounts` float32
+    [b, n] magnitudes from -1 to 1; only some operations have two directions. Returns float32 of the same shape.
+    """
+    for chosen, amount in zip(tf.unstack(choices, axis=1), tf.unstack(amounts, axis=1), strict=True):
+        # The images of an operation are brought together, so that each is changed once and by one operation only.
+        order = tf.argsort(chosen, stable=True)
+        counts = tf.reduce_sum(tf.one_hot(chosen, len(OPERATIONS), dtype=tf.int32), axis=0)
+        parts = zip(
+            OPERATIONS.values(),
+            tf.split(tf.gather(images, order), counts, num=len(OPERATIONS)),
+            tf.split(tf.gather(amount, order), counts, num=len(OPERATIONS)),
+            strict=True,
+        )
+        changed = tf.concat([operation(part, of_part) for operation, part, of_part in parts], axis=0)
+        images = tf.gather(changed, tf.argsort(order))
+    return images
+
+
+def unchanged(images: tf.Tensor, amounts: tf.Tensor) -> tf.Tensor:
+    """The identity."""
+    return images
+
+
+def stretched(images: tf.Tensor, amounts: tf.Tensor) -> tf.Tensor:
+    """Autocontrast: the darkest value of each channel becomes 0, the brightest 255."""
+    low = tf.reduce_min(images, axis=[1, 2], keepdims=True)
+    high = tf.reduce_max(images, axis=[1, 2], keepdims=True)
+    return tf.where(high > low, 255 * tf.math.divide_no_nan(images - low, high - low), images)
+
+
+def equalized(images: tf.Tensor, amounts: tf.Tensor) -> tf.Tensor:
+    """All values of a channel equally frequent, as far as possible: each image and channel by its own histogram.
+
+    With the table of values of `PIL.ImageOps.equalize`.
+    """
+    channels = tf.transpose(tf.cast(tf.round(images), tf.int32), [0, 3, 1, 2])
+    values = tf.reshape(channels, [-1, images.shape[1] * images.shape[2]])
+    # As a sum over segments, since a count (`bincount`) has no deterministic kernel for GPUs (TensorFlow 2.21).
+    segments = tf.reshape(values + 256 * tf.range(tf.shape(values)[0])[:, tf.newaxis], [-1])
+    histograms = tf.math.unsorted_segment_sum(tf.ones_like(segments), segments, 256 * tf.shape(values)[0])
+    histograms = tf.reshape(histograms, [-1, 256])
+    brightest = tf.reduce_max(values, axis=1)
+    others = tf.reduce_sum(histograms, axis=1) - tf.gather(histograms, brightest, batch_dims=1)
+    step = (others // 255)[:, tf.newaxis]
+    tables = (step // 2 + tf.cumsum(histograms, axis=1, exclusive=True)) // tf.maximum(step, 1)
+    tables = tf.where(step > 0, tf.minimum(tables, 255), tf.range(256))
+    changed = tf.reshape(tf.gather(tables, values, batch_dims=1), tf.shape(channels))
+    return tf.cast(tf.transpose(changed, [0, 2, 3, 1]), tf.float32)
+
+
+def rotated(images: tf.Tensor, amounts: tf.Tensor) -> tf.Tensor:
+    """By up to 30 degrees."""
+    return geometry.moved(images, amounts * math.radians(30))
+
+
+def solarized(images: tf.Tensor, amounts: tf.Tensor) -> tf.Tensor:
+    """Values from a threshold on are inverted: at 1, all."""
+    layer = keras_layer(keras.layers.Solarization, addition_factor=0.0, threshold_factor=0.0, seed=0)
+    thresholds = _for_pixels(256 * (1 - tf.abs(amounts)))
+    return layer.transform_images(images, {"additions": tf.zeros_like(thresholds), "thresholds": thresholds})
+
+
+def coloured(images: tf.Tensor, amounts: tf.Tensor) -> tf.Tensor:
+    """More or less colour, by up to 0.9 of the distance to grey."""
+    layer = keras_layer(keras.layers.RandomColorDegeneration, factor=1.0, seed=0)
+    return layer.transform_images(images, {"factor": _for_pixels(-0.9 * amounts)})
+
+
+def posterized(images: tf.Tensor, amounts: tf.Tensor) -> tf.Tensor:
+    """Without up to four of the eight bits of a value."""
+    layer = keras_layer(keras.layers.RandomPosterization, factor=8, seed=0)
+    return layer.transform_images(tf.round(images), {"shift_factor": tf.cast(tf.round(4 * tf.abs(amounts)), tf.uint8)})
+
+
+def contrasted(images: tf.Tensor, amounts: tf.Tensor) -> tf.Tensor:
+    """More or less contrast, by up to 0.9 of the distance to the mean."""
+    return colour.contrasted(images, 0.9 * amounts)
+
+
+def brightened(images: tf.Tensor, amounts: tf.Tensor) -> tf.Tensor:
+    """All values multiplied, by up to 0.9 more or less."""
+    return tf.clip_by_value(images * _for_pixels(1 + 0.9 * amounts), 0, 255)
+
+
+def sharpened(images: tf.Tensor, amounts: tf.Tensor) -> tf.Tensor:
+    """More or less sharp, by up to 0.9 of the distance to the smoothed image; the border is left as it is.
+
+    Smoothed with the kernel of `PIL.ImageFilter.SMOOTH`: 5 of 13 parts of a pixel, and one of each around it.
+    """
+    inner = images[:, 1:-1, 1:-1]
+    columns = images[:, :-2] + images[:, 1:-1] + images[:, 2:]
+    squares = columns[:, :, :-2] + columns[:, :, 1:-1] + columns[:, :, 2:]
+    difference = tf.pad(inner - (squares + 4 * inner) / 13, [[0, 0], [1, 1], [1, 1], [0, 0]])
+    return tf.clip_by_value(images + _for_pixels(0.9 * amounts) * difference, 0, 255)
+
+
+def sheared_down(images: tf.Tensor, amounts: tf.Tensor) -> tf.Tensor:
+    """By up to 0.3 of a pixel for each column."""
+    return geometry.sheared(images, 0.3 * amounts, axis=1)
+
+
+def sheared_right(images: tf.Tensor, amounts: tf.Tensor) -> tf.Tensor:
+    """By up to 0.3 of a pixel for each row."""
+    return geometry.sheared(images, 0.3 * amounts, axis=2)
+
+
+def moved_down(images: tf.Tensor, amounts: tf.Tensor) -> tf.Tensor:
+    """By up to 150 / 331 of the height."""
+    return _moved(images, amounts, [150 / 331 * images.shape[1], 0.0])
+
+
+def moved_right(images: tf.Tensor, amounts: tf.Tensor) -> tf.Tensor:
+    """By up to 150 / 331 of the width."""
+    return _moved(images, amounts, [0.0, 150 / 331 * images.shape[2]])
+
+
+OPERATIONS: dict[str, Change] = {
+    "Identity": unchanged,
+    "AutoContrast": stretched,
+    "Equalize": equalized,
+    "Rotate": rotated,
+    "Solarize": solarized,
+    "Color": coloured,
+    "Posterize": posterized,
+    "Contrast": contrasted,
+    "Brightness": brightened,
+    "Sharpness": sharpened,
+    "ShearX": sheared_right,
+    "ShearY": sheared_down,
+    "TranslateX": moved_right,
+    "TranslateY": moved_down,
+}
+"""By the names of the paper; each takes images float32 [b, h, w, 3], 0..255, and amounts float32 [b], -1..1."""
+
+
+def _moved(images: tf.Tensor, amounts: tf.Tensor, largest: list[float]) -> tf.Tensor:
+    return geometry.moved(images, tf.zeros_like(amounts), shifts=amounts[:, tf.newaxis] * largest)
+
+
+def _for_pixels(amounts: tf.Tensor) -> tf.Tensor:
+    return amounts[:, tf.newaxis, tf.newaxis, tf.newaxis]
