@@ -17,16 +17,21 @@ def keras_layer(kind: type[keras.layers.Layer], **arguments: Any) -> Any:
     return kind(dtype="float32", **arguments)
 
 
+def for_pixels(amounts: tf.Tensor) -> tf.Tensor:
+    """A number for each image, [b], as one for each of its pixels, [b, 1, 1, 1]."""
+    return amounts[:, tf.newaxis, tf.newaxis, tf.newaxis]
+
+
 def brightened(images: tf.Tensor, amounts: tf.Tensor) -> tf.Tensor:
     """Add `amounts` float32 [b] of white, -1..1; see `keras.layers.RandomBrightness`."""
     layer = keras_layer(keras.layers.RandomBrightness, factor=1.0, seed=0)
-    return layer.transform_images(images, {"rgb_delta": _for_pixels(amounts * 255)})
+    return layer.transform_images(images, {"rgb_delta": for_pixels(amounts * 255)})
 
 
 def contrasted(images: tf.Tensor, amounts: tf.Tensor) -> tf.Tensor:
     """Multiply the distance to the mean of each channel by 1 + `amounts`; see `keras.layers.RandomContrast`."""
     layer = keras_layer(keras.layers.RandomContrast, factor=1.0, seed=0)
-    return layer.transform_images(images, {"contrast_factor": _for_pixels(1 + amounts)})
+    return layer.transform_images(images, {"contrast_factor": for_pixels(1 + amounts)})
 
 
 def saturated(images: tf.Tensor, amounts: tf.Tensor) -> tf.Tensor:
@@ -40,7 +45,3 @@ def hue_shifted(images: tf.Tensor, amounts: tf.Tensor) -> tf.Tensor:
     """Turn the hue (HSV) by `amounts` of the colour circle, -1..1; see `keras.layers.RandomHue`."""
     layer = keras_layer(keras.layers.RandomHue, factor=1.0, value_range=(0, 255), seed=0)
     return layer.transform_images(images, {"factor": amounts})
-
-
-def _for_pixels(amounts: tf.Tensor) -> tf.Tensor:
-    return amounts[:, tf.newaxis, tf.newaxis, tf.newaxis]

@@ -16,7 +16,7 @@ import keras
 import tensorflow as tf
 
 from job.model import colour, geometry
-from job.model.colour import keras_layer
+from job.model.colour import for_pixels, keras_layer
 
 Change = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
@@ -82,14 +82,14 @@ def rotated(images: tf.Tensor, amounts: tf.Tensor) -> tf.Tensor:
 def solarized(images: tf.Tensor, amounts: tf.Tensor) -> tf.Tensor:
     """Values from a threshold on are inverted: at 1, all."""
     layer = keras_layer(keras.layers.Solarization, addition_factor=0.0, threshold_factor=0.0, seed=0)
-    thresholds = _for_pixels(256 * (1 - tf.abs(amounts)))
+    thresholds = for_pixels(256 * (1 - tf.abs(amounts)))
     return layer.transform_images(images, {"additions": tf.zeros_like(thresholds), "thresholds": thresholds})
 
 
 def coloured(images: tf.Tensor, amounts: tf.Tensor) -> tf.Tensor:
     """More or less colour, by up to 0.9 of the distance to grey."""
     layer = keras_layer(keras.layers.RandomColorDegeneration, factor=1.0, seed=0)
-    return layer.transform_images(images, {"factor": _for_pixels(-0.9 * amounts)})
+    return layer.transform_images(images, {"factor": for_pixels(-0.9 * amounts)})
 
 
 def posterized(images: tf.Tensor, amounts: tf.Tensor) -> tf.Tensor:
@@ -105,7 +105,7 @@ def contrasted(images: tf.Tensor, amounts: tf.Tensor) -> tf.Tensor:
 
 def brightened(images: tf.Tensor, amounts: tf.Tensor) -> tf.Tensor:
     """All values multiplied, by up to 0.9 more or less."""
-    return tf.clip_by_value(images * _for_pixels(1 + 0.9 * amounts), 0, 255)
+    return tf.clip_by_value(images * for_pixels(1 + 0.9 * amounts), 0, 255)
 
 
 def sharpened(images: tf.Tensor, amounts: tf.Tensor) -> tf.Tensor:
@@ -117,7 +117,7 @@ def sharpened(images: tf.Tensor, amounts: tf.Tensor) -> tf.Tensor:
     columns = images[:, :-2] + images[:, 1:-1] + images[:, 2:]
     squares = columns[:, :, :-2] + columns[:, :, 1:-1] + columns[:, :, 2:]
     difference = tf.pad(inner - (squares + 4 * inner) / 13, [[0, 0], [1, 1], [1, 1], [0, 0]])
-    return tf.clip_by_value(images + _for_pixels(0.9 * amounts) * difference, 0, 255)
+    return tf.clip_by_value(images + for_pixels(0.9 * amounts) * difference, 0, 255)
 
 
 def sheared_down(images: tf.Tensor, amounts: tf.Tensor) -> tf.Tensor:
@@ -161,7 +161,3 @@ OPERATIONS: dict[str, Change] = {
 
 def _moved(images: tf.Tensor, amounts: tf.Tensor, largest: list[float]) -> tf.Tensor:
     return geometry.moved(images, tf.zeros_like(amounts), shifts=amounts[:, tf.newaxis] * largest)
-
-
-def _for_pixels(amounts: tf.Tensor) -> tf.Tensor:
-    return amounts[:, tf.newaxis, tf.newaxis, tf.newaxis]
