@@ -170,6 +170,12 @@ def one_layer(layer: keras.layers.Layer) -> keras.Model:
     return keras.Model(inputs, layer(inputs))
 
 
+def shared_layer() -> keras.Model:
+    inputs = keras.Input((SIZE, SIZE, 3))
+    convolution = keras.layers.Conv2D(3, 3, name="convolution")
+    return keras.Model(inputs, keras.layers.BatchNormalization()(convolution(convolution(inputs))))
+
+
 @pytest.mark.parametrize(
     ("network", "problem"),
     [
@@ -177,10 +183,11 @@ def one_layer(layer: keras.layers.Layer) -> keras.Model:
         (lambda: one_layer(Unknown()), "Unknown"),
         (lambda: one_layer(keras.layers.GlobalAveragePooling2D()), r"\(None, 3\)"),
         (lambda: one_layer(one_layer(keras.layers.Conv2D(3, 3))), "a model inside"),
+        (shared_layer, "its layer convolution is called more than once"),
         (lambda: custom_network(64), "THAW_IMAGE_SIZE=32"),
         (lambda: keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)]), r"\(None, 4\)"),
     ],
-    ids=["lambda", "unknown layer", "features", "nested", "other size", "no images"],
+    ids=["lambda", "unknown layer", "features", "nested", "shared", "other size", "no images"],
 )
 def test_a_network_that_cannot_be_used_is_refused(
     tmp_path: Path, network: Callable[[], keras.Model], problem: str

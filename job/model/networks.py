@@ -135,7 +135,10 @@ def _custom(path: Path, image_size: int) -> keras.Model:
         wanted = (image_size, image_size, 3)
         if any(size not in (None, there) for size, there in zip(shapes[0][1:], wanted, strict=True)):
             raise ValueError(f"it takes images of {shapes[0][1:]}, which THAW_IMAGE_SIZE={image_size} does not give")
-        return copied(keras.Model(model.inputs[0], model.outputs[0]), image_size)
+        network = keras.Model(model.inputs[0], model.outputs[0])
+        if shared := [layer["name"] for layer in network.get_config()["layers"] if len(layer["inbound_nodes"]) > 1]:
+            raise ValueError(f"its layer {shared[0]} is called more than once")
+        return copied(network, image_size)
 
 
 def _load_weights(whole: keras.Model, network: keras.Model, path: Path, name: str) -> None:
