@@ -1,8 +1,9 @@
 """Measures speed and memory: alternatives take turns in one run, and are compared as ratios.
 
-`python -m bench` measures everything, `python -m bench around growth` only these sections; the results of the others
-stay. It uses photographs and ImageNet weights under THAW_TEST_DATA, or else drawn pictures and random weights. No test
-depends on the timings. Nothing else should run meanwhile.
+`python -m bench` measures everything, `python -m bench around growth` only these sections, and `python -m bench VGG16
+MobileNetV2` only a step of these backbones; the results of the others stay. It uses photographs and ImageNet weights
+under THAW_TEST_DATA, or else drawn pictures and random weights. No test depends on the timings. Nothing else should run
+meanwhile. `make docs` then shows in the reference what a step of each backbone costs.
 """
 
 import argparse
@@ -17,26 +18,30 @@ from typing import Any
 
 import tensorflow as tf
 
-from bench import against_article, around, batch, growth, input_pipeline, scale
+from bench import against_article, around, backbones, batch, growth, input_pipeline, scale
 from bench.measuring import Row
 from bench.table import PAGE, README, RESULTS, SCALING, markdown, with_table
 from bench.workload import Workload, workload
 from job.settings import machine
 
-SECTIONS: dict[str, Callable[[Workload], Iterable[Row]]] = {
+SECTIONS: dict[str, Callable[..., Iterable[Row]]] = {
     "around": around.rows,
     "input": input_pipeline.rows,
     "growth": growth.rows,
     "scale": scale.rows,
     "batch": batch.rows,
     "article": against_article.rows,
+    "backbones": backbones.rows,
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__.splitlines()[0])
-    parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"of {', '.join(SECTIONS)}; all by default")
-    sections = parser.parse_args().sections or list(SECTIONS)
+    what = f"of {', '.join(SECTIONS)}, all by default; or a backbone, of which only the step is measured"
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help=what)
+    words = parser.parse_args().sections
+    names = [word for word in words if word in backbones.NAMES]
+    sections = [word for word in words if word not in names] or (["backbones"] if names else list(SECTIONS))
     if unknown := set(sections) - set(SECTIONS):
         parser.error(f"{', '.join(sorted(unknown))}: a section is one of {', '.join(SECTIONS)}")
     # The log of TensorFlow in this process would hide the rows.
@@ -46,11 +51,20 @@ def main() -> None:
         load = workload(Path(folder))
         for name in sections:
             print(name, flush=True)
-            results[name] = _section(load, list(SECTIONS[name](load)))
+            of_some = {"names": names} if name == "backbones" else {}
+            measured = _section(load, list(SECTIONS[name](load, **of_some)))
+            if names and name == "backbones":
+                measured["rows"] = _merged(results.get(name, {"rows": []})["rows"], measured["rows"])
+            results[name] = measured
             RESULTS.write_text(json.dumps(results, indent=1) + "\n")
     for path in (README, PAGE, SCALING):
         path.write_text(with_table(path, results))
     print("\n" + markdown(results))
+
+
+def _merged(before: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of before, with those that were measured again in their places and new ones after them."""
+    return list(({row["what"]: row for row in before} | {row["what"]: row for row in rows}).values())
 
 
 def _section(load: Workload, rows: list[Row]) -> dict[str, Any]:

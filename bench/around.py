@@ -5,7 +5,7 @@ import time
 from collections.abc import Generator, Iterable
 
 from bench.measuring import JOB, Row, finished, interleaved
-from bench.training import fine_tuning
+from bench.training import training
 from bench.workload import Workload
 from job.observe import events
 from job.observe.events import StepDone
@@ -77,7 +77,7 @@ def _commits(load: Workload) -> Generator[Row, None, float]:
     """
     scratch = load.place / "commits"
     scratch.mkdir()
-    state, facts = fine_tuning(load, scratch, Collective(Alone(lambda: None)), num_examples=320)
+    state, facts = training(load, scratch, Collective(Alone(lambda: None)), num_examples=320)
     store = LocalStore(scratch / "store")
     record = RunRecord.open(store, Identity(run_id="commits", fingerprint="", settings={}))
     record.take(Holder(host="bench", pid=1, started=0.0), lease_seconds=3600)

@@ -16,7 +16,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from bench.training import fine_tuning
+from bench.training import training
 from bench.workload import Workload
 from job.observe.events import StepDone
 from job.train import loop
@@ -45,7 +45,7 @@ def main() -> None:
     collective = assemble(team, addresses)
     with tempfile.TemporaryDirectory(prefix="thaw-bench-") as scratch:
         workload = Workload(**load | {name: Path(load[name]) for name in ("data_dir", "place")})
-        state, facts = fine_tuning(workload, Path(scratch), collective, num_examples=IMAGES)
+        state, facts = training(workload, Path(scratch), collective, num_examples=IMAGES)
         _steps(facts, WARM_UP_STEPS)
         _answer({"gradient_bytes": sum(4 * variable.value.shape.num_elements() for variable in state.variables)})
         sums = _sums(collective, state)

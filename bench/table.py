@@ -1,6 +1,6 @@
 """The results of `make bench` as tables: those with a goal in the README, all of them in docs/performance.md.
 
-Those of several workers are also in docs/scaling.md.
+Those of several workers are also in docs/scaling.md, and those of the backbones in docs/reference/settings.md alone.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""The recipe's fine-tuning in this process, a step at a time."""
+"""The recipe's training in this process, a step at a time."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,12 +16,23 @@ from job.train.state import PhaseState
 from job.train.step import Recipe
 
 BATCH_SIZE = 32
+HEAD = Phase(name="head", unfreeze="none", learning_rate=1e-3, epochs=10**6)
+FINE_TUNE = Phase(name="fine_tune", unfreeze="all", learning_rate=1e-5, epochs=10**6)
 
 
-def fine_tuning(
-    load: Workload, scratch: Path, collective: Collective, *, num_examples: int
+def training(
+    load: Workload,
+    scratch: Path,
+    collective: Collective,
+    *,
+    num_examples: int,
+    phase: Phase = FINE_TUNE,
+    backbone: str | None = None,
 ) -> tuple[PhaseState, Iterator[loop.Fact]]:
-    """Xception before its first step, and its steps and epochs without an end, as one of the workers has them."""
+    """A model before its first step, and its steps and epochs without an end, as one of the workers has them.
+
+    It is Xception with the weights of the workload, or a `backbone` with new ones.
+    """
     size = load.image_size
     request = DataRequest(
         dataset=load.dataset, data_dir=str(load.data_dir), specs=load.splits(num_examples, 32, 32), image_size=size,
@@ -30,11 +41,10 @@ def fine_tuning(
     )  # fmt: skip
     splits = load_splits(request, check_stop=lambda: None)
     model = ModelRequest(
-        backbone="Xception", weights=load.weights, image_size=size, num_classes=2, dropout=0.2,
-        augmentation=Augmentation(flip="horizontal", rotation=0.1),
+        backbone=backbone or "Xception", weights="none" if backbone else load.weights, image_size=size, num_classes=2,
+        dropout=0.2, augmentation=Augmentation(flip="horizontal", rotation=0.1),
         policy=numerics.dtype_policy(numerics.choose(precision="auto", xla="auto")["precision"]), seed=0,
     )  # fmt: skip
-    phase = Phase(name="fine_tune", learning_rate=1e-5, epochs=10**6)
     state = PhaseState(build_classifier(model), phase)
     facts = loop.train_phase(
         state, train=splits.train, validation=splits.validation, recipe=Recipe(BATCH_SIZE, 0, xla=False),

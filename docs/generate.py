@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import inspect
 import itertools
+import json
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ import yaml
 
 from job.data.image_table import FOLDER as TABLES
 from job.errors import ExitCode
-from job.model.backbones import BACKBONES
+from job.model.backbones import BACKBONES, CUSTOM
 from job.observe import events
 from job.observe.metrics.table import OUTCOME, SERIES
 from job.phases import PHASE_NAMES
@@ -30,6 +31,7 @@ from job.settings.settings import Settings, changes_result, group_of
 
 REPOSITORY = Path(__file__).parent.parent
 REFERENCE = REPOSITORY / "docs" / "reference"
+RESULTS = REPOSITORY / "bench" / "results.json"
 JOB = REPOSITORY / "k8s" / "base" / "job.yaml"
 
 INTRODUCTIONS = {
@@ -80,9 +82,19 @@ have no example in common.
 
 ## Backbones
 
-The networks are those of `keras.applications`, and `Tiny`, a small one for the demo and the tests. In every backbone
-the statistics of BatchNorm stay those of the weights. ResNet v1 and VGG are not there because they need BGR channels.
-The first EfficientNet is not there because its rescaling depends on how its weights were loaded.
+The networks are those of `keras.applications`, `Tiny`, a small one for the demo and the tests, and `Custom`, which is
+the network of the file in `THAW_WEIGHTS`. [Backbones](../backbones.md) says which files of weights fit, and what a
+network of your own must be.
+
+Parameters and megabytes are without the top. Top-1 is the published accuracy of the ImageNet weights on ImageNet's
+validation images, from the table of `keras.io/api/applications`, for MobileNetV3 from that in Keras's documentation of
+it; where none was found the cell is empty.
+"""
+
+COST = """\
+The last two columns are the time of a step of each phase with a batch of 32, as a multiple of one with Xception that
+took turns with it (`python -m bench backbones`, {measured}: {data}, {cores} cores, {numbers}). On another machine or
+at another size the ratio is another. An empty cell was not measured.
 """
 
 BOUNDS = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
@@ -151,13 +163,39 @@ def settings() -> Iterator[str]:
         )
         yield ""
     yield SPLITS_AND_BACKBONES
+    yield from _backbones()
+
+
+def _backbones() -> Iterator[str]:
+    """What is known of each, and what its steps cost where `bench` measured it."""
+    costs = json.loads(RESULTS.read_text())["backbones"]
+    times = {row["what"]: f"{row['median']:.2g}" for row in costs["rows"] if row["unit"] == "x"}
+    on = costs["on"]
+    yield COST.format(
+        data=on["data"],
+        cores=on["cores"],
+        numbers="bfloat16" if on["bfloat16"] else "float32",
+        measured=costs["measured"],
+    )
     yield from table(
-        ("backbone", "smallest image, pixels", "parameters", "ImageNet weights"),
         (
-            (code(name), str(it.min_image_size), f"{it.num_parameters:,}", "yes" if it.has_imagenet_weights else "no")
+            "backbone", "smallest image, pixels", "default", "parameters", "MB", "ImageNet weights", "top-1, %",
+            *(f"step: {name}" for name in PHASE_NAMES),
+        ),
+        (
+            (
+                code(name),
+                str(it.min_image_size),
+                str(it.default_image_size or ""),
+                "of the file" if name == CUSTOM else f"{it.num_parameters:,}",
+                "" if name == CUSTOM else f"{4 * it.num_parameters / 1e6:,.0f}",
+                "yes" if it.has_imagenet_weights else "no",
+                str(it.imagenet_top1 or ""),
+                *("1" if name == "Xception" else times.get(f"{phase} step: {name}", "") for phase in PHASE_NAMES),
+            )
             for name, it in BACKBONES.items()
         ),
-    )
+    )  # fmt: skip
 
 
 def _setting_row(field: str, entry: Schema) -> tuple[str, ...]:

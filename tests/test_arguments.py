@@ -210,7 +210,7 @@ def test_a_shell_completes_commands_flags_and_values() -> None:
         "thaw --fine-tune-e": "--fine-tune-epochs",
         "thaw status --run x --w": "--watch",
         "thaw plan --precision b": "bfloat16",
-        "thaw --backbone ResNet1": "ResNet101V2 ResNet152V2",
+        "thaw --backbone ResNet1": "ResNet101 ResNet152 ResNet101V2 ResNet152V2",
     }.items():
         ask = f'COMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); _shtab_thaw; echo "${{COMPREPLY[@]}}"'
         done = subprocess.run(["bash", "-c", f"{script}\n{ask}"], capture_output=True, text=True, check=True)

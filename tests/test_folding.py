@@ -52,6 +52,7 @@ def maps_and_gradients(network: keras.Model, variables: list[keras.Variable]) ->
 NUM_FOLDED = {
     "Tiny": 5, "Xception": 40, "MobileNet": 27, "MobileNetV2": 52, "MobileNetV3Small": 34, "InceptionV3": 94,
     "InceptionResNetV2": 204, "ResNet50V2": 32, "DenseNet121": 59, "EfficientNetV2B0": 59, "NASNetMobile": 188,
+    "ResNet50": 53, "EfficientNetB0": 49,
 }  # fmt: skip
 """How many BatchNorms follow a convolution of their own."""
 
@@ -93,7 +94,7 @@ def test_a_frozen_network_has_read_its_variables_once() -> None:
 
 
 def test_a_network_without_such_a_batch_norm_is_left_alone() -> None:
-    """ConvNeXt has none; here another layer reads the convolution too."""
+    """ConvNeXt and VGG have none; here another layer reads the convolution too."""
     inputs = keras.Input((8, 8, 3))
     maps = keras.layers.Conv2D(4, 3, padding="same")(inputs)
     network = keras.Model(inputs, keras.layers.Add()([maps, keras.layers.BatchNormalization()(maps)]))

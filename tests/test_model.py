@@ -25,9 +25,10 @@ FAMILIES = [
     ("Xception", "xception"), ("InceptionV3", "inception_v3"), ("InceptionResNetV2", "inception_resnet_v2"),
     ("MobileNet", "mobilenet"), ("MobileNetV2", "mobilenet_v2"), ("ResNet50V2", "resnet_v2"),
     ("NASNetMobile", "nasnet"), ("DenseNet121", "densenet"), ("EfficientNetV2B0", "efficientnet_v2"),
-    ("MobileNetV3Small", "mobilenet_v3"), ("ConvNeXtTiny", "convnext"),
+    ("MobileNetV3Small", "mobilenet_v3"), ("ConvNeXtTiny", "convnext"), ("ResNet50", "resnet"), ("VGG16", "vgg16"),
+    ("VGG19", "vgg19"),
 ]  # fmt: skip
-"""One backbone of each family, and the module of the family."""
+"""One backbone of each family, and the module of the family; EfficientNetB0 is in tests/test_backbones.py."""
 
 
 @pytest.mark.parametrize(("name", "module"), FAMILIES)
@@ -35,19 +36,36 @@ def test_the_rescaling_is_the_one_the_backbone_was_trained_with(name: str, modul
     """Against Keras's own `preprocess_input` of each family."""
     pixels = np.random.default_rng(0).uniform(0, 255, (1, 4, 4, 3)).astype(np.float32)
     expected = getattr(keras.applications, module).preprocess_input(pixels.copy())
-    rescaling = BACKBONES[name].rescaling
-    np.testing.assert_allclose(pixels * np.array(rescaling.scale) + np.array(rescaling.offset), expected, atol=1e-5)
+    spec = BACKBONES[name]
+    rescaled = pixels * np.array(spec.rescaling.scale) + np.array(spec.rescaling.offset)
+    np.testing.assert_allclose(rescaled[..., ::-1] if spec.bgr else rescaled, expected, atol=1e-5)
 
 
-def test_every_backbone_is_one_of_keras() -> None:
-    """No name in the table is misspelt."""
-    names = [name for name, spec in BACKBONES.items() if spec.has_imagenet_weights]
-    assert all(callable(getattr(keras.applications, name)) for name in names)
+@pytest.mark.filterwarnings("ignore:`input_shape` is undefined or non-square:UserWarning")
+@pytest.mark.parametrize("name", [name for name, spec in BACKBONES.items() if spec.has_imagenet_weights])
+def test_the_default_size_is_that_of_its_imagenet_weights(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keras names it where a network with its top is asked for at another size; MobileNetV3 takes any."""
+    monkeypatch.setattr("keras.src.utils.file_utils.get_file", lambda *_, **__: pytest.skip("it takes any size"))
+    with pytest.raises(ValueError, match="input_shape` should be") as caught:
+        getattr(keras.applications, name)(weights="imagenet", input_shape=(333, 333, 3))
+    size = BACKBONES[name].default_image_size
+    assert f"should be ({size}, {size}, 3)" in str(caught.value)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["MobileNetV3Small", "DenseNet121", "EfficientNetV2B0", "ConvNeXtTiny", "NASNetMobile", "ResNet50V2"]
+    "name",
+    [
+        "MobileNetV3Small",
+        "DenseNet121",
+        "EfficientNetV2B0",
+        "ConvNeXtTiny",
+        "NASNetMobile",
+        "ResNet50V2",
+        "ResNet50",
+        "VGG16",
+        "EfficientNetB0",
+    ],
 )
 def test_what_is_shipped_of_a_family_computes_what_was_trained(name: str) -> None:
     """With its rescaling, at its smallest size, with random weights."""

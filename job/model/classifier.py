@@ -12,7 +12,6 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -23,7 +22,7 @@ from job.errors import InvalidSettings
 from job.model import networks
 from job.model.augmentation import Rows, augment
 from job.model.augmentation_policy import Augmentation
-from job.model.backbones import BACKBONES
+from job.model.backbones import BACKBONES, CUSTOM
 from job.model.folding import folded
 
 
@@ -58,6 +57,7 @@ class Classifier:
         self.num_logits = int(head.units)
         self._request = request
         self._rescaling = BACKBONES[request.backbone].rescaling
+        self._is_bgr = BACKBONES[request.backbone].bgr
 
     @functools.cached_property
     def _folded(self) -> keras.Model:
@@ -107,7 +107,8 @@ class Classifier:
 
     def _pooled(self, network: keras.Model, images: tf.Tensor) -> tf.Tensor:
         scale, offset = tf.constant(self._rescaling.scale), tf.constant(self._rescaling.offset)
-        maps = network(tf.cast(images, tf.float32) * scale + offset, training=False)
+        pixels = tf.cast(images, tf.float32) * scale + offset
+        maps = network(tf.reverse(pixels, [-1]) if self._is_bgr else pixels, training=False)
         return tf.reduce_mean(tf.cast(maps, tf.float32), axis=[1, 2])
 
     def logits(self, features: tf.Tensor) -> tf.Tensor:
@@ -163,6 +164,7 @@ class Classifier:
         depth = self.backbone.output_shape[-1]
         return [
             _layer("input", "rescaling", "Rescaling", self.backbone.input_shape[1:]),
+            *([_layer("input", "bgr", "Flip", self.backbone.input_shape[1:])] if self._is_bgr else []),
             *(
                 _layer("backbone", layer.name, type(layer).__name__, layer.output.shape[1:], layer)
                 for layer in self.backbone.layers
@@ -181,10 +183,10 @@ class Classifier:
         name, size = self._request.backbone, self.image_size
         inputs = keras.Input((size, size, 3), name="image")
         with networks.dtype_policy("float32"):
-            backbone = networks.construct(name, size)
+            backbone = networks.copied(self.backbone, size) if name == CUSTOM else networks.construct(name, size)
             scale, offset = list(self._rescaling.scale), list(self._rescaling.offset)
             x = keras.layers.Rescaling(scale, offset, name="rescaling")(inputs)
-            x = backbone(x, training=False)
+            x = backbone(keras.ops.flip(x, axis=-1) if self._is_bgr else x, training=False)
             x = keras.layers.GlobalAveragePooling2D(name="pooling")(x)
             x = keras.layers.Dropout(self._request.dropout, name="dropout")(x)
             head = keras.layers.Dense(self.num_logits, name="head")
@@ -215,9 +217,7 @@ def build_classifier(request: ModelRequest) -> Classifier:
     # Here and not once a process: preparing data draws from the same global generator that new weights come from.
     keras.utils.set_random_seed(request.seed)
     with networks.dtype_policy(request.policy):
-        backbone = networks.construct(request.backbone, request.image_size, imagenet=request.weights == "imagenet")
-    if request.weights not in ("imagenet", "none"):
-        networks.load_weights(backbone, Path(request.weights).expanduser(), request.backbone)
+        backbone = networks.construct(request.backbone, request.image_size, request.weights)
     head = keras.layers.Dense(
         1 if request.num_classes == 2 else request.num_classes,
         dtype="float32",

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from job.errors import InputError, ThawError, WeightsUnusable
-from job.model.backbones import TINY
+from job.model.backbones import BACKBONES, CUSTOM, IMAGENET_MEAN, IMAGENET_STD, TINY
 
 
 @contextlib.contextmanager
@@ -26,16 +27,28 @@ def dtype_policy(name: str) -> Iterator[None]:
         keras.config.set_dtype_policy(before)
 
 
-def construct(name: str, image_size: int, *, imagenet: bool = False) -> keras.Model:
-    """A backbone without its top, float [b, size, size, 3] -> maps, with ImageNet weights or new ones.
+def construct(name: str, image_size: int, weights: str = "none") -> keras.Model:
+    """A backbone without its top, float [b, size, size, 3] -> maps.
 
-    Raises WeightsUnusable when the weights are not here and cannot be downloaded.
+    `weights` is `imagenet`, `none` for new ones, or the path of a file, which for `Custom` is the network itself.
+    Raises WeightsUnusable when the weights are not here, cannot be downloaded, or are not of this network.
     """
-    if name == TINY:
-        return tiny_backbone(image_size)
-    application = getattr(keras.applications, name)
+    if name == CUSTOM:
+        return _custom(_checked(Path(weights).expanduser(), name), image_size)
+    whole = (
+        tiny_backbone(image_size) if name == TINY else _application(name, image_size, imagenet=weights == "imagenet")
+    )
+    first_layer = BACKBONES[name].first_layer
+    network = keras.Model(whole.get_layer(first_layer).input, whole.output, name=whole.name) if first_layer else whole
+    if weights not in ("imagenet", "none"):
+        _load_weights(whole, network, _checked(Path(weights).expanduser(), name), name)
+    return network
+
+
+def _application(name: str, image_size: int, *, imagenet: bool) -> keras.Model:
+    """A backbone exactly as `keras.applications` has it. Raises WeightsUnusable."""
     try:
-        return application(
+        return getattr(keras.applications, name)(
             include_top=False, weights="imagenet" if imagenet else None, input_shape=(image_size, image_size, 3)
         )
     except Exception as error:
@@ -65,29 +78,108 @@ def tiny_backbone(image_size: int) -> keras.Model:
 
 
 def save_imagenet_weights(backbone: str, image_size: int, path: Path) -> None:
-    """Write the ImageNet weights of a backbone into a file that `load_weights` reads. Raises as `construct` does."""
-    construct(backbone, image_size, imagenet=True).save_weights(path)
+    """Write the ImageNet weights of a backbone, as Keras has them, into a file that `construct` reads.
+
+    Raises WeightsUnusable when they cannot be had.
+    """
+    _application(backbone, image_size, imagenet=True).save_weights(path)
 
 
-def load_weights(network: keras.Model, path: Path, name: str) -> None:
-    """Load a file of weights of the backbone `name`, or of a model that contains it. Raises WeightsUnusable."""
-    hint = f"THAW_WEIGHTS takes a file of {name} without its top (.h5, .weights.h5, .keras), imagenet, or none"
+def copied(network: keras.Model, image_size: int) -> keras.Model:
+    """The same layers with the same weights, for square images of this size, of the dtype policy that is set."""
+
+    def copy(layer: Any) -> Any:
+        # An operation, such as a sum, has neither weights nor a type.
+        if not isinstance(layer, keras.layers.Layer):
+            return layer
+        # What trains is decided by the phases.
+        return type(layer).from_config(layer.get_config() | {"dtype": keras.config.dtype_policy(), "trainable": True})
+
+    inputs = keras.Input((image_size, image_size, 3))
+    copy_of_network = keras.models.clone_model(network, input_tensors=inputs, clone_function=copy)
+    copy_of_network.set_weights(network.get_weights())
+    for layer in copy_of_network.layers:
+        # Keras 3.15: `set_weights` does not reach the statistics with which Normalization computes.
+        if isinstance(layer, keras.layers.Normalization):
+            layer.finalize_state()
+    return copy_of_network
+
+
+def _hint(name: str) -> str:
+    kinds = (
+        "for Custom a .keras file of a network of Keras's own layers"
+        if name == CUSTOM
+        else f"a file of {name} without its top (.h5, .weights.h5, .keras), imagenet, or none"
+    )
+    return f"THAW_WEIGHTS takes {kinds}"
+
+
+def _checked(path: Path, name: str) -> Path:
     if not path.is_file():
-        raise WeightsUnusable(f"THAW_WEIGHTS={str(path)!r}: there is no such file", hint=hint)
-    with _explained(WeightsUnusable, f"THAW_WEIGHTS={str(path)!r} are not weights of {name}", hint):
-        if path.suffix == ".keras":
-            _copy_weights(network, keras.saving.load_model(path, compile=False, safe_mode=True), path)
+        raise WeightsUnusable(f"THAW_WEIGHTS={str(path)!r}: there is no such file", hint=_hint(name))
+    return path
+
+
+def _custom(path: Path, image_size: int) -> keras.Model:
+    """A network that somebody else built, for images of this size. Raises WeightsUnusable."""
+    problem = f"THAW_WEIGHTS={str(path)!r} is no network for THAW_BACKBONE={CUSTOM}"
+    with _explained(WeightsUnusable, problem, _hint(CUSTOM)):
+        model = keras.saving.load_model(path, compile=False, safe_mode=True)
+        if not getattr(model, "inputs", None):
+            raise ValueError("it is neither a functional nor a sequential model of Keras")
+        if any(isinstance(layer, keras.Model) for layer in model.layers):
+            raise ValueError("it has a model inside: save that model, or one of all its layers")
+        shapes = [tuple(tensor.shape) for tensor in (*model.inputs, *model.outputs)]
+        if [len(shape) for shape in shapes] != [4, 4]:
+            raise ValueError(f"expected images [batch, size, size, 3] in, maps of four axes out, not {shapes}")
+        wanted = (image_size, image_size, 3)
+        if any(size not in (None, there) for size, there in zip(shapes[0][1:], wanted, strict=True)):
+            raise ValueError(f"it takes images of {shapes[0][1:]}, which THAW_IMAGE_SIZE={image_size} does not give")
+        network = keras.Model(model.inputs[0], model.outputs[0])
+        if shared := [layer["name"] for layer in network.get_config()["layers"] if len(layer["inbound_nodes"]) > 1]:
+            raise ValueError(f"its layer {shared[0]} is called more than once")
+        return copied(network, image_size)
+
+
+def _load_weights(whole: keras.Model, network: keras.Model, path: Path, name: str) -> None:
+    """Load a file of weights of the backbone `name`, or of a model that contains it. Raises WeightsUnusable.
+
+    `whole` is the backbone as Keras has it, and `network`, which may be the same, has all of its layers that train.
+    """
+    with _explained(WeightsUnusable, f"THAW_WEIGHTS={str(path)!r} are not weights of {name}", _hint(name)):
+        if path.suffix != ".keras":
+            whole.load_weights(path)
         else:
-            network.load_weights(path)
+            model = keras.saving.load_model(path, compile=False, safe_mode=True)
+            if _copy_weights(network, model):
+                return
+            if not _copy_weights(whole, model):
+                raise ValueError(f"no part of {path.name} has the {len(network.weights)} weights of the network")
+        if network is not whole:
+            _check_normalization(whole)
 
 
-def _copy_weights(network: keras.Model, model: Any, path: Path) -> None:
+def _copy_weights(network: keras.Model, model: Any) -> bool:
+    """Whether `model` is this network or has it as a part, of which the weights are now those of `network`."""
     wanted = [tuple(weight.shape) for weight in network.weights]
     for candidate in (model, *getattr(model, "layers", ())):
         if [tuple(weight.shape) for weight in candidate.weights] == wanted:
             network.set_weights(candidate.get_weights())
-            return
-    raise ValueError(f"no part of {path.name} has the {len(wanted)} weights of the network")
+            return True
+    return False
+
+
+def _check_normalization(whole: keras.Model) -> None:
+    """Raise ValueError unless the first EfficientNet's weights have ImageNet's statistics.
+
+    The variance that was published is the standard deviation (tensorflow/tensorflow issue 49930). Keras 3.15 makes up
+    for it by one more Rescaling, but only where it loads the ImageNet weights itself. Here `Backbone.rescaling` is what
+    these layers should compute, so the network does without them.
+    """
+    (normalization,) = (layer for layer in whole.layers if isinstance(layer, keras.layers.Normalization))
+    mean, variance, _ = normalization.get_weights()
+    if not np.allclose([mean, variance], [IMAGENET_MEAN, IMAGENET_STD], atol=1e-3):
+        raise ValueError(f"its images were normalized with mean {mean} and variance {variance}, not as ImageNet's were")
 
 
 def load_exported(path: Path) -> keras.Model:
@@ -102,5 +194,7 @@ def _explained(kind: type[ThawError], problem: str, hint: str) -> Iterator[None]
     try:
         yield
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        # Of a model that cannot be built, Keras (3.15) has the reason at the end.
+        text = str(error).rpartition("Exception encountered: ")[2].partition(" Full object config")[0].strip()
+        reason = (text or type(error).__name__).splitlines()[0]
         raise kind(f"{problem}: {reason}", hint=hint) from error

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo
 
-from job.model.backbones import BACKBONES
+from job.model.backbones import BACKBONES, CUSTOM
 from job.paths import expanded
 from job.phases import ROWS, PhaseRow
 from job.storage.uri import checked_object, checked_store
@@ -42,6 +42,8 @@ def _large_enough(size: int, info: ValidationInfo) -> int:
 
 def _there_for_the_backbone(weights: str, info: ValidationInfo) -> str:
     backbone = info.data.get("backbone")
+    if backbone == CUSTOM and not weights.endswith(".keras"):
+        raise ValueError(f"{CUSTOM} is the network of a .keras file: give the path of one")
     if "://" in weights:
         return checked_object(weights)
     if weights == "imagenet" and backbone and not BACKBONES[backbone].has_imagenet_weights:
