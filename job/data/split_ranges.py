@@ -38,7 +38,7 @@ def split_ranges(specs: Sequence[str], splits: Mapping[str, Any], *, of: str) ->
         setting = f"THAW_{name.upper()}_SPLIT={spec!r}"
         try:
             parts = tfds.core.ReadInstruction.from_spec(spec).to_absolute(splits)
-        except (ValueError, KeyError, AssertionError) as error:
+        except (ValueError, KeyError, AssertionError, NotImplementedError) as error:
             problems.append(f"{setting}: {str(error).splitlines()[0]}; {known}")
             continue
         ranges = [
