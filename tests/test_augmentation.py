@@ -89,6 +89,7 @@ def test_settings_say_what_is_done() -> None:
     assert Settings(**dataclasses.asdict(EVERYTHING)).augmentation() == EVERYTHING
 
 
+@pytest.mark.slow
 def test_a_run_with_all_of_it_goes_on_as_if_it_had_not_been_stopped(
     small: Callable[..., Settings], tmp_path: Path
 ) -> None:
