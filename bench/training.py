@@ -12,6 +12,7 @@ from job.phases import Phase
 from job.train import loop, numerics
 from job.train.collective import Collective
 from job.train.state import PhaseState
+from job.train.step import Recipe
 
 BATCH_SIZE = 32
 
@@ -34,7 +35,7 @@ def fine_tuning(
     phase = Phase(name="fine_tune", learning_rate=1e-5, epochs=10**6)
     state = PhaseState(build_classifier(model), phase)
     facts = loop.train_phase(
-        state, train=splits.train, validation=splits.validation, recipe=loop.Recipe(BATCH_SIZE, 0, xla=False),
+        state, train=splits.train, validation=splits.validation, recipe=Recipe(BATCH_SIZE, 0, xla=False),
         position=loop.START, ledger=Ledger(), collective=collective,
     )  # fmt: skip
     return state, facts

@@ -56,7 +56,8 @@ class Phase:
     `learning_rate` is the highest of the phase. It rises from 0 in the first `warmup_epochs`, and then follows the
     schedule to `end_factor` of its value; a plateau multiplies it by `plateau_factor` after `plateau_patience` epochs
     without improvement. The phase ends after `patience` epochs without improvement, if that is a number. Improvement is
-    that of the validation loss or accuracy, as `monitor` says. Its result is the last or the best of its epochs.
+    that of the validation loss or accuracy, as `monitor` says. Its result is the last or the best of its epochs. The
+    other fields are those of the optimizer (`job.train.optimizer`), and 0 where it does nothing of the kind.
     """
 
     name: str
@@ -71,6 +72,9 @@ class Phase:
     patience: int | None = None
     monitor: Monitor = "loss"
     keep: Keep = "last"
+    weight_decay: float = 0.0
+    clip_norm: float = 0.0
+    ema_decay: float = 0.0
 
     @property
     def relative_cost(self) -> float:
@@ -99,6 +103,9 @@ def phases_of(settings: Mapping[str, Any]) -> tuple[Phase, ...]:
             patience=settings["PATIENCE"],
             monitor=settings["MONITOR"],
             keep=settings["KEEP"],
+            weight_decay=settings["WEIGHT_DECAY"],
+            clip_norm=settings["CLIP_NORM"],
+            ema_decay=settings["EMA_DECAY"],
         )
         for row in rows
     )

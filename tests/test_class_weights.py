@@ -17,8 +17,9 @@ from job.phases import Phase
 from job.settings.settings import Settings
 from job.storage import LocalStore
 from job.train.class_weights import choose, summary
-from job.train.loop import START, Recipe, train_phase
+from job.train.loop import START, train_phase
 from job.train.state import PhaseState
+from job.train.step import Recipe
 from tests import shapes
 from tests.classifiers import ALONE, build
 from tests.reports import content, render

@@ -217,3 +217,34 @@ def test_the_plain_settings_are_two_phases() -> None:
         ("head", "none", 5, 1e-3), ("fine_tune", "top:20", 5, 1e-5),
     ]  # fmt: skip
     assert [one.name for one in phases_of(Settings(head_epochs=0).result_settings())] == ["fine_tune"]
+
+
+REGULARIZED = {
+    "weight_decay": 0.05, "clip_norm": 0.5, "ema_decay": 0.8, "label_smoothing": 0.1, "schedule": "cosine",
+    "head_learning_rate": 0.1, "fine_tune_learning_rate": 1e-3,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("phase", "step"), [("head", 4), ("head", 5), ("fine_tune", 0), ("fine_tune", 5)])
+def test_averaged_and_regularized_training_stopped_anywhere_ends_the_same(
+    small: Small, store: LocalStore, tmp_path: Any, phase: str, step: int
+) -> None:
+    """In the middle of an epoch, before its validation, at the end of a phase."""
+    settings = small(**REGULARIZED)
+    whole, _ = in_one_go(settings, tmp_path)
+    stop = StopAtStep(phase, step)
+    with pytest.raises(Interrupted):
+        start(settings, store, observer=stop, check_stop=stop.check_stop)
+    start(settings, store)
+    assert result_of(store) == result_of(whole)
+
+
+def test_what_is_shipped_are_the_averages(small: Small, tmp_path: Any) -> None:
+    """The checkpoint has the weights of the last step beside them."""
+    store, _ = in_one_go(small(head_epochs=2, fine_tune_epochs=0, ema_decay=0.8, head_learning_rate=0.1), tmp_path)
+    arrays = load_arrays(store.read(record_of(store).checkpoints[-1].name).data)
+    path = tmp_path / "model.keras"
+    path.write_bytes(store.read("model/model.keras").data)
+    kernel = np.asarray(keras.saving.load_model(path).get_layer("head").kernel)
+    assert not np.array_equal(kernel, arrays["head/kernel"])
+    assert any(np.array_equal(kernel, array) for name, array in arrays.items() if name.startswith("optimizer/"))

@@ -21,8 +21,9 @@ from job.observe.ledger import Ledger
 from job.phases import Phase
 from job.settings.settings import Settings
 from job.storage import LocalStore
-from job.train.loop import START, Recipe, train_phase
+from job.train.loop import START, train_phase
 from job.train.state import PhaseState
+from job.train.step import Recipe
 from tests.classifiers import ALONE, build
 from tests.conftest import job, process_environment
 from tests.runs import record_of, start

@@ -77,6 +77,7 @@ def test_the_recipe_and_its_fingerprint_stay_what_they_are() -> None:
         "LABELS": "auto", "CLASSES": None, "STRATIFY": True, "ON_UNREADABLE": "fail", "CLASS_WEIGHTS": "none",
         "UNFREEZE": "all", "PHASES": None, "SCHEDULE": "constant", "WARMUP_EPOCHS": 0, "END_FACTOR": 0,
         "PLATEAU_PATIENCE": 2, "PLATEAU_FACTOR": 0.1, "PATIENCE": None, "MONITOR": "loss", "KEEP": "last",
+        "WEIGHT_DECAY": 0, "CLIP_NORM": 0, "EMA_DECAY": 0, "LABEL_SMOOTHING": 0,
         "CALIBRATE": False, "THRESHOLD": "0.5",
     }  # fmt: skip
     assert RECIPE_VERSION == 3

@@ -15,8 +15,10 @@ from job.model.classifier import Classifier
 from job.observe.events import EpochDone, StepDone
 from job.observe.ledger import Ledger
 from job.phases import Phase
-from job.train.loop import START, Position, Recipe, loss_of, predicted_classes, train_phase
+from job.train.loop import START, Position, train_phase
+from job.train.loss import loss_of, predicted_classes
 from job.train.state import PhaseState
+from job.train.step import Recipe
 from tests import shapes
 from tests.classifiers import ALONE, build
 

@@ -47,6 +47,7 @@ from job.storage import ObjectStore, scratch
 from job.train import class_weights, loop, numerics, schedule
 from job.train.collective import Collective
 from job.train.state import PhaseState
+from job.train.step import Recipe
 
 Restored = tuple[CheckpointEntry, dict[str, np.ndarray]]
 
@@ -277,10 +278,10 @@ class Pipeline:
                     self.check_stop()
                 with self.ledger.during("checkpoint_blocking"):
                     self.committer.flush()
-                self.end_phase(state, step)
             except Interrupted:
                 self.commit_before_leaving(state, step)
                 raise
+            self.end_phase(state, step)
 
     def history_of(self, phase: Phase) -> list[EpochResult]:
         return [epoch for epoch in self.committer.history if epoch.phase == phase.name]
@@ -306,11 +307,18 @@ class Pipeline:
                 phase.name, index, checkpoint=entry.name, validation_loss=best.validation_loss,
                 validation_accuracy=best.validation_accuracy,
             ))  # fmt: skip
+        state.finish()
 
-    def recipe(self, splits: Splits) -> loop.Recipe:
+    def recipe(self, splits: Splits) -> Recipe:
         settings = self.settings
         weights = class_weights.choose(settings.class_weights, splits.composition.counts["train"])
-        return loop.Recipe(settings.batch_size, settings.seed, xla=self.arithmetic["xla"], class_weights=weights)
+        return Recipe(
+            settings.batch_size,
+            settings.seed,
+            xla=self.arithmetic["xla"],
+            class_weights=weights,
+            label_smoothing=settings.label_smoothing,
+        )
 
     def commit(self, state: PhaseState, step: int, *, reason: str, must_stay: bool = False) -> None:
         with self.ledger.during("checkpoint_blocking"):

@@ -49,11 +49,11 @@ class RecipeSettings(BaseModel):
         "stops improving)",
     )  # fmt: skip
     warmup_epochs: float = _phases(
-        0, "epochs at the beginning of each phase in which the learning rate rises from 0; a fraction is allowed",
+        0.0, "epochs at the beginning of each phase in which the learning rate rises from 0; a fraction is allowed",
         ge=0, le=10_000,
     )  # fmt: skip
     end_factor: float = _phases(
-        0, "what linear and cosine end at, as a fraction of the phase's learning rate", ge=0, le=1
+        0.0, "what linear and cosine end at, as a fraction of the phase's learning rate", ge=0, le=1
     )
     plateau_patience: int = _phases(2, "epochs without improvement before plateau lowers the rate", ge=1, le=10_000)
     plateau_factor: float = _phases(0.1, "what plateau multiplies the rate by", gt=0, lt=1)
@@ -62,6 +62,17 @@ class RecipeSettings(BaseModel):
     )
     monitor: Monitor = _phases("loss", "what improves: loss or accuracy of validation")
     keep: Keep = _phases("last", "the result of a phase: its last epoch, or its best one")
+    weight_decay: float = _phases(
+        0.0, "AdamW: the fraction of each kernel that a step takes off, times the learning rate; 0 is Adam", ge=0, le=10
+    )
+    clip_norm: float = _phases(0.0, "largest global norm of a step's gradient, which is scaled down; 0 = off", ge=0)
+    ema_decay: float = _phases(
+        0.0, "moving average of the weights over the steps of a phase, which is what is validated and shipped: the "
+        "part that a step leaves of it, such as 0.99; 0 = off", ge=0, lt=1,
+    )  # fmt: skip
+    label_smoothing: float = _phases(
+        0.0, "part of each training label that is spread evenly over all classes; 0 = off", ge=0, lt=1
+    )
     class_weights: Literal["none", "balanced"] = _phases(
         "none", "of the training loss: balanced gives every class the same part in it, however few its examples"
     )

@@ -19,7 +19,8 @@ these are there at once:
     scratch     images on disk + a checkpoint + the exported model
     storage     THAW_KEEP_CHECKPOINTS + 2 checkpoints + the exported model
 
-The head is left out: it is a thousandth of any backbone. tests/test_need.py holds the estimate against a run.
+A moving average of the weights is one more array of p, in training and in checkpoints. The head is left out: it is a
+thousandth of any backbone. tests/test_need.py holds the estimate against a run.
 """
 
 import math
@@ -81,11 +82,12 @@ def estimate(settings: Settings, *, num_examples: int, precision: Precision, num
     model = FLOAT32_BYTES * backbone.num_parameters
     # With a frozen backbone no moments of it are kept, and a checkpoint has kilobytes.
     trained = model if trains_backbone else 0
-    checkpoint = ARRAYS_OF_A_CHECKPOINT * trained
+    averages = 1 if settings.ema_decay > 0 else 0
+    checkpoint = (ARRAYS_OF_A_CHECKPOINT + averages) * trained
     values_at_once = backbone.values_per_pixel if trains_backbone else backbone.peak_per_pixel
     activations = int(num_rows * pixels * values_at_once * VALUE_BYTES[precision])
     evaluated = int(evaluation_batch_size(settings, precision) * pixels * backbone.peak_per_pixel * FLOAT32_BYTES)
-    training = max(model, ARRAYS_IN_TRAINING * trained) + CHECKPOINTS_UNDER_WAY * checkpoint + activations
+    training = max(model, (ARRAYS_IN_TRAINING + averages) * trained) + CHECKPOINTS_UNDER_WAY * checkpoint + activations
     evaluation = EXPORT_BYTES + model + max(model, checkpoint) + evaluated
     return Need(
         images=images,

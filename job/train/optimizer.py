@@ -1,14 +1,42 @@
-"""Adam, updating each variable with TensorFlow's one kernel for it."""
+"""Adam and AdamW, updating each variable with TensorFlow's one kernel for it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from job.phases import Phase
+
 
 class FusedAdam(keras.optimizers.Adam):
     """`keras.optimizers.Adam`, with the same variables and formula (Kingma & Ba 2015, arXiv:1412.6980, section 2, where
-    epsilon is their epsilon-hat), in one pass over a variable where Keras makes ten."""
+    epsilon is their epsilon-hat), in one pass over a variable where Keras makes ten.
+
+    Weight decay, clipping by the global norm and moving averages of the weights are Keras's own options.
+    """
+
+    @classmethod
+    def of(cls, phase: Phase, variables: Sequence[keras.Variable]) -> "FusedAdam":
+        """The optimizer of a phase that trains these variables; of them only kernels decay, no bias and no scale."""
+        optimizer = cls(
+            phase.learning_rate,
+            weight_decay=phase.weight_decay or None,
+            global_clipnorm=phase.clip_norm or None,
+            use_ema=phase.ema_decay > 0,
+            **({"ema_momentum": phase.ema_decay} if phase.ema_decay > 0 else {}),
+        )
+        optimizer.exclude_from_weight_decay(var_list=[one for one in variables if not one.name.endswith("kernel")])
+        optimizer.build(variables)
+        return optimizer
+
+    def _apply_weight_decay(self, variables: Any) -> None:
+        # As Keras does, decoupled from the gradient (Loshchilov & Hutter 2019, arXiv:1711.05101), but on variables that
+        # are no strategy's.
+        for variable in variables if self.weight_decay is not None else ():
+            if self._use_weight_decay(variable):
+                value = variable.value
+                value.assign_sub(value * tf.cast(self.weight_decay * self.learning_rate.value, value.dtype))
 
     def _backend_update_step(self, grads: Any, trainable_variables: Any, learning_rate: Any) -> None:
         # Each worker has variables of its own, which are no strategy's: all get the same sum of gradients.

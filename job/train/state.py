@@ -1,5 +1,8 @@
 """All that changes while a phase trains, as arrays by name: the content of a checkpoint. Neither trains nor stores."""
 
+import contextlib
+from collections.abc import Iterator
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -53,8 +56,7 @@ class PhaseState:
         self.first = classifier.first_trained(phase.unfreeze)
         self.variables = classifier.trainable_variables(self.first)
         self._changed_from = self.first if changed_from is None else changed_from
-        self.optimizer = FusedAdam(phase.learning_rate)
-        self.optimizer.build(self.variables)
+        self.optimizer = FusedAdam.of(phase, self.variables)
         self.totals = Totals()
         self._rate = np.float32(phase.learning_rate)
 
@@ -72,6 +74,25 @@ class PhaseState:
         if np.float32(rate) != self._rate:
             self._rate = np.float32(rate)
             self.optimizer.learning_rate.assign(self._rate)
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Inside, the model has the moving averages of its weights, if the phase keeps such."""
+        if self.phase.ema_decay == 0:
+            yield
+            return
+        raw = [tf.identity(variable.value) for variable in self.variables]
+        self.finish()
+        try:
+            yield
+        finally:
+            for variable, value in zip(self.variables, raw, strict=True):
+                variable.assign(value)
+
+    def finish(self) -> None:
+        """The phase is over: moving averages of the weights, if it keeps such, are the model's from now on."""
+        if self.phase.ema_decay > 0:
+            self.optimizer.finalize_variable_values(self.variables)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The state as it is now, by name, read-only; kilobytes in the head phase, as the backbone does not change.

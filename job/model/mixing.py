@@ -1,0 +1,59 @@
+"""Mixing each image with another: mixup and CutMix, as pure functions of a seed.
+
+The caller provides the other images, and mixes the losses of both labels by the share of the own one. Draws are made
+for a whole batch, of which each worker uses its rows, as those of `augmentation` are.
+"""
+
+import tensorflow as tf
+
+from job.model.augmentation import Rows
+
+
+def beta_shares(alpha: float, seed: tf.Tensor, rows: Rows, like: tf.Tensor) -> tf.Tensor:
+    """The share of each example's own image and label, drawn from Beta(alpha, alpha): float32 [b], 0..1.
+
+    `alpha` is above 0, `seed` int32 [2]; `like` has the b rows at hand, in any shape. A beta variable is
+    G1 / (G1 + G2) of two gamma variables, and Gamma(alpha) is Gamma(alpha + 1) * U ** (1 / alpha) (Marsaglia and Tsang
+    2000, section 6). In logarithms, so that a small alpha, where both are 0 in float64, does not give 0 / 0.
+    """
+    gamma_seed, uniform_seed = tf.unstack(tf.random.split(seed, 2, alg="philox"))
+    shape = [rows.batch_size, 2]
+    # On CPU and GPU its algorithm is Philox; it has no argument for that (TensorFlow 2.21).
+    gammas = tf.random.stateless_gamma(shape, gamma_seed, alpha + 1, dtype=tf.float64)
+    uniforms = 1 - tf.random.stateless_uniform(shape, uniform_seed, dtype=tf.float64, alg="philox")
+    logarithms = tf.math.log(gammas) + tf.math.log(uniforms) / alpha
+    shares = tf.sigmoid(logarithms[:, 0] - logarithms[:, 1])
+    return tf.cast(rows.of(shares, like), tf.float32)
+
+
+def mixup(images: tf.Tensor, partners: tf.Tensor, shares: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Each image blended with its partner (Zhang et al. 2018, arXiv:1710.09412).
+
+    `images` and `partners` are numbers [b, h, w, c], `shares` float32 [b] those of `images`. Returns float32
+    [b, h, w, c] and `shares`.
+    """
+    images, partners = tf.cast(images, tf.float32), tf.cast(partners, tf.float32)
+    return partners + (images - partners) * shares[:, tf.newaxis, tf.newaxis, tf.newaxis], shares
+
+
+def cutmix(
+    images: tf.Tensor, partners: tf.Tensor, shares: tf.Tensor, seed: tf.Tensor, rows: Rows
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Each image with a box of its partner pasted in at the same place (Yun et al. 2019, arXiv:1905.04899).
+
+    `images` and `partners` are numbers [b, h, w, c], `shares` float32 [b] those of `images`, `seed` int32 [2]. The box
+    has the shape of the image and 1 - share of its area. Its centre is any pixel, and what is outside of the image is
+    cut off. Returns float32 [b, h, w, c], and the share of the area that is left of each of `images`, float32 [b].
+    """
+    images, partners = tf.cast(images, tf.float32), tf.cast(partners, tf.float32)
+    size = tf.constant(images.shape[1:3].as_list(), tf.float32)
+    drawn = tf.random.stateless_uniform([rows.batch_size, 2], seed, alg="philox")
+    centres = tf.floor(rows.of(drawn, images) * size)
+    halves = tf.floor(tf.floor(size * tf.sqrt(1 - shares)[:, tf.newaxis]) / 2)
+    first, end = tf.maximum(centres - halves, 0), tf.minimum(centres + halves, size)
+    is_row, is_column = (
+        (tf.range(size[axis]) >= first[:, axis, tf.newaxis]) & (tf.range(size[axis]) < end[:, axis, tf.newaxis])
+        for axis in (0, 1)
+    )
+    is_pasted = is_row[:, :, tf.newaxis, tf.newaxis] & is_column[:, tf.newaxis, :, tf.newaxis]
+    return tf.where(is_pasted, partners, images), 1 - tf.reduce_prod(end - first, axis=1) / tf.reduce_prod(size)

@@ -1,0 +1,47 @@
+"""The loss of examples, and what an epoch sums up of them."""
+
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+
+def loss_of(logits: tf.Tensor, labels: tf.Tensor, *, label_smoothing: float = 0.0) -> tf.Tensor:
+    """Cross-entropy in nats of each example, float32 [b], from logits [b, 1] (two classes) or [b, k].
+
+    With label smoothing s the target of each class is (1 - s) * target + s / k (Szegedy et al. 2016, arXiv:1512.00567,
+    section 7; `label_smoothing` of Keras's crossentropies).
+    """
+    if logits.shape[-1] == 1:
+        targets = tf.cast(labels, logits.dtype)[:, tf.newaxis]
+        if label_smoothing > 0:
+            targets = targets * (1 - label_smoothing) + label_smoothing / 2
+        return tf.nn.sigmoid_cross_entropy_with_logits(targets, logits)[:, 0]
+    if label_smoothing > 0:
+        num_classes = logits.shape[-1]
+        targets = tf.one_hot(labels, num_classes, 1 - label_smoothing + label_smoothing / num_classes,
+                             label_smoothing / num_classes, dtype=logits.dtype)  # fmt: skip
+        return tf.nn.softmax_cross_entropy_with_logits(targets, logits)
+    return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+
+
+def predicted_classes(logits: tf.Tensor) -> tf.Tensor:
+    """The class of each example, int32 [b]; for one logit, class 1 above 0."""
+    if logits.shape[-1] == 1:
+        return tf.cast(logits[:, 0] > 0, tf.int32)
+    return tf.argmax(logits, axis=-1, output_type=tf.int32)
+
+
+def sums_of(
+    logits: tf.Tensor,
+    labels: tf.Tensor,
+    class_weights: Sequence[float] | None = None,
+    *,
+    label_smoothing: float = 0.0,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """The loss of each example, weighted by its class, float32 [b], and the sums that `Totals` keeps, float64 [3]."""
+    losses = loss_of(logits, labels, label_smoothing=label_smoothing)
+    if class_weights is not None:
+        losses *= tf.gather(tf.constant(class_weights, losses.dtype), labels)
+    correct = tf.reduce_sum(tf.cast(predicted_classes(logits) == labels, tf.float64))
+    total = tf.reduce_sum(tf.cast(losses, tf.float64))
+    return losses, tf.stack([total, correct, tf.cast(tf.shape(labels)[0], tf.float64)])

@@ -1,0 +1,120 @@
+"""One step of training, and the validation: what is computed of a batch, on all workers together."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from job.data.order import num_batches
+from job.data.splits import Split
+from job.model.augmentation import Rows
+from job.train.collective import Collective
+from job.train.loss import sums_of
+from job.train.state import PhaseState, Totals
+
+FeaturesOf = Callable[[tf.Tensor], tf.Tensor]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a step needs besides model and data; `xla` compiles it.
+
+    The loss of a training example is multiplied by the weight of its class, as `class_weight` of Keras's `fit` does;
+    `label_smoothing` is that of `job.train.loss`.
+    """
+
+    batch_size: int
+    seed: int
+    xla: bool
+    class_weights: tuple[float, ...] | None = None
+    label_smoothing: float = 0.0
+
+
+def train_step(
+    state: PhaseState, features_of: FeaturesOf, recipe: Recipe, collective: Collective
+) -> Callable[..., tuple[tf.Tensor, tf.Tensor]]:
+    """A step with this worker's rows of a batch, of which all workers together do one.
+
+    The function takes images uint8 [b, s, s, 3], labels int32 [b], seed int32 [2], place int32 [3] (the first of the
+    rows, how many of them count, and how many the whole batch has), is_stopping float32 []. It returns the sums of the
+    whole batch, float64 [3], and the sum of `is_stopping`.
+    """
+    classifier, optimizer, variables = state.classifier, state.optimizer, state.variables
+
+    # Augmentation stays outside: its image transform has no XLA kernel.
+    @tf.function(jit_compile=recipe.xla, reduce_retracing=True, autograph=False)
+    def gradients(images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor, place: tf.Tensor) -> Any:
+        first, num_rows, batch_size = tf.unstack(place)
+        rows = Rows(first, batch_size)
+        frozen_features = None if state.trains_backbone else features_of(images)
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch([variable.value for variable in variables])
+            features = features_of(images) if frozen_features is None else frozen_features
+            logits = classifier.logits(classifier.dropped(features, seed, rows))
+            losses, sums = sums_of(
+                logits[:num_rows], labels[:num_rows], recipe.class_weights, label_smoothing=recipe.label_smoothing
+            )
+            # Divided by the examples of all workers, not by weights: the gradients of the workers add up.
+            loss = tf.reduce_sum(losses) / tf.cast(batch_size, losses.dtype)
+        return tape.gradient(loss, [variable.value for variable in variables]), sums
+
+    def step(
+        images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor, place: tf.Tensor, is_stopping: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        augment_seed, dropout_seed = tf.unstack(tf.random.split(seed, 2, alg="philox"))
+        images = classifier.augmented(images, augment_seed, Rows(place[0], place[2]))
+        values, sums = gradients(images, labels, dropout_seed, place)
+        if collective.share.num_workers > 1:
+            *values, others, is_stopping = collective.summed([*values, tf.cast(sums, tf.float32), is_stopping])
+            sums = tf.cast(others, sums.dtype)
+        optimizer.apply(values, variables)
+        return sums, is_stopping
+
+    size = classifier.image_size
+    signature = (
+        tf.TensorSpec([None, size, size, 3], tf.uint8),
+        tf.TensorSpec([None], tf.int32),
+        tf.TensorSpec([2], tf.int32),
+        tf.TensorSpec([3], tf.int32),
+        tf.TensorSpec([], tf.float32),
+    )
+    return collective.step(step, signature)
+
+
+def validator(
+    state: PhaseState, features_of: FeaturesOf, split: Split, batch_size: int, collective: Collective
+) -> Callable[[], tuple[float, float]]:
+    """A function that returns mean loss and accuracy over `split` with the model as it is then.
+
+    Workers share the batches, and the sums of each batch are added in the same order for any number of workers. While
+    the backbone is frozen its features are computed once, at the first call.
+    """
+    classifier = state.classifier
+    traced_features_of = tf.function(
+        features_of,
+        autograph=False,
+        input_signature=[tf.TensorSpec([None, classifier.image_size, classifier.image_size, 3], tf.uint8)],
+    )
+    kept: list[tuple[int, tf.Tensor, tf.Tensor]] = []
+
+    def features() -> Iterator[tuple[int, tf.Tensor, tf.Tensor]]:
+        for start, images, labels in split.evaluation_batches(batch_size, collective.share):
+            yield start, traced_features_of(images), labels
+
+    def validate() -> tuple[float, float]:
+        if state.trains_backbone:
+            batches: Any = features()
+        else:
+            kept[:] = kept or list(features())
+            batches = kept
+        own = [
+            (start // batch_size, sums_of(classifier.logits(pooled), labels)[1]) for start, pooled, labels in batches
+        ]
+        sums = np.zeros((num_batches(len(split), batch_size), 3))
+        if own:
+            sums[[batch for batch, _ in own]] = tf.stack([of_batch for _, of_batch in own]).numpy()
+        return Totals.of(collective.total(sums)).means()
+
+    return validate
