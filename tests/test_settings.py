@@ -77,7 +77,7 @@ def test_the_recipe_and_its_fingerprint_stay_what_they_are() -> None:
         "LABELS": "auto", "CLASSES": None, "STRATIFY": True, "ON_UNREADABLE": "fail", "CLASS_WEIGHTS": "none",
         "UNFREEZE": "all", "PHASES": None, "SCHEDULE": "constant", "WARMUP_EPOCHS": 0, "END_FACTOR": 0,
         "PLATEAU_PATIENCE": 2, "PLATEAU_FACTOR": 0.1, "PATIENCE": None, "MONITOR": "loss", "KEEP": "last",
-        "WEIGHT_DECAY": 0, "CLIP_NORM": 0, "EMA_DECAY": 0, "LABEL_SMOOTHING": 0,
+        "WEIGHT_DECAY": 0, "CLIP_NORM": 0, "EMA_DECAY": 0, "LABEL_SMOOTHING": 0, "MIXUP": 0, "CUTMIX": 0,
         "CALIBRATE": False, "THRESHOLD": "0.5",
         "ZOOM": 0.0, "TRANSLATION": 0.0, "BRIGHTNESS": 0.0, "CONTRAST": 0.0, "SATURATION": 0.0, "HUE": 0.0,
         "RANDAUGMENT_OPERATIONS": 0, "RANDAUGMENT_MAGNITUDE": 9.0,
@@ -90,15 +90,15 @@ def test_the_recipe_and_its_fingerprint_stay_what_they_are() -> None:
 class Newer(Settings):
     """The settings of a later version, which has one more that changes the result."""
 
-    mixup: float = setting_group("augmentation", changes_result=True)(0.0, "mix images")
+    cutout: float = setting_group("augmentation", changes_result=True)(0.0, "cut a box out of each image")
 
 
 def test_a_new_setting_leaves_the_runs_under_way_what_they_are() -> None:
     """With its default no fingerprint changes; with another value it does."""
     assert Newer().fingerprint() == Settings().fingerprint()
     assert Newer(seed=3).fingerprint() == Settings(seed=3).fingerprint()
-    assert Newer(mixup=0.2).fingerprint() != Settings().fingerprint()
-    assert Newer().result_settings() == Settings().result_settings() | {"MIXUP": 0.0}
+    assert Newer(cutout=0.2).fingerprint() != Settings().fingerprint()
+    assert Newer().result_settings() == Settings().result_settings() | {"CUTOUT": 0.0}
 
 
 def test_one_value_has_one_fingerprint_however_it_is_written() -> None:

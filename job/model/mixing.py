@@ -57,3 +57,27 @@ def cutmix(
     )
     is_pasted = is_row[:, :, tf.newaxis, tf.newaxis] & is_column[:, tf.newaxis, :, tf.newaxis]
     return tf.where(is_pasted, partners, images), 1 - tf.reduce_prod(end - first, axis=1) / tf.reduce_prod(size)
+
+
+def mix(
+    images: tf.Tensor, partners: tf.Tensor, *, mixup_alpha: float, cutmix_alpha: float, seed: tf.Tensor, rows: Rows
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Each image mixed with its partner, in the way whose alpha is above 0, with shares from Beta(alpha, alpha).
+
+    If both are, each image is mixed in one of the two ways, with equal probability (as `Mixup` of timm with
+    `mode="elem"` and `switch_prob=0.5`). Takes and returns what `mixup` and `cutmix` do.
+    """
+    mixup_seed, cutmix_seed, box_seed, switch_seed = tf.unstack(tf.random.split(seed, 4, alg="philox"))
+    ways = []
+    if mixup_alpha > 0:
+        ways.append(mixup(images, partners, beta_shares(mixup_alpha, mixup_seed, rows, images)))
+    if cutmix_alpha > 0:
+        shares = beta_shares(cutmix_alpha, cutmix_seed, rows, images)
+        ways.append(cutmix(images, partners, shares, box_seed, rows))
+    if len(ways) == 1:
+        return ways[0]
+    (blended, blended_shares), (pasted, pasted_shares) = ways
+    drawn = tf.random.stateless_uniform([rows.batch_size], switch_seed, alg="philox")
+    is_pasted = rows.of(drawn, images) < 0.5
+    mixed = tf.where(is_pasted[:, tf.newaxis, tf.newaxis, tf.newaxis], pasted, blended)
+    return mixed, tf.where(is_pasted, pasted_shares, blended_shares)

@@ -317,6 +317,8 @@ class Pipeline:
             xla=self.arithmetic["xla"],
             class_weights=weights,
             label_smoothing=settings.label_smoothing,
+            mixup=settings.mixup,
+            cutmix=settings.cutmix,
         )
 
     def commit(self, state: PhaseState, step: int, *, reason: str, must_stay: bool = False) -> None:

@@ -12,6 +12,7 @@ from job.settings.fields import Backbone, ImageSize, Threshold, Weights, phase_r
 _model = setting_group("model", changes_result=True)
 _augmentation = setting_group("augmentation", changes_result=True)
 _phases = setting_group("phases", changes_result=True)
+_regularisation = setting_group("regularisation", changes_result=True)
 _answers = setting_group("answers", changes_result=True)
 _numerics = setting_group("numerics", changes_result=True)
 
@@ -85,20 +86,31 @@ class RecipeSettings(BaseModel):
     )
     monitor: Monitor = _phases("loss", "what improves: loss or accuracy of validation")
     keep: Keep = _phases("last", "the result of a phase: its last epoch, or its best one")
-    weight_decay: float = _phases(
+
+    class_weights: Literal["none", "balanced"] = _regularisation(
+        "none", "of the training loss: balanced gives every class the same part in it, however few its examples"
+    )
+    weight_decay: float = _regularisation(
         0.0, "AdamW: the fraction of each kernel that a step takes off, times the learning rate; 0 is Adam", ge=0, le=10
     )
-    clip_norm: float = _phases(0.0, "largest global norm of a step's gradient, which is scaled down; 0 = off", ge=0)
-    ema_decay: float = _phases(
+    clip_norm: float = _regularisation(
+        0.0, "largest global norm of a step's gradient, which is scaled down; 0 = off", ge=0
+    )
+    ema_decay: float = _regularisation(
         0.0, "moving average of the weights over the steps of a phase, which is what is validated and shipped: the "
         "part that a step leaves of it, such as 0.99; 0 = off", ge=0, lt=1,
     )  # fmt: skip
-    label_smoothing: float = _phases(
+    label_smoothing: float = _regularisation(
         0.0, "part of each training label that is spread evenly over all classes; 0 = off", ge=0, lt=1
     )
-    class_weights: Literal["none", "balanced"] = _phases(
-        "none", "of the training loss: balanced gives every class the same part in it, however few its examples"
-    )
+    mixup: float = _regularisation(
+        0.0, "alpha of mixup, which blends each training image and its label with another: shares are drawn from "
+        "Beta(alpha, alpha); 0 = off", ge=0, le=100,
+    )  # fmt: skip
+    cutmix: float = _regularisation(
+        0.0, "alpha of CutMix, which pastes a box of another training image into each, and mixes the labels by area; 0 "
+        "= off. With mixup too, each image gets one of the two", ge=0, le=100,
+    )  # fmt: skip
 
     calibrate: bool = _answers(
         False, "divide the logits of the exported model by the temperature that fits the validation split best"

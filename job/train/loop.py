@@ -71,6 +71,9 @@ def train_phase(
     step_with = train_step(state, features_of, recipe, collective)
     batches_per_epoch = num_batches(len(train), batch_size)
     key = _phase_key(recipe.seed, phase)
+    # The partner of an example that is mixed has the same place in a second order, which has the same columns: so it is
+    # one of the examples of this worker.
+    names = [phase, f"{phase}/partner"] if recipe.mixes else [phase]
     step, is_first = position.step, True
     stops: list[tf.Tensor] = []
     history = list(position.history)
@@ -80,28 +83,34 @@ def train_phase(
         skip_batches = step - epoch * batches_per_epoch
         if skip_batches == 0:
             state.totals = Totals()
-        order = epoch_order(len(train), batch_size=batch_size, seed=recipe.seed, phase=phase, epoch=epoch)
-        loader = iter(train.worker_batches(order, batch_size=batch_size, skip_batches=skip_batches, share=share))
+        orders = [
+            epoch_order(len(train), batch_size=batch_size, seed=recipe.seed, phase=name, epoch=epoch) for name in names
+        ]
+        loaders = [
+            iter(train.worker_batches(order, batch_size=batch_size, skip_batches=skip_batches, share=share))
+            for order in orders
+        ]
         with team.steps():
             for batch in range(skip_batches + 1, batches_per_epoch + 1):
                 began = time.monotonic()
-                indices = order[(batch - 1) * batch_size : batch * batch_size]
-                rows = share.rows(batch_size, len(indices))
+                indices = [order[(batch - 1) * batch_size : batch * batch_size] for order in orders]
+                num_examples = len(indices[0])
+                rows = share.rows(batch_size, num_examples)
                 with ledger.during("data_wait"):
                     if rows.start < rows.stop:
-                        train.wait(indices[rows])
-                        images, labels = next(loader)
-                        place = [rows.start, rows.stop - rows.start, len(indices)]
+                        train.wait(np.concatenate([one[rows] for one in indices]))
+                        examples = [tensor for loader in loaders for tensor in next(loader)]
+                        place = [rows.start, rows.stop - rows.start, num_examples]
                     else:
-                        images, labels = _stand_in(classifier.image_size)
-                        place = [0, 0, len(indices)]
+                        examples = [*_stand_in(classifier.image_size)] * len(orders)
+                        place = [0, 0, num_examples]
                 loaded = time.monotonic()
                 rate = schedule.learning_rate(state.phase, step, steps_per_epoch=batches_per_epoch, history=history)
                 state.set_learning_rate(rate)
                 with ledger.during(_category(step, is_first=is_first, steps_lost=position.steps_lost)):
                     sums, num_stops = step_with(
-                        images, labels, tf.constant([key, step], tf.int32), tf.constant(place, tf.int32),
-                        tf.constant(float(team.is_stopping)),
+                        tf.constant([key, step], tf.int32), tf.constant(place, tf.int32),
+                        tf.constant(float(team.is_stopping)), *examples,
                     )  # fmt: skip
                     state.totals.add(sums)
                     step += 1
@@ -114,7 +123,7 @@ def train_phase(
                     num_steps=state.phase.epochs * batches_per_epoch,
                     batch=batch,
                     num_batches=batches_per_epoch,
-                    num_examples=len(indices),
+                    num_examples=num_examples,
                     seconds=time.monotonic() - loaded,
                     data_wait_seconds=loaded - began,
                     is_first=is_first,

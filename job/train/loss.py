@@ -31,17 +31,18 @@ def predicted_classes(logits: tf.Tensor) -> tf.Tensor:
     return tf.argmax(logits, axis=-1, output_type=tf.int32)
 
 
-def sums_of(
-    logits: tf.Tensor,
-    labels: tf.Tensor,
-    class_weights: Sequence[float] | None = None,
-    *,
-    label_smoothing: float = 0.0,
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """The loss of each example, weighted by its class, float32 [b], and the sums that `Totals` keeps, float64 [3]."""
+def training_losses(
+    logits: tf.Tensor, labels: tf.Tensor, *, class_weights: Sequence[float] | None, label_smoothing: float
+) -> tf.Tensor:
+    """The loss of each example, with smoothed labels and multiplied by the weight of its class, float32 [b]."""
     losses = loss_of(logits, labels, label_smoothing=label_smoothing)
     if class_weights is not None:
         losses *= tf.gather(tf.constant(class_weights, losses.dtype), labels)
+    return losses
+
+
+def sums_of(logits: tf.Tensor, labels: tf.Tensor, losses: tf.Tensor) -> tf.Tensor:
+    """What `Totals` keeps of examples with these losses, float32 [b]: float64 [3]."""
     correct = tf.reduce_sum(tf.cast(predicted_classes(logits) == labels, tf.float64))
     total = tf.reduce_sum(tf.cast(losses, tf.float64))
-    return losses, tf.stack([total, correct, tf.cast(tf.shape(labels)[0], tf.float64)])
+    return tf.stack([total, correct, tf.cast(tf.shape(labels)[0], tf.float64)])

@@ -10,8 +10,9 @@ import tensorflow as tf
 from job.data.order import num_batches
 from job.data.splits import Split
 from job.model.augmentation import Rows
+from job.model.mixing import mix
 from job.train.collective import Collective
-from job.train.loss import sums_of
+from job.train.loss import loss_of, sums_of, training_losses
 from job.train.state import PhaseState, Totals
 
 FeaturesOf = Callable[[tf.Tensor], tf.Tensor]
@@ -22,7 +23,8 @@ class Recipe:
     """What a step needs besides model and data; `xla` compiles it.
 
     The loss of a training example is multiplied by the weight of its class, as `class_weight` of Keras's `fit` does;
-    `label_smoothing` is that of `job.train.loss`.
+    `label_smoothing` is that of `job.train.loss`. `mixup` and `cutmix` are the alphas of `job.model.mixing.mix`, and
+    0 = off.
     """
 
     batch_size: int
@@ -30,6 +32,13 @@ class Recipe:
     xla: bool
     class_weights: tuple[float, ...] | None = None
     label_smoothing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+
+    @property
+    def mixes(self) -> bool:
+        """Whether each example is mixed with another one, its partner."""
+        return self.mixup > 0 or self.cutmix > 0
 
 
 def train_step(
@@ -37,50 +46,64 @@ def train_step(
 ) -> Callable[..., tuple[tf.Tensor, tf.Tensor]]:
     """A step with this worker's rows of a batch, of which all workers together do one.
 
-    The function takes images uint8 [b, s, s, 3], labels int32 [b], seed int32 [2], place int32 [3] (the first of the
-    rows, how many of them count, and how many the whole batch has), is_stopping float32 []. It returns the sums of the
-    whole batch, float64 [3], and the sum of `is_stopping`.
+    The function takes seed int32 [2], place int32 [3] (the first of the rows, how many of them count, and how many the
+    whole batch has), is_stopping float32 [], images uint8 [b, s, s, 3], labels int32 [b], and, if the recipe mixes,
+    images and labels of the partners. It returns the sums of the whole batch, float64 [3], and the sum of
+    `is_stopping`. An answer to a mixed example is right if it is the label of the larger share.
     """
     classifier, optimizer, variables = state.classifier, state.optimizer, state.variables
 
-    # Augmentation stays outside: its image transform has no XLA kernel.
+    def losses_of(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        return training_losses(
+            logits, labels, class_weights=recipe.class_weights, label_smoothing=recipe.label_smoothing
+        )
+
+    # Augmentation and mixing stay outside: the image transform has no XLA kernel.
     @tf.function(jit_compile=recipe.xla, reduce_retracing=True, autograph=False)
-    def gradients(images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor, place: tf.Tensor) -> Any:
+    def gradients(seed: tf.Tensor, place: tf.Tensor, images: tf.Tensor, labels: tf.Tensor, *mixed: tf.Tensor) -> Any:
         first, num_rows, batch_size = tf.unstack(place)
         rows = Rows(first, batch_size)
         frozen_features = None if state.trains_backbone else features_of(images)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch([variable.value for variable in variables])
             features = features_of(images) if frozen_features is None else frozen_features
-            logits = classifier.logits(classifier.dropped(features, seed, rows))
-            losses, sums = sums_of(
-                logits[:num_rows], labels[:num_rows], recipe.class_weights, label_smoothing=recipe.label_smoothing
-            )
+            logits = classifier.logits(classifier.dropped(features, seed, rows))[:num_rows]
+            labels = labels[:num_rows]
+            losses = losses_of(logits, labels)
+            if mixed:
+                partner_labels, shares = (values[:num_rows] for values in mixed)
+                losses = shares * losses + (1 - shares) * losses_of(logits, partner_labels)
+                labels = tf.where(shares < 0.5, partner_labels, labels)
             # Divided by the examples of all workers, not by weights: the gradients of the workers add up.
             loss = tf.reduce_sum(losses) / tf.cast(batch_size, losses.dtype)
-        return tape.gradient(loss, [variable.value for variable in variables]), sums
+        return tape.gradient(loss, [variable.value for variable in variables]), sums_of(logits, labels, losses)
 
     def step(
-        images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor, place: tf.Tensor, is_stopping: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        augment_seed, dropout_seed = tf.unstack(tf.random.split(seed, 2, alg="philox"))
-        images = classifier.augmented(images, augment_seed, Rows(place[0], place[2]))
-        values, sums = gradients(images, labels, dropout_seed, place)
+        seed: tf.Tensor, place: tf.Tensor, is_stopping: tf.Tensor, images: tf.Tensor, labels: tf.Tensor,
+        *partners: tf.Tensor,
+    ) -> tuple[tf.Tensor, tf.Tensor]:  # fmt: skip
+        rows = Rows(place[0], place[2])
+        augment_seed, dropout_seed, *more = tf.unstack(tf.random.split(seed, 4 if partners else 2, alg="philox"))
+        images = classifier.augmented(images, augment_seed, rows)
+        mixed: tuple[tf.Tensor, ...] = ()
+        if partners:
+            partner_seed, mix_seed = more
+            others = classifier.augmented(partners[0], partner_seed, rows)
+            images, shares = mix(
+                images, others, mixup_alpha=recipe.mixup, cutmix_alpha=recipe.cutmix, seed=mix_seed, rows=rows
+            )
+            mixed = (partners[1], shares)
+        values, sums = gradients(dropout_seed, place, images, labels, *mixed)
         if collective.share.num_workers > 1:
-            *values, others, is_stopping = collective.summed([*values, tf.cast(sums, tf.float32), is_stopping])
-            sums = tf.cast(others, sums.dtype)
+            *values, all_sums, is_stopping = collective.summed([*values, tf.cast(sums, tf.float32), is_stopping])
+            sums = tf.cast(all_sums, sums.dtype)
         optimizer.apply(values, variables)
         return sums, is_stopping
 
     size = classifier.image_size
-    signature = (
-        tf.TensorSpec([None, size, size, 3], tf.uint8),
-        tf.TensorSpec([None], tf.int32),
-        tf.TensorSpec([2], tf.int32),
-        tf.TensorSpec([3], tf.int32),
-        tf.TensorSpec([], tf.float32),
-    )
-    return collective.step(step, signature)
+    examples = (tf.TensorSpec([None, size, size, 3], tf.uint8), tf.TensorSpec([None], tf.int32))
+    place = (tf.TensorSpec([2], tf.int32), tf.TensorSpec([3], tf.int32), tf.TensorSpec([], tf.float32))
+    return collective.step(step, (*place, *examples * (2 if recipe.mixes else 1)))
 
 
 def validator(
@@ -103,15 +126,17 @@ def validator(
         for start, images, labels in split.evaluation_batches(batch_size, collective.share):
             yield start, traced_features_of(images), labels
 
+    def sums_of_batch(pooled: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        logits = classifier.logits(pooled)
+        return sums_of(logits, labels, loss_of(logits, labels))
+
     def validate() -> tuple[float, float]:
         if state.trains_backbone:
             batches: Any = features()
         else:
             kept[:] = kept or list(features())
             batches = kept
-        own = [
-            (start // batch_size, sums_of(classifier.logits(pooled), labels)[1]) for start, pooled, labels in batches
-        ]
+        own = [(start // batch_size, sums_of_batch(pooled, labels)) for start, pooled, labels in batches]
         sums = np.zeros((num_batches(len(split), batch_size), 3))
         if own:
             sums[[batch for batch, _ in own]] = tf.stack([of_batch for _, of_batch in own]).numpy()
