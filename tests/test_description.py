@@ -85,6 +85,7 @@ def test_a_plan_and_a_start_say_the_same_of_every_kind(kinds: Path, tmp_path: Pa
         ({"test_split": "train[40%:]"}, 2, "overlaps THAW_VALIDATION_SPLIT='train[4:6]': the three splits must be"),
         ({"test_split": "nope"}, 2, "THAW_TEST_SPLIT='nope': "),
         ({"test_split": "train[6:8]+train[7:]"}, 2, "names some examples twice; no_keys/1.0.0 has train (10)"),
+        ({"test_split": "all[6:8]"}, 2, "Error parsing split 'all[6:8]'"),
         ({"test_split": "train[-3:]"}, 0, ""),
         ({"test_split": "train[90%:93%]"}, 2, "has no examples"),
     ],
