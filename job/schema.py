@@ -74,7 +74,10 @@ def recorded_setting(settings: Mapping[str, Any], name: str) -> Any:
 
 
 def recorded_phases(settings: Mapping[str, Any]) -> tuple[Phase, ...]:
-    """The phases of recorded settings, in order. Raises ValueError when they are none."""
+    """The phases of recorded settings, in order; there may be none. Raises ValueError when they are not valid."""
+    epochs = [recorded_setting(settings, f"{name.upper()}_EPOCHS") for name in PHASE_NAMES]
+    if not any(epochs) and settings.get("PHASES") is None:
+        return ()
     try:
         return Settings.model_validate(
             {name.lower(): settings[name] for name in _OF_PHASES & settings.keys()}

@@ -153,7 +153,8 @@ def test_a_terminal_shows_what_goes_on_how_fast_and_how_long_the_run_still_takes
     for name, value in {"TERM": "xterm", "COLUMNS": "200", "NO_COLOR": "1"}.items():
         monkeypatch.setenv(name, value)
     log = Log("auto", Progress())
-    log.event(DataLoaded("d", "memory", 15, 5, 5, steps={"head": 4, "fine_tune": 100}, classes={}))
+    steps, costs = {"head": 4, "fine_tune": 100}, {"head": 1.0, "fine_tune": 3.0}
+    log.event(DataLoaded("d", "memory", 15, 5, 5, steps=steps, classes={}, relative_costs=costs))
     log.event(PhaseStarted("head", epoch=0, step=0, learning_rate=1e-3))
     log.event(Stopping("SIGINT", within_seconds=13.5, uncommitted_steps=0))
     shown = []
@@ -161,7 +162,9 @@ def test_a_terminal_shows_what_goes_on_how_fast_and_how_long_the_run_still_takes
         log.step(step_done(step, num_examples=size), lambda: (1.0, 0.5))
         now += 0.5
         if step == 2:
-            log.event(EpochFinished("head", 0, 2, 0.1, 0.9, 0.2, 0.8, 1.0, 0.0, images_per_second=0.0))
+            log.event(
+                EpochFinished("head", 0, 2, 0.1, 0.9, 0.2, 0.8, 1.0, 0.0, images_per_second=0.0, learning_rate=1e-3)
+            )
         shown.append(out.getvalue().removeprefix("".join(shown)))
     log.closing("title", {})
     assert "compiling the first step of head 0 s" in shown[0].split("a second Ctrl-C ends at once")[1]

@@ -52,7 +52,7 @@ def test_the_store_holds_what_the_layout_promises_and_no_more(undisturbed_run: U
         "model/README.md", "model/labels.json", "model/model.keras",
         "model/saved_model/fingerprint.pb", "model/saved_model/saved_model.pb",
         "model/saved_model/variables/variables.data-00000-of-00001", "model/saved_model/variables/variables.index",
-        "report/index.html", "report/report.json", "run.json", "logs/history.json",
+        "report/index.html", "report/predictions.csv", "report/report.json", "run.json", "logs/history.json",
         *tensorboard.NAMES,
     }  # fmt: skip
     assert [entry.name for entry in record_of(store).checkpoints] == [

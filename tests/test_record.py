@@ -51,14 +51,14 @@ def test_each_claim_is_an_attempt(store: MemoryStore) -> None:
 
 def test_other_settings_are_refused_and_each_difference_is_listed(store: MemoryStore) -> None:
     """One that the record does not have yet has its default there; one that this version does not know is listed."""
-    claim(store, SEED=1, BATCH_SIZE=32, MIXUP=0.5)
+    claim(store, SEED=1, BATCH_SIZE=32, SHEAR=0.5)
     before = store.read(RECORD_NAME)
     with pytest.raises(RunMismatch) as caught:
         claim(store, fingerprint="other", SEED=1, BATCH_SIZE=64, DROPOUT=0.2, ROTATION=0.3)
     assert caught.value.message.splitlines()[1:] == [
         "  THAW_BATCH_SIZE: the run has 32, this start 64",
-        "  THAW_MIXUP: the run has 0.5, this version does not know it",
         "  THAW_ROTATION: the run has 0.1, this start 0.3",
+        "  THAW_SHEAR: the run has 0.5, this version does not know it",
     ]
     assert store.read(RECORD_NAME) == before
 
