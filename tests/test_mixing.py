@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from job.model.augmentation import Rows
-from job.model.mixing import beta_shares, cutmix, mixup
+from job.model.mixing import beta_shares, cutmix, mix, mixup
 
 MANY = 20_000
 
@@ -127,3 +127,28 @@ def test_boxes_are_alike_however_many_share_the_batch(images: tuple[np.ndarray, 
             np.testing.assert_array_equal(got, expected[start:stop])
     other = cutmix(*images, shares, seed(3, 5), Rows(0, 64))
     assert not np.array_equal(other[0], whole[0])
+
+
+def test_with_both_each_image_is_mixed_in_one_way() -> None:
+    """Half of them by each: two values are a box, one is a blend; the shares are those of the pixels."""
+    own, partners = np.ones((400, 12, 12, 1), np.uint8), np.zeros((400, 12, 12, 1), np.uint8)
+    options = {"mixup_alpha": 1.0, "cutmix_alpha": 1.0, "seed": seed(5, 6)}
+    mixed, shares = (value.numpy() for value in mix(own, partners, rows=Rows(0, 400), **options))
+    np.testing.assert_allclose(shares, mixed.mean((1, 2, 3)), atol=1e-6)
+    is_blended = mixed.max((1, 2, 3)) < 1
+    assert np.ptp(mixed[is_blended], axis=(1, 2, 3)).max() == 0
+    assert set(np.unique(mixed[~is_blended])) == {0, 1}
+    assert is_blended.mean() == pytest.approx(0.5, abs=0.1)
+    part, part_shares = mix(own[30:51], partners[30:51], rows=Rows(30, 400), **options)
+    np.testing.assert_array_equal(part, mixed[30:51])
+    np.testing.assert_array_equal(part_shares, shares[30:51])
+
+
+@pytest.mark.parametrize(("alphas", "num_values"), [((1.0, 0.0), 1), ((0.0, 1.0), 2)])
+def test_with_one_every_image_is_mixed_in_that_way(alphas: tuple[float, float], num_values: int) -> None:
+    """A blend of two plain images has one value, a box in one of them two, where it is not empty."""
+    own, partners = np.ones((64, 12, 12, 1), np.uint8), np.zeros((64, 12, 12, 1), np.uint8)
+    mixup_alpha, cutmix_alpha = alphas
+    mixed, _ = mix(own, partners, mixup_alpha=mixup_alpha, cutmix_alpha=cutmix_alpha, seed=seed(5, 6), rows=Rows(0, 64))
+    assert {len(np.unique(image)) for image in mixed.numpy()} <= {1, num_values}
+    assert (len(np.unique(mixed)) == 2) == (num_values == 2)
