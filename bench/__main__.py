@@ -24,7 +24,7 @@ from bench.table import PAGE, README, RESULTS, SCALING, markdown, with_table
 from bench.workload import Workload, workload
 from job.settings import machine
 
-SECTIONS: dict[str, Callable[..., Iterable[Row]]] = {
+SECTIONS: dict[str, Callable[[Workload], Iterable[Row]]] = {
     "around": around.rows,
     "input": input_pipeline.rows,
     "growth": growth.rows,
@@ -51,20 +51,23 @@ def main() -> None:
         load = workload(Path(folder))
         for name in sections:
             print(name, flush=True)
-            of_some = {"names": names} if name == "backbones" else {}
-            measured = _section(load, list(SECTIONS[name](load, **of_some)))
-            if names and name == "backbones":
-                measured["rows"] = _merged(results.get(name, {"rows": []})["rows"], measured["rows"])
-            results[name] = measured
-            RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+            if name == "backbones":
+                # It takes hours for all: what is measured stays when it is stopped.
+                for row in backbones.rows(load, names):
+                    before = results[name]["rows"] if name in results else []
+                    _keep(results, name, _section(load, [row]), before)
+            else:
+                _keep(results, name, _section(load, list(SECTIONS[name](load))), [])
     for path in (README, PAGE, SCALING):
         path.write_text(with_table(path, results))
     print("\n" + markdown(results))
 
 
-def _merged(before: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows of before, with those that were measured again in their places and new ones after them."""
-    return list(({row["what"]: row for row in before} | {row["what"]: row for row in rows}).values())
+def _keep(results: dict[str, Any], name: str, section: dict[str, Any], before: list[dict[str, Any]]) -> None:
+    """Write a section down, with the rows of before that were not measured again."""
+    section["rows"] = list({row["what"]: row for row in (*before, *section["rows"])}.values())
+    results[name] = section
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
 
 
 def _section(load: Workload, rows: list[Row]) -> dict[str, Any]:

@@ -168,19 +168,17 @@ def settings() -> Iterator[str]:
 
 def _backbones() -> Iterator[str]:
     """What is known of each, and what its steps cost where `bench` measured it."""
-    costs = json.loads(RESULTS.read_text())["backbones"]
-    times = {row["what"]: f"{row['median']:.2g}" for row in costs["rows"] if row["unit"] == "x"}
-    on = costs["on"]
-    yield COST.format(
-        data=on["data"],
-        cores=on["cores"],
-        numbers="bfloat16" if on["bfloat16"] else "float32",
-        measured=costs["measured"],
-    )
+    costs = json.loads(RESULTS.read_text()).get("backbones")
+    times = {row["what"]: f"{row['median']:.2g}" for row in costs["rows"] if row["unit"] == "x"} if costs else {}
+    if costs:
+        on = costs["on"]
+        numbers = "bfloat16" if on["bfloat16"] else "float32"
+        yield COST.format(data=on["data"], cores=on["cores"], numbers=numbers, measured=costs["measured"])
+    phases = PHASE_NAMES if costs else ()
     yield from table(
         (
             "backbone", "smallest image, pixels", "default", "parameters", "MB", "ImageNet weights", "top-1, %",
-            *(f"step: {name}" for name in PHASE_NAMES),
+            *(f"step: {name}" for name in phases),
         ),
         (
             (
@@ -191,7 +189,7 @@ def _backbones() -> Iterator[str]:
                 "" if name == CUSTOM else f"{4 * it.num_parameters / 1e6:,.0f}",
                 "yes" if it.has_imagenet_weights else "no",
                 str(it.imagenet_top1 or ""),
-                *("1" if name == "Xception" else times.get(f"{phase} step: {name}", "") for phase in PHASE_NAMES),
+                *("1" if name == "Xception" else times.get(f"{phase} step: {name}", "") for phase in phases),
             )
             for name, it in BACKBONES.items()
         ),
