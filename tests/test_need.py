@@ -91,6 +91,17 @@ def test_without_fine_tuning_no_state_of_the_backbone_is_kept() -> None:
     assert head.storage == head.model
 
 
+def test_averages_and_partners_need_memory_in_training() -> None:
+    """One array of the backbone more, also in each checkpoint; the partners of a batch, which are in none."""
+    plain, averaged = need(), need(ema_decay=0.99)
+    assert averaged.checkpoint - plain.checkpoint == plain.model
+    assert averaged.memory - plain.memory == 3 * plain.model
+    assert need(fine_tune_epochs=0, ema_decay=0.99).checkpoint == 0
+    for mixing in ({"mixup": 0.2}, {"cutmix": 1.0}, {"mixup": 0.2, "cutmix": 1.0}):
+        assert need(**mixing).memory - plain.memory == 32 * 150**2 * 3 * 4
+        assert need(**mixing).checkpoint == plain.checkpoint
+
+
 def test_the_checkpoint_of_xception_is_as_large_as_measured() -> None:
     """249,979,208 bytes: a run of Xception in fine-tuning wrote it."""
     assert need().checkpoint == pytest.approx(249_979_208, rel=0.01)

@@ -60,6 +60,26 @@ def test_workers_with_few_rows_or_none_end_as_one_does(
 
 
 @pytest.mark.slow
+def test_regularised_training_does_not_depend_on_the_number_of_workers(
+    environment: Environment, tmp_path: Path
+) -> None:
+    """Partners are among a worker's own examples, and the gradient is clipped after it was summed; of three classes.
+
+    The last of the three workers has no row of the last batch.
+    """
+    settings: dict[str, Any] = {
+        "dataset": "three_shapes", "mixup": 0.4, "cutmix": 1.0, "label_smoothing": 0.1, "weight_decay": 0.05,
+        "clip_norm": 0.1, "ema_decay": 0.8, "class_weights": "balanced",
+    }  # fmt: skip
+    whole = environment(**settings, storage_uri=tmp_path / "whole")
+    assert job(env=whole).returncode == 0
+    for num_workers in (2, 3):
+        env = environment(**settings, storage_uri=tmp_path / str(num_workers))
+        completed(env, num_workers)
+        assert_alike(result(env), result(whole))
+
+
+@pytest.mark.slow
 def test_the_same_number_of_workers_gives_the_same_bits_however_it_was_killed(
     environment: Environment, tmp_path: Path
 ) -> None:

@@ -19,8 +19,9 @@ these are there at once:
     scratch     images on disk + a checkpoint + the exported model
     storage     THAW_KEEP_CHECKPOINTS + 2 checkpoints + the exported model
 
-A moving average of the weights is one more array of p, in training and in checkpoints. The head is left out: it is a
-thousandth of any backbone. tests/test_need.py holds the estimate against a run.
+A moving average of the weights is one more array of p, in training and in checkpoints; the partners that images are
+mixed with are r * s^2 * 3 * 4 more in training. The head is left out: it is a thousandth of any backbone.
+tests/test_need.py holds the estimate against a run.
 """
 
 import math
@@ -88,6 +89,8 @@ def estimate(settings: Settings, *, num_examples: int, precision: Precision, num
     activations = int(num_rows * pixels * values_at_once * VALUE_BYTES[precision])
     evaluated = int(evaluation_batch_size(settings, precision) * pixels * backbone.peak_per_pixel * FLOAT32_BYTES)
     training = max(model, (ARRAYS_IN_TRAINING + averages) * trained) + CHECKPOINTS_UNDER_WAY * checkpoint + activations
+    if settings.mixup > 0 or settings.cutmix > 0:
+        training += num_rows * pixels * 3 * FLOAT32_BYTES
     evaluation = EXPORT_BYTES + model + max(model, checkpoint) + evaluated
     return Need(
         images=images,
