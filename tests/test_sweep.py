@@ -47,6 +47,13 @@ def test_each_index_has_the_settings_of_its_row(sweep: str) -> None:
     assert [it.worker for it in found] == [None] * 3, "the index is that of the row, and of nothing else"
 
 
+def test_a_value_is_never_cut_off(sweep: str) -> None:
+    """A # inside a word is part of it, as in a shell; a comment may have any quotes."""
+    Path(sweep).write_text("THAW_DATASET=./a#b THAW_CLASSES='cat,big dog' # it's # one\n  #it's another\n")
+    found = read(THAW_SWEEP=sweep, **{INDEX: "0"})
+    assert (found.dataset, found.classes) == ("./a#b", "cat,big dog")
+
+
 def test_a_row_wins_over_variables_and_files_and_a_flag_over_the_row(sweep: str, tmp_path: Path) -> None:
     """The plan says which one a value is from."""
     (tmp_path / "a.env").write_text("THAW_SEED=5\nTHAW_DROPOUT=0.5\n")

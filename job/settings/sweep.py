@@ -13,6 +13,7 @@ any trains.
 """
 
 import io
+import itertools
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -46,7 +47,7 @@ def rows(text: str, place: str, problems: list[str]) -> list[Row]:
     num_problems = len(problems)
     for number, line in enumerate(io.StringIO(text), 1):
         try:
-            words = shlex.split(line, comments=True)
+            words = _words(line)
         except ValueError as error:
             problems.append(f"{place}:{number}: {str(error).lower()}")
             continue
@@ -57,6 +58,16 @@ def rows(text: str, place: str, problems: list[str]) -> list[Row]:
     if len(found) > MAX_ROWS:
         problems.append(f"{place}: has {len(found):,} rows, expected at most {MAX_ROWS:,}")
     return found
+
+
+def _words(line: str) -> list[str]:
+    """As a shell takes them; a comment begins with a word that begins with #. Raises ValueError."""
+    if line.lstrip().startswith("#"):
+        return []
+    lexer = shlex.shlex(line, posix=True)
+    # The lexer's own comments would also begin inside a word, and cut a value off.
+    lexer.whitespace_split, lexer.commenters = True, ""
+    return list(itertools.takewhile(lambda word: not word.startswith("#"), lexer))
 
 
 def _row(words: Sequence[str], place: str, problems: list[str]) -> Row:
