@@ -36,7 +36,7 @@ def test_shares_have_the_quantiles_of_a_beta_distribution(alpha: float) -> None:
     np.testing.assert_allclose(np.quantile(shares_of(alpha), at), expected, atol=0.02)
 
 
-@pytest.mark.parametrize("alpha", [1e-6, 1e-3])
+@pytest.mark.parametrize("alpha", [5e-324, 1e-308, 1e-6, 1e-3])
 def test_a_very_small_alpha_gives_one_image_or_the_other(alpha: float) -> None:
     """Both gamma variables are 0 in float64: what is left is a coin, and no NaN or half."""
     shares = shares_of(alpha)

@@ -14,15 +14,16 @@ def beta_shares(alpha: float, seed: tf.Tensor, rows: Rows, like: tf.Tensor) -> t
 
     `alpha` is above 0, `seed` int32 [2]; `like` has the b rows at hand, in any shape. A beta variable is
     G1 / (G1 + G2) of two gamma variables, and Gamma(alpha) is Gamma(alpha + 1) * U ** (1 / alpha) (Marsaglia and Tsang
-    2000, section 6). In logarithms, so that a small alpha, where both are 0 in float64, does not give 0 / 0.
+    2000, section 6). In logarithms, so that a small alpha, where both are 0 in float64, does not give 0 / 0; with one
+    division by alpha, so that the smallest does not give the difference of two infinities.
     """
     gamma_seed, uniform_seed = tf.unstack(tf.random.split(seed, 2, alg="philox"))
     shape = [rows.batch_size, 2]
     # On CPU and GPU its algorithm is Philox; it has no argument for that (TensorFlow 2.21).
     gammas = tf.random.stateless_gamma(shape, gamma_seed, alpha + 1, dtype=tf.float64)
     uniforms = 1 - tf.random.stateless_uniform(shape, uniform_seed, dtype=tf.float64, alg="philox")
-    logarithms = tf.math.log(gammas) + tf.math.log(uniforms) / alpha
-    shares = tf.sigmoid(logarithms[:, 0] - logarithms[:, 1])
+    of_gammas, of_uniforms = (tf.math.log(drawn[:, 0]) - tf.math.log(drawn[:, 1]) for drawn in (gammas, uniforms))
+    shares = tf.sigmoid(of_gammas + of_uniforms / alpha)
     return tf.cast(rows.of(shares, like), tf.float32)
 
 
