@@ -1,5 +1,7 @@
 """Backbones against Keras's own: weights as they are published, and networks of other people's making."""
 
+import json
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -161,6 +163,43 @@ def test_a_network_from_a_file_computes_in_bfloat16_and_is_exported_in_float32(t
     assert {layer.compute_dtype for layer in (*exported.layers, *exported.layers[2].layers)} == {"float32"}
 
 
+def digest_of(network: keras.Model, path: Path, policy: str = "float32") -> str:
+    network.save(path)
+    return build(backbone="Custom", image_size=SIZE, weights=str(path), policy=policy).digest(with_head=False)
+
+
+def test_a_network_from_a_file_is_known_by_what_it_computes(tmp_path: Path) -> None:
+    """The same weights behind another scale are another backbone; at another precision they are the same one."""
+
+    def scaled(scale: float) -> keras.Model:
+        keras.utils.set_random_seed(7)
+        inputs = keras.Input((SIZE, SIZE, 3), name="pixels")
+        x = keras.layers.Rescaling(scale, name="rescaling")(inputs)
+        return keras.Model(inputs, keras.layers.Conv2D(4, 3, name="convolution")(x))
+
+    path = tmp_path / "network.keras"
+    digest = digest_of(scaled(1 / 255), path)
+    assert digest == digest_of(scaled(1 / 255), path)
+    assert digest == digest_of(scaled(1 / 255), path, "mixed_bfloat16")
+    assert digest != digest_of(scaled(2 / 255), path)
+    network = custom_network()
+    assert digest_of(network, path) == digest_of(network, path)
+
+
+def test_a_network_of_attention_is_trained_and_exported(images: np.ndarray, tmp_path: Path) -> None:
+    """Its layer has several layers inside; each of their weights has a name of its own."""
+    inputs = keras.Input((SIZE, SIZE, 3))
+    tokens = keras.layers.Reshape((64, 8))(keras.layers.Conv2D(8, 4, strides=4)(inputs))
+    attended = keras.layers.MultiHeadAttention(num_heads=2, key_dim=4)(tokens, tokens)
+    network = keras.Model(inputs, keras.layers.Reshape((8, 8, 8))(attended))
+    network.save(tmp_path / "network.keras")
+    classifier = build(backbone="Custom", image_size=SIZE, weights=str(tmp_path / "network.keras"))
+    np.testing.assert_allclose(classifier.features(images), pooled(network, images), rtol=1e-3, atol=1e-3)
+    assert len(classifier.named_variables(with_head=False)) == len(network.weights)
+    shipped = classifier.export()(images.astype(np.float32), training=False)
+    np.testing.assert_allclose(shipped, classifier.logits(classifier.features(images)), rtol=1e-3, atol=1e-3)
+
+
 class Unknown(keras.layers.Layer):
     def call(self, inputs: Any) -> Any:
         return inputs
@@ -208,3 +247,19 @@ def test_a_custom_backbone_wants_a_file(weights: str) -> None:
     """Before anything is loaded."""
     with pytest.raises(InvalidSettings, match=r"Custom is the network of a \.keras file"):
         read(THAW_BACKBONE="Custom", THAW_WEIGHTS=weights)
+
+
+def test_a_network_whose_output_is_missing_is_refused(tmp_path: Path) -> None:
+    """Keras raises a RuntimeError for it."""
+    path, damaged = tmp_path / "network.keras", tmp_path / "damaged.keras"
+    one_layer(keras.layers.Conv2D(3, 3)).save(path)
+    with zipfile.ZipFile(path) as whole, zipfile.ZipFile(damaged, "w") as copy:
+        for name in whole.namelist():
+            content = whole.read(name)
+            if name == "config.json":
+                config = json.loads(content)
+                config["config"]["output_layers"] = [["nowhere", 0, 0]]
+                content = json.dumps(config).encode()
+            copy.writestr(name, content)
+    with pytest.raises(WeightsUnusable, match="nowhere"):
+        build(backbone="Custom", image_size=SIZE, weights=str(damaged))

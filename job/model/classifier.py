@@ -133,8 +133,11 @@ class Classifier:
         """Every weight from that layer on by a name that does not depend on what else the process has built."""
         named: dict[str, keras.Variable] = {}
         for index, layer in list(enumerate(self.backbone.layers))[first:]:
+            # A layer with layers inside, such as attention, has several kernels.
+            has_several = len({variable.name for variable in layer.weights}) < len(layer.weights)
             for variable in layer.weights:
-                name = f"backbone/{index:03d}_{type(layer).__name__}/{variable.name}"
+                inside = variable.path if has_several else variable.name
+                name = f"backbone/{index:03d}_{type(layer).__name__}/{inside}"
                 if name in named:
                     raise ValueError(f"{name} names two weights of {self.backbone.name}")
                 named[name] = variable
@@ -143,8 +146,13 @@ class Classifier:
         return named
 
     def digest(self, *, with_head: bool = True) -> str:
-        """SHA-256 in hexadecimal over name, type, shape and bytes of every weight, by name."""
+        """SHA-256 in hexadecimal over name, type, shape and bytes of every weight, by name.
+
+        For the network of a file also over what its layers do: nothing else says which network it is.
+        """
         hasher = hashlib.sha256()
+        if self._request.backbone == CUSTOM:
+            hasher.update(networks.description(self.backbone).encode())
         for name, variable in sorted(self.named_variables(with_head=with_head).items()):
             array = np.asarray(variable.value.numpy(), order="C")
             hasher.update(f"{name} {array.dtype} {array.shape}\n".encode())

@@ -4,6 +4,7 @@ It changes no network, and trains none.
 """
 
 import contextlib
+import json
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -95,7 +96,7 @@ def copied(network: keras.Model, image_size: int) -> keras.Model:
         # What trains is decided by the phases.
         return type(layer).from_config(layer.get_config() | {"dtype": keras.config.dtype_policy(), "trainable": True})
 
-    inputs = keras.Input((image_size, image_size, 3))
+    inputs = keras.Input((image_size, image_size, 3), name=network.layers[0].name)
     copy_of_network = keras.models.clone_model(network, input_tensors=inputs, clone_function=copy)
     copy_of_network.set_weights(network.get_weights())
     for layer in copy_of_network.layers:
@@ -103,6 +104,14 @@ def copied(network: keras.Model, image_size: int) -> keras.Model:
         if isinstance(layer, keras.layers.Normalization):
             layer.finalize_state()
     return copy_of_network
+
+
+def description(network: keras.Model) -> str:
+    """The layers of a network, what each does, and what it reads, as JSON; the same at every precision."""
+    config = json.loads(
+        network.to_json(), object_hook=lambda entry: {key: entry[key] for key in entry if key != "dtype"}
+    )
+    return json.dumps(config["config"]["layers"], sort_keys=True)
 
 
 def _hint(name: str) -> str:
@@ -193,7 +202,7 @@ def _explained(kind: type[ThawError], problem: str, hint: str) -> Iterator[None]
     """Turn what Keras raises for a file that it cannot load into an error of ours."""
     try:
         yield
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, zipfile.BadZipFile) as error:
         # Of a model that cannot be built, Keras (3.15) has the reason at the end.
         text = str(error).rpartition("Exception encountered: ")[2].partition(" Full object config")[0].strip()
         reason = (text or type(error).__name__).splitlines()[0]
