@@ -319,7 +319,7 @@ def best_steps(record: Record, history: Sequence[EpochResult]) -> set[tuple[str,
     """Phase and step of the best epoch so far of each phase that keeps it."""
     found = set()
     for phase in record.phases():
-        epochs = [epoch for epoch in history if epoch.phase == phase.name]
+        epochs = schedule.history_of(phase, history)
         if phase.keep == "best" and epochs:
             found.add((phase.name, epochs[schedule.best(phase, epochs)].step))
     return found

@@ -1,12 +1,10 @@
 """The straight line of a run: load, build, restore, train each phase with commits, evaluate, export, finish.
 
-Only this module uses the store, the record and the observers; the modules below take and return values.
+Only this module and `training` use the store, the record and the observers; the modules below take and return values.
 """
 
 import contextlib
-import time
-from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +16,11 @@ from job.data.mirror import Fetching, LocalInputs
 from job.data.order import Portion, epoch_order, num_batches
 from job.data.splits import DataRequest, Splits, load_splits
 from job.data.tfds.builders import prepared_builder
-from job.errors import (
-    CheckpointDamaged,
-    ExitCode,
-    Interrupted,
-    StorageError,
-)
+from job.errors import ExitCode
 from job.model.answers import calibrated
 from job.model.classifier import Classifier, ModelRequest, build_classifier
 from job.observe import events
 from job.observe.progress import Context
-from job.phases import Phase
 from job.report import export
 from job.report.content import Results, compose
 from job.report.files import MODEL
@@ -40,16 +32,14 @@ from job.run.committer import Committer
 from job.run.following import FollowedCheckpoints, FollowedRecord, NoCommits
 from job.run.record import RunRecord
 from job.run.results import AnswerRequest, Logits, measure, predict
-from job.schema import CheckpointEntry, EpochResult, StoredFile
+from job.run.training import Training
+from job.schema import StoredFile
 from job.settings.resources import evaluation_batch_size
 from job.settings.settings import Settings
 from job.storage import ObjectStore, scratch
-from job.train import class_weights, loop, numerics, schedule
+from job.train import class_weights, numerics
 from job.train.collective import Collective
-from job.train.state import PhaseState
 from job.train.step import Recipe
-
-Restored = tuple[CheckpointEntry, dict[str, np.ndarray]]
 
 
 class Pipeline:
@@ -78,7 +68,6 @@ class Pipeline:
         self.team = collective.team
         self.scratch = scratch
         self.phases = settings.training_phases()
-        self.restored: Restored | None = None
         self.committer: Committer | NoCommits
         if isinstance(record, FollowedRecord):
             self.checkpoints: Checkpoints = FollowedCheckpoints(store, record, self.team, scratch=scratch)
@@ -100,10 +89,11 @@ class Pipeline:
             inputs = self.fetch()
             with self.load_data(inputs) as splits:
                 classifier = self.build_model(inputs.weights, splits)
-                self.committer.history[:] = self.restore()
+                training = self.training()
+                training.restore()
                 with self.committer:
-                    for phase in self.phases_left():
-                        self.train(phase, classifier, splits)
+                    for phase in training.phases_left():
+                        training.train(phase, classifier, splits, self.recipe(splits))
                 exported = classifier.export()
                 logits = self.predict(exported, splits)
                 if isinstance(self.record, FollowedRecord):
@@ -166,7 +156,7 @@ class Pipeline:
     def first_order(self, num_examples: int) -> np.ndarray:
         """The order in which this attempt first uses the training images, unless the newest checkpoint is damaged."""
         settings, checkpoints = self.settings, self.record.content.checkpoints
-        epochs = [(str(phase.name), epoch) for phase in self.phases for epoch in range(phase.epochs)]
+        epochs = [(phase.name, epoch) for phase in self.phases for epoch in range(phase.epochs)]
         done = skip_batches = 0
         if checkpoints:
             newest = checkpoints[-1]
@@ -207,106 +197,16 @@ class Pipeline:
         self.team.tell("inputs", inputs)
         return classifier
 
-    def restore(self) -> Sequence[EpochResult]:
-        """Read the newest good checkpoint, for its phase to load; returns the history up to it."""
-
-        def on_damaged(entry: CheckpointEntry, error: CheckpointDamaged) -> None:
-            self.observer.event(events.CheckpointDamaged(entry.name, reason=error.message))
-
-        with self.progress.entering("restore", "restore"):
-            self.restored = self.checkpoints.restore(on_damaged)
-            self.team.tell("checkpoint", self.restored and self.restored[0].model_dump_json())
-        if self.restored is None:
-            if self.record.content.checkpoints:
-                self.observer.event(events.NothingRestored(checkpoint=None, phase="prepare", step=0))
-            return ()
-        entry, _ = self.restored
-        self.progress.committed(entry.name, entry.phase, entry.step)
-        self.observer.event(events.Restored(entry.name, phase=entry.phase, step=entry.step))
-        return self.record.content.history[: entry.num_epochs]
-
-    def phases_left(self) -> tuple[Phase, ...]:
-        """The phases from the restored one on; that one may be complete."""
-        phases = self.phases
-        names = [phase.name for phase in phases]
-        return phases[names.index(self.restored[0].phase) if self.restored else 0 :]
-
-    def train(self, phase: Phase, classifier: Classifier, splits: Splits) -> None:
-        """Train one phase to its end, with a commit after every epoch, now and then inside one, and on a stop."""
-        self.check_stop()
-        names = [one.name for one in self.phases]
-        before = self.phases[: names.index(phase.name) + 1]
-        changed_from = min(classifier.first_trained(one.unfreeze) for one in before)
-        state = PhaseState(classifier, phase, changed_from=changed_from)
-        steps_lost = max(attempt.reached.get(phase.name, 0) for attempt in self.record.content.attempts)
-        step = 0
-        if self.restored is not None:
-            (entry, arrays), self.restored = self.restored, None
-            step = entry.step
-            with self.ledger.during("restore"):
-                state.load(arrays, step=step)
-            del arrays
-        history = self.history_of(phase)
-        if not schedule.is_over(phase, history):
-            self.observer.event(events.PhaseStarted(phase.name, len(history), step, phase.learning_rate))
-            self.record.update(state=phase.name)
-        committed_at = time.monotonic()
-        with self.progress.entering(phase.name, "idle"):
-            try:
-                for fact in loop.train_phase(
-                    state,
-                    train=splits.train,
-                    validation=splits.validation,
-                    recipe=self.recipe(splits),
-                    position=loop.Position(history=history, step=step, steps_lost=steps_lost),
-                    ledger=self.ledger,
-                    collective=self.collective,
-                ):
-                    step = self.progress.step = self.progress.reached[phase.name] = fact.step
-                    if isinstance(fact, events.EpochDone):
-                        self.report_epoch(fact)
-                        reason = "epoch"
-                    else:
-                        self.report_step(fact, state)
-                        is_due = time.monotonic() - committed_at >= self.settings.checkpoint_every_seconds
-                        reason = "interval" if is_due else ""
-                    if reason:
-                        self.commit(state, step, reason=reason, must_stay=reason == "epoch" and self.is_best(phase))
-                        committed_at = time.monotonic()
-                    self.committer.report()
-                    self.check_stop()
-                with self.ledger.during("checkpoint_blocking"):
-                    self.committer.flush()
-            except Interrupted:
-                self.commit_before_leaving(state, step)
-                raise
-            self.end_phase(state, step)
-
-    def history_of(self, phase: Phase) -> list[EpochResult]:
-        return [epoch for epoch in self.committer.history if epoch.phase == phase.name]
-
-    def is_best(self, phase: Phase) -> bool:
-        """Whether the phase keeps its best epoch, and this is its newest one."""
-        history = self.history_of(phase)
-        return phase.keep == "best" and schedule.best(phase, history) == len(history) - 1
-
-    def end_phase(self, state: PhaseState, step: int) -> None:
-        """Give the model the weights that are the result of the phase."""
-        phase, history = state.phase, self.history_of(state.phase)
-        index = schedule.best(phase, history)
-        if len(history) < phase.epochs:
-            self.observer.event(events.StoppedEarly(phase.name, step, best_epoch=index))
-        best = history[index]
-        if phase.keep == "best" and best.step != step:
-            with self.ledger.during("restore"):
-                entry = self.checkpoints.best_entry(phase.name, best.step)
-                self.team.tell("best checkpoint", entry.model_dump_json())
-                state.load(self.checkpoints.load_best(entry), step=best.step)
-            self.observer.event(events.BestRestored(
-                phase.name, index, checkpoint=entry.name, validation_loss=best.validation_loss,
-                validation_accuracy=best.validation_accuracy,
-            ))  # fmt: skip
-        state.finish()
+    def training(self) -> Training:
+        return Training(
+            context=self.context,
+            record=self.record,
+            checkpoints=self.checkpoints,
+            committer=self.committer,
+            collective=self.collective,
+            phases=self.phases,
+            checkpoint_every_seconds=self.settings.checkpoint_every_seconds,
+        )
 
     def recipe(self, splits: Splits) -> Recipe:
         settings = self.settings
@@ -320,26 +220,6 @@ class Pipeline:
             mixup=settings.mixup,
             cutmix=settings.cutmix,
         )
-
-    def commit(self, state: PhaseState, step: int, *, reason: str, must_stay: bool = False) -> None:
-        with self.ledger.during("checkpoint_blocking"):
-            self.committer.submit(state.arrays, phase=state.phase.name, step=step, reason=reason, must_stay=must_stay)
-
-    def commit_before_leaving(self, state: PhaseState, step: int) -> None:
-        """Commit the newest state; if the store fails now, which is reported, the last commit stands."""
-        if step > 0:
-            with contextlib.suppress(StorageError), self.ledger.during("checkpoint_blocking"):
-                self.commit(state, step, reason="stop")
-                self.committer.flush()
-
-    def report_epoch(self, fact: events.EpochDone) -> None:
-        self.committer.history.append(EpochResult(**vars(fact), ended=datetime.now(UTC)))
-        self.observer.event(events.EpochFinished(**vars(fact), gpu_memory=numerics.gpu_memory()))
-
-    def report_step(self, done: events.StepDone, state: PhaseState) -> None:
-        if done.is_first:
-            self.observer.event(events.StepCompiled(done.phase, done.seconds, gpu_memory=numerics.gpu_memory()))
-        self.observer.step(done, state.totals.means)
 
     @property
     def evaluation_batch_size(self) -> int:

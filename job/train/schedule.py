@@ -5,7 +5,7 @@ Pure functions of the step and of the validated epochs, so an attempt that goes 
 
 import math
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from job.phases import Phase
 
@@ -20,6 +20,21 @@ class Validated(Protocol):
     def validation_loss(self) -> float: ...
     @property
     def validation_accuracy(self) -> float: ...
+
+
+class OfPhase(Validated, Protocol):
+    """An epoch that says which phase it is of."""
+
+    @property
+    def phase(self) -> str: ...
+
+
+Epoch = TypeVar("Epoch", bound=OfPhase)
+
+
+def history_of(phase: Phase, history: Sequence[Epoch]) -> list[Epoch]:
+    """The epochs of this phase, of a history of all."""
+    return [epoch for epoch in history if epoch.phase == phase.name]
 
 
 def learning_rate(phase: Phase, step: int, *, steps_per_epoch: int, history: Sequence[Validated] = ()) -> float:
