@@ -4,6 +4,7 @@ Others can write to the place where both are kept, so every value has a type and
 each other where code relies on it. What is valid here can be shown, counted and formatted without another check.
 """
 
+import functools
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -75,13 +76,18 @@ def recorded_setting(settings: Mapping[str, Any], name: str) -> Any:
 
 def recorded_phases(settings: Mapping[str, Any]) -> tuple[Phase, ...]:
     """The phases of recorded settings, in order; there may be none. Raises ValueError when they are not valid."""
+    return _phases(tuple((name, settings[name]) for name in sorted(_OF_PHASES & settings.keys())))
+
+
+@functools.lru_cache(maxsize=64)
+def _phases(values: tuple[tuple[str, Any], ...]) -> tuple[Phase, ...]:
+    # Kept: a record asks for them at each of its checkpoints, and they cost more than the rest of it.
+    settings = dict(values)
     epochs = [recorded_setting(settings, f"{name.upper()}_EPOCHS") for name in PHASE_NAMES]
     if not any(epochs) and settings.get("PHASES") is None:
         return ()
     try:
-        return Settings.model_validate(
-            {name.lower(): settings[name] for name in _OF_PHASES & settings.keys()}
-        ).training_phases()
+        return Settings.model_validate({name.lower(): value for name, value in values}).training_phases()
     except ValidationError as error:
         raise ValueError(f"the phases: {problem_of(error)}") from error
 

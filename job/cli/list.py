@@ -55,12 +55,12 @@ def answer(options: Options) -> ExitCode:
         rows, nothing = [], f"There is no run in {store.uri}: there is no such folder yet."
     if not rows and store.generation(RECORD_NAME) != MISSING:
         raise RunUnavailable(f"{store.uri} is a run itself", hint=f"thaw status --run {store.uri}")
-    differing = standing.differing_settings([row["record"] for row in rows if "record" in row])
-    names = list(differing) if options.differing else []
+    runs = [row["settings"] for row in rows if "settings" in row]
+    names = list(standing.differing_settings(runs)) if options.differing else []
     for row in rows:
-        found = row.pop("record", None)
-        if options.differing and found is not None:
-            row["settings"] = {name: recorded_setting(found.settings, name) for name in names}
+        settings = row.pop("settings", None)
+        if options.differing and settings is not None:
+            row["settings"] = {name: recorded_setting(settings, name) for name in names}
     if options.as_json:
         for row in rows:
             print_json(row)
@@ -93,7 +93,7 @@ def _row(store: ObjectStore, folder: str, now: datetime) -> Row | None:
     changed = standing.last_change(found)
     return {
         "run_id": folder,
-        "record": found,
+        "settings": found.settings,
         "condition": standing.condition(found, held_seconds=hold.seconds),
         "state": found.state,
         "test_accuracy": found.outcome.test_accuracy if found.outcome else None,

@@ -99,7 +99,7 @@ def compare(runs: Sequence[Compared]) -> dict[str, Any]:
         test["holm_p_value"] = p_value
     return {
         "runs": [{"number": number, **_described(run)} for number, run in enumerate(runs, 1)],
-        "settings": standing.differing_settings([run.record for run in runs]),
+        "settings": standing.differing_settings([run.record.settings for run in runs]),
         "tests": tests,
     }
 

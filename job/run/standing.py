@@ -46,7 +46,7 @@ def phases(record: Record, *, is_running: bool = False) -> list[PhaseProgress]:
     is_ahead = entry is None
     for phase in record.phases():
         name, num_epochs, num_steps = phase.name, phase.epochs, record.num_steps(phase.name)
-        history = [epoch for epoch in record.history if epoch.phase == name]
+        history = schedule.history_of(phase, record.history)
         if history and schedule.is_over(phase, history):
             # Perhaps before its last epoch.
             num_epochs, num_steps = len(history), history[-1].step
@@ -82,11 +82,11 @@ def last_change(record: Record) -> datetime | None:
     return max(moments + [entry.time for entry in record.checkpoints], default=None)
 
 
-def differing_settings(records: Sequence[Record]) -> dict[str, list[Any]]:
-    """The settings that are not the same in all of the records, by name: the value in each, in order.
+def differing_settings(runs: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """The settings that are not the same in all of these runs, as recorded, by name: the value in each, in order.
 
     A setting that a record does not have, because it is older, counts as its default.
     """
-    names = dict.fromkeys([*Settings.recipe(), *(name for record in records for name in record.settings)])
-    values = {name: [recorded_setting(record.settings, name) for record in records] for name in names}
+    names = dict.fromkeys([*Settings.recipe(), *(name for settings in runs for name in settings)])
+    values = {name: [recorded_setting(settings, name) for settings in runs] for name in names}
     return {name: found for name, found in values.items() if any(value != found[0] for value in found)}
