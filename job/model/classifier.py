@@ -171,16 +171,16 @@ class Classifier:
         """Each layer from pixels to logits: its part, name, kind, output shape without the batch, and parameters."""
         depth = self.backbone.output_shape[-1]
         return [
-            _layer("input", "rescaling", "Rescaling", self.backbone.input_shape[1:]),
-            *([_layer("input", "bgr", "Flip", self.backbone.input_shape[1:])] if self._is_bgr else []),
+            layer_row("input", "rescaling", "Rescaling", self.backbone.input_shape[1:]),
+            *([layer_row("input", "bgr", "Flip", self.backbone.input_shape[1:])] if self._is_bgr else []),
             *(
-                _layer("backbone", layer.name, type(layer).__name__, layer.output.shape[1:], layer)
+                layer_row("backbone", layer.name, type(layer).__name__, layer.output.shape[1:], layer)
                 for layer in self.backbone.layers
                 if not isinstance(layer, keras.layers.InputLayer)
             ),
-            _layer("head", "pooling", "GlobalAveragePooling2D", (depth,)),
-            _layer("head", "dropout", "Dropout", (depth,)),
-            _layer("head", self.head.name, type(self.head).__name__, (self.num_logits,), self.head),
+            layer_row("head", "pooling", "GlobalAveragePooling2D", (depth,)),
+            layer_row("head", "dropout", "Dropout", (depth,)),
+            layer_row("head", self.head.name, type(self.head).__name__, (self.num_logits,), self.head),
         ]
 
     def export(self) -> keras.Model:
@@ -206,7 +206,7 @@ class Classifier:
         return model
 
 
-def _layer(
+def layer_row(
     part: str, name: str, kind: str, output_shape: Sequence[int], layer: keras.layers.Layer | None = None
 ) -> dict[str, Any]:
     """A row of the structure; BatchNorm's statistics count as parameters that never train."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from job.data.splits import Split, Splits
 from job.model.answers import DEFAULT_TEMPERATURE, DEFAULT_THRESHOLD, predicted_classes
-from job.model.classifier import Classifier
+from job.model.classifier import Classifier, layer_row
 from job.phases import Phase
 from job.report import predictions
 from job.report.content import Results
@@ -108,8 +108,4 @@ def measure(
 
 def _temperature_layer(exported: keras.Model) -> dict[str, Any]:
     """The row of the last layer of a calibrated model, as of `Classifier.structure`."""
-    output_shape = list(exported.output_shape[1:])
-    return {
-        "part": "head", "name": "temperature", "kind": "Rescaling", "output_shape": output_shape,
-        "num_parameters": 0, "num_trainable": 0,
-    }  # fmt: skip
+    return layer_row("head", "temperature", "Rescaling", exported.output_shape[1:])
