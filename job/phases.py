@@ -4,6 +4,7 @@ THAW_PHASES lists any number of them. Without it there are the article's two: `h
 `fine_tune`; each has two settings, its epochs and its learning rate.
 """
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,7 +24,9 @@ PHASE_NAMES = ("head", "fine_tune")
 STATES_BEFORE, STATES_AFTER = ("prepare",), ("evaluate", "export", "done")
 """The states of a run before its first phase and after its last one; while it trains, the state is the phase's name."""
 
-STAGES = frozenset({*STATES_BEFORE, *STATES_AFTER, "start", "claim", "join", "fetch", "data", "model", "restore"})
+STAGES = frozenset(
+    {*STATES_BEFORE, *STATES_AFTER, "start", "claim", "join", "import", "meet", "fetch", "data", "model", "restore"}
+)
 """Names that a phase cannot have: the log and the durations use them for other parts of a run."""
 
 
@@ -89,26 +92,15 @@ def phases_of(settings: Mapping[str, Any]) -> tuple[Phase, ...]:
     """
     text = settings["PHASES"]
     rows = ROWS.validate_json(text) if text is not None else _two_rows(settings)
-    return tuple(
-        Phase(
-            name=row.name,
-            epochs=row.epochs,
-            learning_rate=row.learning_rate,
-            unfreeze=row.unfreeze,
-            schedule=row.schedule or settings["SCHEDULE"],
-            warmup_epochs=settings["WARMUP_EPOCHS"] if row.warmup_epochs is None else row.warmup_epochs,
-            end_factor=settings["END_FACTOR"],
-            plateau_patience=settings["PLATEAU_PATIENCE"],
-            plateau_factor=settings["PLATEAU_FACTOR"],
-            patience=settings["PATIENCE"],
-            monitor=settings["MONITOR"],
-            keep=settings["KEEP"],
-            weight_decay=settings["WEIGHT_DECAY"],
-            clip_norm=settings["CLIP_NORM"],
-            ema_decay=settings["EMA_DECAY"],
-        )
-        for row in rows
-    )
+    phases = []
+    for row in rows:
+        given = row.model_dump(exclude_none=True)
+        # What a row does not say, the setting of that name does.
+        values: dict[str, Any] = {
+            one.name: given.get(one.name, settings.get(one.name.upper())) for one in dataclasses.fields(Phase)
+        }
+        phases.append(Phase(**values))
+    return tuple(phases)
 
 
 def _two_rows(settings: Mapping[str, Any]) -> list[PhaseRow]:

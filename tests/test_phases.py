@@ -10,12 +10,12 @@ from safetensors.numpy import load as load_arrays
 from job import cli
 from job.errors import Interrupted, InvalidSettings, StorageError
 from job.observe import events
-from job.phases import Phase, phases_of
+from job.phases import STAGES, Phase, phases_of
 from job.settings.settings import Settings
 from job.storage import LocalStore
 from tests.classifiers import build
 from tests.conftest import Recorder
-from tests.runs import Small, StopAtStep, record_of, result_of, start
+from tests.runs import Small, StopAtStep, Undisturbed, record_of, result_of, start
 
 GRADUAL = """
 - {name: head, epochs: 1, learning_rate: 1e-2, unfreeze: none}
@@ -35,6 +35,14 @@ def in_one_go(settings: Settings, tmp_path: Any) -> tuple[LocalStore, Recorder]:
     return store, start(settings, store)
 
 
+def stopped_and_started_again(settings: Settings, store: LocalStore, phase: str, step: int) -> None:
+    """Stopped right after a step, counted from 0, and completed by a second attempt."""
+    stop = StopAtStep(phase, step)
+    with pytest.raises(Interrupted):
+        start(settings, store, observer=stop, check_stop=stop.check_stop)
+    start(settings, store)
+
+
 @pytest.mark.parametrize(("phase", "step"), [("head", 1), ("top", 0), ("top", 2), ("block", 1)])
 def test_three_phases_stopped_anywhere_end_the_same(
     small: Small, store: LocalStore, tmp_path: Any, phase: str, step: int
@@ -43,10 +51,7 @@ def test_three_phases_stopped_anywhere_end_the_same(
     settings = small(phases=GRADUAL, **TWO)
     whole, recorder = in_one_go(settings, tmp_path)
     assert [begun.phase for begun in recorder.of(events.PhaseStarted)] == ["head", "top", "block"]
-    stop = StopAtStep(phase, step)
-    with pytest.raises(Interrupted):
-        start(settings, store, observer=stop, check_stop=stop.check_stop)
-    start(settings, store)
+    stopped_and_started_again(settings, store, phase, step)
     assert result_of(store) == result_of(whole)
 
 
@@ -119,10 +124,7 @@ def test_the_best_epoch_survives_a_stop(small: Small, store: LocalStore, tmp_pat
     """Before it, after it, and at the end of the phase."""
     settings = small(**UNSTEADY)
     whole, _ = in_one_go(settings, tmp_path)
-    stop = StopAtStep("head", step)
-    with pytest.raises(Interrupted):
-        start(settings, store, observer=stop, check_stop=stop.check_stop)
-    start(settings, store)
+    stopped_and_started_again(settings, store, "head", step)
     assert result_of(store) == result_of(whole)
 
 
@@ -157,10 +159,7 @@ def test_a_phase_ends_early_and_the_next_one_begins(small: Small, store: LocalSt
     assert len(history) == early.best_epoch + 3 < 20
     assert early.step == history[-1].step
     assert [begun.phase for begun in recorder.of(events.PhaseStarted)] == ["head", "fine_tune"]
-    stop = StopAtStep("head", early.step - 1)
-    with pytest.raises(Interrupted):
-        start(settings, store, observer=stop, check_stop=stop.check_stop)
-    start(settings, store)
+    stopped_and_started_again(settings, store, "head", early.step - 1)
     assert result_of(store) == result_of(whole)
 
 
@@ -204,6 +203,13 @@ def test_a_wrong_list_of_phases_is_refused_with_its_row(text: str, problem: str)
     assert problem in refused.value.message
 
 
+def test_no_phase_can_have_the_name_of_another_part_of_a_run(undisturbed_run: Undisturbed) -> None:
+    """Their times would be one number."""
+    store, _, _ = undisturbed_run
+    stages = set(record_of(store).attempts[-1].seconds) - {"head", "fine_tune"}
+    assert {"import", "meet", "data", "export"} <= stages <= STAGES
+
+
 def test_phases_and_the_settings_of_the_two_exclude_each_other() -> None:
     """Which of them would count is not guessed."""
     with pytest.raises(InvalidSettings, match="THAW_HEAD_EPOCHS has no place"):
@@ -232,10 +238,7 @@ def test_averaged_and_regularized_training_stopped_anywhere_ends_the_same(
     """In the middle of an epoch, before its validation, at the end of a phase."""
     settings = small(**REGULARIZED)
     whole, _ = in_one_go(settings, tmp_path)
-    stop = StopAtStep(phase, step)
-    with pytest.raises(Interrupted):
-        start(settings, store, observer=stop, check_stop=stop.check_stop)
-    start(settings, store)
+    stopped_and_started_again(settings, store, phase, step)
     assert result_of(store) == result_of(whole)
 
 
