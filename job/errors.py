@@ -163,7 +163,7 @@ class ObjectMissing(StorageError):
 
 
 class PreconditionFailed(StorageError):
-    """The object is not of the generation that the write was conditional on."""
+    """The object is not of the version that the write was conditional on."""
 
 
 class ScratchUnavailable(StorageError):

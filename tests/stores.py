@@ -14,7 +14,7 @@ from tests.gcs_server import BUCKET
 
 
 class MemoryStore:
-    """Objects with generations in a dictionary; `now` is its clock, in seconds."""
+    """Objects with versions in a dictionary; `now` is its clock, in seconds."""
 
     uri = "memory://"
 
@@ -30,25 +30,25 @@ class MemoryStore:
             raise ObjectMissing(f"there is no object {name}")
         return self.objects[name]
 
-    def write(self, name: str, data: bytes, *, if_generation: int) -> int:
+    def write(self, name: str, data: bytes, *, if_version: str) -> str:
         with self._lock:
-            if self.generation(name) != if_generation:
-                raise PreconditionFailed(f"{name} is not of generation {if_generation}")
-            self.objects[name] = StoredObject(bytes(data), self._next)
+            if self.version(name) != if_version:
+                raise PreconditionFailed(f"{name} is not of version {if_version}")
+            self.objects[name] = StoredObject(bytes(data), str(self._next))
             self.written_at[name] = self.now()
             self._next += 1
-            return self.objects[name].generation
+            return self.objects[name].version
 
-    def upload(self, name: str, source: Path, *, if_generation: int, may_move: bool = False) -> Digest:
-        self.write(name, source.read_bytes(), if_generation=if_generation)
+    def upload(self, name: str, source: Path, *, if_version: str, may_move: bool = False) -> Digest:
+        self.write(name, source.read_bytes(), if_version=if_version)
         return digest_of(source)
 
     def download(self, name: str, target: Path) -> Digest:
         target.write_bytes(self.read(name).data)
         return digest_of(target)
 
-    def generation(self, name: str) -> int:
-        return self.objects[name].generation if name in self.objects else MISSING
+    def version(self, name: str) -> str:
+        return self.objects[name].version if name in self.objects else MISSING
 
     def age_seconds(self, name: str) -> float:
         self.read(name)
@@ -60,8 +60,8 @@ class MemoryStore:
     def list(self, prefix: str) -> list[str]:
         return sorted(name for name in self.objects if name.startswith(prefix))
 
-    def generations(self, prefix: str) -> dict[str, int]:
-        return {name: self.objects[name].generation for name in self.list(prefix)}
+    def versions(self, prefix: str) -> dict[str, str]:
+        return {name: self.objects[name].version for name in self.list(prefix)}
 
     def delete(self, name: str) -> None:
         self.objects.pop(name, None)

@@ -69,13 +69,13 @@ def test_a_damaged_checkpoint_is_named_and_the_next_older_is_used(
     run = Run(store, tmp_path)
     run.commit(1)
     newest = run.commit(2)
-    data, generation = store.objects[newest].data, store.objects[newest].generation
+    data, version = store.objects[newest].data, store.objects[newest].version
     if harm == "missing":
         store.delete(newest)
     else:
         flipped = data[:-1] + bytes([data[-1] ^ 1])
         store.objects[newest] = StoredObject(
-            {"truncated": data[:-5], "altered": flipped, "emptied": b""}[harm], generation
+            {"truncated": data[:-5], "altered": flipped, "emptied": b""}[harm], version
         )
     again = Run(store, tmp_path)
     assert again.restore() == (1, [newest])
@@ -189,7 +189,7 @@ def test_what_may_be_of_another_writer_is_not_pruned(store: MemoryStore, tmp_pat
         f"{CHECKPOINTS}notes.txt",
     ]
     for name in (orphan, *others):
-        store.write(name, b"", if_generation=MISSING)
+        store.write(name, b"", if_version=MISSING)
     kept = run.commit(1)
     assert store.list(CHECKPOINTS) == sorted([kept, *others])
 
@@ -201,7 +201,7 @@ def test_a_record_of_an_earlier_version_deletes_what_has_names_of_that_version(
     run = Run(store, tmp_path, keep=1)
     run.record.update(lineages=())
     of_another = str(CheckpointName("head", 9, 1, 1, "0123abcd"))
-    store.write(of_another, b"", if_generation=MISSING)
+    store.write(of_another, b"", if_version=MISSING)
     run.commit(1)
     assert run.commit(2) == f"{CHECKPOINTS}head-00000002-a1-2.safetensors"
     assert store.list(CHECKPOINTS) == [f"{CHECKPOINTS}head-00000002-a1-2.safetensors", of_another]
@@ -225,11 +225,11 @@ def test_a_checkpoint_describes_itself(store: MemoryStore, tmp_path: Path) -> No
 def test_any_flipped_bit_is_found_without_a_record(store: MemoryStore, tmp_path: Path) -> None:
     """Of the arrays, of their shapes, of the description."""
     name = Run(store, tmp_path).commit(1, value=1.0)
-    data, generation = store.objects[name].data, store.objects[name].generation
+    data, version = store.objects[name].data, store.objects[name].version
     for bit in range(0, 8 * len(data), 7):
         flipped = bytearray(data)
         flipped[bit // 8] ^= 1 << bit % 8
-        store.objects[name] = StoredObject(bytes(flipped), generation)
+        store.objects[name] = StoredObject(bytes(flipped), version)
         found = checkpoint.inspect(store, name, scratch=tmp_path)
         # A blank more or less in the padding of the header is the same file.
         assert found.problem or (found.entry.step == 1 and chr(data[bit // 8]) == " "), bit
@@ -262,7 +262,7 @@ def test_a_hostile_file_is_a_damaged_checkpoint(store: MemoryStore, tmp_path: Pa
     older, entry = record_of(store).checkpoints
     entry = entry.model_copy(update={"size": len(data), "sha256": hashlib.sha256(data).hexdigest()})
     run.record.update(checkpoints=(older, entry))
-    store.objects[newest] = StoredObject(data, store.objects[newest].generation)
+    store.objects[newest] = StoredObject(data, store.objects[newest].version)
     assert Run(store, tmp_path).restore() == (1, [newest])
     found = checkpoint.inspect(store, newest, scratch=tmp_path)
     assert found.description is None

@@ -20,7 +20,7 @@ from job.report.files import PREDICTIONS, REPORT
 from job.report.predictions import COLUMNS
 from job.run.record import RECORD_NAME
 from job.schema import StoredFile
-from job.storage import LocalStore
+from job.storage import MISSING, LocalStore
 from tests.conftest import REPOSITORY
 from tests.recorded import INPUTS, OUTCOME, attempt, epoch, record
 from tests.runs import Undisturbed
@@ -49,7 +49,7 @@ def keep(tmp_path: Path) -> Keep:
         store = LocalStore(tmp_path / run_id)
         files = {PREDICTIONS: predictions(wrong), REPORT: json.dumps({"test": {"auroc": 0.875}}).encode()}
         digests = {
-            name: store.write(name, content, if_generation=0)
+            name: store.write(name, content, if_version=MISSING)
             and StoredFile(size=len(content), sha256=hashlib.sha256(content).hexdigest())
             for name, content in files.items()
             if name != leave_out
@@ -57,7 +57,7 @@ def keep(tmp_path: Path) -> Keep:
         outcome = OUTCOME | {"test_accuracy": 1 - len(wrong) / NUM_IMAGES}
         values = {"run_id": run_id, "state": "done", "files": digests, "inputs": INPUTS | {"data": data}}
         found = record(**({"outcome": outcome, "history": (epoch("head", 0), epoch("head", 1))} | values | fields))
-        store.write(RECORD_NAME, found.model_dump_json().encode(), if_generation=0)
+        store.write(RECORD_NAME, found.model_dump_json().encode(), if_version=MISSING)
         return store.uri
 
     return keep_run

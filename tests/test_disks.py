@@ -179,7 +179,7 @@ def not_ours(disk: Disk) -> Path:
 
 
 def write_to_the_store(place: Path) -> None:
-    LocalStore(place).write("run.json", b"", if_generation=MISSING)
+    LocalStore(place).write("run.json", b"", if_version=MISSING)
 
 
 def make_a_temporary_folder(place: Path) -> None:

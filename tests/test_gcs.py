@@ -74,21 +74,21 @@ def do(
             gcs_store.download("a", tmp_path / "down")
             assert (tmp_path / "down").read_bytes() == SMALL
         elif operation == "stat":
-            assert gcs_store.generation("a") == gcs.objects[name].generation
+            assert gcs_store.version("a") == str(gcs.objects[name].generation)
         elif operation == "delete":
             gcs_store.delete("a")
             assert not gcs.objects
         elif operation == "write":
-            generation = gcs_store.write("a", SMALL, if_generation=MISSING)
-            assert gcs.objects[name].generation == generation
-            gcs_store.upload("b", small, if_generation=MISSING)
+            generation = gcs_store.write("a", SMALL, if_version=MISSING)
+            assert str(gcs.objects[name].generation) == generation
+            gcs_store.upload("b", small, if_version=MISSING)
             assert [stored.data for stored in gcs.objects.values()] == [SMALL, SMALL]
         elif operation == "list":
             for number in range(20):
                 gcs.put(f"runs/small/{number:02d}", b"", None)
             assert gcs_store.list("") == [f"{number:02d}" for number in range(20)]
         else:
-            gcs_store.upload("a", big, if_generation=MISSING)
+            gcs_store.upload("a", big, if_version=MISSING)
             assert gcs.objects[name].data == big.read_bytes()
 
     return perform
@@ -193,8 +193,8 @@ def test_a_small_request_that_hangs_is_given_up_sooner_than_a_file(gcs: GcsServe
     )
     seconds = []
     for send in (
-        lambda: store.write("a", SMALL, if_generation=MISSING),
-        lambda: store.upload("b", small, if_generation=MISSING),
+        lambda: store.write("a", SMALL, if_version=MISSING),
+        lambda: store.upload("b", small, if_version=MISSING),
     ):
         fault, began = gcs.fail("stall", at=0), time.monotonic()
         send()
@@ -250,7 +250,7 @@ def test_without_a_checksum_what_was_altered_on_its_way_is_noticed(
     """In both directions: it is received once more, and compared."""
     gcs.omitted = frozenset({"crc32c"})
     for at, act in (
-        (0, lambda: gcs_store.upload("a", small, if_generation=MISSING)),
+        (0, lambda: gcs_store.upload("a", small, if_version=MISSING)),
         (0, lambda: gcs_store.read("a")),
         (1, lambda: gcs_store.download("a", tmp_path / "a")),
     ):
@@ -276,9 +276,9 @@ def test_a_refusal_of_the_generation_that_is_there_is_no_conflict(
 
     def send() -> None:
         if operation == "write":
-            gcs_store.write("a", SMALL, if_generation=gcs_store.generation("a"))
+            gcs_store.write("a", SMALL, if_version=gcs_store.version("a"))
         else:
-            gcs_store.upload("a", big, if_generation=gcs_store.generation("a"))
+            gcs_store.upload("a", big, if_version=gcs_store.version("a"))
 
     fault = gcs.fail(FALSE_412, at=0, operation=operation)
     send()
@@ -300,12 +300,12 @@ def test_with_bits_flipped_in_many_answers_nothing_false_is_believed(
     for number in range(40):
         stored, new = gcs.objects["runs/small/a"], f"{number}".encode() * 100
         try:
-            assert gcs_store.generation("a") == stored.generation
-            assert gcs_store.read("a") == StoredObject(data, stored.generation)
+            assert gcs_store.version("a") == str(stored.generation)
+            assert gcs_store.read("a") == StoredObject(data, str(stored.generation))
             gcs_store.download("a", tmp_path / "a")
             assert (tmp_path / "a").read_bytes() == data
-            generation = gcs_store.write("a", new, if_generation=stored.generation)
-            assert generation == gcs.objects["runs/small/a"].generation
+            generation = gcs_store.write("a", new, if_version=str(stored.generation))
+            assert generation == str(gcs.objects["runs/small/a"].generation)
         except StorageError as error:
             failed.append(type(error))
         data = gcs.objects["runs/small/a"].data
@@ -347,7 +347,7 @@ def test_bytes_that_arrive_damaged_are_fetched_again_and_then_given_up(
     gcs: GcsServer, gcs_store: GcsStore, tmp_path: Path
 ) -> None:
     """Twice may be chance; three times is not."""
-    gcs_store.write("a", SMALL, if_generation=MISSING)
+    gcs_store.write("a", SMALL, if_version=MISSING)
     gcs.fail("corrupt", at=0, times=2, operation="read")
     gcs_store.download("a", tmp_path / "a")
     assert (tmp_path / "a").read_bytes() == SMALL

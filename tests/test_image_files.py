@@ -10,7 +10,7 @@ import pytest
 from job.data.files import image_files
 from job.data.files.image_files import MAX_IMAGE_BYTES, Unreadable
 from job.errors import InvalidSettings
-from job.storage import open_store
+from job.storage import MISSING, open_store
 from tests.gcs_server import BUCKET, GcsServer
 
 
@@ -74,7 +74,7 @@ def bucket(gcs: GcsServer) -> str:
     """A bucket with images, and what lies beside them."""
     store = open_store(f"gs://{BUCKET}")
     for name in ("photos/b/2.JPG", "photos/a#1 ?.png", "photos/c.heic", "photos/notes.txt", "photos-2/d.png", "e"):
-        store.write(name, b"x", if_generation=0)
+        store.write(name, b"x", if_version=MISSING)
     return f"gs://{BUCKET}"
 
 

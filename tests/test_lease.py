@@ -138,13 +138,13 @@ def test_a_holder_that_was_seen_to_renew_is_waited_for_no_longer_than_ones_own_l
 
 
 def test_the_same_bytes_written_again_are_a_sign_of_life(clock: Clock) -> None:
-    """The generation counts, not only the content of the record."""
+    """The version counts, not only the content of the record."""
     store = WithoutClock()
     claim(store, FIRST, lease_seconds=30)
 
     def touch() -> None:
         stored = store.read(RECORD_NAME)
-        store.write(RECORD_NAME, stored.data, if_generation=stored.generation)
+        store.write(RECORD_NAME, stored.data, if_version=stored.version)
 
     with pytest.raises(Superseded, match="and alive"):
         claim(store, SECOND, check_stop=touch)
@@ -157,11 +157,11 @@ class ShiftedClock(LocalStore):
         super().__init__(root)
         self._shift_ns = int(shift_seconds * 1e9)
 
-    def write(self, name: str, data: bytes, *, if_generation: int) -> int:
-        generation = super().write(name, data, if_generation=if_generation)
-        kept = generation if if_generation else generation + self._shift_ns
+    def write(self, name: str, data: bytes, *, if_version: str) -> str:
+        written = int(super().write(name, data, if_version=if_version))
+        kept = written if if_version else written + self._shift_ns
         os.utime(self.root / name, ns=(kept, kept))
-        return (self.root / name).stat().st_mtime_ns
+        return self.version(name)
 
 
 @pytest.mark.parametrize(("shift_seconds", "renews"), [(-90, True), (90, False)])
@@ -217,12 +217,12 @@ class AlwaysLoses(MemoryStore):
 
     is_rival = False
 
-    def write(self, name: str, data: bytes, *, if_generation: int) -> int:
+    def write(self, name: str, data: bytes, *, if_version: str) -> str:
         if not self.is_rival:
             self.is_rival = True
             RunRecord.open(self, IDENTITY).take(FIRST, lease_seconds=0.0)
             self.is_rival = False
-        return super().write(name, data, if_generation=if_generation)
+        return super().write(name, data, if_version=if_version)
 
 
 def test_a_claim_that_keeps_losing_gives_up() -> None:
@@ -251,12 +251,12 @@ def test_a_lease_is_renewed_while_nothing_else_is_written() -> None:
     """A long compilation is not taken for a death."""
     store = MemoryStore()
     record = claim(store, FIRST)
-    before = store.generation(RECORD_NAME)
+    before = record.content.revision
     with lease.Renewal(record, lease_seconds=0.1):
-        until(lambda: store.generation(RECORD_NAME) > before + 2)
-    after = store.generation(RECORD_NAME)
+        until(lambda: record.content.revision > before + 2)
+    after = store.version(RECORD_NAME)
     time.sleep(0.2)
-    assert store.generation(RECORD_NAME) == after
+    assert store.version(RECORD_NAME) == after
 
 
 def test_a_renewal_finds_that_the_run_was_taken() -> None:
@@ -271,18 +271,18 @@ def test_a_renewal_finds_that_the_run_was_taken() -> None:
 
 
 def test_a_store_that_is_away_for_a_while_does_not_end_the_run() -> None:
-    """The next renewal may succeed; the generation decides if not."""
+    """The next renewal may succeed; the version decides if not."""
 
     class AwayForAWhile(MemoryStore):
         failures: ClassVar[list[Exception]] = [StorageError("away"), ImportError("swapped"), StorageError("away")]
 
-        def write(self, name: str, data: bytes, *, if_generation: int) -> int:
-            if self.generation(name) and self.failures:
+        def write(self, name: str, data: bytes, *, if_version: str) -> str:
+            if self.version(name) and self.failures:
                 raise self.failures.pop()
-            return super().write(name, data, if_generation=if_generation)
+            return super().write(name, data, if_version=if_version)
 
     store = AwayForAWhile()
     record = claim(store, FIRST)
     with lease.Renewal(record, lease_seconds=0.1) as renewal:
-        until(lambda: store.generation(RECORD_NAME) > 1)
+        until(lambda: record.content.revision > 1)
         renewal.check()

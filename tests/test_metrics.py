@@ -27,7 +27,7 @@ from job.observe.metrics.table import OUTCOME, SERIES
 from job.observe.observer import Observers
 from job.observe.progress import Progress
 from job.settings.settings import Settings
-from job.storage import LocalStore, open_store
+from job.storage import MISSING, LocalStore, open_store
 from tests.conftest import SMALL_RUN, Recorder
 from tests.runs import CrashOn, record_of, start
 from tests.services import Pushgateway, free_port, program, wait_for
@@ -170,9 +170,9 @@ def test_trouble_is_counted_by_kind(tmp_path: Path) -> None:
     metrics.retry("write")
     metrics.event(events.Stopping("SIGTERM", within_seconds=13.5))
     store = LocalStore(tmp_path, observer=StoreObserver(metrics, Recorder()))
-    store.write("run.json", b"a", if_generation=0)
+    store.write("run.json", b"a", if_version=MISSING)
     with pytest.raises(Exception, match="another process"):
-        store.write("run.json", b"b", if_generation=0)
+        store.write("run.json", b"b", if_version=MISSING)
     with pytest.raises(ObjectMissing):
         store.read("other")
     found = values(metrics)
@@ -269,7 +269,7 @@ def test_steps_that_are_done_again_are_recompute(small: Callable[..., Settings],
     # As if a renewal of the lease had written it later.
     lost = record_of(store).attempts[0].model_copy(update={"reached": {"head": 3}})
     content = record_of(store).model_copy(update={"attempts": (lost,)})
-    store.write("run.json", content.model_dump_json().encode(), if_generation=store.generation("run.json"))
+    store.write("run.json", content.model_dump_json().encode(), if_version=store.version("run.json"))
     again = Progress()
     start(settings, store, progress=again)
     seconds = again.ledger.seconds()["head"]

@@ -110,7 +110,7 @@ def test_a_fetch_that_was_stopped_goes_on_where_it_was(filled: GcsServer, tmp_pa
 
 
 def test_an_object_that_was_changed_is_fetched_again(filled: GcsServer, tmp_path: Path) -> None:
-    """Its generation shows it, where no manifest does; the file keeps its name, whose ending is its kind."""
+    """Its version shows it, where no manifest does; the file keeps its name, whose ending is its kind."""
     fetching(tmp_path)[0].weights(WEIGHTS)
     filled.put("mirror/weights/tiny.weights.h5", b"changed", None)
     fetch, observer = fetching(tmp_path)
@@ -314,7 +314,7 @@ def test_what_is_sent_is_listed_with_its_digest_and_sent_once(tmp_path: Path) ->
         files[f"a/{number}"].write_bytes(b"sent")
     send(store, files)
     files["a/1"].write_bytes(b"changed")
-    store.write("a/2", b"overwritten", if_generation=store.generation("a/2"))
+    store.write("a/2", b"overwritten", if_version=store.version("a/2"))
     observer = send(store, files)
     assert observer.of(events.MirrorFilled)[0].bytes_sent == len(b"changed") + len(b"sent")
     assert [store.read(name).data for name in sorted(files)] == [b"sent", b"changed", b"sent"]
@@ -401,7 +401,7 @@ def test_own_images_are_mirrored_and_a_mirror_that_was_cut_short_is_refused(
     with pytest.raises(InputError, match="cut short"):
         fetching(tmp_path)[0].images(place)
     listed = json.loads(gcs.objects[manifest].data)["files"]
-    sent = {name for name, entry in listed.items() if entry["generation"]}
+    sent = {name for name, entry in listed.items() if entry["version"]}
     assert (len(listed), 10 <= len(sent) < len(files)) == (len(files), True)
     gcs.requests.clear()
     done = job("mirror", "--to", f"gs://{BUCKET}/m", env=env)

@@ -140,7 +140,7 @@ def test_a_damaged_best_checkpoint_is_trained_again(small: Small, store: LocalSt
             if isinstance(event, events.EpochFinished) and event.epoch == best.epoch + 1:
                 step = record_of(whole).history[best.epoch].step
                 (name,) = (entry.name for entry in record_of(store).checkpoints if entry.step == step)
-                store.write(name, b"nonsense", if_generation=store.generation(name))
+                store.write(name, b"nonsense", if_version=store.version(name))
 
     with pytest.raises(StorageError, match="it was the best of its phase"):
         start(settings, store, observer=Damage())

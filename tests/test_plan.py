@@ -72,7 +72,7 @@ def test_a_record_in_which_nothing_trains_is_planned_by_the_settings(ask: Ask, s
     values = {**settings.result_settings(), "FINE_TUNE_EPOCHS": 0}
     ended = Attempt(number=1, holder="other", start=datetime.now(UTC), end=datetime.now(UTC), exit_code=4)
     record = new_record(dataclasses.replace(Identity.of(settings), settings=values), attempts=(ended,))
-    open_store(settings.run_uri()).write(RECORD_NAME, encoded(record), if_generation=MISSING)
+    open_store(settings.run_uri()).write(RECORD_NAME, encoded(record), if_version=MISSING)
     assert ask(settings)["next"]["text"] == "start attempt 2 with the first step of fine_tune"
 
 
@@ -107,7 +107,7 @@ def test_a_finished_run_has_nothing_left_to_do(ask: Ask, undisturbed_run: Undist
     assert "the run is complete, with a test accuracy of" in found["next"]["text"]
     content = json.loads(undisturbed_run[0].read(RECORD_NAME).data)
     content["outcome"]["test_accuracy"] = 0.5
-    LocalStore(tmp_path / "small").write(RECORD_NAME, json.dumps(content).encode(), if_generation=0)
+    LocalStore(tmp_path / "small").write(RECORD_NAME, json.dumps(content).encode(), if_version=MISSING)
     for gate, code in {0.4: ExitCode.COMPLETE, 0.6: ExitCode.QUALITY_GATE}.items():
         found = ask(at(undisturbed_run, storage_uri=str(tmp_path), min_test_accuracy=gate))
         assert (found["next"]["action"], found["exit_code"]) == ("nothing", code)
@@ -120,7 +120,7 @@ def test_a_run_that_a_start_would_refuse_is_refused_in_the_same_words(
     found = ask(at(undisturbed_run, dropout=0.5))
     assert (found["next"]["action"], found["exit_code"]) == ("refused", ExitCode.RUN_MISMATCH)
     assert "THAW_DROPOUT: the run has 0.2, this start 0.5" in found["next"]["text"]
-    LocalStore(tmp_path / "runs/small").write(RECORD_NAME, b"{", if_generation=0)
+    LocalStore(tmp_path / "runs/small").write(RECORD_NAME, b"{", if_version=MISSING)
     found = ask(small())
     assert (found["next"]["action"], found["exit_code"]) == ("refused", ExitCode.BAD_INPUT)
     assert "is not a record of this run" in found["next"]["text"]

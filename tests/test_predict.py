@@ -14,7 +14,7 @@ from PIL import Image
 
 from job.cli import predict
 from job.errors import ExitCode, InputError, RunUnavailable
-from job.storage import digest_of, open_store
+from job.storage import MISSING, digest_of, open_store
 from tests.conftest import REPOSITORY, job
 from tests.gcs_server import BUCKET, GcsServer
 from tests.runs import Undisturbed
@@ -184,10 +184,10 @@ def test_a_run_and_images_in_a_bucket_answer_a_process(
     uri = f"gs://{BUCKET}/runs/small"
     bucket = open_store(uri)
     for name in store.list(""):
-        bucket.upload(name, store.root / name, if_generation=0)
+        bucket.upload(name, store.root / name, if_version=MISSING)
     photos = open_store(f"gs://{BUCKET}/photos")
     for path in test_split.iterdir():
-        photos.upload(path.name, path, if_generation=0)
+        photos.upload(path.name, path, if_version=MISSING)
     (tmp_path / "text.jpg").write_text("no image")
     Image.fromarray(draw(0, 1)).save(tmp_path / "odd.jpg", exif=b"Exif\0\0MM\0\x2a\0\0\0\x08\0\x01\x01\x12")
     (tmp_path / "linked").symlink_to(test_split)

@@ -77,7 +77,7 @@ def test_a_finished_run_is_not_written_again(store: MemoryStore) -> None:
 
 
 def test_a_superseded_attempt_names_the_winner_and_writes_nothing(store: MemoryStore) -> None:
-    """The generation fences it off, whatever the clocks say; a second try is refused as the first was."""
+    """The version fences it off, whatever the clocks say; a second try is refused as the first was."""
     loser = claim(store, host="loser")
     winner = claim(store, host="winner")
     for _ in range(2):
@@ -89,9 +89,9 @@ def test_a_superseded_attempt_names_the_winner_and_writes_nothing(store: MemoryS
 class AnswersTwice(MemoryStore):
     """Does a write and then refuses it: so a retry after a lost answer looks."""
 
-    def write(self, name: str, data: bytes, *, if_generation: int) -> int:
-        super().write(name, data, if_generation=if_generation)
-        raise PreconditionFailed("the generation has changed")
+    def write(self, name: str, data: bytes, *, if_version: str) -> str:
+        super().write(name, data, if_version=if_version)
+        raise PreconditionFailed("the version has changed")
 
 
 def test_a_refusal_of_ones_own_write_is_success() -> None:
@@ -108,14 +108,14 @@ class LosesAnswers(MemoryStore):
         super().__init__()
         self.plan: list[str] = []
 
-    def write(self, name: str, data: bytes, *, if_generation: int) -> int:
+    def write(self, name: str, data: bytes, *, if_version: str) -> str:
         step = self.plan.pop(0) if self.plan else "answer"
         if step == "lost before":
             raise StorageError("no answer")
-        generation = super().write(name, data, if_generation=if_generation)
+        version = super().write(name, data, if_version=if_version)
         if step == "lost after":
             raise StorageError("no answer")
-        return generation
+        return version
 
 
 @pytest.mark.parametrize("plan", [*itertools.product(["lost before", "lost after"], repeat=3)])
@@ -156,14 +156,14 @@ def finish(record: RunRecord) -> None:
 def test_a_renewal_waits_while_the_record_must_be_quiet(store: MemoryStore) -> None:
     """No other thread writes then."""
     record = claim(store)
-    before = store.generation(RECORD_NAME)
+    before = store.version(RECORD_NAME)
     renewal = threading.Thread(target=record.update)
     with record.quiet():
         renewal.start()
         renewal.join(timeout=0.2)
-        assert store.generation(RECORD_NAME) == before
+        assert store.version(RECORD_NAME) == before
     renewal.join(timeout=10)
-    assert store.generation(RECORD_NAME) > before
+    assert store.version(RECORD_NAME) != before
 
 
 def test_an_attempt_that_ends_does_not_wait_for_a_write_that_hangs(
@@ -198,7 +198,7 @@ def test_a_record_of_an_earlier_version_is_read(store: MemoryStore) -> None:
     claim(store)
     content = json.loads(store.read(RECORD_NAME).data)
     del content["lease"], content["set_aside"], content["lineages"], content["files"]
-    store.write(RECORD_NAME, json.dumps(content).encode(), if_generation=store.generation(RECORD_NAME))
+    store.write(RECORD_NAME, json.dumps(content).encode(), if_version=store.version(RECORD_NAME))
     assert claim(store).attempt.number == 2
 
 
@@ -208,7 +208,7 @@ def test_a_record_of_an_earlier_version_is_read(store: MemoryStore) -> None:
 )
 def test_a_damaged_record_stops_a_start_for_good(store: MemoryStore, data: bytes) -> None:
     """Nothing is written; the hint is the command that repairs it."""
-    store.write(RECORD_NAME, data, if_generation=MISSING)
+    store.write(RECORD_NAME, data, if_version=MISSING)
     with pytest.raises(RecordDamaged, match=r"memory:///run\.json .*Nothing was written or deleted") as caught:
         claim(store)
     assert "thaw repair --run memory://" in caught.value.hint
@@ -219,7 +219,7 @@ def test_a_record_of_a_newer_version_is_left_to_the_newer_program(store: MemoryS
     """Its unknown fields would be lost."""
     claim(store)
     content = json.loads(store.read(RECORD_NAME).data) | {"new": 1}
-    store.write(RECORD_NAME, json.dumps(content).encode(), if_generation=store.generation(RECORD_NAME))
+    store.write(RECORD_NAME, json.dumps(content).encode(), if_version=store.version(RECORD_NAME))
     with pytest.raises(RecordDamaged, match="new: Extra inputs are not permitted") as caught:
         claim(store)
     assert caught.value.hint.startswith("use the newer program that wrote it, or restore")
@@ -230,7 +230,7 @@ def test_a_lost_record_beside_checkpoints_stops_a_start(tmp_path: Path) -> None:
     store = LocalStore(tmp_path / "run")
     names = ["checkpoints/head-00000900-a1-1.safetensors", "checkpoints/fine_tune-00000007-a1-2-0123abcd.safetensors"]
     for name in names:
-        store.write(name, b"", if_generation=MISSING)
+        store.write(name, b"", if_version=MISSING)
     problem = r"no run\.json beside 2 objects in checkpoints/, the newest .*tune-00000007"
     for use in (claim, read):
         with pytest.raises(RecordDamaged, match=problem):
@@ -263,7 +263,7 @@ class DamagesOneRead(MemoryStore):
         stored = super().read(name)
         if self.is_next:
             self.is_next = False
-            return StoredObject(b"{", stored.generation)
+            return StoredObject(b"{", stored.version)
         return stored
 
 

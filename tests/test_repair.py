@@ -14,7 +14,7 @@ from job.observe import events
 from job.run.checkpoint import Checkpoints, Snapshot
 from job.run.record import RECORD_NAME, Identity, RunRecord, read
 from job.schema import CHECKPOINTS, CheckpointName, Holder, Record
-from job.storage import LocalStore, ObjectStore
+from job.storage import MISSING, LocalStore, ObjectStore
 from tests.conftest import job
 from tests.processes import Environment
 from tests.recorded import INPUTS, epoch
@@ -88,7 +88,7 @@ def test_the_rebuilt_record_has_what_the_lost_one_had(run: Record, lost: LocalSt
 def test_a_rebuilt_record_deletes_in_its_turn_what_it_names(lost: LocalStore, tmp_path: Path) -> None:
     """It has adopted what it was rebuilt from, and nothing else."""
     of_another = str(CheckpointName("head", 1, 1, 1, "0123abcd"))
-    lost.write(of_another, b"", if_generation=0)
+    lost.write(of_another, b"", if_version=MISSING)
     mended(lost, tmp_path)
     again = open_run(lost, tmp_path)
     names = [commit(again, step, 2) for step in (21, 22, 23)]
@@ -142,7 +142,7 @@ def test_checkpoints_that_give_no_record_are_left_as_they_are(run: Record, lost:
     with pytest.raises(RecordDamaged, match="they are of run 'run', and this place is of 'renamed'"):
         mended(LocalStore(tmp_path / "renamed"), tmp_path)
     huge = str(CheckpointName("head", 1, 999_999_999, 1, run.lineages[0]))
-    lost.write(huge, b"", if_generation=0)
+    lost.write(huge, b"", if_version=MISSING)
     with pytest.raises(RecordDamaged, match="attempt 999999999 is named"):
         mended(lost, tmp_path)
     lost.delete(huge)
@@ -195,7 +195,7 @@ def test_a_kill_at_any_moment_of_a_repair_loses_nothing(
     """The next one does it: the same record each time, every checkpoint as it was, the damaged record kept."""
     store.delete(RECORD_NAME)
     if data is not None:
-        store.write(RECORD_NAME, data, if_generation=0)
+        store.write(RECORD_NAME, data, if_version=MISSING)
     damage = RecordDamaged("as a start says")
     num_calls = 0
     while True:

@@ -25,7 +25,7 @@ from job.observe import events
 from job.observe.observer import RunningMeans
 from job.observe.progress import Progress
 from job.run.record import RECORD_NAME, Identity, RunRecord
-from job.storage import Digest, LocalStore
+from job.storage import MISSING, Digest, LocalStore
 from tests.conftest import Recorder
 from tests.runs import HOLDER, CrashOn, Small, StopAtStep, Undisturbed, context, places, record_of, result_of, start
 from tests.stores import BrokenStore, Crash, CrashingStore
@@ -104,13 +104,13 @@ def test_what_is_complete_is_not_done_again(
 def test_a_finished_run_is_answered_and_nothing_is_written(undisturbed_run: Undisturbed) -> None:
     """Applying the same Job again changes nothing and trains nothing."""
     store, _, settings = undisturbed_run
-    before = {name: (store.generation(name), store.read(name).data) for name in store.list("")}
+    before = {name: (store.version(name), store.read(name).data) for name in store.list("")}
     recorder = start(settings, store)
     assert (recorder.kinds(), recorder.title) == ([events.RunAlreadyDone], "Run small is complete")
     outcome = record_of(store).outcome
     assert outcome is not None
     assert recorder.of(events.RunAlreadyDone)[0].model_sha256 == outcome.model_sha256
-    assert {name: (store.generation(name), store.read(name).data) for name in store.list("")} == before
+    assert {name: (store.version(name), store.read(name).data) for name in store.list("")} == before
 
 
 @pytest.mark.parametrize(
@@ -264,7 +264,7 @@ def test_the_results_of_the_winner_are_not_overwritten_by_the_loser(small: Small
 
 def test_what_a_loser_wrote_late_is_overwritten_by_the_winner(small: Small, store: LocalStore) -> None:
     """A process that lost the run may still have a write under way when the winner makes its own."""
-    late = in_export(store, lambda: store.write("model/model.keras", b"late", if_generation=0))
+    late = in_export(store, lambda: store.write("model/model.keras", b"late", if_version=MISSING))
     start(small(**SHORT), store, check_stop=late)
     assert store.read("model/model.keras").data != b"late"
     assert_the_record_names_what_is_there(store)
@@ -424,9 +424,9 @@ def test_new_weights_do_not_depend_on_random_numbers_of_a_renewal(
     from job.run import lease
 
     class DrawsInRenewals(LocalStore):
-        def write(self, name: str, data: bytes, *, if_generation: int) -> int:
+        def write(self, name: str, data: bytes, *, if_version: str) -> str:
             random.random()
-            return super().write(name, data, if_generation=if_generation)
+            return super().write(name, data, if_version=if_version)
 
     seed_everything = keras.utils.set_random_seed
 

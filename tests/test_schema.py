@@ -21,6 +21,7 @@ from job.report.summary import summary
 from job.run.record import RECORD_NAME, Identity, RunRecord, encoded, read
 from job.schema import CheckpointName
 from job.settings.settings import Settings
+from job.storage import MISSING
 from tests.recorded import INPUTS, NOON, attempt, checkpoint, epoch, record
 from tests.stores import MemoryStore
 
@@ -112,8 +113,8 @@ def test_whatever_is_in_a_record_its_readers_answer_or_call_it_damaged(data: st.
         document = put(document, path, copy.deepcopy(data.draw(HOSTILE)))
     store = MemoryStore()
     text = json.dumps(document).encode()
-    store.write(RECORD_NAME, text, if_generation=0)
-    store.write(f"r/{RECORD_NAME}", text, if_generation=0)
+    store.write(RECORD_NAME, text, if_version=MISSING)
+    store.write(f"r/{RECORD_NAME}", text, if_version=MISSING)
     problem = ""
     try:
         assert "\x1b" not in ask_every_reader(store)
@@ -131,7 +132,7 @@ def test_whatever_is_in_a_record_its_readers_answer_or_call_it_damaged(data: st.
 def test_the_records_that_are_altered_here_are_good(content: Any) -> None:
     """What is written is read as it was."""
     store = MemoryStore()
-    store.write(RECORD_NAME, encoded(content), if_generation=0)
+    store.write(RECORD_NAME, encoded(content), if_version=MISSING)
     assert read(store) == content
     assert ask_every_reader(store)
 
@@ -168,7 +169,7 @@ def test_a_wrong_value_is_damage(change: Change) -> None:
     document = json.loads(RECORDS[0].model_dump_json())
     change(document)
     store = MemoryStore()
-    store.write(RECORD_NAME, json.dumps(document).encode(), if_generation=0)
+    store.write(RECORD_NAME, json.dumps(document).encode(), if_version=MISSING)
     with pytest.raises(RecordDamaged):
         read(store)
 

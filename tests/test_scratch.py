@@ -188,11 +188,11 @@ def test_only_an_own_file_is_opened(tmp_path: Path, kind: str) -> None:
 def test_a_temporary_file_that_fails_is_not_a_missing_object(tmp_path: Path) -> None:
     """/dev/full refuses every write, as a full disk does; and another program may have removed a file."""
     store = LocalStore(tmp_path / "store")
-    store.write("a", b"x" * 100_000, if_generation=MISSING)
+    store.write("a", b"x" * 100_000, if_version=MISSING)
     with pytest.raises(ScratchUnavailable, match="No space left"):
         store.download("a", Path("/dev/full"))
     with pytest.raises(ScratchUnavailable, match="nothing"):
-        store.upload("b", tmp_path / "nothing", if_generation=MISSING)
+        store.upload("b", tmp_path / "nothing", if_version=MISSING)
 
 
 def test_one_process_has_its_turn_at_a_time(tmp_path: Path) -> None:

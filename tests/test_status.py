@@ -16,7 +16,7 @@ from job.cli import status as status_command
 from job.cli.tables import duration, plain, size
 from job.errors import ExitCode, RunUnavailable
 from job.run.record import RECORD_NAME
-from job.storage import LocalStore
+from job.storage import MISSING, LocalStore
 from tests.conftest import REPOSITORY, job
 from tests.gcs_server import BUCKET, GcsServer
 from tests.processes import Environment, begin, wait_for
@@ -45,7 +45,7 @@ def rows_of(place: str, said: Said) -> list[dict[str, Any]]:
 def keep(store: LocalStore, folder: str, **fields: Any) -> None:
     """A record of a run that never was."""
     content = record(**({"run_id": folder} | fields))
-    store.write(f"{folder}/{RECORD_NAME}", content.model_dump_json().encode(), if_generation=0)
+    store.write(f"{folder}/{RECORD_NAME}", content.model_dump_json().encode(), if_version=MISSING)
 
 
 def test_a_finished_run_says_all_that_is_known(undisturbed_run: Undisturbed, said: Said) -> None:
@@ -100,9 +100,9 @@ def test_watching_ends_when_the_run_is_done(undisturbed_run: Undisturbed, tmp_pa
     store = LocalStore(tmp_path / "small")
     done = undisturbed_run[0].read(RECORD_NAME).data
     before = json.loads(done) | {"state": "evaluate", "outcome": None}
-    generation = store.write(RECORD_NAME, json.dumps(before).encode(), if_generation=0)
+    version = store.write(RECORD_NAME, json.dumps(before).encode(), if_version=MISSING)
     code, text = watch(
-        store.uri, "in evaluate", lambda process: store.write(RECORD_NAME, done, if_generation=generation) and None
+        store.uri, "in evaluate", lambda process: store.write(RECORD_NAME, done, if_version=version) and None
     )
     assert (code, "test accuracy" in text) == (ExitCode.COMPLETE, True)
 
@@ -121,8 +121,8 @@ def test_runs_are_listed_with_their_condition(tmp_path: Path, said: Said) -> Non
     keep(store, "old", state="done", attempts=(attempt(end=end, exit_code=0),))
     keep(store, "new", state="head", attempts=(attempt(), attempt(number=2, start=NOON + timedelta(days=1))))
     keep(store, "diverged", state="fine_tune", attempts=(attempt(end=NOON + timedelta(hours=1), exit_code=5),))
-    store.write(f"broken/{RECORD_NAME}", b'{"run_id"', if_generation=0)
-    store.write("no run/file", b"", if_generation=0)
+    store.write(f"broken/{RECORD_NAME}", b'{"run_id"', if_version=MISSING)
+    store.write("no run/file", b"", if_version=MISSING)
     rows = rows_of(store.uri, said)
     assert [(row["run_id"], row["condition"]) for row in rows] == [
         ("new", "killed"), ("diverged", "failed"), ("old", "done"), ("broken", "damaged")
@@ -143,7 +143,7 @@ def test_runs_are_listed_in_the_order_that_is_asked_for(tmp_path: Path, said: Sa
         ended = attempt(start=NOON + timedelta(hours=hours), end=NOON + timedelta(hours=hours), exit_code=0)
         keep(store, name, state="done", attempts=(ended,), outcome=OUTCOME | {"test_accuracy": accuracy})
     keep(store, "running", state="head")
-    store.write(f"broken/{RECORD_NAME}", b"", if_generation=0)
+    store.write(f"broken/{RECORD_NAME}", b"", if_version=MISSING)
     orders = {"age": ["a", "c", "b"], "accuracy": ["c", "a", "b"], "name": ["a", "b"]}
     for order, first in orders.items():
         list_command.answer(list_command.Options(storage_uri=store.uri, sort=order, as_json=True))
@@ -155,7 +155,7 @@ def test_what_runs_differ_in_is_listed_when_it_is_asked_for(tmp_path: Path, said
     store, settings = LocalStore(tmp_path), {"HEAD_EPOCHS": 2, "FINE_TUNE_EPOCHS": 2, "BATCH_SIZE": 10, "SEED": 3}
     keep(store, "a", settings=settings)
     keep(store, "b", settings=settings | {"DROPOUT": 0.5, "DETERMINISTIC": True})
-    store.write(f"broken/{RECORD_NAME}", b"", if_generation=0)
+    store.write(f"broken/{RECORD_NAME}", b"", if_version=MISSING)
     assert all("settings" not in row for row in rows_of(store.uri, said))
     list_command.answer(list_command.Options(storage_uri=store.uri, sort="name", differing=True, as_json=True))
     rows = [json.loads(line) for line in said().splitlines()]

@@ -48,19 +48,19 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ObjectStor
 
 
 def test_what_is_written_is_read(store: ObjectStore) -> None:
-    """Bytes come back as they went, with the generation of the write."""
-    generation = store.write("a/b", b"\x00bytes", if_generation=MISSING)
+    """Bytes come back as they went, with the version of the write."""
+    version = store.write("a/b", b"\x00bytes", if_version=MISSING)
     stored = store.read("a/b")
-    assert (stored.data, stored.generation) == (b"\x00bytes", generation)
-    assert store.generation("a/b") == generation
+    assert (stored.data, stored.version) == (b"\x00bytes", version)
+    assert store.version("a/b") == version
 
 
 def test_a_missing_object_is_an_error_and_deleting_it_is_none(store: ObjectStore, tmp_path: Path) -> None:
-    """Its generation is 0."""
+    """Its version is 0."""
     for ask in (lambda: store.read("nope"), lambda: store.download("nope", tmp_path / "file")):
         with pytest.raises(ObjectMissing, match="nope"):
             ask()
-    assert store.generation("nope") == MISSING
+    assert store.version("nope") == MISSING
     store.delete("nope")
     assert store.list("") == []
 
@@ -69,7 +69,7 @@ def test_the_age_of_an_object_is_the_time_since_it_was_written(store: ObjectStor
     """By the clock of the store, which may keep whole seconds; a folder has none, and says so."""
     with pytest.raises(ObjectMissing):
         store.age_seconds("a")
-    generation = store.write("a", b"", if_generation=MISSING)
+    version = store.write("a", b"", if_version=MISSING)
     if isinstance(store, LocalStore):
         assert store.age_seconds("a") is None
         return
@@ -77,34 +77,34 @@ def test_the_age_of_an_object_is_the_time_since_it_was_written(store: ObjectStor
     while (age := store.age_seconds("a")) <= 0.1 and time.monotonic() < began + 5:
         time.sleep(0.05)
     assert 0.1 < age < 5
-    store.write("a", b"", if_generation=generation)
+    store.write("a", b"", if_version=version)
     assert store.age_seconds("a") < 5
 
 
 def test_a_write_on_another_generation_is_refused(store: ObjectStore, tmp_path: Path) -> None:
     """Also one of a file; whether the object is there, changed since it was read, or is deleted."""
-    first = store.write("a", b"1", if_generation=MISSING)
-    second = store.write("a", b"2", if_generation=first)
+    first = store.write("a", b"1", if_version=MISSING)
+    second = store.write("a", b"2", if_version=first)
     for old in (MISSING, first):
         with pytest.raises(PreconditionFailed):
-            store.write("a", b"3", if_generation=old)
+            store.write("a", b"3", if_version=old)
         (tmp_path / "file").write_bytes(b"file")
         with pytest.raises(PreconditionFailed):
-            store.upload("a", tmp_path / "file", if_generation=old, may_move=True)
+            store.upload("a", tmp_path / "file", if_version=old, may_move=True)
     assert store.read("a").data == b"2"
     assert store.list("") == ["a"]
     store.delete("a")
     with pytest.raises(PreconditionFailed):
-        store.write("a", b"3", if_generation=second)
-    assert store.generation("a") == MISSING
+        store.write("a", b"3", if_version=second)
+    assert store.version("a") == MISSING
 
 
-def test_every_write_has_a_new_generation(store: ObjectStore) -> None:
+def test_every_write_has_a_new_version(store: ObjectStore) -> None:
     """Also when writes follow each other faster than the clock ticks, and the bytes are the same."""
-    generations = [store.write("a", b"", if_generation=MISSING)]
+    versions = [store.write("a", b"", if_version=MISSING)]
     for _ in range(50):
-        generations.append(store.write("a", b"", if_generation=generations[-1]))
-    assert generations == sorted(set(generations))
+        versions.append(store.write("a", b"", if_version=versions[-1]))
+    assert len(set(versions)) == len(versions)
 
 
 @pytest.mark.parametrize("size", [0, 1 << 20, 9 << 20])
@@ -115,20 +115,20 @@ def test_files_go_up_and_come_down_with_their_digests(
     """A file that may not be moved stays, and a later change of it does not reach the store."""
     source, target, content = tmp_path / "source", tmp_path / "target", os.urandom(size)
     source.write_bytes(content)
-    up = store.upload("a", source, if_generation=MISSING, may_move=may_move)
+    up = store.upload("a", source, if_version=MISSING, may_move=may_move)
     if not may_move:
         source.write_bytes(b"changed")
     assert up == store.download("a", target) == digest_of(target)
     assert target.read_bytes() == content
     source.write_bytes(b"next")
-    store.upload("a", source, if_generation=store.generation("a"), may_move=may_move)
+    store.upload("a", source, if_version=store.version("a"), may_move=may_move)
     assert store.read("a").data == b"next"
 
 
 @pytest.mark.parametrize("name", ["a b/ü", "100%q?x=1#y+b&c"])
 def test_names_may_have_odd_characters(store: ObjectStore, name: str) -> None:
     """They are quoted where they must be."""
-    store.write(name, b"x", if_generation=MISSING)
+    store.write(name, b"x", if_version=MISSING)
     assert store.read(name).data == b"x"
     assert store.list("") == [name]
     store.delete(name)
@@ -138,12 +138,12 @@ def test_names_may_have_odd_characters(store: ObjectStore, name: str) -> None:
 def test_names_are_listed_by_prefix_and_sorted(store: ObjectStore) -> None:
     """Names are relative to the store in both directions."""
     for name in ("b/2", "b/1", "bb", "a", "b/c/3"):
-        store.write(name, b"", if_generation=MISSING)
+        store.write(name, b"", if_version=MISSING)
     assert store.list("b/") == ["b/1", "b/2", "b/c/3"]
     assert store.list("b") == ["b/1", "b/2", "b/c/3", "bb"]
     assert store.list("") == ["a", "b/1", "b/2", "b/c/3", "bb"]
     assert store.list("nothing/") == []
-    assert store.generations("b/") == {name: store.generation(name) for name in ("b/1", "b/2", "b/c/3")}
+    assert store.versions("b/") == {name: store.version(name) for name in ("b/1", "b/2", "b/c/3")}
 
 
 def test_folders_are_the_first_parts_of_names(store: ObjectStore) -> None:
@@ -151,8 +151,8 @@ def test_folders_are_the_first_parts_of_names(store: ObjectStore) -> None:
     runs = [f"run {number:02d}" for number in range(9)]
     for run in runs:
         for name in (f"{run}/run.json", f"{run}/model/labels.json"):
-            store.write(name, b"", if_generation=MISSING)
-    store.write("run 00.json", b"", if_generation=MISSING)
+            store.write(name, b"", if_version=MISSING)
+    store.write("run 00.json", b"", if_version=MISSING)
     assert store.folders() == runs
 
 
@@ -166,7 +166,7 @@ for _ in range(100):
     while True:
         stored = store.read("counter")
         try:
-            store.write("counter", str(int(stored.data) + 1).encode(), if_generation=stored.generation)
+            store.write("counter", str(int(stored.data) + 1).encode(), if_version=stored.version)
             break
         except PreconditionFailed:
             pass
@@ -176,7 +176,7 @@ for _ in range(100):
 def test_compare_and_swap_holds_between_processes(tmp_path: Path) -> None:
     """Four processes count to a hundred each, and no count is lost."""
     store = LocalStore(tmp_path)
-    store.write("counter", b"0", if_generation=MISSING)
+    store.write("counter", b"0", if_version=MISSING)
     processes = [subprocess.Popen([sys.executable, "-c", INCREMENT, str(tmp_path)], cwd=REPOSITORY) for _ in range(4)]
     assert [process.wait(timeout=120) for process in processes] == [0] * 4
     assert store.read("counter").data == b"400"
@@ -215,15 +215,15 @@ def another_process(program: str, path: Path) -> Iterator[tuple[subprocess.Popen
 def test_a_writer_killed_half_way_leaves_the_old_object_and_no_name(tmp_path: Path) -> None:
     """A temporary file may stay; it is no object. A refused write leaves not even that."""
     store = LocalStore(tmp_path)
-    generation = store.write("a", b"old", if_generation=MISSING)
+    version = store.write("a", b"old", if_version=MISSING)
     with another_process(HOLD_A_HALF_WRITTEN_FILE, tmp_path) as (_, path):
         pass
     with pytest.raises(PreconditionFailed):
-        store.write("a", b"x", if_generation=MISSING)
+        store.write("a", b"x", if_version=MISSING)
     assert sorted(tmp_path.iterdir()) == [tmp_path / ".lock", Path(path), tmp_path / "a"]
     assert store.read("a").data == b"old"
     assert store.list("") == ["a"]
-    store.write("a", b"new", if_generation=generation)
+    store.write("a", b"new", if_version=version)
 
 
 def test_old_temporary_files_are_removed_but_no_young_one_and_none_of_a_living_writer(tmp_path: Path) -> None:
@@ -232,9 +232,9 @@ def test_old_temporary_files_are_removed_but_no_young_one_and_none_of_a_living_w
     young.write_bytes(b"half")
     with another_process(HOLD_A_HALF_WRITTEN_FILE, tmp_path) as (_, path):
         os.utime(path, (0, 0))
-        store.write("a", b"", if_generation=MISSING)
+        store.write("a", b"", if_version=MISSING)
         assert Path(path).read_bytes() == b"half"
-    store.write("b", b"", if_generation=MISSING)
+    store.write("b", b"", if_version=MISSING)
     assert (Path(path).exists(), young.exists()) == (False, True)
 
 
@@ -283,7 +283,7 @@ def test_a_lock_that_a_frozen_process_holds_is_given_up(tmp_path: Path) -> None:
     with another_process(HOLD_A_LOCK, lock) as (holder, _):
         holder.send_signal(signal.SIGSTOP)
         with pytest.raises(StorageError, match=rf"{lock} was not free in 1\.1 s") as caught:
-            LocalStore(tmp_path, observer=observer, timeout_seconds=1.1).write("a", b"", if_generation=MISSING)
+            LocalStore(tmp_path, observer=observer, timeout_seconds=1.1).write("a", b"", if_version=MISSING)
     assert not isinstance(caught.value, StorageRefused)
     assert "lslocks" in caught.value.hint
     assert observer.waited == [(str(lock), 1.1)]
@@ -306,7 +306,7 @@ def test_a_lock_that_is_no_file_is_refused(tmp_path: Path, kind: str) -> None:
     """It is not waited for, and nothing is made where a link leads."""
     plant(tmp_path / "store" / ".lock", kind, outside=tmp_path / "outside")
     with pytest.raises(StorageRefused, match=rf"\.lock is a {kind}, expected a file"):
-        LocalStore(tmp_path / "store").write("a", b"", if_generation=MISSING)
+        LocalStore(tmp_path / "store").write("a", b"", if_version=MISSING)
     assert not (tmp_path / "outside").exists()
 
 
@@ -321,9 +321,9 @@ def test_what_is_no_file_is_a_damaged_object(tmp_path: Path, kind: str) -> None:
     for ask in (
         lambda: store.read("o/a"),
         lambda: store.download("o/a", tmp_path / "down"),
-        lambda: store.generation("o/a"),
+        lambda: store.version("o/a"),
         lambda: store.age_seconds("o/a"),
-        lambda: store.write("o/a", b"", if_generation=MISSING),
+        lambda: store.write("o/a", b"", if_version=MISSING),
     ):
         with pytest.raises(ObjectDamaged, match=f"{tmp_path}/s/o/a is a {kind}, expected a file"):
             ask()
@@ -342,12 +342,12 @@ def test_nothing_is_read_or_written_behind_a_file_or_a_linked_folder(tmp_path: P
     for ask in (
         lambda: store.read("x/a"),
         lambda: store.download("x/a", tmp_path / "down"),
-        lambda: store.generation("x/a"),
+        lambda: store.version("x/a"),
     ):
         with pytest.raises(error, match=text):
             ask()
     with pytest.raises(StorageRefused, match=f"{store.root}/x"):
-        store.write("x/a", b"", if_generation=MISSING)
+        store.write("x/a", b"", if_version=MISSING)
     for act in (lambda: store.delete("x/a"), lambda: store.list("x/")):
         with contextlib.nullcontext() if is_file else pytest.raises(StorageRefused, match=text):
             act()
@@ -367,22 +367,22 @@ def test_errors_of_the_system_that_last_are_refusals_and_those_that_pass_are_not
 
         monkeypatch.setattr(fcntl, "flock", fail)
         with pytest.raises(StorageError, match=os.strerror(number)) as caught:
-            LocalStore(tmp_path).write("a", b"", if_generation=MISSING)
+            LocalStore(tmp_path).write("a", b"", if_version=MISSING)
         assert type(caught.value) is (StorageRefused if number in lasting else StorageError), number
         assert caught.value.hint
         assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("clock", ["set back", "coarse"])
-def test_no_clock_repeats_a_generation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: str) -> None:
+def test_no_clock_repeats_a_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: str) -> None:
     """It only grows from write to write. Some file systems keep whole seconds."""
     real, store = os.utime, LocalStore(tmp_path)
     if clock == "coarse":
         monkeypatch.setattr(os, "utime", lambda path, ns: real(path, ns=(ns[0] // 10**9 * 10**9,) * 2))
-    generation = store.write("a", b"", if_generation=MISSING)
+    version = store.write("a", b"", if_version=MISSING)
     if clock == "set back":
-        monkeypatch.setattr(time, "time_ns", lambda: generation - 10**12)
-    assert store.write("a", b"", if_generation=generation) > generation
+        monkeypatch.setattr(time, "time_ns", lambda: int(version) - 10**12)
+    assert store.write("a", b"", if_version=version) != version
 
 
 def test_a_file_on_the_same_disk_is_taken_over_with_the_permissions_of_any_file(tmp_path: Path) -> None:
@@ -390,11 +390,11 @@ def test_a_file_on_the_same_disk_is_taken_over_with_the_permissions_of_any_file(
     source, store = tmp_path / "source", LocalStore(tmp_path / "store")
     before = os.umask(0o027)
     try:
-        store.write("written", b"", if_generation=MISSING)
+        store.write("written", b"", if_version=MISSING)
         save_file({"weights": np.zeros(1)}, source)
         inode = source.stat().st_ino
-        store.upload("copied", source, if_generation=MISSING)
-        store.upload("moved", source, if_generation=MISSING, may_move=True)
+        store.upload("copied", source, if_version=MISSING)
+        store.upload("moved", source, if_version=MISSING, may_move=True)
     finally:
         os.umask(before)
     modes = {name: (store.root / name).stat().st_mode & 0o777 for name in store.list("")}
@@ -407,7 +407,7 @@ def test_names_stay_inside_the_store(tmp_path: Path) -> None:
     """A name never reaches a file outside."""
     for name in ("../a", "/etc/passwd", "a/../../b", "a//b", "", "a\nb"):
         with pytest.raises(StorageRefused, match="not a safe name"):
-            LocalStore(tmp_path).write(name, b"", if_generation=MISSING)
+            LocalStore(tmp_path).write(name, b"", if_version=MISSING)
 
 
 def test_a_full_disk_is_explained_with_a_hint_and_leaves_the_old_object(
@@ -415,7 +415,7 @@ def test_a_full_disk_is_explained_with_a_hint_and_leaves_the_old_object(
 ) -> None:
     """The bytes do not fit when they are synced."""
     store = LocalStore(tmp_path)
-    generation = store.write("a", b"old", if_generation=MISSING)
+    version = store.write("a", b"old", if_version=MISSING)
 
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -423,7 +423,7 @@ def test_a_full_disk_is_explained_with_a_hint_and_leaves_the_old_object(
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         with pytest.raises(StorageError, match=f"cannot write {tmp_path}/a: No space left") as caught:
-            store.write("a", b"new", if_generation=generation)
+            store.write("a", b"new", if_version=version)
     assert "THAW_STORAGE_URI" in caught.value.hint
     assert store.read("a").data == b"old"
     assert store.list("") == ["a"]
@@ -437,7 +437,7 @@ def test_what_is_written_survives_a_loss_of_power(tmp_path: Path, monkeypatch: p
         synced.append((stat.S_ISDIR(os.fstat(descriptor).st_mode), (tmp_path / "a").exists()))
 
     monkeypatch.setattr(os, "fsync", note)
-    LocalStore(tmp_path).write("a", b"", if_generation=MISSING)
+    LocalStore(tmp_path).write("a", b"", if_version=MISSING)
     assert synced == [(False, False), (True, True)]
 
 
@@ -455,7 +455,7 @@ def test_a_file_that_is_not_written_as_it_was_sent_never_gets_its_name(
     store = LocalStore(tmp_path / "store")
     monkeypatch.setattr(Digest, "of", lossy)
     with pytest.raises(ObjectDamaged, match=f"{tmp_path}/store/a is not what was sent: 4 bytes"):
-        store.upload("a", tmp_path / "source", if_generation=MISSING)
+        store.upload("a", tmp_path / "source", if_version=MISSING)
     assert store.list("") == []
 
 
@@ -463,10 +463,10 @@ def test_what_only_a_person_can_change_is_refused_with_a_hint(tmp_path: Path) ->
     """A name that is too long; a file where the store should be."""
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageRefused, match="File name too long") as caught:
-        LocalStore(tmp_path).write("a" * 300, b"", if_generation=MISSING)
+        LocalStore(tmp_path).write("a" * 300, b"", if_version=MISSING)
     assert "THAW_RUN_ID" in caught.value.hint
     with pytest.raises(StorageRefused, match=f"{tmp_path}/file") as caught:
-        LocalStore(tmp_path / "file").write("a", b"x", if_generation=MISSING)
+        LocalStore(tmp_path / "file").write("a", b"x", if_version=MISSING)
     assert "move away the file" in caught.value.hint
 
 

@@ -13,7 +13,7 @@ from job.data import image_table
 from job.errors import ExitCode, RunUnavailable
 from job.observe.events import Committed
 from job.schema import CheckpointEntry
-from job.storage import LocalStore, ObjectStore, open_store
+from job.storage import MISSING, LocalStore, ObjectStore, open_store
 from tests.conftest import job
 from tests.gcs_server import BUCKET, GcsServer
 from tests.runs import CrashOn, Small, Undisturbed, record_of, start
@@ -120,7 +120,7 @@ def test_a_run_in_a_bucket_is_verified_by_a_process_without_tensorflow(
     store: ObjectStore = undisturbed_run[0]
     bucket = open_store(f"gs://{BUCKET}/runs/small")
     for name in store.list(""):
-        bucket.upload(name, copied / name, if_generation=0)
+        bucket.upload(name, copied / name, if_version=MISSING)
     done = job("verify", "--run", bucket.uri, env=dict(os.environ))
     assert (done.returncode, done.stderr) == (0, "")
     gcs.put("runs/small/report/report.json", b"other", None)

@@ -138,7 +138,7 @@ def weights(settings: Settings) -> Check:
         return Check("weights", "ok", "imagenet: from Keras's cache, or downloaded at the start, which was not tried")
     if is_bucket(place):
         parent, _, name = place.rpartition("/")
-        if open_store(parent).generation(name) == MISSING:
+        if open_store(parent).version(name) == MISSING:
             raise WeightsUnusable(f"THAW_WEIGHTS={place!r}: there is no such object", hint="thaw mirror")
         return Check("weights", "ok", f"an object, to be fetched: {place}")
     path = Path(place).expanduser()

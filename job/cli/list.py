@@ -53,7 +53,7 @@ def answer(options: Options) -> ExitCode:
         nothing = f"There is no run in {store.uri}."
     except ObjectMissing:
         rows, nothing = [], f"There is no run in {store.uri}: there is no such folder yet."
-    if not rows and store.generation(RECORD_NAME) != MISSING:
+    if not rows and store.version(RECORD_NAME) != MISSING:
         raise RunUnavailable(f"{store.uri} is a run itself", hint=f"thaw status --run {store.uri}")
     runs = [row["settings"] for row in rows if "settings" in row]
     names = list(standing.differing_settings(runs)) if options.differing else []

@@ -84,18 +84,18 @@ def mend(
         damaged = store.read(RECORD_NAME)
     except ObjectMissing:
         damaged = StoredObject(b"", MISSING)
-    data, generation = damaged.data, damaged.generation
+    data, version = damaged.data, damaged.version
     with contextlib.suppress(RecordDamaged):
         record.parsed(data, store.uri, run_id=record.run_id_of(store.uri))
         raise _written_meanwhile(store)
     found = [inspect(store, name, scratch=scratch) for name in store.list(CHECKPOINTS)]
     rebuilt = rebuild(found, store.uri, fingerprint=fingerprint)
-    copy = f"{RECORD_NAME}.damaged-{hashlib.sha256(data).hexdigest()[:12]}" if generation != MISSING else None
+    copy = f"{RECORD_NAME}.damaged-{hashlib.sha256(data).hexdigest()[:12]}" if version != MISSING else None
     if is_confirmed:
         if copy is not None:
             _keep(store, copy, data)
         try:
-            store.write(RECORD_NAME, record.encoded(rebuilt.content), if_generation=generation)
+            store.write(RECORD_NAME, record.encoded(rebuilt.content), if_version=version)
         except PreconditionFailed as error:
             raise _written_meanwhile(store) from error
     content, newest = rebuilt.content, rebuilt.content.checkpoints[-1]
@@ -126,7 +126,7 @@ def _written_meanwhile(store: ObjectStore) -> Superseded:
 def _keep(store: ObjectStore, name: str, data: bytes) -> None:
     # An earlier repair, which was ended before it could swap the record, may have kept it.
     with contextlib.suppress(PreconditionFailed):
-        store.write(name, data, if_generation=MISSING)
+        store.write(name, data, if_version=MISSING)
     if store.read(name).data != data:
         raise StorageError(f"{store.uri}/{name} is there, and not a copy of {RECORD_NAME}; nothing was changed")
 

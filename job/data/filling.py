@@ -1,6 +1,6 @@
 """Puts data, weights and images into a mirror, which `mirror` reads: file by file, with a manifest.
 
-The manifest names all files before the first one is sent, and has the generation of each that was sent. So filling may
+The manifest names all files before the first one is sent, and has the version of each that was sent. So filling may
 be killed anywhere, and goes on from there.
 """
 
@@ -25,8 +25,8 @@ SAVE_EVERY_SECONDS = 30.0
 
 def probe(store: ObjectStore) -> None:
     """Find out whether a mirror can be filled, by writing its manifest as it is. Raises StorageError, InputError."""
-    manifest, generation = Manifest.read(store)
-    manifest.write(store, generation)
+    manifest, version = Manifest.read(store)
+    manifest.write(store, version)
 
 
 def send(
@@ -62,8 +62,8 @@ class _Filling:
         self._store = store
         self._files = files
         self._observer = observer
-        self._manifest, self._generation = Manifest.read(store)
-        self._there = store.generations(os.path.commonpath(files))
+        self._manifest, self._version = Manifest.read(store)
+        self._there = store.versions(os.path.commonpath(files))
         self._num_done = self._num_unsaved = 0
         self._saved_at = time.monotonic()
 
@@ -81,7 +81,7 @@ class _Filling:
         def note(found: tuple[str, Digest]) -> None:
             name, digest = found
             before = self._manifest.files.get(name)
-            if before is None or before.digest != digest or before.generation != self._there.get(name):
+            if before is None or before.digest != digest or before.version != self._there.get(name):
                 self._manifest.files[name] = Listed(**vars(digest))
 
         together(
@@ -94,10 +94,10 @@ class _Filling:
     def send(self, name: str) -> tuple[str, Listed, bool]:
         """Send a file, unless it is there; returns how it is listed, and whether it was sent."""
         listed = self._manifest.files[name]
-        if listed.generation != MISSING:
+        if listed.version != MISSING:
             return name, listed, False
-        digest = self._store.upload(name, self._files[name], if_generation=self._there.get(name, MISSING))
-        return name, Listed(**vars(digest), generation=self._store.generation(name)), True
+        digest = self._store.upload(name, self._files[name], if_version=self._there.get(name, MISSING))
+        return name, Listed(**vars(digest), version=self._store.version(name)), True
 
     def note(self, sent: tuple[str, Listed, bool]) -> None:
         name, listed, is_new = sent
@@ -117,5 +117,5 @@ class _Filling:
 
     def save(self) -> None:
         """Write the manifest."""
-        self._generation = self._manifest.write(self._store, self._generation)
+        self._version = self._manifest.write(self._store, self._version)
         self._num_unsaved, self._saved_at = 0, time.monotonic()

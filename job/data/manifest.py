@@ -8,8 +8,9 @@ The names in a bucket may be chosen by an attacker. What is not safe, or not in 
 
 import contextlib
 from collections.abc import Collection, Iterator, Mapping
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from job.errors import InputError, ObjectMissing
 from job.paths import UnsafeName, checked_name
@@ -19,21 +20,27 @@ MANIFEST = "thaw-mirror.json"
 
 
 class Listed(BaseModel):
-    """A file as it was when it was sent or fetched: its content, and the generation of its object."""
+    """A file as it was when it was sent or fetched: its content, and the version of its object."""
 
     model_config = ConfigDict(frozen=True)
 
     size: int = Field(ge=0)
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    generation: int = MISSING
+    version: str = Field(default=MISSING, validation_alias=AliasChoices("version", "generation"))
+
+    @field_validator("version", mode="before")
+    @classmethod
+    def _as_token(cls, version: Any) -> Any:
+        """Earlier manifests have a number here, 0 of a file that was not sent."""
+        return str(version or MISSING) if isinstance(version, int) else version
 
     @property
     def digest(self) -> Digest:
         return Digest(self.size, self.sha256)
 
 
-Files = dict[str, Listed | int]
-"""The files of a mirror by name, with what its manifest says of each; the generation where there is no manifest."""
+Files = dict[str, Listed | str]
+"""The files of a mirror by name, with what its manifest says of each; the version where there is no manifest."""
 
 
 class Manifest(BaseModel):
@@ -47,34 +54,34 @@ class Manifest(BaseModel):
         return {checked_name(name): listed for name, listed in files.items()}
 
     @classmethod
-    def read(cls, store: ObjectStore) -> tuple["Manifest", int]:
-        """The manifest of a mirror, empty when there is none, and its generation. Raises InputError."""
+    def read(cls, store: ObjectStore) -> tuple["Manifest", str]:
+        """The manifest of a mirror, empty when there is none, and its version. Raises InputError."""
         try:
             stored = store.read(MANIFEST)
         except ObjectMissing:
             return cls(), MISSING
         try:
-            return cls.model_validate_json(stored.data), stored.generation
+            return cls.model_validate_json(stored.data), stored.version
         except ValidationError as error:
             raise InputError(
                 f"{store.uri}/{MANIFEST} is not the manifest of a mirror: {error.errors()[0]['msg']}",
                 hint="delete it, and fill the mirror again with thaw mirror",
             ) from error
 
-    def write(self, store: ObjectStore, generation: int) -> int:
-        """Write it, sorted by name, in place of `generation`; returns the new one."""
+    def write(self, store: ObjectStore, version: str) -> str:
+        """Write it, sorted by name, in place of `version`; returns the new one."""
         content = Manifest(files=dict(sorted(self.files.items())))
-        return store.write(MANIFEST, content.model_dump_json(indent=1).encode(), if_generation=generation)
+        return store.write(MANIFEST, content.model_dump_json(indent=1).encode(), if_version=version)
 
 
-def listed(store: ObjectStore, found: Mapping[str, int], *, wanted: Collection[str] | None) -> Files:
-    """The objects of `found`, which has their generations, as files of a mirror.
+def listed(store: ObjectStore, found: Mapping[str, str], *, wanted: Collection[str] | None) -> Files:
+    """The objects of `found`, which has their versions, as files of a mirror.
 
     Raises InputError for one that the manifest lacks, and for one that is `wanted`, in the manifest and not found; None
     stands for all that the manifest names.
     """
-    manifest, generation = Manifest.read(store)
-    if generation == MISSING:
+    manifest, version = Manifest.read(store)
+    if version == MISSING:
         return dict(found)
     for name in found:
         if name not in manifest.files:

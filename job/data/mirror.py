@@ -2,7 +2,7 @@
 
 A mirror is a folder of prepared TFDS data, file by file, files of weights, or own images. What `filling` puts there it
 also lists in a manifest with sizes and digests, and `Fetching` holds every file against it. Where there is no manifest,
-the store's own checksum must do, and a copy is good as long as its object has the generation that it was fetched at. A
+the store's own checksum must do, and a copy is good as long as its object has the version that it was fetched at. A
 file has its name only once it is complete, so fetching may be killed anywhere, and goes on from there.
 
 The names may be chosen by an attacker: one that would leave the folder, a file that no data set needs,
@@ -42,7 +42,7 @@ def files_of_dataset(store: ObjectStore, dataset: str) -> Files:
     Raises InputError when the names are not all such that they may be fetched, or a file is there that should not be;
     in a folder, where nothing is fetched, other files may lie beside those.
     """
-    objects = store.generations(f"{prepared.family(dataset)}/")
+    objects = store.versions(f"{prepared.family(dataset)}/")
     with named(store):
         for name in objects:
             # What the consoles of buckets show as folders are empty objects whose names end with a slash.
@@ -113,13 +113,13 @@ class Fetching:
         """A local copy of a file of weights. Raises WeightsUnusable, InputError, StorageError."""
         parent, _, name = uri.rpartition("/")
         store = open_store(parent)
-        generation = store.generation(name)
-        if generation == MISSING:
+        version = store.version(name)
+        if version == MISSING:
             raise WeightsUnusable(
                 f"THAW_WEIGHTS={uri!r}: there is no such object",
                 hint=f"put it there, or fill a mirror: {_command(parent)}",
             )
-        return self._fetch(store, self._folder(parent), listed(store, {name: generation}, wanted=())) / name
+        return self._fetch(store, self._folder(parent), listed(store, {name: version}, wanted=())) / name
 
     def images(self, uri: str) -> str:
         """A local place with the same own images, and no others: a folder, an archive, or a table beside its images.
@@ -173,11 +173,11 @@ class Fetching:
 class Copy:
     """One file of a mirror on this disk, and beside the mirror's folder a note of what it was when it came.
 
-    `expected` is what the manifest says of it; without one, the generation of its object. Raises InputError for a name
+    `expected` is what the manifest says of it; without one, the version of its object. Raises InputError for a name
     that leads out of the folder.
     """
 
-    def __init__(self, store: ObjectStore, name: str, *, folder: Path, expected: Listed | int) -> None:
+    def __init__(self, store: ObjectStore, name: str, *, folder: Path, expected: Listed | str) -> None:
         self._store = store
         self._name = name
         self._expected = expected
@@ -204,9 +204,9 @@ class Copy:
                         hint="fill the mirror again, with thaw mirror",
                     )
                 part.rename(self._path)
-                # The generation of before: if another file took the place meanwhile, the next attempt fetches that.
-                generation = expected if isinstance(expected, int) else MISSING
-                part.write_text(Listed(**vars(found), generation=generation).model_dump_json())
+                # The version of before: if another file took the place meanwhile, the next attempt fetches that.
+                version = expected if isinstance(expected, str) else MISSING
+                part.write_text(Listed(**vars(found), version=version).model_dump_json())
                 part.rename(self._note)
             finally:
                 part.unlink(missing_ok=True)
@@ -224,7 +224,7 @@ class Copy:
                 noted = Listed.model_validate_json(note.read())
         except (OSError, ValidationError):
             return False
-        return noted.generation == self._expected != MISSING and self._digest() == noted.digest
+        return noted.version == self._expected != MISSING and self._digest() == noted.digest
 
     def _digest(self) -> Digest | None:
         """The digest of the copy; None when there is none that can be trusted."""

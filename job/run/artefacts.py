@@ -3,12 +3,12 @@
 They are the only objects that a later attempt writes again, so an attempt that has lost the run could overwrite
 those of the new holder. This order prevents it:
 
-1. Read the generation of each name.
+1. Read the version of each name.
 2. Compare-and-swap the record: from here on, another attempt that takes the run is noticed.
-3. Write each name on the condition of its generation. A refusal means that another process wrote it in between. If a
+3. Write each name on the condition of its version. A refusal means that another process wrote it in between. If a
    compare-and-swap then proves that the run is still ours, that process has lost the run, and we write again.
 
-An attempt that takes the run after step 2 read the generations later than we did, or its write is refused because of
+An attempt that takes the run after step 2 read the versions later than we did, or its write is refused because of
 ours; it then proves that it holds the run, and overwrites ours. So the files of the attempt that finishes are those
 that stay, and its record names each with size and SHA-256. A reader verifies a file against the record before use.
 
@@ -36,17 +36,17 @@ class Artefacts:
     def __init__(self, store: ObjectStore, record: RunRecord, *, names: Sequence[str]) -> None:
         self._store = store
         self._record = record
-        self._generations = {name: store.generation(name) for name in names}
+        self._versions = {name: store.version(name) for name in names}
         self.files: dict[str, StoredFile] = {}
 
     def write(self, name: str, path: Path) -> None:
         """Put a file where readers expect it. Raises Superseded when another attempt holds the run."""
         for _ in range(WRITE_TRIES):
             try:
-                digest = self._store.upload(name, path, if_generation=self._generations[name])
+                digest = self._store.upload(name, path, if_version=self._versions[name])
             except PreconditionFailed:
                 self._record.update()
-                self._generations[name] = self._store.generation(name)
+                self._versions[name] = self._store.version(name)
             else:
                 self.files[name] = StoredFile(size=digest.size, sha256=digest.sha256)
                 return

@@ -190,7 +190,7 @@ class Checkpoints:
             except SafetensorError as error:
                 raise temporary.unavailable(path, str(error), _os_error(error)) from error
             try:
-                digest = self._store.upload(name, path, if_generation=MISSING, may_move=True)
+                digest = self._store.upload(name, path, if_version=MISSING, may_move=True)
             except PreconditionFailed as error:
                 raise Superseded(
                     f"{self._store.uri}/{name} exists already: another process writes to this run",

@@ -51,4 +51,4 @@ def keep_table(splits: Splits, inputs: dict[str, Any], store: ObjectStore) -> No
     """Keep the table of the run's images, if they have names, where the inputs say."""
     if splits.table is not None and inputs["images"] == image_table.name_of(splits.table):
         with contextlib.suppress(PreconditionFailed):
-            store.write(inputs["images"], splits.table, if_generation=MISSING)
+            store.write(inputs["images"], splits.table, if_version=MISSING)

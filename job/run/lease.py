@@ -4,7 +4,7 @@ An attempt waits for a run that a living attempt holds, for as long as a lease l
 the record renews the lease; when nothing else is written, a thread does it. A lease has run out when the record was
 seen unchanged for the whole lease, by the watcher's own monotonic clock; or when a store with a clock of its own says
 so, by comparing two of its own times. Times of two machines are never compared. The lease does not make a run safe,
-the generation of the record does; it only keeps two attempts from training the same run at once.
+the version of the record does; it only keeps two attempts from training the same run at once.
 """
 
 import threading
@@ -171,6 +171,6 @@ class Renewal:
                 return
             except Exception:
                 # No failure of a renewal ends a run. The store may be back in time; if it is not, the lease runs out,
-                # and the generation decides. It need not be the store, either: TFDS 4.9 replaces `__import__` at
+                # and the version decides. It need not be the store, either: TFDS 4.9 replaces `__import__` at
                 # times, and the client of a bucket imports modules while it works.
                 pass

@@ -1,9 +1,9 @@
 """The run record: one object, run.json, with all that is known of a run.
 
-It is the only mutable object of a run and changes only by compare-and-swap on its generation. Claiming a run,
-committing a checkpoint and finishing are that one mechanism: the attempt with the newest generation holds the run, and
+It is the only mutable object of a run and changes only by compare-and-swap on its version. Claiming a run,
+committing a checkpoint and finishing are that one mechanism: the attempt with the newest version holds the run, and
 an attempt whose write is refused has been superseded and writes nothing more. The lease in the record saves work: it
-keeps a second attempt from taking a run that is held (see `lease`). The generation makes it safe.
+keeps a second attempt from taking a run that is held (see `lease`). The version makes it safe.
 
 This module decides who may write; it does not know what a checkpoint contains, and imports no TensorFlow.
 """
@@ -71,11 +71,11 @@ class RunRecord:
     """The record as this attempt last wrote it, and the right to write it again. Threads may share it."""
 
     def __init__(
-        self, store: ObjectStore, content: Record, generation: int, account: Callable[[], dict[str, Any]]
+        self, store: ObjectStore, content: Record, version: str, account: Callable[[], dict[str, Any]]
     ) -> None:
         self._store = store
         self._account = account
-        self._generation = generation
+        self._version = version
         self._lock = threading.RLock()
         self._unanswered: list[tuple[bytes, Record]] = []
         self._written_at = -math.inf
@@ -91,7 +91,7 @@ class RunRecord:
         Raises RunMismatch when the run id belongs to other settings, RecordDamaged when there are checkpoints and no
         record, and when the record is damaged or of another run.
         """
-        content, generation = _read(store, run_id=identity.run_id) or (new_record(identity), MISSING)
+        content, version = _read(store, run_id=identity.run_id) or (new_record(identity), MISSING)
         if content.fingerprint != identity.fingerprint:
             is_untouched = not (content.inputs or content.checkpoints) and all(one.end for one in content.attempts)
             if not is_untouched:
@@ -100,7 +100,7 @@ class RunRecord:
             content = content.model_copy(
                 update={"fingerprint": identity.fingerprint, "settings": dict(identity.settings)}
             )
-        return cls(store, content, generation, account)
+        return cls(store, content, version, account)
 
     def take(self, holder: Holder, *, lease_seconds: float, num_workers: int = 1) -> None:
         """Register a new attempt, which holds the run. Raises Superseded when another attempt was quicker."""
@@ -118,9 +118,9 @@ class RunRecord:
         return self.content.state == "done"
 
     @property
-    def version(self) -> tuple[int, int]:
+    def version(self) -> tuple[int, str]:
         """What changes with every write of the record, by any process."""
-        return self.content.revision, self._generation
+        return self.content.revision, self._version
 
     @property
     def attempt(self) -> Attempt:
@@ -148,7 +148,7 @@ class RunRecord:
             data = encoded(content)
             self._unanswered.append((data, content))
             try:
-                self._adopt(content, self._store.write(RECORD_NAME, data, if_generation=self._generation))
+                self._adopt(content, self._store.write(RECORD_NAME, data, if_version=self._version))
             except PreconditionFailed:
                 # It may be our own write that is in the way, this one or an earlier one.
                 if not self._settle():
@@ -165,16 +165,16 @@ class RunRecord:
             stored = self._store.read(RECORD_NAME)
         except ObjectMissing:
             return False
-        if stored.generation == self._generation:
+        if stored.version == self._version:
             return False
         for data, content in self._unanswered:
             if data == stored.data:
-                self._adopt(content, stored.generation)
+                self._adopt(content, stored.version)
                 return True
         raise _superseded(stored.data, self._store)
 
-    def _adopt(self, content: Record, generation: int) -> None:
-        self.content, self._generation = content, generation
+    def _adopt(self, content: Record, version: str) -> None:
+        self.content, self._version = content, version
         self._unanswered.clear()
         self._written_at = time.monotonic()
 
@@ -258,14 +258,14 @@ def existing_record(store: ObjectStore) -> Record:
     return found
 
 
-def _read(store: ObjectStore, name: str = RECORD_NAME, *, run_id: str | None = None) -> tuple[Record, int] | None:
+def _read(store: ObjectStore, name: str = RECORD_NAME, *, run_id: str | None = None) -> tuple[Record, str] | None:
     place = f"{store.uri}/{name}".removesuffix(f"/{RECORD_NAME}")
     errors: list[ThawError] = []
     # Twice: it may be written between two requests, and a record counts as damaged only if it is so in the store.
     for _ in range(2):
         try:
             stored = store.read(name)
-            return parsed(stored.data, place, run_id=run_id or run_id_of(place)), stored.generation
+            return parsed(stored.data, place, run_id=run_id or run_id_of(place)), stored.version
         except ObjectMissing:
             above = name.removesuffix(RECORD_NAME)
             names = store.list(f"{above}{CHECKPOINTS}")

@@ -1,7 +1,7 @@
 """Object storage: all that a run needs of it, and no more.
 
-An `ObjectStore` keeps immutable bytes under names. Each name has a generation that changes with every write,
-and every write states the generation it expects: 0 to create, the one last read to replace. So of two writers
+An `ObjectStore` keeps immutable bytes under names. Each name has a version that changes with every write,
+and every write states the version it expects: MISSING to create, the one last read to replace. So of two writers
 that race exactly one wins. Names are relative to the store's root in both directions, with `/` between parts.
 This package knows nothing of runs, checkpoints or models.
 

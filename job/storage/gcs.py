@@ -42,6 +42,9 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 UPLOAD_CHUNK_BYTES = 16 << 20
 
+NO_GENERATION = 0
+"""The generation of an object that does not exist, in a condition."""
+
 
 def retried(operation: str) -> Callable[[Method], Method]:
     """Send the requests of a store's method again, as `Requests.ask` does; its first argument is a name."""
@@ -103,21 +106,21 @@ class GcsStore:
 
         return self._received(name, fetch)
 
-    def write(self, name: str, data: bytes, *, if_generation: int) -> int:
+    def write(self, name: str, data: bytes, *, if_version: str) -> str:
         def send() -> storage.Blob:
             blob = self._blob(name)
             blob.upload_from_string(
                 data,
                 content_type="application/json" if name.endswith(".json") else "application/octet-stream",
-                if_generation_match=if_generation,
+                if_generation_match=int(if_version or NO_GENERATION),
                 checksum="crc32c",
                 **self._options,
             )
             return blob
 
-        return self._sent(name, send, content_of(data), if_generation)
+        return self._sent(name, send, content_of(data), if_version)
 
-    def upload(self, name: str, source: Path, *, if_generation: int, may_move: bool = False) -> Digest:
+    def upload(self, name: str, source: Path, *, if_version: str, may_move: bool = False) -> Digest:
         digest, content = checksums_of(source)
 
         def send() -> storage.Blob:
@@ -128,11 +131,15 @@ class GcsStore:
             blob.crc32c = content.crc32c
             with scratch.explained(source), source.open("rb") as file, self._requests.explained("write", name):
                 blob.upload_from_file(
-                    file, size=digest.size, if_generation_match=if_generation, checksum=None, **self._file_options
+                    file,
+                    size=digest.size,
+                    if_generation_match=int(if_version or NO_GENERATION),
+                    checksum=None,
+                    **self._file_options,
                 )
             return blob
 
-        self._sent(name, send, content, if_generation)
+        self._sent(name, send, content, if_version)
         return digest
 
     def download(self, name: str, target: Path) -> Digest:
@@ -144,7 +151,7 @@ class GcsStore:
 
         return self._received(name, fetch)
 
-    def generation(self, name: str) -> int:
+    def version(self, name: str) -> str:
         try:
             return self._looked_up(name)[0]
         except ObjectMissing:
@@ -171,18 +178,18 @@ class GcsStore:
         return sorted(name.rstrip("/") for name in self._relative(pages.prefixes, ""))
 
     @retried("list")
-    def _generations(self, prefix: str) -> dict[str, int]:
+    def _generations(self, prefix: str) -> dict[str, str]:
         blobs = self._client.list_blobs(
             self._bucket, prefix=self._prefix + prefix, fields="items(name,generation),nextPageToken", **self._options
         )
-        found = {blob.name: int(blob.generation) for blob in blobs}
+        found = {blob.name: str(int(blob.generation)) for blob in blobs}
         return dict(sorted(zip(self._relative(found, prefix), found.values(), strict=True)))
 
-    def generations(self, prefix: str) -> dict[str, int]:
+    def versions(self, prefix: str) -> dict[str, str]:
         return self._generations(prefix) or self._generations(prefix)
 
     def list(self, prefix: str) -> list[str]:
-        return [*self.generations(prefix)]
+        return [*self.versions(prefix)]
 
     def _relative(self, names: Iterable[str], prefix: str) -> Iterator[str]:
         """Names relative to this store. Raises ValueError for one that was not requested."""
@@ -204,24 +211,24 @@ class GcsStore:
         return blob
 
     @retried("read")
-    def _looked_up(self, name: str) -> tuple[int, Content]:
+    def _looked_up(self, name: str) -> tuple[str, Content]:
         """The generation and content of an object, as the server states them. Raises ObjectMissing."""
         blob = self._reloaded(name)
-        generation = int(blob.generation)
-        if not _is_confirmed(blob) and int(self._reloaded(name).generation) != generation:
+        generation = _version(blob)
+        if not _is_confirmed(blob) and _version(self._reloaded(name)) != generation:
             raise ValueError("two answers name two generations")
         return generation, Content(blob.size, blob.crc32c)
 
-    def _fetched(self, name: str, file: IO[bytes] | Checksum, options: dict[str, Any]) -> tuple[int, Content]:
+    def _fetched(self, name: str, file: IO[bytes] | Checksum, options: dict[str, Any]) -> tuple[str, Content]:
         """Receive an object into an empty file; returns its generation, and the content that the server states."""
         blob = self._blob(name)
         generation, stated = self._looked_up(name)
         try:
             with self._requests.explained("read", name):
-                blob.download_to_file(file, if_generation_match=generation, checksum=None, **options)
+                blob.download_to_file(file, if_generation_match=int(generation), checksum=None, **options)
         except PreconditionFailed as error:
             raise ObjectDamaged(f"{self.uri}/{name} changes while it is being read") from error
-        if blob.generation not in (None, generation):
+        if blob.generation is not None and _version(blob) != generation:
             raise ValueError("two answers name two generations")
         # The received bytes are compared with both checksums, so that one that was altered on its way is noticed.
         if stated.crc32c and blob.crc32c and stated.crc32c != blob.crc32c:
@@ -238,7 +245,7 @@ class GcsStore:
             raise ObjectDamaged(f"{self.uri}/{name} is damaged: {arrived} arrived, the store has {stated}")
         return received
 
-    def _sent(self, name: str, send: Callable[[], storage.Blob], meant: Content, if_generation: int) -> int:
+    def _sent(self, name: str, send: Callable[[], storage.Blob], meant: Content, if_version: str) -> str:
         """Send an object, and verify that the server holds it; returns its generation."""
         for number in range(TRIES):
             if number > 0:
@@ -246,7 +253,7 @@ class GcsStore:
             try:
                 blob = self._requests.ask("write", name, send)
             except PreconditionFailed:
-                if self.generation(name) != if_generation:
+                if self.version(name) != if_version:
                     # The other write may be an earlier try of this one.
                     with contextlib.suppress(ObjectMissing, ObjectDamaged):
                         return self._held(name, meant)
@@ -255,14 +262,15 @@ class GcsStore:
             else:
                 with contextlib.suppress(*MALFORMED):
                     if _is_confirmed(blob) and meant.is_surely(Content(blob.size, blob.crc32c)):
-                        return int(blob.generation)
+                        return _version(blob)
                 return self._held(name, meant)
         raise StorageError(
-            f"{self.uri}/{name} is of generation {if_generation}, and a write on it is refused", hint=PASSING
+            f"{self.uri}/{name} is of generation {if_version or NO_GENERATION}, and a write on it is refused",
+            hint=PASSING,
         )
 
     @retried("read")
-    def _held(self, name: str, meant: Content) -> int:
+    def _held(self, name: str, meant: Content) -> str:
         """The generation of the object that the server holds. Raises ObjectDamaged when it is not what was sent."""
         generation, held = self._looked_up(name)
         if held.crc32c is None:
@@ -275,6 +283,11 @@ class GcsStore:
                 hint="check the disk of THAW_CACHE_DIR, and start the run again: nothing is lost",
             )
         return generation
+
+
+def _version(blob: storage.Blob) -> str:
+    """The generation, a number. Raises ValueError or TypeError for another one."""
+    return str(int(blob.generation))
 
 
 def _is_confirmed(blob: storage.Blob) -> bool:

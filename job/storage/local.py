@@ -48,9 +48,9 @@ class LocalStore:
     are an hour old (see `files.temporary_file`). A write fails when another process holds the lock for
     `timeout_seconds`.
 
-    The generation is the file's modification time in nanoseconds, which the writer sets above the old one, whatever the
+    The version is the file's modification time in nanoseconds, which the writer sets above the old one, whatever the
     clock says, and which is renamed into place with the content. After an object is deleted nothing keeps its last
-    generation: a clock that is set back could give it to a new object of the same name. A run deletes only checkpoints,
+    version: a clock that is set back could give it to a new object of the same name. A run deletes only checkpoints,
     and no two have the same name.
 
     Only a regular file is an object. Anything else under an object's name is damage, and is never waited for. No link
@@ -68,14 +68,14 @@ class LocalStore:
 
     def read(self, name: str) -> StoredObject:
         with self._explained("read", name), os.fdopen(files.open_file(self._path(name)), "rb") as file:
-            return StoredObject(file.read(), os.fstat(file.fileno()).st_mtime_ns)
+            return StoredObject(file.read(), str(os.fstat(file.fileno()).st_mtime_ns))
 
-    def write(self, name: str, data: bytes, *, if_generation: int) -> int:
+    def write(self, name: str, data: bytes, *, if_version: str) -> str:
         with self._writing(name) as temporary:
             temporary.path.write_bytes(data)
-            return self._publish(temporary.path, name, if_generation)
+            return self._publish(temporary.path, name, if_version)
 
-    def upload(self, name: str, source: Path, *, if_generation: int, may_move: bool = False) -> Digest:
+    def upload(self, name: str, source: Path, *, if_version: str, may_move: bool = False) -> Digest:
         with self._writing(name) as temporary:
             path = temporary.path
             sent = None if may_move and temporary.take_over(source) else _copied(scratch.chunks(source), path)
@@ -87,7 +87,7 @@ class LocalStore:
                     f"expected {sent.size} bytes with {sent.sha256[:12]}",
                     hint="check the volume of THAW_STORAGE_URI, and start the run again: nothing is lost",
                 )
-            self._publish(path, name, if_generation)
+            self._publish(path, name, if_version)
             return held
 
     def download(self, name: str, target: Path) -> Digest:
@@ -99,9 +99,9 @@ class LocalStore:
         with scratch.explained(target):
             return _copied(chunks(), target)
 
-    def generation(self, name: str) -> int:
+    def version(self, name: str) -> str:
         with self._explained("read", name):
-            return self._generation(name)
+            return self._version(name)
 
     def age_seconds(self, name: str) -> None:
         """A folder has no clock of its own: its files have the times of the hosts that wrote them."""
@@ -124,8 +124,8 @@ class LocalStore:
                         names.append(path.relative_to(self.root).as_posix())
         return sorted(name for name in names if name.startswith(prefix))
 
-    def generations(self, prefix: str) -> dict[str, int]:
-        return {name: self.generation(name) for name in self.list(prefix)}
+    def versions(self, prefix: str) -> dict[str, str]:
+        return {name: self.version(name) for name in self.list(prefix)}
 
     def delete(self, name: str) -> None:
         with self._explained("delete", name), contextlib.suppress(FileNotFoundError, NotADirectoryError):
@@ -153,9 +153,9 @@ class LocalStore:
         except UnsafeName as error:
             raise StorageRefused(f"{self.uri}: {error}", hint="rename the object, or correct what names it") from error
 
-    def _generation(self, name: str) -> int:
+    def _version(self, name: str) -> str:
         try:
-            return files.modified_ns(self._path(name))
+            return str(files.modified_ns(self._path(name)))
         except FileNotFoundError:
             return MISSING
 
@@ -168,19 +168,20 @@ class LocalStore:
             with files.temporary_file(folder) as temporary:
                 yield temporary
 
-    def _publish(self, path: Path, name: str, if_generation: int) -> int:
-        """Make a complete temporary file the object, if the object is still of the expected generation."""
+    def _publish(self, path: Path, name: str, if_version: str) -> str:
+        """Make a complete temporary file the object, if the object is still of the expected version."""
         _sync(path)
         with self._lock():
-            current = self._generation(name)
-            if current != if_generation:
+            current = self._version(name)
+            if current != if_version:
                 raise PreconditionFailed(
-                    f"{self.uri}/{name} has generation {current}, expected {if_generation}: another process wrote it"
+                    f"{self.uri}/{name} has version {current or 'none'}, expected {if_version or 'none'}: "
+                    "another process wrote it"
                 )
-            generation = _set_generation(path, above=current)
+            version = str(_set_modified_ns(path, above=int(current or 0)))
             path.rename(self._path(name))
             _sync(self._path(name).parent)
-        return generation
+        return version
 
     def _lock(self) -> BinaryIO:
         path, seconds = self.root / LOCK, self._timeout_seconds
@@ -246,8 +247,8 @@ def _copied(chunks: Iterable[bytes], target: Path) -> Digest:
     return Digest(size, hasher.hexdigest())
 
 
-def _set_generation(path: Path, *, above: int) -> int:
-    """Set a file's modification time above a generation, and return it as the file system keeps it.
+def _set_modified_ns(path: Path, *, above: int) -> int:
+    """Set a file's modification time above another one, and return it as the file system keeps it.
 
     Some file systems keep whole seconds, or even seconds: a step of two seconds is always above.
     """

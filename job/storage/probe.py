@@ -31,7 +31,7 @@ def probe(store: ObjectStore) -> None:
 
 def _try(store: ObjectStore, name: str) -> None:
     try:
-        store.write(name, CONTENT, if_generation=MISSING)
+        store.write(name, CONTENT, if_version=MISSING)
         found = store.read(name).data
     finally:
         store.delete(name)

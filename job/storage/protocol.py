@@ -8,16 +8,16 @@ from typing import Protocol
 
 from job.storage import scratch
 
-MISSING = 0
-"""The generation of an object that does not exist."""
+MISSING = ""
+"""The version of an object that does not exist. Any other one is a token that only its store understands."""
 
 
 @dataclass(frozen=True)
 class StoredObject:
-    """Bytes as read, with the generation that a conditional write needs."""
+    """Bytes as read, with the version that a conditional write needs."""
 
     data: bytes
-    generation: int
+    version: str
 
 
 @dataclass(frozen=True)
@@ -70,16 +70,16 @@ class ObjectStore(Protocol):
         """The root, as a person would write it."""
 
     def read(self, name: str) -> StoredObject:
-        """The bytes and generation of a small object. Raises ObjectMissing."""
+        """The bytes and version of a small object. Raises ObjectMissing."""
 
-    def write(self, name: str, data: bytes, *, if_generation: int) -> int:
-        """Write a small object and return its new generation.
+    def write(self, name: str, data: bytes, *, if_version: str) -> str:
+        """Write a small object and return its new version.
 
-        Raises PreconditionFailed, and writes nothing, unless the object's generation is `if_generation`. A write
+        Raises PreconditionFailed, and writes nothing, unless the object's version is `if_version`. A write
         that was refused because an earlier try of the same call had succeeded is a success.
         """
 
-    def upload(self, name: str, source: Path, *, if_generation: int, may_move: bool = False) -> Digest:
+    def upload(self, name: str, source: Path, *, if_version: str, may_move: bool = False) -> Digest:
         """Write a file of any size, under the same condition as `write`, and verify that the store holds it.
 
         With `may_move` the file may be gone afterwards: a store on the same disk takes it over and copies nothing.
@@ -89,8 +89,8 @@ class ObjectStore(Protocol):
     def download(self, name: str, target: Path) -> Digest:
         """Copy an object into a file; the digest is of the received bytes. Raises ObjectMissing, ObjectDamaged."""
 
-    def generation(self, name: str) -> int:
-        """The current generation, MISSING (0) when the object does not exist."""
+    def version(self, name: str) -> str:
+        """The current version, MISSING when the object does not exist."""
 
     def age_seconds(self, name: str) -> float | None:
         """Seconds since the object was last written, by the clock of the store; None where it has none.
@@ -107,8 +107,8 @@ class ObjectStore(Protocol):
     def list(self, prefix: str) -> list[str]:
         """The names that begin with `prefix`, sorted."""
 
-    def generations(self, prefix: str) -> dict[str, int]:
-        """The same names, each with its current generation, for one request where many would be needed."""
+    def versions(self, prefix: str) -> dict[str, str]:
+        """The same names, each with its current version, for one request where many would be needed."""
 
     def delete(self, name: str) -> None:
         """Remove an object; it is no error when the object does not exist."""

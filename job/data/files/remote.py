@@ -31,12 +31,12 @@ def look(uri: str) -> tuple[ObjectStore, str, Files]:
     if parent and (is_archive(name) or is_table(name)):
         store = open_store(f"{scheme}://{parent}")
         _check(store, [name])
-        generation = store.generation(name)
-        if generation == MISSING:
+        version = store.version(name)
+        if version == MISSING:
             raise _unavailable(uri, "there is no such object")
-        return store, name, listed(store, {name: generation}, wanted=())
+        return store, name, listed(store, {name: version}, wanted=())
     store = open_store(uri)
-    objects = store.generations("")
+    objects = store.versions("")
     found = worth_fetching(objects)
     _check(store, found)
     if not found:
@@ -62,7 +62,7 @@ def named_in_table(store: ObjectStore, paths: Sequence[str]) -> Files:
     _check(store, paths)
     # A table and a bucket may have different forms of the same letters.
     (beginning,) = re.findall("^[ -~]*", os.path.commonpath(paths))
-    objects = store.generations(beginning)
+    objects = store.versions(beginning)
     names = {normal(name): name for name in objects} | {name: name for name in objects}
     wanted = [names.get(path) or names.get(normal(path)) or path for path in paths]
     _check(store, wanted)
