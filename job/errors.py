@@ -18,6 +18,7 @@
     ├── PeersMissing           46   other workers of the run never came
     └── StorageError           44   the object store does not answer
         ├── StorageRefused          it refuses, and would again: permission, bucket, credentials
+        ├── AnswerMalformed         an answer is not understood, or contradicted by another one
         ├── ObjectMissing           an object is not there
         ├── ObjectDamaged           an object is not what was sent, or not what the store has a checksum for
         ├── PreconditionFailed      the object changed since it was read

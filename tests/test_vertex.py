@@ -53,10 +53,10 @@ def test_a_place_that_is_given_wins(name: str) -> None:
     ("environ", "problem"),
     [
         (variables("gs://bucket"), "AIP_MODEL_DIR='gs://bucket/model/': names a bucket alone"),
-        (variables("/gcs/bucket/cats"), "AIP_MODEL_DIR='/gcs/bucket/cats/model/': expected gs://bucket/prefix"),
+        (variables("/gcs/bucket/cats"), "AIP_MODEL_DIR='/gcs/bucket/cats/model/': expected a place in a bucket"),
         (variables("gs://bucket/a:b"), "AIP_MODEL_DIR, THAW_RUN_ID='a:b': must match"),
         ({"AIP_MODEL_DIR": "gs://bucket/cats/models"}, "expected the folder model of a run"),
-        ({"AIP_MODEL_DIR": ""}, "AIP_MODEL_DIR='': expected gs://bucket/prefix"),
+        ({"AIP_MODEL_DIR": ""}, "AIP_MODEL_DIR='': expected a place in a bucket"),
         (variables("gs://bucket/a", AIP_CHECKPOINT_DIR="gs://bucket/b/checkpoints/"), "are not folders of one run"),
         (variables("gs://bucket/a", AIP_TENSORBOARD_LOG_DIR="gs://other/a/logs"), "are not folders of one run"),
     ],
