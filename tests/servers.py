@@ -88,7 +88,7 @@ class StoreServer:
     def _is_ready(self, log: Path) -> bool:
         assert self._process.poll() is None, f"{self.program} has ended: {log.read_text()}"
         try:
-            urlopen(f"{self.url}/minio/health/ready", timeout=5)
+            urlopen(self.url, timeout=5)
         except HTTPError as error:
             return error.code < 500
         except URLError:

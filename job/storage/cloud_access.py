@@ -19,6 +19,8 @@ from job.errors import StorageRefused
 from job.storage.cloud_errors import Hints, reason
 
 CONNECT = timedelta(seconds=10)
+CERTIFICATES = "AWS_CA_BUNDLE"
+"""A file of certificates, in PEM, that are trusted besides those of the system. obstore reads SSL_CERT_FILE itself."""
 
 Client: TypeAlias = S3Store | AzureStore
 
@@ -37,6 +39,8 @@ class Provider:
     """The client's own setting of it, which comes before those of the variables."""
     others: Mapping[str, str]
     """Variables that the client does not read, and its setting for each."""
+    more: tuple[str, ...]
+    """More variables that count."""
     config: Mapping[str, Any]
     states_md5: bool
     """Whether the ETag of an object is the MD5 of its bytes, unless it is encrypted with a key of KMS."""
@@ -63,7 +67,8 @@ PROVIDERS = {
         ),
         endpoints=("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
         endpoint="aws_endpoint_url_s3",
-        others={"AWS_ENDPOINT_URL_STS": "sts_endpoint"},
+        others={},
+        more=("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_SESSION_TOKEN", CERTIFICATES),
         # Deleting one object is one plain request, which every server of the protocol knows.
         config={"checksum_algorithm": "SHA256", "disable_bulk_delete": True},
         states_md5=True,
@@ -88,14 +93,12 @@ PROVIDERS = {
         endpoints=("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
         endpoint="endpoint",
         others={"AZURE_STORAGE_ACCOUNT": "account_name", "AZURE_STORAGE_KEY": "account_key"},
+        more=("AZURE_STORAGE_ACCOUNT_NAME",),
         config={},
         states_md5=False,
     ),
 }  # fmt: skip
 """By the scheme of a URI."""
-
-CERTIFICATES = ("AWS_CA_BUNDLE", "SSL_CERT_FILE")
-"""Files of certificates, in PEM, that are trusted besides those of the system."""
 
 
 def connect(
@@ -120,9 +123,8 @@ def connect(
     if name:
         config[provider.endpoint] = _checked_url(name, given[name])
         options["allow_http"] = given[name].startswith("http://")
-    for name in CERTIFICATES:
-        if name in given:
-            options["root_certificate"] = _certificates(name, given[name])
+    if CERTIFICATES in given:
+        options["root_certificate"] = _certificates(given[CERTIFICATES])
     try:
         return provider.client(bucket, config=config, client_options=options, retry_config={"max_retries": 0})
     except (BaseError, ValueError) as error:
@@ -132,13 +134,13 @@ def connect(
 
 
 CONNECT = timedelta(seconds=10)
+CERTIFICATES = "AWS_CA_BUNDLE"
+"""A file of certificates, in PEM, that are trusted besides those of the system. obstore reads SSL_CERT_FILE itself."""
 
 
 def _given(provider: Provider, environ: Mapping[str, str]) -> dict[str, str]:
     """The provider's variables that are set. Raises StorageRefused for one without a value: obstore would take it."""
-    names = {*provider.endpoints, *provider.others, *CERTIFICATES}.union(*provider.credentials)
-    if provider.client is S3Store:
-        names |= {"AWS_REGION", "AWS_DEFAULT_REGION", "AWS_SESSION_TOKEN"}
+    names = {*provider.endpoints, *provider.others, *provider.more}.union(*provider.credentials)
     given = {name: environ[name] for name in sorted(names) if name in environ}
     for name, value in given.items():
         if not value.strip():
@@ -152,10 +154,9 @@ def _checked_url(name: str, url: str) -> str:
     return url
 
 
-def _certificates(name: str, path: str) -> bytes:
+def _certificates(path: str) -> bytes:
     try:
         return Path(path).read_bytes()
     except OSError as error:
-        raise StorageRefused(
-            f"{name}={path!r} cannot be read: {error.strerror}", hint="name a file of certificates in PEM"
-        ) from error
+        failed = f"{CERTIFICATES}={path!r} cannot be read: {error.strerror}"
+        raise StorageRefused(failed, hint="name a file of certificates in PEM") from error

@@ -32,6 +32,7 @@ _PASSING = ("RequestTimeout", "IncompleteBody", "OperationTimedOut")
 _PASSING_STATUS = (408, 409, 429)
 _NOT_IMPLEMENTED = 501
 _WRONG_ADDRESS = ("redirect without LOCATION", "builder error")
+_CERTIFICATE = re.compile(r"\bInvalidCertificate\(\s*(\w+)")
 _NO_FILE = re.compile(r"\(os error (2|13)\)")
 """A file of credentials is not there, or cannot be read."""
 
@@ -70,6 +71,10 @@ def explain(error: Exception, action: str, uri: str, hints: Hints) -> StorageErr
         return PreconditionFailed(f"{uri} is not of the expected version: another process wrote it")
     if code in _ALTERED:
         return ObjectDamaged(failed, hint=PASSING)
+    if _CERTIFICATE.search(text):
+        return StorageRefused(
+            failed, hint="name the file of your own authority's certificate in AWS_CA_BUNDLE or SSL_CERT_FILE"
+        )
     if any(sign in text for sign in _WRONG_ADDRESS):
         return StorageRefused(failed, hint=hints.address)
     if status == 401 or _NO_FILE.search(text):
@@ -100,6 +105,8 @@ def reason(error: BaseException) -> str:
     summary, _, details = text.partition("\n\nDebug source")
     line = summary.partition("\n")[0].partition(" - ")
     more = [found[1] for pattern in (_KIND, _SYSTEM) if (found := pattern.search(details))]
+    if found := _CERTIFICATE.search(details):
+        more = [f"invalid certificate: {found[1]}"]
     return (line[2] or line[0])[:300] + (f" ({', '.join(more)})" if more else "")
 
 
