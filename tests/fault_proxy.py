@@ -9,6 +9,7 @@ import ssl
 import struct
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -17,6 +18,10 @@ from urllib.parse import urlsplit
 from tests.gcs_server import QuietServer
 
 FAULTS = ("503 before", "503 after", "429", "reset before", "reset after", "stall")
+SLOW = "slow"
+"""The answer comes late."""
+TRICKLE = "trickle"
+"""Its body comes in five parts, with pauses; all in the same time."""
 TRUNCATED = "truncated"
 CORRUPT = "corrupt"
 """One bit is wrong: of what is sent, in a PUT; of what is received, in a GET."""
@@ -33,6 +38,10 @@ class Canned:
     body: str = ""
 
 
+Fault = str | Canned | Callable[[], object]
+"""A function is called between the request and its answer."""
+
+
 class FaultProxy:
     """The proxy, on a free port, for as long as a `with` block; it notes the method and path of each request.
 
@@ -43,7 +52,7 @@ class FaultProxy:
         self.upstream = urlsplit(upstream).netloc
         self.stall_seconds = stall_seconds
         self.requests: list[tuple[str, str]] = []
-        self._faults: list[tuple[str, str | Canned]] = []
+        self._faults: list[tuple[str, Fault]] = []
         self._lock = threading.Lock()
         self._http = QuietServer(("127.0.0.1", 0), type("BoundHandler", (Handler,), {"proxy": self}))
         self.url = f"{'https' if certificate else 'http'}://127.0.0.1:{self._http.server_address[1]}"
@@ -60,12 +69,12 @@ class FaultProxy:
         self._http.shutdown()
         self._http.server_close()
 
-    def fail(self, kind: str | Canned, *, method: str = "", times: int = 1) -> None:
+    def fail(self, kind: Fault, *, method: str = "", times: int = 1) -> None:
         """Affect the next requests of a method, or of any."""
         with self._lock:
             self._faults += [(method, kind)] * times
 
-    def noted(self, method: str, path: str) -> str | Canned:
+    def noted(self, method: str, path: str) -> Fault:
         """Note a request; returns the fault that affects it."""
         with self._lock:
             self.requests.append((method, path))
@@ -89,7 +98,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         fault = self.proxy.noted(self.command, self.path)
-        if fault == "stall":
+        if fault in ("stall", SLOW):
             time.sleep(self.proxy.stall_seconds)
         if fault in ("stall", "reset before"):
             return self._reset()
@@ -100,6 +109,8 @@ class Handler(BaseHTTPRequestHandler):
         if isinstance(fault, Canned):
             return self._answer(fault.status, [], fault.body.encode())
         status, headers, content = self._forwarded(body)
+        if callable(fault):
+            fault()
         if fault == "reset after":
             return self._reset()
         if fault == "503 after":
@@ -109,6 +120,8 @@ class Handler(BaseHTTPRequestHandler):
             headers += [("ETag", '"0123456789abcdef0123456789abcdef"')] if fault == OTHER_ETAG else []
         if fault == CORRUPT and self.command == "GET":
             content = flipped(content)
+        if fault == TRICKLE:
+            return self._answer(status, headers, content, pause_seconds=self.proxy.stall_seconds / 5)
         return self._answer(status, headers, content, sent=len(content) // 2 if fault == TRUNCATED else None)
 
     do_HEAD = do_POST = do_PUT = do_DELETE = do_GET  # noqa: N815
@@ -132,17 +145,32 @@ class Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         self.connection.close()
 
-    def _answer(self, status: int, headers: list[tuple[str, str]], content: bytes, *, sent: int | None = None) -> None:
+    def _answer(
+        self,
+        status: int,
+        headers: list[tuple[str, str]],
+        content: bytes,
+        *,
+        sent: int | None = None,
+        pause_seconds: float = 0.0,
+    ) -> None:
+        """Send an answer; of its body only the first `sent` bytes, and then a reset."""
         self.send_response_only(status)
         for key, value in headers:
             self.send_header(key, value)
         if self.command != "HEAD":
             self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(content[:sent])
+        body = content[:sent] if self.command != "HEAD" else b""
+        part = max(1, len(body) // 5) if pause_seconds else len(body)
+        try:
+            for begin in range(0, len(body), part or 1):
+                time.sleep(pause_seconds)
+                self.wfile.write(body[begin : begin + part])
+        except OSError:
+            # The client has given up.
+            self.close_connection = True
         if sent is not None:
-            self.wfile.flush()
             self._reset()
 
 

@@ -26,7 +26,7 @@ from job.storage.cloud import CloudStore
 from job.storage.cloud_errors import status_of
 from job.storage.probe import check_conditional_writes, probe
 from tests.conftest import REPOSITORY
-from tests.fault_proxy import CORRUPT, FAULTS, OTHER_ETAG, TRUNCATED, WITHOUT_ETAG, Canned, FaultProxy
+from tests.fault_proxy import CORRUPT, FAULTS, OTHER_ETAG, SLOW, TRICKLE, TRUNCATED, WITHOUT_ETAG, Canned, FaultProxy
 from tests.servers import BUCKET, Azurite, Minio, StoreServer, installed
 
 OLD, NEW = b"old bytes", b"new bytes, and more of them"
@@ -97,6 +97,7 @@ def test_a_fault_of_the_moment_is_no_refusal_and_the_object_is_old_or_new(
         act(store, version, tmp_path)
     assert type(caught.value) is StorageError, caught.value
     assert status_of(caught.value) == (fault[:3] if fault[:3].isdigit() else "error")
+    assert ("Timeout" in caught.value.message) == (fault == "stall")
     assert len(proxy.requests) == before + 1
     assert caught.value.hint
     is_done = fault.endswith("after")
@@ -104,6 +105,34 @@ def test_a_fault_of_the_moment_is_no_refusal_and_the_object_is_old_or_new(
         assert store.list("") == ([] if is_done else ["a"])
     else:
         assert store.read("a").data == (NEW if is_done and method == "PUT" else OLD)
+
+
+def test_a_file_may_take_long_to_come_and_no_longer_silence(
+    server: StoreServer, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    """A small object may not: its limit is for all of it."""
+    store = new_store(server, timeout_seconds=0.7, file_timeout_seconds=0.7)
+    store.write("a", OLD, if_version=MISSING)
+    proxy.fail(TRICKLE, method="GET")
+    began = time.monotonic()
+    assert store.download("a", tmp_path / "target") == digest(OLD)
+    assert time.monotonic() - began > 1.0
+    proxy.fail(TRICKLE, method="GET")
+    with pytest.raises(StorageError):
+        store.read("a")
+
+
+def test_a_file_may_take_the_longer_to_go_the_larger_it_is(
+    server: StoreServer, proxy: FaultProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing tells the client how far it is."""
+    source = file_of(tmp_path, NEW)
+    proxy.fail(SLOW, method="PUT")
+    with pytest.raises(StorageError, match="Timeout"):
+        new_store(server, file_timeout_seconds=0.5).upload("a", source, if_version=MISSING)
+    monkeypatch.setattr(cloud_module, "SLOWEST_BYTES_PER_SECOND", 10)
+    proxy.fail(SLOW, method="PUT")
+    new_store(server, file_timeout_seconds=0.5).upload("a", source, if_version=MISSING)
 
 
 @pytest.mark.parametrize("call", ["read", "download", "holds", "list", "folders"])
@@ -177,6 +206,27 @@ def test_the_version_of_a_write_is_right_also_when_its_answer_has_another(
     with pytest.raises(StorageError, match=r"(?i)\betag\b") as caught:
         store.write("a", NEW, if_version=version)
     assert type(caught.value) is StorageError
+
+
+@pytest.mark.parametrize("rival", ["write", "delete"])
+def test_a_write_that_a_rival_undoes_before_it_is_confirmed_is_a_conflict(
+    azurite: Azurite, monkeypatch: pytest.MonkeyPatch, rival: str
+) -> None:
+    """It was done, and stands no more; it is no damage."""
+    other = new_store(azurite)
+
+    def act() -> None:
+        if rival == "delete":
+            other.delete("a")
+        else:
+            other.write("a", NEW, if_version=other.version("a"))
+
+    with FaultProxy(azurite.url) as between:
+        monkeypatch.setenv("AZURE_STORAGE_ENDPOINT", f"{between.url}/{azurite.account}")
+        between.fail(act, method="PUT")
+        with pytest.raises(PreconditionFailed, match="another process"):
+            CloudStore(other.uri).write("a", OLD, if_version=MISSING)
+    assert other.list("") == ([] if rival == "delete" else ["a"])
 
 
 XML = "<Error><Code>{}</Code><Message>{}</Message></Error>"
