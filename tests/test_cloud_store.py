@@ -88,13 +88,14 @@ def test_a_fault_of_the_moment_is_no_refusal_and_the_object_is_old_or_new(
     server: StoreServer, proxy: FaultProxy, tmp_path: Path, call: str, fault: str
 ) -> None:
     """One request is made, and its status is known; whoever calls tries again."""
-    store = new_store(server, timeout_seconds=0.5, file_timeout_seconds=0.25)
+    store = new_store(server)
     version = store.write("a", OLD, if_version=MISSING)
     method, act = CALLS[call]
     proxy.fail(fault, method=method)
     before = len(proxy.requests)
+    limits = {"timeout_seconds": 0.5, "file_timeout_seconds": 0.25} if fault == "stall" else {}
     with pytest.raises(StorageError) as caught:
-        act(store, version, tmp_path)
+        act(CloudStore(store.uri, **limits), version, tmp_path)
     assert type(caught.value) is StorageError, caught.value
     assert status_of(caught.value) == (fault[:3] if fault[:3].isdigit() else "error")
     assert ("Timeout" in caught.value.message) == (fault == "stall")
@@ -111,8 +112,9 @@ def test_a_file_may_take_long_to_come_and_no_longer_silence(
     server: StoreServer, proxy: FaultProxy, tmp_path: Path
 ) -> None:
     """A small object may not: its limit is for all of it."""
-    store = new_store(server, timeout_seconds=0.7, file_timeout_seconds=0.7)
+    store = new_store(server)
     store.write("a", OLD, if_version=MISSING)
+    store = CloudStore(store.uri, timeout_seconds=0.9, file_timeout_seconds=0.9)
     proxy.fail(TRICKLE, method="GET")
     began = time.monotonic()
     assert store.download("a", tmp_path / "target") == digest(OLD)
