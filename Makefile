@@ -35,10 +35,13 @@ $(VENV)/.installed: $(LOCK)
 	@touch $@
 
 SERVICES := prometheus prometheus-pushgateway chromium faketime
+# Servers of object stores, which are no Debian packages. MinIO's later releases are source only: Go builds it, in minutes.
+MINIO := github.com/minio/minio@v0.0.0-20260212201848-7aac2a2c5b7c
+AZURITE := azurite@3.35.0
 
 # Debian would start the servers, now and with the machine, and Prometheus would use the port of a run's metrics. A policy
 # prevents that while they are installed; afterwards they are disabled. The tests start their own.
-setup-services: ## install missing Debian packages that some tests need (as root)
+setup-services: ## install missing programs that some tests need: Debian packages (as root), MinIO and Azurite
 	@missing=$$(for name in $(SERVICES); do command -v $$name >/dev/null || echo $$name; done); \
 	policy=/usr/sbin/policy-rc.d; \
 	if [ -n "$$missing" ]; then \
@@ -48,6 +51,12 @@ setup-services: ## install missing Debian packages that some tests need (as root
 		DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends $$missing >/dev/null; \
 		for name in $$missing; do systemctl disable --quiet $$name 2>/dev/null || true; done; \
 	fi
+	@if command -v minio >/dev/null || [ -x .services/bin/minio ]; then :; \
+	elif command -v go >/dev/null; then GOBIN=$(CURDIR)/.services/bin GOFLAGS=-mod=mod go install $(MINIO); \
+	else echo "MinIO is not installed: building it needs go"; fi
+	@if command -v azurite-blob >/dev/null || [ -x .services/node_modules/.bin/azurite-blob ]; then :; \
+	elif command -v npm >/dev/null; then npm install --silent --no-save --prefix .services $(AZURITE); \
+	else echo "Azurite is not installed: it needs npm"; fi
 
 demo: setup ## run the complete pipeline on drawn pictures: CPU, a local folder as the store, no network
 	@$(DEMO) bin/thaw

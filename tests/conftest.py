@@ -19,6 +19,7 @@ from job.settings.settings import Settings
 from job.storage import LocalStore
 from job.storage.retrying import RetryingStore
 from tests.gcs_server import GcsServer
+from tests.servers import Azurite, Minio
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow warns of each error that a test provokes
 REPOSITORY = Path(__file__).parent.parent
@@ -146,6 +147,32 @@ def gcs_store(gcs: GcsServer) -> RetryingStore:
     from tests.stores import gcs_client
 
     return gcs_client()
+
+
+@pytest.fixture(scope="session")
+def minio_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Minio]:
+    """A server of S3, for every process that the tests start."""
+    with Minio(tmp_path_factory.mktemp("minio")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def azurite_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite]:
+    """A server of Azure Blob Storage, for every process that the tests start."""
+    with Azurite(tmp_path_factory.mktemp("azurite")) as server:
+        yield server
+
+
+@pytest.fixture
+def minio(minio_server: Minio, monkeypatch: pytest.MonkeyPatch) -> Minio:
+    """The same, with its variables in the environment."""
+    return minio_server.use(monkeypatch)
+
+
+@pytest.fixture
+def azurite(azurite_server: Azurite, monkeypatch: pytest.MonkeyPatch) -> Azurite:
+    """The same, with its variables in the environment."""
+    return azurite_server.use(monkeypatch)
 
 
 @pytest.fixture

@@ -1,9 +1,10 @@
 """A trial of a store: an object is created, read and deleted there, and nothing is left."""
 
+import contextlib
 import secrets
 import shutil
 
-from job.errors import StorageError
+from job.errors import PreconditionFailed, StorageError, StorageRefused
 from job.storage.local import LocalStore
 from job.storage.protocol import MISSING, ObjectStore
 
@@ -37,3 +38,24 @@ def _try(store: ObjectStore, name: str) -> None:
         store.delete(name)
     if found != CONTENT:
         raise StorageError(f"{store.uri}/{name} was read back other than it was written", hint="check the store")
+
+
+def check_conditional_writes(store: ObjectStore) -> None:
+    """Raise StorageRefused unless `store` refuses a write on another version than the object has; nothing is left.
+
+    Of two attempts at one run, only that keeps the second from overwriting the first.
+    """
+    name = f"{NAME}-{secrets.token_hex(8)}"
+    try:
+        old = store.write(name, CONTENT + b"1", if_version=MISSING)
+        store.write(name, CONTENT + b"2", if_version=old)
+        for header, version in (("If-None-Match", MISSING), ("If-Match", old)):
+            # Other bytes each time: a write of the same ones may be taken for an earlier try.
+            with contextlib.suppress(PreconditionFailed):
+                store.write(name, CONTENT + header.encode(), if_version=version)
+                raise StorageRefused(
+                    f"{store.uri} does not honour conditional writes: it overwrote an object against {header}",
+                    hint="use a store that does: AWS S3, Azure Blob Storage, Google Cloud Storage, MinIO, or a folder",
+                )
+    finally:
+        store.delete(name)

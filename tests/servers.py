@@ -1,0 +1,157 @@
+"""Real servers of object stores: MinIO for S3, Azurite for Azure, each for as long as a `with` block.
+
+`environment` has the provider's variables for the server; `uri` is a bucket there.
+"""
+
+import base64
+import hmac
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from email.utils import formatdate
+from pathlib import Path
+from types import TracebackType
+from typing import ClassVar, Self
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
+
+import pytest
+
+from tests.services import free_port, program, wait_for
+
+REPOSITORY = Path(__file__).parent.parent
+SERVICES = (REPOSITORY / ".services/bin", REPOSITORY / ".services/node_modules/.bin")
+"""Where `make setup-services` puts what is no Debian package."""
+BUCKET = "bucket"
+
+
+def installed(name: str) -> str:
+    """The path of a server's program. Without it a test is skipped on a desk, and fails in CI."""
+    found = shutil.which(name, path=os.pathsep.join([os.environ["PATH"], *map(str, SERVICES)]))
+    return found or program(name, hint="`make setup-services` installs it, where there are Go and npm")
+
+
+class StoreServer:
+    """A server in a process of its own, with its objects in a folder."""
+
+    program: ClassVar[str]
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def _arguments(self) -> Sequence[str]:
+        raise NotImplementedError
+
+    def _prepare(self) -> None:
+        """Make the bucket, once the server answers."""
+        raise NotImplementedError
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        raise NotImplementedError
+
+    def use(self, monkeypatch: pytest.MonkeyPatch) -> Self:
+        """Set its variables, and none of another server or account."""
+        for name in [name for name in os.environ if name.startswith(("AWS_", "AZURE_"))]:
+            monkeypatch.delenv(name)
+        for name, value in self.environment.items():
+            monkeypatch.setenv(name, value)
+        return self
+
+    def __enter__(self) -> Self:
+        log = self.folder / f"{self.program}.log"
+        command = [installed(self.program), *self._arguments()]
+        with log.open("wb") as output:
+            self._process = subprocess.Popen(
+                command, cwd=self.folder, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **self._secrets()}
+            )
+        try:
+            wait_for(lambda: self._is_ready(log), what=f"readiness of {self.program}")
+            self._prepare()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def _secrets(self) -> Mapping[str, str]:
+        return {}
+
+    def _is_ready(self, log: Path) -> bool:
+        assert self._process.poll() is None, f"{self.program} has ended: {log.read_text()}"
+        try:
+            urlopen(self.url, timeout=5)
+        except HTTPError as error:
+            return error.code < 500
+        except URLError:
+            return False
+        return True
+
+
+class Minio(StoreServer):
+    """A server of the S3 protocol. A folder beside its objects is a bucket."""
+
+    program = "minio"
+    uri = f"s3://{BUCKET}"
+    user, password = "thaw-tests", "a password of tests"
+
+    def _arguments(self) -> Sequence[str]:
+        return ("server", str(self.folder / "objects"), "--address", f"127.0.0.1:{self.port}", "--quiet")
+
+    def _secrets(self) -> Mapping[str, str]:
+        return {"MINIO_ROOT_USER": self.user, "MINIO_ROOT_PASSWORD": self.password, "MINIO_BROWSER": "off"}
+
+    def _prepare(self) -> None:
+        (self.folder / "objects" / BUCKET).mkdir()
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        return {
+            "AWS_ACCESS_KEY_ID": self.user,
+            "AWS_SECRET_ACCESS_KEY": self.password,
+            "AWS_ENDPOINT_URL": self.url,
+        }
+
+
+class Azurite(StoreServer):
+    """Microsoft's emulator of Blob Storage, with its one account and the key that every copy has."""
+
+    program = "azurite-blob"
+    uri = f"az://{BUCKET}"
+    account = "devstoreaccount1"
+    key = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+
+    def _arguments(self) -> Sequence[str]:
+        return (
+            "--blobHost", "127.0.0.1", "--blobPort", str(self.port), "--location", str(self.folder / "blobs"),
+            "--silent", "--skipApiVersionCheck", "--disableTelemetry",
+        )  # fmt: skip
+
+    def _prepare(self) -> None:
+        """One request, signed with the key: learn.microsoft.com/rest/api/storageservices/authorize-with-shared-key."""
+        headers = {"x-ms-date": formatdate(usegmt=True), "x-ms-version": "2021-12-02"}
+        place = f"{self.account}/{BUCKET}"
+        signed = ["PUT", *[""] * 11, *(f"{key}:{value}" for key, value in sorted(headers.items()))]
+        signed += [f"/{self.account}/{place}", "restype:container"]
+        signature = hmac.new(base64.b64decode(self.key), "\n".join(signed).encode(), "sha256").digest()
+        headers["Authorization"] = f"SharedKey {self.account}:{base64.b64encode(signature).decode()}"
+        request = Request(f"{self.url}/{place}?restype=container", method="PUT", data=b"", headers=headers)
+        # Or urllib would name one, which belongs to what is signed.
+        request.add_unredirected_header("Content-Type", "")
+        urlopen(request, timeout=10).close()
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        return {
+            "AZURE_STORAGE_ACCOUNT_NAME": self.account,
+            "AZURE_STORAGE_ACCOUNT_KEY": self.key,
+            "AZURE_STORAGE_ENDPOINT": f"{self.url}/{self.account}",
+        }
