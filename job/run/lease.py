@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import datetime
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from job.errors import Superseded
 from job.observe import events
@@ -38,6 +38,12 @@ class Hold(NamedTuple):
 
     seconds: float
     is_known: bool
+
+
+class Ages(Protocol):
+    """The part of a store that says how long ago an object was written."""
+
+    def age_seconds(self, name: str) -> float | None: ...
 
 
 def request_seconds(lease_seconds: float) -> float:
@@ -97,7 +103,7 @@ def claim(
         _pause(seconds, context.check_stop)
 
 
-def look(record: Record, store: ObjectStore, holder: Holder, *, name: str = RECORD_NAME) -> Hold:
+def look(record: Record, store: Ages, holder: Holder, *, name: str = RECORD_NAME) -> Hold:
     """How another process than `holder` holds the run, as far as one look shows. Raises StorageError.
 
     The record was read from `name` in the store.
@@ -111,10 +117,12 @@ def look(record: Record, store: ObjectStore, holder: Holder, *, name: str = RECO
     return Hold(max(0.0, lease.seconds - age), is_known=True)
 
 
-def estimated(record: Record, store: ObjectStore, *, now: datetime, name: str = RECORD_NAME) -> Hold:
+def estimated(record: Record, store: Ages, *, now: datetime, name: str = RECORD_NAME) -> Hold:
     """As `look` of this process, for people: what is not known is estimated by the clock of the holder's host."""
+    if record.lease is None:
+        return Hold(0.0, is_known=True)
     hold = look(record, store, this_process(None), name=name)
-    if hold.is_known or record.lease is None:
+    if hold.is_known:
         return hold
     renewed = record.lease.renewed or record.attempts[-1].start
     return hold._replace(seconds=min(hold.seconds, max(0.0, hold.seconds - (now - renewed).total_seconds())))
