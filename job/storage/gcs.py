@@ -42,6 +42,9 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 UPLOAD_CHUNK_BYTES = 16 << 20
 
+MAX_CONNECTIONS = 64
+"""That are kept open, for as many threads."""
+
 NO_GENERATION = 0
 """The generation of an object that does not exist, in a condition."""
 
@@ -87,6 +90,9 @@ class GcsStore:
         with explained("open", self.uri, malformed=()):
             self._client = storage.Client(project=None)
             self._client._http.hooks["response"].append(self._requests.answered)
+            for adapter in self._client._http.adapters.values():
+                # By default it keeps ten connections, and opens and closes one for each request of an eleventh thread.
+                adapter.init_poolmanager(MAX_CONNECTIONS, MAX_CONNECTIONS)
             # google-cloud-storage 3.17 requests the bucket's own description in the background, for tracing: that needs
             # a permission that a run does not need (tests/test_gcs.py shows it).
             self._client._bucket_metadata_cache = None
@@ -105,6 +111,23 @@ class GcsStore:
             return StoredObject(data, generation), stated, content_of(data)
 
         return self._received(name, fetch)
+
+    def peek(self, name: str) -> bytes:
+        data = self._peeked(name)
+        return self.read(name).data if data is None else data
+
+    @retried("read")
+    def _peeked(self, name: str) -> bytes | None:
+        """The bytes of one answer, which has their checksum; None when it has none. Raises ObjectDamaged."""
+        blob, file = self._blob(name), io.BytesIO()
+        blob.download_to_file(file, checksum=None, **self._options)
+        data = file.getvalue()
+        if blob.crc32c is None:
+            return None
+        arrived, stated = content_of(data), Content(None, blob.crc32c)
+        if not arrived.is_surely(stated):
+            raise ObjectDamaged(f"{self.uri}/{name} is damaged: {arrived} arrived, the store has {stated}")
+        return data
 
     def write(self, name: str, data: bytes, *, if_version: str) -> str:
         def send() -> storage.Blob:
