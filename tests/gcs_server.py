@@ -1,7 +1,7 @@
 """A server of the part of Cloud Storage's JSON API that its Python client uses, which fails when a test asks for it.
 
 It keeps generations, honours `ifGenerationMatch`, checks CRC32C, takes multipart and resumable uploads, serves ranges,
-and lists in pages. `python -m tests.gcs_server PORT` runs it alone. Source of the protocol:
+and lists in pages. `python -m tests.gcs_server PORT [DELAY-SECONDS]` runs it alone. Source of the protocol:
 https://cloud.google.com/storage/docs/json_api/v1 and its guides on uploads and preconditions.
 """
 
@@ -134,12 +134,14 @@ class QuietServer(ThreadingHTTPServer):
 class GcsServer:
     """The server, on a free port of this machine unless one is given."""
 
-    def __init__(self, *, port: int = 0, stall_seconds: float = 3.0) -> None:
+    def __init__(self, *, port: int = 0, stall_seconds: float = 3.0, delay_seconds: float = 0.0) -> None:
         self.objects: dict[str, Object] = {}
         self.sessions: dict[str, Session] = {}
         self.requests: list[tuple[str, str]] = []
         self.bytes_received = 0
         self.stall_seconds = stall_seconds
+        self.delay_seconds = delay_seconds
+        """Before each answer, as over a network; requests of other connections do not wait for it."""
         self.rng = random.Random(0)
         self.omitted: frozenset[str] = frozenset()
         """Fields of an object that no answer has."""
@@ -213,6 +215,7 @@ class Handler(BaseHTTPRequestHandler):
         query = {key: values[0] for key, values in parse_qs(url.query).items()}
         operation, name = self._operation(url.path, query)
         fault = self.state.noted(operation, name, len(body))
+        time.sleep(self.state.delay_seconds)
         if fault == "stall":
             time.sleep(self.state.stall_seconds)
         if fault in ("stall", "reset before"):
@@ -424,6 +427,6 @@ def match_of(query: Query) -> int | None:
 
 
 if __name__ == "__main__":
-    with GcsServer(port=int(sys.argv[1])) as server:
+    with GcsServer(port=int(sys.argv[1]), delay_seconds=float((sys.argv[2:] or ["0"])[0])) as server:
         print(server.url, flush=True)
         threading.Event().wait()

@@ -31,6 +31,9 @@ class MemoryStore:
             raise ObjectMissing(f"there is no object {name}")
         return self.objects[name]
 
+    def peek(self, name: str) -> bytes:
+        return self.read(name).data
+
     def write(self, name: str, data: bytes, *, if_version: str) -> str:
         with self._lock:
             if self.version(name) != if_version:

@@ -28,8 +28,8 @@ def test_the_options_of_each_command_are_typed_values() -> None:
     assert read("--seed 3").settings.seed == read("run --seed 3").settings.seed == 3
     status = read("status --run gs://bucket/runs/a/ --watch")
     assert (status.run, status.watch, status.as_json) == ("gs://bucket/runs/a", True, False)
-    listed = read("list runs --json --sort accuracy").model_dump()
-    assert listed == {"storage_uri": "runs", "sort": "accuracy", "differing": False, "as_json": True}
+    listed = read("list runs --json --sort accuracy --limit 9").model_dump()
+    assert listed == {"storage_uri": "runs", "sort": "accuracy", "limit": 9, "differing": False, "as_json": True}
     assert read("predict a.jpg --run r - --batch-size 8", THAW_CACHE_DIR="/cache").model_dump() == {
         "run": "r", "images": ("a.jpg", "-"), "batch_size": 8, "cache_dir": Path("/cache"), "as_json": False
     }  # fmt: skip

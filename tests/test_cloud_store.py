@@ -23,7 +23,6 @@ from job.errors import ObjectDamaged, ObjectMissing, PreconditionFailed, Storage
 from job.storage import MISSING, Digest, LocalStore, ObjectStore
 from job.storage import cloud as cloud_module
 from job.storage.cloud import CloudStore
-from job.storage.cloud_errors import status_of
 from job.storage.probe import check_conditional_writes, probe
 from tests.conftest import REPOSITORY
 from tests.fault_proxy import CORRUPT, FAULTS, OTHER_ETAG, SLOW, TRICKLE, TRUNCATED, WITHOUT_ETAG, Canned, FaultProxy
@@ -97,7 +96,7 @@ def test_a_fault_of_the_moment_is_no_refusal_and_the_object_is_old_or_new(
     with pytest.raises(StorageError) as caught:
         act(CloudStore(store.uri, **limits), version, tmp_path)
     assert type(caught.value) is StorageError, caught.value
-    assert status_of(caught.value) == (fault[:3] if fault[:3].isdigit() else "error")
+    assert caught.value.code == (fault[:3] if fault[:3].isdigit() else "error")
     assert ("Timeout" in caught.value.message) == (fault == "stall")
     assert len(proxy.requests) == before + 1
     assert caught.value.hint
@@ -160,7 +159,7 @@ def test_bytes_that_were_altered_on_their_way_here_are_damage(
     proxy.fail(CORRUPT, method="GET")
     with pytest.raises(ObjectDamaged, match=digest(OLD).sha256) as caught:
         CALLS[call][1](store, "", tmp_path)
-    assert status_of(caught.value) == "200"
+    assert caught.value.code == "damaged"
     assert store.read("a").data == OLD
 
 
@@ -265,7 +264,7 @@ def test_each_answer_to_a_write_is_a_refusal_a_conflict_or_a_fault_of_the_moment
         store.write("a", NEW, if_version=if_version)
     assert type(caught.value) is error, caught.value
     assert named in caught.value.hint
-    assert status_of(caught.value) == (str(answer.status) if answer.status != 301 else "error")
+    assert caught.value.code == (str(answer.status) if answer.status != 301 else "refused")
 
 
 def listing(*keys: str) -> Canned:
@@ -366,7 +365,7 @@ def test_a_wrong_key_is_refused_and_not_shown(
         shown = caught.value.message + caught.value.hint + str(caught.value.__cause__)
         assert secret not in shown
         assert "Signature=" not in shown
-        assert status_of(caught.value) == "403", method
+        assert caught.value.code == "403", method
 
 
 def test_a_signature_in_a_url_is_not_shown(azurite: Azurite, monkeypatch: pytest.MonkeyPatch) -> None:

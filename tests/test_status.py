@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from job.cli import list as list_command
 from job.cli import status as status_command
@@ -150,6 +151,21 @@ def test_runs_are_listed_in_the_order_that_is_asked_for(tmp_path: Path, said: Sa
         assert [json.loads(line)["run_id"] for line in said().splitlines()][: len(first)] == first
 
 
+def test_the_first_of_many_runs_are_listed_and_the_others_counted(tmp_path: Path, said: Said) -> None:
+    """In the order that is asked for; a program gets the rows alone."""
+    store = LocalStore(tmp_path)
+    for name in ("b", "c", "a"):
+        keep(store, name)
+    list_command.answer(list_command.Options(storage_uri=store.uri, sort="name", limit=2))
+    assert [line.split()[0] for line in said().splitlines()] == ["run", "a", "b", "..."]
+    list_command.answer(list_command.Options(storage_uri=store.uri, sort="name", limit=2, as_json=True))
+    assert [json.loads(line)["run_id"] for line in said().splitlines()] == ["a", "b"]
+    list_command.answer(list_command.Options(storage_uri=store.uri, limit=3))
+    assert "more" not in said()
+    with pytest.raises(ValidationError, match="limit"):
+        list_command.Options(storage_uri=store.uri, limit=0)
+
+
 def test_what_runs_differ_in_is_listed_when_it_is_asked_for(tmp_path: Path, said: Said) -> None:
     """A column for each setting that is not the same in all; a damaged record has none."""
     store, settings = LocalStore(tmp_path), {"HEAD_EPOCHS": 2, "FINE_TUNE_EPOCHS": 2, "BATCH_SIZE": 10, "SEED": 3}
@@ -179,7 +195,7 @@ def test_a_place_without_runs_is_distinguished_from_a_run_and_from_nothing(tmp_p
 
 
 def test_a_run_in_a_bucket_costs_one_read_however_much_it_holds(gcs: GcsServer, said: Said) -> None:
-    """Each read looks up first; one more while it is held; the names of its objects are never listed."""
+    """One request; one more while it is held; the names of its objects are never listed."""
     for run in range(3):
         content = record(run_id=f"{run}", state="done")
         gcs.put(f"runs/{run}/{RECORD_NAME}", content.model_dump_json().encode(), None)
@@ -187,7 +203,7 @@ def test_a_run_in_a_bucket_costs_one_read_however_much_it_holds(gcs: GcsServer, 
             gcs.put(f"runs/{run}/checkpoints/{number}", b"", None)
     rows = rows_of(f"gs://{BUCKET}/runs", said)
     assert [row["run_id"] for row in rows] == ["0", "1", "2"]
-    assert sorted(operation for operation, _ in gcs.requests) == ["list", *["read"] * 3, *["stat"] * 3]
+    assert sorted(operation for operation, _ in gcs.requests) == ["list", *["read"] * 3]
     assert status_of(f"gs://{BUCKET}/runs/1", said)["run_id"] == "1"
 
 

@@ -58,11 +58,16 @@ def test_what_is_written_is_read(store: ObjectStore) -> None:
     stored = store.read("a/b")
     assert (stored.data, stored.version) == (b"\x00bytes", version)
     assert store.version("a/b") == version
+    assert store.peek("a/b") == b"\x00bytes"
 
 
 def test_a_missing_object_is_an_error_and_deleting_it_is_none(store: ObjectStore, tmp_path: Path) -> None:
     """Its version is 0."""
-    for ask in (lambda: store.read("nope"), lambda: store.download("nope", tmp_path / "file")):
+    for ask in (
+        lambda: store.read("nope"),
+        lambda: store.peek("nope"),
+        lambda: store.download("nope", tmp_path / "file"),
+    ):
         with pytest.raises(ObjectMissing, match="nope"):
             ask()
     assert store.version("nope") == MISSING

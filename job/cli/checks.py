@@ -19,7 +19,16 @@ from job.errors import ThawError, WeightsUnusable
 from job.settings import machine
 from job.settings.resources import Need
 from job.settings.settings import Settings
-from job.storage import MISSING, LocalStore, ObjectStore, cache_folder, open_store, probe, scratch
+from job.storage import (
+    MISSING,
+    LocalStore,
+    ObjectStore,
+    cache_folder,
+    check_conditional_writes,
+    open_store,
+    probe,
+    scratch,
+)
 from job.storage.uri import is_bucket
 from job.workers.share import Share
 
@@ -47,6 +56,7 @@ def attempted(name: str, look: Callable[[], Check]) -> Check:
 def storage(store: ObjectStore) -> Check:
     """Whether the run's place can be written. Raises StorageError."""
     probe(store)
+    check_conditional_writes(store)
     return Check("storage", "ok", f"an object was created, read and deleted at {store.uri}")
 
 

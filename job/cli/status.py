@@ -1,4 +1,7 @@
-"""`thaw status`: how a run is doing, once or until it is done."""
+"""`thaw status`: how a run is doing, once or until it is done.
+
+While the record of a watched run does not change, a look is one small request: for its version.
+"""
 
 import dataclasses
 import sys
@@ -20,10 +23,10 @@ from job.observe import estimate
 from job.observe.estimate import PhaseProgress
 from job.run import lease, standing
 from job.run.lease import Hold
-from job.run.record import existing_record
+from job.run.record import RECORD_NAME, existing_record
 from job.run.standing import Condition
 from job.schema import Record
-from job.storage import ObjectStore, open_store
+from job.storage import MISSING, ObjectStore, open_store
 
 WATCH_EVERY_SECONDS = 2.0
 BAR_WIDTH = 40
@@ -73,17 +76,47 @@ def answer(options: Options) -> ExitCode:
 
 def look(store: ObjectStore) -> Seen:
     """Read the record of a run."""
-    found, now = existing_record(store), datetime.now(UTC)
-    hold = lease.estimated(found, store, now=now)
+    return _seen(existing_record(store), store, store)
+
+
+class Watch:
+    """Looks at a run again and again; the record is read when its version has changed."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+        self._version = MISSING
+        self._record: Record | None = None
+        self._age_seconds: float | None = None
+        self._looked_at = 0.0
+
+    def look(self) -> Seen:
+        version = self._store.version(RECORD_NAME)
+        if self._record is None or version != self._version:
+            # The version comes first: a record that is written between the two requests is read once more.
+            self._record, self._version = existing_record(self._store), version
+            held = self._record.lease is not None
+            self._age_seconds = self._store.age_seconds(RECORD_NAME) if held else None
+            self._looked_at = time.monotonic()
+        return _seen(self._record, self._store, self)
+
+    def age_seconds(self, name: str) -> float | None:
+        """Of the record: what has not changed is older by the time since it was read."""
+        return None if self._age_seconds is None else self._age_seconds + time.monotonic() - self._looked_at
+
+
+def _seen(found: Record, store: ObjectStore, ages: lease.Ages) -> Seen:
+    now = datetime.now(UTC)
+    hold = lease.estimated(found, ages, now=now)
     condition = standing.condition(found, held_seconds=hold.seconds)
     phases = standing.phases(found, is_running=condition == "running")
     return Seen(found, store.uri, hold, now, condition, phases, standing.seconds_left(found, phases))
 
 
 def _watch(store: ObjectStore) -> None:
+    watch = Watch(store)
     with Live(console=TableConsole(), auto_refresh=False) as live:
         while True:
-            seen = look(store)
+            seen = watch.look()
             live.update(as_table(seen), refresh=True)
             if seen.condition == "done":
                 return

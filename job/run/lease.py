@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import datetime
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from job.errors import Superseded
 from job.observe import events
@@ -19,7 +19,7 @@ from job.observe.progress import Context
 from job.run.holder import can_be_taken_over_by, is_there, this_process
 from job.run.record import RECORD_NAME, Identity, RunRecord
 from job.schema import Holder, Record
-from job.storage import ObjectStore
+from job.storage import ObjectStore, check_conditional_writes
 
 MIN_POLL_SECONDS, MAX_POLL_SECONDS = 0.2, 5.0
 POLLS_IN_A_LEASE = 20
@@ -40,6 +40,12 @@ class Hold(NamedTuple):
     is_known: bool
 
 
+class Ages(Protocol):
+    """The part of a store that says how long ago an object was written."""
+
+    def age_seconds(self, name: str) -> float | None: ...
+
+
 def request_seconds(lease_seconds: float) -> float:
     """The time limit of a request on the record: one that hangs must not cost the lease."""
     return min(max(lease_seconds / REQUESTS_IN_A_LEASE, MIN_REQUEST_SECONDS), MAX_REQUEST_SECONDS)
@@ -57,7 +63,8 @@ def claim(
     """Open the run and take it, unless it is done: then nothing is written.
 
     Waits while another attempt holds it, and reports that once. Raises RunMismatch when the run id belongs to other
-    settings, RecordDamaged when the record is missing or damaged, Superseded when the run is still held after
+    settings, RecordDamaged when the record is missing or damaged, InputError when the store does not refuse what another
+    one has overtaken, Superseded when the run is still held after
     `lease_seconds`, or after the holder's lease if that is longer.
     """
     began = time.monotonic()
@@ -74,6 +81,8 @@ def claim(
         unchanged_seconds = time.monotonic() - seen_at
         hold = look(record.content, store, holder)
         if lease is None or hold.seconds <= 0 or unchanged_seconds >= lease.seconds:
+            if tries == 0:
+                check_conditional_writes(store)
             try:
                 record.take(holder, lease_seconds=lease_seconds, num_workers=num_workers)
             except Superseded:
@@ -97,7 +106,7 @@ def claim(
         _pause(seconds, context.check_stop)
 
 
-def look(record: Record, store: ObjectStore, holder: Holder, *, name: str = RECORD_NAME) -> Hold:
+def look(record: Record, store: Ages, holder: Holder, *, name: str = RECORD_NAME) -> Hold:
     """How another process than `holder` holds the run, as far as one look shows. Raises StorageError.
 
     The record was read from `name` in the store.
@@ -111,10 +120,12 @@ def look(record: Record, store: ObjectStore, holder: Holder, *, name: str = RECO
     return Hold(max(0.0, lease.seconds - age), is_known=True)
 
 
-def estimated(record: Record, store: ObjectStore, *, now: datetime, name: str = RECORD_NAME) -> Hold:
+def estimated(record: Record, store: Ages, *, now: datetime, name: str = RECORD_NAME) -> Hold:
     """As `look` of this process, for people: what is not known is estimated by the clock of the holder's host."""
+    if record.lease is None:
+        return Hold(0.0, is_known=True)
     hold = look(record, store, this_process(None), name=name)
-    if hold.is_known or record.lease is None:
+    if hold.is_known:
         return hold
     renewed = record.lease.renewed or record.attempts[-1].start
     return hold._replace(seconds=min(hold.seconds, max(0.0, hold.seconds - (now - renewed).total_seconds())))

@@ -45,7 +45,7 @@ from job.schema import (
     recorded_setting,
 )
 from job.settings.settings import Settings
-from job.storage import MISSING, ObjectStore
+from job.storage import MISSING, ObjectStore, StoredObject
 
 RECORD_NAME = "run.json"
 MAX_BYTES = 64 << 20
@@ -243,7 +243,7 @@ def read(store: ObjectStore, name: str = RECORD_NAME) -> Record | None:
 
     `store` is the run's own place, or a folder above it from which `name` leads there.
     """
-    found = _read(store, name)
+    found = _read(store, name, has_version=False)
     return found and found[0]
 
 
@@ -258,13 +258,16 @@ def existing_record(store: ObjectStore) -> Record:
     return found
 
 
-def _read(store: ObjectStore, name: str = RECORD_NAME, *, run_id: str | None = None) -> tuple[Record, str] | None:
+def _read(
+    store: ObjectStore, name: str = RECORD_NAME, *, run_id: str | None = None, has_version: bool = True
+) -> tuple[Record, str] | None:
+    """The record and its version. Without one, as only a write needs it, the record costs one request of a bucket."""
     place = f"{store.uri}/{name}".removesuffix(f"/{RECORD_NAME}")
     errors: list[ThawError] = []
     # Twice: it may be written between two requests, and a record counts as damaged only if it is so in the store.
     for _ in range(2):
         try:
-            stored = store.read(name)
+            stored = store.read(name) if has_version else StoredObject(store.peek(name), MISSING)
             return parsed(stored.data, place, run_id=run_id or run_id_of(place)), stored.version
         except ObjectMissing:
             above = name.removesuffix(RECORD_NAME)

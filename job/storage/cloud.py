@@ -1,7 +1,7 @@
 """An S3 bucket or an Azure container as an object store, and every server of the S3 protocol with conditional writes.
 
 Credentials and the address come from the provider's own variables (cloud_access.py); never from a setting. Each method
-makes one attempt: what may pass is raised as StorageError, and who calls it tries again. Every write is conditional on
+makes one attempt: see `RetryingStore`. Every write is conditional on
 an ETag, so of two that race one is refused; whether a refused write was an earlier try of the same call, `holds` tells.
 
 The version of an object is its ETag without quotes. On S3 that is a checksum of the bytes: it is new for other bytes,
@@ -28,12 +28,13 @@ from typing import IO, TYPE_CHECKING, Any
 
 import obstore
 
-from job.errors import ObjectDamaged, ObjectMissing, PreconditionFailed, StorageError, StorageRefused
+from job.errors import AnswerMalformed, ObjectDamaged, ObjectMissing, PreconditionFailed, StorageRefused
 from job.paths import UnsafeName, checked_name
 from job.storage import scratch
 from job.storage.cloud_access import PROVIDERS, Client, connect
-from job.storage.cloud_errors import PASSING, explained
-from job.storage.protocol import MISSING, Digest, StoredObject
+from job.storage.cloud_errors import explained
+from job.storage.protocol import MISSING, Digest, StoredObject, digest_of
+from job.storage.retrying import PASSING
 
 if TYPE_CHECKING:
     # Not there when the program runs (obstore 0.12).
@@ -94,6 +95,9 @@ class CloudStore:
         version, _ = self._received(self._client, name, file)
         return StoredObject(file.getvalue(), version)
 
+    def peek(self, name: str) -> bytes:
+        return self.read(name).data
+
     def write(self, name: str, data: bytes, *, if_version: str) -> str:
         return self._sent(self._client, name, data, Checksums.of([data]), if_version)
 
@@ -103,7 +107,7 @@ class CloudStore:
         if size > LARGEST_BYTES:
             raise StorageRefused(
                 f"{self.uri}/{name} would have {size} bytes: expected at most {LARGEST_BYTES}, for one request",
-                hint="use a smaller model, or a store of another kind (see Object storage in docs/operations.md)",
+                hint="use a smaller model, or a store of another kind (see docs/storage.md)",
             )
         with scratch.explained(source), source.open("rb") as file:
             # Mapped, so that its bytes are not held in memory; an empty file cannot be. It is not closed here: after an
@@ -116,8 +120,9 @@ class CloudStore:
         with scratch.explained(target), target.open("wb") as file:
             return self._received(self._receiving, name, file)[1]
 
-    def holds(self, name: str, meant: Digest) -> str | None:
+    def holds(self, name: str, source: bytes | Path) -> str | None:
         """The version of the object if it has exactly these bytes, otherwise None: it is fetched, and compared."""
+        meant = Checksums.of([source]).digest if isinstance(source, bytes) else digest_of(source)
         with contextlib.suppress(ObjectMissing, ObjectDamaged):
             version, held = self._received(self._receiving, name, None, only_if_size=meant.size)
             return version if held == meant else None
@@ -180,17 +185,17 @@ class CloudStore:
             raise StorageRefused(f"{self.uri}: {error}", hint="correct the name") from error
 
     def _relative(self, paths: Iterable[str]) -> Iterator[str]:
-        """Names relative to this store. Raises StorageError for one that was not requested."""
+        """Names relative to this store. Raises AnswerMalformed for one that was not requested."""
         for path in paths:
             if not path.startswith(self._prefix):
-                raise StorageError(f"the listing of {self.uri} has {path!r}, which is not under it", hint=PASSING)
+                raise AnswerMalformed(f"the listing of {self.uri} has {path!r}, which is not under it", hint=PASSING)
             yield path.removeprefix(self._prefix)
 
     def _version(self, name: str, meta: Any) -> str:
         """The ETag without its quotes: Azure leaves them out in a listing."""
         etag: str = meta["e_tag"] or ""
         if not etag.strip('"'):
-            raise StorageError(f"an answer about {self.uri}/{name} has no ETag", hint=PASSING)
+            raise AnswerMalformed(f"an answer about {self.uri}/{name} has no ETag", hint=PASSING)
         return etag.strip('"')
 
     def _opened(self, client: Client, name: str, *, if_version: str = MISSING) -> "GetResult":

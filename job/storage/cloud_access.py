@@ -133,11 +133,6 @@ def connect(
         ) from error
 
 
-CONNECT = timedelta(seconds=10)
-CERTIFICATES = "AWS_CA_BUNDLE"
-"""A file of certificates, in PEM, that are trusted besides those of the system. obstore reads SSL_CERT_FILE itself."""
-
-
 def _given(provider: Provider, environ: Mapping[str, str]) -> dict[str, str]:
     """The provider's variables that are set. Raises StorageRefused for one without a value: obstore would take it."""
     names = {*provider.endpoints, *provider.others, *provider.more}.union(*provider.credentials)

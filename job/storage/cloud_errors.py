@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from obstore.exceptions import BaseError, InvalidPathError, PreconditionError
 
 from job.errors import ObjectDamaged, ObjectMissing, PreconditionFailed, StorageError, StorageRefused
+from job.storage.retrying import PASSING
 
-PASSING = "it may pass: start the run again, nothing is lost"
 NO_BUCKET = "create it, or correct its name: in THAW_STORAGE_URI, or wherever it was given"
 
 FOREIGN_ERRORS = (BaseError, FileNotFoundError, ValueError)
@@ -52,7 +52,9 @@ def explained(action: str, uri: str, hints: Hints) -> Iterator[None]:
     try:
         yield
     except FOREIGN_ERRORS as error:
-        raise explain(error, action, uri, hints) from error
+        ours = explain(error, action, uri, hints)
+        ours.code = str(_status(str(error)) or ours.code)
+        raise ours from error
 
 
 def explain(error: Exception, action: str, uri: str, hints: Hints) -> StorageError:
@@ -85,16 +87,6 @@ def explain(error: Exception, action: str, uri: str, hints: Hints) -> StorageErr
     if is_refusal or status == _NOT_IMPLEMENTED:
         return StorageRefused(failed, hint=hints.address)
     return StorageError(failed, hint=PASSING)
-
-
-def status_of(error: BaseException) -> str:
-    """The HTTP status of the answer behind an error of `CloudStore`, or of obstore; `error` where none came.
-
-    An answer that this program found fault with, as its bytes were not those of the checksum, had 200.
-    """
-    if isinstance(error, StorageError) and error.__cause__ is None:
-        return "200"
-    return str(_status(str(error.__cause__ or error)) or "error")
 
 
 def reason(error: BaseException) -> str:

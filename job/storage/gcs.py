@@ -38,6 +38,9 @@ T = TypeVar("T")
 
 UPLOAD_CHUNK_BYTES = 16 << 20
 
+MAX_CONNECTIONS = 64
+"""That are kept open, for as many threads."""
+
 NO_GENERATION = 0
 """The generation of an object that does not exist, in a condition."""
 
@@ -59,6 +62,9 @@ class GcsStore:
         with explained("open", self.uri, malformed=()):
             self._client = storage.Client(project=None)
             self._client._http.hooks["response"].append(self._note_clock)
+            for adapter in self._client._http.adapters.values():
+                # By default it keeps ten connections, and opens and closes one for each request of an eleventh thread.
+                adapter.init_poolmanager(MAX_CONNECTIONS, MAX_CONNECTIONS)
             # google-cloud-storage 3.17 requests the bucket's own description in the background, for tracing: that needs
             # a permission that a run does not need (tests/test_gcs.py shows it).
             self._client._bucket_metadata_cache = None
@@ -74,6 +80,18 @@ class GcsStore:
             return StoredObject(data, version), stated, content_of(data)
 
         return self._received(name, fetch)
+
+    def peek(self, name: str) -> bytes:
+        blob, file = self._blob(name), io.BytesIO()
+        with self._explained("read", name):
+            blob.download_to_file(file, checksum=None, **self._options)
+        data = file.getvalue()
+        if blob.crc32c is None:
+            return self.read(name).data
+        arrived, stated = content_of(data), Content(None, blob.crc32c)
+        if not arrived.is_surely(stated):
+            raise ObjectDamaged(f"{self.uri}/{name} is damaged: {arrived} arrived, the store has {stated}")
+        return data
 
     def write(self, name: str, data: bytes, *, if_version: str) -> str:
         blob, content = self._blob(name), content_of(data)

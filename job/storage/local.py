@@ -70,6 +70,9 @@ class LocalStore:
         with self._explained("read", name), os.fdopen(files.open_file(self._path(name)), "rb") as file:
             return StoredObject(file.read(), str(os.fstat(file.fileno()).st_mtime_ns))
 
+    def peek(self, name: str) -> bytes:
+        return self.read(name).data
+
     def write(self, name: str, data: bytes, *, if_version: str) -> str:
         with self._writing(name) as temporary:
             temporary.path.write_bytes(data)

@@ -72,6 +72,12 @@ class ObjectStore(Protocol):
     def read(self, name: str) -> StoredObject:
         """The bytes and version of a small object. Raises ObjectMissing."""
 
+    def peek(self, name: str) -> bytes:
+        """The bytes of a small object, verified as by `read`, where no version is needed: in a bucket one request.
+
+        Raises ObjectMissing.
+        """
+
     def write(self, name: str, data: bytes, *, if_version: str) -> str:
         """Write a small object and return its new version.
 

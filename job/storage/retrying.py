@@ -50,7 +50,7 @@ class RetryingStore:
         first_delay_seconds: float = 1.0,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._store = store
+        self.remote = store
         self._observer = observer or Unobserved()
         self._retry_seconds = retry_seconds
         self._first_delay_seconds = first_delay_seconds
@@ -58,49 +58,52 @@ class RetryingStore:
 
     @property
     def uri(self) -> str:
-        return self._store.uri
+        return self.remote.uri
 
     def read(self, name: str) -> StoredObject:
-        return self._ask("read", lambda: self._store.read(name))
+        return self._ask("read", lambda: self.remote.read(name))
+
+    def peek(self, name: str) -> bytes:
+        return self._ask("read", lambda: self.remote.peek(name))
 
     def write(self, name: str, data: bytes, *, if_version: str) -> str:
         def holds() -> str | None:
-            return self._store.holds(name, data)
+            return self.remote.holds(name, data)
 
         def write() -> str:
-            return self._store.write(name, data, if_version=if_version)
+            return self.remote.write(name, data, if_version=if_version)
 
         # Of what was written before, the version is what `holds` returns.
         return self._sent(name, if_version, write, holds, lambda version: version)
 
     def upload(self, name: str, source: Path, *, if_version: str, may_move: bool = False) -> Digest:
         def upload() -> Digest:
-            return self._store.upload(name, source, if_version=if_version, may_move=False)
+            return self.remote.upload(name, source, if_version=if_version, may_move=False)
 
         return self._sent(
-            name, if_version, upload, lambda: self._store.holds(name, source), lambda _: Digest.of(source)
+            name, if_version, upload, lambda: self.remote.holds(name, source), lambda _: Digest.of(source)
         )
 
     def download(self, name: str, target: Path) -> Digest:
-        return self._ask("read", lambda: self._store.download(name, target))
+        return self._ask("read", lambda: self.remote.download(name, target))
 
     def version(self, name: str) -> str:
-        return self._ask("read", lambda: self._store.version(name))
+        return self._ask("read", lambda: self.remote.version(name))
 
     def age_seconds(self, name: str) -> float | None:
-        return self._ask("read", lambda: self._store.age_seconds(name))
+        return self._ask("read", lambda: self.remote.age_seconds(name))
 
     def folders(self) -> list[str]:
-        return self._ask("list", self._store.folders)
+        return self._ask("list", self.remote.folders)
 
     def list(self, prefix: str) -> list[str]:
-        return self._ask("list", lambda: self._store.list(prefix))
+        return self._ask("list", lambda: self.remote.list(prefix))
 
     def versions(self, prefix: str) -> dict[str, str]:
-        return self._ask("list", lambda: self._store.versions(prefix))
+        return self._ask("list", lambda: self.remote.versions(prefix))
 
     def delete(self, name: str) -> None:
-        self._ask("delete", lambda: self._store.delete(name))
+        self._ask("delete", lambda: self.remote.delete(name))
 
     def _sent(
         self,

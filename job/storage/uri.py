@@ -115,7 +115,11 @@ def open_store(
 
 
 def _remote(scheme: str, bucket: str, prefix: str, timeout_seconds: float) -> RemoteStore:
-    # Imported here: they take most of a second, and only runs on a bucket need them.
+    # Imported here: the one takes most of a second, and only runs on a bucket need either.
+    if scheme != "gs":
+        from job.storage.cloud import CloudStore
+
+        return CloudStore(f"{scheme}://{bucket}/{prefix}", timeout_seconds=timeout_seconds)
     from job.storage.gcs import GcsStore
 
     return GcsStore(bucket=bucket, prefix=prefix, timeout_seconds=timeout_seconds)
