@@ -133,14 +133,14 @@ def test_a_damaged_best_checkpoint_is_trained_again(small: Small, store: LocalSt
     settings = small(**UNSTEADY)
     whole, recorder = in_one_go(settings, tmp_path)
     (best,) = recorder.of(events.BestRestored)
+    step = record_of(whole).history[best.epoch].step
 
     class Damage(Recorder):
         def event(self, event: events.Event) -> None:
             super().event(event)
-            if isinstance(event, events.EpochFinished) and event.epoch == best.epoch + 1:
-                step = record_of(whole).history[best.epoch].step
-                (name,) = (entry.name for entry in record_of(store).checkpoints if entry.step == step)
-                store.write(name, b"nonsense", if_version=store.version(name))
+            # Commits are made in the background: only this event says that the checkpoint is there.
+            if isinstance(event, events.Committed) and event.step == step:
+                store.write(event.checkpoint, b"nonsense", if_version=store.version(event.checkpoint))
 
     with pytest.raises(StorageError, match="it was the best of its phase"):
         start(settings, store, observer=Damage())
