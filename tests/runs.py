@@ -22,6 +22,7 @@ HOLDER = Holder(host="test", pid=1, started=0.0, job_uid="uid")
 IDENTITY = Identity(run_id="run", fingerprint="f", settings={})
 
 Undisturbed = tuple[LocalStore, Recorder, Settings]
+Whole = Callable[..., Undisturbed]
 Small = Callable[..., Settings]
 
 
