@@ -30,6 +30,7 @@ ONE_AT_A_TIME = [
     for field in dataclasses.fields(Augmentation)
     if field.name != "randaugment_magnitude"
 ]
+SLOWLY_ONE_AT_A_TIME = [pytest.param(*one.values, id=one.id, marks=pytest.mark.slow) for one in ONE_AT_A_TIME]
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,7 @@ def augmented(images: tf.Tensor, augmentation: Augmentation, *, last: int = 2) -
 # All of them
 
 
-@pytest.mark.parametrize("augmentation", [*ONE_AT_A_TIME, pytest.param(EVERYTHING, id="everything")])
+@pytest.mark.parametrize("augmentation", [*SLOWLY_ONE_AT_A_TIME, pytest.param(EVERYTHING, id="everything")])
 def test_the_same_seed_gives_the_same_images_and_another_others(images: tf.Tensor, augmentation: Augmentation) -> None:
     """To the last bit, in two graphs of the same function; the pixels stay where a photograph has them."""
     once, again, other = (augmented(images, augmentation, last=last) for last in (2, 2, 3))

@@ -20,7 +20,7 @@ from job.train.step import Recipe, train_step
 from tests import shapes
 from tests.classifiers import ALONE, build
 from tests.reports import content, render
-from tests.runs import Small, StopAtStep, result_of, start
+from tests.runs import ONE_PHASE, Small, StopAtStep, Whole, result_of, start
 
 BATCH, ROWS, SIZE = 12, 9, 16
 """Of a batch of 12 examples, the first 9 count."""
@@ -61,7 +61,13 @@ def one_step(
 
 @pytest.mark.parametrize("xla", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("num_classes", [2, 4])
-@pytest.mark.parametrize("alphas", [{"mixup": 0.8}, {"cutmix": 1.0}, {"mixup": 0.8, "cutmix": 1.0}])
+@pytest.mark.parametrize(
+    "alphas",
+    [
+        {"mixup": 0.8, "cutmix": 1.0},
+        *(pytest.param(alone, marks=pytest.mark.slow) for alone in ({"mixup": 0.8}, {"cutmix": 1.0})),
+    ],
+)
 def test_the_loss_is_shared_as_the_pixels_are(alphas: dict[str, float], num_classes: int, xla: bool) -> None:
     """Cross-entropy of both labels by the share of the pixels, each smoothed and with its class weight; its gradient.
 
@@ -133,22 +139,21 @@ def test_partners_are_the_examples_of_another_order_in_the_same_columns(prepared
 @pytest.mark.parametrize(
     ("phase", "step"),
     [
-        ("fine_tune", 4),
-        *(pytest.param(*case, marks=pytest.mark.slow) for case in [("head", 4), ("head", 5), ("fine_tune", 0)]),
+        ("head", 4),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in [("head", 5), ("fine_tune", 0), ("fine_tune", 4)]),
     ],
 )
 def test_training_with_everything_on_that_is_stopped_anywhere_ends_the_same(
-    small: Small, store: LocalStore, tmp_path: Path, phase: str, step: int
+    small: Small, store: LocalStore, whole: Whole, phase: str, step: int
 ) -> None:
     """In the middle of an epoch, before its validation, at the end of a phase, and at the beginning of the next one."""
-    settings = small(dataset="three_shapes", **ALL_ON)
-    whole = LocalStore(tmp_path / "whole")
-    start(settings, whole)
+    changes = ALL_ON | {"dataset": "three_shapes"} | (ONE_PHASE if phase == "head" else {})
+    settings = small(**changes)
     stop = StopAtStep(phase, step)
     with pytest.raises(Interrupted):
         start(settings, store, observer=stop, check_stop=stop.check_stop)
     start(settings, store)
-    assert result_of(store) == result_of(whole)
+    assert result_of(store) == result_of(whole(**changes)[0])
 
 
 @pytest.mark.parametrize(
