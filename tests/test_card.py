@@ -57,7 +57,7 @@ def answers_of_the_card(folder: Path, images: list[Path]) -> list[list[Answer]]:
     (folder / "image.jpg").write_bytes(images[0].read_bytes())
     code = "\n".join(re.findall(r"```python\n(.+?)```", (folder / "README.md").read_text(), re.DOTALL))
     done = subprocess.run(
-        [sys.executable, "-c", code + MORE, *map(str, images)], cwd=folder, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", code + MORE, *map(str, images)], cwd=folder, capture_output=True, text=True, timeout=240
     )
     assert done.returncode == 0, done.stderr
     by_name, by_keras, *lines = done.stdout.splitlines()

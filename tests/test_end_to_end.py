@@ -57,7 +57,7 @@ def test_a_finished_run_is_answered_without_tensorflow(undisturbed: dict[str, An
     )
     done = subprocess.run(
         [sys.executable, "-c", program],
-        env=undisturbed["env"], cwd=REPOSITORY, capture_output=True, text=True, timeout=60,
+        env=undisturbed["env"], cwd=REPOSITORY, capture_output=True, text=True, timeout=240,
     )  # fmt: skip
     assert done.returncode == ExitCode.COMPLETE
     (answer,) = events(done.stdout)
@@ -111,7 +111,7 @@ def test_a_log_without_a_reader_changes_nothing(environment: Environment) -> Non
     process.stdout.close()
     time.sleep(1)
     process.terminate()
-    assert process.wait(timeout=60) == ExitCode.INTERRUPTED
+    assert process.wait(timeout=240) == ExitCode.INTERRUPTED
     assert run_json(env)["attempts"][-1]["exit_code"] == ExitCode.INTERRUPTED
 
 
@@ -142,7 +142,7 @@ def test_a_stop_while_the_run_is_held_by_another_ends_with_42(environment: Envir
         with begin(environment(head_epochs=1000, job_uid="second")) as second:
             wait_for(second, "waiting")
             second.terminate()
-            second.communicate(timeout=30)
+            second.communicate(timeout=240)
             assert second.returncode == ExitCode.INTERRUPTED
         first.kill()
 
@@ -157,7 +157,7 @@ def test_a_stop_while_data_is_fetched_ends_with_42(gcs: GcsServer, environment: 
     while not any(operation == "read" for operation, _ in list(gcs.requests)):
         time.sleep(0.05)
     process.terminate()
-    stdout, _ = process.communicate(timeout=30)
+    stdout, _ = process.communicate(timeout=240)
     assert process.returncode == ExitCode.INTERRUPTED, stdout
 
 
@@ -174,7 +174,7 @@ def test_a_stop_while_the_store_hangs_ends_with_42_in_the_grace_period(
     gcs.fail("stall", at=0, times=1000)
     process.terminate()
     began = time.monotonic()
-    process.communicate(timeout=30)
+    process.communicate(timeout=240)
     assert process.returncode == ExitCode.INTERRUPTED
     assert time.monotonic() - began < 10
     message = termination_message(env)
@@ -259,7 +259,7 @@ def test_a_run_that_does_not_stop_is_ended_after_its_grace_period_or_by_a_second
         if number == signals[0]:
             said = json.loads(process.stdout.readline())
             assert (said["event"], said["signal"], said["uncommitted_steps"]) == ("stopping", number.name, 7)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=240)
     message = termination_message(env)
     assert process.returncode == message["exit_code"] == ExitCode.INTERRUPTED
     assert stderr.strip() == message["reason"] == f"{reason}; steps lost: 7; what was committed stands"
@@ -292,7 +292,7 @@ os._exit(1)
 
 def test_a_stop_is_heard_while_a_library_has_the_handler() -> None:
     """As TensorFlow does while it connects workers."""
-    done = subprocess.run([sys.executable, "-c", TAKES_THE_HANDLER], cwd=REPOSITORY, timeout=60)
+    done = subprocess.run([sys.executable, "-c", TAKES_THE_HANDLER], cwd=REPOSITORY, timeout=240)
     assert done.returncode == ExitCode.INTERRUPTED
 
 
@@ -306,7 +306,7 @@ def disturb(env: dict[str, str], rng: random.Random, kinds: list[signal.Signals]
             # Between the claim and the end: importing, loading, compiling, training, evaluating, exporting.
             time.sleep(rng.uniform(0, 5))
             process.send_signal(rng.choice(kinds))
-        process.communicate(timeout=60)
+        process.communicate(timeout=240)
         codes.append(process.returncode)
     done = job(env=env)
     codes.append(done.returncode)
@@ -345,7 +345,7 @@ def test_a_run_that_is_stopped_and_then_killed_ends_with_the_same_bits(
     process = begin(env)
     wait_for(process, "step_compiled", phase="head")
     process.send_signal(number)
-    stdout, _ = process.communicate(timeout=60)
+    stdout, _ = process.communicate(timeout=240)
     assert process.returncode == ExitCode.INTERRUPTED
     assert number.name in events(stdout)[-1]["reason"]
     record, message = run_json(env), termination_message(env)
@@ -355,7 +355,7 @@ def test_a_run_that_is_stopped_and_then_killed_ends_with_the_same_bits(
     process = begin(env)
     wait_for(process, "committed", reason="interval")
     process.kill()
-    process.communicate(timeout=60)
+    process.communicate(timeout=240)
     assert process.returncode == -signal.SIGKILL
     assert list(temporary.iterdir()) == []
     done = job(env=env)

@@ -104,7 +104,7 @@ def together(gcs: GcsServer, environment: Environment) -> Callable[..., Any]:
             env = environment(job_uid=uid, lease_seconds=5, **ONE_PHASE, **places)
             processes.append(begin(env))
             time.sleep(apart_seconds)
-        outputs = [process.communicate(timeout=120)[0] for process in processes]
+        outputs = [process.communicate(timeout=240)[0] for process in processes]
         return [process.returncode for process in processes], outputs, env
 
     return run

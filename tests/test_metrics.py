@@ -131,7 +131,7 @@ def test_a_complete_run_moves_every_series_that_it_should(prepared: Path, tmp_pa
         [program("promtool"), "check", "metrics"],
         input=generate_latest(metrics.registry),
         capture_output=True,
-        timeout=30,
+        timeout=240,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 

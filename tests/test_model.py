@@ -151,7 +151,7 @@ def test_the_exported_model_loads_with_plain_keras_and_gives_the_same_numbers(
     np.save(tmp_path / "images.npy", images)
     done = subprocess.run(
         [sys.executable, "-c", LOAD_WITH_PLAIN_KERAS, str(tmp_path / "model.keras"), str(tmp_path / "images.npy")],
-        capture_output=True, text=True, check=True, cwd=tmp_path, timeout=120,
+        capture_output=True, text=True, check=True, cwd=tmp_path, timeout=240,
     )  # fmt: skip
     expected = classifier.logits(classifier.features(images))
     assert (expected.shape, expected.dtype) == ((6, num_logits), tf.float32)

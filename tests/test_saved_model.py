@@ -61,7 +61,7 @@ def test_a_process_without_this_package_gets_the_same_numbers(tmp_path: Path, cl
     np.save(tmp_path / "images.npy", images)
     subprocess.run(
         [sys.executable, "-c", ANSWER, "saved_model", "images.npy", *map(str, names)],
-        check=True, cwd=tmp_path, timeout=120,
+        check=True, cwd=tmp_path, timeout=240,
     )  # fmt: skip
     expected = np.array(model(images.astype(np.float32), training=False))
     of_classes = np.concatenate([np.zeros_like(expected), expected], axis=1) if len(class_names) == 2 else expected

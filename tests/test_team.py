@@ -192,7 +192,7 @@ def test_a_worker_that_falls_silent_is_noticed(environment: Environment, victim:
         team.wait_for("step_compiled")
         team.processes[victim].send_signal(signal.SIGSTOP)
         others = [process for worker, process in enumerate(team.processes) if worker != victim]
-        assert [process.wait(timeout=120) for process in others] == [ExitCode.PEER_LOST] * 2, team.told()
+        assert [process.wait(timeout=240) for process in others] == [ExitCode.PEER_LOST] * 2, team.told()
         team.processes[victim].kill()
     assert all(f"worker {victim}" in team.reasons()[worker] for worker in range(3) if worker != victim), team.told()
 
