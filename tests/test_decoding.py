@@ -176,7 +176,9 @@ BOTH = ("shape-7.png", "shape-50.png")
     [
         ("tfrecord", "memory", ("train[:60]", "train[60:70]", "train[70:80]"), BOTH),
         pytest.param("tfrecord", "disk", ("train[8:60]", "train[:8]", "train[80:90]"), BOTH, marks=pytest.mark.slow),
-        ("tfrecord", "none", ("train[60:80]", "train[51:60]", "train[8:51]"), BOTH[1:]),
+        pytest.param(
+            "tfrecord", "none", ("train[60:80]", "train[51:60]", "train[8:51]"), BOTH[1:], marks=pytest.mark.slow
+        ),
         ("array_record", "memory", ("train[:60]", "train[60:70]", "train[70:80]"), BOTH),
         ("parquet", "memory", ("train[:60]", "train[60:70]", "train[70:80]"), BOTH),
     ],

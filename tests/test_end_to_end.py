@@ -14,10 +14,12 @@ from typing import Any
 import pytest
 
 from job.errors import ExitCode
+from job.observe.events import Restored
+from job.storage import LocalStore
 from tests.conftest import REPOSITORY, job
 from tests.gcs_server import BUCKET, GcsServer
-from tests.processes import Environment, begin, place_of, result, run_json, wait_for
-from tests.runs import ONE_PHASE, Whole
+from tests.processes import Environment, begin, result, run_json, wait_for
+from tests.runs import ONE_PHASE, Small, Whole, result_of, start
 
 KILLS_IN_A_RUN = 2
 
@@ -331,7 +333,7 @@ def test_a_run_killed_at_random_ends_with_the_same_bits(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_run_that_is_stopped_and_then_killed_ends_with_the_same_bits(
-    environment: Environment, whole: Whole, tmp_path: Path, number: signal.Signals
+    environment: Environment, small: Small, whole: Whole, tmp_path: Path, number: signal.Signals
 ) -> None:
     """The stop commits, ends with 42, and its message has phase, step and last commit.
 
@@ -358,8 +360,7 @@ def test_a_run_that_is_stopped_and_then_killed_ends_with_the_same_bits(
     process.communicate(timeout=240)
     assert process.returncode == -signal.SIGKILL
     assert list(temporary.iterdir()) == []
-    done = job(env=env)
-    assert done.returncode == termination_message(env)["exit_code"] == ExitCode.COMPLETE
-    restored = [event for event in events(done.stdout) if event["event"] == "restored"]
-    assert restored[0]["step"] > message["step"]
-    assert result(env) == result(place_of(whole(**ONE_PHASE)[0]))
+    store = LocalStore(Path(env["THAW_STORAGE_URI"], env["THAW_RUN_ID"]))
+    (restored,) = start(small(**ONE_PHASE), store).of(Restored)
+    assert restored.step > message["step"]
+    assert result_of(store) == result_of(whole(**ONE_PHASE)[0])

@@ -459,8 +459,8 @@ sys.exit(99 if "tensorflow" in sys.modules else code)
     [
         (["--to", "gs://no-such-bucket/m"], None, "bucket does not exist"),
         (["--to", f"gs://{BUCKET}/m"], "403", "does not have storage.objects"),
-        (["--to", "gs://"], None, "--to='gs://': expected gs://bucket/prefix"),
-        (["--to", "s3://bucket/m"], None, "s3:// is not a store"),
+        pytest.param(["--to", "gs://"], None, "--to='gs://': expected gs://bucket/prefix", marks=pytest.mark.slow),
+        pytest.param(["--to", "s3://bucket/m"], None, "s3:// is not a store", marks=pytest.mark.slow),
         (["--to", "/proc/mirror"], None, "/proc/mirror"),
         ([], None, "--to: is missing (where to: gs://bucket/prefix"),
     ],

@@ -3,9 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from safetensors.numpy import load as load_arrays
 
 from job.data.order import epoch_order
 from job.data.splits import load_splits
@@ -20,7 +22,7 @@ from job.train.step import Recipe, train_step
 from tests import shapes
 from tests.classifiers import ALONE, build
 from tests.reports import content, render
-from tests.runs import ONE_PHASE, Small, StopAtStep, Whole, result_of, start
+from tests.runs import ONE_PHASE, Small, StopAtStep, Whole, record_of, result_of, start
 
 BATCH, ROWS, SIZE = 12, 9, 16
 """Of a batch of 12 examples, the first 9 count."""
@@ -29,6 +31,7 @@ ALL_ON: dict[str, Any] = {
     "mixup": 0.4, "cutmix": 1.0, "label_smoothing": 0.1, "weight_decay": 0.05, "clip_norm": 0.5, "ema_decay": 0.8,
     "class_weights": "balanced",
 }  # fmt: skip
+IN_HEAD = ALL_ON | ONE_PHASE | {"dataset": "three_shapes"}
 
 
 def new_state(num_classes: int) -> PhaseState:
@@ -147,7 +150,7 @@ def test_training_with_everything_on_that_is_stopped_anywhere_ends_the_same(
     small: Small, store: LocalStore, whole: Whole, phase: str, step: int
 ) -> None:
     """In the middle of an epoch, before its validation, at the end of a phase, and at the beginning of the next one."""
-    changes = ALL_ON | {"dataset": "three_shapes"} | (ONE_PHASE if phase == "head" else {})
+    changes = IN_HEAD if phase == "head" else IN_HEAD | {"fine_tune_epochs": 2}
     settings = small(**changes)
     stop = StopAtStep(phase, step)
     with pytest.raises(Interrupted):
@@ -156,11 +159,22 @@ def test_training_with_everything_on_that_is_stopped_anywhere_ends_the_same(
     assert result_of(store) == result_of(whole(**changes)[0])
 
 
+def test_what_is_shipped_are_the_averages(whole: Whole, tmp_path: Path) -> None:
+    """The checkpoint has the weights of the last step beside them."""
+    store, _, _ = whole(**IN_HEAD)
+    arrays = load_arrays(store.read(record_of(store).checkpoints[-1].name).data)
+    path = tmp_path / "model.keras"
+    path.write_bytes(store.read("model/model.keras").data)
+    kernel = np.asarray(keras.saving.load_model(path).get_layer("head").kernel)
+    assert not np.array_equal(kernel, arrays["head/kernel"])
+    assert any(np.array_equal(kernel, array) for name, array in arrays.items() if name.startswith("optimizer/"))
+
+
 @pytest.mark.parametrize(
     ("setting", "remark"),
     [
         ({"mixup": 0.2}, "mixed with another one"),
-        ({"cutmix": 1.0}, "mixed with another one"),
+        pytest.param({"cutmix": 1.0}, "mixed with another one", marks=pytest.mark.slow),
         ({"label_smoothing": 0.1}, "labels are smoothed"),
         ({"ema_decay": 0.99}, "moving average of the weights"),
     ],

@@ -147,7 +147,7 @@ def test_all_that_cannot_be_read_is_named_at_once(load: Any, copied: Path) -> No
     assert "THAW_ON_UNREADABLE=skip" in caught.value.hint
 
 
-@pytest.mark.parametrize("cache", ["memory", "none"])
+@pytest.mark.parametrize("cache", ["memory", pytest.param("none", marks=pytest.mark.slow)])
 def test_what_is_skipped_is_counted_and_identifies_the_data(load: Any, folder: Path, copied: Path, cache: str) -> None:
     """The other images stay in their splits."""
     damage(copied)

@@ -121,7 +121,7 @@ def test_the_evaluation_batches_of_all_workers_are_those_of_one(load: Load, num_
     assert places == [0, 5, 10, 15, 20]
 
 
-@pytest.mark.parametrize("cache", ["memory", "disk", "none"])
+@pytest.mark.parametrize("cache", ["memory", pytest.param("disk", marks=pytest.mark.slow), "none"])
 def test_a_worker_decodes_and_keeps_its_own_images_alone(
     load: Load, decoded: list[tuple[int, int]], kept: list[int], cache: str
 ) -> None:
@@ -208,7 +208,9 @@ def test_a_worker_names_what_is_damaged_of_its_own(load: Load) -> None:
 
 
 @pytest.mark.parametrize(
-    ("file_format", "changes"), [("parquet", {}), ("tfrecord", {"on_unreadable": "skip"})], ids=["in turn", "skip"]
+    ("file_format", "changes"),
+    [pytest.param("parquet", {}, marks=pytest.mark.slow), ("tfrecord", {"on_unreadable": "skip"})],
+    ids=["in turn", "skip"],
 )
 def test_where_all_must_be_decoded_each_worker_keeps_all(
     load: Load, kept: list[int], prepared_as: Callable[[str], Path], file_format: str, changes: dict[str, Any]

@@ -222,7 +222,8 @@ def test_a_kill_at_any_moment_of_a_repair_loses_nothing(
     assert num_calls >= 5
 
 
-@pytest.mark.parametrize(("phase", "step"), [("head", 4), pytest.param("fine_tune", 2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("phase", "step"), [("head", 4), ("fine_tune", 2)])
 def test_a_run_whose_record_was_lost_ends_with_the_bits_of_an_undisturbed_one(
     whole: Whole, small: Small, environment: Environment, tmp_path: Path, phase: str, step: int
 ) -> None:

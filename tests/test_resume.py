@@ -75,14 +75,12 @@ def test_another_fingerprint_is_refused(undisturbed_run: Undisturbed, small: Sma
     assert store.read(RECORD_NAME) == before
 
 
-@pytest.mark.parametrize(
-    ("phase", "step", "epoch"),
-    [("head", 5, 1), *(pytest.param(*at, marks=pytest.mark.slow) for at in [("head", 6, 1), ("fine_tune", 3, 0)])],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("phase", "step", "epoch"), [("head", 5, 1), ("head", 6, 1), ("fine_tune", 3, 0)])
 def test_in_a_phase_it_continues_at_the_step(
     whole: Whole, small: Small, store: LocalStore, phase: str, step: int, epoch: int
 ) -> None:
-    """In the middle of an epoch, and at its last step before the validation."""
+    """In the middle of an epoch, and at its last step before the validation. A fast case: test_mixed_training.py."""
     changes = ONE_PHASE if phase == "head" else {}
     stop = StopAtStep(phase, step - 1)
     with pytest.raises(Interrupted):

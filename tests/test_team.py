@@ -38,7 +38,7 @@ def completed(env: dict[str, str], num_workers: int) -> TeamRun:
 
 def test_two_workers_end_as_one_does(environment: Environment, whole: Whole) -> None:
     """Every epoch and the test, to rounding. A sibling of the same Job is no successor: there is one attempt."""
-    short = {"head_epochs": 0, "fine_tune_epochs": 2}
+    short = {"head_epochs": 0, "fine_tune_epochs": 1}
     env = environment(job_uid="uid", **short)
     team = completed(env, 2)
     assert_alike(result(env), result(place_of(whole(**short)[0])))
