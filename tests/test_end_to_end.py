@@ -14,12 +14,10 @@ from typing import Any
 import pytest
 
 from job.errors import ExitCode
-from job.observe.events import Restored
-from job.storage import LocalStore
 from tests.conftest import REPOSITORY, job
 from tests.gcs_server import BUCKET, GcsServer
-from tests.processes import Environment, begin, result, run_json, wait_for
-from tests.runs import ONE_PHASE, Small, Whole, result_of, start
+from tests.processes import Environment, begin, place_of, result, run_json, wait_for
+from tests.runs import ONE_PHASE, Whole
 
 KILLS_IN_A_RUN = 2
 
@@ -78,7 +76,7 @@ def test_a_finished_run_is_answered_without_tensorflow(undisturbed: dict[str, An
             "ImageNet weights of MobileNetV2",
             marks=pytest.mark.slow,
         ),
-        ({"storage_uri": "/proc/thaw"}, ExitCode.STORAGE_UNAVAILABLE, "/proc/thaw"),
+        pytest.param({"storage_uri": "/proc/thaw"}, ExitCode.STORAGE_UNAVAILABLE, "/proc/thaw", marks=pytest.mark.slow),
         ({"cache_dir": "/proc/thaw"}, ExitCode.INVALID_SETTINGS, "THAW_CACHE_DIR='/proc/thaw'"),
     ],
     ids=["no data", "a broken description", "no network for weights", "no store", "no folder for temporary files"],
@@ -333,7 +331,7 @@ def test_a_run_killed_at_random_ends_with_the_same_bits(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_run_that_is_stopped_and_then_killed_ends_with_the_same_bits(
-    environment: Environment, small: Small, whole: Whole, tmp_path: Path, number: signal.Signals
+    environment: Environment, whole: Whole, tmp_path: Path, number: signal.Signals
 ) -> None:
     """The stop commits, ends with 42, and its message has phase, step and last commit.
 
@@ -360,7 +358,8 @@ def test_a_run_that_is_stopped_and_then_killed_ends_with_the_same_bits(
     process.communicate(timeout=240)
     assert process.returncode == -signal.SIGKILL
     assert list(temporary.iterdir()) == []
-    store = LocalStore(Path(env["THAW_STORAGE_URI"], env["THAW_RUN_ID"]))
-    (restored,) = start(small(**ONE_PHASE), store).of(Restored)
-    assert restored.step > message["step"]
-    assert result_of(store) == result_of(whole(**ONE_PHASE)[0])
+    done = job(env=env)
+    assert done.returncode == termination_message(env)["exit_code"] == ExitCode.COMPLETE
+    (restored,) = [event for event in events(done.stdout) if event["event"] == "restored"]
+    assert restored["step"] > message["step"]
+    assert result(env) == result(place_of(whole(**ONE_PHASE)[0]))

@@ -77,7 +77,7 @@ def as_table(folder: Path, to: Path) -> Path:
     return to / "metadata.csv"
 
 
-@pytest.mark.parametrize("lay_out", [as_kaggle_has_them, as_table])
+@pytest.mark.parametrize("lay_out", [as_kaggle_has_them, pytest.param(as_table, marks=pytest.mark.slow)])
 def test_the_same_images_are_the_same_data_wherever_they_lie(
     load: Any, folder: Path, tmp_path: Path, lay_out: Any
 ) -> None:

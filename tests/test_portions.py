@@ -85,7 +85,10 @@ def of_each(splits: Splits) -> tuple[Split, Split, Split]:
 
 @pytest.mark.parametrize(
     ("cache", "num_workers"),
-    [("memory", 2), ("none", 3), *(pytest.param(*of, marks=pytest.mark.slow) for of in (("memory", 5), ("disk", 3)))],
+    [
+        ("memory", 2),
+        *(pytest.param(*of, marks=pytest.mark.slow) for of in (("memory", 5), ("disk", 3), ("none", 3))),
+    ],
 )
 def test_the_batches_of_all_workers_are_those_of_one(load: Load, cache: str, num_workers: int) -> None:
     """Row for row, with the right labels, from any batch of two epochs on; no worker's data is other data."""
