@@ -99,26 +99,33 @@ def small(prepared: Path, tmp_path: Path) -> Callable[..., Settings]:
 
 
 @pytest.fixture(scope="session")
-def undisturbed_run(
+def whole(
     prepared: Path, tmp_path_factory: pytest.TempPathFactory
-) -> "tuple[LocalStore, Recorder, Settings]":
-    """The small run, never interrupted."""
+) -> "Callable[..., tuple[LocalStore, Recorder, Settings]]":
+    """The small run, never interrupted; keywords override. The same ones are one run, which tests only read."""
     from tests.runs import start
 
-    folder = tmp_path_factory.mktemp("undisturbed")
-    store = LocalStore(folder / "small")
-    settings = Settings(**(SMALL_RUN | {"data_dir": str(prepared), "cache_dir": folder / "cache"}))
-    return store, start(settings, store), settings
+    @functools.cache
+    def run(**overrides: Any) -> "tuple[LocalStore, Recorder, Settings]":
+        folder = tmp_path_factory.mktemp("whole")
+        store = LocalStore(folder / "small")
+        settings = Settings(**(SMALL_RUN | {"data_dir": str(prepared), "cache_dir": folder / "cache"} | overrides))
+        return store, start(settings, store), settings
+
+    return run
 
 
 @pytest.fixture(scope="session")
-def calibrated_run(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> LocalStore:
-    """A run that answers with a temperature and a threshold other than 1 and 0.5; it makes some mistakes."""
-    from tests.runs import start
+def undisturbed_run(whole: Callable[..., Any]) -> "tuple[LocalStore, Recorder, Settings]":
+    """The small run as it is, never interrupted."""
+    run: tuple[LocalStore, Recorder, Settings] = whole()
+    return run
 
-    folder = tmp_path_factory.mktemp("calibrated")
-    store = LocalStore(folder / "small")
-    start(Settings(**(CALIBRATED_RUN | {"data_dir": str(prepared), "cache_dir": folder / "cache"})), store)
+
+@pytest.fixture(scope="session")
+def calibrated_run(whole: Callable[..., Any]) -> LocalStore:
+    """A run that answers with a temperature and a threshold other than 1 and 0.5; it makes some mistakes."""
+    store: LocalStore = whole(**CALIBRATED_RUN)[0]
     return store
 
 

@@ -1,7 +1,9 @@
 """The manifests as a cluster would get them, and the parts of them that tests look at."""
 
+import contextlib
 import copy
 import functools
+import io
 import os
 import re
 import shlex
@@ -16,7 +18,7 @@ import yaml
 
 from job.settings.fields import variable
 from job.settings.settings import Settings
-from k8s.render import Manifest, kustomize, of_one_run, settings_of, shared_by_runs
+from k8s.render import Manifest, kustomize, main, of_one_run, settings_of, shared_by_runs
 from tests.conftest import REPOSITORY
 
 K8S = REPOSITORY / "k8s"
@@ -122,9 +124,18 @@ class Manifests(list[Manifest]):
 
 
 def render(*argv: str, **env: str) -> "subprocess.CompletedProcess[str]":
-    """Run what `make render` runs."""
+    """Run what `make render` runs: with these variables in a process of its own, without any in this one."""
     command = [sys.executable, "-m", "k8s.render", *argv]
-    return subprocess.run(command, cwd=REPOSITORY, env=os.environ | env, capture_output=True, text=True, timeout=60)
+    if env:
+        return subprocess.run(
+            command, cwd=REPOSITORY, env=os.environ | env, capture_output=True, text=True, timeout=240
+        )
+    with contextlib.redirect_stdout(io.StringIO()) as stdout, contextlib.redirect_stderr(io.StringIO()) as stderr:
+        try:
+            code = int(main(argv))
+        except SystemExit as of_argparse:
+            code = int(of_argparse.code or 0)
+    return subprocess.CompletedProcess(command, code, stdout.getvalue(), stderr.getvalue())
 
 
 def run_part(place: str) -> Manifests:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from job.storage import LocalStore
 from tests.conftest import REPOSITORY
 from tests.gcs_server import BUCKET, GcsServer
 
@@ -30,6 +31,11 @@ def result(env: dict[str, str], gcs: GcsServer | None = None) -> tuple[dict[str,
     record = run_json(env, gcs)
     learned = ("phase", "epoch", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
     return record["outcome"], [[epoch[key] for key in learned] for epoch in record["history"]]
+
+
+def place_of(store: LocalStore) -> dict[str, str]:
+    """Where the run in a store is, as the environment of a process says it."""
+    return {"THAW_STORAGE_URI": str(store.root.parent), "THAW_RUN_ID": store.root.name}
 
 
 def begin(env: dict[str, str], *argv: str) -> subprocess.Popen[str]:

@@ -16,12 +16,16 @@ from job.storage import LocalStore, ObjectStore
 from tests.conftest import Recorder
 from tests.stores import Crash
 
+ONE_PHASE: dict[str, Any] = {"fine_tune_epochs": 0}
+"""Changes of the small run to two epochs of one phase: where it does not matter that another one follows."""
+
 HOLDER = Holder(host="test", pid=1, started=0.0, job_uid="uid")
 """Of one Job: the next start takes the run over at once."""
 
 IDENTITY = Identity(run_id="run", fingerprint="f", settings={})
 
 Undisturbed = tuple[LocalStore, Recorder, Settings]
+Whole = Callable[..., Undisturbed]
 Small = Callable[..., Settings]
 
 

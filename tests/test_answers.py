@@ -71,6 +71,7 @@ def test_the_outcome_is_that_of_the_answers(calibrated_run: LocalStore) -> None:
     assert [layer["name"] for layer in report["layers"]][-1] == "temperature"
 
 
+@pytest.mark.slow
 def test_a_run_that_is_evaluated_again_gives_the_same(
     small: Small, store: LocalStore, calibrated_run: LocalStore
 ) -> None:

@@ -48,13 +48,8 @@ def pooled(network: keras.Model, inputs: np.ndarray) -> np.ndarray:
     return np.array(network(inputs, training=False)).mean(axis=(1, 2))
 
 
-@pytest.mark.parametrize(
-    ("name", "module"),
-    [
-        ("VGG16", "vgg16"),
-        *(pytest.param(*of, marks=pytest.mark.slow) for of in (("VGG19", "vgg19"), ("ResNet50", "resnet"))),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "module"), [("VGG16", "vgg16"), ("VGG19", "vgg19"), ("ResNet50", "resnet")])
 def test_a_network_of_bgr_channels_computes_what_keras_computes(
     images: np.ndarray, tmp_path: Path, name: str, module: str
 ) -> None:

@@ -57,7 +57,7 @@ def answers_of_the_card(folder: Path, images: list[Path]) -> list[list[Answer]]:
     (folder / "image.jpg").write_bytes(images[0].read_bytes())
     code = "\n".join(re.findall(r"```python\n(.+?)```", (folder / "README.md").read_text(), re.DOTALL))
     done = subprocess.run(
-        [sys.executable, "-c", code + MORE, *map(str, images)], cwd=folder, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", code + MORE, *map(str, images)], cwd=folder, capture_output=True, text=True, timeout=240
     )
     assert done.returncode == 0, done.stderr
     by_name, by_keras, *lines = done.stdout.splitlines()
@@ -71,7 +71,7 @@ def assert_the_same(answers: list[list[Answer]], expected: list[Answer]) -> None
         assert of_image == [(label, pytest.approx(probability, abs=1e-6))] * 2
 
 
-@pytest.mark.parametrize("run", ["undisturbed_run", "calibrated_run"])
+@pytest.mark.parametrize("run", [pytest.param("undisturbed_run", marks=pytest.mark.slow), "calibrated_run"])
 def test_its_code_answers_as_predict_does(
     photographs: list[Path],
     tmp_path: Path,

@@ -19,11 +19,11 @@ from xml.etree import ElementTree
 import obstore
 import pytest
 
-from job.errors import ObjectDamaged, ObjectMissing, PreconditionFailed, StorageError, StorageRefused
+from job.errors import InputError, ObjectDamaged, ObjectMissing, PreconditionFailed, StorageError, StorageRefused
 from job.storage import MISSING, Digest, LocalStore, ObjectStore
 from job.storage import cloud as cloud_module
 from job.storage.cloud import CloudStore
-from job.storage.probe import check_conditional_writes, probe
+from job.storage.probe import probe, try_conditional_writes
 from tests.conftest import REPOSITORY
 from tests.fault_proxy import CORRUPT, FAULTS, OTHER_ETAG, SLOW, TRICKLE, TRUNCATED, WITHOUT_ETAG, Canned, FaultProxy
 from tests.servers import BUCKET, Azurite, Minio, StoreServer, installed
@@ -699,8 +699,8 @@ class Forgetful:
 def test_a_store_without_conditional_writes_is_refused(tmp_path: Path, missing: bool, header: str) -> None:
     """It names the header that was not honoured, and stores that do; nothing is left."""
     store = LocalStore(tmp_path)
-    with pytest.raises(StorageRefused, match=f"does not honour conditional writes.* {header}") as caught:
-        check_conditional_writes(Forgetful(store, missing=missing))
+    with pytest.raises(InputError, match=f"does not honour conditional writes.* {header}") as caught:
+        try_conditional_writes(Forgetful(store, missing=missing))
     assert "MinIO" in caught.value.hint
     assert store.list("") == []
 
@@ -708,7 +708,7 @@ def test_a_store_without_conditional_writes_is_refused(tmp_path: Path, missing: 
 def test_a_store_with_conditional_writes_passes_the_trial(server: StoreServer) -> None:
     """And has nothing in it afterwards."""
     store = new_store(server)
-    check_conditional_writes(store)
+    try_conditional_writes(store)
     probe(store)
     assert store.list("") == []
     with pytest.raises(ObjectMissing):

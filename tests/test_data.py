@@ -37,8 +37,11 @@ def epoch_of(split: Split, *, skip_batches: int = 0) -> Any:
 
 @pytest.mark.parametrize(
     ("file_format", "cache"),
-    [("tfrecord", "memory"), ("tfrecord", "disk"), ("tfrecord", "none"), ("array_record", "memory"),
-     ("array_record", "none"), ("parquet", "disk")],
+    [
+        ("tfrecord", "memory"), ("array_record", "none"), ("parquet", "disk"),
+        *(pytest.param(*of, marks=pytest.mark.slow)
+          for of in [("tfrecord", "disk"), ("tfrecord", "none"), ("array_record", "memory")]),
+    ],
 )  # fmt: skip
 def test_an_epoch_is_the_same_whatever_the_format_and_the_cache(
     load: Load, prepared_as: Callable[[str], Path], file_format: str, cache: str

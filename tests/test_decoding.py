@@ -175,8 +175,10 @@ BOTH = ("shape-7.png", "shape-50.png")
     ("file_format", "cache", "specs", "names"),
     [
         ("tfrecord", "memory", ("train[:60]", "train[60:70]", "train[70:80]"), BOTH),
-        ("tfrecord", "disk", ("train[8:60]", "train[:8]", "train[80:90]"), BOTH),
-        ("tfrecord", "none", ("train[60:80]", "train[51:60]", "train[8:51]"), BOTH[1:]),
+        pytest.param("tfrecord", "disk", ("train[8:60]", "train[:8]", "train[80:90]"), BOTH, marks=pytest.mark.slow),
+        pytest.param(
+            "tfrecord", "none", ("train[60:80]", "train[51:60]", "train[8:51]"), BOTH[1:], marks=pytest.mark.slow
+        ),
         ("array_record", "memory", ("train[:60]", "train[60:70]", "train[70:80]"), BOTH),
         ("parquet", "memory", ("train[:60]", "train[60:70]", "train[70:80]"), BOTH),
     ],

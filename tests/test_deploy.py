@@ -31,7 +31,7 @@ def make(tmp_path: Path) -> Callable[..., tuple[str, str, Manifests]]:
         # These tests may be run by make, whose sub-makes print the folder.
         words = ["make", "--no-print-directory", "--old-file=setup", f"BIN={Path(sys.executable).parent}", *argv]
         env = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
-        done = subprocess.run(words, cwd=REPOSITORY, env=env, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(words, cwd=REPOSITORY, env=env, capture_output=True, text=True, timeout=240)
         assert done.returncode == 0, done.stderr
         return done.stdout, arguments.read_text().strip(), Manifests(yaml.safe_load_all(manifests.read_text()))
 

@@ -197,7 +197,7 @@ def test_nothing_is_imported_from_the_folder_where_it_is_started(tmp_path: Path)
     values = {"devices": 2, "dataset": "/nothing", "cache_dir": tmp_path / "cache", "storage_uri": tmp_path / "runs"}
     env = process_environment(values) | {"PYTHONPATH": str(REPOSITORY)}
     command = [sys.executable, "-P", "-m", "job", "--worker-wait-seconds=1"]
-    done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=240)
     assert done.returncode in (ExitCode.BAD_INPUT, ExitCode.PEERS_MISSING), done.stderr
 
 

@@ -17,7 +17,7 @@ from job.observe import events
 from job.storage import MISSING, LocalStore, scratch
 from tests.conftest import Recorder
 from tests.gcs_server import BUCKET, GcsServer
-from tests.runs import Small, Undisturbed, record_of, result_of, start
+from tests.runs import ONE_PHASE, Small, Undisturbed, Whole, record_of, result_of, start
 
 OTHER_USER = 65534
 
@@ -90,19 +90,19 @@ HARMS = {
 
 @pytest.mark.parametrize("harm", ["full", pytest.param("read-only", marks=pytest.mark.slow)])
 def test_a_store_on_a_disk_that_fails_ends_a_run_with_44_and_loses_nothing(
-    disk: Disk, small: Small, undisturbed_run: Undisturbed, harm: str
+    disk: Disk, small: Small, whole: Whole, harm: str
 ) -> None:
     """What was committed stands; once the disk is mended, the run ends as if nothing had happened."""
     store, (do_harm, number, hint) = LocalStore(disk.place), HARMS[harm]
     with pytest.raises(StorageError, match=f"{disk.place}.*{os.strerror(number)}") as caught:
-        start(small(), store, observer=HarmsAtACommit(lambda: do_harm(disk)))
+        start(small(**ONE_PHASE), store, observer=HarmsAtACommit(lambda: do_harm(disk)))
     assert caught.value.exit_code == ExitCode.STORAGE_UNAVAILABLE
     assert "THAW_STORAGE_URI" in caught.value.hint
     assert hint in caught.value.hint
     assert [entry.step for entry in record_of(store).checkpoints] == [3]
     disk.mend()
-    assert start(small(), store).of(events.Restored)[0].step == 3
-    assert result_of(store) == result_of(undisturbed_run[0])
+    assert start(small(**ONE_PHASE), store).of(events.Restored)[0].step == 3
+    assert result_of(store) == result_of(whole(**ONE_PHASE)[0])
 
 
 @pytest.mark.slow

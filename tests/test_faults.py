@@ -16,23 +16,19 @@ import pytest
 
 from job.errors import ExitCode, StorageError, StorageRefused
 from job.settings.settings import Settings
-from job.storage import LocalStore
 from tests.conftest import SMALL_RUN
 from tests.gcs_server import BUCKET, FAULTS, FLIP, LASTING, GcsServer
-from tests.processes import Environment, begin, result
-from tests.runs import Small, places, result_of, start
+from tests.processes import Environment, begin, place_of, result
+from tests.runs import ONE_PHASE, Small, Whole, places, result_of, start
 from tests.stores import gcs_client
 
 SHORT = {"head_epochs": 1, "fine_tune_epochs": 1, "lease_seconds": 3600}
 
 
-@pytest.fixture(scope="module")
-def undisturbed(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+@pytest.fixture
+def undisturbed(whole: Whole) -> dict[str, Any]:
     """The result of the short run, on a disk."""
-    folder = tmp_path_factory.mktemp("short")
-    store = LocalStore(folder / "small")
-    start(Settings(**(SMALL_RUN | SHORT | {"data_dir": str(prepared), "cache_dir": folder})), store)
-    return result_of(store)
+    return result_of(whole(**SHORT)[0])
 
 
 @pytest.fixture(scope="module")
@@ -73,27 +69,25 @@ def test_each_fault_at_each_request_of_a_run_loses_nothing(
 
 @pytest.mark.parametrize("kind", ["503 before", pytest.param("reset after", marks=pytest.mark.slow)])
 def test_a_store_that_is_away_for_a_while_costs_no_progress(
-    gcs: GcsServer, small: Small, undisturbed: dict[str, Any], kind: str
+    gcs: GcsServer, small: Small, whole: Whole, kind: str
 ) -> None:
     """Many faults in a row, in the middle of training."""
     fault = gcs.fail(kind, at=12, times=8)
-    start(small(**SHORT), gcs_client())
+    start(small(**ONE_PHASE, lease_seconds=3600), gcs_client())
     assert fault.struck == 8
-    assert result_of(gcs_client()) == undisturbed
+    assert result_of(gcs_client()) == result_of(whole(**ONE_PHASE)[0])
 
 
-def test_with_bits_flipped_in_many_answers_a_run_ends_the_same(
-    gcs: GcsServer, small: Small, undisturbed: dict[str, Any]
-) -> None:
+def test_with_bits_flipped_in_many_answers_a_run_ends_the_same(gcs: GcsServer, small: Small, whole: Whole) -> None:
     """After some starts that end with 44, perhaps; none takes itself for its successor."""
     fault = gcs.fail(FLIP, at=0, times=10_000, share=0.3)
     for _ in range(5):
         with contextlib.suppress(StorageError):
-            start(small(**SHORT), gcs_client())
+            start(small(**ONE_PHASE, lease_seconds=3600), gcs_client())
             break
     fault.share = 0
     assert fault.struck > 5
-    assert result_of(gcs_client()) == undisturbed
+    assert result_of(gcs_client()) == result_of(whole(**ONE_PHASE)[0])
 
 
 # Two attempts together
@@ -107,10 +101,10 @@ def together(gcs: GcsServer, environment: Environment) -> Callable[..., Any]:
         places = {"storage_uri": f"gs://{BUCKET}/together"} if on == "gcs" else {}
         processes: list[subprocess.Popen[str]] = []
         for uid in job_uids:
-            env = environment(job_uid=uid, lease_seconds=5, **places)
+            env = environment(job_uid=uid, lease_seconds=5, **ONE_PHASE, **places)
             processes.append(begin(env))
             time.sleep(apart_seconds)
-        outputs = [process.communicate(timeout=120)[0] for process in processes]
+        outputs = [process.communicate(timeout=240)[0] for process in processes]
         return [process.returncode for process in processes], outputs, env
 
     return run
@@ -130,7 +124,7 @@ FAST_CELLS = [(["a", "b"], "gcs", 0.0)]
     [pytest.param(*cell, marks=[] if cell in FAST_CELLS else pytest.mark.matrix) for cell in CELLS],
 )
 def test_attempts_started_together_never_both_commit(
-    together: Callable[..., Any], gcs: GcsServer, undisturbed_process: Any, uids: list[str], on: str, apart: float
+    together: Callable[..., Any], gcs: GcsServer, whole: Whole, uids: list[str], on: str, apart: float
 ) -> None:
     """One completes the run; the others name its holder, or find it done."""
     codes, outputs, env = together(uids, on=on, apart_seconds=apart)
@@ -140,4 +134,4 @@ def test_attempts_started_together_never_both_commit(
         if code == ExitCode.SUPERSEDED:
             reason = json.loads(output.splitlines()[-1])["reason"]
             assert "is held by attempt" in reason or "was superseded by attempt" in reason
-    assert result(env, gcs) == result(undisturbed_process, gcs)
+    assert result(env, gcs) == result(place_of(whole(**ONE_PHASE)[0]))

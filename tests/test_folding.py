@@ -57,7 +57,7 @@ NUM_FOLDED = {
 """How many BatchNorms follow a convolution of their own."""
 
 
-FAST = ("Tiny", "MobileNetV2")
+FAST = ("Tiny", "MobileNet")
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ tf.function(lambda images: network(images, training=False), autograph=False)(np.
 @pytest.mark.slow
 def test_grappler_does_not_give_up_a_residual_network() -> None:
     """It says so on standard error, and then fuses nothing."""
-    done = subprocess.run([sys.executable, "-c", RESIDUAL], cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", RESIDUAL], cwd=REPOSITORY, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     assert "remapper failed" not in done.stderr
 

@@ -95,6 +95,7 @@ def test_the_pictures_are_those_of_the_examples(prepared: Path) -> None:
     np.testing.assert_array_equal(first.wrong_maps, activation_maps(build().export(), first.wrong, predicted))
 
 
+@pytest.mark.slow
 def test_one_of_several_workers_shows_the_same_pictures(prepared: Path) -> None:
     """Though it keeps few of them."""
     portion = Portion(share=Share(0, 8), batch_size=8, evaluation_batch_size=8, seed=0)

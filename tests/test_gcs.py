@@ -134,7 +134,7 @@ def test_a_server_that_does_not_come_back_is_given_up_at_the_deadline(
     if not is_there:
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:9")
     remote = GcsStore(bucket=BUCKET, prefix="p", timeout_seconds=0.5)
-    store = RetryingStore(remote, retry_seconds=0.5, first_delay_seconds=0.05)
+    store = RetryingStore(remote, retry_seconds=0.5, first_delay_seconds=0.001)
     fault = gcs.fail("503 before", at=0, times=10_000)
     with pytest.raises(StorageError, match=f"{503 if is_there else 'Connection'}.*tried for") as caught:
         store.read("a")

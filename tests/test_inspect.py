@@ -234,7 +234,7 @@ def test_a_folder_is_inspected_without_tensorflow(photos: Path, tmp_path: Path) 
     program = "import sys; from job import cli; code = cli.answer('inspect', sys.argv[1:], {}); "
     program += "sys.exit(99 if 'tensorflow' in sys.modules else code)"
     done = subprocess.run(
-        [sys.executable, "-c", program, *words], cwd=REPOSITORY, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", program, *words], cwd=REPOSITORY, capture_output=True, text=True, timeout=240
     )
     assert (done.returncode, done.stderr) == (ExitCode.BAD_INPUT, "")
     content = json.loads(done.stdout)

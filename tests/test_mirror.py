@@ -28,7 +28,8 @@ from tests.classifiers import other_weights
 from tests.conftest import REPOSITORY, Recorder, job
 from tests.gcs_server import BUCKET, HALF_AND_STALL, GcsServer
 from tests.processes import begin, wait_for
-from tests.runs import Small, never, record_of, result_of, start
+from tests.runs import CrashOn, Small, never, record_of, start
+from tests.stores import Crash
 
 DATA = f"gs://{BUCKET}/mirror/tfds"
 WEIGHTS = f"gs://{BUCKET}/mirror/weights/tiny.weights.h5"
@@ -365,15 +366,17 @@ def test_a_mirror_command_that_was_killed_goes_on_where_it_was(
 
 
 def test_a_run_on_images_in_a_bucket_is_that_on_the_same_folder(gcs: GcsServer, small: Small, tmp_path: Path) -> None:
-    """The same data and the same model."""
+    """The same data, and a model of the same losses."""
     folder = shapes.write_images(tmp_path / "photos")
     for name, content in contents(folder).items():
         gcs.put(f"photos/{name}", content, None)
     results = []
     for number, place in enumerate((str(folder), PHOTOS)):
         store = LocalStore(tmp_path / str(number))
-        start(small(dataset=place, head_epochs=1, fine_tune_epochs=0), store)
-        results.append((record_of(store).inputs, result_of(store)))
+        with pytest.raises(Crash):
+            start(small(dataset=place, head_epochs=1, fine_tune_epochs=0), store, observer=CrashOn(events.Committed))
+        record = record_of(store)
+        results.append((record.inputs, [(epoch.train_loss, epoch.validation_loss) for epoch in record.history]))
     assert results[0] == results[1]
 
 
@@ -456,8 +459,8 @@ sys.exit(99 if "tensorflow" in sys.modules else code)
     [
         (["--to", "gs://no-such-bucket/m"], None, "bucket does not exist"),
         (["--to", f"gs://{BUCKET}/m"], "403", "does not have storage.objects"),
-        (["--to", "gs://"], None, "--to='gs://': expected gs://bucket/prefix"),
-        (["--to", "ftp://bucket/m"], None, "ftp:// is not a store"),
+        pytest.param(["--to", "gs://"], None, "--to='gs://': expected gs://bucket/prefix", marks=pytest.mark.slow),
+        pytest.param(["--to", "ftp://bucket/m"], None, "ftp:// is not a store", marks=pytest.mark.slow),
         (["--to", "/proc/mirror"], None, "/proc/mirror"),
         ([], None, "--to: is missing (where to: gs://bucket/prefix"),
     ],

@@ -3,9 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from safetensors.numpy import load as load_arrays
 
 from job.data.order import epoch_order
 from job.data.splits import load_splits
@@ -20,7 +22,7 @@ from job.train.step import Recipe, train_step
 from tests import shapes
 from tests.classifiers import ALONE, build
 from tests.reports import content, render
-from tests.runs import Small, StopAtStep, result_of, start
+from tests.runs import ONE_PHASE, Small, StopAtStep, Whole, record_of, result_of, start
 
 BATCH, ROWS, SIZE = 12, 9, 16
 """Of a batch of 12 examples, the first 9 count."""
@@ -29,6 +31,7 @@ ALL_ON: dict[str, Any] = {
     "mixup": 0.4, "cutmix": 1.0, "label_smoothing": 0.1, "weight_decay": 0.05, "clip_norm": 0.5, "ema_decay": 0.8,
     "class_weights": "balanced",
 }  # fmt: skip
+IN_HEAD = ALL_ON | ONE_PHASE | {"dataset": "three_shapes"}
 
 
 def new_state(num_classes: int) -> PhaseState:
@@ -61,7 +64,13 @@ def one_step(
 
 @pytest.mark.parametrize("xla", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("num_classes", [2, 4])
-@pytest.mark.parametrize("alphas", [{"mixup": 0.8}, {"cutmix": 1.0}, {"mixup": 0.8, "cutmix": 1.0}])
+@pytest.mark.parametrize(
+    "alphas",
+    [
+        {"mixup": 0.8, "cutmix": 1.0},
+        *(pytest.param(alone, marks=pytest.mark.slow) for alone in ({"mixup": 0.8}, {"cutmix": 1.0})),
+    ],
+)
 def test_the_loss_is_shared_as_the_pixels_are(alphas: dict[str, float], num_classes: int, xla: bool) -> None:
     """Cross-entropy of both labels by the share of the pixels, each smoothed and with its class weight; its gradient.
 
@@ -133,29 +142,39 @@ def test_partners_are_the_examples_of_another_order_in_the_same_columns(prepared
 @pytest.mark.parametrize(
     ("phase", "step"),
     [
-        ("fine_tune", 4),
-        *(pytest.param(*case, marks=pytest.mark.slow) for case in [("head", 4), ("head", 5), ("fine_tune", 0)]),
+        ("head", 4),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in [("head", 5), ("fine_tune", 0), ("fine_tune", 4)]),
     ],
 )
 def test_training_with_everything_on_that_is_stopped_anywhere_ends_the_same(
-    small: Small, store: LocalStore, tmp_path: Path, phase: str, step: int
+    small: Small, store: LocalStore, whole: Whole, phase: str, step: int
 ) -> None:
     """In the middle of an epoch, before its validation, at the end of a phase, and at the beginning of the next one."""
-    settings = small(dataset="three_shapes", **ALL_ON)
-    whole = LocalStore(tmp_path / "whole")
-    start(settings, whole)
+    changes = IN_HEAD if phase == "head" else IN_HEAD | {"fine_tune_epochs": 2}
+    settings = small(**changes)
     stop = StopAtStep(phase, step)
     with pytest.raises(Interrupted):
         start(settings, store, observer=stop, check_stop=stop.check_stop)
     start(settings, store)
-    assert result_of(store) == result_of(whole)
+    assert result_of(store) == result_of(whole(**changes)[0])
+
+
+def test_what_is_shipped_are_the_averages(whole: Whole, tmp_path: Path) -> None:
+    """The checkpoint has the weights of the last step beside them."""
+    store, _, _ = whole(**IN_HEAD)
+    arrays = load_arrays(store.read(record_of(store).checkpoints[-1].name).data)
+    path = tmp_path / "model.keras"
+    path.write_bytes(store.read("model/model.keras").data)
+    kernel = np.asarray(keras.saving.load_model(path).get_layer("head").kernel)
+    assert not np.array_equal(kernel, arrays["head/kernel"])
+    assert any(np.array_equal(kernel, array) for name, array in arrays.items() if name.startswith("optimizer/"))
 
 
 @pytest.mark.parametrize(
     ("setting", "remark"),
     [
         ({"mixup": 0.2}, "mixed with another one"),
-        ({"cutmix": 1.0}, "mixed with another one"),
+        pytest.param({"cutmix": 1.0}, "mixed with another one", marks=pytest.mark.slow),
         ({"label_smoothing": 0.1}, "labels are smoothed"),
         ({"ema_decay": 0.99}, "moving average of the weights"),
     ],

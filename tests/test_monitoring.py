@@ -39,7 +39,7 @@ QUERIES = list(dashboard_queries(namespace="ml", pod="well", dataset="well"))
 def run(command: str | Sequence[str], *, folder: Path = REPOSITORY) -> str:
     """What a command prints. It must succeed."""
     words = shlex.split(command) if isinstance(command, str) else command
-    done = subprocess.run(words, capture_output=True, text=True, cwd=folder, timeout=60)
+    done = subprocess.run(words, capture_output=True, text=True, cwd=folder, timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -78,7 +78,7 @@ def test_an_interrupted_run_pushes_42_and_no_success(
             assert run.stdout is not None
             wait_for(lambda: b"step_compiled" in run.stdout.readline(), seconds=120)  # type: ignore[union-attr]
             run.send_signal(signal.SIGTERM)
-            run.communicate(timeout=60)
+            run.communicate(timeout=240)
         assert run.returncode == ExitCode.INTERRUPTED
         pushed = gateway.get("/metrics")
     assert 'thaw_exit_code{dataset="two_shapes",instance="",job="thaw"} 42' in pushed

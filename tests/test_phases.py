@@ -1,5 +1,6 @@
 """Phases of every kind in whole runs: what trains, where a phase ends, which epoch is kept, however it was stopped."""
 
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -15,7 +16,8 @@ from job.settings.settings import Settings
 from job.storage import LocalStore
 from tests.classifiers import build
 from tests.conftest import Recorder
-from tests.runs import Small, StopAtStep, Undisturbed, record_of, result_of, start
+from tests.runs import CrashOn, Small, StopAtStep, Undisturbed, Whole, record_of, result_of, start
+from tests.stores import Crash
 
 GRADUAL = """
 - {name: head, epochs: 1, learning_rate: 1e-2, unfreeze: none}
@@ -26,13 +28,9 @@ TWO = {
     name: Settings.model_fields[name].default for name in Settings.model_fields if name.startswith(("head_", "fine_"))
 }
 """The defaults, which a list of phases needs."""
+IN_THREE = {"phases": GRADUAL, "keep_checkpoints": 3, **TWO}
 UNSTEADY = {"head_epochs": 6, "fine_tune_epochs": 0, "head_learning_rate": 2.0, "keep": "best", "keep_checkpoints": 1}
 """A rate at which validation goes up and down."""
-
-
-def in_one_go(settings: Settings, tmp_path: Any) -> tuple[LocalStore, Recorder]:
-    store = LocalStore(tmp_path / "whole")
-    return store, start(settings, store)
 
 
 def stopped_and_started_again(settings: Settings, store: LocalStore, phase: str, step: int) -> None:
@@ -43,22 +41,21 @@ def stopped_and_started_again(settings: Settings, store: LocalStore, phase: str,
     start(settings, store)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("phase", "step"), [("head", 1), ("top", 0), ("top", 2), ("block", 1)])
 def test_three_phases_stopped_anywhere_end_the_same(
-    small: Small, store: LocalStore, tmp_path: Any, phase: str, step: int
+    whole: Whole, small: Small, store: LocalStore, phase: str, step: int
 ) -> None:
     """Schedules and unfreezing are those of the phase, whichever attempt trains it."""
-    settings = small(phases=GRADUAL, **TWO)
-    whole, recorder = in_one_go(settings, tmp_path)
-    assert [begun.phase for begun in recorder.of(events.PhaseStarted)] == ["head", "top", "block"]
-    stopped_and_started_again(settings, store, phase, step)
-    assert result_of(store) == result_of(whole)
+    expected, _, _ = whole(**IN_THREE)
+    stopped_and_started_again(small(**IN_THREE), store, phase, step)
+    assert result_of(store) == result_of(expected)
 
 
-def test_a_phase_changes_what_it_unfreezes_and_no_more(small: Small, tmp_path: Any) -> None:
+def test_a_phase_changes_what_it_unfreezes_and_no_more(whole: Whole) -> None:
     """By the arrays of the last checkpoint of each phase: layers that no phase has trained are not even in it."""
-    settings = small(phases=GRADUAL, **TWO, keep_checkpoints=3)
-    store, _ = in_one_go(settings, tmp_path)
+    store, recorder, settings = whole(**IN_THREE)
+    assert [begun.phase for begun in recorder.of(events.PhaseStarted)] == ["head", "top", "block"]
     pretrained = {name: variable.numpy() for name, variable in build_as(settings).named_variables().items()}
     found = {}
     for entry in record_of(store).checkpoints:
@@ -92,7 +89,9 @@ def test_the_first_layer_that_trains(unfreeze: str, first: int) -> None:
     assert classifier.num_trainable(unfreeze)["head"] == 129
 
 
-@pytest.mark.parametrize("unfreeze", ["top:17", "block:block14", "block:conf5"])
+@pytest.mark.parametrize(
+    "unfreeze", ["block:conf5", *(pytest.param(other, marks=pytest.mark.slow) for other in ("top:17", "block:block14"))]
+)
 def test_layers_that_are_not_there_are_refused_before_training(small: Small, store: LocalStore, unfreeze: str) -> None:
     """With the names that are meant, if there are such."""
     with pytest.raises(InvalidSettings, match=r"names no layer of Tiny, which has 16") as refused:
@@ -101,9 +100,9 @@ def test_layers_that_are_not_there_are_refused_before_training(small: Small, sto
     assert record_of(store).checkpoints == ()
 
 
-def test_the_best_epoch_is_the_result(small: Small, tmp_path: Any) -> None:
+def test_the_best_epoch_is_the_result(whole: Whole, tmp_path: Path) -> None:
     """Not the last one; its checkpoint is kept although only one is asked for, and the model is that of it."""
-    store, recorder = in_one_go(small(**UNSTEADY), tmp_path)
+    store, recorder, _ = whole(**UNSTEADY)
     record = record_of(store)
     losses = [epoch.validation_loss for epoch in record.history]
     best = losses.index(min(losses))
@@ -119,48 +118,57 @@ def test_the_best_epoch_is_the_result(small: Small, tmp_path: Any) -> None:
     np.testing.assert_array_equal(model.get_layer("head").kernel, arrays["head/kernel"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [2, 7, 12, 17])
-def test_the_best_epoch_survives_a_stop(small: Small, store: LocalStore, tmp_path: Any, step: int) -> None:
+def test_the_best_epoch_survives_a_stop(whole: Whole, small: Small, store: LocalStore, step: int) -> None:
     """Before it, after it, and at the end of the phase."""
-    settings = small(**UNSTEADY)
-    whole, _ = in_one_go(settings, tmp_path)
-    stopped_and_started_again(settings, store, "head", step)
-    assert result_of(store) == result_of(whole)
+    stopped_and_started_again(small(**UNSTEADY), store, "head", step)
+    assert result_of(store) == result_of(whole(**UNSTEADY)[0])
 
 
-def test_a_damaged_best_checkpoint_is_trained_again(small: Small, store: LocalStore, tmp_path: Any) -> None:
+def test_a_damaged_best_checkpoint_is_trained_again(whole: Whole, small: Small, store: LocalStore) -> None:
     """The attempt that finds it says so and ends with 44; the next one comes to the same result."""
     settings = small(**UNSTEADY)
-    whole, recorder = in_one_go(settings, tmp_path)
+    expected, recorder, _ = whole(**UNSTEADY)
     (best,) = recorder.of(events.BestRestored)
+    step = record_of(expected).history[best.epoch].step
 
     class Damage(Recorder):
         def event(self, event: events.Event) -> None:
             super().event(event)
-            if isinstance(event, events.EpochFinished) and event.epoch == best.epoch + 1:
-                step = record_of(whole).history[best.epoch].step
-                (name,) = (entry.name for entry in record_of(store).checkpoints if entry.step == step)
-                store.write(name, b"nonsense", if_version=store.version(name))
+            # Commits are made in the background: only this event says that the checkpoint is there.
+            if isinstance(event, events.Committed) and event.step == step:
+                store.write(event.checkpoint, b"nonsense", if_version=store.version(event.checkpoint))
 
     with pytest.raises(StorageError, match="it was the best of its phase"):
         start(settings, store, observer=Damage())
     assert record_of(store).state in ("prepare", "head")
     assert len(record_of(store).set_aside) == 1
     start(settings, store)
-    assert result_of(store) == result_of(whole)
+    assert result_of(store) == result_of(expected)
 
 
-def test_a_phase_ends_early_and_the_next_one_begins(small: Small, store: LocalStore, tmp_path: Any) -> None:
-    """After as many epochs without improvement as patience says; stopped right after that, it is not trained on."""
-    settings = small(**UNSTEADY | {"head_epochs": 20, "fine_tune_epochs": 1, "patience": 2})
-    whole, recorder = in_one_go(settings, tmp_path)
+ENDS_EARLY = UNSTEADY | {"head_epochs": 20, "fine_tune_epochs": 1, "patience": 2}
+
+
+def test_a_phase_ends_early_and_the_next_one_begins(small: Small, store: LocalStore) -> None:
+    """After as many epochs without improvement as patience says."""
+    recorder = CrashOn(events.PhaseStarted, phase="fine_tune")
+    with pytest.raises(Crash):
+        start(small(**ENDS_EARLY), store, observer=recorder)
     (early,) = recorder.of(events.StoppedEarly)
-    history = [epoch for epoch in record_of(whole).history if epoch.phase == "head"]
+    history = [epoch for epoch in record_of(store).history if epoch.phase == "head"]
     assert len(history) == early.best_epoch + 3 < 20
     assert early.step == history[-1].step
-    assert [begun.phase for begun in recorder.of(events.PhaseStarted)] == ["head", "fine_tune"]
-    stopped_and_started_again(settings, store, "head", early.step - 1)
-    assert result_of(store) == result_of(whole)
+
+
+@pytest.mark.slow
+def test_a_phase_that_has_ended_early_is_not_trained_on(whole: Whole, small: Small, store: LocalStore) -> None:
+    """By an attempt after a stop that came right at its end. Without a restart: in test_schedule.py."""
+    expected, recorder, _ = whole(**ENDS_EARLY)
+    (early,) = recorder.of(events.StoppedEarly)
+    stopped_and_started_again(small(**ENDS_EARLY), store, "head", early.step - 1)
+    assert result_of(store) == result_of(expected)
 
 
 def read(**environ: str) -> Settings:
@@ -231,23 +239,14 @@ REGULARIZED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("phase", "step"), [("head", 4), ("head", 5), ("fine_tune", 0), ("fine_tune", 5)])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("phase", "step"),
+    [("head", 4), ("head", 5), ("fine_tune", 0), ("fine_tune", 5)],
+)
 def test_averaged_and_regularized_training_stopped_anywhere_ends_the_same(
-    small: Small, store: LocalStore, tmp_path: Any, phase: str, step: int
+    whole: Whole, small: Small, store: LocalStore, phase: str, step: int
 ) -> None:
-    """In the middle of an epoch, before its validation, at the end of a phase."""
-    settings = small(**REGULARIZED)
-    whole, _ = in_one_go(settings, tmp_path)
-    stopped_and_started_again(settings, store, phase, step)
-    assert result_of(store) == result_of(whole)
-
-
-def test_what_is_shipped_are_the_averages(small: Small, tmp_path: Any) -> None:
-    """The checkpoint has the weights of the last step beside them."""
-    store, _ = in_one_go(small(head_epochs=2, fine_tune_epochs=0, ema_decay=0.8, head_learning_rate=0.1), tmp_path)
-    arrays = load_arrays(store.read(record_of(store).checkpoints[-1].name).data)
-    path = tmp_path / "model.keras"
-    path.write_bytes(store.read("model/model.keras").data)
-    kernel = np.asarray(keras.saving.load_model(path).get_layer("head").kernel)
-    assert not np.array_equal(kernel, arrays["head/kernel"])
-    assert any(np.array_equal(kernel, array) for name, array in arrays.items() if name.startswith("optimizer/"))
+    """In the middle of an epoch, before its validation, at the end of a phase. A fast case: test_mixed_training.py."""
+    stopped_and_started_again(small(**REGULARIZED), store, phase, step)
+    assert result_of(store) == result_of(whole(**REGULARIZED)[0])

@@ -83,7 +83,13 @@ def of_each(splits: Splits) -> tuple[Split, Split, Split]:
     return splits.train, splits.validation, splits.test
 
 
-@pytest.mark.parametrize(("cache", "num_workers"), [("memory", 2), ("memory", 5), ("disk", 3), ("none", 3)])
+@pytest.mark.parametrize(
+    ("cache", "num_workers"),
+    [
+        ("memory", 2),
+        *(pytest.param(*of, marks=pytest.mark.slow) for of in (("memory", 5), ("disk", 3), ("none", 3))),
+    ],
+)
 def test_the_batches_of_all_workers_are_those_of_one(load: Load, cache: str, num_workers: int) -> None:
     """Row for row, with the right labels, from any batch of two epochs on; no worker's data is other data."""
     workers = [Share(worker, num_workers) for worker in range(num_workers)]
@@ -104,7 +110,7 @@ def test_the_batches_of_all_workers_are_those_of_one(load: Load, cache: str, num
                     assert labels.numpy().tolist() == (expected % 2).tolist()
 
 
-@pytest.mark.parametrize("num_workers", [1, 3, 6])
+@pytest.mark.parametrize("num_workers", [*(pytest.param(number, marks=pytest.mark.slow) for number in (1, 3)), 6])
 def test_the_evaluation_batches_of_all_workers_are_those_of_one(load: Load, num_workers: int) -> None:
     """Each knows where it begins; a worker for which there is no batch has none."""
     places = []
@@ -118,7 +124,7 @@ def test_the_evaluation_batches_of_all_workers_are_those_of_one(load: Load, num_
     assert places == [0, 5, 10, 15, 20]
 
 
-@pytest.mark.parametrize("cache", ["memory", "disk", "none"])
+@pytest.mark.parametrize("cache", ["memory", pytest.param("disk", marks=pytest.mark.slow), "none"])
 def test_a_worker_decodes_and_keeps_its_own_images_alone(
     load: Load, decoded: list[tuple[int, int]], kept: list[int], cache: str
 ) -> None:
@@ -134,7 +140,7 @@ def test_a_worker_decodes_and_keeps_its_own_images_alone(
     assert all(splits.decoding.is_ready(split.name) for split in of_each(splits))
 
 
-@pytest.mark.parametrize("cache", ["memory", "none"])
+@pytest.mark.parametrize("cache", ["memory", pytest.param("none", marks=pytest.mark.slow)])
 def test_the_image_of_another_worker_is_read_again(load: Load, decoded: list[tuple[int, int]], cache: str) -> None:
     """It is not waited for, which would be for ever; alone, and among images of its own."""
     share = Share(1, 4)
@@ -205,7 +211,9 @@ def test_a_worker_names_what_is_damaged_of_its_own(load: Load) -> None:
 
 
 @pytest.mark.parametrize(
-    ("file_format", "changes"), [("parquet", {}), ("tfrecord", {"on_unreadable": "skip"})], ids=["in turn", "skip"]
+    ("file_format", "changes"),
+    [pytest.param("parquet", {}, marks=pytest.mark.slow), ("tfrecord", {"on_unreadable": "skip"})],
+    ids=["in turn", "skip"],
 )
 def test_where_all_must_be_decoded_each_worker_keeps_all(
     load: Load, kept: list[int], prepared_as: Callable[[str], Path], file_format: str, changes: dict[str, Any]

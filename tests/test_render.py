@@ -113,7 +113,11 @@ def test_a_schedule_keeps_its_name_and_has_no_run_id() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [name for name in COMPONENTS if name != "cron" and (K8S / "components" / name / "kustomization.yaml").is_file()],
+    [
+        pytest.param(name, marks=() if name in ("gpu", "monitoring", "pvc-store") else pytest.mark.slow)
+        for name in COMPONENTS
+        if name != "cron" and (K8S / "components" / name / "kustomization.yaml").is_file()
+    ],
 )
 def test_a_component_changes_the_jobs_of_a_schedule_as_it_changes_a_job(name: str, tmp_path: Path) -> None:
     """Whether it comes before the component `cron`, or on top of it in an overlay of one's own."""

@@ -281,7 +281,7 @@ def test_the_closing_table_shows_accuracy_loss_times_and_place_and_imports_nothi
         f"from job.report.summary import summary; print(summary({OUTCOME}, '/runs/r', {{'fine_tune': 1234.5}})); "
         "import sys; sys.exit(bool({'matplotlib', 'jinja2', 'PIL', 'numpy'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, timeout=240)
     rows = ast.literal_eval(done.stdout)
     assert done.returncode == 0
     assert rows["test accuracy"] == "0.9656  (95 % interval 0.9400 to 0.9800)"

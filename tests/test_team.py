@@ -9,7 +9,8 @@ import pytest
 
 from job.errors import ExitCode
 from tests.conftest import job
-from tests.processes import Environment, begin, report, result, run_json, wait_for
+from tests.processes import Environment, begin, place_of, report, result, run_json, wait_for
+from tests.runs import Whole
 from tests.teams import TeamRun
 
 LONG = {"head_epochs": 1000, "fine_tune_epochs": 1000}
@@ -35,11 +36,12 @@ def completed(env: dict[str, str], num_workers: int) -> TeamRun:
     return team
 
 
-def test_two_workers_end_as_one_does(environment: Environment, undisturbed_process: dict[str, str]) -> None:
+def test_two_workers_end_as_one_does(environment: Environment, whole: Whole) -> None:
     """Every epoch and the test, to rounding. A sibling of the same Job is no successor: there is one attempt."""
-    env = environment(job_uid="uid")
+    short = {"head_epochs": 0, "fine_tune_epochs": 1}
+    env = environment(job_uid="uid", **short)
     team = completed(env, 2)
-    assert_alike(result(env), result(undisturbed_process))
+    assert_alike(result(env), result(place_of(whole(**short)[0])))
     (attempt,) = run_json(env)["attempts"]
     assert (attempt["num_workers"], attempt["exit_code"]) == (2, 0)
     names = [[line["event"] for line in log if line["event"] != "waiting"] for log in team.logs]
@@ -190,7 +192,7 @@ def test_a_worker_that_falls_silent_is_noticed(environment: Environment, victim:
         team.wait_for("step_compiled")
         team.processes[victim].send_signal(signal.SIGSTOP)
         others = [process for worker, process in enumerate(team.processes) if worker != victim]
-        assert [process.wait(timeout=120) for process in others] == [ExitCode.PEER_LOST] * 2, team.told()
+        assert [process.wait(timeout=240) for process in others] == [ExitCode.PEER_LOST] * 2, team.told()
         team.processes[victim].kill()
     assert all(f"worker {victim}" in team.reasons()[worker] for worker in range(3) if worker != victim), team.told()
 

@@ -106,12 +106,10 @@ def test_facts_come_in_order_and_count_every_step(splits: Splits) -> None:
 @pytest.mark.parametrize(
     ("phase", "stop_after", "recipe"),
     [
-        ("head", 1, PLAIN),
         ("fine_tune", 4, WEIGHTED),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
             for case in itertools.product(["head", "fine_tune"], [1, 3, 4], [PLAIN])
-            if case != ("head", 1, PLAIN)
         ),
     ],
 )

@@ -63,9 +63,8 @@ def claim(
     """Open the run and take it, unless it is done: then nothing is written.
 
     Waits while another attempt holds it, and reports that once. Raises RunMismatch when the run id belongs to other
-    settings, RecordDamaged when the record is missing or damaged, InputError when the store does not refuse what another
-    one has overtaken, Superseded when the run is still held after
-    `lease_seconds`, or after the holder's lease if that is longer.
+    settings, RecordDamaged when the record is missing or damaged, InputError when the store has no conditional writes,
+    Superseded when the run is still held after `lease_seconds`, or after the holder's lease if that is longer.
     """
     began = time.monotonic()
     tries, is_reported, is_alive = 0, False, False

@@ -50,10 +50,11 @@ def check_conditional_writes(store: ObjectStore) -> None:
     if not isinstance(store, RetryingStore) or not store.uri.startswith("s3://"):
         return
     # Without the observer: the refusals are meant, and no conflicts.
-    _try_conditions(RetryingStore(store.remote))
+    try_conditional_writes(RetryingStore(store.remote))
 
 
-def _try_conditions(store: ObjectStore) -> None:
+def try_conditional_writes(store: ObjectStore) -> None:
+    """The same of any store. Raises InputError, StorageError."""
     name = f"{NAME}-{secrets.token_hex(8)}"
     try:
         old = store.write(name, CONTENT + b"1", if_version=MISSING)
