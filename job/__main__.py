@@ -34,6 +34,7 @@ RESUME = "start the same run again to carry on"
 GRACE_USED = 0.9
 """Of the grace period; the rest is for leaving before the process is killed."""
 REPORTING_SECONDS = 0.5
+LOOK_SECONDS = 0.1
 MIN_SECONDS = 0.01
 SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
 
@@ -51,6 +52,7 @@ class StopSignal:
         self.progress = progress
         self.on_leaving: Callable[[int, str], None] = lambda exit_code, reason: None
         self._received: str | None = None
+        self._is_leaving = False
         self._reading, self._writing = socket.socketpair()
 
     def install(self) -> None:
@@ -72,7 +74,19 @@ class StopSignal:
     def check(self) -> None:
         """Raise Interrupted once a signal has come."""
         if self._received is not None:
+            self._is_leaving = True
             raise Interrupted(f"told to stop by {self._received}; what was committed stands", hint=RESUME)
+
+    def pause(self, seconds: float) -> None:
+        """Wait. A signal ends the wait of the main thread, until the run is being left: then there is an end to record.
+
+        Other threads commit what is reached, also after a signal. Raises Interrupted.
+        """
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            if threading.current_thread() is threading.main_thread() and not self._is_leaving:
+                self.check()
+            time.sleep(min(LOOK_SECONDS, left))
 
     def _listen(self) -> NoReturn:
         while True:

@@ -147,23 +147,42 @@ class PeersMissing(ThawError, exit_code=ExitCode.PEERS_MISSING):
 
 
 class StorageError(ThawError, exit_code=ExitCode.STORAGE_UNAVAILABLE):
-    """The object store cannot do what it was asked."""
+    """The object store cannot do what it was asked.
+
+    `code` says how, for metrics: an HTTP status where there was one.
+    """
+
+    code = "error"
 
 
 class StorageRefused(StorageError):
     """The object store refuses, and would refuse again: a person must change something."""
 
+    code = "refused"
+
+
+class AnswerMalformed(StorageError):
+    """An answer of the object store is not understood, or another one contradicts it."""
+
+    code = "malformed"
+
 
 class ObjectDamaged(StorageError):
-    """An object is not stored as it was sent, or arrived several times with another checksum than the store has."""
+    """An object is not stored as it was sent, or arrived with another checksum than the store has."""
+
+    code = "damaged"
 
 
 class ObjectMissing(StorageError):
     """There is no object of that name."""
 
+    code = "missing"
+
 
 class PreconditionFailed(StorageError):
     """The object is not of the version that the write was conditional on."""
+
+    code = "conflict"
 
 
 class ScratchUnavailable(StorageError):

@@ -17,7 +17,7 @@ from job.settings.environment import NOT_SETTINGS
 from job.settings.fields import PREFIX
 from job.settings.settings import Settings
 from job.storage import LocalStore
-from job.storage.gcs import GcsStore
+from job.storage.retrying import RetryingStore
 from tests.gcs_server import GcsServer
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow warns of each error that a test provokes
@@ -142,7 +142,7 @@ def gcs(gcs_server: GcsServer, monkeypatch: pytest.MonkeyPatch) -> GcsServer:
 
 
 @pytest.fixture
-def gcs_store(gcs: GcsServer) -> GcsStore:
+def gcs_store(gcs: GcsServer) -> RetryingStore:
     from tests.stores import gcs_client
 
     return gcs_client()

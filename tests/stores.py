@@ -10,6 +10,7 @@ from pathlib import Path
 from job.errors import ObjectMissing, PreconditionFailed, StorageError
 from job.storage import MISSING, Digest, ObjectStore, StoredObject, digest_of
 from job.storage.gcs import GcsStore
+from job.storage.retrying import RetryingStore
 from tests.gcs_server import BUCKET
 
 
@@ -109,12 +110,10 @@ class BrokenStore:
         return getattr(self._store, method)
 
 
-def gcs_client() -> GcsStore:
+def gcs_client() -> RetryingStore:
     """A run's place on the server of Cloud Storage, with a client that is quick to try again."""
-    return GcsStore(
-        bucket=BUCKET, prefix="runs/small", timeout_seconds=0.5, file_timeout_seconds=0.5, retry_seconds=10.0,
-        first_delay_seconds=0.01,
-    )  # fmt: skip
+    store = GcsStore(bucket=BUCKET, prefix="runs/small", timeout_seconds=0.5, file_timeout_seconds=0.5)
+    return RetryingStore(store, retry_seconds=10.0, first_delay_seconds=0.01)
 
 
 def plant(path: Path, kind: str, *, outside: Path) -> None:

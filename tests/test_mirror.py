@@ -457,7 +457,7 @@ sys.exit(99 if "tensorflow" in sys.modules else code)
         (["--to", "gs://no-such-bucket/m"], None, "bucket does not exist"),
         (["--to", f"gs://{BUCKET}/m"], "403", "does not have storage.objects"),
         (["--to", "gs://"], None, "--to='gs://': expected gs://bucket/prefix"),
-        (["--to", "s3://bucket/m"], None, "s3:// is not a store"),
+        (["--to", "ftp://bucket/m"], None, "ftp:// is not a store"),
         (["--to", "/proc/mirror"], None, "/proc/mirror"),
         ([], None, "--to: is missing (where to: gs://bucket/prefix"),
     ],

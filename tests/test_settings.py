@@ -125,7 +125,7 @@ def test_all_problems_are_reported_together() -> None:
             "--dropout", "2", "--nope",
             THAW_BATCH_SIZE="0", THAW_PRECISION="bf16", THAW_BACKBONE="Xcepton", THAW_IMAGE_SIZE="big",
             THAW_TRAIN_SPLIT="train[:50%]", THAW_TEST_SPLIT="train[9:3]", THAW_LEARNING_RATE="1", THAW_CACHE="",
-            THAW_STORAGE_URI="s3://bucket", THAW_SEED="-1",
+            THAW_STORAGE_URI="ftp://bucket", THAW_SEED="-1",
         )  # fmt: skip
     lines = caught.value.message.splitlines()
     assert lines[0] == "12 problems with the settings; nothing was started."
@@ -140,7 +140,7 @@ def test_all_problems_are_reported_together() -> None:
         "THAW_TEST_SPLIT='train[9:3]': has no examples",
         "THAW_LEARNING_RATE: no such setting",
         "THAW_CACHE='': is empty",
-        "THAW_STORAGE_URI='s3://bucket': s3:// is not a store",
+        "THAW_STORAGE_URI='ftp://bucket': ftp:// is not a store",
         "THAW_SEED='-1': must be greater than or equal to 0",
     ):
         assert any(expected in line for line in lines), expected
@@ -177,7 +177,7 @@ def test_variables_that_kubernetes_injects_are_explained() -> None:
     ("field", "values"),
     [
         ("run_id", ["a/b", "..", ".a", "", "x" * 200, "-a", "a\n"]),
-        ("dataset", ["a/..", "a/.", "a/b/../c", "Photos", "s3://bucket/a", "gs://bucket/a?b"]),
+        ("dataset", ["a/..", "a/.", "a/b/../c", "Photos", "ftp://bucket/a", "gs://bucket/a?b"]),
         ("classes", ["cat,dog", "cat"]),
         ("weights", ["gs://bucket/a/..", "gs://bucket/", "gs://bucket/../x.h5"]),
         ("storage_uri", ["gs://bucket/a?b=c", "file:///a#b", "file://a", "file:///"]),

@@ -12,11 +12,15 @@ from job.settings.settings import Settings
 
 
 class Stop(Protocol):
-    """The signals to stop: `observer` is told about the first one; from then on `check` raises Interrupted."""
+    """The signals to stop: `observer` is told about the first one; from then on `check` raises Interrupted.
+
+    `pause` waits for so many seconds, or raises the same.
+    """
 
     observer: Observer
 
     def check(self) -> None: ...
+    def pause(self, seconds: float) -> None: ...
     def end(self, exit_code: int, reason: str) -> NoReturn: ...
 
 
@@ -65,6 +69,7 @@ def answer(options: Options, *, log: Log, progress: Progress, stop: Stop, enviro
                 settings.run_uri(),
                 observer=StoreObserver(metrics, observer),
                 timeout_seconds=lease.request_seconds(settings.lease_seconds),
+                pause=stop.pause,
             ),
             holder=holder.this_process(settings.job_uid, job_name=settings.job_name, node_name=settings.node_name),
             context=Context(observer, progress, stop.check, stop.end),

@@ -19,10 +19,10 @@ class DataSettings(BaseModel):
 
     dataset: str = _data(
         "cats_vs_dogs", "TFDS data set (name, name/config or name:version), or a place of own images: a folder, an "
-        "archive (.zip, .tar, .tar.gz) or a table (.csv, .jsonl, .parquet), local or gs://",
+        "archive (.zip, .tar, .tar.gz) or a table (.csv, .jsonl, .parquet), local or in a bucket",
     )  # fmt: skip
     data_dir: str | None = _data(
-        None, "folder of prepared TFDS data, local or gs:// [default: TFDS's own, ~/tensorflow_datasets]",
+        None, "folder of prepared TFDS data, local or in a bucket [default: TFDS's own, ~/tensorflow_datasets]",
         changes_result=False,
     )  # fmt: skip
     labels: Labels = _data(

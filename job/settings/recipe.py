@@ -23,7 +23,7 @@ class RecipeSettings(BaseModel):
     backbone: Backbone = _model("Xception", f"pre-trained network: {', '.join(BACKBONES)}")
     image_size: ImageSize = _model(150, "side of the square input in pixels", ge=16, le=1024)
     weights: Weights = _model(
-        "imagenet", "of the backbone: imagenet, a path or gs:// object (.h5, .weights.h5, .keras), or none"
+        "imagenet", "of the backbone: imagenet, a path or an object in a bucket (.h5, .weights.h5, .keras), or none"
     )
     dropout: float = _model(0.2, "fraction of the pooled features dropped in training", ge=0, lt=1)
 

@@ -17,6 +17,8 @@ from job.storage.uri import checked_bucket
 FOLDERS = {"AIP_MODEL_DIR": "model", "AIP_CHECKPOINT_DIR": "checkpoints", "AIP_TENSORBOARD_LOG_DIR": "logs"}
 """The variables of Vertex AI, and what a run calls the folder that each names."""
 
+_SCHEME = "gs://"
+
 HINT = "set baseOutputDirectory of the job to gs://bucket/folder/run-id, or THAW_STORAGE_URI and THAW_RUN_ID"
 
 
@@ -31,7 +33,9 @@ def place(environ: Mapping[str, str], chosen: Mapping[str, Given], problems: lis
         uri = environ[name]
         try:
             base, _, last = checked_bucket(uri).rpartition("/")
-            bucket, _, prefix = base.removeprefix("gs://").partition("/")
+            bucket, _, prefix = base.removeprefix(_SCHEME).partition("/")
+            if not base.startswith(_SCHEME):
+                raise ValueError("expected gs://bucket/folder")
             if last != folder:
                 raise ValueError(f"expected the folder {folder} of a run")
             if not bucket or not prefix:
@@ -45,6 +49,6 @@ def place(environ: Mapping[str, str], chosen: Mapping[str, Given], problems: lis
         problems.append(redacted_value(f"{listed}: are not folders of one run; {HINT}"))
     if problems or "AIP_MODEL_DIR" not in bases:
         return {}
-    path = PurePosixPath(bases["AIP_MODEL_DIR"].removeprefix("gs://"))
-    values = {"storage_uri": f"gs://{path.parent}", "run_id": path.name}
+    path = PurePosixPath(bases["AIP_MODEL_DIR"].removeprefix(_SCHEME))
+    values = {"storage_uri": f"{_SCHEME}{path.parent}", "run_id": path.name}
     return {field: Given(value, "Vertex AI", f"AIP_MODEL_DIR, {variable(field)}") for field, value in values.items()}

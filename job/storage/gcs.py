@@ -5,9 +5,7 @@ on a desk; never a setting. `STORAGE_EMULATOR_HOST` is honoured, without credent
 the bucket: storage.objects.create, storage.objects.get, storage.objects.list and storage.objects.delete; the role
 Storage Object User (roles/storage.objectUser) has them.
 
-Every write is conditional on a generation, so the client may send it again after an error whose outcome it does not
-know. The server may have done the first one, or its refusal may have been altered on its way: a refused write is looked
-up before it counts as a conflict.
+Every write is conditional on a generation, so it may be sent again after an error whose outcome is not known.
 
 Every object is verified in both directions, by size and CRC32C, and no single answer is trusted:
 
@@ -15,30 +13,28 @@ Every object is verified in both directions, by size and CRC32C, and no single a
   when a second answer has them. Where both lack a checksum the object is read back and compared.
 - What is received is of one generation, which two answers name, and has the checksum that the server states. From a
   server that states none the object is fetched twice, and both must be the same.
-- An answer that cannot be understood, or that another contradicts, is a fault of the moment: the request is repeated.
+- An answer that cannot be understood, or that another contradicts, is a fault of the moment.
 """
 
 import contextlib
 import dataclasses
-import functools
 import io
 import time
 from collections.abc import Callable, Iterable, Iterator
+from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import IO, Any, TypeVar, cast
+from typing import IO, Any, TypeVar
 
+import requests
 from google.cloud import storage
-from google.cloud.storage.retry import DEFAULT_RETRY
 
-from job.errors import ObjectDamaged, ObjectMissing, PreconditionFailed, StorageError
+from job.errors import ObjectDamaged, ObjectMissing, PreconditionFailed
 from job.storage import scratch
 from job.storage.checksums import Checksum, Content, checksums_of, content_of
-from job.storage.gcs_errors import MALFORMED, PASSING, explained
-from job.storage.gcs_requests import TRIES, Requests
-from job.storage.protocol import MISSING, Digest, Observer, StoredObject, Unobserved
+from job.storage.gcs_errors import MALFORMED, explained
+from job.storage.protocol import MISSING, Digest, StoredObject
 
 T = TypeVar("T")
-Method = TypeVar("Method", bound=Callable[..., Any])
 
 UPLOAD_CHUNK_BYTES = 16 << 20
 
@@ -46,69 +42,42 @@ NO_GENERATION = 0
 """The generation of an object that does not exist, in a condition."""
 
 
-def retried(operation: str) -> Callable[[Method], Method]:
-    """Send the requests of a store's method again, as `Requests.ask` does; its first argument is a name."""
-
-    def decorate(method: Method) -> Method:
-        @functools.wraps(method)
-        def retried_method(store: Any, *arguments: Any) -> Any:
-            name = arguments[0] if arguments else ""
-            return store._requests.ask(operation, name, lambda: method(store, *arguments))
-
-        return cast(Method, retried_method)
-
-    return decorate
-
-
 class GcsStore:
     """Objects under gs://bucket/prefix.
 
-    A request without an answer after `timeout_seconds`, or `file_timeout_seconds` where it carries a file, is given up.
-    One that fails in a way that may pass is sent again, after `first_delay_seconds` and then ever longer delays, for
-    `retry_seconds` in all.
+    Each call is one try: see `RetryingStore`. A request without an answer after `timeout_seconds`, or
+    `file_timeout_seconds` where it carries a file, is given up.
     """
 
     def __init__(
-        self,
-        *,
-        bucket: str,
-        prefix: str,
-        timeout_seconds: float = 60.0,
-        file_timeout_seconds: float = 60.0,
-        retry_seconds: float = 120.0,
-        first_delay_seconds: float = 1.0,
-        observer: Observer | None = None,
+        self, *, bucket: str, prefix: str, timeout_seconds: float = 60.0, file_timeout_seconds: float = 60.0
     ) -> None:
-        self._observer = observer or Unobserved()
         self.uri = f"gs://{bucket}/{prefix}".rstrip("/")
         self._prefix = f"{prefix}/" if prefix else ""
-        self._requests = Requests(self.uri, self._observer)
+        self._clock_skew_seconds = 0.0
         # No answer is read here: such an error is a fault of the program or of the client, and does not pass.
         with explained("open", self.uri, malformed=()):
             self._client = storage.Client(project=None)
-            self._client._http.hooks["response"].append(self._requests.answered)
+            self._client._http.hooks["response"].append(self._note_clock)
             # google-cloud-storage 3.17 requests the bucket's own description in the background, for tracing: that needs
             # a permission that a run does not need (tests/test_gcs.py shows it).
             self._client._bucket_metadata_cache = None
         self._bucket = self._client.bucket(bucket)
-        retry = DEFAULT_RETRY.with_timeout(retry_seconds).with_delay(
-            initial=first_delay_seconds, maximum=20 * first_delay_seconds, multiplier=2.0
-        )
-        self._options: dict[str, Any] = {"timeout": timeout_seconds, "retry": self._requests.observed(retry)}
+        self._options: dict[str, Any] = {"timeout": timeout_seconds, "retry": None}
         self._file_options = self._options | {"timeout": file_timeout_seconds}
 
     def read(self, name: str) -> StoredObject:
         def fetch() -> tuple[StoredObject, Content, Content]:
             file = io.BytesIO()
-            generation, stated = self._fetched(name, file, self._options)
+            version, stated = self._fetched(name, file, self._options)
             data = file.getvalue()
-            return StoredObject(data, generation), stated, content_of(data)
+            return StoredObject(data, version), stated, content_of(data)
 
         return self._received(name, fetch)
 
     def write(self, name: str, data: bytes, *, if_version: str) -> str:
-        def send() -> storage.Blob:
-            blob = self._blob(name)
+        blob, content = self._blob(name), content_of(data)
+        with self._explained("write", name):
             blob.upload_from_string(
                 data,
                 content_type="application/json" if name.endswith(".json") else "application/octet-stream",
@@ -116,31 +85,30 @@ class GcsStore:
                 checksum="crc32c",
                 **self._options,
             )
-            return blob
-
-        return self._sent(name, send, content_of(data), if_version)
+        return self._confirmed(blob, name, content)
 
     def upload(self, name: str, source: Path, *, if_version: str, may_move: bool = False) -> Digest:
         digest, content = checksums_of(source)
-
-        def send() -> storage.Blob:
-            blob = self._blob(name)
-            blob.chunk_size = UPLOAD_CHUNK_BYTES
-            # The server compares with this checksum. The client's own comparison would fail where an answer has none,
-            # and delete the object, whatever its generation, where it differs (google-cloud-storage 3.17).
-            blob.crc32c = content.crc32c
-            with scratch.explained(source), source.open("rb") as file, self._requests.explained("write", name):
-                blob.upload_from_file(
-                    file,
-                    size=digest.size,
-                    if_generation_match=int(if_version or NO_GENERATION),
-                    checksum=None,
-                    **self._file_options,
-                )
-            return blob
-
-        self._sent(name, send, content, if_version)
+        blob = self._blob(name)
+        blob.chunk_size = UPLOAD_CHUNK_BYTES
+        # The server compares with this checksum. The client's own comparison would fail where an answer has none, and
+        # delete the object, whatever its generation, where it differs (google-cloud-storage 3.17).
+        blob.crc32c = content.crc32c
+        with scratch.explained(source), source.open("rb") as file, self._explained("write", name):
+            blob.upload_from_file(
+                file,
+                size=digest.size,
+                if_generation_match=int(if_version or NO_GENERATION),
+                checksum=None,
+                **self._file_options,
+            )
+        self._confirmed(blob, name, content)
         return digest
+
+    def holds(self, name: str, source: bytes | Path) -> str | None:
+        meant = content_of(source) if isinstance(source, bytes) else checksums_of(source)[1]
+        version, held = self._held(name)
+        return version if meant.is_surely(held) else None
 
     def download(self, name: str, target: Path) -> Digest:
         def fetch() -> tuple[Digest, Content, Content]:
@@ -157,36 +125,35 @@ class GcsStore:
         except ObjectMissing:
             return MISSING
 
-    @retried("read")
     def age_seconds(self, name: str) -> float:
-        written: float = self._reloaded(name).updated.timestamp()
-        return max(0.0, time.time() + self._requests.clock_skew_seconds - written)
+        with self._explained("read", name):
+            written: float = self._reloaded(name).updated.timestamp()
+        return max(0.0, time.time() + self._clock_skew_seconds - written)
 
     # An empty listing is requested twice: an answer may lack its items.
 
     def folders(self) -> list[str]:
         return self._folders() or self._folders()
 
-    @retried("list")
     def _folders(self) -> list[str]:
-        pages = self._client.list_blobs(
-            self._bucket, prefix=self._prefix, delimiter="/", fields="prefixes,nextPageToken", **self._options
-        )
-        # The prefixes are complete once every page has been read.
-        for _ in pages:
-            pass
-        return sorted(name.rstrip("/") for name in self._relative(pages.prefixes, ""))
+        with self._explained("list"):
+            pages = self._client.list_blobs(
+                self._bucket, prefix=self._prefix, delimiter="/", fields="prefixes,nextPageToken", **self._options
+            )
+            # The prefixes are complete once every page has been read.
+            for _ in pages:
+                pass
+            return sorted(name.rstrip("/") for name in self._relative(pages.prefixes, ""))
 
-    @retried("list")
-    def _generations(self, prefix: str) -> dict[str, str]:
-        blobs = self._client.list_blobs(
-            self._bucket, prefix=self._prefix + prefix, fields="items(name,generation),nextPageToken", **self._options
-        )
-        found = {blob.name: str(int(blob.generation)) for blob in blobs}
-        return dict(sorted(zip(self._relative(found, prefix), found.values(), strict=True)))
+    def _versions(self, prefix: str) -> dict[str, str]:
+        fields = "items(name,generation),nextPageToken"
+        with self._explained("list", prefix):
+            blobs = self._client.list_blobs(self._bucket, prefix=self._prefix + prefix, fields=fields, **self._options)
+            found = {blob.name: _version(blob) for blob in blobs}
+            return dict(sorted(zip(self._relative(found, prefix), found.values(), strict=True)))
 
     def versions(self, prefix: str) -> dict[str, str]:
-        return self._generations(prefix) or self._generations(prefix)
+        return self._versions(prefix) or self._versions(prefix)
 
     def list(self, prefix: str) -> list[str]:
         return [*self.versions(prefix)]
@@ -199,8 +166,8 @@ class GcsStore:
             yield name.removeprefix(self._prefix)
 
     def delete(self, name: str) -> None:
-        with contextlib.suppress(ObjectMissing):
-            self._requests.ask("delete", name, lambda: self._blob(name).delete(**self._options))
+        with contextlib.suppress(ObjectMissing), self._explained("delete", name):
+            self._blob(name).delete(**self._options)
 
     def _blob(self, name: str) -> storage.Blob:
         return self._bucket.blob(self._prefix + name)
@@ -210,32 +177,31 @@ class GcsStore:
         blob.reload(**self._options)
         return blob
 
-    @retried("read")
     def _looked_up(self, name: str) -> tuple[str, Content]:
         """The generation and content of an object, as the server states them. Raises ObjectMissing."""
-        blob = self._reloaded(name)
-        generation = _version(blob)
-        if not _is_confirmed(blob) and _version(self._reloaded(name)) != generation:
-            raise ValueError("two answers name two generations")
-        return generation, Content(blob.size, blob.crc32c)
+        with self._explained("read", name):
+            blob = self._reloaded(name)
+            version = _version(blob)
+            if not _is_confirmed(blob) and _version(self._reloaded(name)) != version:
+                raise ValueError("two answers name two generations")
+            return version, Content(blob.size, blob.crc32c)
 
     def _fetched(self, name: str, file: IO[bytes] | Checksum, options: dict[str, Any]) -> tuple[str, Content]:
         """Receive an object into an empty file; returns its generation, and the content that the server states."""
         blob = self._blob(name)
-        generation, stated = self._looked_up(name)
+        version, stated = self._looked_up(name)
         try:
-            with self._requests.explained("read", name):
-                blob.download_to_file(file, if_generation_match=int(generation), checksum=None, **options)
+            with self._explained("read", name):
+                blob.download_to_file(file, if_generation_match=int(version), checksum=None, **options)
+                if blob.generation is not None and _version(blob) != version:
+                    raise ValueError("two answers name two generations")
+                # The received bytes are compared with both checksums, so that one that was altered is noticed.
+                if stated.crc32c and blob.crc32c and stated.crc32c != blob.crc32c:
+                    raise ValueError("two answers name two checksums")
         except PreconditionFailed as error:
             raise ObjectDamaged(f"{self.uri}/{name} changes while it is being read") from error
-        if blob.generation is not None and _version(blob) != generation:
-            raise ValueError("two answers name two generations")
-        # The received bytes are compared with both checksums, so that one that was altered on its way is noticed.
-        if stated.crc32c and blob.crc32c and stated.crc32c != blob.crc32c:
-            raise ValueError("two answers name two checksums")
-        return generation, dataclasses.replace(stated, crc32c=stated.crc32c or blob.crc32c)
+        return version, dataclasses.replace(stated, crc32c=stated.crc32c or blob.crc32c)
 
-    @retried("read")
     def _received(self, name: str, fetch: Callable[[], tuple[T, Content, Content]]) -> T:
         """What `fetch` returns, with the content as the server states it and as it arrived. Raises ObjectDamaged."""
         received, stated, arrived = fetch()
@@ -245,44 +211,36 @@ class GcsStore:
             raise ObjectDamaged(f"{self.uri}/{name} is damaged: {arrived} arrived, the store has {stated}")
         return received
 
-    def _sent(self, name: str, send: Callable[[], storage.Blob], meant: Content, if_version: str) -> str:
-        """Send an object, and verify that the server holds it; returns its generation."""
-        for number in range(TRIES):
-            if number > 0:
-                self._observer.retry("write")
-            try:
-                blob = self._requests.ask("write", name, send)
-            except PreconditionFailed:
-                if self.version(name) != if_version:
-                    # The other write may be an earlier try of this one.
-                    with contextlib.suppress(ObjectMissing, ObjectDamaged):
-                        return self._held(name, meant)
-                    self._observer.conflict(name)
-                    raise
-            else:
-                with contextlib.suppress(*MALFORMED):
-                    if _is_confirmed(blob) and meant.is_surely(Content(blob.size, blob.crc32c)):
-                        return _version(blob)
-                return self._held(name, meant)
-        raise StorageError(
-            f"{self.uri}/{name} is of generation {if_version or NO_GENERATION}, and a write on it is refused",
-            hint=PASSING,
-        )
-
-    @retried("read")
-    def _held(self, name: str, meant: Content) -> str:
-        """The generation of the object that the server holds. Raises ObjectDamaged when it is not what was sent."""
-        generation, held = self._looked_up(name)
-        if held.crc32c is None:
-            file = Checksum()
-            generation, _ = self._fetched(name, file, self._file_options)
-            held = file.content
+    def _confirmed(self, blob: storage.Blob, name: str, meant: Content) -> str:
+        """The generation of what was sent, by the answer or by a look. Raises ObjectDamaged when it is not there."""
+        with contextlib.suppress(*MALFORMED):
+            if _is_confirmed(blob) and meant.is_surely(Content(blob.size, blob.crc32c)):
+                return _version(blob)
+        version, held = self._held(name)
         if not meant.is_surely(held):
             raise ObjectDamaged(
                 f"{self.uri}/{name} is not what was sent: the store holds {held}, sent were {meant}",
                 hint="check the disk of THAW_CACHE_DIR, and start the run again: nothing is lost",
             )
-        return generation
+        return version
+
+    def _held(self, name: str) -> tuple[str, Content]:
+        """The generation and content of the object that the server holds: by its word, or by the bytes."""
+        version, held = self._looked_up(name)
+        if held.crc32c is None:
+            file = Checksum()
+            version, _ = self._fetched(name, file, self._file_options)
+            held = file.content
+        return version, held
+
+    def _explained(self, action: str, name: str = "") -> contextlib.AbstractContextManager[None]:
+        """Turn the errors of the client into ours."""
+        return explained(action, f"{self.uri}/{name}".rstrip("/"))
+
+    def _note_clock(self, response: requests.Response, *_: Any, **__: Any) -> None:
+        """Note how far the server's clock is ahead of this one."""
+        with contextlib.suppress(KeyError, ValueError):
+            self._clock_skew_seconds = parsedate_to_datetime(response.headers["Date"]).timestamp() - time.time()
 
 
 def _version(blob: storage.Blob) -> str:

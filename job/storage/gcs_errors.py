@@ -10,11 +10,18 @@ from google.api_core import exceptions as api
 from google.auth.exceptions import GoogleAuthError, TransportError
 from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
 
-from job.errors import ObjectDamaged, ObjectMissing, PreconditionFailed, StorageError, StorageRefused
+from job.errors import (
+    AnswerMalformed,
+    ObjectDamaged,
+    ObjectMissing,
+    PreconditionFailed,
+    StorageError,
+    StorageRefused,
+)
 from job.redaction import redacted
+from job.storage.retrying import PASSING
 
 PERMISSIONS = ("storage.objects.create", "storage.objects.delete", "storage.objects.get", "storage.objects.list")
-PASSING = "it may pass: start the run again, nothing is lost"
 TIMEOUT, GONE, TOO_MANY = 408, 410, 429
 _HINTS = {
     401: "give this process credentials: Workload Identity, or gcloud auth application-default login",
@@ -34,10 +41,12 @@ def explained(action: str, uri: str, *, malformed: tuple[type[Exception], ...] =
     try:
         yield
     except FOREIGN_ERRORS as error:
-        raise explain(error, action, uri) from error
+        ours = explain(error, action, uri)
+        ours.code = str(status_of(error) or ours.code)
+        raise ours from error
     except malformed as error:
         failed = f"cannot {action} {uri}: the answer is not understood: {_reason(error)}"
-        raise StorageError(failed, hint=PASSING) from error
+        raise AnswerMalformed(failed, hint=PASSING) from error
 
 
 def explain(error: BaseException, action: str, uri: str) -> StorageError:
@@ -57,17 +66,6 @@ def explain(error: BaseException, action: str, uri: str) -> StorageError:
     return StorageError(failed, hint=PASSING)
 
 
-def is_of_the_moment(error: StorageError) -> bool:
-    """Whether another try may help where the client makes none: see `Requests.ask`."""
-    cause = error.__cause__
-    return (
-        isinstance(error, ObjectDamaged)
-        or isinstance(cause, NETWORK_ERRORS)
-        or (isinstance(cause, MALFORMED) and not isinstance(cause, FOREIGN_ERRORS))
-        or status_of(cause) == GONE
-    )
-
-
 def _is_out_of_reach(error: GoogleAuthError) -> bool:
     """Whether the source of the credentials, in a cluster the metadata server, did not answer: that passes."""
     return error.retryable or isinstance(error, TransportError) or isinstance(error.__cause__, TransportError)
@@ -82,8 +80,6 @@ def status_of(error: BaseException | None) -> int | None:
 
 
 def _reason(error: BaseException) -> str:
-    if isinstance(error, api.RetryError) and error.cause is not None:
-        return f"tried until the deadline, at last {_reason(error.cause)}"
     # Before it is cut: half a secret is not recognised.
     text = redacted(str(error)).strip().splitlines()
     return f"{type(error).__name__}: {text[0][:300]}" if text else type(error).__name__

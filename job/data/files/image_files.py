@@ -165,7 +165,9 @@ def _object(uri: str) -> tuple[ObjectStore, str]:
     scheme, _, rest = uri.partition("://")
     bucket, _, name = rest.partition("/")
     if "@" in bucket:
-        raise InvalidSettings(f"a URI with {scheme}:// has a user before the bucket", hint="give gs://bucket/name")
+        raise InvalidSettings(
+            f"a URI with {scheme}:// has a user before the bucket", hint=f"give {scheme}://bucket/name"
+        )
     return _store(f"{scheme}://{bucket}"), name
 
 

@@ -90,5 +90,5 @@ def check_names(names: Iterable[str]) -> None:
 def _unavailable(uri: str, reason: str) -> DataUnavailable:
     return DataUnavailable(
         f"there are no images at {uri}: {reason}",
-        hint="correct THAW_DATASET, or send images: thaw mirror --to gs://bucket/prefix --dataset FOLDER",
+        hint="correct THAW_DATASET, or send images: thaw mirror --to URI --dataset FOLDER",
     )

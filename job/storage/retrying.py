@@ -1,0 +1,168 @@
+"""A store in a network, as a run needs it: each call is tried again while that may help, and each try is reported.
+
+The store inside makes one try for each call. What it raises says whether another one may help:
+
+- A StorageError itself may pass: the call is made again after a delay that grows, for `retry_seconds` in all.
+- ObjectDamaged and AnswerMalformed are faults of the moment: the call is made again at once, `TRIES` times in all.
+- PreconditionFailed may be the work of an earlier try of the same call, whose answer was lost. So the object is looked
+  up. If it is still what the write expected, the refusal was false, and the write is sent again. If it is what was
+  sent, the write is a success. Only else did another process write it.
+- All others, such as ObjectMissing and StorageRefused, are final.
+"""
+
+import contextlib
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from job.errors import AnswerMalformed, ObjectDamaged, ObjectMissing, PreconditionFailed, StorageError
+from job.storage.protocol import Digest, ObjectStore, Observer, StoredObject, Unobserved
+
+T = TypeVar("T")
+
+TRIES = 3
+DELAY_GROWTH, MAX_DELAY_FACTOR = 2.0, 20.0
+PASSING = "it may pass: start the run again, nothing is lost"
+
+
+class RemoteStore(ObjectStore, Protocol):
+    """An object store that makes one try for each call."""
+
+    def holds(self, name: str, source: bytes | Path) -> str | None:
+        """The version of the object if its bytes are those of `source`; else None. Raises ObjectMissing."""
+
+
+class RetryingStore:
+    """A remote store with retries; see above.
+
+    The first delay is a random part of `first_delay_seconds`; each one after that is a part of twice as much, up to
+    twenty times the first. `pause` waits for so many seconds, and may raise to give up.
+    """
+
+    def __init__(
+        self,
+        store: RemoteStore,
+        *,
+        observer: Observer | None = None,
+        retry_seconds: float = 120.0,
+        first_delay_seconds: float = 1.0,
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._store = store
+        self._observer = observer or Unobserved()
+        self._retry_seconds = retry_seconds
+        self._first_delay_seconds = first_delay_seconds
+        self._pause = pause
+
+    @property
+    def uri(self) -> str:
+        return self._store.uri
+
+    def read(self, name: str) -> StoredObject:
+        return self._ask("read", lambda: self._store.read(name))
+
+    def write(self, name: str, data: bytes, *, if_version: str) -> str:
+        def holds() -> str | None:
+            return self._store.holds(name, data)
+
+        def write() -> str:
+            return self._store.write(name, data, if_version=if_version)
+
+        # Of what was written before, the version is what `holds` returns.
+        return self._sent(name, if_version, write, holds, lambda version: version)
+
+    def upload(self, name: str, source: Path, *, if_version: str, may_move: bool = False) -> Digest:
+        def upload() -> Digest:
+            return self._store.upload(name, source, if_version=if_version, may_move=False)
+
+        return self._sent(
+            name, if_version, upload, lambda: self._store.holds(name, source), lambda _: Digest.of(source)
+        )
+
+    def download(self, name: str, target: Path) -> Digest:
+        return self._ask("read", lambda: self._store.download(name, target))
+
+    def version(self, name: str) -> str:
+        return self._ask("read", lambda: self._store.version(name))
+
+    def age_seconds(self, name: str) -> float | None:
+        return self._ask("read", lambda: self._store.age_seconds(name))
+
+    def folders(self) -> list[str]:
+        return self._ask("list", self._store.folders)
+
+    def list(self, prefix: str) -> list[str]:
+        return self._ask("list", lambda: self._store.list(prefix))
+
+    def versions(self, prefix: str) -> dict[str, str]:
+        return self._ask("list", lambda: self._store.versions(prefix))
+
+    def delete(self, name: str) -> None:
+        self._ask("delete", lambda: self._store.delete(name))
+
+    def _sent(
+        self,
+        name: str,
+        if_version: str,
+        send: Callable[[], T],
+        holds: Callable[[], str | None],
+        result: Callable[[str], T],
+    ) -> T:
+        """Write an object; `result` makes the result of a write that was done before from the object's version."""
+        fault: StorageError | None = None
+        for number in range(TRIES):
+            if number > 0:
+                self._observer.retry("write")
+            try:
+                return self._ask("write", send, tries=1)
+            except (ObjectDamaged, AnswerMalformed) as error:
+                # The object may be there, other than it was sent: then every further try is refused.
+                fault = error
+            except PreconditionFailed:
+                if self.version(name) == if_version:
+                    continue
+                with contextlib.suppress(ObjectMissing):
+                    held = self._ask("read", holds)
+                    if held is not None:
+                        return result(held)
+                if fault is not None:
+                    raise fault from None
+                self._observer.conflict(name)
+                raise
+        raise fault or StorageError(
+            f"{self.uri}/{name} is of the expected version, and a write on it is refused", hint=PASSING
+        )
+
+    def _ask(self, operation: str, request: Callable[[], T], *, tries: int = TRIES) -> T:
+        """Make a request until it is answered; at most `tries` times after faults of the moment."""
+        delay, failing_since = self._first_delay_seconds, None
+        while True:
+            began = time.monotonic()
+            try:
+                answer = request()
+            except StorageError as error:
+                now = time.monotonic()
+                self._observer.request(operation, error.code, now - began)
+                failing_since = began if failing_since is None else failing_since
+                if isinstance(error, (ObjectDamaged, AnswerMalformed)):
+                    tries, seconds = tries - 1, 0.0
+                    if tries == 0:
+                        raise
+                elif type(error) is StorageError:
+                    seconds = random.uniform(delay / 2, delay)
+                    delay = min(DELAY_GROWTH * delay, MAX_DELAY_FACTOR * self._first_delay_seconds)
+                    if now + seconds - failing_since > self._retry_seconds:
+                        raise _given_up(error, now - failing_since) from error
+                else:
+                    raise
+                self._observer.retry(operation)
+                self._pause(seconds)
+            else:
+                self._observer.request(operation, "ok", time.monotonic() - began)
+                return answer
+
+
+def _given_up(error: StorageError, seconds: float) -> StorageError:
+    return StorageError(f"{error.message} (tried for {seconds:.1f} s)", hint=error.hint)
