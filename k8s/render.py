@@ -49,8 +49,17 @@ from k8s.workers import (
 OVERLAYS = Path(__file__).parent / "overlays"
 RUN_ID, WORKERS = variable("run_id"), variable("workers")
 SHARED = "shared"
-EXAMPLE = re.compile(r"[\w.:/@-]*(?<![\w-])(?:example\.(?:com|net|org)(?!\.\w)|example-project)(?![\w-])[\w.:/@-]*")
-"""A registry, bucket or account in the domains that are reserved for examples, or in the project of ours."""
+SERVERS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AZURE_STORAGE_ACCOUNT_NAME")
+"""With another value of these, the same URI is another place."""
+_EXAMPLES = (
+    r"example\.(?:com|net|org)(?!\.\w)",
+    "example-project",
+    "arn:aws:iam::123456789012:role",
+    "00000000-0000-0000-0000-000000000000",
+)
+EXAMPLE = re.compile(rf"[\w.:/@-]*(?<![\w-])(?:{'|'.join(_EXAMPLES)})(?![\w-])[\w.:/@-]*")
+"""A registry, bucket or account in the domains that are reserved for examples, in the project of ours, or in the account
+of AWS's own examples; or the client id of nobody."""
 
 Manifest = dict[str, Any]
 
@@ -212,7 +221,9 @@ def of_one_run(manifests: list[Manifest], run_id: str | None = None) -> list[Man
         for policy in policies:
             select(policy, name)
         return manifests
-    name = f"{workload['metadata']['name']}-{sweep.digests(runs, is_sweep=bool(rows))}"
+    variables = config["data"] | _literals(container)
+    servers = "".join(f"{variables[it]}\n" for it in SERVERS if it in variables)
+    name = f"{workload['metadata']['name']}-{sweep.digests(runs, servers=servers, is_sweep=bool(rows))}"
     if rows:
         sweep.rename(pod_of(workload), rows, f"{name}-rows")
     else:
@@ -302,8 +313,11 @@ def settings_of(container: Manifest, data: dict[str, str]) -> Settings:
 
     What only the cluster knows (the downward API) is left out.
     """
-    literals = {entry["name"]: entry["value"] for entry in container.get("env", []) if "value" in entry}
-    return read_settings(data | literals)
+    return read_settings(data | _literals(container))
+
+
+def _literals(container: Manifest) -> dict[str, str]:
+    return {entry["name"]: entry["value"] for entry in container.get("env", []) if "value" in entry}
 
 
 def _asks_for_gpu(container: Manifest) -> bool:

@@ -74,12 +74,13 @@ def rename(pod: Manifest, rows: Manifest, name: str) -> None:
     rows["metadata"]["name"] = name
 
 
-def digests(made: list[Settings], *, is_sweep: bool) -> str:
+def digests(made: list[Settings], *, servers: str, is_sweep: bool) -> str:
     """Twelve and six hexadecimal digits: the fingerprint, and one over store and run id.
 
-    Of the runs of a sweep each is over all of them, so that other rows are another Job.
+    `servers` says of the store what its URI leaves open. Of the runs of a sweep each is over all of them, so that other
+    rows are another Job.
     """
     prints = [settings.fingerprint() for settings in made]
     fingerprint = hashlib.sha256("".join(prints).encode()).hexdigest()[:12] if is_sweep else prints[0]
     places = "\n".join(f"{settings.storage_uri}/{settings.resolved_run_id()}" for settings in made)
-    return f"{fingerprint}-{hashlib.sha256(places.encode()).hexdigest()[:6]}"
+    return f"{fingerprint}-{hashlib.sha256((servers + places).encode()).hexdigest()[:6]}"

@@ -115,7 +115,9 @@ class Manifests(list[Manifest]):
     def fields(self) -> dict[str, str]:
         """The variables that the cluster sets, with the field of the pod."""
         return {
-            it["name"]: it["valueFrom"]["fieldRef"]["fieldPath"] for it in self.container["env"] if "valueFrom" in it
+            it["name"]: it["valueFrom"]["fieldRef"]["fieldPath"]
+            for it in self.container["env"]
+            if "fieldRef" in it.get("valueFrom", {})
         }
 
     @property

@@ -31,6 +31,7 @@ MORE_SHARED = {
     "overlays/own-data-pvc": {("PersistentVolumeClaim", "thaw-runs")},
     "overlays/gke-workers": {("Service", "thaw-workers")},
     "overlays/gke-workers-kueue": {("Service", "thaw-workers")},
+    "overlays/minio": {("NetworkPolicy", "thaw-minio")},
     "overlays/kubeflow": {("ClusterTrainingRuntime", "thaw"), ("NetworkPolicy", "thaw-trainer")},
     "cloud": {("Role", "thaw-workflow"), ("RoleBinding", "thaw-workflow")},
 }
@@ -78,6 +79,9 @@ def test_job_and_config_map_are_named_by_the_run(tmp_path: Path) -> None:
         ("THAW_SEED=1", False),
         ("THAW_RUN_ID=another", False),
         ("THAW_STORAGE_URI=gs://other.example.com/runs", False),
+        ("AWS_ENDPOINT_URL=https://s3.example.com", False),
+        ("AZURE_STORAGE_ACCOUNT_NAME=other", False),
+        ("AWS_REGION=eu-central-1", True),
         ("THAW_CHECKPOINT_EVERY_SECONDS=30", True),
     ],
 )
@@ -141,7 +145,7 @@ def test_a_component_changes_the_jobs_of_a_schedule_as_it_changes_a_job(name: st
 @pytest.mark.parametrize(
     ("argv", "parts", "message"),
     [
-        (["gke-spto"], {}, "'gke-spto' is no overlay: there are ci, cron, gke, gke-spot, gke-workers"),
+        (["gke-spto"], {}, "'gke-spto' is no overlay: there are aks, ci, cron, eks, gke, gke-spot"),
         (["."], {"resources": [GKE, "overlays/ci"]}, "may not add resource"),
         (
             ["."],
@@ -252,6 +256,10 @@ def test_examples_are_shown_and_not_deployed() -> None:
         ("thaw-run@example-project.iam.gserviceaccount.com", True),
         ("gs://my-example-project/runs", False),
         ("gs://example-project-42/runs", False),
+        ("arn:aws:iam::123456789012:role/thaw-run", True),
+        ("arn:aws:iam::123456789013:role/thaw-run", False),
+        ("00000000-0000-0000-0000-000000000000", True),
+        ("10000000-0000-0000-0000-000000000000", False),
         ("counterexample.com/thaw", False),
         ("example.com.my-company.io/thaw", False),
     ],
