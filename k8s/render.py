@@ -58,8 +58,8 @@ _EXAMPLES = (
     "00000000-0000-0000-0000-000000000000",
 )
 EXAMPLE = re.compile(rf"[\w.:/@-]*(?<![\w-])(?:{'|'.join(_EXAMPLES)})(?![\w-])[\w.:/@-]*")
-"""A registry, bucket or account in the domains that are reserved for examples, in the project of ours, or in the account
-of AWS's own examples; or the client id of nobody."""
+"""A registry, bucket or account in the domains that are reserved for examples, in the project of ours, or in the
+account of AWS's own examples; or the client id of nobody."""
 
 Manifest = dict[str, Any]
 

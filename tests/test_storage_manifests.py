@@ -102,7 +102,7 @@ def test_the_way_to_minio_is_open(tmp_path: Path) -> None:
 
 
 def test_credentials_of_each_cloud_can_be_fetched() -> None:
-    """From the metadata server, and the agent of EKS Pod Identity; tokens of IRSA and of Entra are exchanged over HTTPS."""
+    """From the metadata server, and the agent of EKS Pod Identity; IRSA and Entra exchange tokens over HTTPS."""
     rules = [rule for policy in base().of_kind("NetworkPolicy") for rule in policy["spec"]["egress"]]
     open_ = {(peer["ipBlock"]["cidr"], rule["ports"][0]["port"]) for rule in rules for peer in rule.get("to", [])}
     assert open_ == {
