@@ -1,17 +1,19 @@
 """Random signals, by the hundred: `make soak`, or `python -m tests.soak --signals 200`.
 
-Small runs, on the server of Cloud Storage or in a folder, each disturbed several times at random instants of its life:
-killed by SIGKILL or SIGTERM, or paused by SIGSTOP for longer than its lease while a rival takes the run, and then
-continued. Each process has a clock of its own, up to an hour ahead or behind. Sometimes a second attempt, of the same
-Job or of another, runs beside it, and sometimes the store fails. Then the run is left to end. A run is lost when it
-does not end, or when a process ends with 0 and the record does not say `done`; doubled when an epoch is in its history
-twice; different when one bit of outcome or history is not that of an undisturbed run. A paused holder that has lost its
-run must end with 43.
+Small runs, in a bucket or in a folder, each disturbed several times at random instants of its life: killed by SIGKILL
+or SIGTERM, or paused by SIGSTOP for longer than its lease while a rival takes the run, and then continued. The bucket
+is one of Cloud Storage; with `--store s3` it is in MinIO, with `az` in Azurite. Each process has a clock of its own.
+Sometimes a second attempt, of the same Job or of another, runs beside it, and sometimes Cloud Storage fails. Then the
+run is left to end. A run is lost when it does not end, or when a process ends with 0 and the record does not say
+`done`; doubled when an epoch is in its history twice; different when one bit of outcome or history is not that of an
+undisturbed run. A paused holder that has lost its run must end with 43.
 """
 
 import argparse
+import contextlib
 import itertools
 import json
+import os
 import random
 import signal
 import socket
@@ -21,13 +23,17 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from job.errors import ExitCode
+from job.errors import ExitCode, ObjectMissing
+from job.run.record import RECORD_NAME
+from job.storage import open_store
 from tests.conftest import REPOSITORY, SMALL_RUN, process_environment
 from tests.gcs_server import BUCKET, GcsServer
+from tests.servers import Azurite, Minio, StoreServer
 
 EPOCHS = 25
 """Of each phase: so many that a run trains for about as long as it prepares."""
@@ -35,6 +41,8 @@ LEASE_SECONDS = 5
 SIGNALS_IN_A_RUN = 5
 CLOCKS = ("+0", "+90", "-90", "+3600", "-3600")
 """Seconds that the clock of a process is ahead; the time since its start is not changed."""
+SIGNED_CLOCKS = ("+0", "+90", "-90")
+"""The same where requests are signed with the time: S3 and Azure refuse one that is off by 15 minutes."""
 PROGRAM = (
     "import runpy, threading, time; time.sleep = lambda seconds: threading.Event().wait(seconds) and None; "
     "runpy.run_module('job', run_name='__main__')"
@@ -47,14 +55,23 @@ PATIENCE_SECONDS = 600
 ALLOWED = {ExitCode.COMPLETE, ExitCode.SUPERSEDED, ExitCode.STORAGE_UNAVAILABLE}
 ALLOWED_WHEN_KILLED = {-signal.SIGKILL, ExitCode.INTERRUPTED}
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP)
+SERVERS: dict[str, Callable[[Path], GcsServer | StoreServer]] = {
+    "gs": lambda folder: GcsServer(), "s3": Minio, "az": Azurite,
+}  # fmt: skip
 PASSING_FAULTS = ("503 before", "503 after", "429", "reset before", "reset after", "truncated", "corrupt")
 
 
 class Soak:
     """The runs of a soak, and what became of them."""
 
-    def __init__(self, server: GcsServer, folder: Path, *, library: Path, seed: int) -> None:
+    def __init__(self, server: GcsServer | StoreServer, folder: Path, *, library: Path, seed: int) -> None:
         self.server = server
+        self.bucket = f"gs://{BUCKET}/soak" if isinstance(server, GcsServer) else f"{server.uri}/soak"
+        self.variables = (
+            {"STORAGE_EMULATOR_HOST": server.url} if isinstance(server, GcsServer) else dict(server.environment)
+        )
+        os.environ.update(self.variables)
+        self.clocks = CLOCKS if isinstance(server, GcsServer) else SIGNED_CLOCKS
         self.folder = folder
         self.library = library
         self.seed = seed
@@ -80,14 +97,10 @@ class Soak:
         values = SMALL_RUN | {
             "head_epochs": EPOCHS, "fine_tune_epochs": EPOCHS, "data_dir": self.folder / "tfds",
             "cache_dir": self.folder / "cache", "run_id": run_id, "job_uid": run_id,
-            "storage_uri": self.folder / "runs" if in_folder else f"gs://{BUCKET}/soak", "lease_seconds": LEASE_SECONDS,
+            "storage_uri": self.folder / "runs" if in_folder else self.bucket, "lease_seconds": LEASE_SECONDS,
         }  # fmt: skip
         faketime = {"LD_PRELOAD": str(self.library), "FAKETIME": f"{clock}s", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
-        return (
-            process_environment(values | overrides)
-            | {"STORAGE_EMULATOR_HOST": self.server.url}
-            | (faketime if clock != "+0" else {})
-        )
+        return process_environment(values | overrides) | self.variables | (faketime if clock != "+0" else {})
 
     def begin(self, run_id: str, **overrides: Any) -> subprocess.Popen[bytes]:
         with self.lock:
@@ -122,11 +135,10 @@ class Soak:
         return code
 
     def record(self, run_id: str) -> dict[str, Any]:
-        if run_id.endswith("-folder"):
-            path = self.folder / "runs" / run_id / "run.json"
-            return dict(json.loads(path.read_text())) if path.exists() else {}
-        name = f"soak/{run_id}/run.json"
-        return dict(json.loads(self.server.objects[name].data)) if name in self.server.objects else {}
+        place = str(self.folder / "runs") if run_id.endswith("-folder") else self.bucket
+        with contextlib.suppress(ObjectMissing):
+            return dict(json.loads(open_store(f"{place}/{run_id}").peek(RECORD_NAME)))
+        return {}
 
     def holds(self, run_id: str, process: subprocess.Popen[bytes]) -> bool:
         """Whether the newest attempt is that of a process."""
@@ -145,13 +157,15 @@ class Soak:
         run_id = f"run-{number:04d}-{place}"
         interval = rng.choice([0, 0.2, 120])
         for _ in range(SIGNALS_IN_A_RUN):
-            if rng.random() < 0.3:
+            if isinstance(self.server, GcsServer) and rng.random() < 0.3:
                 self.server.fail(rng.choice(PASSING_FAULTS), at=rng.randrange(40))
-            process = self.begin(run_id, clock=rng.choice(CLOCKS), checkpoint_every_seconds=interval)
+            process = self.begin(run_id, clock=rng.choice(self.clocks), checkpoint_every_seconds=interval)
             rival = None
             if rng.random() < RIVALS:
                 uid = rng.choice([run_id, "another-job"])
-                rival = self.begin(run_id, clock=rng.choice(CLOCKS), checkpoint_every_seconds=interval, job_uid=uid)
+                rival = self.begin(
+                    run_id, clock=rng.choice(self.clocks), checkpoint_every_seconds=interval, job_uid=uid
+                )
                 with self.lock:
                     self.rivals["of the same Job" if uid == run_id else "of another Job"] += 1
             time.sleep(rng.uniform(SHORTEST_LIFE_SECONDS, self.longest_life_seconds))
@@ -191,7 +205,7 @@ class Soak:
         """The exit code after a pause that is longer than the lease, with a rival of another Job meanwhile."""
         process.send_signal(signal.SIGSTOP)
         was_holder = self.holds(run_id, process)
-        rival = self.begin(run_id, clock=rng.choice(CLOCKS), job_uid="another-job")
+        rival = self.begin(run_id, clock=rng.choice(self.clocks), job_uid="another-job")
         time.sleep(LEASE_SECONDS * rng.uniform(1.2, 3.0))
         has_lost = was_holder and not self.holds(run_id, process)
         process.send_signal(signal.SIGCONT)
@@ -221,10 +235,12 @@ def main() -> int:
     parser.add_argument("--signals", type=int, default=200, help="at least so many signals [default: 200]")
     parser.add_argument("--workers", type=int, default=2, help="runs at the same time [default: 2]")
     parser.add_argument("--seed", type=int, default=0, help="of the instants and signals [default: 0]")
+    parser.add_argument("--store", choices=SERVERS, default="gs", help="the kind of bucket [default: gs]")
     arguments = parser.parse_args()
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="soak-") as name, GcsServer() as server:
-        folder = Path(name)
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="soak-")))
+        server = stack.enter_context(SERVERS[arguments.store](folder))
         from tests import shapes
 
         shapes.TwoShapes(data_dir=folder / "tfds").download_and_prepare()
