@@ -49,7 +49,10 @@ from k8s.workers import (
 OVERLAYS = Path(__file__).parent / "overlays"
 RUN_ID, WORKERS = variable("run_id"), variable("workers")
 SHARED = "shared"
-SERVERS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AZURE_STORAGE_ACCOUNT_NAME")
+SERVERS = (
+    *("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
+    *("AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ACCOUNT", "AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
+)
 """With another value of these, the same URI is another place."""
 _EXAMPLES = (
     r"example\.(?:com|net|org)(?!\.\w)",
@@ -58,8 +61,8 @@ _EXAMPLES = (
     "00000000-0000-0000-0000-000000000000",
 )
 EXAMPLE = re.compile(rf"[\w.:/@-]*(?<![\w-])(?:{'|'.join(_EXAMPLES)})(?![\w-])[\w.:/@-]*")
-"""A registry, bucket or account in the domains that are reserved for examples, in the project of ours, or in the
-account of AWS's own examples; or the client id of nobody."""
+"""A registry, bucket or account in the domains that are reserved for examples, in the project of ours, or in the one of
+AWS's own examples; or the client id of nobody."""
 
 Manifest = dict[str, Any]
 

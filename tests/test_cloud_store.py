@@ -26,7 +26,8 @@ from job.storage.cloud import CloudStore
 from job.storage.probe import probe, try_conditional_writes
 from tests.conftest import REPOSITORY
 from tests.fault_proxy import CORRUPT, FAULTS, OTHER_ETAG, SLOW, TRICKLE, TRUNCATED, WITHOUT_ETAG, Canned, FaultProxy
-from tests.servers import BUCKET, Azurite, Minio, StoreServer, installed
+from tests.servers import BUCKET, Azurite, Minio, StoreServer
+from tests.services import program
 
 OLD, NEW = b"old bytes", b"new bytes, and more of them"
 ENDPOINTS = {Minio: ("AWS_ENDPOINT_URL", ""), Azurite: ("AZURE_STORAGE_ENDPOINT", f"/{Azurite.account}")}
@@ -469,7 +470,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("tls") / "certificate.pem"
     subprocess.run(
         [
-            installed("openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", path, "-out", f"{path}.1",
+            program("openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", path, "-out", f"{path}.1",
             "-subj", "/CN=tests", "-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=CA:false",
         ],
         check=True, capture_output=True,

@@ -1,13 +1,16 @@
 """The components for S3, MinIO and Azure: who a pod is to the store, where the store is, and the way to it."""
 
+import os
 import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from job.settings.settings import Settings
-from k8s.render import kustomize, of_one_run, shared_by_runs
+from k8s.render import examples_in, kustomize, of_one_run, shared_by_runs
+from tests.conftest import REPOSITORY
 from tests.manifests import Manifests, base, component, needs_kustomize, overlay, shared_part, write_kustomization
 from tests.test_manifests import NEWEST, OLDEST, validate
 
@@ -102,7 +105,7 @@ def test_the_way_to_minio_is_open(tmp_path: Path) -> None:
 
 
 def test_credentials_of_each_cloud_can_be_fetched() -> None:
-    """From the metadata server, and the agent of EKS Pod Identity; IRSA and Entra exchange tokens over HTTPS."""
+    """From metadata servers and the agent of EKS Pod Identity; tokens of IRSA and of Entra are exchanged over HTTPS."""
     rules = [rule for policy in base().of_kind("NetworkPolicy") for rule in policy["spec"]["egress"]]
     open_ = {(peer["ipBlock"]["cidr"], rule["ports"][0]["port"]) for rule in rules for peer in rule.get("to", [])}
     assert open_ == {
@@ -155,3 +158,25 @@ def test_kubeflow_has_the_keys_in_its_runtime(tmp_path: Path) -> None:
         it["name"]: it["valueFrom"]["secretKeyRef"] for it in manifests.container["env"] if "secretKeyRef" in str(it)
     }
     assert refs == {key: {"name": secret, "key": key} for key, secret in OF_SECRETS["s3-secret"].items()}
+
+
+def test_the_examples_of_the_page_render(tmp_path: Path) -> None:
+    """A server of one's own with its policy, and another region on EKS; nothing is left to change but names."""
+    blocks = re.findall(r"^((?: {4}.*\n)+)", (REPOSITORY / "docs" / "storage.md").read_text(), re.MULTILINE)
+    region, run, _, shared = blocks
+    here = os.path.relpath(REPOSITORY, tmp_path.resolve())
+    on_eks = f"resources: [{here}/k8s/overlays/eks]\n{textwrap.dedent(region)}"
+    folders = {tmp_path / "shared": shared, tmp_path / "eks": on_eks.replace(here, f"../{here}"), tmp_path: run}
+    for folder, text in folders.items():
+        folder.mkdir(exist_ok=True)
+        (folder / "kustomization.yaml").write_text(textwrap.dedent(text).replace("../../thaw", here))
+    manifests = Manifests(shared_by_runs(tmp_path) + of_one_run(kustomize(tmp_path)))
+    assert manifests.settings.storage_uri == "s3://my-bucket/runs"
+    assert manifests.config["AWS_ENDPOINT_URL"] == "http://minio.minio.svc:9000"
+    assert examples_in(manifests) == []
+    (policy,) = [it for it in manifests.of_kind("NetworkPolicy") if it["metadata"]["name"] == "thaw-minio"]
+    assert policy["spec"]["egress"] == [{
+        "ports": [{"protocol": "TCP", "port": 8080}],
+        "to": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "rook-ceph"}}}],
+    }]  # fmt: skip
+    assert Manifests(of_one_run(kustomize(tmp_path / "eks"))).literals == {"AWS_REGION": "us-east-1"}
