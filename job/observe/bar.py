@@ -4,9 +4,10 @@ It fits the width that the terminal has at that moment: what matters less is lef
 """
 
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.spinner import Spinner
@@ -50,7 +51,7 @@ class Bar:
 
     def __init__(self, terminal: Terminal, progress: Progress) -> None:
         self.estimate = Estimate()
-        self.above: RenderableType | None = None
+        self.above: Callable[[], Sequence[RenderableType]] = lambda: ()
         self._terminal, self._progress = terminal, progress
         self._live: Live | None = None
         self._batch_size = 0
@@ -74,7 +75,7 @@ class Bar:
 
     def show(self) -> None:
         if self._live is None and self._terminal.can_redraw:
-            self._live = Live(get_renderable=self._drawn, console=self._terminal, transient=True)
+            self._live = Live(self, console=self._terminal, transient=True)
             self._live.start(refresh=True)
 
     def hide(self) -> None:
@@ -82,13 +83,14 @@ class Bar:
             self._live.stop()
         self._live = None
 
-    def _drawn(self) -> RenderableType:
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """What is drawn, by what is known and how wide the terminal is at this moment."""
+        yield from self.above()
         newest = self._newest
         if newest is not None and newest[0].phase == self._progress.stage:
-            line = self._line(*newest)
+            yield self._line(*newest, width=options.max_width)
         else:
-            line = self._waiting()
-        return Group(self.above, line) if self.above is not None else line
+            yield self._waiting()
 
     def _waiting(self) -> RenderableType:
         doing = STAGES.get(self._progress.stage, f"compiling the first step of {self._phase}")
@@ -98,7 +100,7 @@ class Bar:
         self._spinner.update(text=Text(text, no_wrap=True, overflow="ellipsis"))
         return self._spinner
 
-    def _line(self, done: events.StepDone, loss: float, accuracy: float) -> RenderableType:
+    def _line(self, done: events.StepDone, loss: float, accuracy: float, *, width: int) -> RenderableType:
         left, step_seconds = self.estimate.seconds_left(), self.estimate.step_seconds()
         position = f"{done.phase} {done.epoch + 1}/{done.num_steps // done.num_batches}"
         steps = f"{done.batch}/{done.num_batches}"
@@ -109,19 +111,15 @@ class Bar:
             "left": f"{duration(left)} left" if left is not None else "",
         }
         # The last column stays free: some terminals begin a new line after it.
-        room = self._terminal.width - 1 - NARROWEST - sum(len(text) + 2 for text in (position, steps))
+        room = width - 1 - NARROWEST - sum(len(text) + 2 for text in (position, steps))
         chosen = set()
         for name in ("left", "accuracy", "loss", "speed"):
             if numbers[name] and len(numbers[name]) + 2 <= room:
                 chosen.add(name)
                 room -= len(numbers[name]) + 2
         bar = ProgressBar(total=done.num_batches, completed=done.batch, width=min(WIDEST, NARROWEST + max(0, room)))
-        cells: list[RenderableType] = [
-            position,
-            bar,
-            steps,
-            *(text for name, text in numbers.items() if name in chosen),
-        ]
+        texts = [text for name, text in numbers.items() if name in chosen]
+        cells: list[RenderableType] = [position, bar, steps, *texts]
         row = Table.grid(padding=(0, 2, 0, 0))
         for _ in cells:
             row.add_column(no_wrap=True)

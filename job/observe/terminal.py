@@ -2,9 +2,9 @@
 
     run        cats, attempt 1
     ...
-                      training         validation
-    phase      epoch   loss accuracy   loss accuracy    time    left saved
-    head         1/5  0.412    0.871  0.233    0.941    31 s 4.8 min     ✓
+                  training       validation
+    phase epoch   loss accuracy    loss accuracy images/s    time    left saved
+    head    1/5  0.412    0.871   0.233    0.941     34.1    31 s 4.8 min     ✓
 
 A line moves below that. Every line fits the width that the terminal has when it is written: columns that matter less
 drop out. The full facts of each event are in `--verbose`, and off a terminal.
@@ -31,6 +31,8 @@ from job.observe.progress import Progress
 from job.observe.wording import duration, printable, sentence, short_duration, three_digits
 
 LABEL = 10
+MAX_DRAWN = 5
+"""Lines of epochs whose commits are not reported yet."""
 ESTIMATE_AFTER_SECONDS = 2.0
 """From the first step of an attempt; before that, its speed says little."""
 COLORS = {"warning": "yellow", "error": "red"}
@@ -48,7 +50,7 @@ class Column:
 
 
 def columns(names: Sequence[str], num_epochs: int, width: int) -> list[Column]:
-    """Those that fit, for phases of these names; those of 80 columns are all, with names that are not long."""
+    """Those that fit; a terminal of 80 columns has all of them, where the names of the phases are short."""
     phase = min(16, max(map(len, [*names, "phase"])))
     every = [
         Column("phase", phase, 0),
@@ -82,8 +84,9 @@ class Screen(Log):
         self._lock = threading.RLock()
         self._steps: Mapping[str, int] = {}
         self._headed: list[Column] | None = None
-        self._row: dict[tuple[str, str], str] | None = None
-        self._row_step = ("", 0)
+        self._most_epochs = 1
+        self._rows: dict[tuple[str, int], Mapping[tuple[str, str], str]] = {}
+        self._bar.above = self._drawn_rows
         self._first_step_at: float | None = None
         self._result: events.RunFinished | events.RunAlreadyDone | None = None
         self._marks = ("✓", "✗") if terminal.encoding.startswith("utf") else ("*", "!")
@@ -105,7 +108,7 @@ class Screen(Log):
 
     def stop(self) -> None:
         with even_if_unwritable, self._lock:
-            self._end_row()
+            self._end_rows()
             self._bar.hide()
 
     def closing(self, title: str, rows: dict[str, str]) -> None:
@@ -122,7 +125,7 @@ class Screen(Log):
                 seconds = sum(by_stage(self._progress.ledger.of_run()).values())
                 self._say("time", f"{duration(seconds)} in all")
                 self._say("report", _near(rows["report"]), is_whole=True)
-                self._say_command("next", ["thaw predict", f"--run {shlex.quote(_near(result.at))}", "IMAGE..."])
+                self._say_command("next", ["thaw predict IMAGE...", f"--run {shlex.quote(_near(result.at))}"])
             self._rule()
 
     def _show(self, event: events.Event) -> None:
@@ -144,16 +147,16 @@ class Screen(Log):
                 self._say("model", f"{event.backbone}, weights {event.weights}, {event.precision}{xla}")
                 self._say("device", event.device)
             case events.Restored() if event.level == "info":
-                self._say("resumes", f"{event.phase} after step {event.step:,}, from {event.checkpoint}")
+                of = f" of {self._steps[event.phase]:,}" if event.phase in self._steps else ""
+                self._say("resumes", f"{event.phase} after step {event.step:,}{of}")
             case events.EpochFinished():
-                self._end_row()
                 self._say_estimate()
                 self._begin_row(event)
             case events.Committed() if event.reason == "stop":
-                self._end_row()
+                self._end_rows()
                 self._say("saved", f"{event.phase} after step {event.step:,}", "green")
-            case events.Committed() | events.CommitFailed() if (event.phase, event.step) == self._row_step:
-                self._end_row(self._marks[isinstance(event, events.CommitFailed)])
+            case events.Committed() | events.CommitFailed() if (event.phase, event.step) in self._rows:
+                self._end_rows((event.phase, event.step), self._marks[isinstance(event, events.CommitFailed)])
                 self._warn(event)
             case events.RunAlreadyDone():
                 self._result = event
@@ -164,12 +167,12 @@ class Screen(Log):
             case events.Stopping():
                 self._terminal.print(Text(printable(str(event)), "yellow"), width=self._terminal.width - 1)
             case events.RunFailed():
-                self._end_row()
+                self._end_rows()
                 self._bar.hide()
                 self._say("error", event.reason, "red")
                 self._say("hint", event.hint)
                 if event.traceback:
-                    self._terminal.print(Text(event.traceback), soft_wrap=True)
+                    self._terminal.print(Text(printable(event.traceback)), soft_wrap=True)
             case (
                 events.Committed() | events.Evaluated() | events.Exported() | events.StepCompiled()
                 | events.PhaseStarted() | events.WorkersMet()
@@ -177,8 +180,8 @@ class Screen(Log):
                 # The table, the moving line and the closing lines have them.
                 pass
             case _ if event.level == "info":
-                self._end_row()
-                self._say(event.name.replace("_", " "), sentence(event))
+                self._end_rows()
+                self._say(event.name.partition("_")[0], sentence(event))
             case _:
                 self._warn(event)
 
@@ -202,14 +205,14 @@ class Screen(Log):
         row.add_row(Text(label, style or "dim"), Text(text, style))
         self._terminal.print(row, width=width)
 
-    def _say_command(self, label: str, words: Sequence[str]) -> None:
-        """A command to copy: on two lines of the shell where one is too narrow."""
-        command = " ".join(words)
+    def _say_command(self, label: str, parts: Sequence[str]) -> None:
+        """A command to copy: a line for each part, as a shell reads them, where one is too narrow."""
+        command = " ".join(parts)
         if LABEL + 1 + len(command) < self._terminal.width:
             self._say(label, command, is_whole=True)
             return
         self._terminal.print(Text(label, "dim"))
-        self._terminal.print(Text(" \\\n  ".join(map(printable, words))), soft_wrap=True)
+        self._terminal.print(Text(" \\\n  ".join(map(printable, parts))), soft_wrap=True)
 
     def _rule(self, title: str = "") -> None:
         line = "─" if self._marks[0] == "✓" else "-"
@@ -228,10 +231,11 @@ class Screen(Log):
     def _begin_row(self, event: events.EpochFinished) -> None:
         """The line of an epoch is written when its commit is reported, which it marks; until then it is drawn."""
         left = self._bar.estimate.seconds_left()
-        num_epochs = self._steps.get(event.phase, event.step) * (event.epoch + 1) // event.step
-        self._row = {
+        num_batches = event.step // (event.epoch + 1)
+        self._most_epochs = max([event.step, *self._steps.values()]) // num_batches
+        self._rows[event.phase, event.step] = {
             ("", "phase"): event.phase,
-            ("", "epoch"): f"{event.epoch + 1}/{num_epochs}",
+            ("", "epoch"): f"{event.epoch + 1}/{self._steps.get(event.phase, event.step) // num_batches}",
             ("training", "loss"): three_digits(event.train_loss),
             ("training", "accuracy"): f"{event.train_accuracy:.3f}",
             ("validation", "loss"): three_digits(event.validation_loss),
@@ -242,20 +246,24 @@ class Screen(Log):
             ("", "left"): "" if left is None else short_duration(left),
             ("", "saved"): "",
         }
-        self._row_step = event.phase, event.step
-        self._bar.above = self._line(self._row, columns(list(self._steps), num_epochs, self._terminal.width))
+        while len(self._rows) > MAX_DRAWN:
+            self._end_rows(next(iter(self._rows)))
 
-    def _end_row(self, mark: str = "") -> None:
-        if self._row is None:
-            return
-        row, self._row, self._bar.above = self._row | {("", "saved"): mark}, None, None
-        self._row_step = "", 0
-        num_epochs = int(row["", "epoch"].partition("/")[2])
-        chosen = columns(list(self._steps), num_epochs, self._terminal.width)
-        if chosen != self._headed:
-            self._headed = chosen
-            self._print_headings(chosen)
-        self._terminal.print(self._line(row, chosen))
+    def _end_rows(self, last: tuple[str, int] | None = None, mark: str = "") -> None:
+        """Write the lines up to that of an epoch, which gets the mark: before it the newer commit is instead."""
+        for key in [*self._rows][: [*self._rows].index(last) + 1 if last else None]:
+            row = self._rows.pop(key)
+            chosen = self._columns()
+            if chosen != self._headed:
+                self._headed = chosen
+                self._print_headings(chosen)
+            self._terminal.print(self._line({**row, ("", "saved"): mark if key == last else ""}, chosen))
+
+    def _columns(self) -> list[Column]:
+        return columns(list(self._steps), self._most_epochs, self._terminal.width)
+
+    def _drawn_rows(self) -> list[Text]:
+        return [self._line(row, self._columns()) for row in [*self._rows.values()]]
 
     def _print_headings(self, chosen: Sequence[Column]) -> None:
         above, names = "", ""

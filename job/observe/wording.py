@@ -42,8 +42,11 @@ def three_digits(value: float) -> str:
 
 
 def printable(text: str) -> str:
-    """Without the secrets of URLs, and with nothing that moves the cursor: names come from outside."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in redacted(text))
+    """Without the secrets of URLs, and with nothing but lines that moves the cursor: names come from outside."""
+    return "".join(
+        char if char.isprintable() or char == "\n" else char.encode("unicode_escape").decode()
+        for char in redacted(text)
+    )
 
 
 def sentence(event: events.Event) -> str:
@@ -60,10 +63,10 @@ def sentence(event: events.Event) -> str:
             workers = ", ".join(map(str, event.workers))
             return f"waiting for other workers ({workers}), at most {duration(event.at_most_seconds)}"
         case events.ClassMissing():
-            return f"{event.split} has no image of {event.num_classes:,} classes: {_listed(event.classes)}"
+            return f"classes without an image in {event.split}: {event.num_classes:,} ({_listed(event.classes)})"
         case events.ClassRare():
-            few = f"{event.num_classes:,} classes have fewer than {event.fewer_than} training images"
-            return f"{few}, so their results mean little: {_listed(event.classes)}"
+            few = f"classes with fewer than {event.fewer_than} training images, whose results mean little"
+            return f"{few}: {event.num_classes:,} ({_listed(event.classes)})"
         case events.Duplicates():
             pairs = {
                 "train and validation": event.train_validation,
