@@ -155,6 +155,12 @@ class Ending:
             self.console.event(failure)
         return failure.exit_code
 
+    def left(self, exit_code: int, reason: str) -> None:
+        """The process is ended right after this, wherever it is."""
+        self.note(exit_code, reason, RESUME)
+        if self.console is not None:
+            self.console.stop()
+
     def note(self, exit_code: int, reason: str, hint: str = "") -> None:
         """Write the termination message; a failure is only a warning."""
         if not self._writes_message:
@@ -201,11 +207,11 @@ def _carry_out(name: str, words: Sequence[str]) -> int:
     stop = StopSignal(progress)
     stop.install()
     ending = Ending(progress, writes_message=True, path=os.environ.get("THAW_TERMINATION_LOG"))
-    stop.on_leaving = lambda exit_code, reason: ending.note(exit_code, reason, RESUME)
+    stop.on_leaving = ending.left
     # TensorFlow's C++ notes on start-up; its warnings and errors are kept.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
 
-    from job.observe.log import Log
+    from job.observe.terminal import open_log
     from job.storage import cache_folder
 
     try:
@@ -223,7 +229,9 @@ def _carry_out(name: str, words: Sequence[str]) -> int:
                 stop.grace_seconds = settings.grace_seconds / GRACE_USED
                 flags = devices.flags_of(settings, count, may_choose_port="worker_port" not in options.origins)
                 return devices.answer(settings, words, flags, check_stop=stop.check, environ=os.environ)
-        ending.console = stop.observer = Log(settings.log_format, progress)
+        ending.console = stop.observer = open_log(
+            settings.log_format, progress, is_verbose=options.verbose, is_quiet=options.quiet
+        )
         # Keras imports Matplotlib, which reads this then, and by default writes to a home that may not be writable.
         os.environ.setdefault("MPLCONFIGDIR", str(cache_folder.place(settings.cache_dir) / "matplotlib"))
         stop.check()

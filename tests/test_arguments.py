@@ -86,7 +86,7 @@ def test_flags_win_over_the_environment_which_wins_over_a_file(tmp_path: Path) -
         ("status --env-file ~no-such-user/a.env", "the home folder ~no-such-user is not known"),
         ("plan --batch 8", "--batch: no such flag"),
         ("plan --batch-size 0 --seed 1.5", "2 problems with the settings"),
-        ("completion fish", "must be 'bash' or 'zsh'"),
+        ("completion tcsh", "must be 'bash', 'zsh' or 'fish'"),
     ],
 )
 def test_a_mistake_is_reported_with_what_was_probably_meant(words: str, expected: str) -> None:
@@ -217,6 +217,22 @@ def test_a_shell_completes_commands_flags_and_values() -> None:
         assert done.stdout.split() == expected.split()
     done = subprocess.run(["bash", "-c", f"{script}\nthaw --version"], cwd="/", capture_output=True, text=True)
     assert done.stdout == f"thaw {__version__}\n"
+
+
+def test_fish_completes_commands_flags_and_values(tmp_path: Path) -> None:
+    """By a script of its own language; where there is no fish, only that it is printed."""
+    pytest.importorskip("shtab")
+    script = job("completion", "fish", env=dict(os.environ)).stdout
+    assert script.startswith("function thaw; env ")
+    if shutil.which("fish") is None:
+        pytest.skip("no fish here")
+    (tmp_path / "thaw.fish").write_text(script)
+    for words, expected in {
+        "thaw stat": "status", "thaw --fine-tune-e": "--fine-tune-epochs", "thaw plan --precision b": "bfloat16"
+    }.items():  # fmt: skip
+        ask = f"source {tmp_path}/thaw.fish; complete -C '{words}'"
+        done = subprocess.run(["fish", "--no-config", "-c", ask], capture_output=True, text=True, check=True)
+        assert [line.partition("\t")[0] for line in done.stdout.splitlines()] == [expected]
 
 
 def test_a_question_writes_no_termination_message(environment: Environment, tmp_path: Path) -> None:

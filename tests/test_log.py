@@ -10,10 +10,10 @@ from collections.abc import Callable
 
 import pytest
 
-from job.observe import log as log_module
+from job.observe import bar as bar_module
 from job.observe.estimate import Estimate
 from job.observe.events import DataLoaded, EpochFinished, Evaluated, PhaseStarted, RunFailed, StepDone, Stopping
-from job.observe.log import Log, without_native_notes
+from job.observe.log import Lines, without_native_notes
 from job.observe.progress import Progress
 from tests.conftest import REPOSITORY
 from tests.terminal import run_in_terminal
@@ -21,7 +21,7 @@ from tests.terminal import run_in_terminal
 
 def test_events_are_lines_of_json_off_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     """With what was bound, the position, six digits of each number, and nothing for a table."""
-    log = Log("auto", Progress(stage="evaluate"))
+    log = Lines("json", Progress(stage="evaluate"))
     log.bind(run_id="r")
     log.event(Evaluated(accuracy=0.123456789, loss=1.0, num_examples=3))
     log.closing("title", {"a": "b"})
@@ -38,7 +38,7 @@ def test_a_line_is_one_write(monkeypatch: pytest.MonkeyPatch) -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     with ours, os.fdopen(theirs.detach(), "wb", buffering=0) as raw:
         monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, write_through=True))
-        Log("json", Progress()).event(Evaluated(accuracy=0.5, loss=1.0, num_examples=3))
+        Lines("json", Progress()).event(Evaluated(accuracy=0.5, loss=1.0, num_examples=3))
         packet = ours.recv(65536)
         assert packet.endswith(b"}\n")
         sys.stdout.detach()  # type: ignore[attr-defined]
@@ -47,8 +47,8 @@ def test_a_line_is_one_write(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_failure_is_sentences_for_a_person_and_fields_for_a_machine(capsys: pytest.CaptureFixture[str]) -> None:
     """Brackets, which would be markup of a terminal, are shown as they are, in a table too."""
     failure = RunFailed(exit_code=4, reason="[no] data", hint="get some")
-    Log("json", Progress()).event(failure)
-    log = Log("console", Progress())
+    Lines("json", Progress()).event(failure)
+    log = Lines("console", Progress())
     log.event(failure)
     log.closing("Run x [/b] is complete", {"results": "/runs/[/x]/a"})
     machine, *person = capsys.readouterr().out.splitlines()
@@ -76,7 +76,7 @@ def test_a_person_who_stops_a_run_is_told_what_happens_now(
     capsys: pytest.CaptureFixture[str], event: Stopping, expected: str
 ) -> None:
     """And what a second signal costs."""
-    Log("console", Progress()).event(event)
+    Lines("console", Progress()).event(event)
     assert capsys.readouterr().out == f"{expected}\n"
 
 
@@ -95,11 +95,11 @@ def test_a_terminal_shows_a_bar_while_it_trains_and_a_table_at_the_end(
     """In a real pseudo-terminal."""
     for name, value in environment(head_epochs=60, fine_tune_epochs=1).items():
         monkeypatch.setenv(name, value)
-    exit_code, text = run_in_terminal([], cwd=REPOSITORY)
+    exit_code, text = run_in_terminal(["--verbose"], cwd=REPOSITORY)
     assert exit_code == 0
     assert re.search(r"compiling the first step of fine_tune \d+ s", text)
     assert re.search(
-        r"head epoch \d+ .*/3 loss \d\.\d{3} +accuracy \d\.\d{3} +[1-9][\d.]* images/s +run 0:\d\d:\d\d left", text
+        r"head \d+/60 .*/3  loss \d[\d.]+  accuracy \d\.\d{3}  [1-9][\d.,]* images/s  [\d mins]+ left", text
     )
     assert "Run small is complete" in text
     assert re.search(r"test accuracy +│ \d\.\d{4} +\(95 % interval", text)
@@ -127,7 +127,7 @@ def test_a_terminal_gets_only_what_it_can_show(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(sys, "stdout", TerminalText())
-    log = Log("auto", Progress())
+    log = Lines("console", Progress(stage="head"))
     log.event(Evaluated(accuracy=0.5, loss=1.0, num_examples=3))
     assert ("\x1b[" in sys.stdout.getvalue()) == has_colors
     log.step(step_done(1), lambda: (1.0, 0.5))
@@ -147,12 +147,12 @@ def test_a_terminal_shows_what_goes_on_how_fast_and_how_long_the_run_still_takes
 ) -> None:
     """Across epochs, which may be shorter than it takes to measure one; a line about a signal leaves it moving."""
     now, out = 0.0, TerminalText()
-    monkeypatch.setattr(log_module, "Estimate", lambda: Estimate(clock=lambda: now))
-    monkeypatch.setattr(log_module, "BAR_SECONDS", 0.0)
+    monkeypatch.setattr(bar_module, "Estimate", lambda: Estimate(clock=lambda: now))
+    monkeypatch.setattr(bar_module, "STEP_SECONDS", 0.0)
     monkeypatch.setattr(sys, "stdout", out)
     for name, value in {"TERM": "xterm", "COLUMNS": "200", "NO_COLOR": "1"}.items():
         monkeypatch.setenv(name, value)
-    log = Log("auto", Progress())
+    log = Lines("console", Progress(stage="head"))
     steps, costs = {"head": 4, "fine_tune": 100}, {"head": 1.0, "fine_tune": 3.0}
     log.event(DataLoaded("d", "memory", 15, 5, 5, steps=steps, classes={}, relative_costs=costs))
     log.event(PhaseStarted("head", epoch=0, step=0, learning_rate=1e-3))
@@ -174,4 +174,4 @@ def test_a_terminal_shows_what_goes_on_how_fast_and_how_long_the_run_still_takes
     assert "images_per_second" not in shown[1]
     # The head is done; a step of fine-tuning costs three of its steps.
     last = out.getvalue().removeprefix("".join(shown[:2]))
-    assert re.search("head epoch 2 .* 2/2 loss 1.000  accuracy 0.500  20 images/s  run 0:02:30 left", last)
+    assert re.search("head 2/2 .* 2/2  loss 1.00  accuracy 0.500  20.0 images/s  2 min 30 s left", last)

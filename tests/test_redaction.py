@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 
 from job.__main__ import Ending
 from job.errors import ThawError
+from job.observe.bar import Terminal
 from job.observe.events import ClassRare, ReportingFailed, RunFailed
-from job.observe.log import Log
+from job.observe.log import Lines
 from job.observe.progress import Progress
+from job.observe.terminal import Screen
 from job.redaction import redacted, redacted_value
 from job.settings.fields import variable
 from job.settings.settings import Settings
@@ -96,12 +98,11 @@ def test_no_error_event_or_traceback_has_the_secret_of_a_url(kind: str, capsys: 
     text = f"cannot reach {URLS[kind]!r}: refused"
     error = ThawError(text, hint=text)
     assert SECRET not in "".join([error.message, error.hint, *traceback.format_exception(error)])
-    for log_format in ("json", "console"):
-        log = Log(log_format, Progress())  # type: ignore[arg-type]
+    for log in (Lines("json", Progress()), Lines("console", Progress()), Screen(Terminal(), Progress())):
         log.event(ReportingFailed(URLS[kind], reason=text))
         log.event(ClassRare(fewer_than=10, num_classes=1, classes=[text]))
         log.event(RunFailed(exit_code=1, reason=text, hint=text, traceback=text))
-        log.closing("t", {"place": text})
+        log.closing("t", {"report": text})
     try:
         raise ValueError(text)
     except ValueError as bug:

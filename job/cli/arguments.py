@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, NoReturn, TypeVar, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
 from pydantic.fields import FieldInfo
 
 from job.errors import ExitCode, InvalidSettings
@@ -57,6 +57,19 @@ class SettingsOptions(CommandOptions):
     settings: Settings
     origins: Mapping[str, Origin] = {}
     """Of the settings that are not left at their defaults, by field."""
+
+
+class AttemptOptions(SettingsOptions):
+    """Options of a command that works for a while, and says how it gets on."""
+
+    verbose: Annotated[bool, Flag("on a terminal, every event with all its facts, as elsewhere")] = False
+    quiet: Annotated[bool, Flag("only warnings, errors and the result")] = False
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> "AttemptOptions":
+        if self.verbose and self.quiet:
+            raise ValueError("--verbose: not allowed with --quiet")
+        return self
 
 
 Place = Annotated[str, AfterValidator(checked_store)]

@@ -17,11 +17,11 @@ ROOT = Path(__file__).parents[2]
 
 
 class Options(CommandOptions):
-    """To use it: eval "$(bin/thaw completion bash)". The shell then has the command thaw, which is this program,
+    """To use it: eval "$(bin/thaw completion bash)", or in fish: bin/thaw completion fish | source. The shell then has the command thaw, which is this program,
     and completes its commands and flags.
     """
 
-    shell: Annotated[Literal["bash", "zsh"], Flag("bash or zsh", metavar="bash|zsh", is_word=True)]
+    shell: Annotated[Literal["bash", "zsh", "fish"], Flag("bash, zsh or fish", metavar="bash|zsh|fish", is_word=True)]
 
 
 def answer(options: Options) -> ExitCode:
@@ -32,7 +32,11 @@ def answer(options: Options) -> ExitCode:
     for name, summary in cli.COMMANDS.items():
         commands.add_parser(name, parents=[_with_values(cli.parser_of(name))], help=summary, add_help=False)
     with writing():
-        print(f'{PROGRAM}() {{ PYTHONPATH={shlex.quote(str(ROOT))} {shlex.quote(sys.executable)} -P -m job "$@"; }}')
+        program = f"env PYTHONPATH={shlex.quote(str(ROOT))} {shlex.quote(sys.executable)} -P -m job"
+        if options.shell == "fish":
+            print(f"function {PROGRAM}; {program} $argv; end")
+        else:
+            print(f'{PROGRAM}() {{ {program} "$@"; }}')
         print(shtab.complete(root, shell=options.shell), flush=True)
     return ExitCode.COMPLETE
 

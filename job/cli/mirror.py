@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-from job.cli.arguments import Flag, Place, SettingsOptions
+from job.cli.arguments import AttemptOptions, Flag, Place
 from job.data import filling
 from job.data.files.layout import worth_fetching
 from job.data.files.names import is_place, is_table
@@ -37,7 +37,7 @@ class Images(NamedTuple):
     files: dict[str, Path]
 
 
-class Options(SettingsOptions):
+class Options(AttemptOptions):
     """What is not here is downloaded first."""
 
     to: Annotated[Place, Flag(f"where to: {PLACES}", metavar="URI")]

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import NoReturn, Protocol
 
-from job.cli.arguments import SettingsOptions
+from job.cli.arguments import AttemptOptions
 from job.errors import InvalidSettings
 from job.observe.log import Log
 from job.observe.observer import Observer
@@ -24,7 +24,7 @@ class Stop(Protocol):
     def end(self, exit_code: int, reason: str) -> NoReturn: ...
 
 
-class Options(SettingsOptions):
+class Options(AttemptOptions):
     """Fine-tune a pre-trained image classifier: one run, safe to start any number of times."""
 
 

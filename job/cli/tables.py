@@ -11,6 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from job.errors import Interrupted
+from job.observe.wording import duration as duration
+from job.observe.wording import size as size
 
 WIDTH_ELSEWHERE = 200
 """Columns where there is no terminal: rich would fold at 80."""
@@ -78,22 +80,3 @@ def plain(text: str, style: str = "") -> Text:
 def setting_text(value: Any) -> str:
     """A recorded setting as it would be written into its variable; one that is not set is empty."""
     return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def duration(seconds: float) -> str:
-    """Two units are enough: 45 s, 3 min 20 s, 2 h 5 min, 4 d 1 h."""
-    whole = round(seconds)
-    for unit, length, smaller, part in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
-        if whole >= length:
-            rest = whole % length // part
-            return f"{whole // length} {unit}" + (f" {rest} {smaller}" if rest else "")
-    return f"{whole} s"
-
-
-def size(num_bytes: float) -> str:
-    """Bytes in the largest decimal unit that leaves a digit before the point."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if num_bytes < 1000:
-            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
-        num_bytes /= 1000
-    return f"{num_bytes:.1f} TB"

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from job.report.files import PAGE
+
 
 def summary(outcome: Mapping[str, Any], report_at: str, durations: Mapping[str, float]) -> dict[str, str]:
     """The rows of the closing table."""
@@ -14,4 +16,4 @@ def summary(outcome: Mapping[str, Any], report_at: str, durations: Mapping[str, 
     }
     for stage, seconds in durations.items():
         rows[stage.replace("_", " ")] = f"{seconds:,.1f} s"
-    return rows | {"results": report_at}
+    return rows | {"results": report_at, "report": f"{report_at}/{PAGE}"}

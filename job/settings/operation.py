@@ -92,5 +92,6 @@ class OperationSettings(BaseModel):
         pattern=r"^https?://[^\s@?#]+$",
     )  # fmt: skip
     log_format: Literal["auto", "console", "json"] = _operation(
-        "auto", "console, json, or auto: console on a terminal, json elsewhere"
+        "auto",
+        "console, json, or auto: a table on a terminal, json elsewhere; console is lines with every fact",
     )

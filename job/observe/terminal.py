@@ -1,0 +1,321 @@
+"""What a person sees of an attempt on a terminal: what it will do, a line for each epoch, its result.
+
+    run        cats, attempt 1
+    ...
+                  training       validation
+    phase epoch   loss accuracy    loss accuracy images/s    time    left saved
+    head    1/5  0.412    0.871   0.233    0.941     34.1    31 s 4.8 min     ✓
+
+A line moves below that. Every line fits the width that the terminal has when it is written: columns that matter less
+drop out. The full facts of each event are in `--verbose`, and off a terminal.
+"""
+
+import shlex
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from rich.table import Table
+from rich.text import Text
+
+from job.observe import events
+from job.observe.bar import Bar, Terminal
+from job.observe.ledger import by_stage
+from job.observe.log import Lines, Log, Quiet, even_if_unwritable
+from job.observe.observer import RunningMeans
+from job.observe.progress import Progress
+from job.observe.wording import duration, printable, sentence, short_duration, three_digits
+
+LABEL = 10
+MAX_DRAWN = 5
+"""Lines of epochs whose commits are not reported yet."""
+ESTIMATE_AFTER_SECONDS = 2.0
+"""From the first step of an attempt; before that, its speed says little."""
+COLORS = {"warning": "yellow", "error": "red"}
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table of epochs; `width` includes the space before it, the smallest `rank` matters most."""
+
+    name: str
+    width: int
+    rank: int
+    group: str = ""
+    style: str = ""
+
+
+def columns(names: Sequence[str], num_epochs: int, width: int) -> list[Column]:
+    """Those that fit; a terminal of 80 columns has all of them, where the names of the phases are short."""
+    phase = min(16, max(map(len, [*names, "phase"])))
+    every = [
+        Column("phase", phase, 0),
+        Column("epoch", max(6, 2 * len(str(num_epochs)) + 2), 1),
+        Column("loss", 7, 6, "training"),
+        Column("accuracy", 9, 8, "training"),
+        Column("loss", 8, 5, "validation"),
+        Column("accuracy", 9, 2, "validation", "bold"),
+        Column("images/s", 9, 9),
+        Column("time", 8, 7),
+        Column("left", 8, 3),
+        Column("saved", 6, 4, style="green"),
+    ]
+    # The last column of the terminal stays free: some begin a new line after it.
+    fitting, room = [], width - 1
+    for column in sorted(every, key=lambda column: column.rank):
+        if column.width > room:
+            break
+        fitting.append(column)
+        room -= column.width
+    return [column for column in every if column in fitting]
+
+
+class Screen(Log):
+    """Shows events to a person; of several workers that of the first one, which claims the run, has the moving line."""
+
+    def __init__(self, terminal: Terminal, progress: Progress, *, moves: bool = True) -> None:
+        self._terminal, self._progress, self._moves = terminal, progress, moves
+        self._bar = Bar(terminal, progress)
+        # Signals, metrics and Kubeflow report from threads of their own.
+        self._lock = threading.RLock()
+        self._steps: Mapping[str, int] = {}
+        self._headed: list[Column] | None = None
+        self._most_epochs = 1
+        self._rows: dict[tuple[str, int], Mapping[tuple[str, str], str]] = {}
+        self._bar.above = self._drawn_rows
+        self._first_step_at: float | None = None
+        self._result: events.RunFinished | events.RunAlreadyDone | None = None
+        self._marks = ("✓", "✗") if terminal.encoding.startswith("utf") else ("*", "!")
+
+    def event(self, event: events.Event) -> None:
+        with even_if_unwritable, self._lock:
+            self._bar.event(event)
+            self._show(event)
+
+    def step(self, done: events.StepDone, running_means: RunningMeans) -> None:
+        if not self._moves:
+            return
+        self._bar.step(done, running_means)
+        if self._first_step_at is None:
+            self._first_step_at = time.monotonic()
+        elif time.monotonic() - self._first_step_at >= ESTIMATE_AFTER_SECONDS:
+            with even_if_unwritable, self._lock:
+                self._say_estimate()
+
+    def stop(self) -> None:
+        with even_if_unwritable, self._lock:
+            self._end_rows()
+            self._bar.hide()
+
+    def closing(self, title: str, rows: dict[str, str]) -> None:
+        """The result, where its report is, and what to type next."""
+        self.stop()
+        with even_if_unwritable, self._lock:
+            self._rule(title)
+            if (result := self._result) is not None:
+                low, high = result.test_accuracy_interval
+                self._say(
+                    "accuracy", f"{result.test_accuracy:.3f} on test (95 % interval {low:.3f} to {high:.3f})", "bold"
+                )
+                self._say("loss", f"{three_digits(result.test_loss)} on test")
+                seconds = sum(by_stage(self._progress.ledger.of_run()).values())
+                self._say("time", f"{duration(seconds)} in all")
+                self._say("report", _near(rows["report"]), is_whole=True)
+                self._say_command("next", ["thaw predict IMAGE...", f"--run {shlex.quote(_near(result.at))}"])
+            self._rule()
+
+    def _show(self, event: events.Event) -> None:
+        match event:
+            case events.RunClaimed():
+                self._say("run", f"{Path(event.at).name}, attempt {event.attempt}", "bold")
+                self._say("place", _near(event.at), is_whole=True)
+                self._say_command("follow", ["thaw status --watch", f"--run {shlex.quote(_near(event.at))}"])
+                if self._moves:
+                    self._bar.show()
+            case events.DataLoaded():
+                self._steps = event.steps
+                counts = f"{event.train:,} training, {event.validation:,} validation and {event.test:,} test images"
+                self._say("data", f"{event.dataset}: {counts}")
+                self._say("classes", _classes(event.classes["train"]))
+                self._say("steps", ", ".join(f"{phase} {count:,}" for phase, count in event.steps.items()))
+            case events.ModelBuilt():
+                xla = ", compiled by XLA" if event.xla else ""
+                self._say("model", f"{event.backbone}, weights {event.weights}, {event.precision}{xla}")
+                self._say("device", event.device)
+            case events.Restored() if event.level == "info":
+                of = f" of {self._steps[event.phase]:,}" if event.phase in self._steps else ""
+                self._say("resumes", f"{event.phase} after step {event.step:,}{of}")
+            case events.EpochFinished():
+                self._say_estimate()
+                self._begin_row(event)
+            case events.Committed() if event.reason == "stop":
+                self._end_rows()
+                self._say("saved", f"{event.phase} after step {event.step:,}", "green")
+            case events.Committed() | events.CommitFailed() if (event.phase, event.step) in self._rows:
+                self._end_rows((event.phase, event.step), self._marks[isinstance(event, events.CommitFailed)])
+                self._warn(event)
+            case events.RunAlreadyDone():
+                self._result = event
+                attempts = f"{event.attempts} attempts" if event.attempts > 1 else "1 attempt"
+                self._say("run", f"complete since {event.ended}, in {attempts}: nothing is left to do")
+            case events.RunFinished():
+                self._result = event
+            case events.Stopping():
+                self._terminal.print(Text(printable(str(event)), "yellow"), width=self._terminal.width - 1)
+            case events.RunFailed():
+                self._end_rows()
+                self._bar.hide()
+                self._say("error", event.reason, "red")
+                self._say("hint", event.hint)
+                if event.traceback:
+                    self._terminal.print(Text(printable(event.traceback)), soft_wrap=True)
+            case (
+                events.Committed() | events.Evaluated() | events.Exported() | events.StepCompiled()
+                | events.PhaseStarted() | events.WorkersMet()
+            ):  # fmt: skip
+                # The table, the moving line and the closing lines have them.
+                pass
+            case _ if event.level == "info":
+                self._end_rows()
+                self._say(event.name.partition("_")[0], sentence(event))
+            case _:
+                self._warn(event)
+
+    def _warn(self, event: events.Event) -> None:
+        if event.level != "info":
+            self._say(event.level, sentence(event), COLORS[event.level])
+            self._say("hint", getattr(event, "hint", ""))
+
+    def _say(self, label: str, text: str, style: str = "", *, is_whole: bool = False) -> None:
+        """A label and a text beside it, folded at words; one that has to be copied in one piece is not folded."""
+        text, width = printable(text), self._terminal.width - 1
+        if not text:
+            return
+        if is_whole and LABEL + 1 + len(text) > width:
+            self._terminal.print(Text(label, "dim"))
+            self._terminal.print(Text(text, style), soft_wrap=True)
+            return
+        row = Table.grid(padding=(0, 1, 0, 0))
+        row.add_column(min_width=LABEL)
+        row.add_column(overflow="fold")
+        row.add_row(Text(label, style or "dim"), Text(text, style))
+        self._terminal.print(row, width=width)
+
+    def _say_command(self, label: str, parts: Sequence[str]) -> None:
+        """A command to copy: a line for each part, as a shell reads them, where one is too narrow."""
+        command = " ".join(parts)
+        if LABEL + 1 + len(command) < self._terminal.width:
+            self._say(label, command, is_whole=True)
+            return
+        self._terminal.print(Text(label, "dim"))
+        self._terminal.print(Text(" \\\n  ".join(map(printable, parts))), soft_wrap=True)
+
+    def _rule(self, title: str = "") -> None:
+        line = "─" if self._marks[0] == "✓" else "-"
+        begin = f"{line}{line} {printable(title)} " if title else ""
+        width = min(78, self._terminal.width - 1)
+        text = Text(f"{begin}{line * max(0, width - len(begin))}", "green", no_wrap=True, overflow="ellipsis")
+        self._terminal.print(text, width=width)
+
+    def _say_estimate(self) -> None:
+        """Once, when a speed is known."""
+        left = self._bar.estimate.seconds_left()
+        if self._first_step_at != float("inf") and left is not None:
+            self._say("estimate", f"about {duration(left)} to the end")
+            self._first_step_at = float("inf")
+
+    def _begin_row(self, event: events.EpochFinished) -> None:
+        """The line of an epoch is written when its commit is reported, which it marks; until then it is drawn."""
+        left = self._bar.estimate.seconds_left()
+        num_batches = event.step // (event.epoch + 1)
+        self._most_epochs = max([event.step, *self._steps.values()]) // num_batches
+        self._rows[event.phase, event.step] = {
+            ("", "phase"): event.phase,
+            ("", "epoch"): f"{event.epoch + 1}/{self._steps.get(event.phase, event.step) // num_batches}",
+            ("training", "loss"): three_digits(event.train_loss),
+            ("training", "accuracy"): f"{event.train_accuracy:.3f}",
+            ("validation", "loss"): three_digits(event.validation_loss),
+            ("validation", "accuracy"): f"{event.validation_accuracy:.3f}",
+            # A short epoch may have only the step that was compiled, whose speed means nothing.
+            ("", "images/s"): three_digits(event.images_per_second) if event.images_per_second else "",
+            ("", "time"): short_duration(event.train_seconds + event.validation_seconds),
+            ("", "left"): "" if left is None else short_duration(left),
+            ("", "saved"): "",
+        }
+        while len(self._rows) > MAX_DRAWN:
+            self._end_rows(next(iter(self._rows)))
+
+    def _end_rows(self, last: tuple[str, int] | None = None, mark: str = "") -> None:
+        """Write the lines up to that of an epoch, which gets the mark: before it the newer commit is instead."""
+        for key in [*self._rows][: [*self._rows].index(last) + 1 if last else None]:
+            row = self._rows.pop(key)
+            chosen = self._columns()
+            if chosen != self._headed:
+                self._headed = chosen
+                self._print_headings(chosen)
+            self._terminal.print(self._line({**row, ("", "saved"): mark if key == last else ""}, chosen))
+
+    def _columns(self) -> list[Column]:
+        return columns(list(self._steps), self._most_epochs, self._terminal.width)
+
+    def _drawn_rows(self) -> list[Text]:
+        return [self._line(row, self._columns()) for row in [*self._rows.values()]]
+
+    def _print_headings(self, chosen: Sequence[Column]) -> None:
+        above, names = "", ""
+        for column, following in zip(chosen, [*chosen[1:], None], strict=True):
+            names += column.name.rjust(column.width) if names else column.name.ljust(column.width)
+            if column.group and (following is None or following.group != column.group):
+                above = above[: len(names) - len(column.group)].ljust(len(names) - len(column.group)) + column.group
+        self._terminal.print(Text(above, "dim"))
+        self._terminal.print(Text(names, "bold"))
+
+    def _line(self, row: Mapping[tuple[str, str], str], chosen: Sequence[Column]) -> Text:
+        line = Text(no_wrap=True, overflow="ellipsis")
+        for column in chosen:
+            text = row[column.group, column.name]
+            if not line:
+                shown = text if len(text) <= column.width else f"{text[: column.width - 1]}…"
+                line.append(shown.ljust(column.width), column.style)
+            else:
+                line.append(text.rjust(column.width), column.style)
+        return line
+
+
+def _classes(counts: Mapping[str, int]) -> str:
+    """Of the training images: each class, or of many their number and the range."""
+    if "num_classes" in counts:
+        return f"{counts['num_classes']:,}, with {counts['fewest']:,} to {counts['most']:,} training images each"
+    return f"{len(counts)}: " + ", ".join(f"{name} {count:,}" for name, count in counts.items())
+
+
+def _near(place: str) -> str:
+    """A path as a person would type it here; a place that is not below this folder as it is."""
+    try:
+        return str(Path(place).relative_to(Path.cwd()))
+    except (ValueError, OSError):
+        return place
+
+
+def open_log(
+    log_format: Literal["auto", "console", "json"],
+    progress: Progress,
+    *,
+    is_verbose: bool = False,
+    is_quiet: bool = False,
+) -> Log:
+    """The log of this process: a screen on a terminal, and lines elsewhere.
+
+    `is_verbose` gives lines on a terminal too, `is_quiet` leaves warnings, errors and the result.
+    """
+    log: Log
+    if log_format == "auto" and sys.stdout.isatty():
+        terminal = Terminal(file=sys.stdout)
+        log = Lines("console", progress) if is_verbose else Screen(terminal, progress, moves=not is_quiet)
+    else:
+        log = Lines("json" if log_format == "auto" else log_format, progress)
+    return Quiet(log) if is_quiet else log

@@ -1,0 +1,102 @@
+"""Numbers, names and events in words, for people."""
+
+from collections.abc import Sequence
+
+from job.observe import events
+from job.redaction import redacted
+
+
+def duration(seconds: float) -> str:
+    """Two units are enough: 45 s, 3 min 20 s, 2 h 5 min, 4 d 1 h."""
+    whole = round(seconds)
+    for unit, length, smaller, part in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
+        if whole >= length:
+            rest = whole % length // part
+            return f"{whole // length} {unit}" + (f" {rest} {smaller}" if rest else "")
+    return f"{whole} s"
+
+
+def short_duration(seconds: float) -> str:
+    """One unit, and at most 7 characters, for a column: 4.4 s, 38 s, 7.3 min, 12 min, 2.1 h, 3.0 d."""
+    units = (("s", 1, 99.5), ("min", 60, 99.5 * 60), ("h", 3600, 47.5 * 3600), ("d", 86400, float("inf")))
+    unit, length = next((unit, length) for unit, length, until in units if seconds < until)
+    value = seconds / length
+    return f"{value:.{1 if value < 9.95 else 0}f} {unit}"
+
+
+def size(num_bytes: float) -> str:
+    """Bytes in the largest decimal unit that leaves a digit before the point."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if num_bytes < 1000:
+            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:.1f} TB"
+
+
+def three_digits(value: float) -> str:
+    """Of a loss or a speed: 0.0709, 0.363, 12.3, 1,205; at most four decimals."""
+    for decimals, until in ((4, 0.09995), (3, 0.9995), (2, 9.995), (1, 99.95), (0, 99_999.5)):
+        if abs(value) < until:
+            return f"{value:,.{decimals}f}"
+    return f"{value:.1e}"
+
+
+def printable(text: str) -> str:
+    """Without the secrets of URLs, and with nothing but lines that moves the cursor: names come from outside."""
+    return "".join(
+        char if char.isprintable() or char == "\n" else char.encode("unicode_escape").decode()
+        for char in redacted(text)
+    )
+
+
+def sentence(event: events.Event) -> str:
+    """What an event says, without its hint; one that has no words of its own is its facts."""
+    match event:
+        case events.WaitingForRun():
+            return (
+                f"waiting for attempt {event.attempt} of {event.held_by}, which holds the run, "
+                f"at most {duration(event.at_most_seconds)}"
+            )
+        case events.WaitingForLock():
+            return f"waiting for the lock {event.lock}, at most {duration(event.at_most_seconds)}"
+        case events.WaitingForWorkers():
+            workers = ", ".join(map(str, event.workers))
+            return f"waiting for other workers ({workers}), at most {duration(event.at_most_seconds)}"
+        case events.ClassMissing():
+            return f"classes without an image in {event.split}: {event.num_classes:,} ({_listed(event.classes)})"
+        case events.ClassRare():
+            few = f"classes with fewer than {event.fewer_than} training images, whose results mean little"
+            return f"{few}: {event.num_classes:,} ({_listed(event.classes)})"
+        case events.Duplicates():
+            pairs = {
+                "train and validation": event.train_validation,
+                "train and test": event.train_test,
+                "validation and test": event.validation_test,
+            }
+            found = ", ".join(f"{pair} {count:,}" for pair, count in pairs.items() if count)
+            return f"the same images are in two splits: {found}; accuracy is too high then"
+        case events.ImagesSkipped():
+            kinds = ", ".join(f"{kind} {count:,}" for kind, count in event.kinds.items())
+            return f"{event.num_images:,} images cannot be read and are left out ({kinds}): {_listed(event.images)}"
+        case events.CheckpointDamaged():
+            return f"{event.checkpoint} cannot be used, so the one before it is tried: {event.reason}"
+        case events.NothingRestored():
+            return "no checkpoint of the run can be used: training begins anew"
+        case events.CommitFailed():
+            return f"{event.phase} step {event.step} could not be committed, and training goes on: {event.error}"
+        case events.MetricsUnavailable():
+            return f"no metrics on port {event.port}: {event.reason}"
+        case events.PushFailed() | events.ReportingFailed():
+            return f"{event.url} did not take what was sent: {event.reason}"
+        case events.StoppedEarly():
+            return f"{event.phase} ends early: no improvement since epoch {event.best_epoch + 1}"
+        case events.BestRestored():
+            best = f"validation loss {three_digits(event.validation_loss)}, accuracy {event.validation_accuracy:.3f}"
+            return f"{event.phase} keeps its best epoch, {event.epoch + 1}: {best}"
+        case _:
+            facts = (f"{name} {value}" for name, value in event.fields().items() if name != "hint")
+            return ", ".join(facts)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names)
