@@ -32,6 +32,7 @@ MORE_SHARED = {
     "overlays/gke-workers": {("Service", "thaw-workers")},
     "overlays/gke-workers-kueue": {("Service", "thaw-workers")},
     "overlays/kubeflow": {("ClusterTrainingRuntime", "thaw"), ("NetworkPolicy", "thaw-trainer")},
+    "overlays/kubeflow-one": {("ClusterTrainingRuntime", "thaw-one"), ("NetworkPolicy", "thaw-trainer")},
     "cloud": {("Role", "thaw-workflow"), ("RoleBinding", "thaw-workflow")},
 }
 CLAIM_OF_A_PERSON = "thaw-data"
