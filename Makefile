@@ -34,7 +34,7 @@ $(VENV)/.installed: $(LOCK)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $(LOCK)
 	@touch $@
 
-SERVICES := prometheus prometheus-pushgateway chromium faketime
+SERVICES := prometheus prometheus-pushgateway chromium faketime tini
 
 # Debian would start the servers, now and with the machine, and Prometheus would use the port of a run's metrics. A policy
 # prevents that while they are installed; afterwards they are disabled. The tests start their own.
@@ -71,7 +71,7 @@ lint: setup ## check style, layers, and that docs/reference is what the code say
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/hadolint Dockerfile
-	$(BIN)/shellcheck bin/thaw .ci/run .ci/publish
+	$(BIN)/shellcheck bin/thaw .ci/run .ci/publish requirements/install
 	$(BIN)/python -m docs.generate --check
 
 types: setup ## check static types
