@@ -15,17 +15,16 @@ FROM ${PYTHON_IMAGE} AS builder
 RUN python -m venv --without-pip /opt/venv
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 
-# The locks come before the source: a change of the source downloads nothing. TensorFlow's headers, 290 MB, are only
-# needed to compile against it.
+# The packages come before the source, and are a layer of their own: a change of the source downloads and pushes none of them.
+COPY requirements/install /build/
+
 FROM builder AS cpu-packages
 COPY requirements/cpu.txt /build/
-RUN python -m pip --python /opt/venv/bin/python install --no-deps --require-hashes -r /build/cpu.txt \
-    && rm -r /opt/venv/lib/python3*/site-packages/tensorflow/include
+RUN /build/install /build/cpu.txt
 
 FROM builder AS gpu-packages
 COPY requirements/gpu.txt /build/
-RUN python -m pip --python /opt/venv/bin/python install --no-deps --require-hashes -r /build/gpu.txt \
-    && rm -r /opt/venv/lib/python3*/site-packages/tensorflow/include
+RUN /build/install /build/gpu.txt
 
 FROM builder AS source
 COPY job /app/job
@@ -34,6 +33,10 @@ COPY demo /app/demo
 RUN chmod -R go=rX /app && python -m compileall -q --invalidation-mode unchecked-hash /app
 
 FROM ${PYTHON_IMAGE} AS runtime
+# A signal to process 1 is lost while that has no handler, and Python needs a moment before it has one: tini is process 1, and
+# passes on signals and exit codes.
+RUN apt-get update && apt-get install --yes --no-install-recommends 'tini=0.19.0-1*' \
+    && rm -rf /var/lib/apt/lists/* /var/cache/* /var/log/*
 # A running job installs nothing.
 RUN python -m pip uninstall --yes --quiet pip setuptools wheel && mkdir /work && chown 65532:65532 /work
 # For people: `kubectl exec POD -- thaw status`.
@@ -52,7 +55,7 @@ WORKDIR /work
 # By number, so that Kubernetes can tell that it is not root. Any other user works too, if it may write to /work.
 USER 65532:65532
 EXPOSE 9090
-ENTRYPOINT ["python", "-m", "job"]
+ENTRYPOINT ["tini", "--", "python", "-m", "job"]
 LABEL org.opencontainers.image.title="Thaw" \
       org.opencontainers.image.description="One idempotent Kubernetes Job that fine-tunes a pre-trained image classifier"
 

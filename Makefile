@@ -20,7 +20,7 @@ DEMO := THAW_DATASET=drawn_cats_vs_dogs THAW_DATA_DIR=.demo/data THAW_STORAGE_UR
 	THAW_HEAD_EPOCHS=2 THAW_FINE_TUNE_EPOCHS=10 THAW_FINE_TUNE_LEARNING_RATE=2e-3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-services demo run test test-all soak lint types docs bench image image-gpu image-test render render-shared deploy undeploy e2e dashboard lock clean
+.PHONY: help setup setup-services demo run test test-all soak lint types docs bench image image-gpu image-test render render-shared deploy undeploy e2e dashboard lock release-notes clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -34,7 +34,7 @@ $(VENV)/.installed: $(LOCK)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $(LOCK)
 	@touch $@
 
-SERVICES := prometheus prometheus-pushgateway chromium faketime
+SERVICES := prometheus prometheus-pushgateway chromium faketime tini
 # Servers of object stores, which are no Debian packages. MinIO's later releases are source only: Go builds it, in minutes.
 MINIO := github.com/minio/minio@v0.0.0-20260212201848-7aac2a2c5b7c
 AZURITE := azurite@3.35.0
@@ -80,7 +80,7 @@ lint: setup ## check style, layers, and that docs/reference is what the code say
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/hadolint Dockerfile
-	$(BIN)/shellcheck bin/thaw .ci/run
+	$(BIN)/shellcheck bin/thaw .ci/run .ci/publish requirements/install
 	$(BIN)/python -m docs.generate --check
 
 types: setup ## check static types
@@ -134,6 +134,12 @@ lock: ## write the lock files again (needs uv)
 	uv pip compile pyproject.toml --extra cpu --universal --generate-hashes --no-header --no-annotate -q -o requirements/cpu.txt
 	uv pip compile pyproject.toml --extra gpu --universal --generate-hashes --no-header --no-annotate -q -o requirements/gpu.txt
 	uv pip compile pyproject.toml --extra cpu --group test --group lint --universal --generate-hashes --no-header --no-annotate -q -c requirements/cpu.txt -o requirements/dev.txt
+
+release-notes: ## print the section of the changelog for a release: make release-notes TAG=v...
+	@test "$(TAG)" = "v$(VERSION)" || { echo "TAG=$(TAG) is not v$(VERSION), the version in job/__init__.py" >&2; exit 1; }
+	@notes=$$(sed -n '/^## $(VERSION) ([0-9-]*)$$/,/^## /{/^## /!p}' CHANGELOG.md) && test -n "$$notes" || \
+		{ echo "CHANGELOG.md has no section '## $(VERSION) (YYYY-MM-DD)': give it the day of the release" >&2; exit 1; }; \
+		printf '%s\n' "$$notes"
 
 clean: ## remove what the targets above wrote
 	rm -rf $(VENV) .demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

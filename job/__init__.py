@@ -1,3 +1,3 @@
 """Thaw: one idempotent Kubernetes Job that fine-tunes a pre-trained image classifier."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

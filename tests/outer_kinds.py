@@ -25,7 +25,7 @@ def parts_of(manifest: Manifest) -> list[Manifest]:
         _has_only(spec["template"], "spec")
         spec = spec["template"]["spec"]
     _has_only(spec, "network", "failurePolicy", "replicatedJobs", "ttlSecondsAfterFinished")
-    _has_only(spec["network"], "enableDNSHostnames", "publishNotReadyAddresses")
+    _has_only(spec.get("network", {}), "enableDNSHostnames", "publishNotReadyAddresses")
     _has_only(spec["failurePolicy"], "maxRestarts")
     (replicated,) = spec["replicatedJobs"]
     _has_only(replicated, "name", "replicas", "template")

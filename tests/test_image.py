@@ -107,7 +107,7 @@ def test_the_demo_runs_without_rights_and_is_answered_at_once_the_second_time(us
 
 @pytest.mark.parametrize("event", ["run_claimed", "phase_started"])
 def test_sigterm_ends_with_42(event: str, volume: Path) -> None:
-    """While TensorFlow is imported, and while the demo trains. As process 1, a program without a handler goes on."""
+    """While TensorFlow is imported, and while the demo trains."""
     name = container("run", "--detach", *hardened(USERS[0], volume), *environment(), IMAGE).stdout.strip()
     assert name
     try:
@@ -131,12 +131,12 @@ def test_a_wrong_setting_is_one_message(volume: Path) -> None:
 
 
 def test_kubernetes_finds_what_it_needs_in_the_description() -> None:
-    """`runAsNonRoot` needs a user by number; a shell in front would keep SIGTERM from the program."""
+    """`runAsNonRoot` needs a user by number; tini passes SIGTERM on, which a shell in front would not."""
     image = inspected()
     config, labels = image["Config"], image["Config"]["Labels"]
     assert image["Size"] < MAX_BYTES
     assert config["User"] == USERS[0]
-    assert config["Entrypoint"] == ["python", "-m", "job"]
+    assert config["Entrypoint"] == ["tini", "--", "python", "-m", "job"]
     assert not config.get("Healthcheck")
     assert list(config["ExposedPorts"]) == [f"{Settings().metrics_port}/tcp"]
     assert labels["org.opencontainers.image.version"] == __version__
@@ -145,10 +145,12 @@ def test_kubernetes_finds_what_it_needs_in_the_description() -> None:
 
 
 def test_the_image_cannot_build_or_install() -> None:
-    """No compiler, no linker, no pip."""
+    """No compiler, no linker, no pip, and none of what packages bring to be built and tested."""
     done = in_image("sh", "-c", f"for tool in {TOOLS}; do command -v $tool; done; python -m pip --version")
     assert done.stdout == ""
     assert "No module named pip" in done.stderr
+    names = "-name setuptools -o -name wheel -o -name clang -o -name tests -o -path */tensorflow/include"
+    assert not [path for path in found(*names.split()) if path.startswith("/opt/venv/")]
 
 
 def test_no_secret_is_in_the_image() -> None:

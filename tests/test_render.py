@@ -33,6 +33,7 @@ MORE_SHARED = {
     "overlays/gke-workers-kueue": {("Service", "thaw-workers")},
     "overlays/minio": {("NetworkPolicy", "thaw-minio")},
     "overlays/kubeflow": {("ClusterTrainingRuntime", "thaw"), ("NetworkPolicy", "thaw-trainer")},
+    "overlays/kubeflow-one": {("ClusterTrainingRuntime", "thaw-one"), ("NetworkPolicy", "thaw-trainer")},
     "cloud": {("Role", "thaw-workflow"), ("RoleBinding", "thaw-workflow")},
 }
 CLAIM_OF_A_PERSON = "thaw-data"

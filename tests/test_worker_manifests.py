@@ -224,13 +224,15 @@ def test_a_runtime_has_no_setting_that_changes_a_result(tmp_path: Path) -> None:
         shared_by_runs(tmp_path)
 
 
-def test_a_train_job_is_the_run_of_gke_workers() -> None:
+@pytest.mark.parametrize(("name", "same"), [("kubeflow", "gke-workers"), ("kubeflow-one", "gke")])
+def test_a_train_job_is_the_run_of_a_job(name: str, same: str) -> None:
     """The runtime has the same pod: what Kubeflow Trainer replaces is the same too, but for names."""
-    kubeflow, gke = overlay("kubeflow"), overlay("gke-workers")
-    settings = gke.config | gke.literals
-    settings["THAW_WORKER_HOST"] = "$(THAW_JOB_NAME)-{worker}.$(JOBSET_NAME)"
-    assert kubeflow.literals == settings
-    assert kubeflow.fields == gke.fields | {"JOBSET_NAME": f"metadata.labels['{JOB_SET_NAME}']"}
+    kubeflow, gke = overlay(name), overlay(same)
+    settings, fields = gke.config | gke.literals, gke.fields
+    if gke.settings.workers > 1:
+        settings["THAW_WORKER_HOST"] = "$(THAW_JOB_NAME)-{worker}.$(JOBSET_NAME)"
+        fields |= {"JOBSET_NAME": f"metadata.labels['{JOB_SET_NAME}']"}
+    assert (kubeflow.literals, kubeflow.fields) == (settings, fields)
     assert (
         kubeflow.workload["spec"]["runtimeRef"]["name"]
         == kubeflow.of_kind("ClusterTrainingRuntime")[0]["metadata"]["name"]

@@ -18,6 +18,12 @@ from tests.manifests import OVERLAYS
 
 TEXTS = {path.name: path.read_text() for path in (REPOSITORY / ".github" / "workflows").glob("*.yml")}
 
+RELEASE_RIGHTS = {
+    "images": {"contents": "read", "packages": "write", "id-token": "write"},
+    "notes": {"contents": "write"},
+}
+"""Only a release writes: its images and their signatures, then the page of the release."""
+
 
 def workflow(name: str) -> dict[Any, Any]:
     """The parsed workflow; YAML 1.1 reads its key `on` as true."""
@@ -42,7 +48,8 @@ def test_a_workflow_is_pinned_has_few_rights_and_ends(name: str) -> None:
     assert all(re.fullmatch(r"actions/[a-z-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", line) for line in uses)
     jobs = workflow(name)["jobs"].values()
     assert workflow(name)["permissions"] == {"contents": "read"}
-    assert all("permissions" not in job for job in jobs)
+    rights = {key: job["permissions"] for key, job in workflow(name)["jobs"].items() if "permissions" in job}
+    assert rights == (RELEASE_RIGHTS if name == "release.yml" else {})
     assert "secrets." not in TEXTS[name]
     assert "pull_request_target" not in workflow(name)[True]
     checkouts = [step for step in steps(name) if "checkout@" in step.get("uses", "")]
@@ -74,6 +81,18 @@ def test_every_target_that_is_called_exists(name: str) -> None:
     called = " ".join(re.findall(r"make ([a-z0-9 -]+)", "\n".join(step.get("run", "") for step in steps(name))))
     assert called
     assert set(called.split()) <= targets
+
+
+def test_a_release_is_only_made_of_a_tag_and_of_what_has_passed() -> None:
+    """Both images, named by the version; the notes last, when there is something to announce."""
+    assert workflow("release.yml")[True] == {"push": {"tags": ["v*"]}}
+    jobs = workflow("release.yml")["jobs"]
+    assert [job.get("needs") for job in jobs.values()] == [None, "check", "images"]
+    names = {row["target"]: row["suffix"] for row in jobs["images"]["strategy"]["matrix"]["include"]}
+    assert names == {"image": "-cpu", "image-gpu": ""}
+    assert "cancel-in-progress" not in workflow("release.yml")["concurrency"]
+    (cosign,) = re.findall(r"go install (\S+)", TEXTS["release.yml"])
+    assert re.fullmatch(r"github\.com/sigstore/cosign/v3/cmd/cosign@v3\.\d+\.\d+", cosign)
 
 
 def test_every_overlay_is_rendered() -> None:
