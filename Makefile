@@ -92,9 +92,11 @@ docs: setup ## write docs/reference from the code
 bench: setup ## measure speed and memory, side by side
 	$(BIN)/python -m bench
 
+# podman and buildah would call an image without a registry localhost/..., and a cluster looks for it at docker.io/library, as
+# docker means it.
 define build_image
 	@test -n "$(CONTAINER)" || { echo "building an image needs docker, podman or buildah, and none of them works here"; exit 1; }
-	$(CONTAINER) build --target $(1) --tag $(2) --build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git rev-parse HEAD) \
+	$(CONTAINER) build --target $(1) --tag $(if $(findstring /,$(2)),,docker.io/library/)$(2) --build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git rev-parse HEAD) \
 		$(IMAGE_FLAGS) .
 endef
 

@@ -117,6 +117,16 @@ def test_the_notes_are_the_section_of_the_version(tmp_path: Path, heading: str, 
     assert "older" not in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("given", "named"), [("thaw:1-cpu", "docker.io/library/thaw:1-cpu"), ("ghcr.io/o/thaw:1", "ghcr.io/o/thaw:1")]
+)
+def test_an_image_has_the_name_by_which_a_cluster_finds_it(given: str, named: str) -> None:
+    """Whichever program builds it: podman would put one without a registry under localhost."""
+    words = ["make", "--dry-run", "image", "CONTAINER=podman", f"CPU_IMAGE={given}"]
+    done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert f" --tag {named} " in done.stdout
+
+
 def test_the_page_verifies_as_the_workflow_does() -> None:
     """The same issuer, and the identity of that workflow and tag."""
     page, script = (
