@@ -17,8 +17,8 @@ ROOT = Path(__file__).parents[2]
 
 
 class Options(CommandOptions):
-    """To use it: eval "$(bin/thaw completion bash)", or in fish: bin/thaw completion fish | source. The shell then has the command thaw, which is this program,
-    and completes its commands and flags.
+    """To use it: eval "$(bin/thaw completion bash)", or in fish: bin/thaw completion fish | source. The shell then has
+    the command thaw, which is this program, and completes its commands and flags.
     """
 
     shell: Annotated[Literal["bash", "zsh", "fish"], Flag("bash, zsh or fish", metavar="bash|zsh|fish", is_word=True)]
