@@ -54,7 +54,7 @@ class DataSettings(BaseModel):
         if not TFDS_NAME.fullmatch(dataset):
             raise ValueError(
                 "is neither a TFDS data set (name, name/config or name:version) nor a place of images, which begins "
-                "with /, ./, ../, ~ or gs://, or ends as an archive or a table does; a folder here is "
+                "with /, ./, ../, ~, gs://, s3:// or az://, or ends as an archive or a table does; a folder here is "
                 f"./{dataset}"
             )
         return dataset

@@ -265,15 +265,13 @@ class CloudStore:
             now, held = self._received(self._receiving, name, None, only_if_size=meant.digest.size)
         except ObjectMissing:
             now, held = MISSING, None
-        if held == meant.digest:
-            return now
-        if now == version:
-            sent = _shown(meant.digest)
-            raise ObjectDamaged(
-                f"{self.uri}/{name} is not what was sent: the store holds {_shown(held)}, sent were {sent}",
-                hint="check the disk of THAW_CACHE_DIR, and start the run again: nothing is lost",
-            )
-        raise PreconditionFailed(f"{self.uri}/{name} was written, and right after by another process")
+        if held == meant.digest or now not in (version, MISSING):
+            # Of another version: another process, which has read what was sent here, has written since.
+            return version
+        raise ObjectDamaged(
+            f"{self.uri}/{name} is not what was sent: the store holds {_shown(held)}, sent were {_shown(meant.digest)}",
+            hint="check the disk of THAW_CACHE_DIR, and start the run again: nothing is lost",
+        )
 
 
 def _parents(name: str) -> Iterator[str]:
