@@ -15,7 +15,7 @@ _USER_IN_TEXT = re.compile(_SCHEME + r"(?P<rest>\S*)@")
 _USER_IN_VALUE = re.compile(_SCHEME + r"(?P<rest>.*)@", re.DOTALL)
 _QUERY_OF_URL = re.compile(_SCHEME + r"(?P<place>[^\s?#'\"]*[?#])(?P<query>[^\s'\"]+)")
 _QUERY = re.compile(r"([?&][^\s?&=]+=)[^\s&'\"]+")
-_STORE = re.compile(r"(gs|file):", re.IGNORECASE)
+_STORE = re.compile(r"(gs|s3|az|file):", re.IGNORECASE)
 
 
 def redacted(text: str) -> str:
