@@ -116,7 +116,8 @@ def test_no_error_event_or_traceback_has_the_secret_of_a_url(kind: str, capsys: 
 def test_what_is_no_secret_is_shown_as_it_is() -> None:
     """A message must still say which value is wrong."""
     for text in (
-        "gs://bucket/mail@example.com/run", "s3://bucket/me@work/run", "az://box/a@b", "file:///home/me@work/runs", "a & b = c", "/data/a@b.jpg", "what? yes",
+        "gs://bucket/mail@example.com/run", "s3://bucket/me@work/run", "az://box/a@b",
+        "file:///home/me@work/runs", "a & b = c", "/data/a@b.jpg", "what? yes",
         "http://host:9091/metrics", "bucket gs://b/c is not there; did you mean gs://b/d?", "user@host", "",
     ):  # fmt: skip
         assert redacted(text) == redacted_value(text) == text
