@@ -77,7 +77,7 @@ def test_the_settings_of_an_example_are_accepted(path: Path) -> None:
     found = variables_of(path)
     assert found or path.name.startswith("kueue")
     settings = settings_of({}, {key: value for key, value in found.items() if "{{" not in value})
-    assert settings.storage_uri.startswith(("gs://", "file:///")) or path.name.startswith(("vertex", "kueue"))
+    assert settings.storage_uri.startswith(("gs://", "s3://", "file:///")) or path.name.startswith(("vertex", "kueue"))
 
 
 def test_argo_tries_again_what_can_help() -> None:

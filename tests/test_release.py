@@ -127,6 +127,14 @@ def test_an_image_has_the_name_by_which_a_cluster_finds_it(given: str, named: st
     assert f" --tag {named} " in done.stdout
 
 
+@pytest.mark.parametrize(("builder", "asked"), [("docker", False), ("podman", False), ("/usr/bin/buildah", True)])
+def test_packages_are_a_layer_of_their_own(builder: str, asked: bool) -> None:
+    """A change of the source pushes no packages. buildah makes one layer unless asked; docker has no such flag."""
+    words = ["make", "--dry-run", "image", f"CONTAINER={builder}"]
+    done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert (f"{builder} build --layers " in done.stdout) == ("--layers" in done.stdout) == asked
+
+
 def test_the_page_verifies_as_the_workflow_does() -> None:
     """The same issuer, and the identity of that workflow and tag."""
     page, script = (
