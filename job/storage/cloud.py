@@ -265,8 +265,10 @@ class CloudStore:
             now, held = self._received(self._receiving, name, None, only_if_size=meant.digest.size)
         except ObjectMissing:
             now, held = MISSING, None
-        if held == meant.digest or now not in (version, MISSING):
-            # Of another version: another process, which has read what was sent here, has written since.
+        if held == meant.digest:
+            return now
+        if now not in (version, MISSING):
+            # Another process, which has read what was sent here, has written since.
             return version
         raise ObjectDamaged(
             f"{self.uri}/{name} is not what was sent: the store holds {_shown(held)}, sent were {_shown(meant.digest)}",
