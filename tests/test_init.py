@@ -46,12 +46,14 @@ def started(init: list[str], tmp_path: Path) -> Iterator["subprocess.Popen[bytes
 
 
 def process_1(outer: int) -> int:
-    """The child of `unshare`, once it is tini and no longer `unshare` itself."""
+    """The child of `unshare`, once it is tini and has blocked signals to wait for them: its first act."""
     until = time.monotonic() + 20
     while time.monotonic() < until:
-        children = Path(f"/proc/{outer}/task/{outer}/children").read_text().split()
-        if children and Path(f"/proc/{children[0]}/comm").read_text().strip() == "tini":
-            return int(children[0])
+        for child in Path(f"/proc/{outer}/task/{outer}/children").read_text().split():
+            status = Path(f"/proc/{child}/status").read_text()
+            blocked = int(re.findall(r"^SigBlk:\s*(\w+)$", status, re.MULTILINE)[0], 16)
+            if status.startswith("Name:\ttini\n") and blocked & (1 << (signal.SIGTERM - 1)):
+                return int(child)
     raise AssertionError("tini has not started in 20 s")
 
 
