@@ -45,15 +45,17 @@ def started(init: list[str], tmp_path: Path) -> Iterator["subprocess.Popen[bytes
     process.wait()
 
 
+def children(process: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+
+
 def process_1(outer: int) -> int:
-    """The child of `unshare`, once it is tini and has blocked signals to wait for them: its first act."""
+    """The child of `unshare`, once it is tini and has begun the program: before that it has blocked signals."""
     until = time.monotonic() + 20
     while time.monotonic() < until:
-        for child in Path(f"/proc/{outer}/task/{outer}/children").read_text().split():
-            status = Path(f"/proc/{child}/status").read_text()
-            blocked = int(re.findall(r"^SigBlk:\s*(\w+)$", status, re.MULTILINE)[0], 16)
-            if status.startswith("Name:\ttini\n") and blocked & (1 << (signal.SIGTERM - 1)):
-                return int(child)
+        for child in children(outer):
+            if Path(f"/proc/{child}/comm").read_text() == "tini\n" and children(child):
+                return child
     raise AssertionError("tini has not started in 20 s")
 
 
