@@ -52,10 +52,10 @@ setup-services: ## install missing programs that some tests need: Debian package
 		for name in $$missing; do systemctl disable --quiet $$name 2>/dev/null || true; done; \
 	fi
 	@if command -v minio >/dev/null || [ -x .services/bin/minio ]; then :; \
-	elif command -v go >/dev/null; then GOBIN=$(CURDIR)/.services/bin GOFLAGS=-mod=mod go install $(MINIO); \
+	elif command -v go >/dev/null; then GOBIN=$(CURDIR)/.services/bin GOFLAGS=-mod=mod go install $(MINIO) || echo "MinIO could not be built: its tests will be skipped"; \
 	else echo "MinIO is not installed: building it needs go"; fi
 	@if command -v azurite-blob >/dev/null || [ -x .services/node_modules/.bin/azurite-blob ]; then :; \
-	elif command -v npm >/dev/null; then npm install --silent --no-save --prefix .services $(AZURITE); \
+	elif command -v npm >/dev/null; then npm install --silent --no-save --prefix .services $(AZURITE) || echo "Azurite could not be installed: its tests will be skipped"; \
 	else echo "Azurite is not installed: it needs npm"; fi
 
 demo: setup ## run the complete pipeline on drawn pictures: CPU, a local folder as the store, no network
