@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from job.errors import AnswerMalformed, ObjectDamaged, ObjectMissing, PreconditionFailed, StorageError
-from job.storage.protocol import Digest, ObjectStore, Observer, StoredObject, Unobserved
+from job.storage.protocol import Digest, ObjectStore, Observer, StoredObject, Unobserved, digest_of
 
 T = TypeVar("T")
 
@@ -81,7 +81,7 @@ class RetryingStore:
             return self.remote.upload(name, source, if_version=if_version, may_move=False)
 
         return self._sent(
-            name, if_version, upload, lambda: self.remote.holds(name, source), lambda _: Digest.of(source)
+            name, if_version, upload, lambda: self.remote.holds(name, source), lambda _: digest_of(source)
         )
 
     def download(self, name: str, target: Path) -> Digest:
