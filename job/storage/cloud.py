@@ -140,12 +140,7 @@ class CloudStore:
         if self.version(name) == MISSING:
             raise ObjectMissing(f"there is no object {self.uri}/{name}")
 
-    # An empty listing is requested twice: obstore 0.12 takes an answer that it does not understand for one.
-
     def folders(self) -> list[str]:
-        return self._folders() or self._folders()
-
-    def _folders(self) -> list[str]:
         with self._explained("list", ""):
             found = obstore.list_with_delimiter(self._client, self._prefix)["common_prefixes"]
         return sorted(name.rstrip("/") for name in self._relative(found))
@@ -154,9 +149,6 @@ class CloudStore:
         return [*self.versions(prefix)]
 
     def versions(self, prefix: str) -> dict[str, str]:
-        return self._versions(prefix) or self._versions(prefix)
-
-    def _versions(self, prefix: str) -> dict[str, str]:
         # obstore lists folders, and not what begins with any text.
         folder = f"{self._prefix}{prefix}".rpartition("/")[0]
         with self._explained("list", prefix):

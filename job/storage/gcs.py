@@ -148,12 +148,7 @@ class GcsStore:
             written: float = self._reloaded(name).updated.timestamp()
         return max(0.0, time.time() + self._clock_skew_seconds - written)
 
-    # An empty listing is requested twice: an answer may lack its items.
-
     def folders(self) -> list[str]:
-        return self._folders() or self._folders()
-
-    def _folders(self) -> list[str]:
         with self._explained("list"):
             pages = self._client.list_blobs(
                 self._bucket, prefix=self._prefix, delimiter="/", fields="prefixes,nextPageToken", **self._options
@@ -163,15 +158,12 @@ class GcsStore:
                 pass
             return sorted(name.rstrip("/") for name in self._relative(pages.prefixes, ""))
 
-    def _versions(self, prefix: str) -> dict[str, str]:
+    def versions(self, prefix: str) -> dict[str, str]:
         fields = "items(name,generation),nextPageToken"
         with self._explained("list", prefix):
             blobs = self._client.list_blobs(self._bucket, prefix=self._prefix + prefix, fields=fields, **self._options)
             found = {blob.name: _version(blob) for blob in blobs}
             return dict(sorted(zip(self._relative(found, prefix), found.values(), strict=True)))
-
-    def versions(self, prefix: str) -> dict[str, str]:
-        return self._versions(prefix) or self._versions(prefix)
 
     def list(self, prefix: str) -> list[str]:
         return [*self.versions(prefix)]

@@ -93,14 +93,20 @@ class RetryingStore:
     def age_seconds(self, name: str) -> float | None:
         return self._ask("read", lambda: self.remote.age_seconds(name))
 
+    # An empty listing is requested twice: an answer may lack its items, and obstore 0.12 takes one that it does not
+    # understand for an empty one.
+
     def folders(self) -> list[str]:
-        return self._ask("list", self.remote.folders)
+        return self._ask("list", self.remote.folders) or self._ask("list", self.remote.folders)
 
     def list(self, prefix: str) -> list[str]:
-        return self._ask("list", lambda: self.remote.list(prefix))
+        return [*self.versions(prefix)]
 
     def versions(self, prefix: str) -> dict[str, str]:
-        return self._ask("list", lambda: self.remote.versions(prefix))
+        def ask() -> dict[str, str]:
+            return self._ask("list", lambda: self.remote.versions(prefix))
+
+        return ask() or ask()
 
     def delete(self, name: str) -> None:
         self._ask("delete", lambda: self.remote.delete(name))
