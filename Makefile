@@ -71,9 +71,9 @@ test: setup ## run the fast tests
 test-all: setup ## run all tests of the program; those on real data need THAW_TEST_DATA
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not matrix and not image and not e2e"
 
-soak: setup ## run all fault tests; then kill and pause small runs at random, and check that none is lost
+soak: setup ## run all fault tests; then kill and pause small runs at random in each store, and check that none is lost
 	$(BIN)/python -m pytest -n 2 -m matrix
-	$(BIN)/python -m tests.soak --signals 200
+	$(BIN)/python -m tests.soak
 
 lint: setup ## check style, layers, and that docs/reference is what the code says
 	$(BIN)/ruff check .
