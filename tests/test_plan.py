@@ -254,7 +254,7 @@ def test_data_and_weights_in_a_mirror_are_found(
     assert outcomes(found)["weights"] == "failed"
     gcs.fail("403", at=0, times=100, operation="write")
     found = ask(settings)
-    assert (outcomes(found)["storage"], found["exit_code"]) == ("failed", ExitCode.STORAGE_UNAVAILABLE)
+    assert (outcomes(found)["storage"], found["exit_code"]) == ("failed", ExitCode.BAD_INPUT)
 
 
 def test_a_probe_that_is_interrupted_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,6 +76,9 @@ class OperationSettings(BaseModel):
     node_name: str | None = _operation(
         None, "name of the Kubernetes node (downward API), recorded likewise [default: none]", pattern=KUBERNETES_NAME
     )
+    namespace: str | None = _operation(
+        None, "Kubernetes namespace (downward API), recorded likewise [default: none]", pattern=KUBERNETES_NAME
+    )
     cache_dir: LocalPath | None = _operation(
         None, "folder for temporary files and mirrored data; each user has a part of their own "
         "[default: thaw in the user's cache folder]",
