@@ -24,12 +24,15 @@ class Event:
 
 
 class WaitingForRun(Event, name="waiting"):
-    """Another attempt holds the run."""
+    """Another attempt holds the run; this is said again every five minutes, with how far the run is."""
 
     held_by: str
     attempt: int
     since: str
     at_most_seconds: float
+    state: str | None = None
+    steps_done: int | None = None
+    num_steps: int | None = None
 
 
 class WaitingForLock(Event, name="waiting"):

@@ -53,8 +53,11 @@ def sentence(event: events.Event) -> str:
     """What an event says, without its hint; one that has no words of its own is its facts."""
     match event:
         case events.WaitingForRun():
+            of_all = "" if event.num_steps is None else f" of {event.num_steps:,}"
+            steps = "" if event.steps_done is None else f", step {event.steps_done:,}{of_all}"
+            state = f" ({event.state}{steps})" if event.state else ""
             return (
-                f"waiting for attempt {event.attempt} of {event.held_by}, which holds the run, "
+                f"waiting for attempt {event.attempt} of {event.held_by}, which holds the run{state}, "
                 f"at most {duration(event.at_most_seconds)}"
             )
         case events.WaitingForLock():

@@ -58,13 +58,16 @@ def run_attempt(settings: Settings, *, store: ObjectStore, holder: Holder, conte
 def _lead(settings: Settings, store: ObjectStore, holder: Holder, context: Context) -> Record:
     """Claim the run and complete it, alone or with the other workers; returns the record of the finished run."""
     progress = context.progress
+    num_workers = settings.share().num_workers
     with progress.entering("claim", "idle"):
         record = lease.claim(
             store,
             Identity.of(settings),
             holder,
             lease_seconds=settings.lease_seconds,
-            num_workers=settings.share().num_workers,
+            num_workers=num_workers,
+            # The others of several would wait in vain meanwhile.
+            wait_seconds=settings.wait_seconds if num_workers == 1 else 0.0,
             context=context,
         )
     attempts = record.content.attempts if record.is_done else record.content.attempts[:-1]
