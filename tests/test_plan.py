@@ -315,6 +315,17 @@ def test_memory_is_what_the_control_group_leaves(tmp_path: Path) -> None:
     assert machine.available_memory_bytes([(limit, used)]) > 4000
 
 
+def test_what_a_control_group_says_of_memory(tmp_path: Path) -> None:
+    """Its limit, where that is less than the machine has, and how often it was reached for good."""
+    limit, events = tmp_path / "max", tmp_path / "events"
+    assert (machine.memory_limit_bytes([(limit, limit)]), machine.oom_kills(events)) == (None, 0)
+    for text, expected in (("5000\n", 5000), ("max\n", None), ("9223372036854771712\n", None)):
+        limit.write_text(text)
+        assert machine.memory_limit_bytes([(limit, limit)]) == expected
+    events.write_text("low 0\nhigh 0\nmax 40\noom 3\noom_kill 2\noom_group_kill 1\n")
+    assert machine.oom_kills(events) == 2
+
+
 def test_what_a_machine_has_is_read_without_tensorflow(tmp_path: Path) -> None:
     """Accelerators by the names of their driver; the disk of a folder that is not there is that of the one above."""
     assert machine.accelerators(tmp_path) == []

@@ -60,6 +60,10 @@ def sentence(event: events.Event) -> str:
                 f"waiting for attempt {event.attempt} of {event.held_by}, which holds the run{state}, "
                 f"at most {duration(event.at_most_seconds)}"
             )
+        case events.PreviousKilled():
+            limit = f"; the limit here is {size(event.memory_limit_bytes)}" if event.memory_limit_bytes else ""
+            needed = f"; the run needs about {size(event.needed_bytes)}" if event.needed_bytes else ""
+            return f"{event.reason}{limit}{needed}"
         case events.WaitingForLock():
             return f"waiting for the lock {event.lock}, at most {duration(event.at_most_seconds)}"
         case events.WaitingForWorkers():
