@@ -18,5 +18,5 @@ def test_a_store_that_does_not_answer_is_told_on_standard_error(
     with pytest.raises(ObjectMissing):
         store.read("run.json")
     assert capsys.readouterr() == (
-        "", "warning: cannot read gs://b/run.json: no route; tried again, for at most 2.0 min\n"
+        "", "warning: cannot read gs://b/run.json: no route; tried again, for at most 2 min\n"
     )  # fmt: skip
