@@ -66,6 +66,7 @@ class Noted:
         self.requests: list[tuple[str, str]] = []
         self.retries: list[str] = []
         self.conflicts: list[str] = []
+        self.unanswered_for: list[tuple[str, float]] = []
 
     def request(self, operation: str, code: str, seconds: float) -> None:
         self.requests.append((operation, code))
@@ -78,6 +79,9 @@ class Noted:
 
     def waiting(self, lock: str, at_most_seconds: float) -> None:
         raise AssertionError("there are no locks here")
+
+    def unanswered(self, reason: str, at_most_seconds: float) -> None:
+        self.unanswered_for.append((reason, at_most_seconds))
 
 
 def retrying(remote: Remote, **options: Any) -> tuple[RetryingStore, Noted, list[float]]:
@@ -95,6 +99,19 @@ def test_what_may_pass_is_tried_again_after_delays_that_grow() -> None:
     assert [half / 2 <= delay <= half for half, delay in zip(longest, delays, strict=True)] == [True] * 7
     assert noted.requests == [("read", "error")] * 7 + [("read", "missing")]
     assert noted.retries == ["read"] * 7
+
+
+def test_a_failure_that_lasts_is_told_once_and_a_short_one_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A person would wait for two minutes without a word; a log would have a line for each hiccup."""
+    store, noted, _ = retrying(Remote(*[StorageError("busy")] * 3))
+    with pytest.raises(ObjectMissing):
+        store.read("a")
+    assert noted.unanswered_for == []
+    monkeypatch.setattr("job.storage.retrying.TOLD_SECONDS", 0.0)
+    store, noted, _ = retrying(Remote(*[StorageError("busy")] * 3), retry_seconds=60.0)
+    with pytest.raises(ObjectMissing):
+        store.read("a")
+    assert noted.unanswered_for == [("busy", 60.0)]
 
 
 def test_it_is_given_up_at_the_deadline_with_the_last_reason() -> None:

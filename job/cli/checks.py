@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from job.cli.asked import open_asked
 from job.cli.tables import size
 from job.data import mirror
 from job.data.files.names import is_place
@@ -25,7 +26,6 @@ from job.storage import (
     MISSING,
     ObjectStore,
     check_conditional_writes,
-    open_store,
     probe,
     scratch,
 )
@@ -114,7 +114,7 @@ def _data_in_mirror(settings: Settings, place: str) -> Check:
     """The same of a mirror: its description alone is read."""
     from job.data.tfds.builders import find_builder
 
-    store = open_store(place)
+    store = open_asked(place)
     names = mirror.files_of_dataset(store, settings.dataset)
     with scratch.folder(settings.cache_dir) as folder:
         for name in names:
@@ -155,7 +155,7 @@ def weights(settings: Settings) -> Check:
         return Check("weights", "ok", "imagenet: from Keras's cache, or downloaded at the start, which was not tried")
     if is_bucket(place):
         parent, _, name = place.rpartition("/")
-        if open_store(parent).version(name) == MISSING:
+        if open_asked(parent).version(name) == MISSING:
             raise WeightsUnusable(f"THAW_WEIGHTS={place!r}: there is no such object", hint="thaw mirror")
         return Check("weights", "ok", f"an object, to be fetched: {place}")
     path = Path(place).expanduser()

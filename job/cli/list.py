@@ -13,12 +13,13 @@ from pydantic import Field
 from rich.table import Table
 
 from job.cli.arguments import AsJson, CommandOptions, Flag, Place
+from job.cli.asked import open_asked
 from job.cli.tables import COLORS, TableConsole, duration, plain, print_json, setting_text, table
 from job.errors import ExitCode, ObjectMissing, RecordDamaged, RunUnavailable, StorageError
 from job.run import lease, record, standing
 from job.run.record import RECORD_NAME
 from job.schema import recorded_setting
-from job.storage import MISSING, ObjectStore, open_store
+from job.storage import MISSING, ObjectStore
 from job.storage.uri import PLACES
 
 NUM_THREADS = 32
@@ -53,7 +54,7 @@ def answer(options: Options) -> ExitCode:
 
     Raises RunUnavailable when the place is a run itself, and StorageError when the names of the runs cannot be read.
     """
-    store, now = open_store(options.storage_uri), datetime.now(UTC)
+    store, now = open_asked(options.storage_uri), datetime.now(UTC)
     try:
         found = sorted(find(store, now=now), key=ORDERS[options.sort])
         nothing = f"There is no run in {store.uri}."

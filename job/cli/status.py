@@ -17,6 +17,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from job.cli.arguments import AsJson, CommandOptions, Flag, RunPlace
+from job.cli.asked import open_asked
 from job.cli.tables import COLORS, TableConsole, duration, plain, show, size, table
 from job.errors import ExitCode, InvalidSettings
 from job.observe import estimate
@@ -26,7 +27,7 @@ from job.run.lease import Hold
 from job.run.record import RECORD_NAME, existing_record
 from job.run.standing import Condition
 from job.schema import Record
-from job.storage import MISSING, ObjectStore, open_store
+from job.storage import MISSING, ObjectStore
 
 WATCH_EVERY_SECONDS = 2.0
 BAR_WIDTH = 40
@@ -61,7 +62,7 @@ class Seen:
 
 def answer(options: Options) -> ExitCode:
     """Show the run. Raises RunUnavailable when there is none, RecordDamaged, StorageError."""
-    store = open_store(options.run)
+    store = open_asked(options.run)
     if options.watch:
         if not sys.stdout.isatty():
             raise InvalidSettings(

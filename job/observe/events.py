@@ -42,6 +42,13 @@ class WaitingForLock(Event, name="waiting"):
     at_most_seconds: float
 
 
+class WaitingForStore(Event, name="waiting", level="warning"):
+    """The object store does not answer; what was asked of it is tried again."""
+
+    reason: str
+    at_most_seconds: float
+
+
 class WaitingForWorkers(Event, name="waiting"):
     """Other workers of the run, by number, have not come yet, or are not ready."""
 

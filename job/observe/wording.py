@@ -66,6 +66,8 @@ def sentence(event: events.Event) -> str:
             return f"{event.reason}{limit}{needed}"
         case events.WaitingForLock():
             return f"waiting for the lock {event.lock}, at most {duration(event.at_most_seconds)}"
+        case events.WaitingForStore():
+            return f"{event.reason}; tried again, for at most {duration(event.at_most_seconds)}"
         case events.WaitingForWorkers():
             workers = ", ".join(map(str, event.workers))
             return f"waiting for other workers ({workers}), at most {duration(event.at_most_seconds)}"

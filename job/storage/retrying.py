@@ -25,6 +25,8 @@ from job.storage.protocol import Digest, ObjectStore, Observer, StoredObject, Un
 T = TypeVar("T")
 
 TRIES = 3
+TOLD_SECONDS = 5.0
+"""A failure that lasts so long is told, before it is given up."""
 DELAY_GROWTH, MAX_DELAY_FACTOR = 2.0, 20.0
 PASSING = "it may pass: start the run again, nothing is lost"
 
@@ -149,7 +151,7 @@ class RetryingStore:
 
     def _ask(self, operation: str, request: Callable[[], T], *, tries: int = TRIES) -> T:
         """Make a request until it is answered; at most `tries` times after faults of the moment."""
-        delay, failing_since = self._first_delay_seconds, None
+        delay, failing_since, is_told = self._first_delay_seconds, None, False
         while True:
             began = time.monotonic()
             try:
@@ -167,6 +169,9 @@ class RetryingStore:
                     delay = min(DELAY_GROWTH * delay, MAX_DELAY_FACTOR * self._first_delay_seconds)
                     if now + seconds - failing_since > self._retry_seconds:
                         raise _given_up(error, now - failing_since) from error
+                    if not is_told and now - failing_since >= TOLD_SECONDS:
+                        is_told = True
+                        self._observer.unanswered(error.message, self._retry_seconds)
                 else:
                     raise
                 self._observer.retry(operation)

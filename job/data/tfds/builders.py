@@ -9,6 +9,7 @@ import difflib
 import importlib
 import logging
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import urllib3
 from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
 from tensorflow_datasets.core.download.resource import get_dl_fname
 
+from job import proxies
 from job.data.tfds import prepared
 from job.data.tfds.description import supervision
 from job.data.tfds.prepared import DEFAULT_DATA_DIR
@@ -178,5 +180,14 @@ def _reach(builder: tfds.core.DatasetBuilder, problem: str, hint: str) -> None:
                 session.head(url, timeout=REACH_TIMEOUT_SECONDS)
             except requests.RequestException as error:
                 raise DataUnavailable(
-                    f"{problem}, and there is no way to {url} from here: {type(error).__name__}", hint=hint
+                    f"{problem}, and there is no way to {url} from here: {_obstacle(error)}", hint=hint + proxies.hint()
                 ) from error
+
+
+def _obstacle(error: requests.RequestException) -> str:
+    """What keeps a request from an answer: the innermost reason, without the objects that it went through."""
+    reason = getattr(error.args[0], "reason", None) if error.args else None
+    through = ""
+    if isinstance(reason, urllib3.exceptions.ProxyError):
+        through, reason = "the proxy does not answer: ", reason.original_error
+    return through + re.sub(r"^HTTPS?Connection(Pool)?\(.*?\): ", "", str(reason or error))
