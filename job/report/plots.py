@@ -182,10 +182,12 @@ def accuracy_over_time(
     with _figure(name, height=3.2) as figure:
         axes = figure.subplots(gridspec_kw=_MARGINS)
         best = list(itertools.accumulate(accuracies, max))
-        axes.plot(moments, best, drawstyle="steps-post", **_DASHED, label="best so far")
+        style = _DASHED | {"color": VARIABLES["second"]}
+        axes.plot(moments, best, drawstyle="steps-post", **style, label="best so far", zorder=4)
         low, high = zip(*intervals, strict=True)
-        axes.vlines(moments, low, high, color=VARIABLES["first"], linewidth=1.0, clip_on=False)
-        size = 5.0 if len(moments) <= MAX_LARGE_MARKS else 2.5
+        are_many = len(moments) > MAX_LARGE_MARKS
+        width, opacity, size = (0.6, 0.4, 2.5) if are_many else (1.2, 1.0, 5.0)
+        axes.vlines(moments, low, high, color=VARIABLES["first"], linewidth=width, alpha=opacity, clip_on=False)
         axes.plot(moments, accuracies, "o", color=VARIABLES["first"], markersize=size, label="a run", clip_on=False,
                   zorder=3)  # fmt: skip
         _label_y(axes, "test accuracy")
