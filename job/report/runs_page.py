@@ -71,7 +71,7 @@ def page(
 def _described(row: Mapping[str, Any], names: Sequence[str], way: str) -> dict[str, Any]:
     """The row with the values of its settings in order, and with the link to its report if it has one."""
     settings = row.get("settings", {})
-    report = f"{way}/{row['run_id']}/{row['report']}" if row.get("report") else None
+    report = os.path.normpath(f"{way}/{row['run_id']}/{row['report']}") if row.get("report") else None
     return {
         **row,
         # The point keeps the first part from being taken for a scheme.
