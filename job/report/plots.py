@@ -11,12 +11,12 @@ import itertools
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
@@ -50,6 +50,9 @@ _LABEL_X = -0.205
 
 MIN_ACCURACY_RANGE = 0.02
 """Of the axis: over less, ticks would have three decimals and more."""
+
+MINUTE = 1 / 24 / 60
+"""In days, which are the unit of an axis of time."""
 
 MAX_LARGE_MARKS = 60
 """Of more runs the marks are smaller, so that they do not cover each other."""
@@ -181,22 +184,24 @@ def accuracy_over_time(
     """
     with _figure(name, height=3.2) as figure:
         axes = figure.subplots(gridspec_kw=_MARGINS)
+        # The module of dates has no types.
+        days: list[float] = date2num(moments).tolist()  # type: ignore[no-untyped-call]
         best = list(itertools.accumulate(accuracies, max))
         style = _DASHED | {"color": VARIABLES["second"]}
-        axes.plot(moments, best, drawstyle="steps-post", **style, label="best so far", zorder=4)
+        axes.plot(days, best, drawstyle="steps-post", **style, label="best so far", zorder=4)
         low, high = zip(*intervals, strict=True)
         are_many = len(moments) > MAX_LARGE_MARKS
         width, opacity, size = (0.6, 0.4, 2.5) if are_many else (1.2, 1.0, 5.0)
-        axes.vlines(moments, low, high, color=VARIABLES["first"], linewidth=width, alpha=opacity, clip_on=False)
-        axes.plot(moments, accuracies, "o", color=VARIABLES["first"], markersize=size, label="a run", clip_on=False,
+        axes.vlines(days, low, high, color=VARIABLES["first"], linewidth=width, alpha=opacity, clip_on=False)
+        axes.plot(days, accuracies, "o", color=VARIABLES["first"], markersize=size, label="a run", clip_on=False,
                   zorder=3)  # fmt: skip
         _label_y(axes, "test accuracy")
         _in_percent(axes)
-        margin = max((moments[-1] - moments[0]) / 20, timedelta(minutes=1))
-        axes.set_xlim(moments[0] - margin, moments[-1] + margin)
-        locator = AutoDateLocator(tz=UTC, minticks=3, maxticks=6)
+        margin = max((days[-1] - days[0]) / 20, MINUTE)
+        axes.set_xlim(days[0] - margin, days[-1] + margin)
+        locator = AutoDateLocator(tz=UTC, minticks=3, maxticks=6)  # type: ignore[no-untyped-call]
         axes.xaxis.set_major_locator(locator)
-        axes.xaxis.set_major_formatter(ConciseDateFormatter(locator, tz=UTC))
+        axes.xaxis.set_major_formatter(ConciseDateFormatter(locator, tz=UTC))  # type: ignore[no-untyped-call]
         figure.legend(**_LEGEND)
         return _as_svg(figure, name, description)
 
