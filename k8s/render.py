@@ -50,6 +50,8 @@ from k8s.workers import (
 OVERLAYS = Path(__file__).parent / "overlays"
 RUN_ID, WORKERS = variable("run_id"), variable("workers")
 SHARED = "shared"
+COMPONENT = "app.kubernetes.io/component"
+"""The label that tells what runs share from a run, which has `training` from the base."""
 SERVERS = (
     *("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
     *("AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ACCOUNT", "AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
@@ -159,7 +161,10 @@ def shared_by_runs(folder: Path) -> list[Manifest]:
         )
     manifests = kustomize(folder / SHARED)
     runtimes = [manifest for manifest in manifests if manifest["kind"] == RUNTIME]
-    return _with_runtime(runtimes[0], manifests) if runtimes else manifests
+    manifests = _with_runtime(runtimes[0], manifests) if runtimes else manifests
+    for manifest in manifests:
+        manifest["metadata"].setdefault("labels", {})[COMPONENT] = SHARED
+    return manifests
 
 
 def _with_runtime(runtime: Manifest, manifests: list[Manifest]) -> list[Manifest]:
