@@ -9,6 +9,7 @@ from typing import Any
 
 from job.settings.fields import variable
 from job.settings.settings import Settings
+from k8s.pods import WORK_BYTES
 
 Manifest = dict[str, Any]
 
@@ -84,7 +85,8 @@ def _train_job(train_job: Manifest, job: Manifest, config: Manifest) -> Manifest
     _named_as(train_job, job)
     container = _container(job)
     settings = config["data"] | {it["name"]: it["value"] for it in container["env"] if "value" in it}
-    settings.pop(WORKER_HOST, None)  # the runtime has it
+    for name in (WORKER_HOST, WORK_BYTES):  # the runtime has them
+        settings.pop(name, None)
     train_job["spec"]["trainer"] = {
         "image": container["image"],
         "numNodes": job["spec"].get("parallelism", 1),
@@ -127,7 +129,8 @@ def _fill(replicated_jobs: list[Manifest], job: Manifest) -> None:
     container, pod = _container(job), _spec(job)["template"]["spec"]
     hosts = [entry for entry in container["env"] if entry["name"] == WORKER_HOST]
     if hosts and "subdomain" in pod:
-        name = {"name": "JOBSET_NAME", "valueFrom": {"fieldRef": {"fieldPath": f"metadata.labels['{JOB_SET_NAME}']"}}}
+        field = {"apiVersion": "v1", "fieldPath": f"metadata.labels['{JOB_SET_NAME}']"}
+        name = {"name": "JOBSET_NAME", "valueFrom": {"fieldRef": field}}
         container["env"].insert(container["env"].index(hosts[0]), name)
         hosts[0]["value"] = hosts[0]["value"].replace(f".{pod.pop('subdomain')}", ".$(JOBSET_NAME)")
     template = replicated.setdefault("template", {})
