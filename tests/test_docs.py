@@ -47,8 +47,9 @@ def test_a_page_names_only_what_there_is(name: str) -> None:
 def test_every_command_of_a_page_is_one(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As it stands there, in the folder of the repository; the program reads its flags and values."""
     monkeypatch.chdir(tmp_path)
-    Path("my-run.env").touch()
     blocks = "\n".join(re.findall(r"^ {4}(.*)$", PAGES[name].replace("\\\n", ""), re.MULTILINE))
+    for file in re.findall(r"--env-file (\S+\.env)", blocks):
+        Path(file).touch()
     assert "python -m job" not in blocks.replace("script: [python -m job]", "")
     for line in re.findall(r"bin/thaw([^#|)\n]*)", blocks):
         command, words = cli.split(shlex.split(line))
