@@ -28,11 +28,7 @@ help: ## list the targets
 setup: $(VENV)/.installed ## install everything into .venv, from the hashed lock
 
 $(VENV)/.installed: $(LOCK)
-	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "Thaw needs Python 3.11, 3.12 or 3.13: make PYTHON=python3.11")'
-	@test ! -L $(VENV) || { echo "$(VENV) is a link to $$(readlink -f $(VENV)), which a new installation would empty; remove the link first"; exit 1; }
-	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $(LOCK)
-	@touch $@
+	@requirements/setup $(PYTHON) $(VENV) $(LOCK)
 
 SERVICES := prometheus prometheus-pushgateway chromium faketime tini
 # Servers of object stores, which are no Debian packages. MinIO's later releases are source only: Go builds it, in minutes.
@@ -71,16 +67,16 @@ test: setup ## run the fast tests
 test-all: setup ## run all tests of the program; those on real data need THAW_TEST_DATA
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not matrix and not image and not e2e"
 
-soak: setup ## run all fault tests; then kill and pause small runs at random, and check that none is lost
+soak: setup ## run all fault tests; then kill and pause small runs at random in each store, and check that none is lost
 	$(BIN)/python -m pytest -n 2 -m matrix
-	$(BIN)/python -m tests.soak --signals 200
+	$(BIN)/python -m tests.soak
 
 lint: setup ## check style, layers, and that docs/reference is what the code says
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/hadolint Dockerfile
-	$(BIN)/shellcheck bin/thaw .ci/run .ci/publish requirements/install
+	$(BIN)/shellcheck bin/thaw .ci/run .ci/publish requirements/install requirements/setup
 	$(BIN)/python -m docs.generate --check
 
 types: setup ## check static types

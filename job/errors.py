@@ -7,6 +7,7 @@
     │   ├── DataUnavailable         the data set is not there and cannot be fetched
     │   ├── DataCorrupt             an example cannot be decoded
     │   ├── WeightsUnusable         weights are missing, unreadable, or not of this backbone
+    │   ├── DiskTooSmall            what the run writes does not fit on a disk or into a volume
     │   ├── RunUnavailable          a run is not there, or has not come far enough for the question
     │   └── RecordDamaged           run.json is missing beside checkpoints, unreadable, or of another run
     ├── TrainingDiverged        5   the loss or a weight stopped being a finite number
@@ -17,7 +18,8 @@
     ├── PeerLost               45   another worker of the run is gone
     ├── PeersMissing           46   other workers of the run never came
     └── StorageError           44   the object store does not answer
-        ├── StorageRefused          it refuses, and would again: permission, bucket, credentials
+        ├── StorageRefused       4  it refuses, and would again: bucket, name, kind of file
+        │   └── AccessDenied            this process has no credentials or permission for the request
         ├── AnswerMalformed         an answer is not understood, or contradicted by another one
         ├── ObjectMissing           an object is not there
         ├── ObjectDamaged           an object is not what was sent, or not what the store has a checksum for
@@ -57,7 +59,7 @@ class ExitCode(IntEnum):
     RUN_MISMATCH = 3, "the run id belongs to other settings", "will not help"
     BAD_INPUT = (
         4,
-        "data, weights or the run's record missing, damaged, or not those that the run began with",
+        "data, weights, the run's record or access to the store missing, or damaged, or not what the run began with",
         "will not help",
     )
     DIVERGED = 5, "training diverged: the loss or a weight is not a finite number", "will not help"
@@ -111,6 +113,10 @@ class WeightsUnusable(InputError):
     """The weights are missing, unreadable, or do not fit the backbone."""
 
 
+class DiskTooSmall(InputError):
+    """What the run has still to write does not fit where it would write it; nothing of that was written."""
+
+
 class RunUnavailable(InputError):
     """There is no such run, or it has not come far enough for the question."""
 
@@ -156,10 +162,14 @@ class StorageError(ThawError, exit_code=ExitCode.STORAGE_UNAVAILABLE):
     code = "error"
 
 
-class StorageRefused(StorageError):
+class StorageRefused(StorageError, exit_code=ExitCode.BAD_INPUT):
     """The object store refuses, and would refuse again: a person must change something."""
 
     code = "refused"
+
+
+class AccessDenied(StorageRefused):
+    """This process lacks the credentials or the permission; what it was allowed before, it may be allowed again."""
 
 
 class AnswerMalformed(StorageError):

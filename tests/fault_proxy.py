@@ -52,7 +52,7 @@ class FaultProxy:
         self.upstream = urlsplit(upstream).netloc
         self.stall_seconds = stall_seconds
         self.requests: list[tuple[str, str]] = []
-        self._faults: list[tuple[str, Fault]] = []
+        self._faults: list[tuple[str, Fault, int]] = []
         self._lock = threading.Lock()
         self._http = QuietServer(("127.0.0.1", 0), type("BoundHandler", (Handler,), {"proxy": self}))
         self.url = f"{'https' if certificate else 'http'}://127.0.0.1:{self._http.server_address[1]}"
@@ -69,17 +69,17 @@ class FaultProxy:
         self._http.shutdown()
         self._http.server_close()
 
-    def fail(self, kind: Fault, *, method: str = "", times: int = 1) -> None:
-        """Affect the next requests of a method, or of any."""
+    def fail(self, kind: Fault, *, method: str = "", times: int = 1, after: int = 0) -> None:
+        """Affect the next requests of a method, or of any; not before so many others were made."""
         with self._lock:
-            self._faults += [(method, kind)] * times
+            self._faults += [(method, kind, len(self.requests) + after)] * times
 
     def noted(self, method: str, path: str) -> Fault:
         """Note a request; returns the fault that affects it."""
         with self._lock:
             self.requests.append((method, path))
-            for number, (affected, kind) in enumerate(self._faults):
-                if affected in ("", method):
+            for number, (affected, kind, first) in enumerate(self._faults):
+                if affected in ("", method) and len(self.requests) > first:
                     del self._faults[number]
                     return kind
         return ""

@@ -7,18 +7,16 @@ import base64
 import hmac
 import os
 import shutil
-import subprocess
 from collections.abc import Mapping, Sequence
 from email.utils import formatdate
 from pathlib import Path
-from types import TracebackType
 from typing import ClassVar, Self
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 import pytest
 
-from tests.services import free_port, wait_for
+from tests.services import Service, free_port
 
 REPOSITORY = Path(__file__).parent.parent
 SERVICES = (REPOSITORY / ".services/bin", REPOSITORY / ".services/node_modules/.bin")
@@ -34,23 +32,18 @@ def installed(name: str, builder: str) -> str:
     return found
 
 
-class StoreServer:
-    """A server in a process of its own, with its objects in a folder."""
+class StoreServer(Service):
+    """A server of objects, with one bucket, in a folder."""
 
-    program: ClassVar[str]
-    builder: ClassVar[str]
-    """What installs it."""
+    uri: ClassVar[str]
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        super().__init__(folder)
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
 
-    def _arguments(self) -> Sequence[str]:
-        raise NotImplementedError
-
-    def _prepare(self) -> None:
-        """Make the bucket, once the server answers."""
+    def _make_bucket(self) -> None:
+        """Once the server answers."""
         raise NotImplementedError
 
     @property
@@ -65,55 +58,33 @@ class StoreServer:
             monkeypatch.setenv(name, value)
         return self
 
-    def __enter__(self) -> Self:
-        log = self.folder / f"{self.program}.log"
-        command = [installed(self.program, self.builder), *self._arguments()]
-        with log.open("wb") as output:
-            self._process = subprocess.Popen(
-                command, cwd=self.folder, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **self._secrets()}
-            )
-        try:
-            wait_for(lambda: self._is_ready(log), what=f"readiness of {self.program}")
-            self._prepare()
-        except BaseException:
-            self.__exit__(None, None, None)
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._process.kill()
-        self._process.wait()
-
-    def _secrets(self) -> Mapping[str, str]:
-        return {}
-
-    def _is_ready(self, log: Path) -> bool:
-        assert self._process.poll() is None, f"{self.program} has ended: {log.read_text()}"
+    def _is_ready(self) -> bool:
         try:
             urlopen(self.url, timeout=5)
         except HTTPError as error:
-            return error.code < 500
+            if error.code >= 500:
+                return False
         except URLError:
             return False
+        self._make_bucket()
         return True
 
 
 class Minio(StoreServer):
     """A server of the S3 protocol. A folder beside its objects is a bucket."""
 
-    program, builder = "minio", "go"
+    program = "minio"
     uri = f"s3://{BUCKET}"
     user, password = "thaw-tests", "a password of tests"
 
-    def _arguments(self) -> Sequence[str]:
-        return ("server", str(self.folder / "objects"), "--address", f"127.0.0.1:{self.port}", "--quiet")
+    def _command(self) -> Sequence[str]:
+        address = f"127.0.0.1:{self.port}"
+        return (installed(self.program, "go"), "server", str(self.folder / "objects"), "--address", address, "--quiet")
 
-    def _secrets(self) -> Mapping[str, str]:
+    def _variables(self) -> Mapping[str, str]:
         return {"MINIO_ROOT_USER": self.user, "MINIO_ROOT_PASSWORD": self.password, "MINIO_BROWSER": "off"}
 
-    def _prepare(self) -> None:
+    def _make_bucket(self) -> None:
         (self.folder / "objects" / BUCKET).mkdir()
 
     @property
@@ -128,18 +99,19 @@ class Minio(StoreServer):
 class Azurite(StoreServer):
     """Microsoft's emulator of Blob Storage, with its one account and the key that every copy has."""
 
-    program, builder = "azurite-blob", "npm"
+    program = "azurite-blob"
     uri = f"az://{BUCKET}"
     account = "devstoreaccount1"
     key = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 
-    def _arguments(self) -> Sequence[str]:
+    def _command(self) -> Sequence[str]:
         return (
+            installed(self.program, "npm"),
             "--blobHost", "127.0.0.1", "--blobPort", str(self.port), "--location", str(self.folder / "blobs"),
             "--silent", "--skipApiVersionCheck", "--disableTelemetry",
         )  # fmt: skip
 
-    def _prepare(self) -> None:
+    def _make_bucket(self) -> None:
         """One request, signed with the key: learn.microsoft.com/rest/api/storageservices/authorize-with-shared-key."""
         headers = {"x-ms-date": formatdate(usegmt=True), "x-ms-version": "2021-12-02"}
         place = f"{self.account}/{BUCKET}"

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 from urllib.error import URLError
 from urllib.parse import urlencode
 from urllib.request import urlopen
@@ -60,30 +60,41 @@ def wait_for(question: Callable[[], T], *, seconds: float = START_SECONDS, what:
 
 
 class Service:
-    """A server in a process of its own; subclasses say how it is started, and what it answers."""
+    """A server in a process of its own; subclasses say how it is started, and when it is ready."""
 
-    program: str
+    program: ClassVar[str]
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.log = folder / f"{self.program}.log"
         self.url = ""
 
-    def _arguments(self) -> Sequence[str]:
+    def _command(self) -> Sequence[str]:
+        raise NotImplementedError
+
+    def _variables(self) -> Mapping[str, str]:
+        """What its environment has beside ours."""
+        return {}
+
+    def _is_ready(self) -> bool:
         raise NotImplementedError
 
     def __enter__(self) -> Self:
-        # Port 0: the system picks a free one, and the server says which. No other process can take it in between.
-        command = [program(self.program), "--web.listen-address=127.0.0.1:0", *self._arguments()]
         with self.log.open("wb") as log:
-            self._process = subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=subprocess.STDOUT)
+            self._process = subprocess.Popen(
+                self._command(), cwd=self.folder, stdout=log, stderr=subprocess.STDOUT,
+                env={**os.environ, **self._variables()},
+            )  # fmt: skip
         try:
-            self.url = f"http://{wait_for(self._address, what=f'the address of {self.program}')}"
-            wait_for(self._ready, what=f"readiness of {self.program}")
+            wait_for(self._is_alive_and_ready, what=f"readiness of {self.program}")
         except BaseException:
             self.__exit__(None, None, None)
             raise
         return self
+
+    def _is_alive_and_ready(self) -> bool:
+        assert self._process.poll() is None, f"{self.program} has ended: {self.log.read_text()}"
+        return self._is_ready()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -95,19 +106,6 @@ class Service:
             self._process.kill()
             self._process.wait()
 
-    def _address(self) -> str | None:
-        log = self.log.read_text()
-        assert self._process.poll() is None, f"{self.program} has ended: {log}"
-        found = re.search(r'msg="Listening on" address=(\S+)', log)
-        return found[1] if found else None
-
-    def _ready(self) -> bool:
-        try:
-            self.get("/-/ready")
-        except URLError:
-            return False
-        return True
-
     def get(self, path: str, **query: str) -> str:
         """The body of an answer. Raises `URLError`."""
         address = f"{self.url}{path}?{urlencode(query)}" if query else f"{self.url}{path}"
@@ -115,17 +113,38 @@ class Service:
             return str(answer.read().decode())
 
 
-class Pushgateway(Service):
+class PrometheusService(Service):
+    """A server of the Prometheus project: on a port that the system picks, which its log names."""
+
+    def _options(self) -> Sequence[str]:
+        raise NotImplementedError
+
+    def _command(self) -> Sequence[str]:
+        return (program(self.program), "--web.listen-address=127.0.0.1:0", *self._options())
+
+    def _is_ready(self) -> bool:
+        found = re.search(r'msg="Listening on" address=(\S+)', self.log.read_text())
+        if found is None:
+            return False
+        self.url = f"http://{found[1]}"
+        try:
+            self.get("/-/ready")
+        except URLError:
+            return False
+        return True
+
+
+class Pushgateway(PrometheusService):
     """A Pushgateway; `get("/metrics")` is what it would be scraped for."""
 
     program = "prometheus-pushgateway"
 
-    def _arguments(self) -> Sequence[str]:
+    def _options(self) -> Sequence[str]:
         # Debian's keeps what was pushed in a file of the system, for the next one to find.
         return ("--persistence.file=",)
 
 
-class Prometheus(Service):
+class Prometheus(PrometheusService):
     """A Prometheus with these scrape configs and rule files, scraping and evaluating once a second or oftener."""
 
     program = "prometheus"
@@ -140,7 +159,7 @@ class Prometheus(Service):
             "scrape_configs": list(scrapes),
         }
 
-    def _arguments(self) -> Sequence[str]:
+    def _options(self) -> Sequence[str]:
         config = self.folder / "prometheus.yml"
         config.write_text(yaml.safe_dump(self._config, sort_keys=False))
         return (f"--config.file={config}", f"--storage.tsdb.path={self.folder / 'tsdb'}")

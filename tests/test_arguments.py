@@ -4,7 +4,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tomllib
 from collections.abc import Callable
 from importlib import import_module
@@ -174,30 +173,6 @@ def test_the_program_is_one_command_from_any_folder(tmp_path: Path) -> None:
     scripts = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["scripts"]
     module, _, function = scripts["thaw"].partition(":")
     assert callable(getattr(import_module(module), function))
-
-
-def test_without_its_environment_the_program_says_what_to_do(tmp_path: Path) -> None:
-    """As in a fresh clone."""
-    (tmp_path / "bin").mkdir()
-    shutil.copy(REPOSITORY / "bin/thaw", tmp_path / "bin")
-    done = subprocess.run([tmp_path / "bin/thaw"], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (
-        1, f"thaw: there is no {tmp_path}/.venv yet; run make setup there first\n"
-    )  # fmt: skip
-
-
-def test_an_installation_does_not_empty_what_a_link_leads_to(tmp_path: Path) -> None:
-    """`venv --clear` would."""
-    (tmp_path / "requirements").mkdir()
-    shutil.copy(REPOSITORY / "Makefile", tmp_path)
-    (tmp_path / "requirements/dev.txt").write_text("")
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other/file").write_text("precious")
-    (tmp_path / ".venv").symlink_to(tmp_path / "other")
-    done = subprocess.run(["make", "setup", f"PYTHON={sys.executable}"], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode != 0
-    assert f".venv is a link to {tmp_path}/other, which a new installation would empty" in done.stdout
-    assert (tmp_path / "other/file").read_text() == "precious"
 
 
 def test_a_shell_completes_commands_flags_and_values() -> None:

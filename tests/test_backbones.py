@@ -258,3 +258,19 @@ def test_a_network_whose_output_is_missing_is_refused(tmp_path: Path) -> None:
             copy.writestr(name, content)
     with pytest.raises(WeightsUnusable, match="nowhere"):
         build(backbone="Custom", image_size=SIZE, weights=str(damaged))
+
+
+def test_weights_that_cannot_be_downloaded_are_one_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """With the address, the reason and the proxy; Keras announces nothing on standard output, which is the log."""
+    monkeypatch.setattr("keras.src.backend.config._KERAS_DIR", str(tmp_path))
+    for name in ("https_proxy", "no_proxy"):
+        monkeypatch.delenv(name.upper(), raising=False)
+        monkeypatch.setenv(name, "http://127.0.0.1:9" if name == "https_proxy" else "")
+    keras.config.enable_interactive_logging()
+    expected = r"failure on https://\S+\.h5: .*Connection refused"
+    with pytest.raises(WeightsUnusable, match=expected) as caught:
+        networks.construct("MobileNetV2", SIZE, "imagenet")
+    assert "https_proxy=http://127.0.0.1:9 is in use" in caught.value.hint
+    assert capfd.readouterr() == ("", "")

@@ -113,9 +113,24 @@ def test_without_network_and_archive_one_error_says_so(
 ) -> None:
     """The libraries below keep quiet about each of their tries."""
     monkeypatch.setattr(builders, "REACH_BACKOFF_SECONDS", 0.0)
-    with caplog.at_level(logging.WARNING), pytest.raises(DataUnavailable, match="there is no way to"):
+    expected = rf"there is no way to {CLOSED}/a\.zip from here: Failed .* Connection refused$"
+    with caplog.at_level(logging.WARNING), pytest.raises(DataUnavailable, match=expected) as caught:
         builders.find_builder("archived", str(tmp_path))
     assert caplog.records == []
+    assert "proxy" not in caught.value.hint
+
+
+def test_a_proxy_that_leads_nowhere_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without its password: a person may have forgotten that it is set."""
+    monkeypatch.setattr(builders, "REACH_BACKOFF_SECONDS", 0.0)
+    monkeypatch.setattr(Archived, "URL", "https://thaw.invalid/a.zip")
+    for name in ("https_proxy", "no_proxy"):
+        monkeypatch.delenv(name.upper(), raising=False)
+        monkeypatch.setenv(name, "http://user:secret@127.0.0.1:9" if name == "https_proxy" else "")
+    with pytest.raises(DataUnavailable, match=r"the proxy does not answer: .* Connection refused$") as caught:
+        builders.find_builder("archived", str(tmp_path))
+    assert "127.0.0.1:9 is in use: correct it, or unset it" in caught.value.hint
+    assert "secret" not in caught.value.hint
 
 
 def test_a_folder_of_own_images_is_not_taken_for_a_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

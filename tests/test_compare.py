@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import Browser
 
 from job import cli
 from job.cli import compare as compare_command
@@ -24,7 +25,9 @@ from job.storage import MISSING, LocalStore
 from tests.conftest import REPOSITORY
 from tests.recorded import INPUTS, OUTCOME, attempt, epoch, record
 from tests.runs import Undisturbed
+from tests.test_report_browser import LOW_CONTRAST, browser
 
+__all__ = ["browser"]
 Keep = Callable[..., str]
 NUM_IMAGES = 40
 DATA = INPUTS["data"] | {"split_sha256": {"test": "12" * 32}, "class_names_sha256": "34" * 32}
@@ -174,6 +177,23 @@ def test_a_person_sees_a_table_and_a_page(
         assert "run 2" in svg
     names = [part.split('"')[0] for part in text.split(' id="')[1:]]
     assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(360, "dark"), (1280, "light")])
+def test_the_page_fits_the_screen_and_can_be_read(
+    browser: Browser, keep: Keep, tmp_path: Path, width: int, scheme: Any
+) -> None:
+    """Long names, a reason, a problem and curves; in dark and light, and on paper."""
+    runs = keep("a" * 100, {1}), keep("b", {2, 3}, leave_out=REPORT), keep("c", {4}, data=INPUTS["data"])
+    compare_command.answer(compare_command.Options(runs=runs, page=tmp_path / "page.html"))
+    shown = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme).new_page()
+    shown.goto((tmp_path / "page.html").as_uri())
+    assert shown.evaluate("document.documentElement.scrollWidth") == width
+    for media in ("screen", "print"):
+        shown.emulate_media(media=media)  # type: ignore[arg-type]
+        found = shown.evaluate(LOW_CONTRAST)
+        assert found["num_seen"] > 60
+        assert found["low"] == []
 
 
 def test_comparing_imports_no_tensorflow(keep: Keep, tmp_path: Path) -> None:

@@ -132,6 +132,26 @@ def test_few_classes_have_a_matrix_and_many_their_largest_confusions() -> None:
     assert "Images of each class, the first 20</caption>" in html
 
 
+def test_many_classes_begin_with_the_worst_and_the_best() -> None:
+    """Twenty each by F1; one without images is in neither, all are in the folded table, which paper does not get."""
+    names = tuple(f"class {number:03}" for number in range(100))
+    # Of three images of each, two of the first 30 are taken for the next class; the last class is not in the test.
+    report = content(names, num_examples=300, wrong=30)
+    report["test"]["per_class"][99] |= {"num_examples": 0, "precision": None, "recall": None, "f1": None}
+    html = render(report)
+    lowest, highest, every = (
+        re.findall(r'<th scope="row">(class \d+)</th>', html.split(f'aria-label="{label}">')[1].split("</table>")[0])
+        for label in ("The classes with the lowest F1", "The classes with the highest F1", "Every class in numbers")
+    )
+    assert lowest == sorted(names[1:30], key=lambda name: report["test"]["per_class"][int(name[-3:])]["f1"])[:20]
+    assert set(highest) <= set(names[31:99])
+    assert len(highest) == 20
+    assert every == list(names)
+    assert "20 of 100 classes: the lowest F1" in html
+    assert "<details class=on-screen>\n<summary>Every class in numbers" in html
+    assert "lowest F1" not in render(content(TEN))
+
+
 def test_what_comes_from_outside_is_escaped() -> None:
     """Names of classes and places are text in the page."""
     hostile = "<script>alert('x')</script>"

@@ -220,3 +220,20 @@ def test_it_works_without_scripts_and_on_white_paper(browser: Browser, report: P
     page.emulate_media(media="print")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert page.evaluate(LOW_CONTRAST)["low"] == []
+
+
+@pytest.mark.slow
+def test_a_page_of_a_thousand_classes_stays_usable(browser: Browser, tmp_path: Path) -> None:
+    """Its size, its length on a screen and on paper, and its folded table, which has them all."""
+    names = tuple(f"class {number:04}" for number in range(1000))
+    path = tmp_path / "index.html"
+    path.write_text(render(content(names, num_examples=2000, wrong=700)), "utf-8")
+    assert path.stat().st_size < 1_000_000
+    for width, scheme in ((360, "dark"), (1280, "light")):
+        page = opened(browser, path, viewport={"width": width, "height": 800}, color_scheme=scheme)
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        assert page.evaluate("document.documentElement.scrollHeight") < 25_000
+        assert page.evaluate(LOW_CONTRAST)["low"] == []
+    assert page.pdf(format="A4").count(b"/Type /Page\n") <= 15
+    page.get_by_text("Every class in numbers").click()
+    assert page.get_by_role("region", name="Every class in numbers").get_by_role("row").count() == 1 + 1000 + 1

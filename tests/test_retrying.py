@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from job.errors import (
+    AccessDenied,
     AnswerMalformed,
     ExitCode,
     Interrupted,
@@ -65,6 +66,7 @@ class Noted:
         self.requests: list[tuple[str, str]] = []
         self.retries: list[str] = []
         self.conflicts: list[str] = []
+        self.unanswered_for: list[tuple[str, float]] = []
 
     def request(self, operation: str, code: str, seconds: float) -> None:
         self.requests.append((operation, code))
@@ -77,6 +79,9 @@ class Noted:
 
     def waiting(self, lock: str, at_most_seconds: float) -> None:
         raise AssertionError("there are no locks here")
+
+    def unanswered(self, reason: str, at_most_seconds: float) -> None:
+        self.unanswered_for.append((reason, at_most_seconds))
 
 
 def retrying(remote: Remote, **options: Any) -> tuple[RetryingStore, Noted, list[float]]:
@@ -96,6 +101,19 @@ def test_what_may_pass_is_tried_again_after_delays_that_grow() -> None:
     assert noted.retries == ["read"] * 7
 
 
+def test_a_failure_that_lasts_is_told_once_and_a_short_one_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A person would wait for two minutes without a word; a log would have a line for each hiccup."""
+    store, noted, _ = retrying(Remote(*[StorageError("busy")] * 3))
+    with pytest.raises(ObjectMissing):
+        store.read("a")
+    assert noted.unanswered_for == []
+    monkeypatch.setattr("job.storage.retrying.TOLD_SECONDS", 0.0)
+    store, noted, _ = retrying(Remote(*[StorageError("busy")] * 3), retry_seconds=60.0)
+    with pytest.raises(ObjectMissing):
+        store.read("a")
+    assert noted.unanswered_for == [("busy", 60.0)]
+
+
 def test_it_is_given_up_at_the_deadline_with_the_last_reason() -> None:
     """No delay begins that would end after it."""
     store, noted, delays = retrying(Remote(*[StorageError("busy", hint="wait")] * 9), retry_seconds=2.5)
@@ -112,6 +130,22 @@ def test_what_will_not_pass_is_raised_at_once(final: StorageError) -> None:
     with pytest.raises(type(final)):
         store.read("a")
     assert (len(noted.requests), delays) == (1, [])
+
+
+def test_a_denial_is_final_unless_the_same_was_granted_before() -> None:
+    """A start without permissions ends at once; one whose credentials are being renewed waits for them."""
+    remote = Remote(AccessDenied("no"))
+    store, _, delays = retrying(remote)
+    with pytest.raises(AccessDenied):
+        store.write("a", b"1", if_version=MISSING)
+    assert delays == []
+    version = store.write("a", b"1", if_version=MISSING)
+    remote.failures = [AccessDenied("no"), AccessDenied("no")]
+    store.write("a", b"2", if_version=version)
+    assert len(delays) == 2
+    remote.failures = [AccessDenied("no")]
+    with pytest.raises(AccessDenied):
+        store.read("a")
 
 
 @pytest.mark.parametrize("kind", [ObjectDamaged, AnswerMalformed])

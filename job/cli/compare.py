@@ -9,12 +9,13 @@ from rich.table import Table
 
 from job.cli import page_file
 from job.cli.arguments import AsJson, CacheDir, CommandOptions, Flag, Place
+from job.cli.asked import open_asked
 from job.cli.tables import duration, plain, setting_text, show, table
 from job.errors import ExitCode
 from job.report.significance import METHODS
 from job.run import comparison
 from job.settings.fields import LocalPath
-from job.storage import open_store, scratch
+from job.storage import scratch
 
 
 def _several(runs: tuple[str, ...]) -> tuple[str, ...]:
@@ -43,7 +44,7 @@ def answer(options: Options) -> ExitCode:
     if options.page is not None:
         page_file.check(options.page)
     with scratch.folder(options.cache_dir) as folder:
-        content = comparison.compare([comparison.read(open_store(run), folder) for run in options.runs])
+        content = comparison.compare([comparison.read(open_asked(run), folder) for run in options.runs])
     if options.page is not None:
         from job.report import comparison_page
 

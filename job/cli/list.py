@@ -4,21 +4,29 @@ Only names of folders are listed, and one object a run is read, several at a tim
 a bucket that is one request a run, and a second one while it is held.
 """
 
+import os
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from rich.table import Table
 
+from job.cli import page_file
 from job.cli.arguments import AsJson, CommandOptions, Flag, Place
+from job.cli.asked import open_asked
 from job.cli.tables import COLORS, TableConsole, duration, plain, print_json, setting_text, table
 from job.errors import ExitCode, ObjectMissing, RecordDamaged, RunUnavailable, StorageError
+from job.observe import ledger
+from job.report.files import PAGE
 from job.run import lease, record, standing
 from job.run.record import RECORD_NAME
-from job.schema import recorded_setting
-from job.storage import MISSING, ObjectStore, open_store
+from job.schema import Record, recorded_setting
+from job.settings.fields import LocalPath
+from job.storage import MISSING, LocalStore, ObjectStore
 from job.storage.uri import PLACES
 
 NUM_THREADS = 32
@@ -42,9 +50,11 @@ class Options(CommandOptions):
         Flag("the newest first, the most accurate first, or by name [default: age]", metavar="age|accuracy|name"),
     ] = "age"
     limit: Annotated[
-        Annotated[int, Field(ge=1)] | None, Flag("at most so many, the first in that order [default: all]", metavar="N")
+        Annotated[int, Field(ge=1)] | None,
+        Flag("at most so many, the first in that order [default: all, and 1,000 in a page]", metavar="N"),
     ] = None
     differing: Annotated[bool, Flag("also show the settings that are not the same in all runs of the answer")] = False
+    page: Annotated[LocalPath | None, Flag("also write a page with the accuracy over time", metavar="FILE")] = None
     as_json: AsJson = False
 
 
@@ -53,7 +63,9 @@ def answer(options: Options) -> ExitCode:
 
     Raises RunUnavailable when the place is a run itself, and StorageError when the names of the runs cannot be read.
     """
-    store, now = open_store(options.storage_uri), datetime.now(UTC)
+    if options.page is not None:
+        page_file.check(options.page)
+    store, now = open_asked(options.storage_uri), datetime.now(UTC)
     try:
         found = sorted(find(store, now=now), key=ORDERS[options.sort])
         nothing = f"There is no run in {store.uri}."
@@ -61,9 +73,10 @@ def answer(options: Options) -> ExitCode:
         found, nothing = [], f"There is no run in {store.uri}: there is no such folder yet."
     if not found and store.version(RECORD_NAME) != MISSING:
         raise RunUnavailable(f"{store.uri} is a run itself", hint=f"thaw status --run {store.uri}")
+    if options.page is not None:
+        _write_page(options.page, store, found, options.limit, now)
     rows = found[: options.limit]
-    runs = [row["settings"] for row in rows if "settings" in row]
-    names = list(standing.differing_settings(runs)) if options.differing else []
+    names = _differing(rows) if options.differing else []
     for row in rows:
         settings = row.pop("settings", None)
         if options.differing and settings is not None:
@@ -78,6 +91,22 @@ def answer(options: Options) -> ExitCode:
     else:
         TableConsole().print(plain(nothing))
     return ExitCode.COMPLETE
+
+
+def _write_page(path: Path, store: ObjectStore, found: list[Row], limit: int | None, now: datetime) -> None:
+    # Imported here: Jinja and Matplotlib are not needed for the table.
+    from job.report import runs_page
+
+    rows = found[: limit or runs_page.MAX_RUNS]
+    page = runs_page.page(
+        rows, _differing(rows), place=store.uri, num_found=len(found), now=now,
+        way=os.path.relpath(store.root, path.parent) if isinstance(store, LocalStore) else None,
+    )  # fmt: skip
+    page_file.write(path, page)
+
+
+def _differing(rows: list[Row]) -> list[str]:
+    return list(standing.differing_settings([row["settings"] for row in rows if "settings" in row]))
 
 
 def find(store: ObjectStore, *, now: datetime) -> list[Row]:
@@ -108,9 +137,20 @@ def _row(store: ObjectStore, folder: str, now: datetime) -> Row | None:
         "condition": standing.condition(found, held_seconds=hold.seconds),
         "state": found.state,
         "test_accuracy": found.outcome.test_accuracy if found.outcome else None,
+        "test_accuracy_interval": found.outcome.test_accuracy_interval if found.outcome else None,
         "num_attempts": len(found.attempts),
+        "time_seconds": sum(ledger.by_category([attempt.seconds for attempt in found.attempts]).values()),
+        "images_per_second": _images_per_second(found),
+        "report": PAGE if PAGE in found.files else None,
+        "changed": changed.isoformat() if changed else None,
         "age_seconds": (now - changed).total_seconds() if changed else None,
     }
+
+
+def _images_per_second(found: Record) -> float | None:
+    """The median over the epochs of the last phase; None before the first epoch is done."""
+    speeds = [epoch.images_per_second for epoch in found.history if epoch.phase == found.history[-1].phase]
+    return statistics.median(speeds) if speeds else None
 
 
 def _newest_first(row: Row) -> tuple[bool, float, str]:

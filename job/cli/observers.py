@@ -21,7 +21,7 @@ PUSH_SECONDS, HASTY_PUSH_SECONDS = 5.0, 1.0
 
 
 class StoreObserver:
-    """What a store reports to: requests go to the metrics, a wait for a lock to every observer."""
+    """What a store reports to: requests go to the metrics, a wait to every observer."""
 
     def __init__(self, metrics: Metrics, observer: Observer) -> None:
         self.request, self.retry, self.conflict = metrics.request, metrics.retry, metrics.conflict
@@ -29,6 +29,9 @@ class StoreObserver:
 
     def waiting(self, lock: str, at_most_seconds: float) -> None:
         self._observer.event(events.WaitingForLock(lock, at_most_seconds))
+
+    def unanswered(self, reason: str, at_most_seconds: float) -> None:
+        self._observer.event(events.WaitingForStore(reason, at_most_seconds))
 
 
 class FollowersLog(Observer):

@@ -1,5 +1,6 @@
 """The file of an option `--page`: checked before there is a page, and written."""
 
+import secrets
 from pathlib import Path
 
 from job.errors import InvalidSettings
@@ -12,9 +13,20 @@ def check(path: Path) -> None:
 
 
 def write(path: Path, page: bytes) -> None:
-    """Raises InvalidSettings when it cannot be written."""
+    """A file that is there is replaced as a whole, or stays. Raises InvalidSettings when it cannot be written."""
     try:
-        path.write_bytes(page)
+        target = path.resolve()
+        if target.exists() and not target.is_file():
+            # A pipe or a device, as /dev/stdout.
+            target.write_bytes(page)
+            return
+        temporary = target.with_name(f".thaw-page-{secrets.token_hex(8)}")
+        try:
+            with temporary.open("xb") as file:
+                file.write(page)
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
     except OSError as error:
         raise InvalidSettings(
             f"--page={str(path)!r}: cannot be written: {error.strerror}", hint="name a file elsewhere"

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from job.cli import checks, devices
 from job.cli.arguments import AsJson, Flag, SettingsOptions
+from job.cli.asked import open_asked
 from job.cli.checks import Check
 from job.cli.tables import TableConsole, duration, plain, print_json, table
 from job.errors import ExitCode, StorageError, Superseded, ThawError
@@ -26,14 +27,14 @@ from job.settings import machine
 from job.settings.fields import variable
 from job.settings.resources import Need, Precision, estimate
 from job.settings.settings import Settings, changes_result
-from job.storage import ObjectStore, open_store
+from job.storage import ObjectStore
 
 COLORS = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": "dim"}
 
 
 class Options(SettingsOptions):
     """The exit code is the one with which a start would end at once; 0 when it would begin, carry on, or find the run
-    complete. Memory and disk are estimates, and only warned about.
+    complete. Memory and disk are estimates; too little memory is only warned about.
     """
 
     shows_all: Annotated[
@@ -55,7 +56,7 @@ class Next:
 def answer(options: Options) -> ExitCode:
     """Show the plan. Raises StorageError only where the store cannot even be opened."""
     settings = options.settings
-    store = open_store(settings.run_uri())
+    store = open_asked(settings.run_uri())
     step, record = what_next(settings, store)
     found = [] if step.action in ("nothing", "refused") else look(settings, store, record)
     codes = [code for code in (step.exit_code, *(check.exit_code for check in found)) if code]
@@ -125,7 +126,7 @@ def look(settings: Settings, store: ObjectStore, record: Record | None) -> list[
         found.append(checks.workers(settings, num_devices))
     need = _need(settings, found[1].facts.get("examples", {}), record, num_processes)
     here = need and dataclasses.replace(need, memory=need.memory * num_devices, scratch=need.scratch * num_devices)
-    return [*found, checks.memory(here), *checks.disks(settings, here, store)]
+    return [*found, checks.memory(here), *checks.disks(settings, here, found[1].facts.get("fetch_bytes", 0))]
 
 
 def _need(settings: Settings, examples: Mapping[str, int], record: Record | None, num_workers: int) -> Need | None:

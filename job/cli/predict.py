@@ -13,6 +13,7 @@ from rich.table import Table
 
 from job import memory
 from job.cli.arguments import AsJson, CacheDir, CommandOptions, Flag, RunPlace
+from job.cli.asked import open_asked
 from job.cli.tables import TableConsole, plain, print_json
 from job.data.files import image_files
 from job.errors import ExitCode, InputError, RunUnavailable
@@ -20,7 +21,7 @@ from job.observe.log import without_native_notes
 from job.run.record import existing_record
 from job.schema import Record, recorded_setting
 from job.settings.resources import MAX_EVALUATION_BATCH
-from job.storage import ObjectStore, open_store, scratch
+from job.storage import ObjectStore, scratch
 
 if TYPE_CHECKING:
     from job.cli.labelling import Labelled
@@ -51,7 +52,7 @@ class Options(CommandOptions):
 
 def answer(options: Options) -> ExitCode:
     """Show a label for each image. Raises RunUnavailable, InputError, StorageError; BAD_INPUT when some had none."""
-    store = open_store(options.run)
+    store = open_asked(options.run)
     record = _finished(store)
     with without_native_notes():
         from job.cli.labelling import Labeller

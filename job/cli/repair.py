@@ -19,6 +19,7 @@ from typing import Annotated, Any
 from rich.table import Table
 
 from job.cli.arguments import AsJson, CacheDir, CommandOptions, Flag, RunPlace
+from job.cli.asked import open_asked
 from job.cli.tables import plain, show
 from job.errors import ExitCode, ObjectMissing, PreconditionFailed, RecordDamaged, StorageError, Superseded
 from job.run import record
@@ -33,7 +34,7 @@ from job.schema import (
     Record,
     recorded_phases,
 )
-from job.storage import MISSING, Digest, ObjectStore, StoredObject, open_store, scratch
+from job.storage import MISSING, Digest, ObjectStore, StoredObject, scratch
 
 HOLDER = "repaired"
 """Of the attempts of a rebuilt record: that they were there is all that is known of them."""
@@ -63,7 +64,7 @@ class Options(CommandOptions):
 
 def answer(options: Options) -> ExitCode:
     """Show what is rebuilt, and do it once that is confirmed. Raises RunUnavailable, RecordDamaged, StorageError."""
-    store = open_store(options.run)
+    store = open_asked(options.run)
     try:
         record.existing_record(store)
         shown: dict[str, Any] = {"at": store.uri, "action": "nothing: the record can be read"}

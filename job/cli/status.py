@@ -17,6 +17,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from job.cli.arguments import AsJson, CommandOptions, Flag, RunPlace
+from job.cli.asked import open_asked
 from job.cli.tables import COLORS, TableConsole, duration, plain, show, size, table
 from job.errors import ExitCode, InvalidSettings
 from job.observe import estimate
@@ -26,7 +27,7 @@ from job.run.lease import Hold
 from job.run.record import RECORD_NAME, existing_record
 from job.run.standing import Condition
 from job.schema import Record
-from job.storage import MISSING, ObjectStore, open_store
+from job.storage import MISSING, ObjectStore
 
 WATCH_EVERY_SECONDS = 2.0
 BAR_WIDTH = 40
@@ -61,7 +62,7 @@ class Seen:
 
 def answer(options: Options) -> ExitCode:
     """Show the run. Raises RunUnavailable when there is none, RecordDamaged, StorageError."""
-    store = open_store(options.run)
+    store = open_asked(options.run)
     if options.watch:
         if not sys.stdout.isatty():
             raise InvalidSettings(
@@ -126,6 +127,7 @@ def _watch(store: ObjectStore) -> None:
 def as_json(seen: Seen) -> dict[str, Any]:
     """All that is known, as JSON values; times are ISO 8601, quantities seconds, bytes and ratios."""
     found, entry = seen.record, standing.newest_checkpoint(seen.record)
+    killed = _killed(seen)
     return {
         "run_id": found.run_id,
         "at": seen.at,
@@ -138,6 +140,7 @@ def as_json(seen: Seen) -> dict[str, Any]:
         "held_by": str(found.lease.holder) if found.lease and seen.hold.seconds > 0 else None,
         "held_seconds": seen.hold.seconds,
         "held_is_known": seen.hold.is_known,
+        "killed_in_a_row": killed.in_a_row if killed else 0,
         "attempts": [attempt.model_dump(mode="json") for attempt in found.attempts],
         "last_commit": entry.model_dump(mode="json") | {"age_seconds": _age(seen, entry.time)} if entry else None,
         "last_epoch": found.history[-1].model_dump(mode="json") if found.history else None,
@@ -156,6 +159,9 @@ def as_table(seen: Seen) -> Group:
         rows.add_row("held by", plain(f"{found.lease.holder}; its lease lives {duration(seen.hold.seconds)} more"))
     if not seen.hold.is_known:
         rows.add_row("", "an estimate by the clock of its host: only a start, which watches the lease, knows")
+    killed = _killed(seen)
+    if killed is not None and killed.in_a_row > 1:
+        rows.add_row("killed", plain(f"{killed}; the next start says what to do", COLORS["killed"]))
     done = estimate.ratio(seen.phases)
     if done is not None:
         rows.add_row("progress", ProgressBar(total=1.0, completed=done, width=BAR_WIDTH))
@@ -190,6 +196,12 @@ def summary(found: Record, condition: Condition) -> str:
     code = f" with exit code {newest.exit_code}" if newest and newest.exit_code is not None else ""
     hint = "; the same start carries it on" if condition in ("stopped", "killed") else ""
     return f"{condition} in {found.state}{code}{hint}"
+
+
+def _killed(seen: Seen) -> standing.Killed | None:
+    if seen.condition == "done":
+        return None
+    return standing.killed(seen.record, is_running=seen.condition == "running")
 
 
 def _attempts(seen: Seen) -> Table:

@@ -11,12 +11,13 @@ from typing import Any, Literal, NamedTuple
 from rich.console import Group
 
 from job.cli.arguments import AsJson, CacheDir, CommandOptions, RunPlace
+from job.cli.asked import open_asked
 from job.cli.tables import plain, show, size, table
 from job.errors import ExitCode, ObjectMissing
 from job.run.artefacts import PREFIXES, problem_with
 from job.run.record import RECORD_NAME, existing_record
 from job.schema import CheckpointEntry, Record, StoredFile
-from job.storage import ObjectStore, open_store, scratch
+from job.storage import ObjectStore, scratch
 
 Condition = Literal["ok", "missing", "damaged", "not named", "set aside", "left over"]
 """`not named` lies beside the files of the run and is not in the record; `left over` lies elsewhere, without harm."""
@@ -48,7 +49,7 @@ def answer(options: Options) -> ExitCode:
 
     Raises RunUnavailable, RecordDamaged, StorageError.
     """
-    store = open_store(options.run)
+    store = open_asked(options.run)
     record = existing_record(store)
     with scratch.folder(options.cache_dir) as folder:
         found = sorted(look(store, record, folder / "object"))

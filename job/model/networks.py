@@ -5,6 +5,8 @@ It changes no network, and trains none.
 
 import contextlib
 import json
+import socket
+import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +15,12 @@ from typing import Any
 import keras
 import numpy as np
 
+from job import proxies
 from job.errors import InputError, ThawError, WeightsUnusable
 from job.model.backbones import BACKBONES, CUSTOM, IMAGENET_MEAN, IMAGENET_STD, TINY
+
+DOWNLOAD_TIMEOUT_SECONDS = 30.0
+"""Without a byte; Keras would wait without end."""
 
 
 @contextlib.contextmanager
@@ -48,18 +54,29 @@ def construct(name: str, image_size: int, weights: str = "none") -> keras.Model:
 
 def _application(name: str, image_size: int, *, imagenet: bool) -> keras.Model:
     """A backbone exactly as `keras.applications` has it. Raises WeightsUnusable."""
+    # Keras announces downloads on standard output, which belongs to the log.
+    keras.config.disable_interactive_logging()
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_SECONDS if imagenet else timeout)
     try:
-        return getattr(keras.applications, name)(
-            include_top=False, weights="imagenet" if imagenet else None, input_shape=(image_size, image_size, 3)
-        )
+        with warnings.catch_warnings():
+            # MobileNet has weights for several sizes of images, and warns where it takes those for 224 pixels.
+            warnings.filterwarnings("ignore", message="`input_shape` is undefined or non-square")
+            return getattr(keras.applications, name)(
+                include_top=False, weights="imagenet" if imagenet else None, input_shape=(image_size, image_size, 3)
+            )
     except Exception as error:
         if not imagenet:
             raise
-        # `keras.utils.get_file` raises a bare Exception when the download fails.
+        # `keras.utils.get_file` raises a bare Exception when the download fails, with the status of HTTP or None.
+        reason = str(error).replace(": None -- ", ": ")
         raise WeightsUnusable(
-            f"the ImageNet weights of {name} are not in Keras's cache and cannot be downloaded: {error}",
-            hint="point THAW_WEIGHTS at a file of them, or start where there is a network, or set THAW_WEIGHTS=none",
+            f"the ImageNet weights of {name} are not in Keras's cache and cannot be downloaded: {reason}",
+            hint="point THAW_WEIGHTS at a file of them, or start where there is a network, or set THAW_WEIGHTS=none, "
+            f"which trains all weights from the beginning{proxies.hint()}",
         ) from error
+    finally:
+        socket.setdefaulttimeout(timeout)
 
 
 def tiny_backbone(image_size: int) -> keras.Model:

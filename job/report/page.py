@@ -25,6 +25,12 @@ MAX_MATRIX_CLASSES = 20
 
 MAX_CLASS_ROWS = 20
 MAX_CONFUSIONS = 8
+"""Beside a matrix; without one, `MAX_MATRIX_CLASSES`."""
+
+MAX_WHOLE_CLASSES = 60
+"""Of more classes the page begins with those of the lowest and highest F1, `NUM_EXTREMES` of each."""
+
+NUM_EXTREMES = 20
 MIN_SECONDS = 0.005
 
 AGAIN = "-again"
@@ -56,6 +62,7 @@ def page(content: Mapping[str, Any], gallery: Gallery) -> str:
         report=content,
         num_correct=sum(row["num_correct"] for row in test["per_class"]),
         classes=classes,
+        extremes=_extremes(test["per_class"]),
         class_rows=_class_rows(content["class_counts"]),
         shared=[(*pair.split("_"), count) for pair, count in content["duplicates"].items() if count],
         speeds=_images_per_second(content["history"]),
@@ -108,6 +115,17 @@ def _class_rows(counts: Mapping[str, Mapping[str, int]]) -> list[dict[str, Any]]
     """The first classes, with their examples in each split."""
     names = list(next(iter(counts.values())))[:MAX_CLASS_ROWS]
     return [{"name": name, "counts": [of_split[name] for of_split in counts.values()]} for name in names]
+
+
+def _extremes(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    """Of many classes the rows of the lowest and of the highest F1, by what to call them; nothing of few.
+
+    A class without test images that is never predicted has no F1.
+    """
+    if len(rows) <= MAX_WHOLE_CLASSES:
+        return {}
+    ordered = sorted((row for row in rows if row["f1"] is not None), key=itemgetter("f1"))
+    return {"lowest": ordered[:NUM_EXTREMES], "highest": ordered[: -NUM_EXTREMES - 1 : -1]}
 
 
 def _images_per_second(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -167,7 +185,8 @@ def _confusions(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> l
         for j, count in enumerate(row)
         if i != j and count > 0
     ]
-    return sorted(pairs, key=itemgetter("count"), reverse=True)[:MAX_CONFUSIONS]
+    most = MAX_CONFUSIONS if len(classes) <= MAX_MATRIX_CLASSES else MAX_MATRIX_CLASSES
+    return sorted(pairs, key=itemgetter("count"), reverse=True)[:most]
 
 
 def _times(seconds: Mapping[str, float]) -> list[dict[str, Any]]:

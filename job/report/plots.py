@@ -11,10 +11,12 @@ import itertools
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
@@ -48,6 +50,10 @@ _LABEL_X = -0.205
 
 MIN_ACCURACY_RANGE = 0.02
 """Of the axis: over less, ticks would have three decimals and more."""
+
+MINUTES_OF_A_DAY = 24 * 60
+MAX_LARGE_MARKS = 60
+"""Of more runs the marks are smaller, so that they do not cover each other."""
 
 _LEGEND: dict[str, Any] = {"loc": "upper right", "bbox_to_anchor": (0.985, 1.0), "borderaxespad": 0.2, "ncols": 2}
 
@@ -166,6 +172,37 @@ def precision_recall_curve(curve: Mapping[str, Any], *, name: str, marked: Mappi
         return _as_svg(figure, name, description)
 
 
+def accuracy_over_time(
+    moments: Sequence[datetime], accuracies: Sequence[float], intervals: Sequence[tuple[float, float]],
+    *, name: str, description: str,
+) -> str:  # fmt: skip
+    """The accuracies of runs with their intervals, by when they ended, earliest first, and the best so far; as SVG.
+
+    `name` is that of the plot in the page.
+    """
+    with _figure(name, height=3.2) as figure:
+        axes = figure.subplots(gridspec_kw=_MARGINS)
+        days = [float(date2num(moment)) for moment in moments]  # type: ignore[no-untyped-call]
+        best = list(itertools.accumulate(accuracies, max))
+        style = _DASHED | {"color": VARIABLES["second"]}
+        axes.plot(days, best, drawstyle="steps-post", **style, label="best so far", zorder=4)
+        low, high = zip(*intervals, strict=True)
+        are_many = len(moments) > MAX_LARGE_MARKS
+        width, opacity, size = (0.6, 0.4, 2.5) if are_many else (1.2, 1.0, 5.0)
+        axes.vlines(days, low, high, color=VARIABLES["first"], linewidth=width, alpha=opacity, clip_on=False)
+        axes.plot(days, accuracies, "o", color=VARIABLES["first"], markersize=size, label="a run", clip_on=False,
+                  zorder=3)  # fmt: skip
+        _label_y(axes, "test accuracy")
+        _in_percent(axes)
+        margin = max((days[-1] - days[0]) / 20, 1 / MINUTES_OF_A_DAY)
+        axes.set_xlim(days[0] - margin, days[-1] + margin)
+        locator = AutoDateLocator(tz=UTC, minticks=3, maxticks=6)  # type: ignore[no-untyped-call]
+        axes.xaxis.set_major_locator(locator)
+        axes.xaxis.set_major_formatter(ConciseDateFormatter(locator, tz=UTC))  # type: ignore[no-untyped-call]
+        figure.legend(**_LEGEND)
+        return _as_svg(figure, name, description)
+
+
 @contextlib.contextmanager
 def _figure(name: str, *, height: float) -> Iterator[Figure]:
     with matplotlib.rc_context(_STYLE | {"svg.hashsalt": name}):
@@ -179,10 +216,15 @@ def _over_epochs(axes: Axes, quantity: str, *, num_epochs: int) -> None:
     axes.set_xlim(0.5, num_epochs + 0.5)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     if quantity == "accuracy":
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None, symbol=" %"))
-        axes.set_ylim(min(axes.get_ylim()[0], 1.0 - MIN_ACCURACY_RANGE), 1.0)
+        _in_percent(axes)
     else:
         axes.set_ylim(bottom=0.0)
+
+
+def _in_percent(axes: Axes) -> None:
+    """Up to 100 %, from below what is drawn."""
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None, symbol=" %"))
+    axes.set_ylim(max(0.0, min(axes.get_ylim()[0], 1.0 - MIN_ACCURACY_RANGE)), 1.0)
 
 
 def _label_y(axes: Axes, label: str) -> None:

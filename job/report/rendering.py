@@ -10,6 +10,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from job.observe.wording import printable
 from job.phases import title
 
 
@@ -147,5 +148,5 @@ def setting(value: Any) -> str:
 
 FILTERS = (
     bare_percent, percent, percent_or_none, decimal_or_none, share, duration, count, words, phase_title, unfrozen,
-    augmentation, moment, shape, listed, markdown, setting,
+    augmentation, moment, shape, listed, markdown, printable, setting,
 )  # fmt: skip

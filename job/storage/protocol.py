@@ -49,6 +49,9 @@ class Observer(Protocol):
     def waiting(self, lock: str, at_most_seconds: float) -> None:
         """Another process has held a lock, a path, for a second; this one waits `at_most_seconds` in all."""
 
+    def unanswered(self, reason: str, at_most_seconds: float) -> None:
+        """A request has failed for some seconds; it is sent again for `at_most_seconds` in all."""
+
 
 class Unobserved:
     """Ignores every report."""
@@ -57,6 +60,7 @@ class Unobserved:
     def retry(self, operation: str) -> None: ...
     def conflict(self, name: str) -> None: ...
     def waiting(self, lock: str, at_most_seconds: float) -> None: ...
+    def unanswered(self, reason: str, at_most_seconds: float) -> None: ...
 
 
 class ObjectStore(Protocol):

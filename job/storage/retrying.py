@@ -7,6 +7,8 @@ The store inside makes one try for each call. What it raises says whether anothe
 - PreconditionFailed may be the work of an earlier try of the same call, whose answer was lost. So the object is looked
   up. If it is still what the write expected, the refusal was false, and the write is sent again. If it is what was
   sent, the write is a success. Only else did another process write it.
+- AccessDenied is final, unless this store has granted a request of the same kind before (read, write, list, delete):
+  then credentials are being renewed, or rights changed, and it is as an outage.
 - All others, such as ObjectMissing and StorageRefused, are final.
 """
 
@@ -17,12 +19,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from job.errors import AnswerMalformed, ObjectDamaged, ObjectMissing, PreconditionFailed, StorageError
+from job.errors import AccessDenied, AnswerMalformed, ObjectDamaged, ObjectMissing, PreconditionFailed, StorageError
 from job.storage.protocol import Digest, ObjectStore, Observer, StoredObject, Unobserved, digest_of
 
 T = TypeVar("T")
 
 TRIES = 3
+TOLD_SECONDS = 5.0
+"""A failure that lasts so long is told, before it is given up."""
 DELAY_GROWTH, MAX_DELAY_FACTOR = 2.0, 20.0
 PASSING = "it may pass: start the run again, nothing is lost"
 
@@ -55,6 +59,7 @@ class RetryingStore:
         self._retry_seconds = retry_seconds
         self._first_delay_seconds = first_delay_seconds
         self._pause = pause
+        self._granted: set[str] = set()
 
     @property
     def uri(self) -> str:
@@ -146,7 +151,7 @@ class RetryingStore:
 
     def _ask(self, operation: str, request: Callable[[], T], *, tries: int = TRIES) -> T:
         """Make a request until it is answered; at most `tries` times after faults of the moment."""
-        delay, failing_since = self._first_delay_seconds, None
+        delay, failing_since, is_told = self._first_delay_seconds, None, False
         while True:
             began = time.monotonic()
             try:
@@ -159,17 +164,21 @@ class RetryingStore:
                     tries, seconds = tries - 1, 0.0
                     if tries == 0:
                         raise
-                elif type(error) is StorageError:
+                elif type(error) is StorageError or (isinstance(error, AccessDenied) and operation in self._granted):
                     seconds = random.uniform(delay / 2, delay)
                     delay = min(DELAY_GROWTH * delay, MAX_DELAY_FACTOR * self._first_delay_seconds)
                     if now + seconds - failing_since > self._retry_seconds:
                         raise _given_up(error, now - failing_since) from error
+                    if not is_told and now - failing_since >= TOLD_SECONDS:
+                        is_told = True
+                        self._observer.unanswered(error.message, self._retry_seconds)
                 else:
                     raise
                 self._observer.retry(operation)
                 self._pause(seconds)
             else:
                 self._observer.request(operation, "ok", time.monotonic() - began)
+                self._granted.add(operation)
                 return answer
 
 

@@ -23,7 +23,7 @@ def choose(*, precision: str, xla: str) -> dict[str, Any]:
 
 def prepare_process(*, deterministic: bool) -> None:
     """Silence Keras; if `deterministic`, refuse operations without a deterministic implementation."""
-    # Keras announces downloads on standard output, which belongs to the log.
+    # Keras shows progress on standard output, which belongs to the log.
     keras.config.disable_interactive_logging()
     if deterministic:
         tf.config.experimental.enable_op_determinism()

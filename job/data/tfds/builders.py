@@ -9,7 +9,8 @@ import difflib
 import importlib
 import logging
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import absl.logging
@@ -19,6 +20,7 @@ import urllib3
 from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
 from tensorflow_datasets.core.download.resource import get_dl_fname
 
+from job import proxies
 from job.data.tfds import prepared
 from job.data.tfds.description import supervision
 from job.data.tfds.prepared import DEFAULT_DATA_DIR
@@ -71,11 +73,22 @@ def find_builder(
     return builder, is_prepared
 
 
-def prepared_builder(dataset: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
-    """The builder of a data set whose data is prepared, now if not before. Raises as `find_builder` does."""
+def download_bytes(builder: tfds.core.DatasetBuilder) -> int:
+    """What TFDS would write, as far as it knows: the files of the source, and the data prepared from them."""
+    return int(builder.info.download_size or 0) + int(builder.info.dataset_size or 0)
+
+
+def prepared_builder(
+    dataset: str, data_dir: str | None, *, check_room: Callable[[Path, int], None] = lambda folder, num_bytes: None
+) -> tfds.core.DatasetBuilder:
+    """The builder of a data set whose data is prepared, now if not before. Raises as `find_builder` does.
+
+    `check_room` is called with the bytes that would be written into a folder, and raises when they do not fit.
+    """
     builder, is_prepared = find_builder(dataset, data_dir)
     if is_prepared:
         return builder
+    check_room(Path(builder.data_dir_root), download_bytes(builder))
     try:
         with _without_chatter():
             builder.download_and_prepare()
@@ -167,5 +180,14 @@ def _reach(builder: tfds.core.DatasetBuilder, problem: str, hint: str) -> None:
                 session.head(url, timeout=REACH_TIMEOUT_SECONDS)
             except requests.RequestException as error:
                 raise DataUnavailable(
-                    f"{problem}, and there is no way to {url} from here: {type(error).__name__}", hint=hint
+                    f"{problem}, and there is no way to {url} from here: {_obstacle(error)}", hint=hint + proxies.hint()
                 ) from error
+
+
+def _obstacle(error: requests.RequestException) -> str:
+    """What keeps a request from an answer: the innermost reason, without the objects that it went through."""
+    reason = getattr(error.args[0], "reason", None) if error.args else None
+    through = ""
+    if isinstance(reason, urllib3.exceptions.ProxyError):
+        through, reason = "the proxy does not answer: ", reason.original_error
+    return through + re.sub(r"^HTTPS?Connection(Pool)?\(.*?\): ", "", str(reason or error))
