@@ -8,6 +8,7 @@ import shlex
 import textwrap
 import tomllib
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import yaml
@@ -17,7 +18,7 @@ from job.errors import ExitCode
 from job.settings.fields import PREFIX
 from k8s.render import examples_in, kustomize, of_one_run, settings_of, shared_by_runs
 from tests.conftest import REPOSITORY
-from tests.manifests import COMPONENTS, K8S, OVERLAYS, Manifests, needs_kustomize, of_kind, variables
+from tests.manifests import COMPONENTS, K8S, OVERLAYS, Manifests, demo_settings, needs_kustomize, of_kind, variables
 
 PAGES = {
     str(path.relative_to(REPOSITORY)): path.read_text()
@@ -47,8 +48,9 @@ def test_a_page_names_only_what_there_is(name: str) -> None:
 def test_every_command_of_a_page_is_one(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As it stands there, in the folder of the repository; the program reads its flags and values."""
     monkeypatch.chdir(tmp_path)
-    Path("my-run.env").touch()
     blocks = "\n".join(re.findall(r"^ {4}(.*)$", PAGES[name].replace("\\\n", ""), re.MULTILINE))
+    for file in re.findall(r"--env-file (\S+\.env)", blocks):
+        Path(file).touch()
     assert "python -m job" not in blocks.replace("script: [python -m job]", "")
     for line in re.findall(r"bin/thaw([^#|)\n]*)", blocks):
         command, words = cli.split(shlex.split(line))
@@ -72,6 +74,21 @@ def test_pages_keep_to_their_length() -> None:
     """A long page is not read to its end."""
     assert len(PAGES["README.md"].splitlines()) < 200
     assert len(ARCHITECTURE.splitlines()) < 250
+
+
+def test_the_picture_of_the_demo_is_one_of_a_whole_run_and_loads_nothing() -> None:
+    """Headings, every epoch of both phases, and the result; as text, with no address but that of the format."""
+    picture = ElementTree.fromstring((REPOSITORY / "docs" / "demo.svg").read_text())
+    written = "".join(picture.itertext()).replace("\xa0", " ")
+    assert re.search(r"phase +epoch +loss +accuracy +loss +accuracy +images/s +time +left +saved", written)
+    for phase, variable in (("head", "THAW_HEAD_EPOCHS"), ("fine_tune", "THAW_FINE_TUNE_EPOCHS")):
+        num_epochs = int(demo_settings()[variable])
+        shown = re.findall(rf"{phase} +(\d+)/{num_epochs}\b", written)
+        assert shown == [str(epoch + 1) for epoch in range(num_epochs)]
+    assert re.search(r"accuracy +0\.\d{3} on test", written)
+    addresses = re.findall(r"\w+://[^\s\"'<)]+", (REPOSITORY / "docs" / "demo.svg").read_text())
+    assert set(addresses) == {"http://www.w3.org/2000/svg"}
+    assert not [it for it in picture.iter() if it.tag.rpartition("}")[2] in ("script", "image", "use", "foreignObject")]
 
 
 def test_the_lock_files_name_no_host() -> None:

@@ -3,6 +3,7 @@
 It fits the width that the terminal has at that moment: what matters less is left out.
 """
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,6 +21,7 @@ from job.observe.observer import RunningMeans
 from job.observe.progress import Progress
 from job.observe.wording import duration, three_digits
 
+DRAW_SECONDS = 0.25
 STEP_SECONDS = 0.2
 """Between two readings of the loss, each of which waits for the device."""
 NARROWEST, WIDEST = 8, 40
@@ -47,9 +49,14 @@ class Terminal(Console):
 
 
 class Bar:
-    """Follows an attempt by its events and steps; drawn between `show` and `hide`, where the terminal can do that."""
+    """Follows an attempt by its events and steps; drawn between `show` and `hide`, where the terminal can do that.
+
+    What changes the lines `above` or writes below them holds `lock`, as the thread that draws does. Between what rich's
+    own thread draws and what another one erases there is no such lock, and a line that was written for good is erased.
+    """
 
     def __init__(self, terminal: Terminal, progress: Progress) -> None:
+        self.lock = threading.RLock()
         self.estimate = Estimate()
         self.above: Callable[[], Sequence[RenderableType]] = lambda: ()
         self._terminal, self._progress = terminal, progress
@@ -75,13 +82,23 @@ class Bar:
 
     def show(self) -> None:
         if self._live is None and self._terminal.can_redraw:
-            self._live = Live(self, console=self._terminal, transient=True)
+            self._live = Live(self, console=self._terminal, transient=True, auto_refresh=False)
             self._live.start(refresh=True)
+            threading.Thread(target=self._draw, args=(self._live,), name="bar", daemon=True).start()
 
     def hide(self) -> None:
-        if self._live is not None:
-            self._live.stop()
-        self._live = None
+        with self.lock:
+            if self._live is not None:
+                self._live.stop()
+            self._live = None
+
+    def _draw(self, live: Live) -> None:
+        while True:
+            time.sleep(DRAW_SECONDS)
+            with self.lock:
+                if self._live is not live:
+                    return
+                live.refresh()
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """What is drawn, by what is known and how wide the terminal is at this moment."""

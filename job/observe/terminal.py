@@ -12,7 +12,6 @@ drop out. The full facts of each event are in `--verbose`, and off a terminal.
 
 import shlex
 import sys
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -81,7 +80,7 @@ class Screen(Log):
         self._terminal, self._progress, self._moves = terminal, progress, moves
         self._bar = Bar(terminal, progress)
         # Signals, metrics and Kubeflow report from threads of their own.
-        self._lock = threading.RLock()
+        self._lock = self._bar.lock
         self._steps: Mapping[str, int] = {}
         self._headed: list[Column] | None = None
         self._most_epochs = 1

@@ -1,0 +1,64 @@
+"""Writes docs/demo.svg: what `make demo` leaves on a terminal, recorded from a real run: `python -m docs.demo_picture`.
+
+The picture loads nothing, not even a font.
+"""
+
+import io
+import re
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from tests.manifests import demo_settings
+from tests.terminal import written_in_terminal
+
+REPOSITORY = Path(__file__).parent.parent
+PICTURE = REPOSITORY / "docs" / "demo.svg"
+COLUMNS = 80
+FORMAT = """\
+<svg viewBox="8 40 {width} {height}" xmlns="http://www.w3.org/2000/svg" role="img">
+<title>make demo on a terminal</title>
+<style>
+.{unique_id}-matrix {{ font-family: monospace; font-size: {char_height}px; line-height: {line_height}px; }}
+{styles}
+</style>
+<defs>{lines}</defs>
+{chrome}
+<g class="{unique_id}-matrix" transform="translate({terminal_x}, {terminal_y})">{backgrounds}{matrix}</g>
+</svg>
+"""
+
+
+def last_screen(written: str) -> Text:
+    """What stays, in color; a line that moves is erased as a whole before it is written again."""
+    lines, row = [""], 0
+    for move, text in re.findall(r"(\x1b\[\d*[AK]|\n)|((?:\x1b\[[\d;]*m|[^\n\x1b])+)", written):
+        if move == "\n":
+            row += 1
+            lines += [""] * (row + 1 - len(lines))
+        elif move.endswith("A"):
+            row -= int(move[2:-1] or 1)
+        elif move:
+            lines[row] = ""
+        lines[row] += text.replace("\r", "")
+    return Text.from_ansi("\n".join(lines).rstrip())
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        variables = demo_settings() | {"PYTHONPATH": str(REPOSITORY)}
+        code, written = written_in_terminal(
+            ["-m", "job"], cwd=Path(folder), columns=COLUMNS, variables=variables, seconds=900
+        )
+    if code:
+        raise SystemExit(written)
+    console = Console(record=True, width=COLUMNS, file=io.StringIO())
+    console.print(Text("$ make demo", "bold"))
+    console.print(last_screen(written))
+    console.save_svg(str(PICTURE), title="", code_format=FORMAT, unique_id="demo")
+
+
+if __name__ == "__main__":
+    main()
