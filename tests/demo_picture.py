@@ -1,4 +1,4 @@
-"""Writes docs/demo.svg: what `make demo` leaves on a terminal, recorded from a real run: `python -m tests.demo_picture`.
+"""Writes docs/demo.svg: what `make demo` leaves on a terminal, from a real run (`python -m tests.demo_picture`).
 
 The picture loads nothing, not even a font.
 """
