@@ -1,4 +1,4 @@
-"""Writes docs/demo.svg: what `make demo` leaves on a terminal, from a run: `python -m tests.demo_picture`.
+"""Writes docs/demo.svg: what `make demo` leaves on a terminal, from a real run (`python -m tests.demo_picture`).
 
 The picture loads nothing, not even a font.
 """
@@ -11,10 +11,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from tests.conftest import REPOSITORY
 from tests.manifests import demo_settings
 from tests.terminal import written_in_terminal
 
-REPOSITORY = Path(__file__).parent.parent
 PICTURE = REPOSITORY / "docs" / "demo.svg"
 COLUMNS = 80
 FORMAT = """\
