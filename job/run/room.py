@@ -73,8 +73,8 @@ def rooms(settings: Settings, need: Need | None, *, to_fetch: int = 0) -> list[R
         left = settings.work_bytes - used_bytes(volume)
         where = f"left in {volume} of the {size(settings.work_bytes)} that THAW_WORK_BYTES allows"
         hint = (
-            "raise the sizeLimit of the volume and THAW_WORK_BYTES with it, and the limit of ephemeral-storage; or set "
-            "THAW_CACHE=none, or a smaller THAW_KEEP_CHECKPOINTS"
+            "raise the sizeLimit of the volume (`make render` gives it to THAW_WORK_BYTES) and the limit of "
+            "ephemeral-storage; or set THAW_CACHE=none, or a smaller THAW_KEEP_CHECKPOINTS"
         )
         found.append(Room("work volume", scratch or None, left, where, hint))
     return found
