@@ -202,3 +202,12 @@ class ScratchUnavailable(StorageError):
 
 class CheckpointDamaged(StorageError):
     """A checkpoint is missing, truncated or altered: its digest is not the one in the record."""
+
+
+def proxy_hint() -> str:
+    """The end of a hint about a download: names the proxy, if there is one, for a wrong one looks like no network."""
+    # Imported here: it would delay every start, and hardly any needs it.
+    import urllib.request
+
+    proxy = urllib.request.getproxies().get("https")
+    return f"; https_proxy={proxy} is in use: correct it, or unset it" if proxy else ""

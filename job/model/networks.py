@@ -15,8 +15,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from job import proxies
-from job.errors import InputError, ThawError, WeightsUnusable
+from job.errors import InputError, ThawError, WeightsUnusable, proxy_hint
 from job.model.backbones import BACKBONES, CUSTOM, IMAGENET_MEAN, IMAGENET_STD, TINY
 
 DOWNLOAD_TIMEOUT_SECONDS = 30.0
@@ -73,7 +72,7 @@ def _application(name: str, image_size: int, *, imagenet: bool) -> keras.Model:
         raise WeightsUnusable(
             f"the ImageNet weights of {name} are not in Keras's cache and cannot be downloaded: {reason}",
             hint="point THAW_WEIGHTS at a file of them, or start where there is a network, or set THAW_WEIGHTS=none, "
-            f"which trains all weights from the beginning{proxies.hint()}",
+            f"which trains all weights from the beginning{proxy_hint()}",
         ) from error
     finally:
         socket.setdefaulttimeout(timeout)

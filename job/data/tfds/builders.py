@@ -20,11 +20,10 @@ import urllib3
 from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
 from tensorflow_datasets.core.download.resource import get_dl_fname
 
-from job import proxies
 from job.data.tfds import prepared
 from job.data.tfds.description import supervision
 from job.data.tfds.prepared import DEFAULT_DATA_DIR
-from job.errors import DataUnavailable
+from job.errors import DataUnavailable, proxy_hint
 
 BUILT_IN = {"drawn_cats_vs_dogs": "demo.drawn"}
 """The data sets that come with the program, and the module that registers each with TFDS when it is imported."""
@@ -180,7 +179,7 @@ def _reach(builder: tfds.core.DatasetBuilder, problem: str, hint: str) -> None:
                 session.head(url, timeout=REACH_TIMEOUT_SECONDS)
             except requests.RequestException as error:
                 raise DataUnavailable(
-                    f"{problem}, and there is no way to {url} from here: {_obstacle(error)}", hint=hint + proxies.hint()
+                    f"{problem}, and there is no way to {url} from here: {_obstacle(error)}", hint=hint + proxy_hint()
                 ) from error
 
 
