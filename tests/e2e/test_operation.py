@@ -10,9 +10,7 @@ from job.observe.metrics.table import SERIES
 from k8s.render import Manifest
 from tests.e2e.cluster import Namespace, wait_for
 from tests.e2e.conftest import Deploy, Finished, See
-from tests.e2e.runs import Runs, name_of_job, named
-
-LONG = {"THAW_FINE_TUNE_EPOCHS": "500"}
+from tests.e2e.runs import LONG, Runs, name_of_job, named
 
 
 def test_a_wrong_setting_fails_the_job_at_once(namespace: Namespace, runs: Runs, see: See) -> None:
