@@ -1,4 +1,4 @@
-"""What people and controllers do with a Job that runs: suspend, end or forget it. The run goes on, with the same bits."""
+"""What people and controllers do with a running Job: suspend, end or forget it. The run goes on, with the same bits."""
 
 from tests.e2e.cluster import Namespace, wait_for
 from tests.e2e.conftest import Deploy, Finished, See
