@@ -51,6 +51,10 @@ attempts at a run. `THAW_WEIGHTS` counts as it is written: the same file under a
 
 The last column is what the `podFailurePolicy` of `k8s/base/job.yaml` does when a pod ends with the code. A pod that
 was evicted, preempted or drained never counts as a retry, whatever its exit code.
+
+A store that denies a request (401, 403, no permission in a folder) ends a start at once with 4. If it has granted a
+request of the same kind (read, write, list, delete) to this process before, credentials are being renewed or rights
+changed: the request is tried again for two minutes (in a folder not at all), and then the exit code is 44.
 """,
     "events": """\
 # Events of the log

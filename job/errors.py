@@ -17,7 +17,8 @@
     ├── PeerLost               45   another worker of the run is gone
     ├── PeersMissing           46   other workers of the run never came
     └── StorageError           44   the object store does not answer
-        ├── StorageRefused          it refuses, and would again: permission, bucket, credentials
+        ├── StorageRefused       4  it refuses, and would again: bucket, name, kind of file
+        │   └── AccessDenied            this process has no credentials or permission for the request
         ├── AnswerMalformed         an answer is not understood, or contradicted by another one
         ├── ObjectMissing           an object is not there
         ├── ObjectDamaged           an object is not what was sent, or not what the store has a checksum for
@@ -57,7 +58,7 @@ class ExitCode(IntEnum):
     RUN_MISMATCH = 3, "the run id belongs to other settings", "will not help"
     BAD_INPUT = (
         4,
-        "data, weights or the run's record missing, damaged, or not those that the run began with",
+        "data, weights, the run's record or access to the store missing, or damaged, or not what the run began with",
         "will not help",
     )
     DIVERGED = 5, "training diverged: the loss or a weight is not a finite number", "will not help"
@@ -156,10 +157,14 @@ class StorageError(ThawError, exit_code=ExitCode.STORAGE_UNAVAILABLE):
     code = "error"
 
 
-class StorageRefused(StorageError):
+class StorageRefused(StorageError, exit_code=ExitCode.BAD_INPUT):
     """The object store refuses, and would refuse again: a person must change something."""
 
     code = "refused"
+
+
+class AccessDenied(StorageRefused):
+    """This process lacks the credentials or the permission; what it was allowed before, it may be allowed again."""
 
 
 class AnswerMalformed(StorageError):

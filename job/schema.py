@@ -149,7 +149,7 @@ class Holder(_Part):
 
     It is None without /proc, and in records of earlier versions. `boot_id` distinguishes machines of one host name,
     `process_namespace` containers; both are empty where there are none. `job_uid` is the uid of the Kubernetes Job.
-    `started` (seconds since the epoch by the host's clock), `job_name` and `node_name` are for people only.
+    `started` (seconds since the epoch by the host's clock), the names of Job, node and namespace are for people only.
     """
 
     host: Text
@@ -161,11 +161,11 @@ class Holder(_Part):
     job_uid: Text = ""
     job_name: Text = ""
     node_name: Text = ""
+    namespace: Text = ""
 
     def __str__(self) -> str:
-        process = f"{self.host}:{self.pid}"
-        job = f" of Job {self.job_name or self.job_uid}" if self.job_name or self.job_uid else ""
-        return process + job + (f" on node {self.node_name}" if self.node_name else "")
+        parts = {"of Job": self.job_name or self.job_uid, "in namespace": self.namespace, "on node": self.node_name}
+        return " ".join([f"{self.host}:{self.pid}", *(f"{words} {name}" for words, name in parts.items() if name)])
 
 
 class Attempt(_Part):

@@ -30,7 +30,7 @@ LABELS = {
 }
 """Values of labels whose values are not known from the start; others have their own name as the value."""
 
-VALUES = {"thaw_info": 1.0, "thaw_exit_code": 0.0, "thaw_attempts": 2.0}
+VALUES = {"thaw_info": 1.0, "thaw_exit_code": 0.0, "thaw_attempts": 2.0, "thaw_attempts_killed": 0.0}
 """Gauges that are not 0.5."""
 
 AGES = {
@@ -42,7 +42,7 @@ AGES = {
 }
 """How many seconds ago a timestamp is."""
 
-SICK_VALUES = {"thaw_loss": math.nan, "thaw_exit_code": 5.0}
+SICK_VALUES = {"thaw_loss": math.nan, "thaw_exit_code": 5.0, "thaw_attempts_killed": 2.0}
 SICK_AGES = {
     "thaw_last_success_timestamp_seconds": 9 * DAY,
     "thaw_eta_timestamp_seconds": -DAY,

@@ -33,7 +33,7 @@ FAULTS = (
 )  # fmt: skip
 LASTING = {
     "401": ["Workload Identity"],
-    "403": [f"storage.objects.{right}" for right in ("create", "get", "list", "delete")],
+    "403": ["storage.objects.", "on bucket bucket", "roles/storage.objectUser"],
     "404 of the bucket": ["THAW_STORAGE_URI"],
 }
 """Faults that a retry does not help, and what their hint names."""

@@ -45,11 +45,11 @@ def begin(env: dict[str, str], *argv: str) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
-def wait_for(process: subprocess.Popen[str], name: str, **facts: Any) -> None:
-    """Read the log until an event comes."""
+def wait_for(process: subprocess.Popen[str], name: str, **facts: Any) -> dict[str, Any]:
+    """Read the log until an event comes, and return it."""
     assert process.stdout is not None
     for line in process.stdout:
-        event = json.loads(line)
+        event: dict[str, Any] = json.loads(line)
         if event["event"] == name and facts.items() <= event.items():
-            return
+            return event
     raise AssertionError(f"the process ended before {name} {facts}")

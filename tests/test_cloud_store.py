@@ -19,7 +19,15 @@ from xml.etree import ElementTree
 import obstore
 import pytest
 
-from job.errors import InputError, ObjectDamaged, ObjectMissing, PreconditionFailed, StorageError, StorageRefused
+from job.errors import (
+    AccessDenied,
+    InputError,
+    ObjectDamaged,
+    ObjectMissing,
+    PreconditionFailed,
+    StorageError,
+    StorageRefused,
+)
 from job.storage import MISSING, Digest, LocalStore, ObjectStore
 from job.storage import cloud as cloud_module
 from job.storage.cloud import CloudStore
@@ -245,8 +253,9 @@ XML = "<Error><Code>{}</Code><Message>{}</Message></Error>"
             "AWS_REGION",
         ),
         (Canned(400, XML.format("RequestTimeout", "Your socket was idle")), StorageError, "nothing is lost"),
-        (Canned(401), StorageRefused, "credentials"),
-        (Canned(403, XML.format("AccessDenied", "Access Denied")), StorageRefused, "s3:PutObject"),
+        (Canned(400, XML.format("ExpiredToken", "The token has expired")), AccessDenied, "credentials"),
+        (Canned(401), AccessDenied, "credentials"),
+        (Canned(403, XML.format("AccessDenied", "Access Denied")), AccessDenied, "s3:PutObject"),
         (Canned(404, XML.format("NoSuchBucket", "It does not exist")), StorageRefused, "THAW_STORAGE_URI"),
         (Canned(408), StorageError, "nothing is lost"),
         (Canned(409, XML.format("ConditionalRequestConflict", "Try again")), StorageError, "nothing is lost"),

@@ -190,7 +190,7 @@ def make_a_temporary_folder(place: Path) -> None:
 @pytest.mark.parametrize(
     ("act", "exit_code", "variable"),
     [
-        (write_to_the_store, ExitCode.STORAGE_UNAVAILABLE, "THAW_STORAGE_URI"),
+        (write_to_the_store, ExitCode.BAD_INPUT, "THAW_STORAGE_URI"),
         (make_a_temporary_folder, ExitCode.INVALID_SETTINGS, "THAW_CACHE_DIR"),
     ],
 )

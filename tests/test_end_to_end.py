@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from tests.conftest import REPOSITORY, job
 from tests.gcs_server import BUCKET, GcsServer
 from tests.processes import Environment, begin, place_of, result, run_json, wait_for
 from tests.runs import ONE_PHASE, Whole
+from tests.services import free_port
 
 KILLS_IN_A_RUN = 2
 
@@ -136,11 +138,15 @@ def test_a_wrong_setting_is_in_the_termination_message(environment: Environment,
 
 
 def test_a_stop_while_the_run_is_held_by_another_ends_with_42(environment: Environment) -> None:
-    """Waiting is no work that could be lost."""
-    with begin(environment(head_epochs=1000, job_uid="first")) as first:
+    """Waiting is no work that could be lost; a probe is answered, and the log has the namespace of the holder."""
+    with begin(environment(head_epochs=1000, job_uid="first", namespace="team-a")) as first:
         wait_for(first, "run_claimed")
-        with begin(environment(head_epochs=1000, job_uid="second")) as second:
-            wait_for(second, "waiting")
+        port = free_port()
+        with begin(environment(head_epochs=1000, job_uid="second", wait_seconds=3600, metrics_port=port)) as second:
+            waiting = wait_for(second, "waiting")
+            assert " of Job first in namespace team-a" in waiting["held_by"]
+            assert waiting["at_most_seconds"] == 3600
+            assert urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=10).status == 200
             second.terminate()
             second.communicate(timeout=240)
             assert second.returncode == ExitCode.INTERRUPTED

@@ -16,7 +16,16 @@ import pytest
 import requests
 import urllib3
 
-from job.errors import AnswerMalformed, ObjectDamaged, ObjectMissing, PreconditionFailed, StorageError, StorageRefused
+from job.errors import (
+    AccessDenied,
+    AnswerMalformed,
+    ExitCode,
+    ObjectDamaged,
+    ObjectMissing,
+    PreconditionFailed,
+    StorageError,
+    StorageRefused,
+)
 from job.storage import MISSING, StoredObject, gcs_errors, open_store
 from job.storage import gcs as gcs_module
 from job.storage.gcs import GcsStore
@@ -124,6 +133,35 @@ def test_a_fault_that_lasts_is_raised_at_once_with_a_hint(gcs: GcsServer, do: Do
         do(operation)
     assert all(words in caught.value.hint for words in LASTING[kind])
     assert fault.seen <= 2
+
+
+@pytest.mark.parametrize(
+    ("operation", "permission"),
+    [("read", "get"), ("write", "create"), ("list", "list"), ("delete", "delete")],
+)
+def test_a_permission_that_is_missing_is_named(gcs: GcsServer, do: Do, operation: str, permission: str) -> None:
+    """As IAM calls it, and no retry of the Job would help."""
+    gcs.fail("403", at=0, times=1000, operation=operation)
+    with pytest.raises(AccessDenied, match=f"cannot {operation} gs://bucket/runs/small") as caught:
+        do(operation)
+    assert f"storage.objects.{permission}" in caught.value.hint
+    assert caught.value.exit_code == ExitCode.BAD_INPUT
+
+
+def test_a_permission_that_was_there_before_may_come_back(gcs: GcsServer) -> None:
+    """It is as an outage, and ends with 44; that of another kind of request was never there, and ends with 4."""
+    store = RetryingStore(GcsStore(bucket=BUCKET, prefix="p"), retry_seconds=0.5, first_delay_seconds=0.001)
+    version = store.write("a", SMALL, if_version=MISSING)
+    fault = gcs.fail("403", at=0, times=3, operation="write")
+    store.write("a", SMALL * 2, if_version=version)
+    assert fault.struck == 3
+    gcs.fail("403", at=0, times=10_000)
+    with pytest.raises(StorageError, match=r"403.*tried for") as caught:
+        store.write("b", SMALL, if_version=MISSING)
+    assert caught.value.exit_code == ExitCode.STORAGE_UNAVAILABLE
+    with pytest.raises(AccessDenied) as caught:
+        store.delete("a")
+    assert caught.value.exit_code == ExitCode.BAD_INPUT
 
 
 @pytest.mark.parametrize("is_there", [True, False])
@@ -425,7 +463,7 @@ def test_every_foreign_error_becomes_one_of_ours() -> None:
 def test_the_status_of_an_answer_says_what_passes_and_what_lasts() -> None:
     """By the status of the answer."""
     kinds = {
-        StorageRefused: (400, 401, 403, 409), ObjectMissing: (404,), PreconditionFailed: (412,),
+        StorageRefused: (400, 409), AccessDenied: (401, 403), ObjectMissing: (404,), PreconditionFailed: (412,),
         StorageError: (408, 410, 429, 500, 502, 503, 504),
     }  # fmt: skip
     for kind, codes in kinds.items():

@@ -110,8 +110,8 @@ def test_a_process_of_another_host_machine_or_container_may_be_alive(change: dic
 
 def test_a_holder_is_shown_by_names_where_there_are_names() -> None:
     """A person looks for `kubectl logs job/NAME`, not for a uid."""
-    here = this_process("uid", job_name="thaw-1", node_name="node-1")
-    assert str(here).endswith(f":{here.pid} of Job thaw-1 on node node-1")
+    here = this_process("uid", job_name="thaw-1", node_name="node-1", namespace="team-a")
+    assert str(here).endswith(f":{here.pid} of Job thaw-1 in namespace team-a on node node-1")
     assert str(this_process("uid")).endswith(" of Job uid")
     assert str(this_process(None)) == f"{here.host}:{here.pid}"
 

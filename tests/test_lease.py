@@ -12,6 +12,7 @@ import pytest
 
 from job.errors import Interrupted, StorageError, Superseded
 from job.observe.events import WaitingForRun
+from job.observe.progress import Progress
 from job.run import lease
 from job.run.record import RECORD_NAME, RunRecord
 from job.schema import Holder
@@ -56,8 +57,12 @@ class WithoutClock(MemoryStore):
         return None
 
 
-def claim(store: ObjectStore, holder: Holder, *, lease_seconds: float = 60, **options: Any) -> RunRecord:
-    return lease.claim(store, IDENTITY, holder, lease_seconds=lease_seconds, context=context(**options))
+def claim(
+    store: ObjectStore, holder: Holder, *, lease_seconds: float = 60, wait_seconds: float = 0, **options: Any
+) -> RunRecord:
+    return lease.claim(
+        store, IDENTITY, holder, lease_seconds=lease_seconds, wait_seconds=wait_seconds, context=context(**options)
+    )
 
 
 def finish(record: RunRecord) -> None:
@@ -106,6 +111,37 @@ def test_a_holder_that_is_alive_keeps_its_run(store: MemoryStore, clock: Clock) 
         claim(store, SECOND, check_stop=first.update)
     assert 60 <= clock.now < 70
     assert len(first.content.attempts) == 1
+
+
+def test_a_run_that_is_doing_well_can_be_waited_for_to_its_end(store: MemoryStore, clock: Clock) -> None:
+    """As long as THAW_WAIT_SECONDS says; meanwhile the log says how far it is, and then the outcome is the answer."""
+    progress = Progress()
+    first = claim(store, FIRST, progress=progress)
+
+    def train() -> None:
+        progress.reached["head"] = int(clock.now)
+        if clock.now < 800:
+            first.update(state="head")
+        elif not first.is_done:
+            finish(first)
+
+    recorder = Recorder()
+    assert claim(store, SECOND, wait_seconds=3600, check_stop=train, observer=recorder).is_done
+    assert 800 <= clock.now < 810
+    waiting = recorder.of(WaitingForRun)
+    assert [round(event.at_most_seconds, -1) for event in waiting] == [3600, 3300, 3000]
+    assert [(event.state, event.steps_done is not None) for event in waiting][1:] == [("head", True)] * 2
+    assert 290 < (waiting[1].steps_done or 0) < 310
+
+
+def test_a_run_that_is_not_done_in_time_is_left_to_its_holder(store: MemoryStore, clock: Clock) -> None:
+    """The error says how long it was waited for; a holder that dies meanwhile is replaced after its lease."""
+    first = claim(store, FIRST)
+    with pytest.raises(Superseded, match=r"waited 50[0-5] s"):
+        claim(store, SECOND, wait_seconds=500, check_stop=first.update)
+    begun = clock.now
+    assert claim(store, SECOND, wait_seconds=500).attempt.number == 2
+    assert 55 < clock.now - begun < 66
 
 
 def test_a_store_whose_clock_stands_still_does_not_hold_a_run_for_ever(store: MemoryStore, clock: Clock) -> None:

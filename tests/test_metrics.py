@@ -71,6 +71,16 @@ def test_every_series_has_its_name_once_and_few_label_values() -> None:
     assert [series.name for series in SERIES if "run_id" in series.labels] == ["thaw_info"]
 
 
+def test_attempts_that_were_killed_are_counted_by_the_next() -> None:
+    """Nobody else can: they ended without a word."""
+    metrics = metrics_of()
+    assert "thaw_attempts_killed" not in values(metrics)
+    metrics.event(events.RunClaimed("/runs/r", attempt=3, state="head"))
+    assert values(metrics)["thaw_attempts_killed"] == 0
+    metrics.event(events.PreviousKilled(2, "pod", "head", reason="", hint="", in_a_row=2))
+    assert values(metrics)["thaw_attempts_killed"] == 2
+
+
 def test_counters_are_there_from_the_start_and_gauges_without_a_value_are_not() -> None:
     """A rate misses no first increase; an alert on a gauge without a value stays silent."""
     metrics = metrics_of()

@@ -254,7 +254,7 @@ def test_data_and_weights_in_a_mirror_are_found(
     assert outcomes(found)["weights"] == "failed"
     gcs.fail("403", at=0, times=100, operation="write")
     found = ask(settings)
-    assert (outcomes(found)["storage"], found["exit_code"]) == ("failed", ExitCode.STORAGE_UNAVAILABLE)
+    assert (outcomes(found)["storage"], found["exit_code"]) == ("failed", ExitCode.BAD_INPUT)
 
 
 def test_a_probe_that_is_interrupted_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -313,6 +313,17 @@ def test_memory_is_what_the_control_group_leaves(tmp_path: Path) -> None:
     assert machine.available_memory_bytes([(limit, used)]) == 4000
     limit.write_text("max\n")
     assert machine.available_memory_bytes([(limit, used)]) > 4000
+
+
+def test_what_a_control_group_says_of_memory(tmp_path: Path) -> None:
+    """Its limit, where that is less than the machine has, and how often it was reached for good."""
+    limit, events = tmp_path / "max", tmp_path / "events"
+    assert (machine.memory_limit_bytes([(limit, limit)]), machine.oom_kills(events)) == (None, 0)
+    for text, expected in (("5000\n", 5000), ("max\n", None), ("9223372036854771712\n", None)):
+        limit.write_text(text)
+        assert machine.memory_limit_bytes([(limit, limit)]) == expected
+    events.write_text("low 0\nhigh 0\nmax 40\noom 3\noom_kill 2\noom_group_kill 1\n")
+    assert machine.oom_kills(events) == 2
 
 
 def test_what_a_machine_has_is_read_without_tensorflow(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from job.errors import (
+    AccessDenied,
     AnswerMalformed,
     ExitCode,
     Interrupted,
@@ -112,6 +113,22 @@ def test_what_will_not_pass_is_raised_at_once(final: StorageError) -> None:
     with pytest.raises(type(final)):
         store.read("a")
     assert (len(noted.requests), delays) == (1, [])
+
+
+def test_a_denial_is_final_unless_the_same_was_granted_before() -> None:
+    """A start without permissions ends at once; one whose credentials are being renewed waits for them."""
+    remote = Remote(AccessDenied("no"))
+    store, _, delays = retrying(remote)
+    with pytest.raises(AccessDenied):
+        store.write("a", b"1", if_version=MISSING)
+    assert delays == []
+    version = store.write("a", b"1", if_version=MISSING)
+    remote.failures = [AccessDenied("no"), AccessDenied("no")]
+    store.write("a", b"2", if_version=version)
+    assert len(delays) == 2
+    remote.failures = [AccessDenied("no")]
+    with pytest.raises(AccessDenied):
+        store.read("a")
 
 
 @pytest.mark.parametrize("kind", [ObjectDamaged, AnswerMalformed])

@@ -16,6 +16,7 @@ TEXTS: dict[str, Any] = {
     "run_id": "other", "storage_uri": "/elsewhere", "dataset": "cifar10", "data_dir": "/data",
     "train_split": "train[:30%]", "validation_split": "train[40%:45%]", "test_split": "train[50%:55%]",
     "backbone": "MobileNetV2", "weights": "none", "job_uid": "uid", "job_name": "job", "node_name": "node",
+    "namespace": "team-a",
     "classes": "dog,cat", "threshold": "auto", "worker": 0, "worker_host": "host-{worker}", "devices": "2",
     "sweep": "/sweep", "sweep_index": 0,
     "cache_dir": "/cache", "termination_log": "/log", "min_test_accuracy": 0.9, "pushgateway_url": "http://push:9091",

@@ -47,6 +47,36 @@ def test_a_phase_is_as_far_as_it_is_committed(fields: Any, head: Any, fine_tune:
     assert standing.phases(found, is_running=True)[1].step == 9
 
 
+@pytest.mark.parametrize(
+    ("ends", "commit_of", "is_running", "expected"),
+    [
+        ((None,), None, True, None),
+        ((None,), None, False, (1, 1)),
+        ((None, None), None, True, (1, 1)),
+        ((None, None, None), None, True, (2, 2)),
+        ((None, 42, None, None), None, True, (3, 1)),
+        ((None, 42, None), None, True, None),
+        ((None, None, None), 1, False, (3, 3)),
+        ((None, None, None), 2, False, (3, 2)),
+        ((None, None), 2, True, (1, 1)),
+    ],
+)
+def test_attempts_without_an_end_are_counted_from_the_last_commit(
+    ends: tuple[int | None, ...], commit_of: int | None, is_running: bool, expected: tuple[int, int] | None
+) -> None:
+    """One that came to a commit came further; the one that is running may still end well."""
+    attempts = tuple(
+        attempt(number=number, exit_code=code, end=NOON if code else None, seconds={"head": {}}, reached={"head": 7})
+        for number, code in enumerate(ends, 1)
+    )
+    commits = () if commit_of is None else (checkpoint("head", 5).model_copy(update={"attempt": commit_of}),)
+    found = standing.killed(record(attempts=attempts, checkpoints=commits), is_running=is_running)
+    assert (found and (found.attempt.number, found.in_a_row)) == expected
+    if found:
+        assert (found.stage, found.step) == ("head", 7)
+        assert ("memory is the likely cause" in str(found)) == (found.in_a_row > 1)
+
+
 def test_the_last_change_is_the_newest_time_of_the_record() -> None:
     """Of a start, an end, or a commit."""
     assert standing.last_change(record(attempts=())) is None

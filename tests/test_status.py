@@ -89,6 +89,27 @@ def test_a_run_is_followed_from_its_start_to_its_kill(environment: Environment, 
     assert (listed["run_id"], listed["condition"], listed["state"]) == ("small", "killed", "head")
 
 
+def test_attempts_that_are_killed_at_one_place_are_told_of_by_the_next(environment: Environment) -> None:
+    """In its log and in the status: from the second on memory is the likely cause."""
+    env = environment(cache="memory")
+
+    def killed_after(event: str) -> dict[str, Any]:
+        process = begin(env)
+        found = wait_for(process, event)
+        process.kill()
+        process.wait()
+        return found
+
+    killed_after("run_claimed")
+    told = [killed_after("previous_attempt_killed") for _ in range(2)]
+    assert [(event["attempt"], event["in_a_row"]) for event in told] == [(1, 1), (2, 2)]
+    assert "the run carries on" in told[0]["hint"]
+    assert "THAW_CACHE=disk" in told[1]["hint"]
+    found = json.loads(job("status", "--json", env=env).stdout)
+    assert found["killed_in_a_row"] == 3
+    assert "as did 3 in a row since the last commit: memory is the likely cause" in job("status", env=env).stdout
+
+
 def watch(run: str, until: str, then: Callable[[subprocess.Popen[bytes]], None]) -> tuple[int, str]:
     words = ["status", "--run", run, "--watch"]
     code, text = run_in_terminal(words, cwd=REPOSITORY, until=lambda text: until in text, then=then)

@@ -370,7 +370,9 @@ def test_nothing_is_read_or_written_behind_a_file_or_a_linked_folder(tmp_path: P
 def test_errors_of_the_system_that_last_are_refusals_and_those_that_pass_are_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Here each comes from the lock, as some do on network file systems."""
+    """Here each comes from the lock, as some do on network file systems. What was allowed before may be so again."""
+    before = LocalStore(tmp_path / "before")
+    before.write("a", b"", if_version=MISSING)
     lasting = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOLCK, errno.EOPNOTSUPP)
     for number in (*lasting, errno.EIO, errno.ENOSPC, errno.ESTALE):
 
@@ -379,10 +381,13 @@ def test_errors_of_the_system_that_last_are_refusals_and_those_that_pass_are_not
 
         monkeypatch.setattr(fcntl, "flock", fail)
         with pytest.raises(StorageError, match=os.strerror(number)) as caught:
-            LocalStore(tmp_path).write("a", b"", if_version=MISSING)
+            LocalStore(tmp_path / "new").write("a", b"", if_version=MISSING)
         assert type(caught.value) is (StorageRefused if number in lasting else StorageError), number
         assert caught.value.hint
-        assert list(tmp_path.iterdir()) == []
+        assert list((tmp_path / "new").iterdir()) == []
+        with pytest.raises(StorageError, match=os.strerror(number)) as caught:
+            before.write("b", b"", if_version=MISSING)
+        assert type(caught.value) is StorageError, number
 
 
 @pytest.mark.parametrize("clock", ["set back", "coarse"])

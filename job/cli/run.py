@@ -71,6 +71,11 @@ def answer(options: Options, *, log: Log, progress: Progress, stop: Stop, enviro
                 timeout_seconds=lease.request_seconds(settings.lease_seconds),
                 pause=stop.pause,
             ),
-            holder=holder.this_process(settings.job_uid, job_name=settings.job_name, node_name=settings.node_name),
+            holder=holder.this_process(
+                settings.job_uid,
+                job_name=settings.job_name,
+                node_name=settings.node_name,
+                namespace=settings.namespace,
+            ),
             context=Context(observer, progress, stop.check, stop.end),
         )

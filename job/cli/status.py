@@ -126,6 +126,7 @@ def _watch(store: ObjectStore) -> None:
 def as_json(seen: Seen) -> dict[str, Any]:
     """All that is known, as JSON values; times are ISO 8601, quantities seconds, bytes and ratios."""
     found, entry = seen.record, standing.newest_checkpoint(seen.record)
+    killed = _killed(seen)
     return {
         "run_id": found.run_id,
         "at": seen.at,
@@ -138,6 +139,7 @@ def as_json(seen: Seen) -> dict[str, Any]:
         "held_by": str(found.lease.holder) if found.lease and seen.hold.seconds > 0 else None,
         "held_seconds": seen.hold.seconds,
         "held_is_known": seen.hold.is_known,
+        "killed_in_a_row": killed.in_a_row if killed else 0,
         "attempts": [attempt.model_dump(mode="json") for attempt in found.attempts],
         "last_commit": entry.model_dump(mode="json") | {"age_seconds": _age(seen, entry.time)} if entry else None,
         "last_epoch": found.history[-1].model_dump(mode="json") if found.history else None,
@@ -156,6 +158,9 @@ def as_table(seen: Seen) -> Group:
         rows.add_row("held by", plain(f"{found.lease.holder}; its lease lives {duration(seen.hold.seconds)} more"))
     if not seen.hold.is_known:
         rows.add_row("", "an estimate by the clock of its host: only a start, which watches the lease, knows")
+    killed = _killed(seen)
+    if killed is not None and killed.in_a_row > 1:
+        rows.add_row("killed", plain(f"{killed}; the next start says what to do", COLORS["killed"]))
     done = estimate.ratio(seen.phases)
     if done is not None:
         rows.add_row("progress", ProgressBar(total=1.0, completed=done, width=BAR_WIDTH))
@@ -190,6 +195,12 @@ def summary(found: Record, condition: Condition) -> str:
     code = f" with exit code {newest.exit_code}" if newest and newest.exit_code is not None else ""
     hint = "; the same start carries it on" if condition in ("stopped", "killed") else ""
     return f"{condition} in {found.state}{code}{hint}"
+
+
+def _killed(seen: Seen) -> standing.Killed | None:
+    if seen.condition == "done":
+        return None
+    return standing.killed(seen.record, is_running=seen.condition == "running")
 
 
 def _attempts(seen: Seen) -> Table:

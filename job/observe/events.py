@@ -24,12 +24,15 @@ class Event:
 
 
 class WaitingForRun(Event, name="waiting"):
-    """Another attempt holds the run."""
+    """Another attempt holds the run; this is said again every five minutes, with how far the run is."""
 
     held_by: str
     attempt: int
     since: str
     at_most_seconds: float
+    state: str | None = None
+    steps_done: int | None = None
+    num_steps: int | None = None
 
 
 class WaitingForLock(Event, name="waiting"):
@@ -59,6 +62,24 @@ class RunClaimed(Event, name="run_claimed"):
     at: str
     attempt: int
     state: str
+
+
+class PreviousKilled(Event, name="previous_attempt_killed", level="warning"):
+    """The last attempt has no end in the record; where it was, and how many in a row since the last commit had none.
+
+    From two on, memory is the likely cause. `needed_bytes` is an estimate, `memory_limit_bytes` that of this container.
+    """
+
+    attempt: int
+    holder: str
+    stage: str
+    reason: str
+    hint: str
+    in_a_row: int
+    last_step: int | None = None
+    memory_limit_bytes: int | None = None
+    needed_bytes: int | None = None
+    oom_kills: int = 0
 
 
 class Joined(Event, name="joined"):

@@ -53,10 +53,17 @@ def sentence(event: events.Event) -> str:
     """What an event says, without its hint; one that has no words of its own is its facts."""
     match event:
         case events.WaitingForRun():
+            of_all = "" if event.num_steps is None else f" of {event.num_steps:,}"
+            steps = "" if event.steps_done is None else f", step {event.steps_done:,}{of_all}"
+            state = f" ({event.state}{steps})" if event.state else ""
             return (
-                f"waiting for attempt {event.attempt} of {event.held_by}, which holds the run, "
+                f"waiting for attempt {event.attempt} of {event.held_by}, which holds the run{state}, "
                 f"at most {duration(event.at_most_seconds)}"
             )
+        case events.PreviousKilled():
+            limit = f"; the limit here is {size(event.memory_limit_bytes)}" if event.memory_limit_bytes else ""
+            needed = f"; the run needs about {size(event.needed_bytes)}" if event.needed_bytes else ""
+            return f"{event.reason}{limit}{needed}"
         case events.WaitingForLock():
             return f"waiting for the lock {event.lock}, at most {duration(event.at_most_seconds)}"
         case events.WaitingForWorkers():

@@ -18,11 +18,12 @@ from job.observe.log import without_native_notes
 from job.observe.progress import Context, Progress
 from job.report.gate import missed_gate
 from job.report.summary import summary
-from job.run import lease
+from job.run import lease, standing
 from job.run.following import FollowedRecord
 from job.run.record import Identity, RunRecord
 from job.schema import Holder, Record
-from job.settings.resources import estimate
+from job.settings import machine
+from job.settings.resources import Need, estimate
 from job.settings.settings import Settings
 from job.storage import ObjectStore, scratch
 from job.workers.follower import Follower
@@ -58,13 +59,16 @@ def run_attempt(settings: Settings, *, store: ObjectStore, holder: Holder, conte
 def _lead(settings: Settings, store: ObjectStore, holder: Holder, context: Context) -> Record:
     """Claim the run and complete it, alone or with the other workers; returns the record of the finished run."""
     progress = context.progress
+    num_workers = settings.share().num_workers
     with progress.entering("claim", "idle"):
         record = lease.claim(
             store,
             Identity.of(settings),
             holder,
             lease_seconds=settings.lease_seconds,
-            num_workers=settings.share().num_workers,
+            num_workers=num_workers,
+            # The others of several would wait in vain meanwhile.
+            wait_seconds=settings.wait_seconds if num_workers == 1 else 0.0,
             context=context,
         )
     attempts = record.content.attempts if record.is_done else record.content.attempts[:-1]
@@ -73,6 +77,7 @@ def _lead(settings: Settings, store: ObjectStore, holder: Holder, context: Conte
         _report_done(record.content, store, context)
         return record.content
     context.observer.event(events.RunClaimed(store.uri, attempt=record.attempt.number, state=record.content.state))
+    _report_killed(settings, record.content, context)
     with (
         _recording_the_end(record),
         lease.Renewal(record, lease_seconds=settings.lease_seconds) as renewal,
@@ -176,17 +181,46 @@ def _position(progress: Progress) -> str:
     return f"in {progress.stage}{step}; what was committed stands"
 
 
-def _memory_hint(settings: Settings, record: Record) -> str:
-    inputs = record.inputs
-    needed = ""
-    if inputs:
-        need = estimate(
-            settings,
-            num_examples=sum(inputs["data"]["splits"].values()),
-            precision=inputs["arithmetic"]["precision"],
-            num_workers=settings.share().num_workers,
+def _report_killed(settings: Settings, record: Record, context: Context) -> None:
+    """Say that the last attempt ended without a word, and where: nobody else does."""
+    killed = standing.killed(record, is_running=True)
+    if killed is None:
+        return
+    need, limit = _need(settings, record), machine.memory_limit_bytes()
+    is_short = killed.in_a_row > 1 or (need is not None and limit is not None and need.memory > limit)
+    hint = "the run carries on; if it was killed for memory, the status of the pod says OOMKilled"
+    context.observer.event(
+        events.PreviousKilled(
+            killed.attempt.number,
+            killed.attempt.holder,
+            killed.stage,
+            reason=str(killed),
+            hint=_memory_hint(settings, record) if is_short else hint,
+            in_a_row=killed.in_a_row,
+            last_step=killed.step,
+            memory_limit_bytes=limit,
+            needed_bytes=need and need.memory,
+            oom_kills=machine.oom_kills(),
         )
-        needed = f" (the run needs about {need.memory / 1e9:.1f} GB)"
+    )
+
+
+def _need(settings: Settings, record: Record) -> Need | None:
+    """Of this worker; None before the data is known."""
+    inputs = record.inputs
+    if not inputs:
+        return None
+    return estimate(
+        settings,
+        num_examples=sum(inputs["data"]["splits"].values()),
+        precision=inputs["arithmetic"]["precision"],
+        num_workers=settings.share().num_workers,
+    )
+
+
+def _memory_hint(settings: Settings, record: Record) -> str:
+    need = _need(settings, record)
+    needed = f" (the run needs about {need.memory / 1e9:.1f} GB)" if need else ""
     cache = "set THAW_CACHE=disk, " if settings.cache == "memory" else ""
     return (
         f"give it more memory{needed}, {cache}or begin another run with a smaller THAW_BATCH_SIZE or THAW_IMAGE_SIZE, "

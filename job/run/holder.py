@@ -36,9 +36,15 @@ def _place(holder: Holder) -> tuple[str, str, str]:
     return holder.host, holder.boot_id, holder.process_namespace
 
 
-def this_process(job_uid: str | None, *, job_name: str | None = None, node_name: str | None = None) -> Holder:
+def this_process(
+    job_uid: str | None,
+    *,
+    job_name: str | None = None,
+    node_name: str | None = None,
+    namespace: str | None = None,
+) -> Holder:
     """This process as a holder."""
-    boot_id, namespace = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
+    boot_id, processes = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
     found = state_and_start(os.getpid())
     return Holder(
         host=_shown(socket.gethostname()),
@@ -46,10 +52,11 @@ def this_process(job_uid: str | None, *, job_name: str | None = None, node_name:
         started=time.time(),
         start_ticks=found[1] if found else None,
         boot_id=boot_id.read_text().strip() if boot_id.is_file() else "",
-        process_namespace=str(namespace.readlink()) if namespace.is_symlink() else "",
+        process_namespace=str(processes.readlink()) if processes.is_symlink() else "",
         job_uid=_shown(job_uid or ""),
         job_name=_shown(job_name or ""),
         node_name=_shown(node_name or ""),
+        namespace=_shown(namespace or ""),
     )
 
 

@@ -1,10 +1,10 @@
 """Taking a run, and holding it.
 
-An attempt waits for a run that a living attempt holds, for as long as a lease lasts; then it gives up. Every write of
-the record renews the lease; when nothing else is written, a thread does it. A lease has run out when the record was
-seen unchanged for the whole lease, by the watcher's own monotonic clock; or when a store with a clock of its own says
-so, by comparing two of its own times. Times of two machines are never compared. The lease does not make a run safe,
-the version of the record does; it only keeps two attempts from training the same run at once.
+An attempt waits for a run that a living attempt holds, for as long as a lease lasts or as it is told; then it gives up.
+Every write of the record renews the lease; when nothing else is written, a thread does it. A lease has run out when the
+record was seen unchanged for the whole lease, by the watcher's own monotonic clock; or when a store with a clock of its
+own says so, by comparing two of its own times. Times of two machines are never compared. The lease does not make a run
+safe, the version of the record does; it only keeps two attempts from training the same run at once.
 """
 
 import threading
@@ -27,6 +27,7 @@ RENEWALS_IN_A_LEASE = 3
 REQUESTS_IN_A_LEASE = 4
 MIN_REQUEST_SECONDS, MAX_REQUEST_SECONDS = 2.0, 60.0
 TAKE_TRIES = 10
+REPORT_EVERY_SECONDS = 300.0
 JOIN_SECONDS = 5.0
 
 
@@ -59,15 +60,17 @@ def claim(
     lease_seconds: float,
     context: Context,
     num_workers: int = 1,
+    wait_seconds: float = 0.0,
 ) -> RunRecord:
     """Open the run and take it, unless it is done: then nothing is written.
 
-    Waits while another attempt holds it, and reports that once. Raises RunMismatch when the run id belongs to other
-    settings, RecordDamaged when the record is missing or damaged, InputError when the store has no conditional writes,
-    Superseded when the run is still held after `lease_seconds`, or after the holder's lease if that is longer.
+    Waits while another attempt holds it, and reports that now and then. Raises RunMismatch when the run id belongs to
+    other settings, RecordDamaged when the record is missing or damaged, InputError when the store has no conditional
+    writes, Superseded when the run is still held after `lease_seconds`, `wait_seconds` or, while it is not known to be
+    alive, the holder's lease, whichever is longest.
     """
     began = time.monotonic()
-    tries, is_reported, is_alive = 0, False, False
+    tries, is_alive, report_at = 0, False, began
     seen, seen_at = None, began
     while True:
         record = RunRecord.open(store, identity, account=context.progress.account)
@@ -92,15 +95,14 @@ def claim(
             return record
         # A holder of which nothing is known is watched for its whole lease, even if ours is shorter: else every attempt
         # would give up before it knows.
-        patience_seconds = lease_seconds if hold.is_known or is_alive else max(lease_seconds, lease.seconds)
-        if time.monotonic() - began >= patience_seconds:
-            raise _still_held(record, lease_seconds)
-        if not is_reported:
-            held_by = record.attempt
-            context.observer.event(events.WaitingForRun(
-                held_by.holder, held_by.number, since=f"{held_by.start:%FT%TZ}", at_most_seconds=patience_seconds
-            ))  # fmt: skip
-            is_reported = True
+        watched_seconds = 0.0 if hold.is_known or is_alive else lease.seconds
+        patience_seconds = max(lease_seconds, wait_seconds, watched_seconds)
+        now = time.monotonic()
+        if now - began >= patience_seconds:
+            raise _still_held(record, now - began)
+        if now >= report_at:
+            context.observer.event(_waiting(record, patience_seconds - (now - began)))
+            report_at = now + REPORT_EVERY_SECONDS
         seconds = min(hold.seconds, lease.seconds - unchanged_seconds, lease_seconds / POLLS_IN_A_LEASE)
         _pause(seconds, context.check_stop)
 
@@ -137,12 +139,25 @@ def _pause(seconds: float, check_stop: Callable[[], None]) -> None:
         time.sleep(min(MIN_POLL_SECONDS, max(0.0, until - time.monotonic())))
 
 
-def _still_held(record: RunRecord, lease_seconds: float) -> Superseded:
+def _waiting(record: RunRecord, at_most_seconds: float) -> events.WaitingForRun:
+    attempt, state = record.attempt, record.content.state
+    return events.WaitingForRun(
+        attempt.holder,
+        attempt.number,
+        since=f"{attempt.start:%FT%TZ}",
+        at_most_seconds=round(at_most_seconds),
+        state=state,
+        steps_done=attempt.reached.get(state),
+        num_steps=record.content.num_steps(state),
+    )
+
+
+def _still_held(record: RunRecord, waited_seconds: float) -> Superseded:
     attempt = record.attempt
     return Superseded(
         f"run {record.content.run_id!r} is held by attempt {attempt.number} of {attempt.holder}, started "
-        f"{attempt.start:%FT%TZ} and alive; waited {lease_seconds:g} s for it",
-        hint="let it end, or stop it; a run of its own needs another THAW_RUN_ID",
+        f"{attempt.start:%FT%TZ} and alive; waited {waited_seconds:.0f} s for it",
+        hint="let it end, stop it, or wait longer with THAW_WAIT_SECONDS; a run of its own needs another THAW_RUN_ID",
     )
 
 

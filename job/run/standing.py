@@ -3,14 +3,15 @@
 Pure functions of a record, so every command gives the same answers. This module reads no store and no clock.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from job.errors import ExitCode
 from job.observe import estimate
 from job.observe.estimate import PhaseProgress
-from job.schema import CheckpointEntry, Record, recorded_setting
+from job.schema import Attempt, CheckpointEntry, Record, recorded_setting
 from job.settings.settings import Settings
 from job.train import schedule
 
@@ -28,6 +29,38 @@ def condition(record: Record, *, held_seconds: float) -> Condition:
     if newest is None or newest.end is None:
         return "running" if held_seconds > 0 else "killed"
     return "stopped" if newest.exit_code in CARRIES_ON else "failed"
+
+
+class Killed(NamedTuple):
+    """The last attempt ended without a word; `in_a_row` such attempts came to no further commit, and so no further.
+
+    `stage` and `step` are where it was at its last write of the record.
+    """
+
+    attempt: Attempt
+    in_a_row: int
+    stage: str
+    step: int | None
+
+    def __str__(self) -> str:
+        step = "" if self.step is None else f" after step {self.step}"
+        where = f"attempt {self.attempt.number} ended without a word in {self.stage}{step}"
+        if self.in_a_row == 1:
+            return where
+        return f"{where}, as did {self.in_a_row} in a row since the last commit: memory is the likely cause"
+
+
+def killed(record: Record, *, is_running: bool) -> Killed | None:
+    """What became of the last attempt before the one that is running; None when the record has its end."""
+    attempts = record.attempts[:-1] if is_running else record.attempts
+    entry = newest_checkpoint(record)
+    since = entry.attempt if entry else 1
+    found = [*itertools.takewhile(lambda one: one.end is None and one.number >= since, reversed(attempts))]
+    if not attempts or attempts[-1].end is not None:
+        return None
+    last = attempts[-1]
+    stage = next(reversed(last.seconds), "start")
+    return Killed(last, max(1, len(found)), stage, last.reached.get(stage))  # type: ignore[call-overload]
 
 
 def newest_checkpoint(record: Record) -> CheckpointEntry | None:

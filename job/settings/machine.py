@@ -68,6 +68,27 @@ def available_memory_bytes(cgroups: Sequence[tuple[Path, Path]] = CGROUPS) -> in
     return int(available)
 
 
+def memory_limit_bytes(cgroups: Sequence[tuple[Path, Path]] = CGROUPS) -> int | None:
+    """Memory that the container of this process may take; None where nothing limits it but the machine."""
+    for limit, _ in cgroups:
+        try:
+            found = int(limit.read_text())
+        except (OSError, ValueError):
+            continue
+        # Version 1 writes a huge number where there is no limit.
+        return found if found < psutil.virtual_memory().total else None
+    return None
+
+
+def oom_kills(events: Path = Path("/sys/fs/cgroup/memory.events")) -> int:
+    """How many processes of this container were killed for memory since it began; 0 where that is not known."""
+    try:
+        counts = dict(line.split() for line in events.read_text().splitlines())
+        return int(counts.get("oom_kill", 0))
+    except (OSError, ValueError):
+        return 0
+
+
 def free_disk_bytes(place: Path) -> int:
     """Space on the disk of a folder, which need not be there yet."""
     while not place.exists() and place != place.parent:

@@ -64,6 +64,10 @@ class OperationSettings(BaseModel):
     checkpoint_every_seconds: float = _operation(120, "seconds between commits inside an epoch", ge=0, le=86_400)
     keep_checkpoints: int = _operation(2, "newest checkpoints kept, at least 1", ge=1, le=1000)
     lease_seconds: float = _operation(60, "seconds an attempt holds a run without renewing", ge=5, le=3600)
+    wait_seconds: float = _operation(
+        0, "seconds to wait for another attempt that holds the run and is alive, but at least LEASE_SECONDS; of "
+        "several processes only that", ge=0, le=86_400,
+    )  # fmt: skip
     grace_seconds: float = _operation(15, "seconds from SIGTERM until the process must be gone", gt=0, le=3600)
     job_uid: str | None = _operation(
         None, "uid of the Kubernetes Job (downward API): its next pod takes over at once [default: none]",
@@ -75,6 +79,9 @@ class OperationSettings(BaseModel):
     )  # fmt: skip
     node_name: str | None = _operation(
         None, "name of the Kubernetes node (downward API), recorded likewise [default: none]", pattern=KUBERNETES_NAME
+    )
+    namespace: str | None = _operation(
+        None, "Kubernetes namespace (downward API), recorded likewise [default: none]", pattern=KUBERNETES_NAME
     )
     cache_dir: LocalPath | None = _operation(
         None, "folder for temporary files and mirrored data; each user has a part of their own "

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 from obstore.exceptions import BaseError
 from obstore.store import AzureStore, S3Store
 
-from job.errors import StorageRefused
+from job.errors import AccessDenied, StorageRefused
 from job.storage.cloud_errors import Hints, reason
 
 CONNECT = timedelta(seconds=10)
@@ -52,8 +52,9 @@ PROVIDERS = {
         hints=Hints(
             credentials="give this process credentials: IRSA or EKS Pod Identity in a cluster, or AWS_ACCESS_KEY_ID "
             'with AWS_SECRET_ACCESS_KEY; on a desk: eval "$(aws configure export-credentials --format env)"',
-            permissions="the identity of this process needs s3:GetObject, s3:PutObject and s3:DeleteObject on the "
-            "objects, s3:ListBucket on the bucket, and with a key of KMS kms:GenerateDataKey and kms:Decrypt",
+            permissions="to {action} in bucket {bucket} was denied: the identity of this process needs s3:GetObject, "
+            "s3:PutObject and s3:DeleteObject on its objects, s3:ListBucket on the bucket, and with a key of KMS "
+            "kms:GenerateDataKey and kms:Decrypt",
             address="check AWS_REGION, which has to be that of the bucket, and AWS_ENDPOINT_URL",
         ),
         credentials=(
@@ -78,7 +79,8 @@ PROVIDERS = {
         hints=Hints(
             credentials="give this process credentials: Workload Identity in a cluster (AZURE_CLIENT_ID, "
             "AZURE_TENANT_ID, AZURE_FEDERATED_TOKEN_FILE), AZURE_STORAGE_ACCOUNT_KEY, or AZURE_STORAGE_SAS_TOKEN",
-            permissions="the identity of this process needs the role Storage Blob Data Contributor on the container",
+            permissions="to {action} in container {bucket} was denied: the identity of this process needs the role "
+            "Storage Blob Data Contributor on it",
             address="check AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ENDPOINT",
         ),
         credentials=(
@@ -112,7 +114,7 @@ def connect(
     given = _given(provider, environ)
     if not any(all(name in given for name in group) for group in provider.credentials):
         names = " or ".join(" with ".join(group) for group in provider.credentials)
-        raise StorageRefused(
+        raise AccessDenied(
             f"there are no credentials for {scheme}://{bucket}: none of the variables {names} is set",
             hint=provider.hints.credentials,
         )

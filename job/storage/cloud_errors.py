@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from obstore.exceptions import BaseError, InvalidPathError, PreconditionError
 
-from job.errors import ObjectDamaged, ObjectMissing, PreconditionFailed, StorageError, StorageRefused
+from job.errors import AccessDenied, ObjectDamaged, ObjectMissing, PreconditionFailed, StorageError, StorageRefused
 from job.storage.retrying import PASSING
 
 NO_BUCKET = "create it, or correct its name: in THAW_STORAGE_URI, or wherever it was given"
@@ -29,6 +29,8 @@ _ALTERED = ("BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "XAmzCont
 """The server received other bytes than were sent."""
 _PASSING = ("RequestTimeout", "IncompleteBody", "OperationTimedOut")
 """Of status 400, and another try may help."""
+_EXPIRED = ("ExpiredToken", "InvalidToken", "TokenRefreshRequired")
+"""Of status 400, and about the credentials."""
 _PASSING_STATUS = (408, 409, 429)
 _NOT_IMPLEMENTED = 501
 _WRONG_ADDRESS = ("redirect without LOCATION", "builder error")
@@ -39,7 +41,7 @@ _NO_FILE = re.compile(r"\(os error (2|13)\)")
 
 @dataclass(frozen=True)
 class Hints:
-    """What a person does about a refusal of this provider."""
+    """What a person does about a refusal of this provider; `permissions` names `{action}` and `{bucket}`."""
 
     credentials: str
     permissions: str
@@ -79,10 +81,11 @@ def explain(error: Exception, action: str, uri: str, hints: Hints) -> StorageErr
         )
     if any(sign in text for sign in _WRONG_ADDRESS):
         return StorageRefused(failed, hint=hints.address)
-    if status == 401 or _NO_FILE.search(text):
-        return StorageRefused(failed, hint=hints.credentials)
+    if status == 401 or code in _EXPIRED or _NO_FILE.search(text):
+        return AccessDenied(failed, hint=hints.credentials)
     if status == 403:
-        return StorageRefused(failed, hint=f"{hints.permissions}; {hints.credentials}")
+        permissions = hints.permissions.format(action=action, bucket=uri.partition("://")[2].partition("/")[0])
+        return AccessDenied(failed, hint=f"{permissions}; {hints.credentials}")
     is_refusal = 400 <= status < 500 and status not in _PASSING_STATUS and code not in _PASSING
     if is_refusal or status == _NOT_IMPLEMENTED:
         return StorageRefused(failed, hint=hints.address)

@@ -11,6 +11,7 @@ from google.auth.exceptions import GoogleAuthError, TransportError
 from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
 
 from job.errors import (
+    AccessDenied,
     AnswerMalformed,
     ObjectDamaged,
     ObjectMissing,
@@ -21,13 +22,16 @@ from job.errors import (
 from job.redaction import redacted
 from job.storage.retrying import PASSING
 
-PERMISSIONS = ("storage.objects.create", "storage.objects.delete", "storage.objects.get", "storage.objects.list")
-TIMEOUT, GONE, TOO_MANY = 408, 410, 429
-_HINTS = {
-    401: "give this process credentials: Workload Identity, or gcloud auth application-default login",
-    403: f"the account of this process needs {', '.join(PERMISSIONS)} on the bucket (Storage Object User)",
-    404: "create the bucket, or correct its name: in THAW_STORAGE_URI, or wherever it was given",
+PERMISSIONS = {
+    "read": "storage.objects.get",
+    "write": "storage.objects.create, and storage.objects.delete to overwrite",
+    "list": "storage.objects.list",
+    "delete": "storage.objects.delete",
 }
+"""What each action needs. The role Storage Object User has them all."""
+TIMEOUT, GONE, TOO_MANY = 408, 410, 429
+_CREDENTIALS = "give this process credentials: Workload Identity, or gcloud auth application-default login"
+_NO_BUCKET = "create the bucket, or correct its name: in THAW_STORAGE_URI, or wherever it was given"
 
 NETWORK_ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError, HTTPException, ConnectionError, TimeoutError)
 FOREIGN_ERRORS = (api.GoogleAPIError, GoogleAuthError, DataCorruption, InvalidResponse, *NETWORK_ERRORS)
@@ -61,9 +65,23 @@ def explain(error: BaseException, action: str, uri: str) -> StorageError:
         return PreconditionFailed(f"{uri} is not of the expected generation: another process wrote it")
     if isinstance(error, GoogleAuthError) and not _is_out_of_reach(error):
         code = 401
+    if code == 401:
+        return AccessDenied(failed, hint=_CREDENTIALS)
+    if code == 403:
+        return AccessDenied(failed, hint=_permissions(action, uri))
+    if code == 404:
+        return StorageRefused(failed, hint=_NO_BUCKET)
     if code is not None and 400 <= code < 500 and code not in (TIMEOUT, GONE, TOO_MANY):
-        return StorageRefused(failed, hint=_HINTS.get(code, "check THAW_STORAGE_URI and the settings of the bucket"))
+        return StorageRefused(failed, hint="check THAW_STORAGE_URI and the settings of the bucket")
     return StorageError(failed, hint=PASSING)
+
+
+def _permissions(action: str, uri: str) -> str:
+    bucket = uri.removeprefix("gs://").partition("/")[0]
+    return (
+        f"to {action} needs {PERMISSIONS.get(action, 'a permission')} on bucket {bucket}: grant the account of this "
+        "process the role Storage Object User (roles/storage.objectUser) there; a new grant works after some minutes"
+    )
 
 
 def _is_out_of_reach(error: GoogleAuthError) -> bool:

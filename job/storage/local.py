@@ -55,12 +55,16 @@ class LocalStore:
 
     Only a regular file is an object. Anything else under an object's name is damage, and is never waited for. No link
     below the store's own folder is followed, for it may lead out: as an object it is damage, as a folder refused.
+
+    What the system refuses at first is StorageRefused. Where it has allowed the same before, a disk or a mount has
+    failed meanwhile, which may pass: StorageError.
     """
 
     def __init__(self, root: Path, *, observer: Observer | None = None, timeout_seconds: float = 60.0) -> None:
         self.root = root.absolute()
         self._observer = observer or Unobserved()
         self._timeout_seconds = timeout_seconds
+        self._allowed: set[str] = set()
 
     @property
     def uri(self) -> str:
@@ -210,6 +214,7 @@ class LocalStore:
         began, code = time.monotonic(), "ok"
         try:
             yield
+            self._allowed.add(action)
         except PreconditionFailed:
             code = "conflict"
             self._observer.conflict(name)
@@ -219,6 +224,8 @@ class LocalStore:
             raise
         except OSError as error:
             code, ours = _explanation(error, action, f"{self.uri}/{name}")
+            if type(ours) is StorageRefused and action in self._allowed:
+                ours = StorageError(ours.message, hint=ours.hint)
             raise ours from error
         finally:
             self._observer.request(action, code, time.monotonic() - began)

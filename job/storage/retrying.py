@@ -7,6 +7,8 @@ The store inside makes one try for each call. What it raises says whether anothe
 - PreconditionFailed may be the work of an earlier try of the same call, whose answer was lost. So the object is looked
   up. If it is still what the write expected, the refusal was false, and the write is sent again. If it is what was
   sent, the write is a success. Only else did another process write it.
+- AccessDenied is final, unless this store has granted a request of the same kind before (read, write, list, delete):
+  then credentials are being renewed, or rights changed, and it is as an outage.
 - All others, such as ObjectMissing and StorageRefused, are final.
 """
 
@@ -17,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from job.errors import AnswerMalformed, ObjectDamaged, ObjectMissing, PreconditionFailed, StorageError
+from job.errors import AccessDenied, AnswerMalformed, ObjectDamaged, ObjectMissing, PreconditionFailed, StorageError
 from job.storage.protocol import Digest, ObjectStore, Observer, StoredObject, Unobserved, digest_of
 
 T = TypeVar("T")
@@ -55,6 +57,7 @@ class RetryingStore:
         self._retry_seconds = retry_seconds
         self._first_delay_seconds = first_delay_seconds
         self._pause = pause
+        self._granted: set[str] = set()
 
     @property
     def uri(self) -> str:
@@ -159,7 +162,7 @@ class RetryingStore:
                     tries, seconds = tries - 1, 0.0
                     if tries == 0:
                         raise
-                elif type(error) is StorageError:
+                elif type(error) is StorageError or (isinstance(error, AccessDenied) and operation in self._granted):
                     seconds = random.uniform(delay / 2, delay)
                     delay = min(DELAY_GROWTH * delay, MAX_DELAY_FACTOR * self._first_delay_seconds)
                     if now + seconds - failing_since > self._retry_seconds:
@@ -170,6 +173,7 @@ class RetryingStore:
                 self._pause(seconds)
             else:
                 self._observer.request(operation, "ok", time.monotonic() - began)
+                self._granted.add(operation)
                 return answer
 
 

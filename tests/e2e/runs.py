@@ -20,8 +20,8 @@ from tests.manifests import of_kind, render, write_kustomization
 IMAGE = os.environ.get("IMAGE", f"thaw:{__version__}-cpu")
 RESULT_SETTINGS = {"THAW_HEAD_EPOCHS": "3", "THAW_FINE_TUNE_EPOCHS": "4", "THAW_DETERMINISTIC": "true"}
 """The demo's recipe, but shorter, and with the same bits every time."""
-OTHER_SETTINGS = {"THAW_DATA_DIR": "/runs/data", "THAW_LEASE_SECONDS": "15"}
-"""The pictures are drawn once, and kept beside the runs."""
+OTHER_SETTINGS = {"THAW_DATA_DIR": "/runs/data", "THAW_LEASE_SECONDS": "15", "THAW_WAIT_SECONDS": "0"}
+"""The pictures are drawn once, and kept beside the runs. A start that finds the run held waits as long as a lease."""
 NONE: Mapping[str, str] = MappingProxyType({})
 LONG = {"THAW_FINE_TUNE_EPOCHS": "500"}
 """A run that ends in none of these tests."""

@@ -52,6 +52,9 @@ class Metrics(Observer):
         match event:
             case events.RunClaimed():
                 self._set_outcome("thaw_attempts", event.attempt)
+                self._series("thaw_attempts_killed").set(0)
+            case events.PreviousKilled():
+                self._series("thaw_attempts_killed").set(event.in_a_row)
             case events.RunAlreadyDone():
                 self._set_outcome("thaw_attempts", event.attempts)
                 self._set_outcome("thaw_test_accuracy_ratio", event.test_accuracy)

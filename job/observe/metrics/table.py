@@ -57,6 +57,7 @@ SERIES = (
     Series("thaw_phase", "gauge", "1 for the phase that the run is in, 0 for the others.", ("phase",), is_live=True),
     Series("thaw_phase_duration_seconds", "gauge", "Seconds that all attempts have spent in a phase.",
            ("phase",), is_live=True),
+    Series("thaw_attempts_killed", "gauge", "Attempts in a row, since the last commit, that ended without a word."),
     Series("thaw_restores_total", "counter", "Checkpoints that an attempt read at its start, by result.",
            ("result",), known=("good", "damaged", "none")),
     Series("thaw_interrupted_total", "counter", "Signals that asked the attempt to stop.",
