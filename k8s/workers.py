@@ -127,7 +127,8 @@ def _fill(replicated_jobs: list[Manifest], job: Manifest) -> None:
     container, pod = _container(job), _spec(job)["template"]["spec"]
     hosts = [entry for entry in container["env"] if entry["name"] == WORKER_HOST]
     if hosts and "subdomain" in pod:
-        name = {"name": "JOBSET_NAME", "valueFrom": {"fieldRef": {"fieldPath": f"metadata.labels['{JOB_SET_NAME}']"}}}
+        field = {"apiVersion": "v1", "fieldPath": f"metadata.labels['{JOB_SET_NAME}']"}
+        name = {"name": "JOBSET_NAME", "valueFrom": {"fieldRef": field}}
         container["env"].insert(container["env"].index(hosts[0]), name)
         hosts[0]["value"] = hosts[0]["value"].replace(f".{pod.pop('subdomain')}", ".$(JOBSET_NAME)")
     template = replicated.setdefault("template", {})

@@ -138,8 +138,8 @@ def test_a_component_changes_the_jobs_of_a_schedule_as_it_changes_a_job(name: st
         assert schedule.names == job.names - {("Job", "thaw")} | {("CronJob", "thaw")}
         template = schedule.workload["spec"]["jobTemplate"]
         assert template["metadata"] == {"labels": job.workload["metadata"]["labels"]}
-        run_id = {"name": "THAW_RUN_ID", "valueFrom": {"fieldRef": {"fieldPath": schedule.fields["THAW_RUN_ID"]}}}
-        schedule.container["env"].remove(run_id)
+        env = schedule.container["env"]
+        env[:] = [entry for entry in env if entry["name"] != "THAW_RUN_ID"]
         assert (schedule.job, schedule.config) == (job.job, job.config)
 
 
