@@ -39,7 +39,8 @@ def test_a_job_waits_for_the_pod_that_another_left_and_has_its_result(
     namespace: Namespace, runs: Runs, see: See
 ) -> None:
     """Deleted with `--cascade=orphan` and applied again, a Job has a new uid, and the pod of the old one trains on."""
-    manifests = runs.render("orphaned", {"THAW_FINE_TUNE_EPOCHS": "15", "THAW_LEASE_SECONDS": "5"})
+    waiting = {"THAW_LEASE_SECONDS": "5", "THAW_WAIT_SECONDS": "600"}
+    manifests = runs.render("orphaned", {"THAW_FINE_TUNE_EPOCHS": "15", **waiting})
     job = name_of_job(manifests)
     namespace.apply(manifests)
     orphan = namespace.wait_for_event(job, "epoch_finished", phase="fine_tune", epoch=0)

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from job.errors import ExitCode
-from tests.e2e.cluster import Namespace, wait_for
+from k8s.render import Manifest
+from tests.e2e.cluster import Event, Namespace, wait_for
 from tests.e2e.conftest import Deploy, Finished, See
-from tests.e2e.runs import LONG, patch_of_container, patch_of_job
+from tests.e2e.runs import patch_of_container, patch_of_job
 from tests.e2e.test_disruption import assert_resumed_with_the_same_bits
 
 FILL = "import os; os.posix_fallocate(os.open('/work/more', os.O_CREAT | os.O_WRONLY), 0, 1100 * 2**20)"
@@ -48,21 +49,36 @@ KILLED_FOR_MEMORY = (
 def test_killed_for_memory_until_no_retry_is_left_it_goes_on_with_more(
     namespace: Namespace, deploy: Deploy, undisturbed: Finished, see: See
 ) -> None:
-    """Each kill counts. The Job of the same run with another limit continues."""
+    """Each kill counts, and the next attempt tells of it. The Job of the same run with another limit goes on."""
     job = deploy("starved", patches=KILLED_FOR_MEMORY)
     condition = namespace.wait_for_end(job)
     assert (condition["type"], condition["reason"]) == ("Failed", "BackoffLimitExceeded")
     pods = namespace.pods(job)
     ends = [namespace.terminated(pod["metadata"]["name"]) for pod in pods]
     assert [(end["reason"], end["exitCode"]) for end in ends] == [("OOMKilled", 137)] * 2
+    said = [_killed(namespace, pod) for pod in pods]
+    assert said[0] is None
+    assert said[1] is not None
+    assert said[1]["in_a_row"] == 1
+    assert said[1]["memory_limit_bytes"] == 300 * 2**20
     see(f"{len(ends)} pods with {TOO_LITTLE['memory']}: OOMKilled; {condition['reason']}")
     namespace.kubectl("delete", "job", job)
     assert deploy("starved") == job
     assert namespace.wait_for_end(job)["type"] == "Complete"
     (pod,) = namespace.pods(job)
+    killed = _killed(namespace, pod)
+    assert killed is not None
+    assert (killed["attempt"], killed["in_a_row"]) == (2, 2)
+    assert "THAW_BATCH_SIZE" in killed["hint"]
     outcome = namespace.log(pod["metadata"]["name"])[-1]
     assert outcome["model_sha256"] == undisturbed.outcome["model_sha256"]
-    see(f"with 2Gi: same digest {outcome['model_sha256'][:12]}")
+    see(f"attempt 3, with 2Gi: {killed['reason']!r}; same digest {outcome['model_sha256'][:12]}")
+
+
+def _killed(namespace: Namespace, pod: Manifest) -> Event | None:
+    """What a pod says of the attempt before it, if that was killed."""
+    log = namespace.log(pod["metadata"]["name"])
+    return next((line for line in log if line["event"] == "previous_attempt_killed"), None)
 
 
 READ_ONLY = patch_of_container(volumeMounts=[{"name": "runs", "mountPath": "/runs", "readOnly": True}])
@@ -86,27 +102,3 @@ def test_a_store_that_denies_writing_is_not_tried_again(
     assert (condition["type"], condition["reason"]) == ("Failed", "PodFailurePolicy"), message
     assert end["exitCode"] == message["exit_code"] == ExitCode.BAD_INPUT
     see(f"exit {end['exitCode']}, {message['reason']!r}")
-
-
-def test_the_program_can_write_to_its_volumes_only(namespace: Namespace, deploy: Deploy, see: See) -> None:
-    """A shell in the container has no more: the root file system is read-only, and the user is not root."""
-    job = deploy("read-only", LONG)
-    pod = namespace.wait_for_event(job, "run_claimed")
-    found = json.loads(namespace.python(pod, WRITE))
-    denied, written = ({place for place, error in found["places"].items() if bool(error) is it} for it in (True, False))
-    assert denied == {"/", "/app", "/opt/venv", "/tmp", "/etc"}
-    assert written == {"/work", "/runs"}
-    assert found["user"] == 65532
-    see(f"user {found['user']} writes to {', '.join(sorted(written))} and not to {', '.join(sorted(denied))}")
-
-
-WRITE = """
-import json, os, tempfile
-def error(place):
-    try:
-        tempfile.TemporaryFile(dir=place).close()
-    except OSError as error:
-        return error.strerror
-places = ("/", "/app", "/opt/venv", "/tmp", "/etc", "/work", "/runs")
-print(json.dumps({"user": os.getuid(), "places": {place: error(place) for place in places}}))
-"""
