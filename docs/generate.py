@@ -50,7 +50,8 @@ attempts at a run. `THAW_WEIGHTS` counts as it is written: the same file under a
 # Exit codes
 
 The last column is what the `podFailurePolicy` of `k8s/base/job.yaml` does when a pod ends with the code. A pod that
-was evicted, preempted or drained never counts as a retry, whatever its exit code.
+was preempted, drained, or evicted because its node ran short never counts as a retry, whatever its exit code. One that
+was evicted because it took more disk than its own limit does count.
 
 A store that denies a request (401, 403, no permission in a folder) ends a start at once with 4. If it has granted a
 request of the same kind (read, write, list, delete) to this process before, credentials are being renewed or rights

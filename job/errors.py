@@ -7,6 +7,7 @@
     │   ├── DataUnavailable         the data set is not there and cannot be fetched
     │   ├── DataCorrupt             an example cannot be decoded
     │   ├── WeightsUnusable         weights are missing, unreadable, or not of this backbone
+    │   ├── DiskTooSmall            what the run writes does not fit on a disk or into a volume
     │   ├── RunUnavailable          a run is not there, or has not come far enough for the question
     │   └── RecordDamaged           run.json is missing beside checkpoints, unreadable, or of another run
     ├── TrainingDiverged        5   the loss or a weight stopped being a finite number
@@ -110,6 +111,10 @@ class DataCorrupt(InputError):
 
 class WeightsUnusable(InputError):
     """The weights are missing, unreadable, or do not fit the backbone."""
+
+
+class DiskTooSmall(InputError):
+    """What the run has still to write does not fit where it would write it; nothing of that was written."""
 
 
 class RunUnavailable(InputError):

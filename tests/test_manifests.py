@@ -210,8 +210,12 @@ def test_ports_labels_and_image_are_those_of_the_program(name: str) -> None:
 
 def test_the_settings_of_the_base_are_few() -> None:
     """Only those that belong to a field of the Job: everything else is a default of the program."""
-    fields_of_the_job = {"THAW_CACHE_DIR", "THAW_GRACE_SECONDS", "THAW_METRICS_PORT", "THAW_TERMINATION_LOG"}
+    fields_of_the_job = {
+        "THAW_CACHE_DIR", "THAW_GRACE_SECONDS", "THAW_METRICS_PORT", "THAW_TERMINATION_LOG", "THAW_WAIT_SECONDS"
+    }  # fmt: skip
     assert set(base().config) == fields_of_the_job
+    spec = base().job
+    assert (spec["backoffLimit"] + 1) * int(base().config["THAW_WAIT_SECONDS"]) <= spec["activeDeadlineSeconds"]
     assert base().settings.fingerprint() == Settings().fingerprint()
 
 

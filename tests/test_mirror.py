@@ -476,6 +476,8 @@ def test_a_place_that_cannot_be_filled_is_refused_before_anything_is_prepared(
     done = subprocess.run(
         [sys.executable, "-c", NO_TENSORFLOW, *arguments], env=env, cwd=REPOSITORY, capture_output=True, text=True
     )
-    assert done.returncode in (ExitCode.STORAGE_UNAVAILABLE, ExitCode.INVALID_SETTINGS), done.stdout + done.stderr
+    assert done.returncode in (ExitCode.BAD_INPUT, ExitCode.STORAGE_UNAVAILABLE, ExitCode.INVALID_SETTINGS), (
+        done.stdout + done.stderr
+    )
     assert reason in done.stdout + done.stderr
     assert not (tmp_path / "nothing").exists()

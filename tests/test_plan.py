@@ -182,14 +182,16 @@ def test_a_class_that_train_lacks_is_known_by_the_names_alone(ask: Ask, small: S
 
 
 def test_what_does_not_fit_is_a_warning(ask: Ask, small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An estimate stops no start: the exit code stays 0."""
+    """Of memory: a run may fit all the same. A disk is sure to be full, so a start would end."""
     monkeypatch.setattr(machine, "available_memory_bytes", lambda: 10_000_000)
+    answer = ask(small())
+    assert (outcomes(answer)["memory"], answer["exit_code"]) == ("warning", 0)
     monkeypatch.setattr(machine, "free_disk_bytes", lambda place: 1000)
     answer = ask(small())
-    assert {name for name, outcome in outcomes(answer).items() if outcome == "warning"} == {
-        "memory", "scratch disk", "storage disk"
+    assert {name for name, outcome in outcomes(answer).items() if outcome == "failed"} == {
+        "scratch disk", "storage disk"
     }  # fmt: skip
-    assert answer["exit_code"] == 0
+    assert answer["exit_code"] == ExitCode.BAD_INPUT
 
 
 def test_who_shares_a_run_is_shown(ask: Ask, small: Small) -> None:

@@ -16,7 +16,7 @@ TEXTS: dict[str, Any] = {
     "run_id": "other", "storage_uri": "/elsewhere", "dataset": "cifar10", "data_dir": "/data",
     "train_split": "train[:30%]", "validation_split": "train[40%:45%]", "test_split": "train[50%:55%]",
     "backbone": "MobileNetV2", "weights": "none", "job_uid": "uid", "job_name": "job", "node_name": "node",
-    "namespace": "team-a",
+    "namespace": "team-a", "work_bytes": 20_000_000_000,
     "classes": "dog,cat", "threshold": "auto", "worker": 0, "worker_host": "host-{worker}", "devices": "2",
     "sweep": "/sweep", "sweep_index": 0,
     "cache_dir": "/cache", "termination_log": "/log", "min_test_accuracy": 0.9, "pushgateway_url": "http://push:9091",
@@ -194,6 +194,25 @@ def test_a_value_that_could_not_be_used_as_written_is_refused(field: str, values
     for value in values:
         with pytest.raises(InvalidSettings, match=variable(field)):
             read(**{variable(field): value})
+
+
+@pytest.mark.parametrize(
+    ("text", "num_bytes"),
+    [
+        ("5000", 5000),
+        ("20Gi", 20 * 2**30),
+        ("1.5Gi", 3 * 2**29),
+        ("500M", 500_000_000),
+        ("8k", 8000),
+        ("2Ti", 2**41),
+    ],
+)
+def test_a_size_is_written_as_in_kubernetes(text: str, num_bytes: int) -> None:
+    """As the limit of a volume is, so that a manifest says both in the same way."""
+    assert read(THAW_WORK_BYTES=text).work_bytes == num_bytes
+    for wrong in ("20GiB", "-1", "many", "0", "Gi", "1e9"):
+        with pytest.raises(InvalidSettings, match="THAW_WORK_BYTES"):
+            read(THAW_WORK_BYTES=wrong)
 
 
 @pytest.mark.parametrize(

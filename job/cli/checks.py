@@ -6,7 +6,7 @@ Datasets is imported to look at data, which takes half a second; TensorFlow is n
 
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,15 +15,15 @@ from job.data import mirror
 from job.data.files.names import is_place
 from job.data.split_spec import SPLIT_NAMES
 from job.data.tfds import prepared
-from job.errors import ThawError, WeightsUnusable
+from job.errors import DiskTooSmall, ThawError, WeightsUnusable
+from job.run import room
+from job.run.room import Room
 from job.settings import machine
 from job.settings.resources import Need
 from job.settings.settings import Settings
 from job.storage import (
     MISSING,
-    LocalStore,
     ObjectStore,
-    cache_folder,
     check_conditional_writes,
     open_store,
     probe,
@@ -70,12 +70,14 @@ def data(settings: Settings) -> Check:
     place = settings.data_dir or prepared.DEFAULT_DATA_DIR
     if is_bucket(place):
         return _data_in_mirror(settings, place)
-    from job.data.tfds.builders import find_builder
+    from job.data.tfds.builders import download_bytes, find_builder
 
     builder, is_prepared = find_builder(settings.dataset, settings.data_dir)
     if not is_prepared:
         text = f"{settings.dataset}: not here; a start would download or make it"
-        return Check("data", "ok", text, facts={"examples": {}})
+        is_near = room.is_with_the_cache(settings, Path(builder.data_dir_root))
+        facts = {"examples": {}, "fetch_bytes": download_bytes(builder) if is_near else 0}
+        return Check("data", "ok", text, facts=facts)
     return _judged(settings, builder, f"prepared: {settings.dataset} in {place}", Path.is_file)
 
 
@@ -84,12 +86,15 @@ def _own_images(settings: Settings) -> Check:
     from job.data.files import places, remote
     from job.data.files.judge import check_whole_splits, judge
 
+    to_fetch = 0
     place, labels, classes = settings.dataset, settings.labels, settings.files_request().classes
     with scratch.folder(settings.cache_dir) as folder:
         if is_bucket(place):
             store, name, files = remote.look(place)
+            to_fetch = mirror.missing_bytes(mirror.copies(settings.cache_dir, f"images of {place}"), files)
             if name:
-                return Check("data", "ok", f"to be fetched: {place}", facts={"examples": {}})
+                facts = {"examples": {}, "fetch_bytes": to_fetch}
+                return Check("data", "ok", f"to be fetched: {place}", facts=facts)
             listing = places.listed(place, remote.RemoteFiles(store, files), labels, classes)
         else:
             listing = places.open_place(place, labels=labels, classes=classes, scratch=folder)
@@ -102,7 +107,7 @@ def _own_images(settings: Settings) -> Check:
     text = (
         f"{len(listing.images):,} images of {len(listing.class_names):,} classes, read as {listing.layout} ({counted})"
     )
-    return Check("data", "ok", text, facts={"examples": sizes})
+    return Check("data", "ok", text, facts={"examples": sizes, "fetch_bytes": to_fetch})
 
 
 def _data_in_mirror(settings: Settings, place: str) -> Check:
@@ -121,12 +126,14 @@ def _data_in_mirror(settings: Settings, place: str) -> Check:
         if not is_prepared:
             text = f"{settings.dataset}: not in {place} as it is asked for; a start would download or make it"
             return Check("data", "ok", text, facts={"examples": {}})
-        return _judged(
+        found = _judged(
             settings,
             builder,
             f"a mirror, to be fetched: {settings.dataset} in {place}",
             lambda path: path.relative_to(folder).as_posix() in names,
         )
+        to_fetch = mirror.missing_bytes(mirror.copies(settings.cache_dir, place), names)
+        return replace(found, facts={**found.facts, "fetch_bytes": to_fetch})
 
 
 def _judged(settings: Settings, builder: Any, text: str, is_there: Callable[[Path], bool]) -> Check:
@@ -189,37 +196,22 @@ def workers(settings: Settings, num_devices: int) -> Check:
 
 def memory(need: Need | None) -> Check:
     """Whether the estimate fits into what is free."""
-    free = machine.available_memory_bytes()
-    return _compared(
-        "memory", need.memory if need else None, free, "free here", "a smaller THAW_BATCH_SIZE, or a larger limit"
-    )
+    free, hint = machine.available_memory_bytes(), "a smaller THAW_BATCH_SIZE, or a larger limit"
+    return _compared(Room("memory", need.memory if need else None, free, "free here", hint), "warning")
 
 
-def disks(settings: Settings, need: Need | None, store: ObjectStore) -> list[Check]:
-    """The same of the disk for temporary files, and of the store where it is a disk."""
-    found = [attempted("scratch disk", lambda: _scratch(settings, need))]
-    if isinstance(store, LocalStore):
-        found.append(
-            _compared(
-                "storage disk", need.storage if need else None, machine.free_disk_bytes(store.root),
-                f"free in {store.uri}", "point THAW_STORAGE_URI at a larger volume",
-            )
-        )  # fmt: skip
-    return found
+def disks(settings: Settings, need: Need | None, to_fetch: int) -> list[Check]:
+    """Whether the rest fits where a start would write it. What does not would stop the start."""
+    try:
+        scratch.check(settings.cache_dir)
+    except ThawError as error:
+        return [Check("scratch disk", "failed", error.message, error.hint, int(error.exit_code))]
+    return [_compared(found, "failed") for found in room.rooms(settings, need, to_fetch=to_fetch)]
 
 
-def _scratch(settings: Settings, need: Need | None) -> Check:
-    scratch.check(settings.cache_dir)
-    place = cache_folder.place(settings.cache_dir)
-    return _compared(
-        "scratch disk", need.scratch if need else None, machine.free_disk_bytes(place), f"free in {place}",
-        "point THAW_CACHE_DIR at a larger volume",
-    )  # fmt: skip
-
-
-def _compared(name: str, needed: int | None, free: int, where: str, hint: str) -> Check:
-    facts = {"needed_bytes": needed, "free_bytes": free}
-    if needed is None:
-        return Check(name, "skipped", f"not known before the data is here; {size(free)} {where}", facts=facts)
-    text = f"about {size(needed)} needed, {size(free)} {where}"
-    return Check(name, "ok" if needed <= free else "warning", text, "" if needed <= free else hint, facts=facts)
+def _compared(found: Room, otherwise: Literal["failed", "warning"]) -> Check:
+    facts = {"needed_bytes": found.needed, "free_bytes": found.left}
+    if not found.is_enough:
+        code = int(DiskTooSmall.exit_code) if otherwise == "failed" else 0
+        return Check(found.name, otherwise, str(found), found.hint, code, facts=facts)
+    return Check(found.name, "skipped" if found.needed is None else "ok", str(found), facts=facts)

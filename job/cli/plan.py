@@ -33,7 +33,7 @@ COLORS = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": "dim"}
 
 class Options(SettingsOptions):
     """The exit code is the one with which a start would end at once; 0 when it would begin, carry on, or find the run
-    complete. Memory and disk are estimates, and only warned about.
+    complete. Memory and disk are estimates; too little memory is only warned about.
     """
 
     shows_all: Annotated[
@@ -125,7 +125,7 @@ def look(settings: Settings, store: ObjectStore, record: Record | None) -> list[
         found.append(checks.workers(settings, num_devices))
     need = _need(settings, found[1].facts.get("examples", {}), record, num_processes)
     here = need and dataclasses.replace(need, memory=need.memory * num_devices, scratch=need.scratch * num_devices)
-    return [*found, checks.memory(here), *checks.disks(settings, here, store)]
+    return [*found, checks.memory(here), *checks.disks(settings, here, found[1].facts.get("fetch_bytes", 0))]
 
 
 def _need(settings: Settings, examples: Mapping[str, int], record: Record | None, num_workers: int) -> Need | None:

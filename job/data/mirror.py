@@ -71,6 +71,27 @@ def _command(place: str) -> str:
     return f"thaw mirror --to {place.removesuffix('/tfds').removesuffix('/weights')}"
 
 
+def copies(cache_dir: Path | None, place: str) -> Path:
+    """The folder on this machine for the copies of a place."""
+    return cache_folder.place(cache_dir) / "mirror" / hashlib.sha256(place.encode()).hexdigest()[:16]
+
+
+def missing_bytes(folder: Path, files: Files) -> int:
+    """How much is to be fetched into a folder, as far as the manifest has sizes."""
+    return sum(
+        expected.size
+        for name, expected in files.items()
+        if isinstance(expected, Listed) and not _has_size(folder / name, expected.size)
+    )
+
+
+def _has_size(path: Path, size: int) -> bool:
+    try:
+        return path.lstat().st_size == size
+    except OSError:
+        return False
+
+
 @dataclass(frozen=True)
 class LocalInputs:
     """Where data and weights are on this machine."""
@@ -83,13 +104,21 @@ class LocalInputs:
 class Fetching:
     """Copies of remote places under the cache directory, which later attempts on the same disk find again.
 
-    A file on its way is in `scratch`, a folder of this process alone on the same disk, and goes with it.
+    A file on its way is in `scratch`, a folder of this process alone on the same disk, and goes with it. `check_room`
+    gets the bytes that are to be fetched, now and then, and raises when they do not fit.
     """
 
     def __init__(
-        self, cache_dir: Path | None, *, scratch: Path, observer: Observer, check_stop: Callable[[], None]
+        self,
+        cache_dir: Path | None,
+        *,
+        scratch: Path,
+        observer: Observer,
+        check_stop: Callable[[], None],
+        check_room: Callable[[int], None] = lambda num_bytes: None,
     ) -> None:
-        self._root = cache_folder.place(cache_dir) / "mirror"
+        self._cache_dir = cache_dir
+        self._check_room = check_room
         self._scratch = scratch
         self._observer = observer
         self._check_stop = check_stop
@@ -143,10 +172,11 @@ class Fetching:
 
     def _folder(self, key: str) -> Path:
         """The folder of the copies of a place."""
-        return self._root / hashlib.sha256(key.encode()).hexdigest()[:16]
+        return copies(self._cache_dir, key)
 
     def _fetch(self, store: ObjectStore, folder: Path, files: Files) -> Path:
         """Fetch what is not here; returns the folder, which has the files then."""
+        self._check_room(missing_bytes(folder, files))
         began = reported_at = time.monotonic()
         num_left, num_fetched, num_bytes = len(files), 0, 0
 
@@ -160,6 +190,8 @@ class Fetching:
             nonlocal reported_at
             self._check_stop()
             if time.monotonic() - reported_at >= REPORT_EVERY_SECONDS:
+                # Without a manifest only what has come shows how much it is.
+                self._check_room(0)
                 reported_at = time.monotonic()
                 self._observer.event(events.Fetching(store.uri, num_left, len(files), bytes=num_bytes))
 

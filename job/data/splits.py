@@ -159,6 +159,8 @@ class DataRequest:
 
     `portion` is what of the images this process decodes and keeps: all by default. It keeps all the same where
     unreadable images are skipped, because all must be decoded to know which, and where files can only be read in turn.
+
+    `check_room` is called with the number of examples before an image is kept, and raises when they do not fit.
     """
 
     dataset: str
@@ -169,6 +171,7 @@ class DataRequest:
     cache_dir: Path
     files: FilesRequest = ANY_FILES
     on_unreadable: Literal["fail", "skip"] = "fail"
+    check_room: Callable[[int], None] = lambda num_examples: None
     portion: Portion | None = None
 
 
@@ -191,6 +194,7 @@ def load_splits(
     if not may_skip:
         # A plain mistake is reported before the decode is begun.
         composition, found_identity = _content(source, examples, kept)
+    request.check_room(sum(len(split.labels) for split in examples.values()))
     parts = [_part(name, split, request, first_order) for name, split in examples.items()]
     corrupt = None if may_skip else partial(unreadable.corrupt, examples, hint=source.repair_hint)
     decoding = Decoding(parts, check_stop, corrupt=corrupt)

@@ -199,7 +199,7 @@ def _report_killed(settings: Settings, record: Record, context: Context) -> None
             in_a_row=killed.in_a_row,
             last_step=killed.step,
             memory_limit_bytes=limit,
-            needed_bytes=need and need.memory,
+            needed_bytes=need.memory if need else None,
             oom_kills=machine.oom_kills(),
         )
     )

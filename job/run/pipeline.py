@@ -26,6 +26,7 @@ from job.report.content import Results, compose
 from job.report.files import MODEL
 from job.report.gate import missed_gate
 from job.run import inputs as run_inputs
+from job.run import room
 from job.run.artefacts import Artefacts
 from job.run.checkpoint import Checkpoints
 from job.run.committer import Committer
@@ -34,7 +35,7 @@ from job.run.record import RunRecord
 from job.run.results import AnswerRequest, Logits, measure, predict
 from job.run.training import Training
 from job.schema import StoredFile
-from job.settings.resources import evaluation_batch_size
+from job.settings.resources import estimate, evaluation_batch_size
 from job.settings.settings import Settings
 from job.storage import ObjectStore, scratch
 from job.train import class_weights, numerics
@@ -107,7 +108,11 @@ class Pipeline:
         """The local places of data and weights; what is missing is fetched or downloaded first."""
         settings = self.settings
         fetching = Fetching(
-            settings.cache_dir, scratch=self.scratch, observer=self.observer, check_stop=self.check_stop
+            settings.cache_dir,
+            scratch=self.scratch,
+            observer=self.observer,
+            check_stop=self.check_stop,
+            check_room=self.check_room,
         )
         # Workers of one machine share the folders: the first fetches, and the others find it done.
         is_shared = self.collective.share.num_workers > 1
@@ -115,8 +120,27 @@ class Pipeline:
         with self.progress.entering("fetch", "download"), turn:
             inputs = fetching.inputs(dataset=settings.dataset, data_dir=settings.data_dir, weights=settings.weights)
             if not is_place(settings.dataset):
-                prepared_builder(settings.dataset, inputs.data_dir)
+                prepared_builder(settings.dataset, inputs.data_dir, check_room=self.check_room_in)
             return inputs
+
+    def check_room(self, to_fetch: int) -> None:
+        """Raise DiskTooSmall when so many bytes do not fit."""
+        room.check(self.settings, None, to_fetch=to_fetch)
+
+    def check_room_in(self, folder: Path, num_bytes: int) -> None:
+        """The same for another folder, of which TFDS itself compares the free space."""
+        if room.is_with_the_cache(self.settings, folder):
+            self.check_room(num_bytes)
+
+    def check_room_of_examples(self, num_examples: int) -> None:
+        """Raise DiskTooSmall when what this process keeps of so many examples, and writes in training, does not fit."""
+        need = estimate(
+            self.settings,
+            num_examples=num_examples,
+            precision=self.arithmetic["precision"],
+            num_workers=self.collective.share.num_workers,
+        )
+        room.check(self.settings, need)
 
     def load_data(self, inputs: LocalInputs) -> Splits:
         """The data, whose images are decoded in the background from now on."""
@@ -131,6 +155,7 @@ class Pipeline:
                 cache_dir=self.scratch,
                 files=settings.files_request(),
                 on_unreadable=settings.on_unreadable,
+                check_room=self.check_room_of_examples,
                 portion=Portion(
                     share=self.collective.share,
                     batch_size=settings.batch_size,

@@ -60,7 +60,7 @@ def killed(record: Record, *, is_running: bool) -> Killed | None:
         return None
     last = attempts[-1]
     stage = next(reversed(last.seconds), "start")
-    return Killed(last, max(1, len(found)), stage, last.reached.get(stage))  # type: ignore[call-overload]
+    return Killed(last, max(1, len(found)), stage, last.reached.get(stage))
 
 
 def newest_checkpoint(record: Record) -> CheckpointEntry | None:

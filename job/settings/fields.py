@@ -4,6 +4,7 @@ import json
 import math
 import re
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -95,7 +96,20 @@ def _with_work_for_each(devices: str, info: ValidationInfo) -> str:
     return devices
 
 
+def _num_bytes(size: Any) -> Any:
+    """A quantity as Kubernetes has it, such as 20Gi or 500M; a plain number is bytes."""
+    if not isinstance(size, str):
+        return size
+    parts = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(?:([kKMGTP])(i?))?", size.strip())
+    if parts is None:
+        raise ValueError("must be bytes as a whole number, or a size such as 20Gi or 500M")
+    number, letter, is_binary = parts.groups()
+    factor = (1024 if is_binary else 1000) ** ("kmgtp".index(letter.lower()) + 1) if letter else 1
+    return int(Decimal(number) * factor)
+
+
 StoreUri = Annotated[str, AfterValidator(checked_store)]
+NumBytes = Annotated[int, BeforeValidator(_num_bytes)]
 LocalPath = Annotated[Path, BeforeValidator(_local), AfterValidator(expanded)]
 Backbone = Annotated[str, AfterValidator(_known)]
 ImageSize = Annotated[int, AfterValidator(_large_enough)]

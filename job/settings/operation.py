@@ -8,6 +8,7 @@ from job.settings.fields import (
     KUBERNETES_NAME,
     Devices,
     LocalPath,
+    NumBytes,
     StoreUri,
     Worker,
     WorkerHost,
@@ -86,6 +87,10 @@ class OperationSettings(BaseModel):
     cache_dir: LocalPath | None = _operation(
         None, "folder for temporary files and mirrored data; each user has a part of their own "
         "[default: thaw in the user's cache folder]",
+    )  # fmt: skip
+    work_bytes: NumBytes | None = _operation(
+        None, "limit of the volume of CACHE_DIR, its sizeLimit: bytes, or a size such as 20Gi; a run that does not fit "
+        "ends at its start [default: only the free space counts]", ge=1,
     )  # fmt: skip
     termination_log: LocalPath | None = _operation(
         None, "file for the termination message [default: /dev/termination-log where it exists]"

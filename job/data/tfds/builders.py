@@ -9,7 +9,7 @@ import difflib
 import importlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import absl.logging
@@ -71,11 +71,22 @@ def find_builder(
     return builder, is_prepared
 
 
-def prepared_builder(dataset: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
-    """The builder of a data set whose data is prepared, now if not before. Raises as `find_builder` does."""
+def download_bytes(builder: tfds.core.DatasetBuilder) -> int:
+    """What TFDS would write, as far as it knows: the files of the source, and the data prepared from them."""
+    return int(builder.info.download_size or 0) + int(builder.info.dataset_size or 0)
+
+
+def prepared_builder(
+    dataset: str, data_dir: str | None, *, check_room: Callable[[Path, int], None] = lambda folder, num_bytes: None
+) -> tfds.core.DatasetBuilder:
+    """The builder of a data set whose data is prepared, now if not before. Raises as `find_builder` does.
+
+    `check_room` is called with the bytes that would be written into a folder, and raises when they do not fit.
+    """
     builder, is_prepared = find_builder(dataset, data_dir)
     if is_prepared:
         return builder
+    check_room(Path(builder.data_dir_root), download_bytes(builder))
     try:
         with _without_chatter():
             builder.download_and_prepare()

@@ -1,0 +1,121 @@
+"""Whether what a run has still to write fits: on its disks, and into the volume that a cluster gives it.
+
+A pod whose volume outgrows its limit is evicted, and the next one begins with an empty one, again and again. So a start
+compares before it writes, and ends with an error that no retry helps. `plan` asks the same.
+"""
+
+import contextlib
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+
+from job.errors import DiskTooSmall
+from job.observe.wording import size
+from job.settings import machine
+from job.settings.resources import Need
+from job.settings.settings import Settings
+from job.storage import cache_folder
+from job.storage.uri import local_folder
+
+BLOCK_BYTES = 512
+
+
+class Room(NamedTuple):
+    """`needed` bytes are to be written, None while that is not known, and `left` fit; `where` says what limits them."""
+
+    name: str
+    needed: int | None
+    left: int
+    where: str
+    hint: str
+
+    def __str__(self) -> str:
+        left = f"{size(max(0, self.left))} {self.where}"
+        if self.needed is None:
+            return f"{'not known before the data is here' if self.left >= 0 else 'it is over its limit'}; {left}"
+        return f"about {size(self.needed)} needed, {left}"
+
+    @property
+    def is_enough(self) -> bool:
+        return (self.needed or 0) <= self.left
+
+
+def rooms(settings: Settings, need: Need | None, *, to_fetch: int = 0) -> list[Room]:
+    """Of the disk for temporary files, of the store where it is a folder, and of the volume that has a limit.
+
+    `to_fetch` are bytes of data and weights that go to the first.
+    """
+    cache, run = cache_folder.place(settings.cache_dir).absolute(), local_folder(settings.run_uri())
+    scratch = (need.scratch if need else 0) + to_fetch
+    found = [
+        Room(
+            "scratch disk",
+            scratch or None,
+            machine.free_disk_bytes(cache),
+            f"free in {cache}",
+            "point THAW_CACHE_DIR at a larger volume",
+        )
+    ]
+    storage = 0
+    if run is not None:
+        run = run.absolute()
+        # What the run has kept so far is a part of what it will keep.
+        storage = max(0, need.storage - used_bytes(run)) if need else 0
+        needed = storage if need else None
+        hint = "point THAW_STORAGE_URI at a larger volume"
+        found.append(Room("storage disk", needed, machine.free_disk_bytes(run), f"free in {run}", hint))
+    if settings.work_bytes is not None:
+        volume = _volume(cache)
+        if run is not None and run.is_relative_to(volume) and _mount(run) == _mount(cache):
+            scratch += storage
+        left = settings.work_bytes - used_bytes(volume)
+        where = f"left in {volume} of the {size(settings.work_bytes)} that THAW_WORK_BYTES allows"
+        hint = (
+            "raise the sizeLimit of the volume and THAW_WORK_BYTES with it, and the limit of ephemeral-storage; or set "
+            "THAW_CACHE=none, or a smaller THAW_KEEP_CHECKPOINTS"
+        )
+        found.append(Room("work volume", scratch or None, left, where, hint))
+    return found
+
+
+def check(settings: Settings, need: Need | None, *, to_fetch: int = 0) -> None:
+    """Raise DiskTooSmall when what is still to be written does not fit."""
+    for room in rooms(settings, need, to_fetch=to_fetch):
+        if not room.is_enough:
+            raise DiskTooSmall(f"the {room.name} is too small: {room}", hint=room.hint)
+
+
+def is_with_the_cache(settings: Settings, folder: Path) -> bool:
+    """Whether a folder is on the volume of the temporary files."""
+    return _mount(folder.expanduser().absolute()) == _mount(cache_folder.place(settings.cache_dir).absolute())
+
+
+def used_bytes(folder: Path) -> int:
+    """What is stored under a folder, without what is mounted there; 0 where there is none."""
+    total, mounts = 0, _mounts()
+    for above, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if Path(above, name) not in mounts]
+        for name in files:
+            # Another process may remove it now.
+            with contextlib.suppress(OSError):
+                total += Path(above, name).lstat().st_blocks * BLOCK_BYTES
+    return total
+
+
+def _mounts() -> set[Path]:
+    # A volume of Kubernetes may be a folder of the same file system, so the numbers of devices do not tell.
+    return {Path(partition.mountpoint) for partition in psutil.disk_partitions(all=True)}
+
+
+def _mount(path: Path) -> Path:
+    """Where the volume of a path is mounted."""
+    mounts = _mounts()
+    return next((folder for folder in (path, *path.parents) if folder in mounts), path.parents[-1])
+
+
+def _volume(cache: Path) -> Path:
+    """The folder that a limit is about: where the volume is mounted, or the cache alone on the root file system."""
+    mount = _mount(cache)
+    return mount if mount != mount.parent else cache.parent
