@@ -39,6 +39,25 @@ def test_a_pod_evicted_for_its_own_volume_counts_as_a_failure_and_is_replaced(
     assert namespace.get("job", job)["status"]["failed"] == 1
 
 
+SMALL_VOLUME = patch_of_job({"template": {"spec": {"volumes": [{"name": "work", "emptyDir": {"sizeLimit": "1Mi"}}]}}})
+
+
+def test_a_run_that_does_not_fit_into_its_volume_fails_before_it_is_evicted(
+    undisturbed: Finished, namespace: Namespace, deploy: Deploy, see: See
+) -> None:
+    """The manifest tells the program the limit of the volume; the Job fails with its first pod, and not after a day."""
+    job = deploy("too-large", patches=(SMALL_VOLUME,))
+    condition = namespace.wait_for_end(job)
+    (pod,) = namespace.pods(job)
+    assert "reason" not in pod["status"], "evicted"
+    end = namespace.terminated(pod["metadata"]["name"])
+    message = json.loads(end["message"])
+    assert (condition["type"], condition["reason"]) == ("Failed", "PodFailurePolicy"), message
+    assert end["exitCode"] == message["exit_code"] == ExitCode.BAD_INPUT
+    assert "THAW_WORK_BYTES" in message["reason"]
+    see(f"exit {end['exitCode']}, {message['reason']!r}")
+
+
 TOO_LITTLE = {"memory": "300Mi"}
 KILLED_FOR_MEMORY = (
     patch_of_job({"backoffLimit": 1}),
