@@ -105,9 +105,11 @@ class Namespace:
         done = _kubectl(f"--namespace={self.name}", "logs", pod)
         return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
-    def python(self, pod: str, code: str, *argv: str) -> str:
-        """Run Python beside the program in a pod, as its user; returns what it prints."""
-        return self.kubectl("exec", pod, "--", "python", "-c", code, *argv)
+    def run(self, pod: str, *argv: str) -> str:
+        """Run a command beside the program in a pod, as its user; returns what it prints."""
+        done = _kubectl(f"--namespace={self.name}", "exec", pod, "--", *argv)
+        assert done.returncode == 0, f"{' '.join(argv)} in {pod}: {done.stderr}"
+        return done.stdout
 
     def signal(self, pod: str, name: str) -> None:
         """Send a signal to the program in a pod: the only child of its first process."""

@@ -24,7 +24,7 @@ def test_a_pod_evicted_for_its_own_volume_counts_as_a_failure_and_is_replaced(
     job = deploy("overfull")
     lost = namespace.wait_for_event(job, "epoch_finished", phase="fine_tune", epoch=0)
     namespace.signal(lost, "SIGSTOP")
-    namespace.python(lost, FILL)
+    namespace.run(lost, "python", "-c", FILL)
 
     def evicted() -> dict[str, Any] | None:
         status = dict(namespace.get("pod", lost)["status"])

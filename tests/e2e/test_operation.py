@@ -59,6 +59,34 @@ def test_a_result_below_the_gate_fails_the_job_at_once_and_stays(
     see(f"accuracy {accuracy:.3f}: exit {judged['1'][2]} with a gate of 1, exit {judged['0.5'][2]} with one of 0.5")
 
 
+def test_a_slot_of_a_cronjob_is_one_run_however_often_it_is_retried(
+    namespace: Namespace, runs: Runs, undisturbed: Finished, see: See
+) -> None:
+    """The run is named by the slot's Job. A pod that is deleted meanwhile is replaced, and the next one continues."""
+    every_minute = {"target": {"kind": "CronJob", "name": "thaw"}, "patch": json.dumps(EVERY_MINUTE)}
+    namespace.apply(runs.render(None, components=("cron",), patches=(every_minute,)))
+    try:
+
+        def slot() -> str | None:
+            jobs = namespace.get("jobs")["items"]
+            names = [job["metadata"]["name"] for job in jobs if _is_owned_by_cronjob(job)]
+            return str(names[0]) if names else None
+
+        job = wait_for("a slot", slot)
+        namespace.kubectl("patch", "cronjob", "thaw", "--patch", json.dumps({"spec": {"suspend": True}}))
+        lost = namespace.wait_for_event(job, "epoch_finished", phase="head", epoch=0)
+        namespace.kubectl("delete", "pod", lost, "--wait=false")
+        condition = namespace.wait_for_end(job)
+        log = namespace.log(namespace.pods(job)[-1]["metadata"]["name"])
+    finally:
+        namespace.kubectl("delete", "cronjob", "thaw")
+    assert condition["type"] == "Complete", log
+    assert {line["run_id"] for line in log} == {job}
+    assert log[0]["attempt"] == 2
+    assert log[-1]["model_sha256"] == undisturbed.outcome["model_sha256"]
+    see(f"run {job!r}, attempt {log[0]['attempt']}, same digest")
+
+
 @dataclass(frozen=True)
 class Training:
     """A run that is in its last phase for as long as it is looked at: its Job, and the pod of that."""
@@ -67,6 +95,7 @@ class Training:
     pod: str
 
 
+# The tests that use it are the last ones, because it takes the CPUs of the node.
 @pytest.fixture(scope="module")
 def training(namespace: Namespace, runs: Runs) -> Iterator[Training]:
     manifests = runs.render("training", LONG)
@@ -96,40 +125,12 @@ def test_two_jobs_of_one_run_do_not_both_train(training: Training, namespace: Na
     see(f"the second: exit {end['exitCode']}, {json.loads(end['message'])['reason']!r}")
 
 
-def test_a_slot_of_a_cronjob_is_one_run_however_often_it_is_retried(
-    namespace: Namespace, runs: Runs, undisturbed: Finished, see: See
-) -> None:
-    """The run is named by the slot's Job. A pod that is deleted meanwhile is replaced, and the next one continues."""
-    every_minute = {"target": {"kind": "CronJob", "name": "thaw"}, "patch": json.dumps(EVERY_MINUTE)}
-    namespace.apply(runs.render(None, components=("cron",), patches=(every_minute,)))
-    try:
-
-        def slot() -> str | None:
-            jobs = namespace.get("jobs")["items"]
-            names = [job["metadata"]["name"] for job in jobs if _is_owned_by_cronjob(job)]
-            return str(names[0]) if names else None
-
-        job = wait_for("a slot", slot)
-        namespace.kubectl("patch", "cronjob", "thaw", "--patch", json.dumps({"spec": {"suspend": True}}))
-        lost = namespace.wait_for_event(job, "epoch_finished", phase="head", epoch=0)
-        namespace.kubectl("delete", "pod", lost, "--wait=false")
-        condition = namespace.wait_for_end(job)
-        log = namespace.log(namespace.pods(job)[-1]["metadata"]["name"])
-    finally:
-        namespace.kubectl("delete", "cronjob", "thaw")
-    assert condition["type"] == "Complete", log
-    assert {line["run_id"] for line in log} == {job}
-    assert log[0]["attempt"] == 2
-    assert log[-1]["model_sha256"] == undisturbed.outcome["model_sha256"]
-    see(f"run {job!r}, attempt {log[0]['attempt']}, same digest")
-
-
 def test_metrics_are_scraped_from_the_pod(training: Training, namespace: Namespace, see: See) -> None:
     """At the port that the manifest names, while the run trains. From inside: the policy lets in only Prometheus."""
     (container,) = namespace.get("pod", training.pod)["spec"]["containers"]
     (port,) = [port["containerPort"] for port in container["ports"] if port["name"] == "metrics"]
     ask = f"from urllib.request import urlopen; print(urlopen('http://127.0.0.1:{port}/metrics').read().decode())"
-    text = namespace.python(training.pod, ask)
+    text = namespace.run(training.pod, "python", "-c", ask)
     samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
     steps = {sample.labels["phase"]: sample.value for sample in samples if sample.name == "thaw_steps_total"}
     assert steps["head"] > 0
@@ -143,7 +144,7 @@ def test_metrics_are_scraped_from_the_pod(training: Training, namespace: Namespa
 
 def test_a_person_asks_the_pod_how_the_run_is(training: Training, namespace: Namespace, see: See) -> None:
     """`kubectl exec POD -- thaw status`: the settings of the pod name the run."""
-    told = json.loads(namespace.kubectl("exec", training.pod, "--", "thaw", "status", "--json"))
+    told = json.loads(namespace.run(training.pod, "thaw", "status", "--json"))
     assert (told["run_id"], told["state"], told["condition"]) == ("training", "fine_tune", "running")
     assert told["held_by"].startswith(f"{training.pod}:")
     assert told["last_epoch"]["phase"] == "fine_tune"
@@ -152,7 +153,7 @@ def test_a_person_asks_the_pod_how_the_run_is(training: Training, namespace: Nam
 
 def test_the_program_can_write_to_its_volumes_only(training: Training, namespace: Namespace, see: See) -> None:
     """The root file system is read-only, and the user is not root, for a shell in the container, too."""
-    found = json.loads(namespace.python(training.pod, WRITE))
+    found = json.loads(namespace.run(training.pod, "python", "-c", WRITE))
     denied, written = ({place for place, error in found["places"].items() if bool(error) is it} for it in (True, False))
     assert denied == {"/", "/app", "/opt/venv", "/tmp", "/etc"}
     assert written == {"/work", "/runs"}
