@@ -32,6 +32,7 @@ from job.settings.fields import variable
 from job.settings.settings import Settings
 from k8s import sweep
 from k8s.errors import CannotRender
+from k8s.pods import complete
 from k8s.targets import without_target
 from k8s.workers import (
     AROUND_A_JOB,
@@ -49,6 +50,8 @@ from k8s.workers import (
 OVERLAYS = Path(__file__).parent / "overlays"
 RUN_ID, WORKERS = variable("run_id"), variable("workers")
 SHARED = "shared"
+COMPONENT = "app.kubernetes.io/component"
+"""The label that tells what runs share from a run, which has `training` from the base."""
 SERVERS = (
     *("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
     *("AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ACCOUNT", "AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
@@ -158,7 +161,10 @@ def shared_by_runs(folder: Path) -> list[Manifest]:
         )
     manifests = kustomize(folder / SHARED)
     runtimes = [manifest for manifest in manifests if manifest["kind"] == RUNTIME]
-    return _with_runtime(runtimes[0], manifests) if runtimes else manifests
+    manifests = _with_runtime(runtimes[0], manifests) if runtimes else manifests
+    for manifest in manifests:
+        manifest["metadata"].setdefault("labels", {})[COMPONENT] = SHARED
+    return manifests
 
 
 def _with_runtime(runtime: Manifest, manifests: list[Manifest]) -> list[Manifest]:
@@ -166,7 +172,7 @@ def _with_runtime(runtime: Manifest, manifests: list[Manifest]) -> list[Manifest
     jobs = [manifest for manifest in manifests if manifest["kind"] == "Job"]
     if len(jobs) != 1:
         raise CannotRender(f"a {RUNTIME} is rendered from the one Job beside it, and there are {len(jobs)}")
-    _drop_empty_tolerations(jobs[0])
+    complete(pod_of(jobs[0]))
     config = _config_of(container_of(jobs[0]), manifests)
     if _settled(jobs[0], config).fingerprint() != Settings().fingerprint():
         raise CannotRender(
@@ -188,7 +194,7 @@ def of_one_run(manifests: list[Manifest], run_id: str | None = None) -> list[Man
     if len(workloads) != 1:
         raise CannotRender(f"an overlay is one Job or CronJob, and this one has {len(workloads)}")
     (workload,) = workloads
-    _drop_empty_tolerations(workload)
+    complete(pod_of(workload))
     container = container_of(workload)
     if _asks_for_gpu(container) and _is_for_cpus(container["image"]):
         raise CannotRender(
@@ -256,12 +262,6 @@ def _settled(workload: Manifest, config: Manifest) -> Settings:
             hint="add `components/workers` in an overlay on top of this one",
         )
     return settings
-
-
-def _drop_empty_tolerations(workload: Manifest) -> None:
-    """An empty list is for components to add to. The server drops it, so every apply would find it changed."""
-    if not pod_of(workload).get("tolerations"):
-        pod_of(workload).pop("tolerations", None)
 
 
 def examples_in(manifests: list[Manifest]) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from job.settings.fields import variable
 from job.settings.settings import Settings
+from k8s.pods import WORK_BYTES
 
 Manifest = dict[str, Any]
 
@@ -84,7 +85,8 @@ def _train_job(train_job: Manifest, job: Manifest, config: Manifest) -> Manifest
     _named_as(train_job, job)
     container = _container(job)
     settings = config["data"] | {it["name"]: it["value"] for it in container["env"] if "value" in it}
-    settings.pop(WORKER_HOST, None)  # the runtime has it
+    for name in (WORKER_HOST, WORK_BYTES):  # the runtime has them
+        settings.pop(name, None)
     train_job["spec"]["trainer"] = {
         "image": container["image"],
         "numNodes": job["spec"].get("parallelism", 1),

@@ -84,7 +84,7 @@ def test_every_component_stands_alone(name: str, tmp_path: Path) -> None:
 
 @every_overlay
 def test_every_variable_is_a_setting(name: str) -> None:
-    """The program refuses unknown names; it learns from the cluster which Job and node it is on."""
+    """The program refuses unknown names; it learns from the cluster which Job, namespace and node it is in."""
     manifests = overlay(name)
     names = manifests.config.keys() | manifests.literals.keys() | manifests.fields.keys() - {"JOBSET_NAME"}
     assert {name for name in names if not name.startswith(("AWS_", "AZURE_"))} <= variables()
@@ -93,6 +93,7 @@ def test_every_variable_is_a_setting(name: str) -> None:
         >= {
             "THAW_JOB_UID": "metadata.labels['batch.kubernetes.io/controller-uid']",
             "THAW_JOB_NAME": "metadata.labels['batch.kubernetes.io/job-name']",
+            "THAW_NAMESPACE": "metadata.namespace",
             "THAW_NODE_NAME": "spec.nodeName",
         }.items()
     )

@@ -110,7 +110,7 @@ def test_batch_tries_again_what_can_help() -> None:
 
 @pytest.mark.parametrize("name", sorted(pods()))
 def test_pods_are_valid_and_have_few_rights(name: str) -> None:
-    """No root, no capability, a root file system that is read-only; one writable folder."""
+    """No root, no capability, a root file system that is read-only; one writable folder, whose limit is told."""
     pod = pods()[name]
     whole = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, "spec": pod}
     kubernetes_validate.validate(whole, "1.31", strict=True)
@@ -119,6 +119,8 @@ def test_pods_are_valid_and_have_few_rights(name: str) -> None:
     assert (security["runAsNonRoot"], security["runAsUser"]) == (True, 65532)
     assert (security["readOnlyRootFilesystem"], security["allowPrivilegeEscalation"]) == (True, False)
     assert {"name": "work", "mountPath": "/work"} in container["volumeMounts"]
+    (volume,) = pod["volumes"]
+    assert {"name": "THAW_WORK_BYTES", "value": volume["emptyDir"]["sizeLimit"]} in container["env"]
     if name != "batch":  # it has no such fields
         assert security["capabilities"] == {"drop": ["ALL"]}
         assert pod["enableServiceLinks"] is False

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from job import __version__
-from k8s.render import CannotRender, examples_in, kustomize, of_one_run
+from k8s.render import COMPONENT, CannotRender, examples_in, kustomize, of_one_run
 from k8s.targets import without_target
 from tests.manifests import (
     COMPONENTS,
@@ -193,7 +193,7 @@ def test_the_server_stores_what_is_printed(name: str) -> None:
 
 @pytest.mark.parametrize("place", [*(f"overlays/{name}" for name in OVERLAYS), "cloud"])
 def test_a_run_and_what_runs_share_are_apart(place: str) -> None:
-    """A run is a workload and its settings, with a label to delete it by; its pods use what is shared."""
+    """A run is a workload and its settings, with a label to delete it by and one that what is shared has not."""
     run, shared = run_part(place), shared_part(place)
     both = Manifests([*shared, *run])
     kinds = sorted(manifest["kind"] for manifest in run if manifest["kind"] != "NetworkPolicy")
@@ -206,6 +206,8 @@ def test_a_run_and_what_runs_share_are_apart(place: str) -> None:
         labelled.append(run.job["template"])
     assert {it["metadata"]["labels"][INSTANCE] for it in labelled} == {run.name}
     assert INSTANCE not in yaml.safe_dump(list(shared))
+    assert {it["metadata"]["labels"][COMPONENT] for it in labelled} == {"training"}
+    assert {it["metadata"]["labels"][COMPONENT] for it in shared} == {"shared"}
     account = {("ServiceAccount", "thaw"), ("NetworkPolicy", "thaw"), ("NetworkPolicy", "thaw-https")}
     assert shared.names == account | MORE_SHARED.get(place, set())
     claims = [it["persistentVolumeClaim"] for it in both.pod["volumes"] if "persistentVolumeClaim" in it]

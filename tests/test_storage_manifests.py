@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from job.settings.settings import Settings
+from k8s.pods import WORK_BYTES
 from k8s.render import examples_in, kustomize, of_one_run, shared_by_runs
 from tests.conftest import REPOSITORY
 from tests.manifests import Manifests, base, component, needs_kustomize, overlay, shared_part, write_kustomization
@@ -25,8 +26,9 @@ OF_SECRETS = {
 
 
 def added(manifests: Manifests) -> list[Any]:
-    """The variables of the container that the base has not."""
-    return [entry for entry in manifests.container["env"] if entry not in base().container["env"]]
+    """The variables of the container that the base has not, nor any run."""
+    known = [*base().container["env"], *(it for it in overlay("gke").container["env"] if it["name"] == WORK_BYTES)]
+    return [entry for entry in manifests.container["env"] if entry not in known]
 
 
 def keys(manifests: Manifests) -> dict[str, Any]:
@@ -179,4 +181,6 @@ def test_the_examples_of_the_page_render(tmp_path: Path) -> None:
         "ports": [{"protocol": "TCP", "port": 8080}],
         "to": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "rook-ceph"}}}],
     }]  # fmt: skip
-    assert Manifests(of_one_run(kustomize(tmp_path / "eks"))).literals == {"AWS_REGION": "us-east-1"}
+    assert Manifests(of_one_run(kustomize(tmp_path / "eks"))).literals == {
+        "AWS_REGION": "us-east-1", WORK_BYTES: "10Gi"
+    }  # fmt: skip
