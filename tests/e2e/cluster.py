@@ -20,6 +20,11 @@ CANNOT_START = (
     "ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName", "CreateContainerConfigError",
 )  # fmt: skip
 
+SIGNAL = """
+import os, pathlib, signal, sys
+os.kill(int(pathlib.Path("/proc/1/task/1/children").read_text()), signal.Signals[sys.argv[1]])
+"""
+
 
 def kubectl(*argv: str, stdin: str | None = None) -> str:
     """What kubectl says on both its streams, a warning of the server included; fails when kubectl does."""
@@ -99,6 +104,17 @@ class Namespace:
         """The lines that the program in a pod has logged so far."""
         done = _kubectl(f"--namespace={self.name}", "logs", pod)
         return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+    def run(self, pod: str, *argv: str) -> str:
+        """Run a command beside the program in a pod, as its user; returns what it prints."""
+        done = _kubectl(f"--namespace={self.name}", "exec", pod, "--", *argv)
+        assert done.returncode == 0, f"{' '.join(argv)} in {pod}: {done.stderr}"
+        return done.stdout
+
+    def signal(self, pod: str, name: str) -> None:
+        """Send a signal to the program in a pod: the only child of its first process."""
+        # A signal that ends the container may end what sent it, too: so kubectl's exit code says nothing.
+        _kubectl(f"--namespace={self.name}", "exec", pod, "--", "python", "-c", SIGNAL, name)
 
     def wait_for_event(self, job: str, event: str, *, index: int | None = None, **facts: Any) -> str:
         """Wait until a pod of a Job, or of a worker, logs an event with these facts; returns the pod's name."""

@@ -82,8 +82,13 @@ def deploy(namespace: Namespace, runs: Runs) -> Iterator[Deploy]:
     """Applies a run beside what runs share, and returns its Job's name; the Job is deleted afterwards."""
     deployed: list[str] = []
 
-    def deploy(run_id: str, settings: Mapping[str, str] = NONE, components: tuple[str, ...] = ()) -> str:
-        manifests = runs.render(run_id, settings, components=components)
+    def deploy(
+        run_id: str,
+        settings: Mapping[str, str] = NONE,
+        components: tuple[str, ...] = (),
+        patches: tuple[dict[str, Any], ...] = (),
+    ) -> str:
+        manifests = runs.render(run_id, settings, components=components, patches=patches)
         deployed.append(name_of_job(manifests))
         namespace.apply(manifests)
         return deployed[-1]

@@ -1,5 +1,6 @@
 """The runs of these tests: `overlays/local` with a few more settings, rendered as `make deploy` does."""
 
+import json
 import os
 import subprocess
 from collections.abc import Mapping
@@ -22,6 +23,19 @@ RESULT_SETTINGS = {"THAW_HEAD_EPOCHS": "3", "THAW_FINE_TUNE_EPOCHS": "4", "THAW_
 OTHER_SETTINGS = {"THAW_DATA_DIR": "/runs/data", "THAW_LEASE_SECONDS": "15", "THAW_WAIT_SECONDS": "0"}
 """The pictures are drawn once, and kept beside the runs. A start that finds the run held waits as long as a lease."""
 NONE: Mapping[str, str] = MappingProxyType({})
+LONG = {"THAW_FINE_TUNE_EPOCHS": "500"}
+"""A run that ends in none of these tests."""
+
+
+def patch_of_job(spec: dict[str, Any]) -> dict[str, Any]:
+    """A patch of Kustomize that changes these fields of the Job."""
+    job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "thaw"}, "spec": spec}
+    return {"target": {"kind": "Job", "name": "thaw"}, "patch": json.dumps(job)}
+
+
+def patch_of_container(**fields: Any) -> dict[str, Any]:
+    """A patch that changes these fields of the container."""
+    return patch_of_job({"template": {"spec": {"containers": [{"name": "thaw", **fields}]}}})
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from k8s.render import Manifest
 from tests.e2e.cluster import Namespace, get, kubectl, wait_for
 
 CLAIM = "thaw-runs"
+PARENT = "/var/tmp"
 IS_DEFAULT = "storageclass.kubernetes.io/is-default-class"
 
 
@@ -15,7 +16,7 @@ IS_DEFAULT = "storageclass.kubernetes.io/is-default-class"
 def volume_for(namespace: Namespace, *, image: str) -> Iterator[None]:
     """See to it that the claim in a namespace will be bound.
 
-    Where no StorageClass is the default, a pod makes a folder on a node, and another empties it afterwards. They run as
+    Where no StorageClass is the default, a pod makes a folder on a node, and another removes it afterwards. They run as
     root, so they are in a namespace beside. The volume is a `local` one: Kubernetes gives it to the group of the pod
     that mounts it, as it does with a disk, and would not do with a `hostPath`.
     """
@@ -23,23 +24,22 @@ def volume_for(namespace: Namespace, *, image: str) -> Iterator[None]:
     if any(it["metadata"].get("annotations", {}).get(IS_DEFAULT) == "true" for it in classes):
         yield
         return
-    beside, folder = Namespace(f"{namespace.name}-storage"), f"/var/tmp/{namespace.name}"
+    beside, folder = Namespace(f"{namespace.name}-storage"), f"{PARENT}/{namespace.name}"
     beside.kubectl("create", "namespace", beside.name)
     try:
-        node = _as_root(beside, "make", command=["true"], folder=folder, image=image)
-        kubectl("apply", "--filename=-", stdin=json.dumps(_local_volume(namespace.name, folder=folder, node=node)))
-        yield
-        emptying = ["find", "/folder", "-mindepth", "1", "-delete"]
-        _as_root(beside, "empty", command=emptying, folder=folder, image=image, node=node)
+        node = _as_root(beside, "make", command=["mkdir", folder], image=image)
+        try:
+            kubectl("apply", "--filename=-", stdin=json.dumps(_local_volume(namespace.name, folder=folder, node=node)))
+            yield
+        finally:
+            _as_root(beside, "remove", command=["rm", "-r", folder], image=image, node=node)
     finally:
         kubectl("delete", "persistentvolume", namespace.name, "--ignore-not-found", "--wait=false")
         kubectl("delete", "namespace", beside.name, "--wait=false")
 
 
-def _as_root(
-    namespace: Namespace, name: str, *, command: list[str], folder: str, image: str, node: str | None = None
-) -> str:
-    """Run a command with a node's folder mounted at /folder, made if need be; returns the name of the node."""
+def _as_root(namespace: Namespace, name: str, *, command: list[str], image: str, node: str | None = None) -> str:
+    """Run a command with a node's PARENT in its place; returns the name of the node."""
     pod = {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -53,10 +53,10 @@ def _as_root(
                     "image": image,
                     "command": command,
                     "securityContext": {"runAsUser": 0, "runAsGroup": 0},
-                    "volumeMounts": [{"name": "folder", "mountPath": "/folder"}],
+                    "volumeMounts": [{"name": "parent", "mountPath": PARENT}],
                 }
             ],
-            "volumes": [{"name": "folder", "hostPath": {"path": folder, "type": "DirectoryOrCreate"}}],
+            "volumes": [{"name": "parent", "hostPath": {"path": PARENT, "type": "Directory"}}],
         },
     }
     namespace.apply([pod])

@@ -67,10 +67,10 @@ def test_deleting_a_run_leaves_all_that_others_use(
     job = name_of_job(manifests)
     namespace.apply(manifests)
     assert namespace.wait_for_end(job)["type"] == "Complete"
-    before = _uids(namespace)
+    before = uids(namespace)
     said = runs.undeploy("deleted", namespace).splitlines()
     assert sorted(said) == [f'configmap "{job}" deleted', f'job.batch "{job}" deleted']
-    after = _uids(namespace)
+    after = uids(namespace)
     assert before.keys() - after.keys() == {f"ConfigMap/{job}", f"Job/{job}"}
     assert after.items() <= before.items()
     namespace.kubectl("delete", "job", undisturbed.job)
@@ -98,7 +98,7 @@ def test_pod_security_restricted_is_enforced_and_the_job_meets_it(
     see("the Job without a warning; its pod without runAsNonRoot and seccomp profile is refused")
 
 
-def _uids(namespace: Namespace) -> dict[str, str]:
+def uids(namespace: Namespace) -> dict[str, str]:
     """Every object that a person applied, by kind and name."""
     kinds = "jobs,cronjobs,configmaps,serviceaccounts,networkpolicies,persistentvolumeclaims"
     found = namespace.get(kinds)["items"]

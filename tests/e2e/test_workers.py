@@ -9,9 +9,8 @@ from job.errors import ExitCode
 from k8s.render import Manifest
 from tests.e2e.cluster import Event, Namespace, kubectl, wait_for
 from tests.e2e.conftest import Deploy, Finished, See
-from tests.e2e.runs import Runs, name_of_job, named
+from tests.e2e.runs import LONG, Runs, name_of_job, named
 from tests.e2e.test_disruption import delete, delete_by_force, evict
-from tests.e2e.test_operation import LONG
 
 WORKERS = 3
 SETTINGS = {"THAW_WORKERS": str(WORKERS)}
@@ -58,9 +57,8 @@ def exit_codes(namespace: Namespace, job: str) -> dict[str, int]:
 
 
 def kill(namespace: Namespace, pod: str) -> None:
-    """By the kernel, for a second of CPU time used: a signal from inside the pod does not kill its first process."""
-    limit = "import resource; resource.prlimit(1, resource.RLIMIT_CPU, (1, 1))"
-    namespace.kubectl("exec", pod, "--", "python", "-c", limit)
+    """As the kernel does for memory."""
+    namespace.signal(pod, "SIGKILL")
 
 
 def assert_carried_on(
