@@ -7,6 +7,7 @@ own. A process that the kernel kills, or that a native library aborts, cannot ca
 import contextlib
 import errno
 import re
+import resource
 from collections.abc import Callable, Iterator
 
 from job.errors import MemoryExhausted
@@ -18,6 +19,9 @@ _TEXTS_OF_TENSORFLOW = re.compile(
 )
 """Its ResourceExhaustedError alone is no proof: a full disk is one too. A failed copy to a GPU is an InternalError."""
 
+MIN_ADDRESS_SPACE_BYTES = 2_500_000_000
+"""Most of this space is never used. The smallest run ended well with 3.1 GB, and was aborted with 2.0 GB."""
+
 
 def is_exhausted(error: BaseException) -> bool:
     """Whether an error says that there is no memory left."""
@@ -26,6 +30,20 @@ def is_exhausted(error: BaseException) -> bool:
     if type(error).__module__.startswith("tensorflow."):
         return bool(_TEXTS_OF_TENSORFLOW.search(str(error)))
     return isinstance(error, MemoryError)
+
+
+def check_address_space(limit: int | None = None) -> None:
+    """Raise MemoryExhausted where `ulimit -v` leaves less than TensorFlow reserves: it would abort the process.
+
+    `limit` is that of this process by default.
+    """
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0] if limit is None else limit
+    if limit != resource.RLIM_INFINITY and limit < MIN_ADDRESS_SPACE_BYTES:
+        needed = MIN_ADDRESS_SPACE_BYTES / 1e9
+        raise MemoryExhausted(
+            f"this process may address {limit / 1e9:.1f} GB, and TensorFlow needs {needed:.1f} GB",
+            hint="raise the limit, with `ulimit -v unlimited`, where the process is started",
+        )
 
 
 @contextlib.contextmanager

@@ -1,8 +1,10 @@
 """What TFDS downloads: what is here already is used without a network, and an error says what failed."""
 
+import errno
 import hashlib
 import http.server
 import logging
+import os
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -163,6 +165,26 @@ def test_a_download_that_a_better_network_would_not_help_says_why(
         builders.prepared_builder("archived", str(tmp_path))
     assert hint in caught.value.hint
     assert str(tmp_path / "downloads/manual") in caught.value.hint
+    assert "network" not in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("number", "hint"),
+    [(errno.ENOSPC, "free space there"), (errno.EACCES, "give this user the right"), (errno.EROFS, "mount a writable")],
+)
+def test_a_folder_that_takes_no_data_is_no_matter_of_the_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, hint: str
+) -> None:
+    """Python's errors have a number, those of TensorFlow's file system only the text."""
+
+    def write(*_: Any) -> Any:
+        raise RuntimeError(f"ResourceExhaustedError: {tmp_path}/a.tfrecord; {os.strerror(number)}")
+
+    put(tmp_path / "downloads/manual/a.zip")
+    monkeypatch.setattr(Archived, "_split_generators", write)
+    with pytest.raises(DataUnavailable, match=f"cannot be prepared there: .*{os.strerror(number)}") as caught:
+        builders.prepared_builder("archived", str(tmp_path))
+    assert caught.value.hint.startswith(hint)
     assert "network" not in caught.value.hint
 
 

@@ -134,3 +134,12 @@ def test_a_run_without_memory_ends_with_7_and_says_what_it_needs(
     assert expected in caught.value.hint
     record = record_of(store)
     assert (record.attempts[-1].exit_code, record.lease) == (ExitCode.MEMORY_EXHAUSTED, None)
+
+
+def test_a_limit_of_addresses_that_tensorflow_would_die_of_is_an_error() -> None:
+    """It would abort the process, without a word of ours; a limit that suffices, or none, is no matter."""
+    with pytest.raises(MemoryExhausted, match=r"may address 2\.0 GB, and TensorFlow needs 2\.5 GB") as caught:
+        memory.check_address_space(2_000_000_000)
+    assert "ulimit -v unlimited" in caught.value.hint
+    memory.check_address_space(memory.MIN_ADDRESS_SPACE_BYTES)
+    memory.check_address_space(resource.RLIM_INFINITY)

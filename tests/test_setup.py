@@ -125,4 +125,7 @@ def test_an_environment_whose_python_is_gone_is_made_again(tmp_path: Path) -> No
     (tmp_path / ".venv/bin/python").symlink_to("/nowhere/python")
     done = subprocess.run([tmp_path / "bin/thaw"], capture_output=True, text=True)
     hint = f"rm -r {tmp_path}/.venv; make -C {tmp_path} setup"
-    assert (done.returncode, done.stderr) == (1, f"error: the Python of {tmp_path}/.venv is gone\nhint: {hint}\n")
+    assert (done.returncode, done.stderr) == (
+        1,
+        f"error: the Python of {tmp_path}/.venv is gone, or closed to this user\nhint: {hint}\n",
+    )

@@ -161,6 +161,7 @@ def _do_what_is_left(settings: Settings, store: ObjectStore, record: RunRecord, 
         memory.explained(lambda: _position(progress), lambda: _memory_hint(settings, record.content)),
         scratch.folder(settings.cache_dir) as folder,
     ):
+        memory.check_address_space()
         # Importing TensorFlow takes as long as a short lease, so the lease is renewed meanwhile. TFDS replaces
         # `__import__` while it is imported, for all threads: no other thread may work then.
         with progress.entering("import", "init"), without_native_notes():

@@ -233,7 +233,7 @@ class LocalStore:
 
 def _explanation(error: OSError, action: str, uri: str) -> tuple[str, StorageError]:
     """A code for the observer, and our error."""
-    if isinstance(error, FileNotFoundError):
+    if isinstance(error, FileNotFoundError) and action != "write":
         return "missing", ObjectMissing(f"there is no object {uri}")
     if isinstance(error, NotAFile):
         return "damaged", ObjectDamaged(str(error), hint="move it away, and start the run again: nothing is lost")

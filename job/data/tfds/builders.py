@@ -6,6 +6,7 @@ data is prepared.
 
 import contextlib
 import difflib
+import errno
 import importlib
 import logging
 import os
@@ -30,6 +31,16 @@ BUILT_IN = {"drawn_cats_vs_dogs": "demo.drawn"}
 
 LIKENESS = 0.7
 """Of 0 to 1, from which a name may be meant by another; among some 450 of them, less is chance."""
+
+_RIGHTS = "give this user the right to write there"
+_OF_THE_DISK = {
+    os.strerror(errno.ENOSPC): "free space there",
+    os.strerror(errno.EDQUOT): "raise the quota there",
+    os.strerror(errno.EROFS): "mount a writable volume there",
+    os.strerror(errno.EACCES): _RIGHTS,
+    os.strerror(errno.EPERM): _RIGHTS,
+}
+"""What helps against the errors of a folder for data, by their texts."""
 
 REACH_TRIES = 3
 REACH_BACKOFF_SECONDS = 1.0
@@ -97,8 +108,8 @@ def prepared_builder(
             # What a download raises depends on the data set and the network; all of it means the data is not here.
             reason, hint = _why(builder, error)
             raise DataUnavailable(
-                f"data set {builder.info.full_name} is not prepared in {builder.data_dir}, and cannot be downloaded: "
-                f"{reason}",
+                f"data set {builder.info.full_name} is not prepared in {builder.data_dir}, and cannot be "
+                f"prepared there: {reason}",
                 hint=hint or _hint(dataset),
             ) from error
     # Another builder: this one does not know the splits of what another process has prepared.
@@ -130,6 +141,9 @@ def _why(builder: tfds.core.DatasetBuilder, error: Exception) -> tuple[str, str]
         return "\n".join(line.strip() for line in text.splitlines()[:3]), (
             f"the file at its source is not the one that TFDS knows: {by_hand}"
         )
+    # Of what is written by TensorFlow's file system only the text of the error is left.
+    if problem := next((known for known in _OF_THE_DISK if known in text), None):
+        return reason, f"{_OF_THE_DISK[problem]}, or point THAW_DATA_DIR at a folder on another disk"
     if "HTTP code: 4" in text:
         return reason, f"its source does not give the file: {by_hand}"
     return reason, ""

@@ -186,15 +186,27 @@ def line(described: Json) -> Json:
 
 
 def options(kind: str) -> Json:
-    """What belongs to a kind of panel."""
+    """What belongs to a kind of panel; Grafana's schema requires all of it."""
     reduced = {"reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False}}
     legend = {"calcs": [], "displayMode": "list", "placement": "bottom", "showLegend": True}
     of_kinds: dict[str, Json] = {
         "timeseries": {"legend": legend, "tooltip": {"mode": "multi", "sort": "desc"}},
-        "state-timeline": {"legend": legend, "tooltip": {"mode": "single", "sort": "none"}, "showValue": "never"},
-        "stat": reduced | {"colorMode": "value", "graphMode": "none", "textMode": "auto"},
-        "gauge": reduced | {"showThresholdLabels": False, "showThresholdMarkers": False},
-        "bargauge": reduced | {"displayMode": "basic", "orientation": "horizontal"},
+        "state-timeline": {
+            "legend": legend,
+            "tooltip": {"mode": "single", "sort": "none"},
+            "showValue": "never",
+            "rowHeight": 0.9,
+        },
+        "stat": reduced
+        | {"colorMode": "value", "graphMode": "none", "textMode": "auto", "justifyMode": "auto", "orientation": "auto"}
+        | {"wideLayout": True, "showPercentChange": False, "percentChangeColorMode": "standard"},
+        "gauge": reduced
+        | {"showThresholdLabels": False, "showThresholdMarkers": False, "orientation": "auto"}
+        | {"sizing": "auto", "minVizWidth": 75, "minVizHeight": 75},
+        "bargauge": reduced
+        | {"displayMode": "basic", "orientation": "horizontal", "valueMode": "color", "namePlacement": "auto"}
+        | {"showUnfilled": True, "sizing": "auto", "minVizWidth": 8, "minVizHeight": 16, "maxVizHeight": 300}
+        | {"legend": legend | {"showLegend": False}},
     }
     return of_kinds[kind]
 
