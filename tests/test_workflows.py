@@ -60,7 +60,7 @@ def test_a_workflow_is_pinned_has_few_rights_and_ends(name: str) -> None:
 
 
 def test_every_version_of_python_that_is_claimed_is_checked() -> None:
-    """By the package, the Makefile and the README."""
+    """By the package, its installation and the README."""
     check = workflow("ci.yml")["jobs"]["check"]
     versions = check["strategy"]["matrix"]["python"]
     (setup,) = [step for step in check["steps"] if "setup-python@" in step.get("uses", "")]
@@ -70,7 +70,7 @@ def test_every_version_of_python_that_is_claimed_is_checked() -> None:
     assert project["requires-python"] == f">=3.{minors[0]},<3.{minors[-1] + 1}"
     assert minors == list(range(minors[0], minors[-1] + 1))
     claim = f"Python {', '.join(versions[:-1])} or {versions[-1]}"
-    for page in ("README.md", "Makefile"):
+    for page in ("README.md", "requirements/setup"):
         assert claim in (REPOSITORY / page).read_text()
 
 
