@@ -28,7 +28,9 @@ def test_the_options_of_each_command_are_typed_values() -> None:
     status = read("status --run gs://bucket/runs/a/ --watch")
     assert (status.run, status.watch, status.as_json) == ("gs://bucket/runs/a", True, False)
     listed = read("list runs --json --sort accuracy --limit 9").model_dump()
-    assert listed == {"storage_uri": "runs", "sort": "accuracy", "limit": 9, "differing": False, "as_json": True}
+    assert listed == {
+        "storage_uri": "runs", "sort": "accuracy", "limit": 9, "differing": False, "page": None, "as_json": True
+    }  # fmt: skip
     assert read("predict a.jpg --run r - --batch-size 8", THAW_CACHE_DIR="/cache").model_dump() == {
         "run": "r", "images": ("a.jpg", "-"), "batch_size": 8, "cache_dir": Path("/cache"), "as_json": False
     }  # fmt: skip

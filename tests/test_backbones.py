@@ -268,6 +268,8 @@ def test_weights_that_cannot_be_downloaded_are_one_error(
     for name in ("https_proxy", "no_proxy"):
         monkeypatch.delenv(name.upper(), raising=False)
         monkeypatch.setenv(name, "http://127.0.0.1:9" if name == "https_proxy" else "")
+    # It keeps the proxies of its first request in this process, which is not to be ours.
+    monkeypatch.setattr("urllib.request._opener", None)
     keras.config.enable_interactive_logging()
     expected = r"failure on https://\S+\.h5: .*Connection refused"
     with pytest.raises(WeightsUnusable, match=expected) as caught:
