@@ -109,7 +109,7 @@ def test_two_users_of_one_folder_do_not_disturb_each_other(shared: Path) -> None
 def test_a_plan_leaves_the_cache_folder_as_it_is(tmp_path: Path) -> None:
     """It is neither made nor filled."""
     for cache_dir in (tmp_path, tmp_path / "new" / "cache"):
-        assert checks.disks(Settings(cache_dir=cache_dir), None, LocalStore(tmp_path))[0].outcome == "skipped"
+        assert checks.disks(Settings(cache_dir=cache_dir), None, to_fetch=0)[0].outcome == "skipped"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -134,7 +134,7 @@ def test_a_place_that_cannot_be_written_is_an_error_that_names_the_setting(
     with pytest.raises(InvalidSettings, match=match) as caught, scratch.folder(cache_dir):
         pass
     assert "THAW_CACHE_DIR" in caught.value.hint
-    planned = checks.disks(Settings(cache_dir=cache_dir), None, LocalStore(tmp_path))[0]
+    planned = checks.disks(Settings(cache_dir=cache_dir), None, to_fetch=0)[0]
     assert (planned.outcome, planned.exit_code) == ("failed", caught.value.exit_code)
     assert planned.text.partition(": ")[0] == caught.value.message.partition(": ")[0]
 
@@ -161,7 +161,7 @@ def test_a_folder_that_cannot_be_trusted_is_refused_by_path_kind_and_owner(tmp_p
     expected = {"open to all": "every user can write", "of another": f"user {OTHER_USER}"}.get(kind, f"it is a {kind}")
     with pytest.raises(InvalidSettings, match=f"{path}.*{expected}") as caught, scratch.folder(tmp_path / "cache"):
         pass
-    planned = checks.disks(Settings(cache_dir=tmp_path / "cache"), None, LocalStore(tmp_path))[0]
+    planned = checks.disks(Settings(cache_dir=tmp_path / "cache"), None, to_fetch=0)[0]
     assert (planned.text, planned.exit_code) == (caught.value.message, 2)
     assert "THAW_CACHE_DIR" in caught.value.hint
 
