@@ -91,7 +91,7 @@ def _own_images(settings: Settings) -> Check:
     with scratch.folder(settings.cache_dir) as folder:
         if is_bucket(place):
             store, name, files = remote.look(place)
-            to_fetch = mirror.missing_bytes(mirror.copies(settings.cache_dir, f"images of {place}"), files)
+            to_fetch = mirror.missing_bytes(mirror.folder_of_copies(settings.cache_dir, f"images of {place}"), files)
             if name:
                 facts = {"examples": {}, "fetch_bytes": to_fetch}
                 return Check("data", "ok", f"to be fetched: {place}", facts=facts)
@@ -132,7 +132,7 @@ def _data_in_mirror(settings: Settings, place: str) -> Check:
             f"a mirror, to be fetched: {settings.dataset} in {place}",
             lambda path: path.relative_to(folder).as_posix() in names,
         )
-        to_fetch = mirror.missing_bytes(mirror.copies(settings.cache_dir, place), names)
+        to_fetch = mirror.missing_bytes(mirror.folder_of_copies(settings.cache_dir, place), names)
         return replace(found, facts={**found.facts, "fetch_bytes": to_fetch})
 
 

@@ -7,6 +7,7 @@ attempt ends: what they cannot do is a warning.
 import contextlib
 from collections.abc import Iterator, Mapping
 
+from job.cli.asked import StoreWaits
 from job.errors import ExitCode, ThawError
 from job.observe import events
 from job.observe.log import Log
@@ -20,18 +21,12 @@ PUSH_SECONDS, HASTY_PUSH_SECONDS = 5.0, 1.0
 """How long the push of the outcome may take; the second one after a signal to stop."""
 
 
-class StoreObserver:
+class StoreObserver(StoreWaits):
     """What a store reports to: requests go to the metrics, a wait to every observer."""
 
     def __init__(self, metrics: Metrics, observer: Observer) -> None:
+        super().__init__(observer.event)
         self.request, self.retry, self.conflict = metrics.request, metrics.retry, metrics.conflict
-        self._observer = observer
-
-    def waiting(self, lock: str, at_most_seconds: float) -> None:
-        self._observer.event(events.WaitingForLock(lock, at_most_seconds))
-
-    def unanswered(self, reason: str, at_most_seconds: float) -> None:
-        self._observer.event(events.WaitingForStore(reason, at_most_seconds))
 
 
 class FollowersLog(Observer):

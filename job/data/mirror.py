@@ -71,7 +71,7 @@ def _command(place: str) -> str:
     return f"thaw mirror --to {place.removesuffix('/tfds').removesuffix('/weights')}"
 
 
-def copies(cache_dir: Path | None, place: str) -> Path:
+def folder_of_copies(cache_dir: Path | None, place: str) -> Path:
     """The folder on this machine for the copies of a place."""
     return cache_folder.place(cache_dir) / "mirror" / hashlib.sha256(place.encode()).hexdigest()[:16]
 
@@ -136,7 +136,7 @@ class Fetching:
     def dataset(self, uri: str, dataset: str) -> Path:
         """A local data_dir with the prepared data set. Raises DataUnavailable, InputError, StorageError."""
         store = open_store(uri)
-        return self._fetch(store, self._folder(uri), files_of_dataset(store, dataset))
+        return self._fetch(store, folder_of_copies(self._cache_dir, uri), files_of_dataset(store, dataset))
 
     def weights(self, uri: str) -> Path:
         """A local copy of a file of weights. Raises WeightsUnusable, InputError, StorageError."""
@@ -148,7 +148,10 @@ class Fetching:
                 f"THAW_WEIGHTS={uri!r}: there is no such object",
                 hint=f"put it there, or fill a mirror: {_command(parent)}",
             )
-        return self._fetch(store, self._folder(parent), listed(store, {name: version}, wanted=())) / name
+        return (
+            self._fetch(store, folder_of_copies(self._cache_dir, parent), listed(store, {name: version}, wanted=()))
+            / name
+        )
 
     def images(self, uri: str) -> str:
         """A local place with the same own images, and no others: a folder, an archive, or a table beside its images.
@@ -160,7 +163,7 @@ class Fetching:
             return str(place)
         store, name, files = remote.look(uri)
         # Not the folder of data or weights that lie in the same place: they would be removed.
-        folder = self._folder(f"images of {uri}")
+        folder = folder_of_copies(self._cache_dir, f"images of {uri}")
         if is_table(name):
             self._fetch(store, folder, files)
             files |= remote.named_in_table(store, table.paths(folder / name))
@@ -169,10 +172,6 @@ class Fetching:
             _remove_others(_notes(folder), [f"{name}.json" for name in files])
         self._fetch(store, folder, files)
         return str(folder / name)
-
-    def _folder(self, key: str) -> Path:
-        """The folder of the copies of a place."""
-        return copies(self._cache_dir, key)
 
     def _fetch(self, store: ObjectStore, folder: Path, files: Files) -> Path:
         """Fetch what is not here; returns the folder, which has the files then."""

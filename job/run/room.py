@@ -68,7 +68,7 @@ def rooms(settings: Settings, need: Need | None, *, to_fetch: int = 0) -> list[R
         found.append(Room("storage disk", needed, machine.free_disk_bytes(run), f"free in {run}", hint))
     if settings.work_bytes is not None:
         volume = _volume(cache)
-        if run is not None and run.is_relative_to(volume) and _mount(run) == _mount(cache):
+        if run is not None and run.is_relative_to(volume) and is_with_the_cache(settings, run):
             scratch += storage
         left = settings.work_bytes - used_bytes(volume)
         where = f"left in {volume} of the {size(settings.work_bytes)} that THAW_WORK_BYTES allows"

@@ -63,9 +63,7 @@ def explain(error: BaseException, action: str, uri: str) -> StorageError:
         return ObjectMissing(f"there is no object {uri}")
     if code == 412:
         return PreconditionFailed(f"{uri} is not of the expected generation: another process wrote it")
-    if isinstance(error, GoogleAuthError) and not _is_out_of_reach(error):
-        code = 401
-    if code == 401:
+    if code == 401 or (isinstance(error, GoogleAuthError) and not _is_out_of_reach(error)):
         return AccessDenied(failed, hint=_CREDENTIALS)
     if code == 403:
         return AccessDenied(failed, hint=_permissions(action, uri))
