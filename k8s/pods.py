@@ -1,4 +1,4 @@
-"""What follows for the pods of a run from what its overlay says of them."""
+"""The pods of a Job or CronJob: where a manifest has them, and what follows for them from what an overlay says."""
 
 from typing import Any
 
@@ -9,11 +9,34 @@ Manifest = dict[str, Any]
 WORK, WORK_BYTES = "work", variable("work_bytes")
 
 
-def complete(pod: Manifest) -> None:
+def complete(workload: Manifest) -> None:
     """Leave out what the server would drop, and tell the program how much it may write before its pod is evicted."""
+    pod = pod_of(workload)
     if not pod.get("tolerations"):  # a list for components to add to; if it stayed, every apply would find it changed
         pod.pop("tolerations", None)
-    (container,) = pod["containers"]
+    container = container_of(workload)
     limits = [it["emptyDir"].get("sizeLimit") for it in pod["volumes"] if it["name"] == WORK and "emptyDir" in it]
     container["env"] = [entry for entry in container["env"] if entry["name"] != WORK_BYTES]
     container["env"] += [{"name": WORK_BYTES, "value": limit} for limit in limits if limit]
+
+
+def template_of(workload: Manifest) -> Manifest:
+    """The template of the pods of a Job or CronJob."""
+    return job_spec_of(workload)["template"]  # type: ignore[no-any-return]
+
+
+def job_spec_of(workload: Manifest) -> Manifest:
+    """The specification of a Job, or of the Jobs of a CronJob."""
+    job = workload["spec"]["jobTemplate"] if workload["kind"] == "CronJob" else workload
+    return job["spec"]  # type: ignore[no-any-return]
+
+
+def pod_of(workload: Manifest) -> Manifest:
+    """The specification of the pods of a Job or CronJob."""
+    return template_of(workload)["spec"]  # type: ignore[no-any-return]
+
+
+def container_of(workload: Manifest) -> Manifest:
+    """The one container of a Job or CronJob."""
+    (container,) = pod_of(workload)["containers"]
+    return container  # type: ignore[no-any-return]

@@ -22,7 +22,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -32,7 +31,7 @@ from job.settings.fields import variable
 from job.settings.settings import Settings
 from k8s import sweep
 from k8s.errors import CannotRender
-from k8s.pods import complete
+from k8s.pods import Manifest, complete, container_of, job_spec_of, pod_of, template_of
 from k8s.targets import without_target
 from k8s.workers import (
     AROUND_A_JOB,
@@ -66,8 +65,6 @@ _EXAMPLES = (
 EXAMPLE = re.compile(rf"[\w.:/@-]*(?<![\w-])(?:{'|'.join(_EXAMPLES)})(?![\w-])[\w.:/@-]*")
 """A registry, bucket or account in the domains that are reserved for examples, in the project of ours, or in the one of
 AWS's own examples; or the client id of nobody."""
-
-Manifest = dict[str, Any]
 
 
 def main(argv: Sequence[str]) -> int:
@@ -172,7 +169,7 @@ def _with_runtime(runtime: Manifest, manifests: list[Manifest]) -> list[Manifest
     jobs = [manifest for manifest in manifests if manifest["kind"] == "Job"]
     if len(jobs) != 1:
         raise CannotRender(f"a {RUNTIME} is rendered from the one Job beside it, and there are {len(jobs)}")
-    complete(pod_of(jobs[0]))
+    complete(jobs[0])
     config = _config_of(container_of(jobs[0]), manifests)
     if _settled(jobs[0], config).fingerprint() != Settings().fingerprint():
         raise CannotRender(
@@ -194,7 +191,7 @@ def of_one_run(manifests: list[Manifest], run_id: str | None = None) -> list[Man
     if len(workloads) != 1:
         raise CannotRender(f"an overlay is one Job or CronJob, and this one has {len(workloads)}")
     (workload,) = workloads
-    complete(pod_of(workload))
+    complete(workload)
     container = container_of(workload)
     if _asks_for_gpu(container) and _is_for_cpus(container["image"]):
         raise CannotRender(
@@ -287,28 +284,6 @@ def _represent_text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
 
 
 _Dumper.add_representer(str, _represent_text)
-
-
-def template_of(workload: Manifest) -> Manifest:
-    """The template of the pods of a Job or CronJob."""
-    return job_spec_of(workload)["template"]  # type: ignore[no-any-return]
-
-
-def job_spec_of(workload: Manifest) -> Manifest:
-    """The specification of a Job, or of the Jobs of a CronJob."""
-    job = workload["spec"]["jobTemplate"] if workload["kind"] == "CronJob" else workload
-    return job["spec"]  # type: ignore[no-any-return]
-
-
-def pod_of(workload: Manifest) -> Manifest:
-    """The specification of the pods of a Job or CronJob."""
-    return template_of(workload)["spec"]  # type: ignore[no-any-return]
-
-
-def container_of(workload: Manifest) -> Manifest:
-    """The one container of a Job or CronJob."""
-    (container,) = pod_of(workload)["containers"]
-    return container  # type: ignore[no-any-return]
 
 
 def settings_of(container: Manifest, data: dict[str, str]) -> Settings:

@@ -6,15 +6,13 @@ the program would read them, so that a wrong row never reaches the cluster.
 
 import hashlib
 from pathlib import PurePosixPath
-from typing import Any
 
 from job.errors import InvalidSettings
 from job.settings import environment, sweep
 from job.settings.fields import variable
 from job.settings.settings import Settings
 from k8s.errors import CannotRender
-
-Manifest = dict[str, Any]
+from k8s.pods import Manifest
 
 SWEEP, RUN_ID = variable("sweep"), variable("run_id")
 

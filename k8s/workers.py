@@ -5,13 +5,9 @@ one Job of the set. Beside a TrainJob its image, settings and resources go into 
 runtime, which is made of the Job in the folder `shared`.
 """
 
-from typing import Any
-
 from job.settings.fields import variable
 from job.settings.settings import Settings
-from k8s.pods import WORK_BYTES
-
-Manifest = dict[str, Any]
+from k8s.pods import WORK_BYTES, Manifest, container_of, job_spec_of, pod_of
 
 INSTANCE = "app.kubernetes.io/instance"
 JOB_SET_NAME = "jobset.sigs.k8s.io/jobset-name"
@@ -22,7 +18,7 @@ AROUND_A_JOB = ("JobSet", "TrainJob")
 
 def is_indexed(job: Manifest) -> bool:
     """Whether the pods of the Job, or of the Jobs of a CronJob, have an index each, which makes workers of them."""
-    return bool(_spec(job).get("completionMode") == "Indexed")
+    return bool(job_spec_of(job).get("completionMode") == "Indexed")
 
 
 def is_of_one_run(manifest: Manifest) -> bool:
@@ -32,7 +28,7 @@ def is_of_one_run(manifest: Manifest) -> bool:
 
 def count_as_setting(job: Manifest, config: Manifest) -> None:
     """Where the settings do not say how many workers there are, let them have the number of the Job."""
-    spec, container = _spec(job), _container(job)
+    spec, container = job_spec_of(job), container_of(job)
     container["env"] = [entry for entry in container["env"] if entry["name"] != WORKERS]
     config["data"].setdefault(WORKERS, str(spec.get("completions", 1)))
 
@@ -42,10 +38,10 @@ def scale(job: Manifest, config: Manifest, settings: Settings) -> None:
 
     It goes from the settings to the template, which can never change: pods of one Job must not differ in it.
     """
-    spec = _spec(job)
+    spec = job_spec_of(job)
     spec["completions"] = spec["parallelism"] = settings.workers
     config["data"].pop(WORKERS, None)
-    _container(job)["env"].append({"name": WORKERS, "value": str(settings.workers)})
+    container_of(job)["env"].append({"name": WORKERS, "value": str(settings.workers)})
 
 
 def select(policy: Manifest, name: str, key: str = INSTANCE) -> None:
@@ -83,7 +79,7 @@ def _job_set(job_set: Manifest, job: Manifest) -> Manifest:
 def _train_job(train_job: Manifest, job: Manifest, config: Manifest) -> Manifest:
     """The TrainJob with what it has of the Job: name and labels, image, number of nodes, settings, resources."""
     _named_as(train_job, job)
-    container = _container(job)
+    container = container_of(job)
     settings = config["data"] | {it["name"]: it["value"] for it in container["env"] if "value" in it}
     for name in (WORKER_HOST, WORK_BYTES):  # the runtime has them
         settings.pop(name, None)
@@ -100,7 +96,7 @@ def as_runtime(runtime: Manifest, job: Manifest, config: Manifest) -> Manifest:
     """The ClusterTrainingRuntime with all that the Job has; the settings are in the environment of the pods."""
     spec = runtime["spec"]
     spec.setdefault("mlPolicy", {})["numNodes"] = job["spec"].get("parallelism", 1)
-    container = _container(job)
+    container = container_of(job)
     container["name"] = NODE  # the one that the Trainer looks for
     for rule in job["spec"]["podFailurePolicy"]["rules"]:
         if "onExitCodes" in rule:
@@ -126,7 +122,7 @@ def _named_as(manifest: Manifest, job: Manifest) -> None:
 def _fill(replicated_jobs: list[Manifest], job: Manifest) -> None:
     """Make the Job the template of the one entry. Its pods are in the Service of their JobSet."""
     (replicated,) = replicated_jobs
-    container, pod = _container(job), _spec(job)["template"]["spec"]
+    container, pod = container_of(job), pod_of(job)
     hosts = [entry for entry in container["env"] if entry["name"] == WORKER_HOST]
     if hosts and "subdomain" in pod:
         field = {"apiVersion": "v1", "fieldPath": f"metadata.labels['{JOB_SET_NAME}']"}
@@ -137,13 +133,3 @@ def _fill(replicated_jobs: list[Manifest], job: Manifest) -> None:
     labels = template.setdefault("metadata", {}).setdefault("labels", {})
     template["metadata"]["labels"] = job["spec"]["template"]["metadata"].get("labels", {}) | labels
     template["spec"] = job["spec"]
-
-
-def _spec(job: Manifest) -> Any:
-    """Of a Job, or of the Jobs of a CronJob."""
-    return job["spec"].get("jobTemplate", job)["spec"]
-
-
-def _container(job: Manifest) -> Manifest:
-    (container,) = _spec(job)["template"]["spec"]["containers"]
-    return container  # type: ignore[no-any-return]
