@@ -18,7 +18,7 @@ from job.phases import Phase
 from job.storage import LocalStore
 from job.train.loop import START, train_phase
 from job.train.state import PhaseState
-from job.train.step import Recipe, train_step
+from job.train.step import Recipe, train_steps
 from tests import shapes
 from tests.classifiers import ALONE, build
 from tests.reports import content, render
@@ -47,17 +47,18 @@ def one_step(
     state: PhaseState, recipe: Recipe, labels: np.ndarray, partner_labels: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """White images mixed with black ones: the sums of the step, and what it saw of each: features, share of white."""
-    seen = tf.Variable(tf.zeros([BATCH, SIZE, SIZE, 3]))
+    seen = tf.Variable(tf.zeros([ROWS, SIZE, SIZE, 3]))
 
     def features_of(images: tf.Tensor) -> tf.Tensor:
         seen.assign(images)
         return state.classifier.features(images)
 
-    step = train_step(state, features_of, recipe, ALONE)
+    steps = train_steps(state, features_of, recipe, ALONE)
     white = np.full((BATCH, SIZE, SIZE, 3), 255, np.uint8)
-    sums, _ = step(
-        tf.constant([1, 2]), tf.constant([0, ROWS, BATCH]), tf.constant(0.0), white, labels, 0 * white, partner_labels
-    )
+    sums, _ = steps(
+        tf.constant([[1, 2]]), tf.constant([[0, ROWS, BATCH, 0]]), tf.constant([1e-3]), tf.zeros([3], tf.float64),
+        tf.constant(0.0), white, labels, 0 * white, partner_labels,
+    )  # fmt: skip
     images = seen.numpy()
     return sums.numpy(), state.classifier.features(images).numpy()[:ROWS], images.mean((1, 2, 3))[:ROWS] / 255
 

@@ -16,7 +16,7 @@ from job.data import mirror
 from job.data.files.names import is_place
 from job.data.split_spec import SPLIT_NAMES
 from job.data.tfds import prepared
-from job.errors import DiskTooSmall, ThawError, WeightsUnusable
+from job.errors import DiskTooSmall, MemoryExhausted, ThawError, WeightsUnusable
 from job.run import room
 from job.run.room import Room
 from job.settings import machine
@@ -202,6 +202,12 @@ def memory(need: Need | None) -> Check:
     return _compared(Room("memory", need.memory if need else None, free, "free here", hint), "warning")
 
 
+def device_memory(settings: Settings, need: Need | None) -> list[Check]:
+    """Whether images that are to be kept on the GPU fit there; of one process."""
+    found = room.of_device(settings, need)
+    return [] if found is None else [_compared(found, "failed", exit_code=int(MemoryExhausted.exit_code))]
+
+
 def disks(settings: Settings, need: Need | None, to_fetch: int) -> list[Check]:
     """Whether the rest fits where a start would write it. What does not would stop the start."""
     try:
@@ -211,9 +217,11 @@ def disks(settings: Settings, need: Need | None, to_fetch: int) -> list[Check]:
     return [_compared(found, "failed") for found in room.rooms(settings, need, to_fetch=to_fetch)]
 
 
-def _compared(found: Room, otherwise: Literal["failed", "warning"]) -> Check:
+def _compared(
+    found: Room, otherwise: Literal["failed", "warning"], *, exit_code: int = int(DiskTooSmall.exit_code)
+) -> Check:
     facts = {"needed_bytes": found.needed, "free_bytes": found.left}
     if not found.is_enough:
-        code = int(DiskTooSmall.exit_code) if otherwise == "failed" else 0
+        code = exit_code if otherwise == "failed" else 0
         return Check(found.name, otherwise, str(found), found.hint, code, facts=facts)
     return Check(found.name, "skipped" if found.needed is None else "ok", str(found), facts=facts)

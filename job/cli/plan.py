@@ -126,8 +126,21 @@ def look(settings: Settings, store: ObjectStore, record: Record | None) -> list[
     if num_processes > 1:
         found.append(checks.workers(settings, num_devices))
     need = _need(settings, found[1].facts.get("examples", {}), record, num_processes)
-    here = need and dataclasses.replace(need, memory=need.memory * num_devices, scratch=need.scratch * num_devices)
-    return [*found, checks.memory(here), *checks.disks(settings, here, found[1].facts.get("fetch_bytes", 0))]
+    here = need and dataclasses.replace(
+        need,
+        memory=(need.memory + _images_again(settings, need)) * num_devices,
+        scratch=need.scratch * num_devices,
+    )
+    return [
+        *found, checks.memory(here), *checks.device_memory(settings, need),
+        *checks.disks(settings, here, found[1].facts.get("fetch_bytes", 0)),
+    ]  # fmt: skip
+
+
+def _images_again(settings: Settings, need: Need) -> int:
+    """Without a GPU the device of images that are kept there is the memory."""
+    has_gpu = settings.device != "cpu" and bool(machine.visible_gpus(os.environ))
+    return need.images if settings.cache == "device" and not has_gpu else 0
 
 
 def _need(settings: Settings, examples: Mapping[str, int], record: Record | None, num_workers: int) -> Need | None:

@@ -17,8 +17,8 @@ from job.data.pixels import decode
 from job.data.source import Examples
 from job.errors import InvalidSettings
 
-Cache = Literal["memory", "disk", "none"]
-"""Where a run keeps its decoded images."""
+Cache = Literal["memory", "device", "disk", "none"]
+"""Where a run keeps its decoded images; on the device as well as in memory."""
 
 PARALLEL_DECODES = os.cpu_count() or 1
 PREFETCHED_BATCHES = 2
@@ -61,7 +61,7 @@ def allocate(shape: tuple[int, ...], cache: Cache, cache_dir: Path) -> np.ndarra
     if cache == "none":
         return None
     # A file without bytes cannot be mapped.
-    if cache == "memory" or 0 in shape:
+    if cache in ("memory", "device") or 0 in shape:
         return np.empty(shape, dtype=np.uint8)
     try:
         with tempfile.TemporaryFile(dir=cache_dir) as file:

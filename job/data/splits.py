@@ -35,6 +35,7 @@ from job.data.images import (
     allocate,
     untuned,
 )
+from job.data.on_device import OnDevice
 from job.data.order import Portion, evaluated, own_rows
 from job.data.pixels import decode
 from job.data.source import Examples, Source
@@ -51,6 +52,7 @@ class Split:
     """One split, ready to be read in any order; `labels` is int32 [n], 0 to classes - 1.
 
     `indices`, int64 [n], has the place of each example in `images`, which may have more: those that were skipped.
+    `on_device` has the same images, if they are kept there.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Split:
     indices: np.ndarray
     images: ImageSource
     decoding: Decoding
+    on_device: OnDevice | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -93,6 +96,15 @@ class Split:
         rows = share.rows(batch_size, batch_size)
         return self.batches(max(1, rows.stop - rows.start), order=order)
 
+    def worker_places(
+        self, order: np.ndarray, *, batch_size: int, skip_batches: int = 0, share: Share = ALL
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """The same with the places of the images `on_device`, int64 [b], and their labels."""
+        for start in range(skip_batches * batch_size, len(order), batch_size):
+            batch = order[start : start + batch_size]
+            if len(own := batch[share.rows(batch_size, len(batch))]):
+                yield self._places_of(own), self.labels[own]
+
     def evaluation_batches(self, batch_size: int, share: Share = ALL) -> Iterator[tuple[int, tf.Tensor, tf.Tensor]]:
         """A worker's `batches` of an evaluation, each with the index of its first example.
 
@@ -100,11 +112,21 @@ class Split:
         """
         self.wait()
         order = evaluated(len(self), batch_size=batch_size, share=share)
-        for first, (images, labels) in zip(
-            order[::batch_size].tolist(), self.batches(batch_size, order=order), strict=True
-        ):
+        batches = self.batches(batch_size, order=order) if self.on_device is None else self._gathered(order, batch_size)
+        for first, (images, labels) in zip(order[::batch_size].tolist(), batches, strict=True):
             self.decoding.check_stop()
             yield first, images, labels
+
+    def _gathered(self, order: np.ndarray, batch_size: int) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
+        """What `batches` gives of images that are decoded, from the device."""
+        assert self.on_device is not None
+        for start in range(0, len(order), batch_size):
+            own = order[start : start + batch_size]
+            yield self.on_device.gathered(tf.constant(self._places_of(own))), tf.constant(self.labels[own])
+
+    def _places_of(self, examples: np.ndarray) -> np.ndarray:
+        assert self.on_device is not None
+        return np.asarray(self.on_device.places[self.indices[examples]])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,9 +284,12 @@ def _part(name: str, split: Examples, request: DataRequest, first_order: Callabl
 
 def _split(part: Part, examples: Examples, kept: np.ndarray, request: DataRequest, decoding: Decoding) -> Split:
     images: ImageSource = DecodedAgain(examples, request.image_size)
+    on_device = None
     if part.pixels is not None:
         wait = partial(decoding.wait_in_batch, part.name)
         images = CachedImages(part.pixels, part.places, wait=wait, others=images)
+        on_device = OnDevice(part.pixels, part.places) if request.cache == "device" else None
     return Split(
-        name=part.name, spec=examples.spec, labels=examples.labels[kept], indices=kept, images=images, decoding=decoding
-    )
+        name=part.name, spec=examples.spec, labels=examples.labels[kept], indices=kept, images=images,
+        decoding=decoding, on_device=on_device,
+    )  # fmt: skip

@@ -61,7 +61,7 @@ class Bar:
         self.above: Callable[[], Sequence[RenderableType]] = lambda: ()
         self._terminal, self._progress = terminal, progress
         self._live: Live | None = None
-        self._batch_size = 0
+        self._batch_size = 0.0
         self._stepped_at = 0.0
         self._newest: tuple[events.StepDone, float, float] | None = None
         self._doing, self._since = "", 0.0
@@ -75,7 +75,7 @@ class Bar:
     def step(self, done: events.StepDone, running_means: RunningMeans) -> None:
         """Not more than five times a second: reading the loss waits for the device."""
         self.estimate.step(done)
-        self._batch_size = max(self._batch_size, done.num_examples)
+        self._batch_size = max(self._batch_size, done.num_examples / done.num_steps_done)
         if self._newest is None or time.monotonic() - self._stepped_at >= STEP_SECONDS:
             self._stepped_at = time.monotonic()
             self._newest = done, *running_means()

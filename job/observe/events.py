@@ -402,7 +402,8 @@ class ReportingFailed(Event, name="reporting_failed", level="warning"):
 class StepDone:
     """`step` steps of the phase are done, of `num_steps`; `batch` of them in epoch `epoch`.
 
-    `data_wait_seconds`, the wait for its images, is not in `seconds`. The first step of an attempt is compiled.
+    The last call did `num_steps_done` of them, with `num_examples`, in `seconds`; `data_wait_seconds`, the wait for
+    their images, is not in these. The first step of an attempt is compiled.
     """
 
     phase: str
@@ -415,3 +416,4 @@ class StepDone:
     seconds: float
     data_wait_seconds: float
     is_first: bool
+    num_steps_done: int = 1

@@ -150,7 +150,10 @@ def _team(
 
 def _meeting(settings: Settings, store: ObjectStore, context: Context) -> tuple[Meeting, Hooks]:
     addresses = settings.addresses()
-    run = f"{store.uri} with fingerprint {settings.fingerprint()}, thaw {__version__}, {len(addresses.hosts)} workers"
+    run = (
+        f"{store.uri} with fingerprint {settings.fingerprint()}, thaw {__version__}, {len(addresses.hosts)} workers, "
+        f"THAW_STEPS_PER_EXECUTION={settings.steps_per_execution}"
+    )
     hooks = Hooks(context.check_stop, context.observer, on_stuck=context.give_up)
     return Meeting(addresses, run, settings.worker_wait_seconds), hooks
 
@@ -224,7 +227,7 @@ def _need(settings: Settings, record: Record) -> Need | None:
 def _memory_hint(settings: Settings, record: Record) -> str:
     need = _need(settings, record)
     needed = f" (the run needs about {need.memory / 1e9:.1f} GB)" if need else ""
-    cache = "set THAW_CACHE=disk, " if settings.cache == "memory" else ""
+    cache = {"memory": "set THAW_CACHE=disk, ", "device": "set THAW_CACHE=memory or disk, "}.get(settings.cache, "")
     return (
         f"give it more memory{needed}, {cache}or begin another run with a smaller THAW_BATCH_SIZE or THAW_IMAGE_SIZE, "
         "or a smaller THAW_BACKBONE; the same again ends the same"

@@ -133,7 +133,9 @@ class Pipeline:
             self.check_room(num_bytes)
 
     def check_room_of_examples(self, num_examples: int) -> None:
-        """Raise DiskTooSmall when what this process keeps of so many examples, and writes in training, does not fit."""
+        """Raise DiskTooSmall when what this process keeps of so many examples, and writes in training, does not fit,
+        and MemoryExhausted when it does not fit on the GPU where it is to be kept there.
+        """
         need = estimate(
             self.settings,
             num_examples=num_examples,
@@ -141,6 +143,7 @@ class Pipeline:
             num_workers=self.collective.share.num_workers,
         )
         room.check(self.settings, need)
+        room.check_device(self.settings, need)
 
     def load_data(self, inputs: LocalInputs) -> Splits:
         """The data, whose images are decoded in the background from now on."""
@@ -244,6 +247,7 @@ class Pipeline:
             label_smoothing=settings.label_smoothing,
             mixup=settings.mixup,
             cutmix=settings.cutmix,
+            steps_per_execution=settings.steps_per_execution,
         )
 
     @property

@@ -1,4 +1,4 @@
-"""Whether what a run has still to write fits: on its disks, and into the volume that a cluster gives it.
+"""Whether what a run has still to write fits: on its disks, into the volume that a cluster gives it, and on its GPU.
 
 A pod whose volume outgrows its limit is evicted, and the next one begins with an empty one, again and again. So a start
 compares before it writes, and ends with an error that no retry helps. `plan` asks the same.
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import psutil
 
-from job.errors import DiskTooSmall
+from job.errors import DiskTooSmall, MemoryExhausted
 from job.observe.wording import size
 from job.settings import machine
 from job.settings.resources import Need
@@ -85,6 +85,20 @@ def check(settings: Settings, need: Need | None, *, to_fetch: int = 0) -> None:
     for room in rooms(settings, need, to_fetch=to_fetch):
         if not room.is_enough:
             raise DiskTooSmall(f"the {room.name} is too small: {room}", hint=room.hint)
+
+
+def of_device(settings: Settings, need: Need | None) -> Room | None:
+    """Of the GPU where images are to be kept on it; None where they are not, or there is no GPU."""
+    if settings.cache != "device" or settings.device == "cpu" or (left := machine.gpu_memory_bytes()) is None:
+        return None
+    hint = "set THAW_CACHE=memory, which keeps only the images of a call on the GPU"
+    return Room("device memory", need.device if need else None, left, "on the GPU", hint)
+
+
+def check_device(settings: Settings, need: Need) -> None:
+    """Raise MemoryExhausted when images that are to be kept on a GPU do not fit there, beside the training."""
+    if (found := of_device(settings, need)) is not None and not found.is_enough:
+        raise MemoryExhausted(f"THAW_CACHE=device: the GPU is too small: {found}", hint=found.hint)
 
 
 def is_with_the_cache(settings: Settings, folder: Path) -> bool:

@@ -42,9 +42,10 @@ class DataSettings(BaseModel):
     validation_split: Split = _data(split_spec.DEFAULT_SPECS[1], "examples to validate on after each epoch")
     test_split: Split = _data(split_spec.DEFAULT_SPECS[2], "examples of the final evaluation")
     batch_size: int = _data(32, "examples a step, over all devices together", ge=1, le=65536)
-    cache: Literal["memory", "disk", "none"] = _data(
-        "memory", "where decoded images are kept as uint8: memory, disk (CACHE_DIR), or none", changes_result=False
-    )
+    cache: Literal["memory", "device", "disk", "none"] = _data(
+        "memory", "where decoded images are kept as uint8: memory, device (in memory and on the GPU), disk "
+        "(CACHE_DIR), or none", changes_result=False,
+    )  # fmt: skip
 
     @field_validator("dataset")
     @classmethod

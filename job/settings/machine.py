@@ -88,6 +88,15 @@ _NAMES_OF_ERRORS = {
 """Of CUresult in cuda.h, those that a container meets."""
 
 
+def gpu_memory_bytes(driver: str = DRIVER) -> int | None:
+    """Memory of the first GPU that the driver gives this process, all of it; None where it gives none."""
+    if _counted_gpus(driver)[0] == 0:
+        return None
+    cuda, device, size = ctypes.CDLL(driver), ctypes.c_int(), ctypes.c_size_t()
+    code = cuda.cuDeviceGet(ctypes.byref(device), 0) or cuda.cuDeviceTotalMem_v2(ctypes.byref(size), device)
+    return None if code else size.value
+
+
 def check_gpu(environ: Mapping[str, str], driver: str = DRIVER) -> None:
     """Raise DeviceUnavailable, with what the driver says, where a process with this environment has no GPU."""
     if reason := why_no_gpu(environ, driver):

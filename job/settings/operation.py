@@ -66,6 +66,10 @@ class OperationSettings(BaseModel):
         "auto",
         "what trains: auto is a GPU where there is one; gpu ends at once where there is none; cpu leaves GPUs alone",
     )
+    steps_per_execution: int = _operation(
+        1, "steps in one call of the device, as in Keras's compile; a stop, and a commit that is due, wait for its end",
+        ge=1, le=1000,
+    )  # fmt: skip
     checkpoint_every_seconds: float = _operation(120, "seconds between commits inside an epoch", ge=0, le=86_400)
     keep_checkpoints: int = _operation(2, "newest checkpoints kept, at least 1", ge=1, le=1000)
     lease_seconds: float = _operation(60, "seconds an attempt holds a run without renewing", ge=5, le=3600)

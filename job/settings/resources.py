@@ -16,11 +16,13 @@ these are there at once:
                 training    the model, its gradients and Adam's moments (4 * 4 * p)
                             + two checkpoints on their way into the store + activations
                 evaluation  0.1 GB for the export + the model twice, Adam's moments + evaluated
+    device      images on the device + the model, its gradients and moments + activations
     scratch     images on disk + a checkpoint + the exported model
     storage     THAW_KEEP_CHECKPOINTS + 2 checkpoints + the exported model
 
-A moving average of the weights is one more array of p, in training and in checkpoints; the partners that images are
-mixed with are r * s^2 * 3 * 4 more in training. The head is left out: it is a thousandth of any backbone.
+Images on the device are in memory too. A moving average of the weights is one more array of p, in training and in
+checkpoints; the partners that images are mixed with are r * s^2 * 3 * 4 more in training, and the images of k > 1 steps
+in one call k * r * s^2 * 3, unless they are on the device. The head is left out: it is a thousandth of any backbone.
 tests/test_need.py holds the estimate against a run.
 """
 
@@ -55,6 +57,7 @@ class Need:
     activations: int
     evaluated: int
     memory: int
+    device: int
     scratch: int
     storage: int
 
@@ -88,9 +91,12 @@ def estimate(settings: Settings, *, num_examples: int, precision: Precision, num
     values_at_once = backbone.values_per_pixel if trains_backbone else backbone.peak_per_pixel
     activations = int(num_rows * pixels * values_at_once * VALUE_BYTES[precision])
     evaluated = int(evaluation_batch_size(settings, precision) * pixels * backbone.peak_per_pixel * FLOAT32_BYTES)
-    training = max(model, (ARRAYS_IN_TRAINING + averages) * trained) + CHECKPOINTS_UNDER_WAY * checkpoint + activations
+    step = max(model, (ARRAYS_IN_TRAINING + averages) * trained) + activations
     if settings.mixup > 0 or settings.cutmix > 0:
-        training += num_rows * pixels * 3 * FLOAT32_BYTES
+        step += num_rows * pixels * 3 * FLOAT32_BYTES
+    if settings.steps_per_execution > 1 and settings.cache != "device":
+        step += settings.steps_per_execution * num_rows * pixels * 3
+    training = step + CHECKPOINTS_UNDER_WAY * checkpoint
     evaluation = EXPORT_BYTES + model + max(model, checkpoint) + evaluated
     return Need(
         images=images,
@@ -98,7 +104,8 @@ def estimate(settings: Settings, *, num_examples: int, precision: Precision, num
         checkpoint=checkpoint,
         activations=activations,
         evaluated=evaluated,
-        memory=LIBRARIES_BYTES + (images if settings.cache == "memory" else 0) + max(training, evaluation),
+        memory=LIBRARIES_BYTES + (images if settings.cache in ("memory", "device") else 0) + max(training, evaluation),
+        device=(images if settings.cache == "device" else 0) + step,
         scratch=(images if settings.cache == "disk" else 0) + checkpoint + model,
         storage=(settings.keep_checkpoints + CHECKPOINTS_BESIDE_THE_KEPT) * checkpoint + model,
     )

@@ -36,14 +36,17 @@ class Collective:
         self._strategy = strategy
         self._totals: dict[tf.TensorSpec, Callable[..., tf.Tensor]] = {}
 
-    def step(self, function: Callable[..., Any], signature: Sequence[tf.TensorSpec]) -> Callable[..., Any]:
-        """A function in whose graph `summed` may be used, traced once."""
+    def together(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """`function`, in which `summed` may be used, for the graph of a `tf.function`."""
         strategy = self._strategy
-        run = function if strategy is None else lambda *args: strategy.run(function, args=args)
-        return tf.function(run, input_signature=signature, autograph=False)
+        return function if strategy is None else lambda *args: strategy.run(function, args=args)
+
+    def step(self, function: Callable[..., Any], signature: Sequence[tf.TensorSpec]) -> Callable[..., Any]:
+        """A function that is done `together`, traced once."""
+        return tf.function(self.together(function), input_signature=signature, autograph=False)
 
     def summed(self, tensors: Sequence[tf.Tensor]) -> Sequence[tf.Tensor]:
-        """In the graph of a `step`: each tensor summed over the workers, all in one operation.
+        """In a function that is done `together`: each tensor summed over the workers, all in one operation.
 
         Of several operations, some could be done and some not when a worker dies.
         """

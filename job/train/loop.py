@@ -1,8 +1,8 @@
-"""The train step and the loop of one phase.
+"""The loop of one phase.
 
-A phase is a generator: it yields a fact after each step and each epoch and writes nothing; its caller decides what to
-record, and when to stop. Everything random is a pure function of (seed, phase, step), so a phase that is continued at
-step n goes on exactly as if it had never stopped.
+A phase is a generator: it yields a fact after each call of the train steps and each epoch and writes nothing; its
+caller decides what to record, and when to stop. Everything random is a pure function of (seed, phase, step), so a phase
+that is continued at step n goes on exactly as if it had never stopped.
 """
 
 import hashlib
@@ -20,13 +20,14 @@ from job.observe.events import EpochDone, StepDone
 from job.observe.ledger import Category, Ledger
 from job.train import schedule
 from job.train.collective import Collective
+from job.train.feed import Feed
 from job.train.schedule import Validated
 from job.train.state import PhaseState, Totals
-from job.train.step import Recipe, train_step, validator
+from job.train.step import Recipe, train_steps, validator
 
 DIVERGENCE_CHECK_STEPS = 50
-STOP_DELAY_STEPS = 1
-"""Steps after which the workers look whether one of them was told to stop: a GPU has the next step meanwhile."""
+STOP_DELAY_CALLS = 1
+"""Calls after which the workers look whether one of them was told to stop: a GPU has the next one meanwhile."""
 
 Fact = StepDone | EpochDone
 
@@ -60,15 +61,22 @@ def train_phase(
 
     The end is that of its last epoch, or before that of one after which `schedule.is_over`.
     An epoch that is trained to its last step and not validated is validated first. `ledger` receives the categories of
-    the time. Raises TrainingDiverged, DataCorrupt at the next step once an image of any split is known to be damaged,
+    the time. Raises TrainingDiverged, DataCorrupt at the next call once an image of any split is known to be damaged,
     and what the splits raise on a stop; between facts, stopping is up to the caller. Several workers agree to stop:
     all of them raise Interrupted after the same step.
+
+    A call does `steps_per_execution` steps of the recipe, but the first of the phase only one, and none goes beyond the
+    end of an epoch or the steps that were lost. The state is the same after a step whatever the calls were.
     """
     classifier, phase, batch_size = state.classifier, state.phase.name, recipe.batch_size
     team, share = collective.team, collective.share
     features_of = classifier.features_training(state.first)
     validate = validator(state, features_of, validation, batch_size, collective)
-    step_with = train_step(state, features_of, recipe, collective)
+    if train.on_device is not None:
+        with ledger.during("data_wait"):
+            train.wait()
+            train.on_device.load()
+    call = train_steps(state, features_of, recipe, collective, on_device=train.on_device)
     batches_per_epoch = num_batches(len(train), batch_size)
     key = _phase_key(recipe.seed, phase)
     # The partner of an example that is mixed has the same place in a second order, which has the same columns: so it is
@@ -86,54 +94,50 @@ def train_phase(
         orders = [
             epoch_order(len(train), batch_size=batch_size, seed=recipe.seed, phase=name, epoch=epoch) for name in names
         ]
-        loaders = [
-            iter(train.worker_batches(order, batch_size=batch_size, skip_batches=skip_batches, share=share))
-            for order in orders
-        ]
+        feed = Feed(train, orders, batch_size=batch_size, skip_batches=skip_batches, share=share)
+        epoch_end = (epoch + 1) * batches_per_epoch
         with team.steps():
-            for batch in range(skip_batches + 1, batches_per_epoch + 1):
+            while step < epoch_end:
                 began = time.monotonic()
-                indices = [order[(batch - 1) * batch_size : batch * batch_size] for order in orders]
-                num_examples = len(indices[0])
-                rows = share.rows(batch_size, num_examples)
+                is_lost = step < position.steps_lost
+                end = min(epoch_end, position.steps_lost) if is_lost else epoch_end
+                num_steps = 1 if is_first else min(recipe.steps_per_execution, end - step)
+                steps = range(step, step + num_steps)
                 with ledger.during("data_wait"):
-                    if rows.start < rows.stop:
-                        train.wait(np.concatenate([one[rows] for one in indices]))
-                        examples = [tensor for loader in loaders for tensor in next(loader)]
-                        place = [rows.start, rows.stop - rows.start, num_examples]
-                    else:
-                        examples = [*_stand_in(classifier.image_size)] * len(orders)
-                        place = [0, 0, num_examples]
+                    batches = feed.take(num_steps, image_size=classifier.image_size)
                 loaded = time.monotonic()
-                rate = schedule.learning_rate(state.phase, step, steps_per_epoch=batches_per_epoch, history=history)
-                state.set_learning_rate(rate)
-                with ledger.during(_category(step, is_first=is_first, steps_lost=position.steps_lost)):
-                    sums, num_stops = step_with(
-                        tf.constant([key, step], tf.int32), tf.constant(place, tf.int32),
-                        tf.constant(float(team.is_stopping)), *examples,
+                rates = [
+                    schedule.learning_rate(state.phase, at, steps_per_epoch=batches_per_epoch, history=history)
+                    for at in steps
+                ]
+                with ledger.during(_category(is_first=is_first, is_lost=is_lost)):
+                    state.totals.sums, num_stops = call(
+                        tf.constant([[key, at] for at in steps], tf.int32), tf.constant(batches.places),
+                        tf.constant(rates, tf.float32), state.totals.sums, tf.constant(float(team.is_stopping)),
+                        *batches.examples,
                     )  # fmt: skip
-                    state.totals.add(sums)
-                    step += 1
-                    if is_first or step % DIVERGENCE_CHECK_STEPS == 0:
+                    step = steps.stop
+                    if is_first or step // DIVERGENCE_CHECK_STEPS > steps.start // DIVERGENCE_CHECK_STEPS:
                         check_finite(state.totals.read()[0], f"after step {step} of phase {phase}")
                 done = StepDone(
                     phase=phase,
                     epoch=epoch,
                     step=step,
                     num_steps=state.phase.epochs * batches_per_epoch,
-                    batch=batch,
+                    batch=step - epoch * batches_per_epoch,
                     num_batches=batches_per_epoch,
-                    num_examples=num_examples,
+                    num_examples=batches.num_examples,
                     seconds=time.monotonic() - loaded,
                     data_wait_seconds=loaded - began,
                     is_first=is_first,
+                    num_steps_done=num_steps,
                 )
                 timer.count(done)
                 is_first = False
                 yield done
                 if share.num_workers > 1:
                     stops.append(num_stops)
-                    if len(stops) > STOP_DELAY_STEPS and stops.pop(0).numpy() > 0:
+                    if len(stops) > STOP_DELAY_CALLS and stops.pop(0).numpy() > 0:
                         raise team.interrupted()
         # Here a worker may stop by itself: no other can come to the end of the validation without it.
         finished = _finished_epoch(state, epoch=epoch, step=step, validate=validate, timer=timer, ledger=ledger)
@@ -142,15 +146,10 @@ def train_phase(
             yield finished
 
 
-def _stand_in(image_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """A row that does not count, for a worker that has none: TensorFlow's convolutions fail without any (2.21)."""
-    return np.zeros((1, image_size, image_size, 3), np.uint8), np.zeros(1, np.int32)
-
-
-def _category(step: int, *, is_first: bool, steps_lost: int) -> Category:
+def _category(*, is_first: bool, is_lost: bool) -> Category:
     if is_first:
         return "compile"
-    return "recompute" if step < steps_lost else "productive"
+    return "recompute" if is_lost else "productive"
 
 
 def _finished_epoch(

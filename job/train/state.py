@@ -14,10 +14,10 @@ from job.train.optimizer import FusedAdam
 
 
 class Totals:
-    """Running sums over the examples of an epoch, kept on the device: loss, correct answers, examples."""
+    """Running sums over the examples of an epoch, `sums` on the device: loss, correct answers, examples."""
 
     def __init__(self) -> None:
-        self._sums = tf.zeros([3], tf.float64)
+        self.sums = tf.zeros([3], tf.float64)
 
     @classmethod
     def of(cls, sums: np.ndarray) -> "Totals":
@@ -26,16 +26,12 @@ class Totals:
         totals.set(np.add.accumulate(sums)[-1] if len(sums) else np.zeros(3))
         return totals
 
-    def add(self, sums: tf.Tensor) -> None:
-        """Add float64 [3]; does not wait for the device."""
-        self._sums = self._sums + sums
-
     def set(self, sums: np.ndarray) -> None:
-        self._sums = tf.constant(sums, tf.float64)
+        self.sums = tf.constant(sums, tf.float64)
 
     def read(self) -> np.ndarray:
         """float64 [3]; waits for the device."""
-        return np.array(self._sums.numpy())
+        return np.array(self.sums.numpy())
 
     def means(self) -> tuple[float, float]:
         """Mean loss and accuracy; (0, 0) before the first example."""
@@ -58,7 +54,6 @@ class PhaseState:
         self._changed_from = self.first if changed_from is None else changed_from
         self.optimizer = FusedAdam.of(phase, self.variables)
         self.totals = Totals()
-        self._rate = np.float32(phase.learning_rate)
 
     @property
     def trains_backbone(self) -> bool:
@@ -66,14 +61,8 @@ class PhaseState:
 
     @property
     def learning_rate(self) -> float:
-        """That of the last step, or of the next one."""
-        return float(self._rate)
-
-    def set_learning_rate(self, rate: float) -> None:
-        """That of the next step."""
-        if np.float32(rate) != self._rate:
-            self._rate = np.float32(rate)
-            self.optimizer.learning_rate.assign(self._rate)
+        """That of the last step, which is a variable of the optimizer; this waits for the device."""
+        return float(self.optimizer.learning_rate.numpy())
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
@@ -120,7 +109,6 @@ class PhaseState:
         iterations = int(self.optimizer.iterations.numpy())
         if iterations != step:
             raise _other_model(f"the optimizer of {self.phase.name} is at step {iterations}, expected {step}")
-        self._rate = np.float32(self.optimizer.learning_rate.numpy())
 
     def _optimizer_variables(self) -> dict[str, keras.Variable]:
         # By number: the names of slots contain names of layers, which depend on what else the process has built.

@@ -1,4 +1,4 @@
-"""One step of training, and the validation: what is computed of a batch, on all workers together."""
+"""A step of training, several of them in one call, and the validation: what all workers compute together."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from job.data.on_device import OnDevice
 from job.data.order import num_batches
 from job.data.splits import Split
 from job.model.augmentation import Rows
@@ -24,7 +25,7 @@ class Recipe:
 
     The loss of a training example is multiplied by the weight of its class, as `class_weight` of Keras's `fit` does;
     `label_smoothing` is that of `job.train.loss`. `mixup` and `cutmix` are the alphas of `job.model.mixing.mix`, and
-    0 = off.
+    0 = off. `steps_per_execution` are done in one call, and change no result.
     """
 
     batch_size: int
@@ -34,6 +35,7 @@ class Recipe:
     label_smoothing: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
+    steps_per_execution: int = 1
 
     @property
     def mixes(self) -> bool:
@@ -41,15 +43,28 @@ class Recipe:
         return self.mixup > 0 or self.cutmix > 0
 
 
-def train_step(
-    state: PhaseState, features_of: FeaturesOf, recipe: Recipe, collective: Collective
+def train_steps(
+    state: PhaseState,
+    features_of: FeaturesOf,
+    recipe: Recipe,
+    collective: Collective,
+    *,
+    on_device: OnDevice | None = None,
 ) -> Callable[..., tuple[tf.Tensor, tf.Tensor]]:
-    """A step with this worker's rows of a batch, of which all workers together do one.
+    """Any number of steps in one call, each with this worker's rows of a batch, of which all workers together do one.
 
-    The function takes seed int32 [2], place int32 [3] (the first of the rows, how many of them count, and how many the
-    whole batch has), is_stopping float32 [], images uint8 [b, s, s, 3], labels int32 [b], and, if the recipe mixes,
-    images and labels of the partners. It returns the sums of the whole batch, float64 [3], and the sum of
-    `is_stopping`. An answer to a mixed example is right if it is the label of the larger share.
+    The function takes for n steps
+        seeds        int32 [n, 2]
+        places       int32 [n, 4]: the first of the rows, how many of them count, how many the whole batch has, and
+                     where they begin in what follows; of a batch without any there is one that does not count
+        rates        float32 [n], the learning rates
+        totals       float64 [3], the sums so far
+        is_stopping  float32 []
+        images uint8 [r, s, s, 3] and labels int32 [r] of all n batches, and if the recipe mixes those of the partners;
+                     for images `on_device` their places there, int64 [r]
+    and returns the sums with these steps, and the sum of `is_stopping` over the workers. The steps are done one after
+    the other, by the same operations however many there are. An answer to a mixed example is right if it is the label
+    of the larger share.
     """
     classifier, optimizer, variables = state.classifier, state.optimizer, state.variables
 
@@ -58,8 +73,6 @@ def train_step(
             logits, labels, class_weights=recipe.class_weights, label_smoothing=recipe.label_smoothing
         )
 
-    # Augmentation and mixing stay outside: the image transform has no XLA kernel.
-    @tf.function(jit_compile=recipe.xla, reduce_retracing=True, autograph=False)
     def gradients(seed: tf.Tensor, place: tf.Tensor, images: tf.Tensor, labels: tf.Tensor, *mixed: tf.Tensor) -> Any:
         first, num_rows, batch_size = tf.unstack(place)
         rows = Rows(first, batch_size)
@@ -78,11 +91,16 @@ def train_step(
             loss = tf.reduce_sum(losses) / tf.cast(batch_size, losses.dtype)
         return tape.gradient(loss, [variable.value for variable in variables]), sums_of(logits, labels, losses)
 
+    if recipe.xla:
+        # Augmentation and mixing stay outside: the image transform has no XLA kernel.
+        gradients = tf.function(gradients, jit_compile=True, reduce_retracing=True, autograph=False)
+
     def step(
-        seed: tf.Tensor, place: tf.Tensor, is_stopping: tf.Tensor, images: tf.Tensor, labels: tf.Tensor,
-        *partners: tf.Tensor,
+        seed: tf.Tensor, place: tf.Tensor, rate: tf.Tensor, is_stopping: tf.Tensor, images: tf.Tensor,
+        labels: tf.Tensor, *partners: tf.Tensor,
     ) -> tuple[tf.Tensor, tf.Tensor]:  # fmt: skip
         rows = Rows(place[0], place[2])
+        optimizer.learning_rate.assign(rate)
         augment_seed, dropout_seed, *more = tf.unstack(tf.random.split(seed, 4 if partners else 2, alg="philox"))
         images = classifier.augmented(images, augment_seed, rows)
         mixed: tuple[tf.Tensor, ...] = ()
@@ -93,17 +111,52 @@ def train_step(
                 images, others, mixup_alpha=recipe.mixup, cutmix_alpha=recipe.cutmix, seed=mix_seed, rows=rows
             )
             mixed = (partners[1], shares)
-        values, sums = gradients(dropout_seed, place, images, labels, *mixed)
+        values, sums = gradients(dropout_seed, place[:3], images, labels, *mixed)
         if collective.share.num_workers > 1:
             *values, all_sums, is_stopping = collective.summed([*values, tf.cast(sums, tf.float32), is_stopping])
             sums = tf.cast(all_sums, sums.dtype)
         optimizer.apply(values, variables)
         return sums, is_stopping
 
+    is_loop = recipe.steps_per_execution > 1
+    step_together = collective.together(step)
+    if is_loop:
+        # Not inlined: in a loop TensorFlow fuses less, so other bits came out (2.21; the reason that a step has no
+        # function inside is the same: tests/test_steps_per_execution.py).
+        step_together = tf.function(
+            step_together, reduce_retracing=True, autograph=False, experimental_attributes={"_noinline": True}
+        )
+
+    def steps(
+        seeds: tf.Tensor, places: tf.Tensor, rates: tf.Tensor, totals: tf.Tensor, is_stopping: tf.Tensor,
+        *examples: tf.Tensor,
+    ) -> tuple[tf.Tensor, tf.Tensor]:  # fmt: skip
+        def one(index: tf.Tensor, totals: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            start = places[index, 3]
+            end = start + tf.maximum(places[index, 1], 1)
+            own = [tensor[start:end] for tensor in examples]
+            if on_device is not None:
+                own[::2] = [on_device.gathered(places_there) for places_there in own[::2]]
+            sums, num_stops = step_together(seeds[index], places[index], rates[index], is_stopping, *own)
+            return index + 1, totals + sums, num_stops
+
+        first = (tf.constant(0), totals, tf.constant(0.0))
+        # One at a time: each step reads the variables that the one before it writes.
+        _, totals, num_stops = (
+            tf.while_loop(lambda index, *_: index < tf.shape(seeds)[0], one, first, parallel_iterations=1)
+            if is_loop
+            else one(*first)
+        )
+        return totals, num_stops
+
     size = classifier.image_size
-    examples = (tf.TensorSpec([None, size, size, 3], tf.uint8), tf.TensorSpec([None], tf.int32))
-    place = (tf.TensorSpec([2], tf.int32), tf.TensorSpec([3], tf.int32), tf.TensorSpec([], tf.float32))
-    return collective.step(step, (*place, *examples * (2 if recipe.mixes else 1)))
+    images = tf.TensorSpec([None, size, size, 3], tf.uint8) if on_device is None else tf.TensorSpec([None], tf.int64)
+    signature = [
+        tf.TensorSpec([None, 2], tf.int32), tf.TensorSpec([None, 4], tf.int32), tf.TensorSpec([None], tf.float32),
+        tf.TensorSpec([3], tf.float64), tf.TensorSpec([], tf.float32),
+        *(images, tf.TensorSpec([None], tf.int32)) * (2 if recipe.mixes else 1),
+    ]  # fmt: skip
+    return tf.function(steps, input_signature=signature, autograph=False)
 
 
 def validator(

@@ -100,12 +100,13 @@ class Metrics(Observer):
 
     def step(self, done: events.StepDone, running_means: RunningMeans) -> None:
         """Takes some microseconds; does not read the loss."""
-        self._series("thaw_steps_total", done.phase).inc()
+        self._series("thaw_steps_total", done.phase).inc(done.num_steps_done)
         self._series("thaw_examples_total", done.phase).inc(done.num_examples)
         self._series("thaw_data_wait_seconds_total").inc(done.data_wait_seconds)
         self._series("thaw_last_step_timestamp_seconds").set_to_current_time()
         if not done.is_first:
-            self._series("thaw_step_duration_seconds", done.phase).observe(done.seconds)
+            for _ in range(done.num_steps_done):
+                self._series("thaw_step_duration_seconds", done.phase).observe(done.seconds / done.num_steps_done)
         self._estimate.step(done)
         self._set_estimate()
 

@@ -1,0 +1,167 @@
+"""Images on the device: the batches of memory, bit for bit, with the same errors; and whether they fit there."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from job.data.order import Portion, epoch_order
+from job.data.splits import ALL, Splits, load_splits
+from job.errors import DataCorrupt, MemoryExhausted
+from job.observe.ledger import Ledger
+from job.phases import Phase
+from job.run import room
+from job.settings import machine
+from job.settings.resources import estimate
+from job.settings.settings import Settings
+from job.storage import LocalStore
+from job.train.feed import Feed
+from job.train.loop import START, train_phase
+from job.train.state import PhaseState
+from job.train.step import Recipe
+from job.workers.share import Share
+from tests import shapes
+from tests.classifiers import ALONE, build
+from tests.runs import Small, Undisturbed, result_of, start
+
+Load = Callable[..., Splits]
+ORDER = epoch_order(40, batch_size=16, seed=0, phase="head", epoch=0)
+
+
+@pytest.fixture
+def load(prepared: Path) -> Iterator[Load]:
+    """Loads the data as one worker does, by default the only one."""
+    loaded: list[Splits] = []
+
+    def load_with(cache: str, share: Share = ALL, **changes: Any) -> Splits:
+        portion = Portion(share=share, batch_size=16, evaluation_batch_size=16, seed=0)
+        request = shapes.request(prepared, cache=cache, portion=portion, **changes)
+        loaded.append(load_splits(request, check_stop=lambda: None))
+        return loaded[-1]
+
+    yield load_with
+    for splits in loaded:
+        splits.close()
+
+
+@pytest.mark.parametrize("share", [Share(), Share(2, 3), Share(14, 16)], ids=["alone", "of three", "of sixteen"])
+@pytest.mark.parametrize("skip_batches", [0, 1])
+def test_a_feed_has_the_images_of_memory(load: Load, share: Share, skip_batches: int) -> None:
+    """The rows of each worker in their order, also where it has none of the last batch, and their labels."""
+    found = {}
+    for cache in ("memory", "device"):
+        train = load(cache, share).train
+        train.wait()
+        feed = Feed(train, [ORDER], batch_size=16, skip_batches=skip_batches, share=share)
+        batches = feed.take(3 - skip_batches, image_size=16)
+        images, labels = batches.examples
+        if train.on_device is not None:
+            images = train.on_device.gathered(images)
+        # Of a row that stands in for none the image does not count.
+        counts = np.repeat(batches.places[:, 1] > 0, np.maximum(batches.places[:, 1], 1))
+        found[cache] = np.asarray(images)[counts], np.asarray(labels)[counts], batches.places, batches.num_examples
+    for of_memory, of_device in zip(found["memory"], found["device"], strict=True):
+        np.testing.assert_array_equal(of_device, of_memory)
+
+
+@pytest.mark.parametrize("share", [Share(), Share(1, 2)], ids=["alone", "of two"])
+def test_an_evaluation_has_the_images_of_memory(load: Load, share: Share) -> None:
+    """Of validation and test, in batches of which the last is partial."""
+    for name in ("validation", "test"):
+        of_memory, of_device = (
+            list(getattr(load(cache, share), name).evaluation_batches(16, share)) for cache in ("memory", "device")
+        )
+        assert len(of_memory) == len(of_device)
+        for expected, found in zip(of_memory, of_device, strict=True):
+            for one, other in zip(expected, found, strict=True):
+                np.testing.assert_array_equal(other, one)
+
+
+def trained(splits: Splits, **recipe: Any) -> PhaseState:
+    state = PhaseState(build(), Phase(name="fine_tune", unfreeze="all", learning_rate=1e-2, epochs=2))
+    for _ in train_phase(
+        state, train=splits.train, validation=splits.validation, recipe=Recipe(16, 0, xla=False, **recipe),
+        position=START, ledger=Ledger(), collective=ALONE,
+    ):  # fmt: skip
+        pass
+    return state
+
+
+def test_training_ends_with_the_same_bits(load: Load) -> None:
+    """With mixed images, and several steps in a call."""
+    expected = trained(load("memory"), mixup=0.4).arrays()
+    found = trained(load("device"), mixup=0.4, steps_per_execution=3).arrays()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array, err_msg=name)
+
+
+@pytest.mark.slow
+def test_a_run_ends_with_the_same_model(undisturbed_run: Undisturbed, small: Small, store: LocalStore) -> None:
+    start(small(cache="device", steps_per_execution=3), store)
+    assert result_of(store) == result_of(undisturbed_run[0])
+
+
+def test_a_damaged_image_ends_the_run_before_its_first_step(load: Load) -> None:
+    """Every image is decoded before the first is on the device; it is named as ever."""
+    splits = load("device", dataset="damaged_shapes", specs=("train[:60]", "train[60:70]", "train[70:80]"))
+    with pytest.raises(DataCorrupt, match=r"shape-7\.png"):
+        trained(splits)
+
+
+def test_it_does_not_change_what_run_it_is() -> None:
+    assert Settings(cache="device").fingerprint() == Settings().fingerprint()
+
+
+def need(**values: Any) -> Any:
+    return estimate(Settings(**values), num_examples=1000, precision="float32")
+
+
+def test_images_on_the_device_count_there_and_in_memory() -> None:
+    """And those of a call where they are not there already."""
+    images = 1000 * 150 * 150 * 3
+    assert need(cache="device").memory == need().memory
+    assert need(cache="device").device - need().device == images
+    assert need(steps_per_execution=8).device - need().device == 8 * 32 * 150 * 150 * 3
+    assert need(cache="device", steps_per_execution=8) == need(cache="device")
+
+
+def test_a_gpu_that_is_too_small_is_found_before_the_images_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error names another cache; without a GPU, and without this cache, nothing is compared."""
+    settings, needed = Settings(cache="device"), need(cache="device")
+    monkeypatch.setattr(machine, "gpu_memory_bytes", lambda: needed.device - 1)
+    with pytest.raises(MemoryExhausted, match="THAW_CACHE=device: the GPU is too small") as caught:
+        room.check_device(settings, needed)
+    assert "THAW_CACHE=memory" in caught.value.hint
+    assert room.of_device(Settings(), needed) is None
+    assert room.of_device(Settings(cache="device", device="cpu"), needed) is None
+    monkeypatch.setattr(machine, "gpu_memory_bytes", lambda: needed.device)
+    room.check_device(settings, needed)
+    monkeypatch.setattr(machine, "gpu_memory_bytes", lambda: None)
+    room.check_device(settings, needed)
+
+
+def test_the_driver_says_how_much_memory_a_gpu_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the first that the process may use."""
+
+    class Driver:
+        def __init__(self, name: str) -> None: ...
+        def cuInit(self, flags: int) -> int:  # noqa: N802
+            return 0
+
+        def cuDeviceGetCount(self, count: Any) -> int:  # noqa: N802
+            count._obj.value = 2
+            return 0
+
+        def cuDeviceGet(self, device: Any, index: int) -> int:  # noqa: N802
+            device._obj.value = 40 + index
+            return 0
+
+        def cuDeviceTotalMem_v2(self, size: Any, device: Any) -> int:  # noqa: N802
+            size._obj.value = device.value << 30
+            return 0
+
+    assert machine.gpu_memory_bytes("/no/driver") is None
+    monkeypatch.setattr("ctypes.CDLL", Driver)
+    assert machine.gpu_memory_bytes() == 40 << 30
