@@ -185,9 +185,13 @@ class AnswerMalformed(StorageError):
 
 
 class ObjectDamaged(StorageError):
-    """An object is not stored as it was sent, or arrived with another checksum than the store has."""
+    """An object is not stored as it was sent, or arrived with another checksum than the store has.
+
+    `written` is the version of the object, where it is this process that wrote it so.
+    """
 
     code = "damaged"
+    written = ""
 
 
 class ObjectMissing(StorageError):
