@@ -108,6 +108,15 @@ def finished(command: list[str], env: Mapping[str, str], *, kill_at: str = "") -
     return Finished(ended - began, peak.bytes, peak.anonymous_bytes, "".join(lines), started)
 
 
+def memory_of(process: int | str) -> dict[str, int]:
+    """The most memory that a process has had (VmHWM) and its anonymous memory now (RssAnon), in bytes.
+
+    Empty when it has ended and is not yet waited for; raises OSError when there is no such process.
+    """
+    sizes = re.findall(r"(VmHWM|RssAnon):\s+(\d+) kB", Path(f"/proc/{process}/status").read_text())
+    return {name: 1024 * int(kilobytes) for name, kilobytes in sizes}
+
+
 class _Peak:
     """The most memory that a process has had, read until it ends.
 
@@ -117,15 +126,15 @@ class _Peak:
     def __init__(self, process_id: int) -> None:
         self.bytes = 0
         self.anonymous_bytes = 0
-        self._status = Path(f"/proc/{process_id}/status")
+        self._process_id = process_id
         self._thread = threading.Thread(target=self._look)
         self._thread.start()
 
     def _look(self) -> None:
         with contextlib.suppress(OSError):
-            while sizes := dict(re.findall(r"(VmHWM|RssAnon):\s+(\d+) kB", self._status.read_text())):
-                self.bytes = 1024 * int(sizes["VmHWM"])
-                self.anonymous_bytes = max(self.anonymous_bytes, 1024 * int(sizes["RssAnon"]))
+            while memory := memory_of(self._process_id):
+                self.bytes = memory["VmHWM"]
+                self.anonymous_bytes = max(self.anonymous_bytes, memory["RssAnon"])
                 time.sleep(LOOK_SECONDS)
 
     def join(self) -> None:
