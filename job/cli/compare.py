@@ -48,7 +48,7 @@ def answer(options: Options) -> ExitCode:
     if options.page is not None:
         from job.report import comparison_page
 
-        page_file.write(options.page, comparison_page.page(content).encode())
+        page_file.write(options.page, comparison_page.page(content))
     show(content, _as_table(content), as_json=options.as_json)
     return ExitCode.COMPLETE
 

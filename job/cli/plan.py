@@ -1,7 +1,6 @@
 """`thaw plan`: what a start with these settings would do, and whether what it needs is there.
 
-The exit code is the one that a start would end with at once, so that a pipeline can ask before it applies: 0 when it
-would start, carry on, or find the run complete.
+The exit code is that of a start, so that a pipeline can ask before it applies.
 """
 
 import dataclasses
@@ -16,7 +15,7 @@ from job.cli import checks, devices
 from job.cli.arguments import AsJson, Flag, SettingsOptions
 from job.cli.asked import open_asked
 from job.cli.checks import Check
-from job.cli.tables import TableConsole, duration, plain, print_json, table
+from job.cli.tables import duration, plain, setting_text, show, table
 from job.errors import ExitCode, StorageError, Superseded, ThawError
 from job.report.gate import missed_gate
 from job.run import holder, lease, standing
@@ -61,10 +60,8 @@ def answer(options: Options) -> ExitCode:
     found = [] if step.action in ("nothing", "refused") else look(settings, store, record)
     codes = [code for code in (step.exit_code, *(check.exit_code for check in found)) if code]
     exit_code = ExitCode(codes[0]) if codes else ExitCode.COMPLETE
-    if options.as_json:
-        print_json(_as_json(options, store.uri, step, found, exit_code), indent=1)
-    else:
-        TableConsole().print(_as_table(options, store.uri, step, found, exit_code))
+    shown = options, store.uri, step, found, exit_code
+    show(_as_json(*shown), _as_table(*shown), as_json=options.as_json)
     return exit_code
 
 
@@ -168,10 +165,9 @@ def _as_table(options: Options, at: str, step: Next, found: list[Check], exit_co
     for name, entry in _values(options).items():
         if not options.shows_all and entry["value"] == defaults[name]:
             continue
-        value = "" if entry["value"] is None else str(entry["value"])
-        value = value.lower() if isinstance(entry["value"], bool) else value
         style = "dim" if entry["origin"] == "default" else ""
-        settings.add_row(f"{name}{' *' if entry['changes_result'] else ''}", plain(value), entry["origin"], style=style)
+        value = plain(setting_text(entry["value"]))
+        settings.add_row(f"{name}{' *' if entry['changes_result'] else ''}", value, entry["origin"], style=style)
     rows = Table.grid(padding=(0, 2))
     failed = " and ".join(check.name for check in found if check.outcome == "failed")
     text = f"end at once because of {failed}; with that mended, {step.text}" if failed else step.text

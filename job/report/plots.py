@@ -46,7 +46,7 @@ LABELS = {"train": "training", "validation": "validation"}
 # Fixed, so that no layout depends on the fonts that a machine happens to have.
 _MARGINS: dict[str, Any] = {"left": 0.2, "right": 0.955, "bottom": 0.15, "top": 0.86, "hspace": 0.12}
 _LABEL_X = -0.205
-"""Of the label of a vertical axis, in widths of the axes: its own room, whatever the ticks beside it."""
+"""Of the label of a vertical axis, in widths of the axes: the same place beside ticks of any length."""
 
 MIN_ACCURACY_RANGE = 0.02
 """Of the axis: over less, ticks would have three decimals and more."""
