@@ -52,7 +52,7 @@ def _script(load: Workload, splits: tuple[str, str, str], *, seed: int, epochs: 
     }  # fmt: skip
     command = [sys.executable, "-m", "bench.article", json.dumps(options)]
     process = finished(command, load.environment("", splits))
-    return process, process.last_json()
+    return process, json.loads(process.output.splitlines()[-1])
 
 
 def _run(

@@ -41,8 +41,7 @@ class Options(CommandOptions):
 
 def answer(options: Options) -> ExitCode:
     """Show the comparison. Raises RunUnavailable when a run does not exist, RecordDamaged, StorageError."""
-    if options.page is not None:
-        page_file.check(options.page)
+    page_file.check(options.page)
     with scratch.folder(options.cache_dir) as folder:
         content = comparison.compare([comparison.read(open_asked(run), folder) for run in options.runs])
     if options.page is not None:

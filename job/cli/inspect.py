@@ -47,8 +47,7 @@ def answer(options: Options) -> ExitCode:
             f"THAW_DATASET={settings.dataset!r} names a TFDS data set, and inspect is for own images",
             hint="thaw plan shows what is known of it; own images are a folder, an archive or a table",
         )
-    if options.page is not None:
-        page_file.check(options.page)
+    page_file.check(options.page)
     request = settings.files_request()
     with scratch.folder(settings.cache_dir) as folder:
         place = _local(settings, folder)

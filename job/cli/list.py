@@ -63,8 +63,7 @@ def answer(options: Options) -> ExitCode:
 
     Raises RunUnavailable when the place is a run itself, and StorageError when the names of the runs cannot be read.
     """
-    if options.page is not None:
-        page_file.check(options.page)
+    page_file.check(options.page)
     store, now = open_asked(options.storage_uri), datetime.now(UTC)
     try:
         found = sorted(find(store, now=now), key=ORDERS[options.sort])

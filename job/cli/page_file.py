@@ -6,9 +6,9 @@ from pathlib import Path
 from job.errors import InvalidSettings
 
 
-def check(path: Path) -> None:
-    """Raise InvalidSettings where a file could not be written, before the work for it is done."""
-    if path.is_dir() or not path.parent.is_dir():
+def check(path: Path | None) -> None:
+    """Raise InvalidSettings where a page is asked for and could not be written, before the work for it is done."""
+    if path is not None and (path.is_dir() or not path.parent.is_dir()):
         raise InvalidSettings(f"--page={str(path)!r}: is not a file in a folder that exists", hint="name a file")
 
 
