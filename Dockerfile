@@ -27,6 +27,7 @@ COPY requirements/gpu.txt /build/
 RUN /build/install /build/gpu.txt
 
 FROM builder AS source
+COPY LICENSE /app/
 COPY job /app/job
 COPY demo /app/demo
 # Readable for any user, whatever the umask of the checkout; compiled, because a read-only root cannot be changed later.
@@ -57,7 +58,8 @@ USER 65532:65532
 EXPOSE 9090
 ENTRYPOINT ["tini", "--", "python", "-m", "job"]
 LABEL org.opencontainers.image.title="Thaw" \
-      org.opencontainers.image.description="One idempotent Kubernetes Job that fine-tunes a pre-trained image classifier"
+      org.opencontainers.image.description="One idempotent Kubernetes Job that fine-tunes a pre-trained image classifier" \
+      org.opencontainers.image.licenses="Apache-2.0"
 
 FROM runtime AS cpu
 COPY --from=cpu-packages /opt/venv /opt/venv

@@ -92,7 +92,7 @@ bench: setup ## measure speed and memory, side by side
 # docker means it. buildah would put all that this adds to the base image into one layer of 1.6 GB.
 define build_image
 	@test -n "$(CONTAINER)" || { echo "building an image needs docker, podman or buildah, and none of them works here"; exit 1; }
-	$(CONTAINER) build $(if $(filter buildah,$(notdir $(CONTAINER))),--layers) --target $(1) --tag $(if $(findstring /,$(2)),,docker.io/library/)$(2) --build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git rev-parse HEAD) \
+	$(CONTAINER) build $(if $(filter buildah,$(notdir $(CONTAINER))),--layers) --target $(1) --tag $(if $(findstring /,$(2)),,docker.io/library/)$(2) --build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null || echo unknown) \
 		$(IMAGE_FLAGS) .
 endef
 

@@ -60,6 +60,8 @@ SHORTEST_LIFE_SECONDS, SHARE_OF_A_LIFE = 0.5, 0.7
 PATIENCE_SECONDS = 600
 ALLOWED = {ExitCode.COMPLETE, ExitCode.SUPERSEDED, ExitCode.STORAGE_UNAVAILABLE}
 ALLOWED_WHEN_KILLED = {-signal.SIGKILL, ExitCode.INTERRUPTED}
+ALLOWED_BEFORE_IT_BEGAN = {-signal.SIGTERM}
+"""Of a process that was killed and has written nothing: Python itself was not yet ready for a signal."""
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP)
 PASSING_FAULTS = ("503 before", "503 after", "429", "reset before", "reset after", "truncated", "corrupt")
 
@@ -165,11 +167,13 @@ class Soak:
         """The exit code, which must be one that is documented, and 0 only when the result is committed."""
         code = process.wait(timeout=PATIENCE_SECONDS)
         log = self.logs.pop(process.pid)
+        written = log.read_text()
         state = self.record(run_id).get("state")
+        allowed = ALLOWED | (ALLOWED_WHEN_KILLED if was_killed else set())
         with self.lock:
             self.codes[code] += 1
-            if code not in ALLOWED | (ALLOWED_WHEN_KILLED if was_killed else set()):
-                self.problems.append(f"{run_id} ended with {code}: {log.read_text()[-3000:]}")
+            if code not in (allowed if written or not was_killed else allowed | ALLOWED_BEFORE_IT_BEGAN):
+                self.problems.append(f"{run_id} ended with {code}: {written[-3000:]}")
             if code == ExitCode.COMPLETE and state != "done":
                 self.problems.append(f"{run_id} is lost: a process ended with 0, and the record says {state}")
         log.unlink()

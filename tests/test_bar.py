@@ -6,10 +6,22 @@ import sys
 import pytest
 
 from job.observe import bar, events
-from job.observe.bar import Terminal
+from job.observe.bar import Bar, Terminal
 from job.observe.progress import Progress
 from job.observe.terminal import Screen
+from job.phases import PHASE_NAMES, STAGES, STATES_BEFORE
 from tests.terminal import screen
+
+
+@pytest.mark.parametrize("stage", sorted((STAGES | {*PHASE_NAMES}) - {*STATES_BEFORE}))
+def test_each_part_of_a_run_has_words_of_its_own(stage: str) -> None:
+    """Only a phase compiles a step."""
+    progress = Progress()
+    progress.stage = stage
+    terminal = Terminal(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
+    with terminal.capture() as shown:
+        terminal.print(Bar(terminal, progress))
+    assert (f"compiling the first step of {stage}" in shown.get()) == (stage in PHASE_NAMES)
 
 
 def test_a_line_that_is_written_while_another_thread_draws_stays(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ The exit code is that of a start, so that a pipeline can ask before it applies.
 """
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -115,9 +116,9 @@ def look(settings: Settings, store: ObjectStore, record: Record | None) -> list[
         checks.attempted("storage", lambda: checks.storage(store)),
         checks.attempted("data", lambda: checks.data(settings)),
         checks.attempted("weights", lambda: checks.weights(settings)),
-        checks.device(),
+        checks.attempted("device", lambda: checks.device(settings, os.environ)),
     ]
-    num_devices = devices.num_devices(settings, {})
+    num_devices = devices.num_devices(settings, os.environ)
     num_processes = settings.workers * num_devices
     if num_processes > 1:
         found.append(checks.workers(settings, num_devices))

@@ -28,13 +28,13 @@ NARROWEST, WIDEST = 8, 40
 """Columns of the bar itself."""
 
 STAGES = {
-    "start": "starting", "claim": "claiming the run", "import": "loading TensorFlow",
+    "start": "starting", "claim": "claiming the run", "join": "joining the run", "import": "loading TensorFlow",
     "meet": "meeting the other workers", "fetch": "fetching data and weights",
     "data": "reading the data", "model": "building the model",
     "restore": "reading the checkpoint", "evaluate": "evaluating on validation and test",
-    "export": "writing the model and the report",
+    "export": "writing the model and the report", "done": "finishing",
 }  # fmt: skip
-"""What goes on in each part of a run."""
+"""What goes on in each part of a run but its phases."""
 
 
 class Terminal(Console):
@@ -64,13 +64,13 @@ class Bar:
         self._batch_size = 0
         self._stepped_at = 0.0
         self._newest: tuple[events.StepDone, float, float] | None = None
-        self._phase, self._doing, self._since = "", "", 0.0
+        self._doing, self._since = "", 0.0
         self._spinner = Spinner("line" if terminal.options.ascii_only else "dots", style="green")
 
     def event(self, event: events.Event) -> None:
         self.estimate.event(event)
         if isinstance(event, events.PhaseStarted):
-            self._newest, self._phase = None, event.phase
+            self._newest = None
 
     def step(self, done: events.StepDone, running_means: RunningMeans) -> None:
         """Not more than five times a second: reading the loss waits for the device."""
@@ -110,7 +110,8 @@ class Bar:
             yield self._waiting()
 
     def _waiting(self) -> RenderableType:
-        doing = STAGES.get(self._progress.stage, f"compiling the first step of {self._phase}")
+        stage = self._progress.stage
+        doing = f"compiling the first step of {stage}" if stage in self._progress.phases else STAGES[stage]
         if doing != self._doing:
             self._doing, self._since = doing, time.monotonic()
         text = f"{doing} {duration(time.monotonic() - self._since)}"

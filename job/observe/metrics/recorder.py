@@ -87,8 +87,8 @@ class Metrics(Observer):
             case events.Committed():
                 self._series("thaw_checkpoint_commits_total", event.reason).inc()
                 self._series("thaw_checkpoint_bytes_total").inc(event.bytes)
-                self._series("thaw_checkpoint_upload_seconds").observe(event.seconds)
-                self._series("thaw_checkpoint_blocking_seconds").observe(event.blocking_seconds)
+                self._series("thaw_checkpoint_upload_duration_seconds").observe(event.seconds)
+                self._series("thaw_checkpoint_blocking_duration_seconds").observe(event.blocking_seconds)
                 self._series("thaw_checkpoint_last_commit_timestamp_seconds").set_to_current_time()
             case events.CommitFailed():
                 self._series("thaw_checkpoint_failures_total", event.error).inc()
@@ -112,7 +112,7 @@ class Metrics(Observer):
     def request(self, operation: str, code: str, seconds: float) -> None:
         """A request to the store has ended, `code` says how; called from several threads, as the two below."""
         self._series("thaw_storage_requests_total", operation, code).inc()
-        self._series("thaw_storage_request_seconds", operation).observe(seconds)
+        self._series("thaw_storage_request_duration_seconds", operation).observe(seconds)
 
     def retry(self, operation: str) -> None:
         """A request is sent again."""
