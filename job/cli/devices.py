@@ -195,10 +195,9 @@ def _wait(
 
 def summed_up(codes: Sequence[int]) -> int:
     """The exit code of all: that of the cause, if one failed by itself, and not because another did."""
-    if not any(codes):
-        return ExitCode.COMPLETE
-    causes = [code for code in codes if code not in (ExitCode.COMPLETE, ExitCode.INTERRUPTED, ExitCode.PEER_LOST)]
-    return next(iter([*causes, *(code for code in (ExitCode.INTERRUPTED, ExitCode.PEER_LOST) if code in codes)]))
+    no_causes = (ExitCode.INTERRUPTED, ExitCode.PEER_LOST, ExitCode.COMPLETE)
+    causes = [code for code in codes if code not in no_causes]
+    return next(code for code in (*causes, *no_causes) if code in codes)
 
 
 def end_with_parent(parent: int) -> None:

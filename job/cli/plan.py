@@ -112,9 +112,11 @@ def _of_open(record: Record, settings: Settings) -> Next:
 
 def look(settings: Settings, store: ObjectStore, record: Record | None) -> list[Check]:
     """Every check, in the order in which a start would meet what they look at."""
+    storage = checks.attempted("storage", lambda: checks.storage(store))
+    data = checks.attempted("data", lambda: checks.data(settings))
     found = [
-        checks.attempted("storage", lambda: checks.storage(store)),
-        checks.attempted("data", lambda: checks.data(settings)),
+        storage,
+        data,
         checks.attempted("weights", lambda: checks.weights(settings)),
         checks.attempted("device", lambda: checks.device(settings, os.environ)),
     ]
@@ -122,9 +124,9 @@ def look(settings: Settings, store: ObjectStore, record: Record | None) -> list[
     num_processes = settings.workers * num_devices
     if num_processes > 1:
         found.append(checks.workers(settings, num_devices))
-    need = _need(settings, found[1].facts.get("examples", {}), record, num_processes)
+    need = _need(settings, data.facts.get("examples", {}), record, num_processes)
     here = need and dataclasses.replace(need, memory=need.memory * num_devices, scratch=need.scratch * num_devices)
-    return [*found, checks.memory(here), *checks.disks(settings, here, found[1].facts.get("fetch_bytes", 0))]
+    return [*found, checks.memory(here), *checks.disks(settings, here, data.facts.get("fetch_bytes", 0))]
 
 
 def _need(settings: Settings, examples: Mapping[str, int], record: Record | None, num_workers: int) -> Need | None:
