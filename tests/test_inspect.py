@@ -15,6 +15,7 @@ from PIL import Image
 from playwright.sync_api import Browser
 
 from job import cli
+from job.cli import page_file
 from job.data.files import findings, inspection, listing, survey
 from job.data.files.listing import Listing
 from job.data.split_spec import DEFAULT_SPECS, SPLIT_NAMES
@@ -290,7 +291,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     of = listed(files | {f"{NASTY}/\udcff.heic": HEIC, "b/1.jpg": picture(9, kind="JPEG", size=(900, 20))})
     content, seen = inspected(of)
     path = tmp_path_factory.mktemp("page") / "index.html"
-    path.write_text(contact_sheet.page(content, of, seen))
+    page_file.write(path, contact_sheet.page(content, of, seen))
     return path
 
 
