@@ -46,7 +46,7 @@ def main() -> None:
         parser.error(f"{', '.join(sorted(unknown))}: a section is one of {', '.join(SECTIONS)}")
     # The log of TensorFlow in this process would hide the rows.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    results = json.loads(RESULTS.read_text())
     with tempfile.TemporaryDirectory(prefix="thaw-bench-") as folder:
         load = workload(Path(folder))
         for name in sections:

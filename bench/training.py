@@ -1,5 +1,6 @@
 """The recipe's training in this process, a step at a time."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from job.data.order import Portion
 from job.data.splits import DataRequest, load_splits
 from job.model.augmentation_policy import Augmentation
 from job.model.classifier import ModelRequest, build_classifier
+from job.observe.events import StepDone
 from job.observe.ledger import Ledger
 from job.phases import Phase
 from job.train import loop, numerics
@@ -51,3 +53,11 @@ def training(
         position=loop.START, ledger=Ledger(), collective=collective,
     )  # fmt: skip
     return state, facts
+
+
+def step_seconds(facts: Iterator[loop.Fact]) -> float:
+    """Make the next step; returns its seconds, without those of a validation that comes before it."""
+    while True:
+        began = time.monotonic()
+        if isinstance(next(facts), StepDone):
+            return time.monotonic() - began

@@ -15,6 +15,7 @@ from PIL import Image
 from playwright.sync_api import Browser
 
 from job import cli
+from job.cli import page_file
 from job.data.files import findings, inspection, listing, survey
 from job.data.files.listing import Listing
 from job.data.split_spec import DEFAULT_SPECS, SPLIT_NAMES
@@ -290,7 +291,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     of = listed(files | {f"{NASTY}/\udcff.heic": HEIC, "b/1.jpg": picture(9, kind="JPEG", size=(900, 20))})
     content, seen = inspected(of)
     path = tmp_path_factory.mktemp("page") / "index.html"
-    path.write_bytes(contact_sheet.page(content, of, seen))
+    page_file.write(path, contact_sheet.page(content, of, seen))
     return path
 
 
@@ -309,7 +310,7 @@ def test_a_page_of_many_classes_shows_the_first_and_says_how_many_more_there_are
     """Each class is counted all the same."""
     of = listed({f"class {number:04}/1.png": picture(number) for number in range(1000)})
     content, seen = inspected(of)
-    text = contact_sheet.page(content, of, seen).decode()
+    text = contact_sheet.page(content, of, seen)
     assert text.count("<img ") == contact_sheet.MAX_SHEETS
     assert "And 960 more classes." in text
     assert text.count("class 0999") == 1

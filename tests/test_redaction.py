@@ -106,7 +106,7 @@ def test_no_error_event_or_traceback_has_the_secret_of_a_url(kind: str, capsys: 
     try:
         raise ValueError(text)
     except ValueError as bug:
-        Ending(Progress()).failed(bug)
+        Ending(Progress(), None).failed(bug)
     shown = capsys.readouterr()
     assert SECRET not in shown.out + shown.err
     assert "refused" in shown.out

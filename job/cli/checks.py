@@ -22,13 +22,7 @@ from job.run.room import Room
 from job.settings import machine
 from job.settings.resources import Need
 from job.settings.settings import Settings
-from job.storage import (
-    MISSING,
-    ObjectStore,
-    check_conditional_writes,
-    probe,
-    scratch,
-)
+from job.storage import MISSING, ObjectStore, check_conditional_writes, probe, scratch
 from job.storage.uri import is_bucket
 from job.workers.share import Share
 
@@ -93,21 +87,16 @@ def _own_images(settings: Settings) -> Check:
             store, name, files = remote.look(place)
             to_fetch = mirror.missing_bytes(mirror.folder_of_copies(settings.cache_dir, f"images of {place}"), files)
             if name:
-                facts = {"examples": {}, "fetch_bytes": to_fetch}
-                return Check("data", "ok", f"to be fetched: {place}", facts=facts)
+                return Check("data", "ok", f"to be fetched: {place}", facts={"examples": {}, "fetch_bytes": to_fetch})
             listing = places.listed(place, remote.RemoteFiles(store, files), labels, classes)
         else:
             listing = places.open_place(place, labels=labels, classes=classes, scratch=folder)
         judged = judge(listing, settings.specs())
         check_whole_splits(listing, judged)
-    sizes = {
-        name: sum(part.stop - part.start for part in parts) for name, parts in zip(SPLIT_NAMES, judged[1], strict=True)
-    }
-    counted = ", ".join(f"{name} {count:,}" for name, count in sizes.items())
-    text = (
-        f"{len(listing.images):,} images of {len(listing.class_names):,} classes, read as {listing.layout} ({counted})"
-    )
-    return Check("data", "ok", text, facts={"examples": sizes, "fetch_bytes": to_fetch})
+    of_splits = zip(SPLIT_NAMES, judged[1], strict=True)
+    sizes = {name: sum(part.stop - part.start for part in parts) for name, parts in of_splits}
+    text = f"{len(listing.images):,} images of {len(listing.class_names):,} classes, read as {listing.layout}"
+    return _of_splits(text, sizes, fetch_bytes=to_fetch)
 
 
 def _data_in_mirror(settings: Settings, place: str) -> Check:
@@ -126,12 +115,8 @@ def _data_in_mirror(settings: Settings, place: str) -> Check:
         if not is_prepared:
             text = f"{settings.dataset}: not in {place} as it is asked for; a start would download or make it"
             return Check("data", "ok", text, facts={"examples": {}})
-        found = _judged(
-            settings,
-            builder,
-            f"a mirror, to be fetched: {settings.dataset} in {place}",
-            lambda path: path.relative_to(folder).as_posix() in names,
-        )
+        text = f"a mirror, to be fetched: {settings.dataset} in {place}"
+        found = _judged(settings, builder, text, lambda path: path.relative_to(folder).as_posix() in names)
         to_fetch = mirror.missing_bytes(mirror.folder_of_copies(settings.cache_dir, place), names)
         return replace(found, facts={**found.facts, "fetch_bytes": to_fetch})
 
@@ -142,8 +127,12 @@ def _judged(settings: Settings, builder: Any, text: str, is_there: Callable[[Pat
     specs = settings.specs()
     judge(builder, specs, cache=settings.cache, is_there=is_there)
     sizes = {name: builder.info.splits[spec].num_examples for name, spec in zip(SPLIT_NAMES, specs, strict=True)}
+    return _of_splits(text, sizes)
+
+
+def _of_splits(text: str, sizes: Mapping[str, int], **facts: int) -> Check:
     counted = ", ".join(f"{name} {count:,}" for name, count in sizes.items())
-    return Check("data", "ok", f"{text} ({counted})", facts={"examples": sizes})
+    return Check("data", "ok", f"{text} ({counted})", facts={"examples": sizes, **facts})
 
 
 def weights(settings: Settings) -> Check:

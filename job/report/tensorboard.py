@@ -2,7 +2,7 @@
 
 They are written from the history when the run ends, so a repeated export gives the same files, and those of a run that
 was resumed have each epoch once. `tensorboard --logdir <run>/logs` shows two curves in each chart, `train` and
-`validation`, as of Keras's callback. Runs finished before this was one file for all phases keep a folder for each.
+`validation`, as of Keras's callback.
 """
 
 import itertools
