@@ -25,9 +25,7 @@ def listen(port: int, purpose: str) -> socket.socket:
         try:
             if not socket.has_dualstack_ipv6():
                 raise OSError(errno.EAFNOSUPPORT, "no IPv6")
-            return socket.create_server(
-                ("", port), family=socket.AF_INET6, backlog=BACKLOG, dualstack_ipv6=True
-            )  # fmt: skip
+            return socket.create_server(("", port), family=socket.AF_INET6, backlog=BACKLOG, dualstack_ipv6=True)
         except OSError as error:
             if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
                 raise
@@ -53,7 +51,7 @@ class _Answer(asyncio.Protocol):
 
 
 async def answer(worker: int, sock: socket.socket) -> asyncio.Server:
-    """Whoever asks at this socket is told which worker answers, until the server is closed."""
+    """Answer each connection to this socket with the number of the worker, until the server is closed."""
     return await asyncio.get_running_loop().create_server(lambda: _Answer(worker), sock=sock)
 
 
