@@ -23,7 +23,7 @@ COMPARED = ("data", "backbone_sha256", "arithmetic")
 
 
 class FollowedRecord(RunRecord):
-    """The record as it was when worker 0 had claimed the run, and what that one tells later; never written."""
+    """The record as it was when worker 0 had claimed the run, and what that one sends later; never written."""
 
     def __init__(self, store: ObjectStore, content: Record, team: Team) -> None:
         super().__init__(store, content, MISSING, dict)

@@ -33,17 +33,8 @@ from job.errors import (
     Superseded,
     ThawError,
 )
-from job.schema import (
-    CHECKPOINTS,
-    Attempt,
-    CheckpointName,
-    Holder,
-    Lease,
-    Outcome,
-    Record,
-    problem_of,
-    recorded_setting,
-)
+from job.run.standing import differing_settings
+from job.schema import CHECKPOINTS, Attempt, CheckpointName, Holder, Lease, Outcome, Record, problem_of
 from job.settings.settings import Settings
 from job.storage import MISSING, ObjectStore, StoredObject
 
@@ -329,15 +320,13 @@ def _superseded(data: bytes, store: ObjectStore) -> Superseded:
 
 
 def _mismatch(content: Record, start: Identity) -> RunMismatch:
+    differing = differing_settings([content.settings, start.settings])
     lines = []
-    for name in sorted(content.settings.keys() | start.settings.keys()):
-        had, has = recorded_setting(content.settings, name), recorded_setting(start.settings, name)
-        if had != has:
-            unknown = "this version does not know it"
-            lines.append(f"  THAW_{name}: the run has {had!r}, {unknown if has is None else f'this start {has!r}'}")
-    if not lines:
-        lines = ["  the same settings, of another version of the program"]
+    for name, (recorded, wanted) in sorted(differing.items()):
+        found = "this version does not know it" if wanted is None else f"this start {wanted!r}"
+        lines.append(f"  THAW_{name}: the run has {recorded!r}, {found}")
+    listed = "\n".join(lines) or "  the same settings, of another version of the program"
     return RunMismatch(
-        f"run {start.run_id!r} belongs to other settings (fingerprint {content.fingerprint}).\n" + "\n".join(lines),
+        f"run {start.run_id!r} belongs to other settings (fingerprint {content.fingerprint}).\n{listed}",
         hint="set these back to continue it, or give the new settings another THAW_RUN_ID",
     )
