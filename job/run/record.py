@@ -172,16 +172,16 @@ class RunRecord:
     def pin_inputs(self, inputs: dict[str, Any]) -> None:
         """Record what the run is made from. Raises InputError when that of its checkpoints differs."""
         recorded = self.content.inputs
-        if not self.content.checkpoints:
-            # Nothing was learned yet: images that were repaired or removed need no other run.
-            if recorded != inputs:
-                self.update(inputs=inputs)
-        elif recorded != inputs:
+        if recorded == inputs:
+            return
+        if self.content.checkpoints:
             differing = ", ".join(name for name in inputs if recorded.get(name) != inputs[name])
             raise InputError(
                 f"the run began with other inputs than this attempt finds: {differing} differ",
                 hint="give back the data and weights that the run began with, or start a run of another THAW_RUN_ID",
             )
+        # Nothing was learned yet: images that were repaired or removed need no other run.
+        self.update(inputs=inputs)
 
     def quiet(self) -> contextlib.AbstractContextManager[bool]:
         """Let no other thread write the record inside."""
