@@ -7,7 +7,7 @@ runtime, which is made of the Job in the folder `shared`.
 
 from job.settings.fields import variable
 from job.settings.settings import Settings
-from k8s.pods import WORK_BYTES, Manifest, container_of, job_spec_of, pod_of
+from k8s.pods import WORK_BYTES, Manifest, container_of, job_spec_of, literals, pod_of
 
 INSTANCE = "app.kubernetes.io/instance"
 JOB_SET_NAME = "jobset.sigs.k8s.io/jobset-name"
@@ -80,7 +80,7 @@ def _train_job(train_job: Manifest, job: Manifest, config: Manifest) -> Manifest
     """The TrainJob with what it has of the Job: name and labels, image, number of nodes, settings, resources."""
     _named_as(train_job, job)
     container = container_of(job)
-    settings = config["data"] | {it["name"]: it["value"] for it in container["env"] if "value" in it}
+    settings = config["data"] | literals(container)
     for name in (WORKER_HOST, WORK_BYTES):  # the runtime has them
         settings.pop(name, None)
     train_job["spec"]["trainer"] = {

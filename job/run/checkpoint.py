@@ -49,6 +49,8 @@ UNUSABLE = (SafetensorError, TypeError, AttributeError, ValueError)
 """What safetensors 0.8 raises for another kind of file, and for types of arrays that NumPy does not have."""
 
 Arrays = Mapping[str, np.ndarray]
+Restored = tuple[CheckpointEntry, dict[str, np.ndarray]]
+OnDamaged = Callable[[CheckpointEntry, CheckpointDamaged], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,9 +78,7 @@ class Checkpoints:
         self._set_aside = list(record.content.set_aside)
         self._num_uploads = 0
 
-    def restore(
-        self, on_damaged: Callable[[CheckpointEntry, CheckpointDamaged], None]
-    ) -> tuple[CheckpointEntry, dict[str, np.ndarray]] | None:
+    def restore(self, on_damaged: OnDamaged) -> Restored | None:
         """The newest checkpoint that is whole, walking back over damaged ones; None when there is none.
 
         Damaged ones are set aside: the next commit takes them out of the record's index, and no prune deletes them.

@@ -5,6 +5,7 @@ Only this module and `training` use the store, the record and the observers; the
 
 import contextlib
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,39 +44,33 @@ from job.train.collective import Collective
 from job.train.step import Recipe
 
 
+@dataclass
 class Pipeline:
     """Does what is left of a claimed run; its fields are what the stages share.
 
     A worker that follows does the same with a record that it cannot write, and commits that do nothing.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        store: ObjectStore,
-        record: RunRecord,
-        context: Context,
-        collective: Collective,
-        *,
-        scratch: Path,
-    ) -> None:
-        self.settings = settings
-        self.store = store
-        self.record = record
-        self.context = context
+    settings: Settings
+    store: ObjectStore
+    record: RunRecord
+    context: Context
+    collective: Collective
+    scratch: Path
+
+    def __post_init__(self) -> None:
+        settings, store, record, context = self.settings, self.store, self.record, self.context
         self.observer, self.progress, self.check_stop = context.observer, context.progress, context.check_stop
         self.ledger = context.progress.ledger
-        self.collective = collective
-        self.team = collective.team
-        self.scratch = scratch
+        self.team = self.collective.team
         self.phases = settings.training_phases()
         self.committer: Committer | NoCommits
         if isinstance(record, FollowedRecord):
-            self.checkpoints: Checkpoints = FollowedCheckpoints(store, record, self.team, scratch=scratch)
+            self.checkpoints: Checkpoints = FollowedCheckpoints(store, record, self.team, scratch=self.scratch)
             self.committer = NoCommits()
             self.arithmetic = record.arithmetic()
         else:
-            self.checkpoints = Checkpoints(store, record, keep=settings.keep_checkpoints, scratch=scratch)
+            self.checkpoints = Checkpoints(store, record, keep=settings.keep_checkpoints, scratch=self.scratch)
             self.committer = Committer(self.checkpoints, context)
             # `auto` is decided once for a run: later attempts may be on other processors.
             self.arithmetic = record.content.inputs.get("arithmetic") or numerics.choose(

@@ -9,15 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-import numpy as np
-
 from job.data.splits import Splits
 from job.errors import CheckpointDamaged, Interrupted, StorageError
 from job.model.classifier import Classifier
 from job.observe import events
 from job.observe.progress import Context
 from job.phases import Phase
-from job.run.checkpoint import Checkpoints
+from job.run.checkpoint import Checkpoints, Restored
 from job.run.committer import Committer
 from job.run.following import NoCommits
 from job.run.record import RunRecord
@@ -39,7 +37,7 @@ class Training:
     collective: Collective
     phases: Sequence[Phase]
     checkpoint_every_seconds: float
-    _restored: tuple[CheckpointEntry, dict[str, np.ndarray]] | None = field(default=None, init=False)
+    _restored: Restored | None = field(default=None, init=False)
 
     def restore(self) -> None:
         """Read the newest good checkpoint, for its phase to load, and the history up to it."""

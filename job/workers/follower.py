@@ -107,7 +107,7 @@ class Follower(Peers):
             self._released = max(self._released, number(message, "stage", len(Stage)))
             self._is_bound = self._released >= Stage.REACHED
         elif kind == "tell":
-            self._told.setdefault(text(message, "subject"), deque()).append(message.get("content"))
+            self._received.setdefault(text(message, "subject"), deque()).append(message.get("content"))
         elif not self._take(0, message):
             raise MalformedMessage(f"unknown: {kind[:20]!r}")
         return True

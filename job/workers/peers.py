@@ -57,7 +57,7 @@ class Peers(Team, ABC):
         self._is_dismissed = False  # what becomes of the others does not matter any more
         self._is_bound = False  # from now on, one that goes away is lost
         self._released = -1  # the stage that all have come to
-        self._told: dict[str, deque[Any]] = {}
+        self._received: dict[str, deque[Any]] = {}
         self._loop = asyncio.new_event_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self._thread = threading.Thread(target=self._talk, daemon=True, name="workers")
@@ -121,7 +121,7 @@ class Peers(Team, ABC):
         return error
 
     def hear(self, subject: str) -> Any:
-        return self._wait(lambda: (queue.popleft(),) if (queue := self._told.get(subject)) else None)[0]
+        return self._wait(lambda: (queue.popleft(),) if (queue := self._received.get(subject)) else None)[0]
 
     def meet(self) -> None:
         addresses, worker = self.meeting.addresses, self.share.worker
@@ -272,9 +272,9 @@ class Peers(Team, ABC):
                 self._look_for_signal()
             await asyncio.sleep(LOOK_SECONDS)
 
-    def _stopped(self, told: str) -> None:
+    def _stopped(self, reason: str) -> None:
         """Any worker was told to stop. Worker 0 announces it to all, and another worker to worker 0."""
-        self._stop = self._stop or told
+        self._stop = self._stop or reason
         self._notify()
         if not self._has_announced_stop:
             self._has_announced_stop = True
