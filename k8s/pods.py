@@ -53,6 +53,12 @@ def literals(container: Manifest) -> dict[str, str]:
     return {entry["name"]: entry["value"] for entry in container.get("env", []) if "value" in entry}
 
 
+def add_labels(manifest: Manifest, source: Manifest) -> None:
+    """Give a manifest the labels of another, where it does not have them itself."""
+    metadata = manifest.setdefault("metadata", {})
+    metadata["labels"] = source["metadata"].get("labels", {}) | metadata.get("labels", {})
+
+
 def of_kind(manifests: list[Manifest], *kinds: str) -> list[Manifest]:
     return [manifest for manifest in manifests if manifest["kind"] in kinds]
 

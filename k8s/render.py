@@ -33,6 +33,7 @@ from k8s import sweep
 from k8s.pods import (
     CannotRender,
     Manifest,
+    add_labels,
     complete,
     config_map,
     container_of,
@@ -153,8 +154,7 @@ def _on_schedule(manifests: list[Manifest]) -> list[Manifest]:
     for job in jobs:
         metadata = {key: job["metadata"][key] for key in ("labels", "annotations") if key in job["metadata"]}
         cron_job["spec"]["jobTemplate"] = {"metadata": metadata, "spec": job["spec"]}
-        labels = cron_job["metadata"].get("labels", {})
-        cron_job["metadata"]["labels"] = job["metadata"].get("labels", {}) | labels
+        add_labels(cron_job, job)
     return [manifest for manifest in manifests if manifest not in jobs]
 
 

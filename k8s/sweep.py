@@ -11,7 +11,7 @@ from job.errors import InvalidSettings
 from job.settings import environment, sweep
 from job.settings.fields import variable
 from job.settings.settings import Settings
-from k8s.pods import Manifest, config_map, literals
+from k8s.pods import Manifest, add_labels, config_map, literals
 
 SWEEP, RUN_ID = variable("sweep"), variable("run_id")
 
@@ -58,8 +58,7 @@ def fit(job: Manifest, config: Manifest, rows: Manifest, *, num_rows: int) -> No
     """Write the number of rows into the spec of the Job, and label the rows as the settings are."""
     job["completions"] = num_rows
     job["parallelism"] = min(job["parallelism"], num_rows)
-    labels = rows["metadata"].get("labels", {})
-    rows["metadata"]["labels"] = config["metadata"].get("labels", {}) | labels
+    add_labels(rows, config)
 
 
 def rename(pod: Manifest, rows: Manifest, name: str) -> None:

@@ -45,7 +45,7 @@ class Team(Protocol):
         """
 
     def tell(self, subject: str, content: Any) -> None:
-        """Worker 0 sends a JSON value to the others; of a worker that follows, and one alone, it does nothing."""
+        """Worker 0 sends a JSON value to the others. A worker that follows, or is alone, sends nothing."""
 
     def hear(self, subject: str) -> Any:
         """What worker 0 has sent about it, in order; waits for it, and raises as `check` does."""
