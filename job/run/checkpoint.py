@@ -36,7 +36,7 @@ from job.errors import (
     TrainingDiverged,
 )
 from job.run.artefacts import problem_with
-from job.run.record import RunRecord
+from job.run.record import OTHER_CARRIES_ON, RunRecord
 from job.schema import CHECKPOINTS, CheckpointEntry, CheckpointName, Description, EpochResult, Record, problem_of
 from job.storage import MISSING, Digest, ObjectStore
 from job.storage import scratch as temporary
@@ -202,7 +202,7 @@ class Checkpoints:
             except PreconditionFailed as error:
                 raise Superseded(
                     f"{self._store.uri}/{name} exists already: another process writes to this run",
-                    hint="nothing is lost: the other attempt carries the run on",
+                    hint=OTHER_CARRIES_ON,
                 ) from error
         return entry_of(description, name, digest)
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from job.errors import InputError, PeerLost, StorageError, Superseded
 from job.run import checkpoint
 from job.run.checkpoint import Arrays, Checkpoints, OnDamaged, Restored
-from job.run.record import Identity, RunRecord
+from job.run.record import OTHER_CARRIES_ON, Identity, RunRecord
 from job.schema import CheckpointEntry, EpochResult, Outcome, Record, problem_of
 from job.storage import MISSING, ObjectStore
 from job.workers.messages import one_line
@@ -43,7 +43,7 @@ class FollowedRecord(RunRecord):
         if len(content.attempts) > attempt:
             raise Superseded(
                 f"worker 0 is attempt {attempt} at run {content.run_id!r}, and the newest is {len(content.attempts)}",
-                hint="nothing is lost: the other attempt carries the run on",
+                hint=OTHER_CARRIES_ON,
             )
         return cls(store, content, team)
 

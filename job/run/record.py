@@ -42,6 +42,8 @@ RECORD_NAME = "run.json"
 MAX_BYTES = 64 << 20
 """Of a record. Ten thousand epochs and as many attempts are a fifth of it."""
 CLOSING_SECONDS = 2.0
+OTHER_CARRIES_ON = "nothing is lost: the other attempt carries the run on"
+"""The hint of a write that another attempt has prevented."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -315,7 +317,7 @@ def _superseded(data: bytes, store: ObjectStore) -> Superseded:
     winner = parsed(data, store.uri, run_id="").attempts[-1]
     return Superseded(
         f"this attempt was superseded by attempt {winner.number} of {winner.holder}, started {winner.start:%FT%TZ}",
-        hint="nothing is lost: the other attempt carries the run on",
+        hint=OTHER_CARRIES_ON,
     )
 
 
