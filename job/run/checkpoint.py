@@ -317,7 +317,7 @@ def best_steps(record: Record, history: Sequence[EpochResult]) -> set[tuple[str,
 
 
 def retained(
-    entries: Sequence[CheckpointEntry], *, keep: int, best: Collection[tuple[str, int]] = ()
+    entries: Sequence[CheckpointEntry], *, keep: int, best: Collection[tuple[str, int]]
 ) -> list[CheckpointEntry]:
     """The newest `keep` checkpoints, the last one of each phase before the newest, and those of the `best` epochs.
 
