@@ -17,8 +17,8 @@ from job.data.files.names import is_place
 from job.data.split_spec import SPLIT_NAMES
 from job.data.tfds import prepared
 from job.errors import DiskTooSmall, ThawError, WeightsUnusable
-from job.run import room
-from job.run.room import Room
+from job.run import disk_space
+from job.run.disk_space import Space
 from job.settings import machine
 from job.settings.resources import Need
 from job.settings.settings import Settings
@@ -69,7 +69,7 @@ def data(settings: Settings) -> Check:
     builder, is_prepared = find_builder(settings.dataset, settings.data_dir)
     if not is_prepared:
         text = f"{settings.dataset}: not here; a start would download or make it"
-        is_near = room.is_with_the_cache(settings, Path(builder.data_dir_root))
+        is_near = disk_space.is_with_the_cache(settings, Path(builder.data_dir_root))
         facts = {"examples": {}, "fetch_bytes": download_bytes(builder) if is_near else 0}
         return Check("data", "ok", text, facts=facts)
     return _judged(settings, builder, f"prepared: {settings.dataset} in {place}", Path.is_file)
@@ -188,7 +188,7 @@ def workers(settings: Settings, num_devices: int) -> Check:
 def memory(need: Need | None) -> Check:
     """Whether the estimate fits into what is free."""
     free, hint = machine.available_memory_bytes(), "a smaller THAW_BATCH_SIZE, or a larger limit"
-    return _compared(Room("memory", need.memory if need else None, free, "free here", hint), "warning")
+    return _compared(Space("memory", need.memory if need else None, free, "free here", hint), "warning")
 
 
 def disks(settings: Settings, need: Need | None, to_fetch: int) -> list[Check]:
@@ -197,10 +197,10 @@ def disks(settings: Settings, need: Need | None, to_fetch: int) -> list[Check]:
         scratch.check(settings.cache_dir)
     except ThawError as error:
         return [Check("scratch disk", "failed", error.message, error.hint, int(error.exit_code))]
-    return [_compared(found, "failed") for found in room.rooms(settings, need, to_fetch=to_fetch)]
+    return [_compared(found, "failed") for found in disk_space.spaces(settings, need, to_fetch=to_fetch)]
 
 
-def _compared(found: Room, otherwise: Literal["failed", "warning"]) -> Check:
+def _compared(found: Space, otherwise: Literal["failed", "warning"]) -> Check:
     facts = {"needed_bytes": found.needed, "free_bytes": found.left}
     if not found.is_enough:
         code = int(DiskTooSmall.exit_code) if otherwise == "failed" else 0

@@ -53,11 +53,11 @@ class Killed(NamedTuple):
 def killed(record: Record, *, is_running: bool) -> Killed | None:
     """What became of the last attempt before the one that is running; None when the record has its end."""
     attempts = record.attempts[:-1] if is_running else record.attempts
+    if not attempts or attempts[-1].end is not None:
+        return None
     entry = newest_checkpoint(record)
     since = entry.attempt if entry else 1
     found = [*itertools.takewhile(lambda one: one.end is None and one.number >= since, reversed(attempts))]
-    if not attempts or attempts[-1].end is not None:
-        return None
     last = attempts[-1]
     stage = next(reversed(last.seconds), "start")
     return Killed(last, max(1, len(found)), stage, last.reached.get(stage))
