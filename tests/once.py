@@ -2,6 +2,7 @@
 
 import fcntl
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -19,6 +20,7 @@ def made_once(name: str, make: Callable[[Path], Made]) -> tuple[Path, Made]:
     with folder.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not returned.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # what a process left that failed to make it
             folder.mkdir()
             returned.write_bytes(pickle.dumps(make(folder)))
         return folder, pickle.loads(returned.read_bytes())
