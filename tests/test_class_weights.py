@@ -46,12 +46,13 @@ def test_the_log_has_each_weight_of_few_classes_and_the_extremes_of_many() -> No
     assert summary(None, ("a", "b")) is None
 
 
-@pytest.mark.parametrize("xla", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("xla", [False, True])
 @pytest.mark.parametrize(
     ("dataset", "labels", "weights"),
     [
         ("two_shapes", [0] * 36 + [1] * 4, (40 / 72, 5.0)),
-        pytest.param("three_shapes", [0] * 30 + [2] * 10, (2 / 3, 1.0, 2.0), marks=pytest.mark.slow),
+        ("three_shapes", [0] * 30 + [2] * 10, (2 / 3, 1.0, 2.0)),
     ],
 )
 def test_a_head_is_trained_as_keras_trains_it_with_the_same_class_weights(
@@ -89,6 +90,7 @@ def test_a_head_is_trained_as_keras_trains_it_with_the_same_class_weights(
         np.testing.assert_allclose(mine, value, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_setting_reaches_the_log_and_the_loss(small: Callable[..., Settings], tmp_path: Path) -> None:
     """The training split has 14, 13 and 13 examples."""
     settings: dict[str, Any] = {"dataset": "three_shapes", "head_epochs": 1, "fine_tune_epochs": 0}

@@ -316,6 +316,7 @@ def test_a_page_of_many_classes_shows_the_first_and_says_how_many_more_there_are
     assert text.count("class 0999") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "scheme"), [(360, "dark"), (1280, "light")])
 def test_the_page_fits_the_screen_and_can_be_read(browser: Browser, page: Path, width: int, scheme: Any) -> None:
     """And nothing is requested from others."""

@@ -25,7 +25,7 @@ from job.settings.settings import Settings
 from job.storage import LocalStore, cache_folder, digest_of, open_store, scratch
 from tests import shapes
 from tests.classifiers import other_weights
-from tests.conftest import REPOSITORY, Recorder, job
+from tests.conftest import REPOSITORY, Recorder, job, slowly
 from tests.gcs_server import BUCKET, HALF_AND_STALL, GcsServer
 from tests.processes import begin, wait_for
 from tests.runs import CrashOn, Small, never, record_of, start
@@ -69,7 +69,13 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("kind", [None, "503 before", "reset after", "truncated", "corrupt", "429"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *(None, "corrupt"),
+        *slowly("503 before", "reset after", "truncated", "429"),
+    ],
+)
 def test_a_data_set_is_fetched_file_by_file_and_no_other(
     filled: GcsServer, prepared: Path, tmp_path: Path, kind: str | None
 ) -> None:
@@ -91,6 +97,7 @@ def test_what_is_here_is_not_fetched_again(filled: GcsServer, tmp_path: Path) ->
     assert ("stat", f"mirror/tfds/{MANIFEST}") in filled.requests
 
 
+@pytest.mark.slow
 def test_a_fetch_that_was_stopped_goes_on_where_it_was(filled: GcsServer, tmp_path: Path) -> None:
     """No file has its name before it is complete."""
     asked = iter(range(100))
@@ -345,6 +352,7 @@ def test_a_run_reads_data_and_weights_from_a_bucket_that_the_command_has_filled(
     shutil.rmtree(cache_folder.place(tmp_path) / "mirror")
 
 
+@pytest.mark.slow
 def test_a_mirror_command_that_was_killed_goes_on_where_it_was(
     gcs: GcsServer, environment: Callable[..., dict[str, str]], prepared: Path, tmp_path: Path
 ) -> None:
@@ -365,6 +373,7 @@ def test_a_mirror_command_that_was_killed_goes_on_where_it_was(
     assert json.loads((tmp_path / "log").read_text())["reason"] == f"complete: the mirror at gs://{BUCKET}/m is filled"
 
 
+@pytest.mark.slow
 def test_a_run_on_images_in_a_bucket_is_that_on_the_same_folder(gcs: GcsServer, small: Small, tmp_path: Path) -> None:
     """The same data, and a model of the same losses."""
     folder = shapes.write_images(tmp_path / "photos")
@@ -391,6 +400,7 @@ def photo_folder(folder: Path, num_images: int) -> dict[str, bytes]:
     return files
 
 
+@pytest.mark.slow
 def test_own_images_are_mirrored_and_a_mirror_that_was_cut_short_is_refused(
     gcs: GcsServer, environment: Callable[..., dict[str, str]], tmp_path: Path
 ) -> None:
@@ -457,11 +467,11 @@ sys.exit(99 if "tensorflow" in sys.modules else code)
 @pytest.mark.parametrize(
     ("arguments", "fault", "reason"),
     [
-        (["--to", "gs://no-such-bucket/m"], None, "bucket does not exist"),
+        pytest.param(["--to", "gs://no-such-bucket/m"], None, "bucket does not exist", marks=pytest.mark.slow),
         (["--to", f"gs://{BUCKET}/m"], "403", "does not have storage.objects"),
         pytest.param(["--to", "gs://"], None, "--to='gs://': expected gs://bucket/prefix", marks=pytest.mark.slow),
         pytest.param(["--to", "ftp://bucket/m"], None, "ftp:// is not a store", marks=pytest.mark.slow),
-        (["--to", "/proc/mirror"], None, "/proc/mirror"),
+        pytest.param(["--to", "/proc/mirror"], None, "/proc/mirror", marks=pytest.mark.slow),
         ([], None, "--to: is missing (where to: gs://bucket/prefix"),
     ],
 )

@@ -77,7 +77,8 @@ def as_table(folder: Path, to: Path) -> Path:
     return to / "metadata.csv"
 
 
-@pytest.mark.parametrize("lay_out", [as_kaggle_has_them, pytest.param(as_table, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("lay_out", [as_kaggle_has_them, as_table])
 def test_the_same_images_are_the_same_data_wherever_they_lie(
     load: Any, folder: Path, tmp_path: Path, lay_out: Any
 ) -> None:
@@ -93,6 +94,7 @@ def test_the_same_images_are_the_same_data_wherever_they_lie(
     assert all(abs(counts[0] - counts[1]) <= 1 for counts in expected.composition.counts.values())
 
 
+@pytest.mark.slow
 def test_splits_that_the_data_brings_stay_as_they_are(load: Any, folder: Path, tmp_path: Path) -> None:
     """Unless slices of them are asked for; duplicates across them are named."""
     for number, split in enumerate(("train", "val", "test")):
@@ -227,6 +229,7 @@ def test_a_run_names_the_images_that_changed(small: Small, store: LocalStore, co
         start(settings, store, observer=CrashOn(events.Restored))
 
 
+@pytest.mark.slow
 def test_images_may_be_repaired_until_a_run_has_learned_something(
     small: Small, store: LocalStore, copied: Path
 ) -> None:

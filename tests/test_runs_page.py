@@ -191,6 +191,7 @@ def test_many_runs_in_a_plot_are_small(tmp_path: Path) -> None:
     assert len(svg) < 500_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "scheme"), [(360, "dark"), (1280, "light")])
 def test_the_page_fits_the_screen_and_can_be_read(browser: Browser, tmp_path: Path, width: int, scheme: Any) -> None:
     """Nothing is requested from others, texts of plots are inside of them, and the paper is white."""

@@ -1,5 +1,6 @@
 """What a person sees of a run on a terminal: recorded events in real pseudo-terminals, and one real run."""
 
+import functools
 import io
 import re
 import signal
@@ -21,7 +22,7 @@ from job.observe.log import Lines, Quiet
 from job.observe.progress import Progress
 from job.observe.terminal import Screen, columns, open_log
 from job.observe.wording import sentence, short_duration, three_digits
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, slowly
 from tests.terminal import plain, screen, written_in_terminal
 
 AT_60 = """\
@@ -89,6 +90,7 @@ AT_160 = AT_80.replace("mean\n           little", "mean little").replace("the\n 
 COLOR = re.compile(r"\x1b\[(\d+;)*(3|4|9|10)\d(;\d+)*m")
 
 
+@functools.cache
 def shown(columns: int, *flags: str, **variables: str) -> str:
     """All that the recorded run writes."""
     code, written = written_in_terminal(
@@ -103,7 +105,10 @@ def moving(written: str) -> list[str]:
     return [plain(line).strip() for line in re.split(r"[\r\n]", written) if " left" in line or "loading" in line]
 
 
-@pytest.mark.parametrize(("width", "expected"), [(60, AT_60), (80, AT_80), (160, AT_160)])
+@pytest.mark.parametrize(
+    ("width", "expected"),
+    [(80, AT_80), *slowly((60, AT_60), (160, AT_160))],
+)
 def test_a_run_fits_the_terminal(width: int, expected: str) -> None:
     """The exact screen: columns drop out by importance, texts are folded at words, and nothing that moved is left."""
     written = shown(width)
@@ -119,6 +124,7 @@ def test_a_run_fits_the_terminal(width: int, expected: str) -> None:
     assert max(map(len, lines)) < width
 
 
+@pytest.mark.slow
 def test_no_color_is_no_color_and_a_dumb_terminal_has_nothing_that_moves() -> None:
     """NO_COLOR is a convention of many programs."""
     assert COLOR.search(shown(80))
@@ -130,6 +136,7 @@ def test_no_color_is_no_color_and_a_dumb_terminal_has_nothing_that_moves() -> No
     assert screen(dumb, 80)[:-1] == AT_80.splitlines()
 
 
+@pytest.mark.slow
 def test_a_terminal_without_unicode_gets_ascii() -> None:
     """In another encoding, which Python would not write."""
     written = plain(shown(80, PYTHONIOENCODING="ascii"))
@@ -138,7 +145,7 @@ def test_a_terminal_without_unicode_gets_ascii() -> None:
     assert "62 s    64 s     !" in written
 
 
-@pytest.mark.parametrize(("before", "after"), [(80, 60), (60, 80)])
+@pytest.mark.parametrize(("before", "after"), [(80, 60), pytest.param(60, 80, marks=pytest.mark.slow)])
 def test_what_is_written_after_a_change_of_width_has_the_new_width(before: int, after: int) -> None:
     """With headings again, because the columns are others."""
     code, written = written_in_terminal(
@@ -156,6 +163,7 @@ def test_what_is_written_after_a_change_of_width_has_the_new_width(before: int, 
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_what_has_to_be_copied_is_in_one_piece() -> None:
     """Long places are not folded: the terminal itself breaks them; a command has a line for each of its parts."""
     place = f"/runs/{'cats-and-dogs-' * 5}1"
@@ -165,6 +173,7 @@ def test_what_has_to_be_copied_is_in_one_piece() -> None:
     assert lines[lines.index("next") + 1 :][:2] == ["thaw predict IMAGE... \\", f"  --run {place}"]
 
 
+@pytest.mark.slow
 def test_quiet_leaves_warnings_errors_and_the_result() -> None:
     """On a terminal, without anything that moves."""
     written = shown(80, "--quiet")
@@ -185,6 +194,7 @@ def test_quiet_lines_leave_warnings_errors_and_the_result(capsys: pytest.Capture
     assert names == ["class_rare", "run_finished", "run_failed"]
 
 
+@pytest.mark.slow
 def test_verbose_on_a_terminal_has_every_fact() -> None:
     """Lines of the log with the bar below, and the closing table."""
     text = plain(shown(200, "--verbose"))

@@ -134,6 +134,7 @@ def test_a_phase_continued_at_any_step_ends_with_the_same_bits(
         assert [getattr(fact, name) for name in names] == [getattr(expected, name) for name in names]
 
 
+@pytest.mark.slow
 def test_accuracy_is_that_of_the_model_on_the_split(splits: Splits) -> None:
     """What an epoch reports is what counting over the validation images gives."""
     state = new_state("fine_tune")
