@@ -74,26 +74,22 @@ class Decoding:
         return self._state.failure is None and bool(self._state.ready[name].all())
 
     def wait(self, name: str, indices: np.ndarray | None) -> None:
-        """Return when these images of a split are decoded, or all of them; at once when everything is.
+        """Return when these images of a split are decoded, or all of them.
 
         Raises DataCorrupt when an image of any split is known to be damaged, whichever are waited for, and what
         `check_stop` raises.
         """
-        state = self._state
-        if not state.is_complete:
-            chosen = slice(None) if indices is None else indices
-            while not state.wait(name, chosen, CHECK_STOP_SECONDS):
-                self.check_stop()
-            if state.failure is not None:
-                raise state.failure()
+        chosen = slice(None) if indices is None else indices
+        while not self._state.wait(name, chosen, CHECK_STOP_SECONDS):
+            self.check_stop()
+        if self._state.failure is not None:
+            raise self._state.failure()
 
     def wait_in_batch(self, name: str, indices: np.ndarray) -> None:
         """The same in a thread of TensorFlow's, where no stop is seen. Raises RuntimeError if they never will be."""
-        state = self._state
-        if not state.is_complete:
-            state.wait(name, indices, None)
-            if state.failure is not None:
-                raise RuntimeError("images of a batch are not decoded, and will not be")
+        self._state.wait(name, indices, None)
+        if self._state.failure is not None:
+            raise RuntimeError("images of a batch are not decoded, and will not be")
 
     def close(self) -> None:
         """End the thread, wherever it is; what is not decoded by now never will be."""
@@ -111,10 +107,6 @@ class _State:
         self.is_over = self._num_missing == 0
         self.failure: Failure | None = None
         self._changed = threading.Condition()
-
-    @property
-    def is_complete(self) -> bool:
-        return self.is_over and self.failure is None
 
     def wait(self, name: str, indices: np.ndarray | slice, timeout: float | None) -> bool:
         """Whether there is nothing left to wait for, after at most `timeout` seconds."""

@@ -54,10 +54,7 @@ class _Level:
 
 
 def worth_fetching(names: Iterable[str]) -> list[str]:
-    """Of the objects in a bucket, by their names alone, those that a reading can need; sorted.
-
-    Images and tables, or, where there are no images, the archive with the labelled ones.
-    """
+    """Of the names in a bucket, those to fetch, sorted: images and tables; where there are no images, their archive."""
     files = [name for name in visible(names) if not name.endswith("/")]
     found = [name for name in files if is_image(name) or is_table(name)]
     archive = None if any(map(is_image, found)) else inner_archive("the bucket", files)
@@ -65,7 +62,7 @@ def worth_fetching(names: Iterable[str]) -> list[str]:
 
 
 def inner_archive(place: str, names: Iterable[str]) -> str | None:
-    """Of the archives in a place without images, the one with those that have labels: train.zip, or the only one.
+    """The archive with the labelled images of a place that has none itself: train.zip, or the only one.
 
     Raises InvalidSettings when it could be one of several.
     """
