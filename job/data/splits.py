@@ -19,16 +19,16 @@ import tensorflow as tf
 from job.data import image_table, unreadable
 from job.data.composition import Composition, Skipped, identity
 from job.data.decoding import Decoding, Part
-from job.data.files import source as of_files
 from job.data.files.listing import FilesRequest
 from job.data.files.names import is_place
 from job.data.files.places import open_place
+from job.data.files.source import read_own_images
 from job.data.images import NOT_KEPT, PREFETCHED_BATCHES, Cache, ImageBatches, allocate, cached, decoded_again, untuned
 from job.data.order import Portion, evaluated, own_rows
 from job.data.pixels import decode
 from job.data.source import Examples, Source
-from job.data.tfds import examples as of_tfds
 from job.data.tfds.builders import prepared_builder
+from job.data.tfds.examples import read_data_set
 from job.observe import events
 from job.workers.share import Share
 
@@ -209,9 +209,9 @@ def _source(request: DataRequest, check_stop: Callable[[], None]) -> Source:
         listing = open_place(
             request.dataset, labels=files.labels, classes=files.classes, scratch=request.cache_dir, shown=files.shown
         )
-        return of_files.read_splits(listing, request.specs, stratify=files.stratify, check_stop=check_stop)
+        return read_own_images(listing, request.specs, stratify=files.stratify, check_stop=check_stop)
     builder = prepared_builder(request.dataset, request.data_dir)
-    return of_tfds.read_splits(builder, request.specs, cache=request.cache, check_stop=check_stop)
+    return read_data_set(builder, request.specs, cache=request.cache, check_stop=check_stop)
 
 
 def _content(

@@ -21,7 +21,9 @@ NUM_READERS = 16
 OWN_IMAGES = "own images"
 
 
-def read_splits(listing: Listing, specs: Sequence[str], *, stratify: bool, check_stop: Callable[[], None]) -> Source:
+def read_own_images(
+    listing: Listing, specs: Sequence[str], *, stratify: bool, check_stop: Callable[[], None]
+) -> Source:
     """The images of a listing; `check_stop` is called now and then, and raises to leave.
 
     Raises InputError, InvalidSettings and DataCorrupt as `judge` and `divided` do.

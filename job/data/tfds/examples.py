@@ -22,7 +22,7 @@ from job.errors import DataCorrupt, InputError
 EXAMPLES_READ_TOGETHER = 64
 
 
-def read_splits(
+def read_data_set(
     builder: tfds.core.DatasetBuilder, specs: tuple[str, str, str], *, cache: Cache, check_stop: Callable[[], None]
 ) -> Source:
     """The examples of a prepared data set; `check_stop` is called now and then, and raises to leave.
@@ -56,7 +56,7 @@ class TfdsExamples:
         self._found = found
         self._read_one: Callable[[int], bytes] | None = None
         if has_random_access(builder):
-            # Before anything is allocated, or read by TensorFlow: sizes are believed from here on.
+            # Before TensorFlow reads anything: sizes are believed from here on.
             num_records, self._read_one = _reader(builder, spec)
             if num_records != self.size:
                 raise DataCorrupt(
