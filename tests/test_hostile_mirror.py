@@ -198,7 +198,9 @@ def test_a_description_that_names_code_or_files_of_elsewhere_is_refused(
 
 def test_a_statistic_is_no_class(tmp_path: Path) -> None:
     """TFDS's schema of a data set has types too."""
-    prepared.check(write(tmp_path, "dataset_info.json", {"schema": {"feature": [{"name": "a", "type": "BYTES"}]}}))
+    prepared.check(
+        write(tmp_path, "dataset_info.json", {"schema": {"feature": [{"name": "a", "type": "BYTES"}]}}), "set"
+    )
 
 
 def test_a_model_with_a_function_in_it_gives_no_weights(tmp_path: Path) -> None:

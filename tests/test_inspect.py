@@ -16,7 +16,7 @@ from playwright.sync_api import Browser
 
 from job import cli
 from job.cli import page_file
-from job.data.files import findings, inspection, listing, survey
+from job.data.files import inspection, listing, survey
 from job.data.files.listing import Listing
 from job.data.split_spec import DEFAULT_SPECS, SPLIT_NAMES
 from job.data.together import AHEAD
@@ -69,8 +69,7 @@ def inspected(
     of: Listing, specs: tuple[str, ...] = ALL_OF_IT, *, skips: bool = False
 ) -> tuple[dict[str, Any], list[survey.Facts]]:
     seen = survey.look(of, lambda: None)
-    judged = findings.judged(of, seen, specs, stratify=True, skips=skips)
-    content = inspection.content(of, seen, judged)
+    content = inspection.content(of, seen, specs, stratify=True, skips=skips)
     assert json.loads(json.dumps(content)) == content
     return content, seen
 

@@ -85,7 +85,7 @@ def _own_images(settings: Settings) -> Check:
     with scratch.folder(settings.cache_dir) as folder:
         if is_bucket(place):
             store, name, files = remote.look(place)
-            to_fetch = mirror.missing_bytes(mirror.folder_of_copies(settings.cache_dir, f"images of {place}"), files)
+            to_fetch = mirror.missing_bytes(mirror.folder_of_images(settings.cache_dir, place), files)
             if name:
                 return Check("data", "ok", f"to be fetched: {place}", facts={"examples": {}, "fetch_bytes": to_fetch})
             listing = places.listed(place, remote.RemoteFiles(store, files), labels, classes)

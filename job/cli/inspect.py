@@ -15,11 +15,11 @@ from rich.table import Table
 from job.cli import page_file
 from job.cli.arguments import AsJson, Flag, SettingsOptions
 from job.cli.tables import plain, show, size, table
-from job.data.files import findings, inspection, survey
+from job.data.files import inspection, survey
 from job.data.files.names import is_place
 from job.data.files.places import open_place
 from job.data.mirror import Fetching
-from job.data.wording import counted
+from job.data.wording import counted, numbered
 from job.errors import ExitCode, InvalidSettings
 from job.observe.observer import Observers
 from job.settings.fields import LocalPath
@@ -56,16 +56,15 @@ def answer(options: Options) -> ExitCode:
         )
         with _bar(len(listing.images)) as advance:
             seen = survey.look(listing, advance)
-        judged = findings.judged(
+        content = inspection.content(
             listing, seen, settings.specs(), stratify=request.stratify, skips=settings.on_unreadable == "skip"
         )
-        content = inspection.content(listing, seen, judged)
         if options.page is not None:
             from job.report import contact_sheet
 
             page_file.write(options.page, contact_sheet.page(content, listing, seen))
     show(content, _as_table(content, options.page), as_json=options.as_json)
-    return judged.exit_code
+    return ExitCode(content["exit_code"])
 
 
 def _local(settings: Settings, folder: Path) -> str:
@@ -91,7 +90,7 @@ def _bar(total: int) -> Iterator[Callable[[], None]]:
 
 def _as_table(content: Mapping[str, Any], page: Path | None) -> Group:
     rows = Table.grid(padding=(0, 2))
-    rows.add_row("images", f"{content['num_images']:,} of {findings.numbered(len(content['classes']), 'class')}")
+    rows.add_row("images", f"{content['num_images']:,} of {numbered(len(content['classes']), 'class')}")
     rows.add_row("in", plain(content["place"], "bold"))
     rows.add_row("read as", plain(content["layout"]))
     if sizes := content["sizes"]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from job.data.wording import counted
+from job.data.wording import counted, some
 from job.errors import InputError
 from job.observe import events
 
@@ -131,9 +131,8 @@ class Composition:
         return {"num_classes": len(indices), "classes": [self.class_names[index] for index in indices[:MAX_CLASSES]]}
 
     def _listed(self, chosen: np.ndarray, counts: np.ndarray) -> str:
-        indices = np.flatnonzero(chosen)
-        more = f" and {len(indices) - MAX_CLASSES:,} more" if len(indices) > MAX_CLASSES else ""
-        return ", ".join(f"{self.class_names[index]} ({counts[index]:,})" for index in indices[:MAX_CLASSES]) + more
+        listed = [f"{self.class_names[index]} ({counts[index]:,})" for index in np.flatnonzero(chosen)]
+        return some(listed, most=MAX_CLASSES, shown=str)
 
 
 def kinds(reasons: Iterable[str]) -> dict[str, int]:

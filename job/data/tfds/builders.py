@@ -60,7 +60,7 @@ def find_builder(
     if (family := prepared.family(dataset)) in BUILT_IN:
         importlib.import_module(BUILT_IN[family])
     folder = Path(data_dir or DEFAULT_DATA_DIR).expanduser()
-    prepared.check(folder / family)
+    prepared.check(folder, dataset)
     others = ", ".join(prepared.versions(folder, dataset))
     others = f"; prepared there: {others}" if others else ""
     try:
