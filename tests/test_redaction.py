@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from job.__main__ import Ending
 from job.errors import ThawError
 from job.observe.bar import Terminal
-from job.observe.events import ClassRare, ReportingFailed, RunFailed
+from job.observe.data_events import ClassRare
+from job.observe.events import ReportingFailed, RunFailed
 from job.observe.log import Lines
 from job.observe.progress import Progress
 from job.observe.terminal import Screen

@@ -15,7 +15,7 @@ from job.data.tfds import prepared
 from job.data.together import together
 from job.data.wording import some
 from job.errors import InputError
-from job.observe import events
+from job.observe import data_events
 from job.observe.observer import Observer
 from job.storage import MISSING, Digest, ObjectStore, digest_of
 
@@ -51,7 +51,7 @@ def send(
         names = [name for name in files if name.endswith(f"/{prepared.DESCRIPTION}") == is_description]
         together([functools.partial(filling.send, name) for name in names], use=filling.note, tick=check_stop)
     filling.save()
-    observer.event(events.MirrorFilled(store.uri, bytes_sent=filling.num_bytes, seconds=time.monotonic() - began))
+    observer.event(data_events.MirrorFilled(store.uri, bytes_sent=filling.num_bytes, seconds=time.monotonic() - began))
 
 
 class _Filling:
@@ -113,7 +113,9 @@ class _Filling:
             ):
                 self.save()
         num_files = len(self._files)
-        self._observer.event(events.Mirrored(file=name, number=self._num_done, num_files=num_files, bytes=listed.size))
+        self._observer.event(
+            data_events.Mirrored(file=name, number=self._num_done, num_files=num_files, bytes=listed.size)
+        )
 
     def save(self) -> None:
         """Write the manifest."""

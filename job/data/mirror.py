@@ -27,7 +27,7 @@ from job.data.manifest import Files, Listed, listed, named
 from job.data.tfds import prepared
 from job.data.together import together
 from job.errors import DataUnavailable, InputError, WeightsUnusable
-from job.observe import events
+from job.observe import data_events
 from job.observe.observer import Observer
 from job.paths import checked_name, inside
 from job.storage import MISSING, Digest, LocalStore, ObjectStore, cache_folder, open_store, scratch
@@ -192,12 +192,12 @@ class Fetching:
                 # Without a manifest only what has come shows how much it is.
                 self._check_room(0)
                 reported_at = time.monotonic()
-                self._observer.event(events.Fetching(store.uri, num_left, len(files), bytes=num_bytes))
+                self._observer.event(data_events.Fetching(store.uri, num_left, len(files), bytes=num_bytes))
 
         copies = [Copy(store, name, folder=folder, expected=expected) for name, expected in files.items()]
         together([functools.partial(copy.ensure, self._scratch) for copy in copies], use=note, tick=tick)
         seconds = time.monotonic() - began
-        self._observer.event(events.Fetched(store.uri, num_fetched, bytes=num_bytes, seconds=seconds))
+        self._observer.event(data_events.Fetched(store.uri, num_fetched, bytes=num_bytes, seconds=seconds))
         return folder
 
 

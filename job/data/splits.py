@@ -40,7 +40,7 @@ from job.data.pixels import decode
 from job.data.source import Examples, Source
 from job.data.tfds.builders import prepared_builder
 from job.data.tfds.examples import TfdsSource
-from job.observe import events
+from job.observe import data_events, events
 from job.workers.share import Share
 
 ALL = Share()
@@ -128,7 +128,7 @@ class Splits:
     def findings(self) -> Iterator[events.Event]:
         """What a person should look at."""
         for finding in self.composition.findings():
-            if isinstance(finding, events.Duplicates) and self.table is not None:
+            if isinstance(finding, data_events.Duplicates) and self.table is not None:
                 yield replace(finding, images=image_table.duplicates(self.table))
             else:
                 yield finding

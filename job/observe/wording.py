@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from job.observe import events
+from job.observe import data_events, events
 from job.redaction import redacted
 
 
@@ -71,12 +71,12 @@ def sentence(event: events.Event) -> str:
         case events.WaitingForWorkers():
             workers = ", ".join(map(str, event.workers))
             return f"waiting for other workers ({workers}), at most {duration(event.at_most_seconds)}"
-        case events.ClassMissing():
+        case data_events.ClassMissing():
             return f"classes without an image in {event.split}: {event.num_classes:,} ({_listed(event.classes)})"
-        case events.ClassRare():
+        case data_events.ClassRare():
             few = f"classes with fewer than {event.fewer_than} training images, whose results mean little"
             return f"{few}: {event.num_classes:,} ({_listed(event.classes)})"
-        case events.Duplicates():
+        case data_events.Duplicates():
             pairs = {
                 "train and validation": event.train_validation,
                 "train and test": event.train_test,
@@ -84,7 +84,7 @@ def sentence(event: events.Event) -> str:
             }
             found = ", ".join(f"{pair} {count:,}" for pair, count in pairs.items() if count)
             return f"the same images are in two splits: {found}; accuracy is too high then"
-        case events.ImagesSkipped():
+        case data_events.ImagesSkipped():
             kinds = ", ".join(f"{kind} {count:,}" for kind, count in event.kinds.items())
             return f"{event.num_images:,} images cannot be read and are left out ({kinds}): {_listed(event.images)}"
         case events.CheckpointDamaged():
