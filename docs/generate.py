@@ -24,8 +24,9 @@ from job.observe import data_events, events
 from job.observe.metrics.table import OUTCOME, SERIES
 from job.phases import PHASE_NAMES
 from job.report.files import FILES
+from job.run.description import CheckpointName
 from job.run.record import RECORD_NAME
-from job.schema import CHECKPOINTS, CheckpointName, Record
+from job.schema import CHECKPOINTS, Record
 from job.settings.fields import variable
 from job.settings.settings import Settings, changes_result, group_of
 

@@ -36,8 +36,9 @@ from job.errors import (
     TrainingDiverged,
 )
 from job.run.artefacts import problem_with
+from job.run.description import CheckpointName, Description
 from job.run.record import RunRecord
-from job.schema import CHECKPOINTS, CheckpointEntry, CheckpointName, Description, EpochResult, Record, problem_of
+from job.schema import CHECKPOINTS, CheckpointEntry, EpochResult, Record, problem_of
 from job.storage import MISSING, Digest, ObjectStore
 from job.storage import scratch as temporary
 from job.train import schedule

@@ -279,7 +279,7 @@ class Pipeline:
             model = calibrated(exported, results.temperature)
             threshold = results.threshold
             self.write(artefacts, export.model_files(model, splits.class_names, self.scratch, threshold=threshold))
-            self.write(artefacts, export.log_files(self.committer.history, self.phases, self.scratch))
+            self.write(artefacts, export.log_files(self.committer.history, self.scratch))
             content = self.compose_report(splits, results)
             self.write(artefacts, export.report_files(content, results, self.scratch))
         self.observer.event(events.Exported(model=f"{self.store.uri}/{MODEL}"))

@@ -33,10 +33,10 @@ from job.errors import (
     Superseded,
     ThawError,
 )
+from job.run.description import CheckpointName
 from job.schema import (
     CHECKPOINTS,
     Attempt,
-    CheckpointName,
     Holder,
     Lease,
     Outcome,
