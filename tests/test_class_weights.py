@@ -18,7 +18,7 @@ from job.phases import Phase
 from job.settings.settings import Settings
 from job.storage import LocalStore
 from job.train.class_weights import choose, summary
-from job.train.loop import START, train_phase
+from job.train.loop import Position, train_phase
 from job.train.state import PhaseState
 from job.train.step import Recipe
 from tests import shapes
@@ -65,7 +65,7 @@ def test_a_head_is_trained_as_keras_trains_it_with_the_same_class_weights(
         state = PhaseState(classifier, Phase(name="head", unfreeze="none", learning_rate=1e-3, epochs=2))
         recipe = Recipe(16, 0, xla=xla, class_weights=weights)
         facts = train_phase(
-            state, train=train, validation=splits.validation, recipe=recipe, position=START, ledger=Ledger(),
+            state, train=train, validation=splits.validation, recipe=recipe, position=Position(), ledger=Ledger(),
             collective=ALONE,
         )  # fmt: skip
         epochs = [fact for fact in facts if isinstance(fact, events.EpochDone)]

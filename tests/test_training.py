@@ -15,7 +15,7 @@ from job.model.classifier import Classifier
 from job.observe.events import EpochDone, StepDone
 from job.observe.ledger import Ledger
 from job.phases import Phase
-from job.train.loop import START, Position, train_phase
+from job.train.loop import Position, train_phase
 from job.train.loss import loss_of, predicted_classes
 from job.train.state import PhaseState
 from job.train.step import Recipe
@@ -41,6 +41,7 @@ def new_state(name: str, *, dropout: float = 0.2, epochs: int = 2) -> PhaseState
     return PhaseState(build(dropout=dropout), phase)
 
 
+START = Position()
 PLAIN = Recipe(16, 0, xla=False)
 WEIGHTED = Recipe(16, 0, xla=False, class_weights=(0.625, 2.5))
 

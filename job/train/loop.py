@@ -1,8 +1,7 @@
-"""The train step and the loop of one phase.
+"""The loop of one phase: a generator that yields a fact after each step and each epoch, and writes nothing.
 
-A phase is a generator: it yields a fact after each step and each epoch and writes nothing; its caller decides what to
-record, and when to stop. Everything random is a pure function of (seed, phase, step), so a phase that is continued at
-step n goes on exactly as if it had never stopped.
+Its caller decides what to record, and when to stop. Everything random is a pure function of (seed, phase, step), so a
+phase that is continued at step n goes on exactly as if it had never stopped.
 """
 
 import hashlib
@@ -26,7 +25,7 @@ from job.train.step import Recipe, train_step, validator
 
 DIVERGENCE_CHECK_STEPS = 50
 STOP_DELAY_STEPS = 1
-"""Steps after which the workers look whether one of them was told to stop: a GPU has the next step meanwhile."""
+"""Steps after which the workers look whether one of them must stop: a GPU has the next step meanwhile."""
 
 Fact = StepDone | EpochDone
 
@@ -43,9 +42,6 @@ class Position:
     steps_lost: int = 0
 
 
-START = Position()
-
-
 def train_phase(
     state: PhaseState,
     *,
@@ -58,11 +54,10 @@ def train_phase(
 ) -> Iterator[Fact]:
     """Train a phase from `position` to its end, together with the other workers; yields facts in order.
 
-    The end is that of its last epoch, or before that of one after which `schedule.is_over`.
-    An epoch that is trained to its last step and not validated is validated first. `ledger` receives the categories of
-    the time. Raises TrainingDiverged, DataCorrupt at the next step once an image of any split is known to be damaged,
-    and what the splits raise on a stop; between facts, stopping is up to the caller. Several workers agree to stop:
-    all of them raise Interrupted after the same step.
+    The end is that of an epoch after which `schedule.is_over`. An epoch that is trained to its last step and not
+    validated is validated first. `ledger` receives the categories of the time. Raises TrainingDiverged, DataCorrupt at
+    the next step once an image of any split is known to be damaged, and what the splits raise on a stop; between facts,
+    stopping is up to the caller. Several workers agree to stop: all of them raise Interrupted after the same step.
     """
     classifier, phase, batch_size = state.classifier, state.phase.name, recipe.batch_size
     team, share = collective.team, collective.share

@@ -19,13 +19,6 @@ class Totals:
     def __init__(self) -> None:
         self._sums = tf.zeros([3], tf.float64)
 
-    @classmethod
-    def of(cls, sums: np.ndarray) -> "Totals":
-        """Those of batches, float64 [batches, 3], added in order."""
-        totals = cls()
-        totals.set(np.add.accumulate(sums)[-1] if len(sums) else np.zeros(3))
-        return totals
-
     def add(self, sums: tf.Tensor) -> None:
         """Add float64 [3]; does not wait for the device."""
         self._sums = self._sums + sums
@@ -39,8 +32,13 @@ class Totals:
 
     def means(self) -> tuple[float, float]:
         """Mean loss and accuracy; (0, 0) before the first example."""
-        loss, correct, examples = self.read()
-        return (loss / examples, correct / examples) if examples else (0.0, 0.0)
+        return means_of(self.read())
+
+
+def means_of(sums: np.ndarray) -> tuple[float, float]:
+    """Mean loss and accuracy of sums over examples, float64 [3]; (0, 0) of no example."""
+    loss, correct, examples = sums
+    return (loss / examples, correct / examples) if examples else (0.0, 0.0)
 
 
 class PhaseState:
@@ -100,9 +98,9 @@ class PhaseState:
         On a CPU nothing is copied here: tensors are immutable, and a variable whose value is still in use elsewhere
         moves to new memory when it is next written.
         """
-        variables = self.classifier.named_variables(self._changed_from) | self._optimizer_variables()
         arrays = {
-            name: np.asarray(memoryview(tf.convert_to_tensor(variable.value))) for name, variable in variables.items()
+            name: np.asarray(memoryview(tf.convert_to_tensor(variable.value)))
+            for name, variable in self._named_variables().items()
         }
         arrays["totals"] = self.totals.read()
         return arrays
@@ -112,23 +110,18 @@ class PhaseState:
 
         Raises InputError when they are not those of this model.
         """
-        for name, variable in self.classifier.named_variables(self._changed_from).items():
-            _assign(variable, arrays, name)
-        for name, variable in self._optimizer_variables().items():
-            _assign(variable, arrays, name)
+        for name, variable in self._named_variables().items():
+            variable.assign(_fitting(arrays, name, tuple(variable.shape), variable.dtype))
         self.totals.set(_fitting(arrays, "totals", (3,), "float64"))
         iterations = int(self.optimizer.iterations.numpy())
         if iterations != step:
             raise _other_model(f"the optimizer of {self.phase.name} is at step {iterations}, expected {step}")
         self._rate = np.float32(self.optimizer.learning_rate.numpy())
 
-    def _optimizer_variables(self) -> dict[str, keras.Variable]:
+    def _named_variables(self) -> dict[str, keras.Variable]:
         # By number: the names of slots contain names of layers, which depend on what else the process has built.
-        return {f"optimizer/{index:03d}": variable for index, variable in enumerate(self.optimizer.variables)}
-
-
-def _assign(variable: keras.Variable, arrays: dict[str, np.ndarray], name: str) -> None:
-    variable.assign(_fitting(arrays, name, tuple(variable.shape), variable.dtype))
+        slots = {f"optimizer/{index:03d}": variable for index, variable in enumerate(self.optimizer.variables)}
+        return self.classifier.named_variables(self._changed_from) | slots
 
 
 def _fitting(arrays: dict[str, np.ndarray], name: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:
