@@ -1,4 +1,4 @@
-"""The events of the data: what is odd about the images of a run, and files that are copied to a mirror or from one."""
+"""The events of the data: what is wrong with the images of a run, and files that are copied to a mirror or from one."""
 
 from collections.abc import Mapping, Sequence
 

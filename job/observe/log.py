@@ -103,15 +103,14 @@ class Lines(Log):
         self._progress = progress
         processors: list[structlog.typing.Processor]
         if self._terminal is not None:
-            colors = self._terminal.is_terminal and self._terminal.color_system is not None
-            colors = colors and not self._terminal.no_color
+            colors = self._terminal.color_system is not None and not self._terminal.no_color
             renderer = structlog.dev.ConsoleRenderer(colors=colors, pad_event_to=18, sort_keys=False)
             stamp = structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False)
-            processors = [add_log_level, stamp, _for_people, _rounded, _redacted, _in_words, renderer]
+            processors = [add_log_level, stamp, _for_people, _shown, _in_words, renderer]
         else:
             stamp = structlog.processors.TimeStamper(fmt="iso", key="time")
             json = structlog.processors.JSONRenderer()
-            processors = [add_log_level, stamp, self._with_position, _rounded, _redacted, json]
+            processors = [add_log_level, stamp, self._with_position, _shown, json]
         self._log = structlog.wrap_logger(
             # Its line is one write, which the lines of other processes on the same pipe do not cut.
             structlog.WriteLogger(sys.stdout),
@@ -127,13 +126,11 @@ class Lines(Log):
         with even_if_unwritable, self._lock:
             if self._bar is not None:
                 self._bar.event(event)
-            if isinstance(event, events.Stopping) and self._terminal is not None:
-                # What moves goes on below the line: it is what a person now waits for.
-                self._say(event)
-                return
-            self.stop()
-            if isinstance(event, events.RunFailed) and self._terminal is not None:
-                self._say(event)
+            if not isinstance(event, events.Stopping) or self._terminal is None:
+                # Below the line about a signal the bar stays: it shows what a person now waits for.
+                self.stop()
+            if isinstance(event, events.Stopping | events.RunFailed) and self._terminal is not None:
+                self._terminal.print(redacted(str(event)), markup=False, soft_wrap=True)
             else:
                 getattr(self._log, event.level)(event.name, **event.fields())
             if isinstance(event, events.PhaseStarted) and self._bar is not None:
@@ -164,10 +161,6 @@ class Lines(Log):
         stage, step = self._progress.stage, self._progress.step
         return {**event, "phase": event.get("phase", stage), "step": event.get("step", step)}
 
-    def _say(self, event: events.Event) -> None:
-        assert self._terminal is not None
-        self._terminal.print(redacted(str(event)), markup=False, soft_wrap=True)
-
 
 def _for_people(_: Any, __: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
     """Epochs counted from 1, as everywhere but for programs, and no speed where none was measured."""
@@ -187,11 +180,9 @@ def _in_words(_: Any, __: str, event: MutableMapping[str, Any]) -> Mapping[str, 
     return {key: text(value) for key, value in event.items()}
 
 
-def _rounded(_: Any, __: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
-    """Six significant digits are enough here; the record has them all."""
-    return {key: float(f"{value:.6g}") if isinstance(value, float) else value for key, value in event.items()}
-
-
-def _redacted(_: Any, __: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
-    """Without the secrets of URLs, wherever a text comes from."""
-    return {key: redacted_facts(value) for key, value in event.items()}
+def _shown(_: Any, __: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
+    """Without the secrets of URLs, and with six significant digits of each number, of which the record has all."""
+    return {
+        key: float(f"{value:.6g}") if isinstance(value, float) else redacted_facts(value)
+        for key, value in event.items()
+    }

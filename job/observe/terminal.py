@@ -64,12 +64,12 @@ def columns(names: Sequence[str], num_epochs: int, width: int) -> list[Column]:
         Column("saved", 6, 4, style="green"),
     ]
     # The last column of the terminal stays free: some begin a new line after it.
-    fitting, room = [], width - 1
+    fitting, free = [], width - 1
     for column in sorted(every, key=lambda column: column.rank):
-        if column.width > room:
+        if column.width > free:
             break
         fitting.append(column)
-        room -= column.width
+        free -= column.width
     return [column for column in every if column in fitting]
 
 
@@ -250,7 +250,8 @@ class Screen(Log):
 
     def _end_rows(self, last: tuple[str, int] | None = None, mark: str = "") -> None:
         """Write the lines up to that of an epoch, which gets the mark: before it the newer commit is instead."""
-        for key in [*self._rows][: [*self._rows].index(last) + 1 if last else None]:
+        keys = [*self._rows]
+        for key in keys[: keys.index(last) + 1] if last else keys:
             row = self._rows.pop(key)
             chosen = self._columns()
             if chosen != self._headed:
@@ -262,14 +263,14 @@ class Screen(Log):
         return columns(list(self._steps), self._most_epochs, self._terminal.width)
 
     def _drawn_rows(self) -> list[Text]:
-        return [self._line(row, self._columns()) for row in [*self._rows.values()]]
+        return [self._line(row, self._columns()) for row in self._rows.values()]
 
     def _print_headings(self, chosen: Sequence[Column]) -> None:
         above, names = "", ""
         for column, following in zip(chosen, [*chosen[1:], None], strict=True):
             names += column.name.rjust(column.width) if names else column.name.ljust(column.width)
             if column.group and (following is None or following.group != column.group):
-                above = above[: len(names) - len(column.group)].ljust(len(names) - len(column.group)) + column.group
+                above = above.ljust(len(names) - len(column.group)) + column.group
         self._terminal.print(Text(above, "dim"))
         self._terminal.print(Text(names, "bold"))
 

@@ -1,7 +1,5 @@
 """Numbers, names and events in words, for people."""
 
-from collections.abc import Sequence
-
 from job.observe import data_events, events
 from job.redaction import redacted
 
@@ -72,10 +70,10 @@ def sentence(event: events.Event) -> str:
             workers = ", ".join(map(str, event.workers))
             return f"waiting for other workers ({workers}), at most {duration(event.at_most_seconds)}"
         case data_events.ClassMissing():
-            return f"classes without an image in {event.split}: {event.num_classes:,} ({_listed(event.classes)})"
+            return f"classes without an image in {event.split}: {event.num_classes:,} ({', '.join(event.classes)})"
         case data_events.ClassRare():
             few = f"classes with fewer than {event.fewer_than} training images, whose results mean little"
-            return f"{few}: {event.num_classes:,} ({_listed(event.classes)})"
+            return f"{few}: {event.num_classes:,} ({', '.join(event.classes)})"
         case data_events.Duplicates():
             pairs = {
                 "train and validation": event.train_validation,
@@ -86,7 +84,7 @@ def sentence(event: events.Event) -> str:
             return f"the same images are in two splits: {found}; accuracy is too high then"
         case data_events.ImagesSkipped():
             kinds = ", ".join(f"{kind} {count:,}" for kind, count in event.kinds.items())
-            return f"{event.num_images:,} images cannot be read and are left out ({kinds}): {_listed(event.images)}"
+            return f"{event.num_images:,} images cannot be read and are left out ({kinds}): {', '.join(event.images)}"
         case events.CheckpointDamaged():
             return f"{event.checkpoint} cannot be used, so the one before it is tried: {event.reason}"
         case events.NothingRestored():
@@ -105,7 +103,3 @@ def sentence(event: events.Event) -> str:
         case _:
             facts = (f"{name} {value}" for name, value in event.fields().items() if name != "hint")
             return ", ".join(facts)
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names)

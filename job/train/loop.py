@@ -16,7 +16,7 @@ from job.data.order import epoch_order, num_batches
 from job.data.splits import Split
 from job.errors import TrainingDiverged
 from job.observe.events import EpochDone, StepDone
-from job.observe.ledger import Category, Ledger
+from job.observe.ledger import Ledger
 from job.train import schedule
 from job.train.collective import Collective
 from job.train.schedule import Validated
@@ -102,7 +102,9 @@ def train_phase(
                 loaded = time.monotonic()
                 rate = schedule.learning_rate(state.phase, step, steps_per_epoch=batches_per_epoch, history=history)
                 state.set_learning_rate(rate)
-                with ledger.during(_category(step, is_first=is_first, steps_lost=position.steps_lost)):
+                with ledger.during(
+                    "compile" if is_first else "recompute" if step < position.steps_lost else "productive"
+                ):
                     sums, num_stops = step_with(
                         tf.constant([key, step], tf.int32), tf.constant(place, tf.int32),
                         tf.constant(float(team.is_stopping)), *examples,
@@ -140,12 +142,6 @@ def train_phase(
 def _stand_in(image_size: int) -> tuple[np.ndarray, np.ndarray]:
     """A row that does not count, for a worker that has none: TensorFlow's convolutions fail without any (2.21)."""
     return np.zeros((1, image_size, image_size, 3), np.uint8), np.zeros(1, np.int32)
-
-
-def _category(step: int, *, is_first: bool, steps_lost: int) -> Category:
-    if is_first:
-        return "compile"
-    return "recompute" if step < steps_lost else "productive"
 
 
 def _finished_epoch(

@@ -1,7 +1,5 @@
 """The loss of examples, and what an epoch sums up of them."""
 
-from collections.abc import Sequence
-
 import tensorflow as tf
 
 
@@ -29,16 +27,6 @@ def predicted_classes(logits: tf.Tensor) -> tf.Tensor:
     if logits.shape[-1] == 1:
         return tf.cast(logits[:, 0] > 0, tf.int32)
     return tf.argmax(logits, axis=-1, output_type=tf.int32)
-
-
-def training_losses(
-    logits: tf.Tensor, labels: tf.Tensor, *, class_weights: Sequence[float] | None, label_smoothing: float
-) -> tf.Tensor:
-    """The loss of each example, with smoothed labels and multiplied by the weight of its class, float32 [b]."""
-    losses = loss_of(logits, labels, label_smoothing=label_smoothing)
-    if class_weights is not None:
-        losses *= tf.gather(tf.constant(class_weights, losses.dtype), labels)
-    return losses
 
 
 def sums_of(logits: tf.Tensor, labels: tf.Tensor, losses: tf.Tensor) -> tf.Tensor:

@@ -12,7 +12,7 @@ from job.data.splits import Split
 from job.model.augmentation import Rows
 from job.model.mixing import mix
 from job.train.collective import Collective
-from job.train.loss import loss_of, sums_of, training_losses
+from job.train.loss import loss_of, sums_of
 from job.train.state import PhaseState, means_of
 
 FeaturesOf = Callable[[tf.Tensor], tf.Tensor]
@@ -53,9 +53,10 @@ def train_step(
     classifier, optimizer, variables = state.classifier, state.optimizer, state.variables
 
     def losses_of(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-        return training_losses(
-            logits, labels, class_weights=recipe.class_weights, label_smoothing=recipe.label_smoothing
-        )
+        losses = loss_of(logits, labels, label_smoothing=recipe.label_smoothing)
+        if recipe.class_weights is not None:
+            losses *= tf.gather(tf.constant(recipe.class_weights, losses.dtype), labels)
+        return losses
 
     # Augmentation and mixing stay outside: the image transform has no XLA kernel.
     @tf.function(jit_compile=recipe.xla, reduce_retracing=True, autograph=False)
