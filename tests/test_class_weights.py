@@ -17,8 +17,8 @@ from job.observe.ledger import Ledger
 from job.phases import Phase
 from job.settings.settings import Settings
 from job.storage import LocalStore
-from job.train.class_weights import choose, summary
 from job.train.loop import Position, train_phase
+from job.train.loss import class_weights, weights_summary
 from job.train.state import PhaseState
 from job.train.step import Recipe
 from tests import shapes
@@ -35,15 +35,18 @@ from tests.stores import Crash
 )
 def test_balanced_weights_are_those_of_scikit_learn(counts: list[int], expected: tuple[float, ...]) -> None:
     """n / (k * n_c), where a class without examples is none of the k."""
-    assert choose("balanced", np.array(counts)) == pytest.approx(expected)
-    assert choose("none", np.array(counts)) is None
+    assert class_weights("balanced", np.array(counts)) == pytest.approx(expected)
+    assert class_weights("none", np.array(counts)) is None
 
 
 def test_the_log_has_each_weight_of_few_classes_and_the_extremes_of_many() -> None:
     """In four digits."""
-    assert summary((2 / 3, 1.0, 2.0), ("a", "b", "c")) == {"a": 0.6667, "b": 1.0, "c": 2.0}
-    assert summary((0.5, *[1.0] * 19, 123.456), tuple("abcdefghijklmnopqrstu")) == {"smallest": 0.5, "largest": 123.5}
-    assert summary(None, ("a", "b")) is None
+    assert weights_summary((2 / 3, 1.0, 2.0), ("a", "b", "c")) == {"a": 0.6667, "b": 1.0, "c": 2.0}
+    assert weights_summary((0.5, *[1.0] * 19, 123.456), tuple("abcdefghijklmnopqrstu")) == {
+        "smallest": 0.5,
+        "largest": 123.5,
+    }
+    assert weights_summary(None, ("a", "b")) is None
 
 
 @pytest.mark.parametrize("xla", [False, pytest.param(True, marks=pytest.mark.slow)])

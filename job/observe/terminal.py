@@ -76,8 +76,8 @@ def columns(names: Sequence[str], num_epochs: int, width: int) -> list[Column]:
 class Screen(Log):
     """Shows events to a person; of several workers that of the first one, which claims the run, has the moving line."""
 
-    def __init__(self, terminal: Terminal, progress: Progress, *, moves: bool = True) -> None:
-        self._terminal, self._progress, self._moves = terminal, progress, moves
+    def __init__(self, terminal: Terminal, progress: Progress) -> None:
+        self._terminal, self._progress = terminal, progress
         self._bar = Bar(terminal, progress)
         # Signals, metrics and Kubeflow report from threads of their own.
         self._lock = self._bar.lock
@@ -96,8 +96,6 @@ class Screen(Log):
             self._show(event)
 
     def step(self, done: events.StepDone, running_means: RunningMeans) -> None:
-        if not self._moves:
-            return
         self._bar.step(done, running_means)
         if self._first_step_at is None:
             self._first_step_at = time.monotonic()
@@ -133,8 +131,7 @@ class Screen(Log):
                 self._say("run", f"{Path(event.at).name}, attempt {event.attempt}", "bold")
                 self._say("place", _near(event.at), is_whole=True)
                 self._say_command("follow", ["thaw status --watch", f"--run {shlex.quote(_near(event.at))}"])
-                if self._moves:
-                    self._bar.show()
+                self._bar.show()
             case events.DataLoaded():
                 self._steps = event.steps
                 counts = f"{event.train:,} training, {event.validation:,} validation and {event.test:,} test images"
@@ -314,8 +311,7 @@ def open_log(
     """
     log: Log
     if log_format == "auto" and sys.stdout.isatty():
-        terminal = Terminal(file=sys.stdout)
-        log = Lines("console", progress) if is_verbose else Screen(terminal, progress, moves=not is_quiet)
+        log = Lines("console", progress) if is_verbose else Screen(Terminal(file=sys.stdout), progress)
     else:
         log = Lines("json" if log_format == "auto" else log_format, progress)
     return Quiet(log) if is_quiet else log

@@ -38,8 +38,9 @@ from job.schema import StoredFile
 from job.settings.resources import estimate, evaluation_batch_size
 from job.settings.settings import Settings
 from job.storage import ObjectStore, scratch
-from job.train import class_weights, numerics
+from job.train import numerics
 from job.train.collective import Collective
+from job.train.loss import class_weights, weights_summary
 from job.train.step import Recipe
 
 
@@ -172,7 +173,7 @@ class Pipeline:
             steps={phase.name: phase.epochs * steps for phase in self.phases},
             relative_costs={phase.name: phase.relative_cost for phase in self.phases},
             classes=splits.composition.summary(),
-            class_weights=class_weights.summary(self.recipe(splits).class_weights, splits.class_names),
+            class_weights=weights_summary(self.recipe(splits).class_weights, splits.class_names),
         ))  # fmt: skip
         for finding in splits.findings():
             self.observer.event(finding)
@@ -235,7 +236,7 @@ class Pipeline:
 
     def recipe(self, splits: Splits) -> Recipe:
         settings = self.settings
-        weights = class_weights.choose(settings.class_weights, splits.composition.counts["train"])
+        weights = class_weights(settings.class_weights, splits.composition.counts["train"])
         return Recipe(
             settings.batch_size,
             settings.seed,

@@ -16,7 +16,7 @@ from job.data.order import epoch_order, num_batches
 from job.data.splits import Split
 from job.errors import TrainingDiverged
 from job.observe.events import EpochDone, StepDone
-from job.observe.ledger import Ledger
+from job.observe.ledger import Category, Ledger
 from job.train import schedule
 from job.train.collective import Collective
 from job.train.schedule import Validated
@@ -102,9 +102,8 @@ def train_phase(
                 loaded = time.monotonic()
                 rate = schedule.learning_rate(state.phase, step, steps_per_epoch=batches_per_epoch, history=history)
                 state.set_learning_rate(rate)
-                with ledger.during(
-                    "compile" if is_first else "recompute" if step < position.steps_lost else "productive"
-                ):
+                category: Category = "recompute" if step < position.steps_lost else "productive"
+                with ledger.during("compile" if is_first else category):
                     sums, num_stops = step_with(
                         tf.constant([key, step], tf.int32), tf.constant(place, tf.int32),
                         tf.constant(float(team.is_stopping)), *examples,
