@@ -155,4 +155,4 @@ class Training:
     def _report_step(self, done: events.StepDone, state: PhaseState) -> None:
         if done.is_first:
             self.context.observer.event(events.StepCompiled(done.phase, done.seconds, gpu_memory=numerics.gpu_memory()))
-        self.context.observer.step(done, state.totals.means)
+        self.context.observer.step(done, state.running_means)

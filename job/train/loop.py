@@ -20,7 +20,7 @@ from job.observe.ledger import Category, Ledger
 from job.train import schedule
 from job.train.collective import Collective
 from job.train.schedule import Validated
-from job.train.state import PhaseState, Totals
+from job.train.state import PhaseState
 from job.train.step import Recipe, train_step, validator
 
 DIVERGENCE_CHECK_STEPS = 50
@@ -77,7 +77,7 @@ def train_phase(
         timer = _EpochTimer()
         skip_batches = step - epoch * batches_per_epoch
         if skip_batches == 0:
-            state.totals = Totals()
+            state.totals = tf.zeros([3], tf.float64)
         orders = [
             epoch_order(len(train), batch_size=batch_size, seed=recipe.seed, phase=name, epoch=epoch) for name in names
         ]
@@ -108,10 +108,10 @@ def train_phase(
                         tf.constant([key, step], tf.int32), tf.constant(place, tf.int32),
                         tf.constant(float(team.is_stopping)), *examples,
                     )  # fmt: skip
-                    state.totals.add(sums)
+                    state.totals += sums
                     step += 1
                     if is_first or step % DIVERGENCE_CHECK_STEPS == 0:
-                        check_finite(state.totals.read()[0], f"after step {step} of phase {phase}")
+                        check_finite(state.totals.numpy()[0], f"after step {step} of phase {phase}")
                 done = StepDone(
                     phase=phase,
                     epoch=epoch,
@@ -153,8 +153,8 @@ def _finished_epoch(
     ledger: Ledger,
 ) -> EpochDone:
     where = f"after step {step} of phase {state.phase.name}"
-    check_finite(state.totals.read()[0], where)
-    train_loss, train_accuracy = state.totals.means()
+    check_finite(state.totals.numpy()[0], where)
+    train_loss, train_accuracy = state.running_means()
     train_seconds = timer.seconds()
     with ledger.during("validate"), state.averaged():
         validation_loss, validation_accuracy = validate()

@@ -38,10 +38,16 @@ def predicted_classes(logits: tf.Tensor) -> tf.Tensor:
 
 
 def sums_of(logits: tf.Tensor, labels: tf.Tensor, losses: tf.Tensor) -> tf.Tensor:
-    """What `Totals` keeps of examples with these losses, float32 [b]: float64 [3]."""
+    """Loss, correct answers and number of examples with these losses, float32 [b]: float64 [3]."""
     correct = tf.reduce_sum(tf.cast(predicted_classes(logits) == labels, tf.float64))
     total = tf.reduce_sum(tf.cast(losses, tf.float64))
     return tf.stack([total, correct, tf.cast(tf.shape(labels)[0], tf.float64)])
+
+
+def means_of(sums: np.ndarray) -> tuple[float, float]:
+    """Mean loss and accuracy of such sums, float64 [3]; (0, 0) of no example."""
+    loss, correct, examples = sums
+    return (loss / examples, correct / examples) if examples else (0.0, 0.0)
 
 
 def class_weights(kind: Literal["none", "balanced"], counts: np.ndarray) -> Weights | None:

@@ -12,8 +12,8 @@ from job.data.splits import Split
 from job.model.augmentation import Rows
 from job.model.mixing import mix
 from job.train.collective import Collective
-from job.train.loss import loss_of, sums_of
-from job.train.state import PhaseState, means_of
+from job.train.loss import loss_of, means_of, sums_of
+from job.train.state import PhaseState
 
 FeaturesOf = Callable[[tf.Tensor], tf.Tensor]
 
