@@ -6,7 +6,6 @@ count from 1. What a person sees otherwise is in `terminal`.
 """
 
 import contextlib
-import logging
 import os
 import re
 import sys
@@ -111,12 +110,8 @@ class Lines(Log):
             stamp = structlog.processors.TimeStamper(fmt="iso", key="time")
             json = structlog.processors.JSONRenderer()
             processors = [add_log_level, stamp, self._with_position, _shown, json]
-        self._log = structlog.wrap_logger(
-            # Its line is one write, which the lines of other processes on the same pipe do not cut.
-            structlog.WriteLogger(sys.stdout),
-            processors=processors,
-            wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        )
+        # Its line is one write, which the lines of other processes on the same pipe do not cut.
+        self._log = structlog.wrap_logger(structlog.WriteLogger(sys.stdout), processors=processors)
 
     def bind(self, **fields: Any) -> None:
         if self._terminal is None:
