@@ -71,7 +71,7 @@ def test_a_head_is_trained_as_keras_trains_it_with_the_same_class_weights(
             state, train=train, validation=splits.validation, recipe=recipe, position=Position(), ledger=Ledger(),
             collective=ALONE,
         )  # fmt: skip
-        epochs = [fact for fact in facts if isinstance(fact, events.EpochDone)]
+        epochs = [fact for fact in facts if isinstance(fact, events.EpochFinished)]
         images, validation = (
             np.concatenate([batch.numpy() for batch, _ in split.batches(16)]) for split in (train, splits.validation)
         )

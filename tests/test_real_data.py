@@ -16,7 +16,7 @@ import pytest
 from job.data.splits import DataRequest, Splits, load_splits
 from job.errors import ExitCode, WeightsUnusable
 from job.model.classifier import Classifier
-from job.observe.events import EpochDone
+from job.observe.events import EpochFinished
 from job.observe.ledger import Ledger
 from job.phases import Phase
 from job.settings.settings import Settings
@@ -80,7 +80,7 @@ def test_our_way_does_not_move_them(real_data: Path, photographs: Splits, phase:
         state, train=photographs.train, validation=photographs.validation, recipe=Recipe(32, 0, xla=False),
         position=Position(), ledger=Ledger(), collective=ALONE,
     )  # fmt: skip
-    assert isinstance(list(facts)[-1], EpochDone)
+    assert isinstance(list(facts)[-1], EpochFinished)
     for name, variable in model.named_variables(with_head=False).items():
         stays = phase == "head" or name.endswith(("moving_mean", "moving_variance"))
         assert np.array_equal(before[name], variable.numpy()) == stays, name

@@ -174,8 +174,7 @@ class StepCompiled(Event, name="step_compiled"):
     gpu_memory: GpuMemory | None = None
 
 
-@dataclass(frozen=True)
-class EpochDone:
+class EpochFinished(Event, name="epoch_finished"):
     """An epoch is trained and validated: mean losses in nats, that of training with class weights; accuracies in 0..1.
 
     Seconds and images a second are of this attempt; the rate leaves out the step that was compiled. `learning_rate` is
@@ -193,11 +192,6 @@ class EpochDone:
     validation_seconds: float
     images_per_second: float
     learning_rate: float
-
-
-class EpochFinished(EpochDone, Event, name="epoch_finished"):
-    """An epoch is trained and validated."""
-
     gpu_memory: GpuMemory | None = None
 
 

@@ -15,9 +15,9 @@ import tensorflow as tf
 from job.data.order import epoch_order, num_batches
 from job.data.splits import Split
 from job.errors import TrainingDiverged
-from job.observe.events import EpochDone, StepDone
+from job.observe.events import EpochFinished, StepDone
 from job.observe.ledger import Category, Ledger
-from job.train import schedule
+from job.train import numerics, schedule
 from job.train.collective import Collective
 from job.train.schedule import Validated
 from job.train.state import PhaseState
@@ -27,7 +27,7 @@ DIVERGENCE_CHECK_STEPS = 50
 STOP_DELAY_STEPS = 1
 """Steps after which the workers look whether one of them must stop: a GPU has the next step meanwhile."""
 
-Fact = StepDone | EpochDone
+Fact = StepDone | EpochFinished
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +151,7 @@ def _finished_epoch(
     validate: Callable[[], tuple[float, float]],
     timer: "_EpochTimer",
     ledger: Ledger,
-) -> EpochDone:
+) -> EpochFinished:
     where = f"after step {step} of phase {state.phase.name}"
     check_finite(state.totals.numpy()[0], where)
     train_loss, train_accuracy = state.running_means()
@@ -159,7 +159,7 @@ def _finished_epoch(
     with ledger.during("validate"), state.averaged():
         validation_loss, validation_accuracy = validate()
     check_finite(validation_loss, f"in validation {where}")
-    return EpochDone(
+    return EpochFinished(
         phase=state.phase.name,
         epoch=epoch,
         step=step,
@@ -171,6 +171,7 @@ def _finished_epoch(
         validation_seconds=timer.seconds() - train_seconds,
         images_per_second=timer.images_per_second(),
         learning_rate=state.learning_rate,
+        gpu_memory=numerics.gpu_memory(),
     )
 
 
