@@ -1,4 +1,4 @@
-"""How much of the training is done, and how long the rest takes: one formula for all who show it.
+"""How much of the training is done, and how long the rest takes: one formula, wherever it is shown.
 
 Of the rest, each step takes as long as the newest measured steps of its phase; where none was measured, as long as the
 newest ones of another phase by their relative cost. Each epoch still to be validated takes as long as the newest

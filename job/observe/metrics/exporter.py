@@ -35,7 +35,7 @@ def serving(registry: CollectorRegistry, port: int, observer: Observer) -> Itera
         yield
     finally:
         if server is not None:
-            # It looks up twice a second whether it shall end; the end of a run does not wait for that.
+            # It checks twice a second whether it must end; the end of a run does not wait for that.
             threading.Thread(target=_close, args=(server,), daemon=True).start()
 
 
