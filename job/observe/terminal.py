@@ -27,7 +27,7 @@ from job.observe.ledger import by_stage
 from job.observe.log import Lines, Log, Quiet, even_if_unwritable
 from job.observe.observer import RunningMeans
 from job.observe.progress import Progress
-from job.observe.wording import duration, printable, sentence, short_duration, three_digits
+from job.observe.wording import counts, duration, printable, sentence, short_duration, three_digits
 
 LABEL = 10
 MAX_DRAWN = 5
@@ -134,10 +134,10 @@ class Screen(Log):
                 self._bar.show()
             case events.DataLoaded():
                 self._steps = event.steps
-                counts = f"{event.train:,} training, {event.validation:,} validation and {event.test:,} test images"
-                self._say("data", f"{event.dataset}: {counts}")
+                images = f"{event.train:,} training, {event.validation:,} validation and {event.test:,} test images"
+                self._say("data", f"{event.dataset}: {images}")
                 self._say("classes", _classes(event.classes["train"]))
-                self._say("steps", ", ".join(f"{phase} {count:,}" for phase, count in event.steps.items()))
+                self._say("steps", counts(event.steps))
             case events.ModelBuilt():
                 xla = ", compiled by XLA" if event.xla else ""
                 self._say("model", f"{event.backbone}, weights {event.weights}, {event.precision}{xla}")
@@ -283,11 +283,11 @@ class Screen(Log):
         return line
 
 
-def _classes(counts: Mapping[str, int]) -> str:
+def _classes(images: Mapping[str, int]) -> str:
     """Of the training images: each class, or of many their number and the range."""
-    if "num_classes" in counts:
-        return f"{counts['num_classes']:,}, with {counts['fewest']:,} to {counts['most']:,} training images each"
-    return f"{len(counts)}: " + ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    if "num_classes" in images:
+        return f"{images['num_classes']:,}, with {images['fewest']:,} to {images['most']:,} training images each"
+    return f"{len(images)}: {counts(images)}"
 
 
 def _near(place: str) -> str:

@@ -1,5 +1,7 @@
 """Numbers, names and events in words, for people."""
 
+from collections.abc import Mapping
+
 from job.observe import data_events, events
 from job.redaction import redacted
 
@@ -29,6 +31,11 @@ def size(num_bytes: float) -> str:
             return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
         num_bytes /= 1000
     return f"{num_bytes:.1f} TB"
+
+
+def counts(numbers: Mapping[str, int]) -> str:
+    """Each name with its number: cat 20, dog 1,204."""
+    return ", ".join(f"{name} {number:,}" for name, number in numbers.items())
 
 
 def three_digits(value: float) -> str:
@@ -80,11 +87,11 @@ def sentence(event: events.Event) -> str:
                 "train and test": event.train_test,
                 "validation and test": event.validation_test,
             }
-            found = ", ".join(f"{pair} {count:,}" for pair, count in pairs.items() if count)
-            return f"the same images are in two splits: {found}; accuracy is too high then"
+            found = {pair: count for pair, count in pairs.items() if count}
+            return f"the same images are in two splits: {counts(found)}; accuracy is too high then"
         case data_events.ImagesSkipped():
-            kinds = ", ".join(f"{kind} {count:,}" for kind, count in event.kinds.items())
-            return f"{event.num_images:,} images cannot be read and are left out ({kinds}): {', '.join(event.images)}"
+            left_out = f"{event.num_images:,} images cannot be read and are left out ({counts(event.kinds)})"
+            return f"{left_out}: {', '.join(event.images)}"
         case events.CheckpointDamaged():
             return f"{event.checkpoint} cannot be used, so the one before it is tried: {event.reason}"
         case events.NothingRestored():
