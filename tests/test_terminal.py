@@ -17,7 +17,7 @@ from job.cli.observers import FollowersLog
 from job.errors import ExitCode, InvalidSettings
 from job.observe import data_events, events
 from job.observe.bar import Terminal
-from job.observe.log import Lines, Quiet
+from job.observe.log import ConsoleLines, JsonLines, Quiet
 from job.observe.progress import Progress
 from job.observe.terminal import Screen, columns, open_log
 from job.observe.wording import sentence, short_duration, three_digits
@@ -300,8 +300,10 @@ def test_what_is_shown_depends_on_format_terminal_and_flags(monkeypatch: pytest.
     monkeypatch.setattr(sys, "stdout", TerminalText())
     assert isinstance(open_log("auto", Progress()), Screen)
     assert isinstance(open_log("auto", Progress(), is_quiet=True), Quiet)
-    for log_format, is_verbose in (("console", False), ("json", False), ("json", True), ("auto", True)):
-        assert isinstance(open_log(log_format, Progress(), is_verbose=is_verbose), Lines)  # type: ignore[arg-type]
+    assert isinstance(open_log("auto", Progress(), is_verbose=True), ConsoleLines)
+    assert isinstance(open_log("console", Progress()), ConsoleLines)
+    for is_verbose in (False, True):
+        assert isinstance(open_log("json", Progress(), is_verbose=is_verbose), JsonLines)
 
 
 @pytest.mark.slow

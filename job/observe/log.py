@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, MutableMapping
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
 import structlog
 from rich.table import Table
@@ -91,40 +91,49 @@ class Quiet(Log):
         self._log.closing(title, rows)
 
 
-class Lines(Log):
-    """Writes each event as a line, with structlog; on a terminal also a bar, and a table at the end."""
+class JsonLines(Log):
+    """Writes each event as a line of JSON, with what was bound, and with the phase and the step that it happens in."""
 
-    def __init__(self, log_format: Literal["console", "json"], progress: Progress) -> None:
-        self._terminal = Terminal(file=sys.stdout) if log_format == "console" else None
-        self._bar = Bar(self._terminal, progress) if self._terminal is not None and self._terminal.can_redraw else None
-        # Signals, metrics and Kubeflow report from threads of their own.
-        self._lock = threading.RLock()
+    def __init__(self, progress: Progress) -> None:
         self._progress = progress
-        processors: list[structlog.typing.Processor]
-        if self._terminal is not None:
-            colors = self._terminal.color_system is not None and not self._terminal.no_color
-            renderer = structlog.dev.ConsoleRenderer(colors=colors, pad_event_to=18, sort_keys=False)
-            stamp = structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False)
-            processors = [add_log_level, stamp, _for_people, _shown, _in_words, renderer]
-        else:
-            stamp = structlog.processors.TimeStamper(fmt="iso", key="time")
-            json = structlog.processors.JSONRenderer()
-            processors = [add_log_level, stamp, self._with_position, _shown, json]
-        # Its line is one write, which the lines of other processes on the same pipe do not cut.
-        self._log = structlog.wrap_logger(structlog.WriteLogger(sys.stdout), processors=processors)
+        # Signals, metrics and Kubeflow report from threads of their own.
+        self._lock = threading.Lock()
+        stamp = structlog.processors.TimeStamper(fmt="iso", key="time")
+        self._log = _lines(stamp, self._with_position, _shown, structlog.processors.JSONRenderer())
 
     def bind(self, **fields: Any) -> None:
-        if self._terminal is None:
-            self._log = self._log.bind(**fields)
+        self._log = self._log.bind(**fields)
+
+    def event(self, event: events.Event) -> None:
+        with even_if_unwritable, self._lock:
+            getattr(self._log, event.level)(event.name, **event.fields())
+
+    def _with_position(self, _: Any, __: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
+        """Adds phase and step to an event that does not have them itself."""
+        stage, step = self._progress.stage, self._progress.step
+        return {**event, "phase": event.get("phase", stage), "step": event.get("step", step)}
+
+
+class ConsoleLines(Log):
+    """Writes each event as a readable line; on a terminal also a bar, and a table at the end."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._terminal = Terminal(file=sys.stdout)
+        self._bar = Bar(self._terminal, progress) if self._terminal.can_redraw else None
+        self._lock = threading.RLock()
+        colors = self._terminal.color_system is not None and not self._terminal.no_color
+        renderer = structlog.dev.ConsoleRenderer(colors=colors, pad_event_to=18, sort_keys=False)
+        stamp = structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False)
+        self._log = _lines(stamp, _for_people, _shown, _in_words, renderer)
 
     def event(self, event: events.Event) -> None:
         with even_if_unwritable, self._lock:
             if self._bar is not None:
                 self._bar.event(event)
-            if not isinstance(event, events.Stopping) or self._terminal is None:
+            if not isinstance(event, events.Stopping):
                 # Below the line about a signal the bar stays: it shows what a person now waits for.
                 self.stop()
-            if isinstance(event, events.Stopping | events.RunFailed) and self._terminal is not None:
+            if isinstance(event, events.Stopping | events.RunFailed):
                 self._terminal.print(redacted(str(event)), markup=False, soft_wrap=True)
             else:
                 getattr(self._log, event.level)(event.name, **event.fields())
@@ -142,19 +151,16 @@ class Lines(Log):
             self._bar.hide()
 
     def closing(self, title: str, rows: dict[str, str]) -> None:
-        """Show the result of a run as a table, on a terminal only."""
         self.stop()
-        if self._terminal is None:
-            return
         table = Table(title=Text(title), show_header=False, title_justify="left")
         for name, value in rows.items():
             table.add_row(name, Text(redacted(value)))  # as Text, in which brackets are no markup
         self._terminal.print(table)
 
-    def _with_position(self, _: Any, __: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
-        """Adds phase and step to an event that does not have them itself."""
-        stage, step = self._progress.stage, self._progress.step
-        return {**event, "phase": event.get("phase", stage), "step": event.get("step", step)}
+
+def _lines(*processors: structlog.typing.Processor) -> Any:
+    """A logger to standard output. Its line is one write, which other processes on the same pipe do not cut."""
+    return structlog.wrap_logger(structlog.WriteLogger(sys.stdout), processors=[add_log_level, *processors])
 
 
 def _for_people(_: Any, __: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:

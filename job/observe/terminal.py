@@ -24,7 +24,7 @@ from rich.text import Text
 from job.observe import events
 from job.observe.bar import Bar, Terminal
 from job.observe.ledger import by_stage
-from job.observe.log import Lines, Log, Quiet, even_if_unwritable
+from job.observe.log import ConsoleLines, JsonLines, Log, Quiet, even_if_unwritable
 from job.observe.observer import RunningMeans
 from job.observe.progress import Progress
 from job.observe.wording import counts, duration, printable, sentence, short_duration, three_digits
@@ -311,7 +311,7 @@ def open_log(
     """
     log: Log
     if log_format == "auto" and sys.stdout.isatty():
-        log = Lines("console", progress) if is_verbose else Screen(Terminal(file=sys.stdout), progress)
+        log = ConsoleLines(progress) if is_verbose else Screen(Terminal(file=sys.stdout), progress)
     else:
-        log = Lines("json" if log_format == "auto" else log_format, progress)
+        log = ConsoleLines(progress) if log_format == "console" else JsonLines(progress)
     return Quiet(log) if is_quiet else log
