@@ -17,9 +17,10 @@ from job.cli.observers import FollowersLog
 from job.errors import ExitCode, InvalidSettings
 from job.observe import data_events, events
 from job.observe.bar import Terminal
+from job.observe.epoch_table import columns
 from job.observe.log import ConsoleLines, JsonLines, Quiet
 from job.observe.progress import Progress
-from job.observe.terminal import Screen, columns, open_log
+from job.observe.terminal import Screen, open_log
 from job.observe.wording import sentence, short_duration, three_digits
 from tests.conftest import REPOSITORY
 from tests.terminal import plain, screen, written_in_terminal
