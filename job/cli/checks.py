@@ -17,7 +17,6 @@ from job.data.files.names import is_place
 from job.data.split_spec import SPLIT_NAMES
 from job.data.tfds import prepared
 from job.errors import DiskTooSmall, ThawError, WeightsUnusable
-from job.observe.wording import counts
 from job.run import room
 from job.run.room import Room
 from job.settings import machine
@@ -104,8 +103,10 @@ def _own_images(settings: Settings) -> Check:
     sizes = {
         name: sum(part.stop - part.start for part in parts) for name, parts in zip(SPLIT_NAMES, judged[1], strict=True)
     }
-    images = f"{len(listing.images):,} images of {len(listing.class_names):,} classes"
-    text = f"{images}, read as {listing.layout} ({counts(sizes)})"
+    counted = ", ".join(f"{name} {count:,}" for name, count in sizes.items())
+    text = (
+        f"{len(listing.images):,} images of {len(listing.class_names):,} classes, read as {listing.layout} ({counted})"
+    )
     return Check("data", "ok", text, facts={"examples": sizes, "fetch_bytes": to_fetch})
 
 
@@ -141,7 +142,8 @@ def _judged(settings: Settings, builder: Any, text: str, is_there: Callable[[Pat
     specs = settings.specs()
     judge(builder, specs, cache=settings.cache, is_there=is_there)
     sizes = {name: builder.info.splits[spec].num_examples for name, spec in zip(SPLIT_NAMES, specs, strict=True)}
-    return Check("data", "ok", f"{text} ({counts(sizes)})", facts={"examples": sizes})
+    counted = ", ".join(f"{name} {count:,}" for name, count in sizes.items())
+    return Check("data", "ok", f"{text} ({counted})", facts={"examples": sizes})
 
 
 def weights(settings: Settings) -> Check:
