@@ -7,6 +7,7 @@
     │   ├── DataUnavailable         the data set is not there and cannot be fetched
     │   ├── DataCorrupt             an example cannot be decoded
     │   ├── WeightsUnusable         weights are missing, unreadable, or not of this backbone
+    │   ├── DeviceUnavailable       the GPU that was asked for is not there, or cannot be used
     │   ├── DiskTooSmall            what the run writes does not fit on a disk or into a volume
     │   ├── RunUnavailable          a run is not there, or has not come far enough for the question
     │   └── RecordDamaged           run.json is missing beside checkpoints, unreadable, or of another run
@@ -59,7 +60,8 @@ class ExitCode(IntEnum):
     RUN_MISMATCH = 3, "the run id belongs to other settings", "will not help"
     BAD_INPUT = (
         4,
-        "data, weights, the run's record or access to the store missing, or damaged, or not what the run began with",
+        "data, weights, a GPU, the run's record or access to the store missing, or damaged, or not what the run began "
+        "with",
         "will not help",
     )
     DIVERGED = 5, "training diverged: the loss or a weight is not a finite number", "will not help"
@@ -111,6 +113,10 @@ class DataCorrupt(InputError):
 
 class WeightsUnusable(InputError):
     """The weights are missing, unreadable, or do not fit the backbone."""
+
+
+class DeviceUnavailable(InputError):
+    """The run is to train on a GPU, and this process has none that it can use."""
 
 
 class DiskTooSmall(InputError):
@@ -179,9 +185,13 @@ class AnswerMalformed(StorageError):
 
 
 class ObjectDamaged(StorageError):
-    """An object is not stored as it was sent, or arrived with another checksum than the store has."""
+    """An object is not stored as it was sent, or arrived with another checksum than the store has.
+
+    `written` is the version of the object, where it is this process that wrote it so.
+    """
 
     code = "damaged"
+    written = ""
 
 
 class ObjectMissing(StorageError):

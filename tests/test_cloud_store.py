@@ -191,6 +191,20 @@ def test_bytes_that_were_altered_on_their_way_there_are_damage(
     assert store.holds("a", NEW) is None
 
 
+@pytest.mark.parametrize("call", ["write", "upload"])
+@pytest.mark.parametrize("is_new", [True, False])
+def test_bytes_that_were_altered_on_their_way_there_are_sent_again(
+    server: StoreServer, proxy: FaultProxy, tmp_path: Path, call: str, is_new: bool
+) -> None:
+    """Otherwise the record of a run could never be read again."""
+    store = RetryingStore(new_store(server), first_delay_seconds=0.01)
+    version = MISSING if is_new else store.write("a", OLD, if_version=MISSING)
+    proxy.fail(CORRUPT, method="PUT", times=2)
+    done = CALLS[call][1](store, version, tmp_path)
+    assert store.read("a").data == NEW
+    assert done == (store.version("a") if call == "write" else digest(NEW))
+
+
 def test_a_write_whose_answer_was_lost_is_found_by_its_bytes(server: StoreServer, proxy: FaultProxy) -> None:
     """The second try is refused, and `holds` says that the first had succeeded."""
     store = new_store(server)

@@ -164,9 +164,11 @@ def weights(settings: Settings) -> Check:
     return Check("weights", "ok", f"a file of {size(path.stat().st_size)}: {path}")
 
 
-def device() -> Check:
-    """What the network would run on."""
-    found = machine.accelerators()
+def device(settings: Settings, environ: Mapping[str, str]) -> Check:
+    """What the network would run on. TensorFlow is not asked. Raises DeviceUnavailable."""
+    if settings.device == "gpu":
+        machine.check_gpu(environ)
+    found = machine.accelerators() if settings.device != "cpu" else []
     return Check("device", "ok", ", ".join(found) or f"{machine.processor()}, no GPU", facts={"accelerators": found})
 
 

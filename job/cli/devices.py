@@ -48,7 +48,7 @@ def num_devices(settings: Settings, environ: Mapping[str, str]) -> int:
 
     Raises InvalidSettings when it has fewer GPUs than were asked for, or more than there is work for.
     """
-    if settings.devices == "1":
+    if settings.devices == "1" or (settings.devices == "auto" and settings.device == "cpu"):
         # As each of several processes is started: the driver takes a while to count.
         return 1
     gpus = machine.visible_gpus(environ)

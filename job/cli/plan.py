@@ -5,6 +5,7 @@ would start, carry on, or find the run complete.
 """
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -118,9 +119,9 @@ def look(settings: Settings, store: ObjectStore, record: Record | None) -> list[
         checks.attempted("storage", lambda: checks.storage(store)),
         checks.attempted("data", lambda: checks.data(settings)),
         checks.attempted("weights", lambda: checks.weights(settings)),
-        checks.device(),
+        checks.attempted("device", lambda: checks.device(settings, os.environ)),
     ]
-    num_devices = devices.num_devices(settings, {})
+    num_devices = devices.num_devices(settings, os.environ)
     num_processes = settings.workers * num_devices
     if num_processes > 1:
         found.append(checks.workers(settings, num_devices))

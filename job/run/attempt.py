@@ -169,7 +169,9 @@ def _do_what_is_left(settings: Settings, store: ObjectStore, record: RunRecord, 
 
             with record.quiet():
                 from job.run.pipeline import Pipeline
+                from job.train import numerics
                 from job.train.collective import assemble
+        numerics.use_device(settings.device)
         context.check_stop()
         with progress.entering("meet", "idle"):
             team.meet()

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import psutil
 
+from job.errors import DeviceUnavailable
+
 # The CPU flags that mean a processor multiplies bfloat16 itself; elsewhere it is emulated, and slower than float32.
 NATIVE_BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 
@@ -40,19 +42,62 @@ def accelerators(root: Path = Path("/proc/driver/nvidia/gpus")) -> list[str]:
     return names
 
 
-def visible_gpus(environ: Mapping[str, str], driver: str = "libcuda.so.1") -> list[str]:
+DRIVER = "libcuda.so.1"
+"""NVIDIA's library, which comes with the driver and not with an image."""
+
+
+def visible_gpus(environ: Mapping[str, str], driver: str = DRIVER) -> list[str]:
     """The GPUs that a process with this environment may use, by what CUDA_VISIBLE_DEVICES calls them.
 
-    `driver` is NVIDIA's library, which counts them; where it is not, or fails, there are none.
+    `driver` counts them; where it is not, or fails, there are none.
     """
+    count, _ = _counted_gpus(driver)
+    named = [name.strip() for name in environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return (named or [str(index) for index in range(count)])[:count]
+
+
+def why_no_gpu(environ: Mapping[str, str], driver: str = DRIVER) -> str:
+    """Why a process with this environment has no GPU, as the driver and the environment say; empty where it has one."""
+    count, reason = _counted_gpus(driver)
+    visible = environ.get("CUDA_VISIBLE_DEVICES")
+    if count == 0 and visible is not None:
+        return f"{reason}, with CUDA_VISIBLE_DEVICES={visible!r}"
+    return reason
+
+
+def _counted_gpus(driver: str) -> tuple[int, str]:
+    """How many GPUs the driver gives this process, and why there is none."""
     try:
         cuda, count = ctypes.CDLL(driver), ctypes.c_int()
-        if cuda.cuInit(0) != 0 or cuda.cuDeviceGetCount(ctypes.byref(count)) != 0:
-            return []
-    except (OSError, AttributeError):
-        return []
-    named = [name.strip() for name in environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
-    return (named or [str(index) for index in range(count.value)])[: count.value]
+    except OSError:
+        return 0, f"NVIDIA's driver is not here: {driver} cannot be loaded"
+    try:
+        # The driver itself follows CUDA_VISIBLE_DEVICES.
+        code = cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count))
+    except AttributeError:
+        return 0, f"{driver} is not NVIDIA's driver"
+    if code:
+        return 0, f"NVIDIA's driver gives this process no GPU: error {code}{_NAMES_OF_ERRORS.get(code, '')}"
+    return count.value, "" if count.value else "NVIDIA's driver gives this process no GPU"
+
+
+_NAMES_OF_ERRORS = {
+    34: " (only a stub of the driver is here)", 100: " (no device)", 802: " (system not yet initialized)",
+    803: " (driver and its library do not fit)", 804: " (driver is too old for this CUDA)", 999: " (unknown)",
+}  # fmt: skip
+"""Of CUresult in cuda.h, those that a container meets."""
+
+
+def check_gpu(environ: Mapping[str, str], driver: str = DRIVER) -> None:
+    """Raise DeviceUnavailable, with what the driver says, where a process with this environment has no GPU."""
+    if reason := why_no_gpu(environ, driver):
+        raise DeviceUnavailable(f"THAW_DEVICE=gpu: {reason}", hint=NO_GPU_HINT)
+
+
+NO_GPU_HINT = (
+    "in Kubernetes the pod must ask for nvidia.com/gpu (components/gpu); elsewhere the container needs --gpus all and "
+    "the machine NVIDIA's driver; THAW_DEVICE=auto trains without a GPU"
+)
 
 
 def available_memory_bytes(cgroups: Sequence[tuple[Path, Path]] = CGROUPS) -> int:

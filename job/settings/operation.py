@@ -62,6 +62,10 @@ class OperationSettings(BaseModel):
         pattern=r"^(auto|[1-9][0-9]?)$",
     )  # fmt: skip
 
+    device: Literal["auto", "cpu", "gpu"] = _operation(
+        "auto",
+        "what trains: auto is a GPU where there is one; gpu ends at once where there is none; cpu leaves GPUs alone",
+    )
     checkpoint_every_seconds: float = _operation(120, "seconds between commits inside an epoch", ge=0, le=86_400)
     keep_checkpoints: int = _operation(2, "newest checkpoints kept, at least 1", ge=1, le=1000)
     lease_seconds: float = _operation(60, "seconds an attempt holds a run without renewing", ge=5, le=3600)

@@ -81,7 +81,7 @@ def assemble(team: Team, addresses: Addresses) -> Collective:
     share = team.share
     if share.num_workers == 1:
         return Collective(team)
-    has_gpu = bool(tf.config.list_physical_devices("GPU"))
+    has_gpu = bool(tf.config.get_visible_devices("GPU"))
     resolver = _resolver(addresses, worker=share.worker, has_gpu=has_gpu)
     implementation = tf.distribute.experimental.CommunicationImplementation
     options = tf.distribute.experimental.CommunicationOptions(

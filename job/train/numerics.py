@@ -3,11 +3,13 @@
 A run decides once: the choice of the first attempt goes into the record, and later attempts follow it on any machine.
 """
 
+import os
 from typing import Any, Literal
 
 import keras
 import tensorflow as tf
 
+from job.errors import DeviceUnavailable
 from job.settings import machine
 
 NATIVE_BFLOAT16_CAPABILITY = (8, 0)
@@ -29,6 +31,27 @@ def prepare_process(*, deterministic: bool) -> None:
         tf.config.experimental.enable_op_determinism()
 
 
+def use_device(device: Literal["auto", "cpu", "gpu"]) -> None:
+    """Leave GPUs alone, or insist on one. Call it before TensorFlow has used any.
+
+    Raises DeviceUnavailable with what the driver says, or TensorFlow, which may have no CUDA or not find its libraries.
+    """
+    if device == "cpu":
+        tf.config.set_visible_devices([], "GPU")
+    if device != "gpu" or tf.config.list_physical_devices("GPU"):
+        return
+    machine.check_gpu(os.environ)
+    if not tf.test.is_built_with_cuda():
+        raise DeviceUnavailable(
+            f"THAW_DEVICE=gpu: this TensorFlow {tf.__version__} is built for processors alone",
+            hint="take the image for GPUs, or install the extra `gpu`",
+        )
+    raise DeviceUnavailable(
+        "THAW_DEVICE=gpu: the driver has a GPU, and TensorFlow cannot use it; its warnings in this log say why",
+        hint="often a library of CUDA is missing, or the driver is older than CUDA needs",
+    )
+
+
 def dtype_policy(precision: Literal["float32", "bfloat16"]) -> str:
     """The Keras policy of a precision; variables are float32 in either."""
     return "mixed_bfloat16" if precision == "bfloat16" else "float32"
@@ -36,7 +59,7 @@ def dtype_policy(precision: Literal["float32", "bfloat16"]) -> str:
 
 def device_name() -> str:
     """The processor that the network runs on, for the report."""
-    gpus = tf.config.list_physical_devices("GPU")
+    gpus = tf.config.get_visible_devices("GPU")
     if gpus:
         return ", ".join(
             str(tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)) for gpu in gpus
@@ -46,12 +69,12 @@ def device_name() -> str:
 
 def gpu_memory() -> dict[str, dict[str, int]] | None:
     """Bytes that TensorFlow holds of each GPU, "current" and "peak"; None without a GPU."""
-    devices = [gpu.name.removeprefix("/physical_device:") for gpu in tf.config.list_physical_devices("GPU")]
+    devices = [gpu.name.removeprefix("/physical_device:") for gpu in tf.config.get_visible_devices("GPU")]
     return {device: dict(tf.config.experimental.get_memory_info(device)) for device in devices} or None
 
 
 def _has_native_bfloat16() -> bool:
-    gpus = tf.config.list_physical_devices("GPU")
+    gpus = tf.config.get_visible_devices("GPU")
     if gpus:
         details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
         return all(detail.get("compute_capability", (0, 0)) >= NATIVE_BFLOAT16_CAPABILITY for detail in details)

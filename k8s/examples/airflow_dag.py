@@ -35,6 +35,7 @@ POD = {
                 "image": "registry.example.com/thaw:0.2.0",
                 "env": [
                     {"name": "THAW_STORAGE_URI", "value": "gs://thaw.example.com/runs"},
+                    {"name": "THAW_DEVICE", "value": "gpu"},
                     {"name": "THAW_NAMESPACE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}},
                     {"name": "THAW_WORK_BYTES", "value": "10Gi"},  # the limit of the volume `work`
                     {"name": "THAW_TERMINATION_LOG", "value": "/dev/termination-log"},
