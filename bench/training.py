@@ -50,7 +50,7 @@ def training(
     state = PhaseState(build_classifier(model), phase)
     facts = loop.train_phase(
         state, train=splits.train, validation=splits.validation, recipe=Recipe(BATCH_SIZE, 0, xla=False),
-        position=loop.START, ledger=Ledger(), collective=collective,
+        position=loop.Position(), ledger=Ledger(), collective=collective,
     )  # fmt: skip
     return state, facts
 

@@ -7,7 +7,7 @@ import pytest
 
 from job.cli import mirror, plan
 from job.errors import DiskTooSmall, ExitCode
-from job.observe import events
+from job.observe import data_events
 from job.run import disk_space
 from job.settings.resources import estimate
 from job.settings.settings import Settings
@@ -86,5 +86,5 @@ def test_data_that_does_not_fit_is_not_fetched(
     recorder = Recorder()
     with pytest.raises(DiskTooSmall, match=r"about 2\.4 MB needed"):
         start(settings, store, observer=recorder)
-    assert events.Fetched not in recorder.kinds()
+    assert data_events.Fetched not in recorder.kinds()
     assert plan.answer(plan.Options(settings=settings)) == ExitCode.BAD_INPUT

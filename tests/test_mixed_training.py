@@ -16,7 +16,7 @@ from job.model.augmentation_policy import OFF
 from job.observe.ledger import Ledger
 from job.phases import Phase
 from job.storage import LocalStore
-from job.train.loop import START, train_phase
+from job.train.loop import Position, train_phase
 from job.train.state import PhaseState
 from job.train.step import Recipe, train_step
 from tests import shapes
@@ -121,7 +121,7 @@ def test_partners_are_the_examples_of_another_order_in_the_same_columns(prepared
         state = PhaseState(classifier, Phase(name="head", unfreeze="none", learning_rate=1e-3, epochs=2))
         facts = train_phase(
             state, train=splits.train, validation=splits.validation, recipe=Recipe(16, 0, xla=False, mixup=1e12),
-            position=START, ledger=Ledger(), collective=ALONE,
+            position=Position(), ledger=Ledger(), collective=ALONE,
         )  # fmt: skip
         losses = [fact.train_loss for fact in facts if hasattr(fact, "train_loss")]
         images = np.concatenate([batch.numpy() for batch, _ in splits.train.batches(16)]).astype(np.float32)

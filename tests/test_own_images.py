@@ -15,7 +15,7 @@ import pytest
 from job.data import image_table
 from job.data.splits import DataRequest, Splits, load_splits
 from job.errors import DataCorrupt, InputError, InvalidSettings
-from job.observe import events
+from job.observe import data_events, events
 from job.storage import LocalStore
 from tests import shapes
 from tests.runs import CrashOn, Small, never, record_of, start
@@ -107,7 +107,7 @@ def test_splits_that_the_data_brings_stay_as_they_are(load: Any, folder: Path, t
     defaults = ("train[:40%]", "train[40%:50%]", "train[50%:60%]")
     splits = load(tmp_path / "own", specs=defaults)
     assert splits.identity["splits"] == {"train": 32, "validation": 32, "test": 33}
-    (finding,) = (finding for finding in splits.findings() if isinstance(finding, events.Duplicates))
+    (finding,) = (finding for finding in splits.findings() if isinstance(finding, data_events.Duplicates))
     assert (finding.train_test, "test/disc/again.png (test)" in finding.images[0]) == (1, True)
     sliced = load(tmp_path / "own", specs=("train[:50%]", "train[50%:]", "test"))
     assert sliced.identity["splits"] == {"train": 16, "validation": 16, "test": 33}
@@ -158,7 +158,7 @@ def test_what_is_skipped_is_counted_and_identifies_the_data(load: Any, folder: P
     assert sorted(image.name for image in rest.composition.skipped) == [
         "bar/1.png", "bar/photo.heic", "disc/0.png", "disc/2.png", "disc/link.png"
     ]  # fmt: skip
-    (finding,) = (finding for finding in rest.findings() if isinstance(finding, events.ImagesSkipped))
+    (finding,) = (finding for finding in rest.findings() if isinstance(finding, data_events.ImagesSkipped))
     assert (finding.num_images, sum(finding.kinds.values())) == (5, 5)
     images = np.concatenate([next(iter(split.batches(96)))[0] for split in (rest.train, rest.validation, rest.test)])
     known = {image.tobytes() for split in (whole.train, whole.validation, whole.test)

@@ -374,10 +374,10 @@ def test_a_loss_that_is_not_finite_outside_training_ends_the_run(
 ) -> None:
     """In validation, and over the test split: no report has a number that is none."""
     from job.run import results
-    from job.train.state import Totals
+    from job.train import step
 
     if part == "validation":
-        monkeypatch.setattr(Totals, "means", lambda _: (float("inf"), 0.5))
+        monkeypatch.setattr(step, "means_of", lambda _: (float("inf"), 0.5))
     else:
         predict = results.predict_logits
         monkeypatch.setattr(results, "predict_logits", lambda *a, **k: predict(*a, **k) * np.nan)

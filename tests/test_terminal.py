@@ -16,11 +16,12 @@ from job.cli import run
 from job.cli.arguments import read
 from job.cli.observers import FollowersLog
 from job.errors import ExitCode, InvalidSettings
-from job.observe import events
+from job.observe import data_events, events
 from job.observe.bar import Terminal
-from job.observe.log import Lines, Quiet
+from job.observe.epoch_table import columns
+from job.observe.log import ConsoleLines, JsonLines, Quiet
 from job.observe.progress import Progress
-from job.observe.terminal import Screen, columns, open_log
+from job.observe.terminal import Screen, open_log
 from job.observe.wording import sentence, short_duration, three_digits
 from tests.conftest import REPOSITORY, slowly
 from tests.terminal import plain, screen, written_in_terminal
@@ -187,7 +188,7 @@ def test_quiet_lines_leave_warnings_errors_and_the_result(capsys: pytest.Capture
     """Off a terminal too."""
     log = open_log("auto", Progress(), is_quiet=True)
     log.event(events.RunClaimed("/runs/a", attempt=1, state="prepare"))
-    log.event(events.ClassRare(10, 1, ["owl"]))
+    log.event(data_events.ClassRare(10, 1, ["owl"]))
     log.event(events.RunFinished("/runs/a", 0.9, (0.8, 0.95), 0.1, "ab"))
     log.event(events.RunFailed(exit_code=6, reason="below", hint="more"))
     names = re.findall(r'"event": "(\w+)"', capsys.readouterr().out)
@@ -214,7 +215,7 @@ def test_verbose_and_quiet_exclude_each_other() -> None:
 
 def test_off_a_terminal_verbose_changes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     """JSON has all facts already."""
-    event = events.ClassRare(10, 1, ["owl"])
+    event = data_events.ClassRare(10, 1, ["owl"])
     for is_verbose in (False, True):
         open_log("auto", Progress(), is_verbose=is_verbose).event(event)
     first, second = capsys.readouterr().out.splitlines()
@@ -258,17 +259,17 @@ def test_a_worker_that_follows_has_nothing_that_moves(capsys: pytest.CaptureFixt
             "waiting for attempt 2 of pod-1, which holds the run, at most 1 min 30 s",
         ),
         (events.WaitingForWorkers([1, 3], 60.0), "waiting for other workers (1, 3), at most 1 min"),
-        (events.ClassMissing("test", 1, ["owl"]), "classes without an image in test: 1 (owl)"),
+        (data_events.ClassMissing("test", 1, ["owl"]), "classes without an image in test: 1 (owl)"),
         (
-            events.Duplicates(3, 0, 1234),
+            data_events.Duplicates(3, 0, 1234),
             "the same images are in two splits: train and validation 3, validation and test 1,234; "
             "accuracy is too high then",
         ),
         (
-            events.ImagesSkipped(3, {"truncated": 2, "empty": 1}, ["a.jpg", "b.jpg", "c.jpg"]),
+            data_events.ImagesSkipped(3, {"truncated": 2, "empty": 1}, ["a.jpg", "b.jpg", "c.jpg"]),
             "3 images cannot be read and are left out (truncated 2, empty 1): a.jpg, b.jpg, c.jpg",
         ),
-        (events.Fetched("gs://a", 3, 10, 1.5), "place gs://a, num_files 3, bytes 10, seconds 1.5"),
+        (data_events.Fetched("gs://a", 3, 10, 1.5), "place gs://a, num_files 3, bytes 10, seconds 1.5"),
     ],
 )
 def test_events_are_sentences_or_else_their_facts(event: events.Event, expected: str) -> None:
@@ -310,8 +311,10 @@ def test_what_is_shown_depends_on_format_terminal_and_flags(monkeypatch: pytest.
     monkeypatch.setattr(sys, "stdout", TerminalText())
     assert isinstance(open_log("auto", Progress()), Screen)
     assert isinstance(open_log("auto", Progress(), is_quiet=True), Quiet)
-    for log_format, is_verbose in (("console", False), ("json", False), ("json", True), ("auto", True)):
-        assert isinstance(open_log(log_format, Progress(), is_verbose=is_verbose), Lines)  # type: ignore[arg-type]
+    assert isinstance(open_log("auto", Progress(), is_verbose=True), ConsoleLines)
+    assert isinstance(open_log("console", Progress()), ConsoleLines)
+    for is_verbose in (False, True):
+        assert isinstance(open_log("json", Progress(), is_verbose=is_verbose), JsonLines)
 
 
 @pytest.mark.slow

@@ -153,10 +153,10 @@ def weights(settings: Settings) -> Check:
     return Check("weights", "ok", f"a file of {size(path.stat().st_size)}: {path}")
 
 
-def device(settings: Settings, environ: Mapping[str, str]) -> Check:
+def device(settings: Settings) -> Check:
     """What the network would run on. TensorFlow is not asked. Raises DeviceUnavailable."""
     if settings.device == "gpu":
-        machine.check_gpu(environ)
+        machine.check_gpu()
     found = machine.accelerators() if settings.device != "cpu" else []
     return Check("device", "ok", ", ".join(found) or f"{machine.processor()}, no GPU", facts={"accelerators": found})
 

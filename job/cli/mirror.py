@@ -18,7 +18,7 @@ from job.data.files.places import Folder, open_place
 from job.data.files.remote import check_names
 from job.data.tfds import prepared
 from job.errors import InputError, InvalidSettings
-from job.observe.events import MirrorSettings
+from job.observe.data_events import MirrorSettings
 from job.observe.log import without_native_notes
 from job.observe.observer import Observer
 from job.paths import UnsafeName

@@ -4,7 +4,6 @@ The exit code is that of a start, so that a pipeline can ask before it applies.
 """
 
 import dataclasses
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -118,9 +117,9 @@ def look(settings: Settings, store: ObjectStore, record: Record | None) -> list[
         storage,
         data,
         checks.attempted("weights", lambda: checks.weights(settings)),
-        checks.attempted("device", lambda: checks.device(settings, os.environ)),
+        checks.attempted("device", lambda: checks.device(settings)),
     ]
-    num_devices = devices.num_devices(settings, os.environ)
+    num_devices = devices.num_devices(settings, {})
     num_processes = settings.workers * num_devices
     if num_processes > 1:
         found.append(checks.workers(settings, num_devices))

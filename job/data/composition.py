@@ -16,7 +16,7 @@ import numpy as np
 
 from job.data.wording import counted, some
 from job.errors import InputError
-from job.observe import events
+from job.observe import data_events, events
 
 MAX_CLASSES = 20
 """So many classes are listed one by one; of more, how many there are and the smallest and the largest."""
@@ -115,16 +115,16 @@ class Composition:
         for split, counts in self.counts.items():
             missing = counts == 0 if split == "train" else (counts == 0) & (train > 0)
             if missing.any():
-                yield events.ClassMissing(split, **self._named(missing))
+                yield data_events.ClassMissing(split, **self._named(missing))
         rare = (train > 0) & (train < RARE_EXAMPLES)
         if rare.any():
-            yield events.ClassRare(RARE_EXAMPLES, **self._named(rare))
+            yield data_events.ClassRare(RARE_EXAMPLES, **self._named(rare))
         if any(self.duplicates.values()):
             found = self.duplicates
-            yield events.Duplicates(found["train_validation"], found["train_test"], found["validation_test"])
+            yield data_events.Duplicates(found["train_validation"], found["train_test"], found["validation_test"])
         if self.skipped:
             names = [image.name for image in self.skipped[:MAX_CLASSES]]
-            yield events.ImagesSkipped(len(self.skipped), kinds(image.reason for image in self.skipped), names)
+            yield data_events.ImagesSkipped(len(self.skipped), kinds(image.reason for image in self.skipped), names)
 
     def _named(self, chosen: np.ndarray) -> dict[str, Any]:
         indices = np.flatnonzero(chosen)

@@ -14,7 +14,7 @@ from job.data.tfds import prepared
 from job.data.together import together
 from job.data.wording import some
 from job.errors import InputError
-from job.observe import events
+from job.observe import data_events
 from job.observe.observer import Observer
 from job.storage import MISSING, Digest, ObjectStore, digest_of
 
@@ -50,7 +50,7 @@ def send(
         names = [name for name in files if name.endswith(f"/{prepared.DESCRIPTION}") == is_description]
         together([functools.partial(filling.send, name) for name in names], use=filling.note, tick=check_stop)
     filling.save()
-    observer.event(events.MirrorFilled(store.uri, bytes_sent=filling.num_bytes, seconds=time.monotonic() - began))
+    observer.event(data_events.MirrorFilled(store.uri, bytes_sent=filling.num_bytes, seconds=time.monotonic() - began))
 
 
 class _Filling:
@@ -109,7 +109,9 @@ class _Filling:
             is_long_ago = time.monotonic() - self._saved_at > SAVE_EVERY_SECONDS
             if is_long_ago or self._num_unsaved >= num_files / NUM_SAVES:
                 self.save()
-        self._observer.event(events.Mirrored(file=name, number=self._num_done, num_files=num_files, bytes=listed.size))
+        self._observer.event(
+            data_events.Mirrored(file=name, number=self._num_done, num_files=num_files, bytes=listed.size)
+        )
 
     def save(self) -> None:
         """Write the manifest."""

@@ -27,7 +27,7 @@ from job.data.manifest import Files, Listed, listed, named
 from job.data.tfds import prepared
 from job.data.together import together
 from job.errors import DataUnavailable, InputError, WeightsUnusable
-from job.observe import events
+from job.observe import data_events
 from job.observe.observer import Observer
 from job.paths import checked_name, inside
 from job.storage import MISSING, Digest, LocalStore, ObjectStore, cache_folder, open_store, scratch
@@ -109,8 +109,8 @@ class LocalInputs:
 class Fetching:
     """Copies of remote places under the cache directory, which later attempts on the same disk find again.
 
-    A file is downloaded into `scratch`, a folder of this process alone on the same disk, and then renamed. `check_room`
-    is called with the bytes that are to be fetched, as far as they are known, and raises when they do not fit.
+    A file is downloaded into `scratch`, a folder of this process alone on the same disk, and then renamed.
+    `check_space` is called with the bytes that are to be fetched, as far as they are known, and raises when they do not fit.
     """
 
     def __init__(
@@ -120,10 +120,10 @@ class Fetching:
         scratch: Path,
         observer: Observer,
         check_stop: Callable[[], None],
-        check_room: Callable[[int], None] = lambda num_bytes: None,
+        check_space: Callable[[int], None] = lambda num_bytes: None,
     ) -> None:
         self._cache_dir = cache_dir
-        self._check_room = check_room
+        self._check_space = check_space
         self._scratch = scratch
         self._observer = observer
         self._check_stop = check_stop
@@ -177,7 +177,7 @@ class Fetching:
 
     def _fetch(self, store: ObjectStore, folder: Path, files: Files) -> Path:
         """Fetch what is not here; returns the folder, which has the files then."""
-        self._check_room(missing_bytes(folder, files))
+        self._check_space(missing_bytes(folder, files))
         began = reported_at = time.monotonic()
         sizes: list[int | None] = []
 
@@ -186,16 +186,18 @@ class Fetching:
             self._check_stop()
             if time.monotonic() - reported_at >= REPORT_EVERY_SECONDS:
                 # Without a manifest only what has come shows how much it is.
-                self._check_room(0)
+                self._check_space(0)
                 reported_at = time.monotonic()
                 num_bytes = sum(size or 0 for size in sizes)
-                self._observer.event(events.Fetching(store.uri, len(files) - len(sizes), len(files), bytes=num_bytes))
+                self._observer.event(
+                    data_events.Fetching(store.uri, len(files) - len(sizes), len(files), bytes=num_bytes)
+                )
 
         copies = [_Copy(store, name, folder, expected) for name, expected in files.items()]
         together([functools.partial(copy.ensure, self._scratch) for copy in copies], use=sizes.append, tick=tick)
         fetched = [size for size in sizes if size is not None]
         seconds = time.monotonic() - began
-        self._observer.event(events.Fetched(store.uri, len(fetched), bytes=sum(fetched), seconds=seconds))
+        self._observer.event(data_events.Fetched(store.uri, len(fetched), bytes=sum(fetched), seconds=seconds))
         return folder
 
 

@@ -29,7 +29,7 @@ from job.data.pixels import decode
 from job.data.source import Examples, Source
 from job.data.tfds.builders import prepared_builder
 from job.data.tfds.examples import read_data_set
-from job.observe import events
+from job.observe import data_events, events
 from job.workers.share import Share
 
 ALL = Share()
@@ -116,7 +116,7 @@ class Splits(contextlib.AbstractContextManager["Splits"]):
     def findings(self) -> Iterator[events.Event]:
         """What a person should look at."""
         for finding in self.composition.findings():
-            if isinstance(finding, events.Duplicates) and self.table is not None:
+            if isinstance(finding, data_events.Duplicates) and self.table is not None:
                 yield replace(finding, images=image_table.duplicates(self.table))
             else:
                 yield finding
@@ -145,7 +145,7 @@ class DataRequest:
     `portion` is what of the images this process decodes and keeps: all by default. It keeps all the same where
     unreadable images are skipped, because all must be decoded to know which, and where files can only be read in turn.
 
-    `check_room` is called with the number of examples before an image is kept, and raises when they do not fit.
+    `check_space` is called with the number of examples before an image is kept, and raises when they do not fit.
     """
 
     dataset: str
@@ -156,7 +156,7 @@ class DataRequest:
     cache_dir: Path
     files: FilesRequest = field(default_factory=FilesRequest)
     on_unreadable: Literal["fail", "skip"] = "fail"
-    check_room: Callable[[int], None] = lambda num_examples: None
+    check_space: Callable[[int], None] = lambda num_examples: None
     portion: Portion | None = None
 
 
@@ -179,7 +179,7 @@ def load_splits(
     if not may_skip:
         # A plain mistake is reported before the decode is begun.
         composition, found_identity = _content(source, kept)
-    request.check_room(sum(len(split.labels) for split in examples.values()))
+    request.check_space(sum(len(split.labels) for split in examples.values()))
     parts = [_part(name, split, request, first_order) for name, split in examples.items()]
     corrupt = None if may_skip else partial(unreadable.corrupt, examples, hint=source.repair_hint)
     decoding = Decoding(parts, check_stop, corrupt=corrupt)

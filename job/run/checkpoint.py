@@ -36,8 +36,9 @@ from job.errors import (
     TrainingDiverged,
 )
 from job.run.artefacts import problem_with
+from job.run.description import CheckpointName, Description
 from job.run.record import OTHER_CARRIES_ON, RunRecord
-from job.schema import CHECKPOINTS, CheckpointEntry, CheckpointName, Description, EpochResult, Record, problem_of
+from job.schema import CHECKPOINTS, CheckpointEntry, EpochResult, Record, problem_of
 from job.storage import MISSING, Digest, ObjectStore
 from job.storage import scratch as temporary
 from job.train import schedule
@@ -151,7 +152,7 @@ class Checkpoints:
         of another lineage, which another record wrote; and those whose names are not ours.
         """
         record, attempt = self._record.content, self._record.attempt.number
-        named, lineages = {entry.name for entry in (*self._entries, *self._set_aside)}, record.lineages or ("",)
+        named, lineages = {entry.name for entry in (*self._entries, *self._set_aside)}, record.lineages
         with contextlib.suppress(StorageError):
             for name in self._store.list(CHECKPOINTS):
                 parts = CheckpointName.parse(name)
@@ -175,7 +176,7 @@ class Checkpoints:
             fingerprint=record.fingerprint,
             settings=record.settings,
             inputs=record.inputs,
-            lineage=record.lineages[-1] if record.lineages else "",
+            lineage=record.lineages[-1],
             attempt=self._record.attempt.number,
             phase=snapshot.phase,
             step=snapshot.step,

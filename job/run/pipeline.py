@@ -39,8 +39,9 @@ from job.schema import StoredFile
 from job.settings.resources import estimate, evaluation_batch_size
 from job.settings.settings import Settings
 from job.storage import ObjectStore, scratch
-from job.train import class_weights, numerics
+from job.train import numerics
 from job.train.collective import Collective
+from job.train.loss import class_weights, weights_summary
 from job.train.step import Recipe
 
 
@@ -117,7 +118,7 @@ class Pipeline:
             scratch=self.scratch,
             observer=self.observer,
             check_stop=self.check_stop,
-            check_room=check_space,
+            check_space=check_space,
         )
         # Workers of one machine share the folders: the first fetches, and the others find it done.
         is_shared = self.collective.share.num_workers > 1
@@ -125,7 +126,7 @@ class Pipeline:
         with self.progress.entering("fetch", "download"), turn:
             inputs = fetching.inputs(dataset=settings.dataset, data_dir=settings.data_dir, weights=settings.weights)
             if not is_place(settings.dataset):
-                prepared_builder(settings.dataset, inputs.data_dir, check_room=check_space_of_tfds)
+                prepared_builder(settings.dataset, inputs.data_dir, check_space=check_space_of_tfds)
             return inputs
 
     def check_space_of_examples(self, num_examples: int) -> None:
@@ -151,7 +152,7 @@ class Pipeline:
                 cache_dir=self.scratch,
                 files=settings.files_request(),
                 on_unreadable=settings.on_unreadable,
-                check_room=self.check_space_of_examples,
+                check_space=self.check_space_of_examples,
                 portion=Portion(
                     share=self.collective.share,
                     batch_size=settings.batch_size,
@@ -168,7 +169,7 @@ class Pipeline:
             steps={phase.name: phase.epochs * steps for phase in self.phases},
             relative_costs={phase.name: phase.relative_cost for phase in self.phases},
             classes=splits.composition.summary(),
-            class_weights=class_weights.summary(self.recipe(splits).class_weights, splits.class_names),
+            class_weights=weights_summary(self.recipe(splits).class_weights, splits.class_names),
         ))  # fmt: skip
         for finding in splits.findings():
             self.observer.event(finding)
@@ -231,7 +232,7 @@ class Pipeline:
 
     def recipe(self, splits: Splits) -> Recipe:
         settings = self.settings
-        weights = class_weights.choose(settings.class_weights, splits.composition.counts["train"])
+        weights = class_weights(settings.class_weights, splits.composition.counts["train"])
         return Recipe(
             settings.batch_size,
             settings.seed,
@@ -271,7 +272,7 @@ class Pipeline:
             model = calibrated(exported, results.temperature)
             threshold = results.threshold
             self.write(artefacts, export.model_files(model, splits.class_names, self.scratch, threshold=threshold))
-            self.write(artefacts, export.log_files(self.committer.history, self.phases, self.scratch))
+            self.write(artefacts, export.log_files(self.committer.history, self.scratch))
             content = compose(
                 self.record.content,
                 self.settings,

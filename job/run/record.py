@@ -33,8 +33,9 @@ from job.errors import (
     Superseded,
     ThawError,
 )
+from job.run.description import CheckpointName
 from job.run.standing import differing_settings
-from job.schema import CHECKPOINTS, Attempt, CheckpointName, Holder, Lease, Outcome, Record, problem_of
+from job.schema import CHECKPOINTS, Attempt, Holder, Lease, Outcome, Record, problem_of
 from job.settings.settings import Settings
 from job.storage import MISSING, ObjectStore, StoredObject
 

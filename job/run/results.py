@@ -13,11 +13,10 @@ from job.phases import Phase
 from job.report import predictions
 from job.report.content import Results
 from job.report.gallery import gather, names_of_test
-from job.train.calibration import cross_entropy, fit_temperature
+from job.train.calibration import cross_entropy, fit_temperature, fit_threshold
 from job.train.collective import Collective
 from job.train.evaluation import evaluate, forward_of, predict_logits, probabilities, temperature_scaling, thresholds
 from job.train.loop import check_finite
-from job.train.threshold import fit_threshold
 
 
 @dataclass(frozen=True, kw_only=True)

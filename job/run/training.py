@@ -94,7 +94,7 @@ class Training:
                     collective=self.collective,
                 ):
                     step = self.context.progress.step = self.context.progress.reached[phase.name] = fact.step
-                    if isinstance(fact, events.EpochDone):
+                    if isinstance(fact, events.EpochFinished):
                         self._report_epoch(fact)
                         self._commit(state, step, reason="epoch", must_stay=self._is_best(phase))
                     else:
@@ -145,11 +145,12 @@ class Training:
         with self.context.progress.ledger.during("checkpoint_blocking"):
             self.committer.flush()
 
-    def _report_epoch(self, fact: events.EpochDone) -> None:
-        self.committer.history.append(EpochResult(**vars(fact), ended=datetime.now(UTC)))
-        self.context.observer.event(events.EpochFinished(**vars(fact), gpu_memory=numerics.gpu_memory()))
+    def _report_epoch(self, epoch: events.EpochFinished) -> None:
+        result = {name: value for name, value in vars(epoch).items() if name != "gpu_memory"}
+        self.committer.history.append(EpochResult(**result, ended=datetime.now(UTC)))
+        self.context.observer.event(epoch)
 
     def _report_step(self, done: events.StepDone, state: PhaseState) -> None:
         if done.is_first:
             self.context.observer.event(events.StepCompiled(done.phase, done.seconds, gpu_memory=numerics.gpu_memory()))
-        self.context.observer.step(done, state.totals.means)
+        self.context.observer.step(done, state.running_means)

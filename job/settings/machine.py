@@ -56,15 +56,6 @@ def visible_gpus(environ: Mapping[str, str], driver: str = DRIVER) -> list[str]:
     return (named or [str(index) for index in range(count)])[:count]
 
 
-def why_no_gpu(environ: Mapping[str, str], driver: str = DRIVER) -> str:
-    """Why a process with this environment has no GPU, as the driver and the environment say; empty where it has one."""
-    count, reason = _counted_gpus(driver)
-    visible = environ.get("CUDA_VISIBLE_DEVICES")
-    if count == 0 and visible is not None:
-        return f"{reason}, with CUDA_VISIBLE_DEVICES={visible!r}"
-    return reason
-
-
 def _counted_gpus(driver: str) -> tuple[int, str]:
     """How many GPUs the driver gives this process, and why there is none."""
     try:
@@ -88,15 +79,16 @@ _NAMES_OF_ERRORS = {
 """Of CUresult in cuda.h, those that a container meets."""
 
 
-def check_gpu(environ: Mapping[str, str], driver: str = DRIVER) -> None:
-    """Raise DeviceUnavailable, with what the driver says, where a process with this environment has no GPU."""
-    if reason := why_no_gpu(environ, driver):
+def check_gpu(driver: str = DRIVER) -> None:
+    """Raise DeviceUnavailable, with what the driver says, where it gives this process no GPU."""
+    _, reason = _counted_gpus(driver)
+    if reason:
         raise DeviceUnavailable(f"THAW_DEVICE=gpu: {reason}", hint=NO_GPU_HINT)
 
 
 NO_GPU_HINT = (
     "in Kubernetes the pod must ask for nvidia.com/gpu (components/gpu); elsewhere the container needs --gpus all and "
-    "the machine NVIDIA's driver; THAW_DEVICE=auto trains without a GPU"
+    "the machine NVIDIA's driver; CUDA_VISIBLE_DEVICES may hide a GPU; THAW_DEVICE=auto trains without a GPU"
 )
 
 

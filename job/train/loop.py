@@ -1,8 +1,7 @@
-"""The train step and the loop of one phase.
+"""The loop of one phase: a generator that yields a fact after each step and each epoch, and writes nothing.
 
-A phase is a generator: it yields a fact after each step and each epoch and writes nothing; its caller decides what to
-record, and when to stop. Everything random is a pure function of (seed, phase, step), so a phase that is continued at
-step n goes on exactly as if it had never stopped.
+Its caller decides what to record, and when to stop. Everything random is a pure function of (seed, phase, step), so a
+phase that is continued at step n goes on exactly as if it had never stopped.
 """
 
 import hashlib
@@ -16,19 +15,19 @@ import tensorflow as tf
 from job.data.order import epoch_order, num_batches
 from job.data.splits import Split
 from job.errors import TrainingDiverged
-from job.observe.events import EpochDone, StepDone
+from job.observe.events import EpochFinished, StepDone
 from job.observe.ledger import Category, Ledger
-from job.train import schedule
+from job.train import numerics, schedule
 from job.train.collective import Collective
 from job.train.schedule import Validated
-from job.train.state import PhaseState, Totals
+from job.train.state import PhaseState
 from job.train.step import Recipe, train_step, validator
 
 DIVERGENCE_CHECK_STEPS = 50
 STOP_DELAY_STEPS = 1
-"""Steps after which the workers look whether one of them was told to stop: a GPU has the next step meanwhile."""
+"""Steps after which the workers look whether one of them must stop: a GPU has the next step meanwhile."""
 
-Fact = StepDone | EpochDone
+Fact = StepDone | EpochFinished
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +42,6 @@ class Position:
     steps_lost: int = 0
 
 
-START = Position()
-
-
 def train_phase(
     state: PhaseState,
     *,
@@ -58,11 +54,10 @@ def train_phase(
 ) -> Iterator[Fact]:
     """Train a phase from `position` to its end, together with the other workers; yields facts in order.
 
-    The end is that of its last epoch, or before that of one after which `schedule.is_over`.
-    An epoch that is trained to its last step and not validated is validated first. `ledger` receives the categories of
-    the time. Raises TrainingDiverged, DataCorrupt at the next step once an image of any split is known to be damaged,
-    and what the splits raise on a stop; between facts, stopping is up to the caller. Several workers agree to stop:
-    all of them raise Interrupted after the same step.
+    The end is that of an epoch after which `schedule.is_over`. An epoch that is trained to its last step and not
+    validated is validated first. `ledger` receives the categories of the time. Raises TrainingDiverged, DataCorrupt at
+    the next step once an image of any split is known to be damaged, and what the splits raise on a stop; between facts,
+    stopping is up to the caller. Several workers agree to stop: all of them raise Interrupted after the same step.
     """
     classifier, phase, batch_size = state.classifier, state.phase.name, recipe.batch_size
     team, share = collective.team, collective.share
@@ -82,7 +77,7 @@ def train_phase(
         timer = _EpochTimer()
         skip_batches = step - epoch * batches_per_epoch
         if skip_batches == 0:
-            state.totals = Totals()
+            state.totals = tf.zeros([3], tf.float64)
         orders = [
             epoch_order(len(train), batch_size=batch_size, seed=recipe.seed, phase=name, epoch=epoch) for name in names
         ]
@@ -107,15 +102,16 @@ def train_phase(
                 loaded = time.monotonic()
                 rate = schedule.learning_rate(state.phase, step, steps_per_epoch=batches_per_epoch, history=history)
                 state.set_learning_rate(rate)
-                with ledger.during(_category(step, is_first=is_first, steps_lost=position.steps_lost)):
+                category: Category = "recompute" if step < position.steps_lost else "productive"
+                with ledger.during("compile" if is_first else category):
                     sums, num_stops = step_with(
                         tf.constant([key, step], tf.int32), tf.constant(place, tf.int32),
                         tf.constant(float(team.is_stopping)), *examples,
                     )  # fmt: skip
-                    state.totals.add(sums)
+                    state.totals += sums
                     step += 1
                     if is_first or step % DIVERGENCE_CHECK_STEPS == 0:
-                        check_finite(state.totals.read()[0], f"after step {step} of phase {phase}")
+                        check_finite(state.totals.numpy()[0], f"after step {step} of phase {phase}")
                 done = StepDone(
                     phase=phase,
                     epoch=epoch,
@@ -147,12 +143,6 @@ def _stand_in(image_size: int) -> tuple[np.ndarray, np.ndarray]:
     return np.zeros((1, image_size, image_size, 3), np.uint8), np.zeros(1, np.int32)
 
 
-def _category(step: int, *, is_first: bool, steps_lost: int) -> Category:
-    if is_first:
-        return "compile"
-    return "recompute" if step < steps_lost else "productive"
-
-
 def _finished_epoch(
     state: PhaseState,
     *,
@@ -161,15 +151,15 @@ def _finished_epoch(
     validate: Callable[[], tuple[float, float]],
     timer: "_EpochTimer",
     ledger: Ledger,
-) -> EpochDone:
+) -> EpochFinished:
     where = f"after step {step} of phase {state.phase.name}"
-    check_finite(state.totals.read()[0], where)
-    train_loss, train_accuracy = state.totals.means()
+    check_finite(state.totals.numpy()[0], where)
+    train_loss, train_accuracy = state.running_means()
     train_seconds = timer.seconds()
     with ledger.during("validate"), state.averaged():
         validation_loss, validation_accuracy = validate()
     check_finite(validation_loss, f"in validation {where}")
-    return EpochDone(
+    return EpochFinished(
         phase=state.phase.name,
         epoch=epoch,
         step=step,
@@ -181,6 +171,7 @@ def _finished_epoch(
         validation_seconds=timer.seconds() - train_seconds,
         images_per_second=timer.images_per_second(),
         learning_rate=state.learning_rate,
+        gpu_memory=numerics.gpu_memory(),
     )
 
 

@@ -3,7 +3,6 @@
 A run decides once: the choice of the first attempt goes into the record, and later attempts follow it on any machine.
 """
 
-import os
 from typing import Any, Literal
 
 import keras
@@ -40,7 +39,7 @@ def use_device(device: Literal["auto", "cpu", "gpu"]) -> None:
         tf.config.set_visible_devices([], "GPU")
     if device != "gpu" or tf.config.list_physical_devices("GPU"):
         return
-    machine.check_gpu(os.environ)
+    machine.check_gpu()
     if not tf.test.is_built_with_cuda():
         raise DeviceUnavailable(
             f"THAW_DEVICE=gpu: this TensorFlow {tf.__version__} is built for processors alone",

@@ -33,7 +33,7 @@ from job.data.files.listing import Listing
 from job.data.files.survey import TRAITS, Facts
 from job.data.wording import counted, numbered
 from job.errors import ExitCode, ThawError
-from job.observe import events
+from job.observe import data_events
 
 MAX_NAMED = 10
 
@@ -225,10 +225,10 @@ def _of_copies(listing: Listing, seen: Sequence[Facts]) -> Iterator[Finding]:
 
 def _of_composition(composition: Composition) -> Iterator[Finding]:
     for event in composition.findings():
-        if isinstance(event, events.ClassMissing):
+        if isinstance(event, data_events.ClassMissing):
             text = f"{event.split} has no image of {numbered(event.num_classes, 'class')}"
             advice = "add images of it, or leave it out by THAW_CLASSES; without images nothing is learned or measured"
-        elif isinstance(event, events.ClassRare):
+        elif isinstance(event, data_events.ClassRare):
             text = f"{numbered(event.num_classes, 'class')} with fewer than {event.fewer_than} images to train on"
             advice = "add images: results of so few mean little"
         else:
