@@ -110,7 +110,8 @@ class Fetching:
     """Copies of remote places under the cache directory, which later attempts on the same disk find again.
 
     A file is downloaded into `scratch`, a folder of this process alone on the same disk, and then renamed.
-    `check_space` is called with the bytes that are to be fetched, as far as they are known, and raises when they do not fit.
+    `check_space` is called with the bytes that are to be fetched, as far as they are known; it raises when they do not
+    fit.
     """
 
     def __init__(
