@@ -21,7 +21,7 @@ ARM = "Features\t: fp asimd bf16 i8mm\n"
 def test_auto_is_bfloat16_where_a_processor_has_it(monkeypatch: pytest.MonkeyPatch, cpu: str, precision: str) -> None:
     """By its flags; an unknown processor gets float32."""
     monkeypatch.setattr(machine, "_cpu_info", cpu.splitlines)
-    monkeypatch.setattr(tf.config, "list_physical_devices", lambda _: [])
+    monkeypatch.setattr(tf.config, "get_visible_devices", lambda _: [])
     assert numerics.choose(precision="auto", xla="auto") == {"precision": precision, "xla": False}
 
 
@@ -30,7 +30,7 @@ def test_auto_is_bfloat16_on_a_gpu_that_has_it(
     monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], precision: str
 ) -> None:
     """From compute capability 8.0 on, whatever the processor beside it."""
-    monkeypatch.setattr(tf.config, "list_physical_devices", lambda _: [SimpleNamespace(name="gpu:0")])
+    monkeypatch.setattr(tf.config, "get_visible_devices", lambda _: [SimpleNamespace(name="gpu:0")])
     details = {"compute_capability": capability, "device_name": "Some GPU"}
     monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda _: details)
     assert numerics.choose(precision="auto", xla="auto")["precision"] == precision
