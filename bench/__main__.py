@@ -18,7 +18,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from bench import against_article, around, backbones, batch, growth, input_pipeline, scale
+from bench import against_article, around, backbones, batch, growth, input_pipeline, peers, scale
 from bench.measuring import Row
 from bench.table import PAGE, README, RESULTS, SCALING, markdown, with_table
 from bench.workload import Workload, workload
@@ -31,6 +31,7 @@ SECTIONS: dict[str, Callable[[Workload], Iterable[Row]]] = {
     "scale": scale.rows,
     "batch": batch.rows,
     "article": against_article.rows,
+    "peers": peers.rows,
     "backbones": backbones.rows,
 }
 
@@ -56,8 +57,8 @@ def main() -> None:
                 for row in backbones.rows(load, names):
                     before = results[name]["rows"] if name in results else []
                     _keep(results, name, _section(load, [row]), before)
-            else:
-                _keep(results, name, _section(load, list(SECTIONS[name](load))), [])
+            elif measured := list(SECTIONS[name](load)):
+                _keep(results, name, _section(load, measured), [])
     for path in (README, PAGE, SCALING):
         path.write_text(with_table(path, results))
     print("\n" + markdown(results))
