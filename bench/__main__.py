@@ -77,7 +77,7 @@ def _section(load: Workload, rows: list[Row]) -> dict[str, Any]:
         "on": {
             "processor": machine.processor(),
             "cores": os.cpu_count(),
-            "bfloat16": machine.has_native_bfloat16(),
+            "bfloat16": machine.has_fast_bfloat16(),
             "system": platform.system(),
             "tensorflow": tf.__version__,
             "data": f"{load.dataset} at {load.image_size} px" + ("" if load.is_real else ", random weights"),

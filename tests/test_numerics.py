@@ -10,16 +10,22 @@ import tensorflow as tf
 from job.settings import machine
 from job.train import numerics
 
-INTEL = "model name\t: Some Xeon\nflags\t\t: fpu avx512f avx512_bf16 amx_bf16\n"
+INTEL = "vendor_id\t: GenuineIntel\nmodel name\t: Some Xeon\nflags\t\t: fpu avx512f avx512_bf16 amx_bf16\n"
+WITHOUT_AMX = INTEL.replace(" amx_bf16", "")
+AMD = WITHOUT_AMX.replace("GenuineIntel", "AuthenticAMD")
 OLD = "model name\t: Some Core\nflags\t\t: fpu avx2 avx512f\n"
 ARM = "Features\t: fp asimd bf16 i8mm\n"
 
 
 @pytest.mark.parametrize(
-    ("cpu", "precision"), [(INTEL, "bfloat16"), (ARM, "bfloat16"), (OLD, "float32"), ("", "float32")]
-)
-def test_auto_is_bfloat16_where_a_processor_has_it(monkeypatch: pytest.MonkeyPatch, cpu: str, precision: str) -> None:
-    """By its flags; an unknown processor gets float32."""
+    ("cpu", "precision"),
+    [
+        (INTEL, "bfloat16"), (WITHOUT_AMX, "float32"), (AMD, "bfloat16"), (ARM, "bfloat16"), (OLD, "float32"),
+        ("", "float32"),
+    ],
+)  # fmt: skip
+def test_auto_is_bfloat16_where_it_is_faster(monkeypatch: pytest.MonkeyPatch, cpu: str, precision: str) -> None:
+    """By vendor and flags; an unknown processor gets float32."""
     monkeypatch.setattr(machine, "_cpu_info", cpu.splitlines)
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda _: [])
     assert numerics.choose(precision="auto", xla="auto") == {"precision": precision, "xla": False}
