@@ -45,8 +45,6 @@ def main() -> None:
     sections = [word for word in words if word not in names] or (["backbones"] if names else list(SECTIONS))
     if unknown := set(sections) - set(SECTIONS):
         parser.error(f"{', '.join(sorted(unknown))}: a section is one of {', '.join(SECTIONS)}")
-    # The log of TensorFlow in this process would hide the rows.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     with tempfile.TemporaryDirectory(prefix="thaw-bench-") as folder:
         load = workload(Path(folder))
