@@ -50,7 +50,7 @@ def _script(load: Workload, splits: tuple[str, str, str], *, seed: int, epochs: 
         "weights": load.weights if load.is_real else None, "seed": seed,
         "phases": [("head", 1e-3, epochs), ("fine_tune", 1e-5, epochs)],
     }  # fmt: skip
-    command = [sys.executable, "-m", "bench.article", json.dumps(options)]
+    command = [sys.executable, "-P", "bench/article.py", json.dumps(options)]
     process = finished(command, load.environment("", splits))
     return process, json.loads(process.output.splitlines()[-1])
 

@@ -1,9 +1,9 @@
 """The article's recipe as a plain Keras script, with which a run of Thaw is compared.
 
-`python -m bench.article OPTIONS` takes a JSON object of sizes and prints the results as one. It shares no code with the
-job: `fit`, float32 and a cache of float32 images, as in the article. Like the article it does not shuffle the examples
-(they were prepared in a random order), and the statistics of BatchNorm move in fine-tuning: Keras 3 overrides
-`training=False` inside `fit`.
+`python bench/article.py OPTIONS` takes a JSON object of sizes and prints the results as one. It shares no code with the
+job, not even what `import bench` sets up: `fit`, float32 and a cache of float32 images, as in the article. Like the
+article it does not shuffle the examples (they were prepared in a random order), and the statistics of BatchNorm move in
+fine-tuning: Keras 3 overrides `training=False` inside `fit`.
 """
 
 import json

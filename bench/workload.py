@@ -33,7 +33,8 @@ class Workload:
             "WEIGHTS": self.weights, "IMAGE_SIZE": self.image_size, "TRAIN_SPLIT": train,
             "VALIDATION_SPLIT": validation, "TEST_SPLIT": test, "LOG_FORMAT": "json",
         }  # fmt: skip
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("THAW_")}
+        # What `import bench` has set is the job's choice, and not the article's.
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(("THAW_", "TF_ENABLE_"))}
         return clean | {f"THAW_{name}": str(value) for name, value in (values | settings).items()}
 
     def run(self, run_id: str, splits: tuple[str, str, str], **settings: object) -> tuple[Finished, dict[str, Any]]:

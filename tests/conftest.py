@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from job.__main__ import set_up_tensorflow
 from job.observe.events import Event, StepDone
 from job.observe.observer import RunningMeans
 from job.settings.environment import NOT_SETTINGS
@@ -23,7 +24,7 @@ from tests.gcs_server import GcsServer
 from tests.once import folders, made_once
 from tests.servers import Azurite, Minio
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow warns of each error that a test provokes
+set_up_tensorflow(log_level="2")  # TensorFlow warns of each error that a test provokes
 REPOSITORY = Path(__file__).parent.parent
 AnEvent = TypeVar("AnEvent", bound=Event)
 

@@ -136,7 +136,7 @@ def _need(settings: Settings, examples: Mapping[str, int], record: Record | None
         precision: Precision = settings.precision
     else:
         recorded = record.inputs.get("arithmetic", {}).get("precision") if record else None
-        precision = recorded or ("bfloat16" if machine.has_native_bfloat16() else "float32")
+        precision = recorded or ("bfloat16" if machine.has_fast_bfloat16() else "float32")
     return estimate(settings, num_examples=sum(examples.values()), precision=precision, num_workers=num_workers)
 
 

@@ -14,6 +14,9 @@ from job.errors import DeviceUnavailable
 
 # The CPU flags that mean a processor multiplies bfloat16 itself; elsewhere it is emulated, and slower than float32.
 NATIVE_BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
+INTEL = "GenuineIntel"
+INTEL_FAST_FLAG = "amx_bf16"
+"""With AVX512-BF16 alone, AMD's processors train about twice as fast in bfloat16, and Intel's more slowly."""
 
 CGROUPS = (
     (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
@@ -29,8 +32,14 @@ def processor() -> str:
 
 def has_native_bfloat16() -> bool:
     """Whether the processor multiplies bfloat16 itself."""
-    flags = {flag for line in _cpu_info() if line.startswith(("flags", "Features")) for flag in line.split()}
-    return bool(flags & NATIVE_BFLOAT16_FLAGS)
+    return bool(_words("flags", "Features") & NATIVE_BFLOAT16_FLAGS)
+
+
+def has_fast_bfloat16() -> bool:
+    """Whether it does so faster than it multiplies float32."""
+    if INTEL in _words("vendor_id"):
+        return INTEL_FAST_FLAG in _words("flags")
+    return has_native_bfloat16()
 
 
 def accelerators(root: Path = Path("/proc/driver/nvidia/gpus")) -> list[str]:
@@ -131,6 +140,11 @@ def free_disk_bytes(place: Path) -> int:
     while not place.exists() and place != place.parent:
         place = place.parent
     return shutil.disk_usage(place).free
+
+
+def _words(*names: str) -> set[str]:
+    """In the lines of these names, for all cores."""
+    return {word for line in _cpu_info() if line.startswith(names) for word in line.split()}
 
 
 def _cpu_info() -> list[str]:
