@@ -18,7 +18,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from bench import against_article, around, backbones, batch, growth, input_pipeline, scale
+from bench import against_article, around, backbones, batch, growth, input_pipeline, peers, scale
 from bench.measuring import Row
 from bench.table import PAGE, README, RESULTS, SCALING, markdown, with_table
 from bench.workload import Workload, workload
@@ -31,6 +31,7 @@ SECTIONS: dict[str, Callable[[Workload], Iterable[Row]]] = {
     "scale": scale.rows,
     "batch": batch.rows,
     "article": against_article.rows,
+    "peers": peers.rows,
     "backbones": backbones.rows,
 }
 
@@ -44,8 +45,6 @@ def main() -> None:
     sections = [word for word in words if word not in names] or (["backbones"] if names else list(SECTIONS))
     if unknown := set(sections) - set(SECTIONS):
         parser.error(f"{', '.join(sorted(unknown))}: a section is one of {', '.join(SECTIONS)}")
-    # The log of TensorFlow in this process would hide the rows.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     with tempfile.TemporaryDirectory(prefix="thaw-bench-") as folder:
         load = workload(Path(folder))
@@ -56,8 +55,8 @@ def main() -> None:
                 for row in backbones.rows(load, names):
                     before = results[name]["rows"] if name in results else []
                     _keep(results, name, _section(load, [row]), before)
-            else:
-                _keep(results, name, _section(load, list(SECTIONS[name](load))), [])
+            elif measured := list(SECTIONS[name](load)):
+                _keep(results, name, _section(load, measured), [])
     for path in (README, PAGE, SCALING):
         path.write_text(with_table(path, results))
     print("\n" + markdown(results))
@@ -76,7 +75,7 @@ def _section(load: Workload, rows: list[Row]) -> dict[str, Any]:
         "on": {
             "processor": machine.processor(),
             "cores": os.cpu_count(),
-            "bfloat16": machine.has_native_bfloat16(),
+            "bfloat16": machine.has_fast_bfloat16(),
             "system": platform.system(),
             "tensorflow": tf.__version__,
             "data": f"{load.dataset} at {load.image_size} px" + ("" if load.is_real else ", random weights"),

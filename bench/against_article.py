@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-from bench.measuring import JOB, Finished, Row, against, finished
+from bench.measuring import Finished, Row, against, finished
 from bench.workload import Workload
 from job.observe.ledger import by_stage
 
@@ -50,15 +50,13 @@ def _script(load: Workload, splits: tuple[str, str, str], *, seed: int, epochs: 
         "weights": load.weights if load.is_real else None, "seed": seed,
         "phases": [("head", 1e-3, epochs), ("fine_tune", 1e-5, epochs)],
     }  # fmt: skip
-    command = [sys.executable, "-m", "bench.article", json.dumps(options)]
+    command = [sys.executable, "-P", "bench/article.py", json.dumps(options)]
     process = finished(command, load.environment("", splits))
-    return process, process.last_json()
+    return process, json.loads(process.output.splitlines()[-1])
 
 
 def _run(
     load: Workload, splits: tuple[str, str, str], *, seed: int, epochs: int
 ) -> tuple[Finished, dict[str, Any], dict[str, float]]:
-    run_id = f"seed-{seed}"
-    process = finished(JOB, load.environment(run_id, splits, SEED=seed, HEAD_EPOCHS=epochs, FINE_TUNE_EPOCHS=epochs))
-    record = json.loads(load.record(run_id).read_text())
+    process, record = load.run(f"seed-{seed}", splits, SEED=seed, HEAD_EPOCHS=epochs, FINE_TUNE_EPOCHS=epochs)
     return process, record["outcome"], by_stage(attempt["seconds"] for attempt in record["attempts"])

@@ -5,7 +5,7 @@ import time
 from collections.abc import Generator, Iterable
 
 from bench.measuring import JOB, Row, finished, interleaved
-from bench.training import training
+from bench.training import step_seconds, training
 from bench.workload import Workload
 from job.observe import events
 from job.observe.events import StepDone
@@ -23,6 +23,7 @@ from job.workers.team import Alone
 REPETITIONS = 5
 RECORDED_STEPS = 10_000
 COMMIT_EVERY_SECONDS = 10
+WARM_UP_STEPS = 3
 WINDOW_STEPS = 4
 WINDOWS = 24
 
@@ -31,8 +32,8 @@ def rows(load: Workload) -> Iterable[Row]:
     """Everything around a run, in seconds and in shares of what it is around."""
     yield from _starts(load)
     yield from _answers(load)
-    step_seconds = yield from _commits(load)
-    yield from _recording(step_seconds)
+    seconds_of_step = yield from _commits(load)
+    yield from _recording(seconds_of_step)
 
 
 def _starts(load: Workload) -> Iterable[Row]:
@@ -49,8 +50,7 @@ def _starts(load: Workload) -> Iterable[Row]:
         ended = finished(JOB, env)
         assert '"event": "restored"' in ended.output
         resumed.append(ended.seconds_until(events.StepCompiled.name))
-        env = load.environment(f"start-{repetition}", splits, HEAD_EPOCHS=1, FINE_TUNE_EPOCHS=1)
-        whole = finished(JOB, env)
+        whole, _ = load.run(f"start-{repetition}", splits, HEAD_EPOCHS=1, FINE_TUNE_EPOCHS=1)
         for phase, seconds in compiled.items():
             started = whole.seconds_until(events.PhaseStarted.name, phase=phase)
             seconds.append(whole.seconds_until(events.StepCompiled.name, phase=phase) - started)
@@ -83,9 +83,8 @@ def _commits(load: Workload) -> Generator[Row, None, float]:
     record.take(Holder(host="bench", pid=1, started=0.0), lease_seconds=3600)
     context = Context(Observers(), Progress(), check_stop=lambda: None)
     committer = Committer(Checkpoints(store, record, keep=2, scratch=scratch), context)
-    warmed_up = 0
-    while warmed_up < 3:
-        warmed_up += isinstance(next(facts), StepDone)
+    for _ in range(WARM_UP_STEPS):
+        step_seconds(facts)
 
     def window(*, commits_first: bool) -> float:
         """Seconds of some steps, validation left out; a commit that the first begins is also done in them."""
@@ -116,7 +115,7 @@ def _commits(load: Workload) -> Generator[Row, None, float]:
     return min(without) / WINDOW_STEPS
 
 
-def _recording(step_seconds: float) -> Iterable[Row]:
+def _recording(seconds_of_step: float) -> Iterable[Row]:
     """Processor time of recording a step as metrics, and what share of a step that is; no step writes a log line."""
     metrics = Metrics(Progress(), constants={"run_id": "", "fingerprint": "", "dataset": "", "backbone": ""}, disks=[])
     metrics.event(events.PhaseStarted("head", epoch=0, step=0, learning_rate=1e-3))
@@ -136,5 +135,5 @@ def _recording(step_seconds: float) -> Iterable[Row]:
     )
     yield Row("a step recorded as metrics", "us", [1e6 * seconds for seconds in recorded])
     yield Row("a step without metrics", "us", [1e6 * seconds for seconds in bare])
-    shares = [100 * (a - b) / step_seconds for a, b in zip(recorded, bare, strict=True)]
+    shares = [100 * (a - b) / seconds_of_step for a, b in zip(recorded, bare, strict=True)]
     yield Row("metrics, of a fine-tune step", "%", shares, "under 0.5 %")

@@ -2,17 +2,16 @@
 
 import gc
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import psutil
 
 from bench.measuring import Row, interleaved
-from bench.training import FINE_TUNE, HEAD, training
+from bench.training import FINE_TUNE, HEAD, step_seconds, training
 from bench.workload import Workload
 from job.model.backbones import BACKBONES, CUSTOM, TINY
-from job.observe.events import StepDone
 from job.phases import Phase
 from job.settings.resources import estimate
 from job.settings.settings import Settings
@@ -63,13 +62,6 @@ def _steps(load: Workload, name: str, phase: Phase) -> Callable[[], float]:
     scratch = Path(tempfile.mkdtemp(dir=load.place))
     alone = Collective(Alone(lambda: None))
     _, facts = training(load, scratch, alone, num_examples=NUM_IMAGES, phase=phase, backbone=name)
-
-    def step() -> float:
-        while True:
-            began = time.monotonic()
-            if isinstance(next(facts), StepDone):
-                return time.monotonic() - began
-
     for _ in range(WARM_UP_STEPS):
-        step()
-    return step
+        step_seconds(facts)
+    return partial(step_seconds, facts)

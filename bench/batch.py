@@ -1,10 +1,8 @@
 """What a larger batch does to the recipe: MobileNetV2 with the same epochs, so with fewer steps, and larger rates."""
 
-import json
 from collections.abc import Iterable
-from pathlib import Path
 
-from bench.measuring import JOB, Row, finished
+from bench.measuring import Row
 from bench.workload import Workload
 from job.data.order import num_batches
 
@@ -19,18 +17,14 @@ def rows(load: Workload) -> Iterable[Row]:
     """Accuracy and loss over the test split; the values of a row are those of the seeds in turn."""
     size = 2560 if load.is_real else 1024
     splits = load.splits(size, 320, 1600 if load.is_real else 320)
-    weights = Path(load.weights).parent / "mobilenet_v2_1.0_224_imagenet_notop.h5" if load.is_real else "none"
     found: dict[tuple[int, int], list[tuple[float, float]]] = {variant: [] for variant in VARIANTS}
     for seed in range(SEEDS):
         for (batch_size, factor), outcomes in found.items():
-            settings: dict[str, object] = {"BACKBONE": "MobileNetV2", "WEIGHTS": weights, "IMAGE_SIZE": 96}
+            settings = load.mobilenet_settings() | {"IMAGE_SIZE": 96, "BATCH_SIZE": batch_size, "SEED": seed}
             for phase, rate in RATES.items():
                 settings |= {f"{phase}_EPOCHS": EPOCHS, f"{phase}_LEARNING_RATE": factor * rate}
-            run_id = f"batch-{batch_size}-{factor}-{seed}"
-            env = load.environment(run_id, splits, **settings | {"BATCH_SIZE": batch_size, "SEED": seed})
-            finished(JOB, env)
-            outcome = json.loads(load.record(run_id).read_text())["outcome"]
-            outcomes.append((outcome["test_accuracy"], outcome["test_loss"]))
+            _, record = load.run(f"batch-{batch_size}-{factor}-{seed}", splits, **settings)
+            outcomes.append((record["outcome"]["test_accuracy"], record["outcome"]["test_loss"]))
     for (batch_size, factor), outcomes in found.items():
         of = f"batch {batch_size}, {num_batches(size, batch_size)} steps an epoch, rates x {factor}"
         yield Row(f"{of}: test accuracy", "", [accuracy for accuracy, _ in outcomes])

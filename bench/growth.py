@@ -1,10 +1,8 @@
 """Time and memory as the training split grows, under each cache: MobileNetV2 with a frozen backbone."""
 
-import json
 from collections.abc import Iterable
-from pathlib import Path
 
-from bench.measuring import JOB, Row, finished
+from bench.measuring import Row
 from bench.workload import Workload
 from job.observe.ledger import by_stage
 
@@ -19,14 +17,12 @@ def rows(load: Workload) -> Iterable[Row]:
     memory: dict[tuple[str, int], float] = {}
     sizes = REAL_SIZES if load.is_real else DRAWN_SIZES
     # With a small network, the growth of the data is visible.
-    weights = Path(load.weights).parent / "mobilenet_v2_1.0_224_imagenet_notop.h5" if load.is_real else "none"
-    settings = {"BACKBONE": "MobileNetV2", "WEIGHTS": weights, "HEAD_EPOCHS": 1, "FINE_TUNE_EPOCHS": 0}
+    settings = load.mobilenet_settings() | {"HEAD_EPOCHS": 1, "FINE_TUNE_EPOCHS": 0}
     for size in sizes:
         for cache in CACHES:
-            run_id = f"growth-{cache}-{size}"
-            env = load.environment(run_id, load.splits(size, 32, 32), **settings, CACHE=cache)
-            memory[cache, size] = finished(JOB, env).peak_anonymous_bytes / 1e9
-            record = json.loads(load.record(run_id).read_text())
+            settings["CACHE"] = cache
+            process, record = load.run(f"growth-{cache}-{size}", load.splits(size, 32, 32), **settings)
+            memory[cache, size] = process.peak_anonymous_bytes / 1e9
             stages = by_stage(attempt["seconds"] for attempt in record["attempts"])
             seconds[cache, size] = (stages["data"] + stages["head"]) / size * 1000
     span = f"{sizes[0]:,} to {sizes[-1]:,} images"

@@ -1,11 +1,10 @@
 """Images a second that the input pipeline gives, against what a step takes."""
 
-import json
 import time
 from collections.abc import Iterable
 from typing import Literal
 
-from bench.measuring import JOB, Row, finished, interleaved
+from bench.measuring import Row, interleaved
 from bench.workload import Workload
 from job.data.order import epoch_order
 from job.data.splits import DataRequest, Split, load_splits
@@ -22,10 +21,8 @@ def rows(load: Workload) -> Iterable[Row]:
     yield Row("images from the cache", "1/s", fast)
     shares, rates = [], []
     for repetition in range(REPETITIONS):
-        run_id = f"input-{repetition}"
         splits = load.splits(IMAGES // 3, 16, 16)
-        finished(JOB, load.environment(run_id, splits, HEAD_EPOCHS=3, FINE_TUNE_EPOCHS=0, SEED=repetition))
-        record = json.loads(load.record(run_id).read_text())
+        _, record = load.run(f"input-{repetition}", splits, HEAD_EPOCHS=3, FINE_TUNE_EPOCHS=0, SEED=repetition)
         seconds = record["attempts"][-1]["seconds"]["head"]
         shares.append(100 * seconds["data_wait"] / (seconds["data_wait"] + seconds["productive"]))
         rates.append(record["history"][-1]["images_per_second"])

@@ -74,10 +74,6 @@ class Finished:
     output: str
     started: float
 
-    def last_json(self) -> dict[str, Any]:
-        result: dict[str, Any] = json.loads(self.output.splitlines()[-1])
-        return result
-
     def seconds_until(self, event: str, **fields: object) -> float:
         """From the start of the process to the first line of the log that has this event and these fields."""
         for line in self.output.splitlines():
@@ -94,7 +90,9 @@ def finished(command: list[str], env: Mapping[str, str], *, kill_at: str = "") -
         command, env=env, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
     assert process.stdout is not None
-    peak = _Peak(process.pid)
+    peak = {"VmHWM": 0, "RssAnon": 0}
+    watching = threading.Thread(target=_watch, args=(process.pid, peak))
+    watching.start()
     lines = []
     for line in process.stdout:
         lines.append(line)
@@ -104,29 +102,26 @@ def finished(command: list[str], env: Mapping[str, str], *, kill_at: str = "") -
     if code and not kill_at:
         raise RuntimeError(f"{command} ended with {code}:\n{''.join(lines)}")
     ended = time.monotonic()
-    peak.join()
-    return Finished(ended - began, peak.bytes, peak.anonymous_bytes, "".join(lines), started)
+    watching.join()
+    return Finished(ended - began, peak["VmHWM"], peak["RssAnon"], "".join(lines), started)
 
 
-class _Peak:
-    """The most memory that a process has had, read until it ends.
+def memory_of(process: int | str) -> dict[str, int]:
+    """The most memory that a process has had (VmHWM) and its anonymous memory now (RssAnon), in bytes.
+
+    Empty when it has ended and is not yet waited for; raises OSError when there is no such process.
+    """
+    sizes = re.findall(r"(VmHWM|RssAnon):\s+(\d+) kB", Path(f"/proc/{process}/status").read_text())
+    return {name: 1024 * int(kilobytes) for name, kilobytes in sizes}
+
+
+def _watch(process_id: int, peak: dict[str, int]) -> None:
+    """Keep in `peak` the most of each that `memory_of` gives of a process, until it ends.
 
     What the system reports for an ended child begins with the memory of its parent, which may be larger (getrusage(2)).
     """
-
-    def __init__(self, process_id: int) -> None:
-        self.bytes = 0
-        self.anonymous_bytes = 0
-        self._status = Path(f"/proc/{process_id}/status")
-        self._thread = threading.Thread(target=self._look)
-        self._thread.start()
-
-    def _look(self) -> None:
-        with contextlib.suppress(OSError):
-            while sizes := dict(re.findall(r"(VmHWM|RssAnon):\s+(\d+) kB", self._status.read_text())):
-                self.bytes = 1024 * int(sizes["VmHWM"])
-                self.anonymous_bytes = max(self.anonymous_bytes, 1024 * int(sizes["RssAnon"]))
-                time.sleep(LOOK_SECONDS)
-
-    def join(self) -> None:
-        self._thread.join()
+    with contextlib.suppress(OSError):
+        while memory := memory_of(process_id):
+            for name, size in memory.items():
+                peak[name] = max(peak[name], size)
+            time.sleep(LOOK_SECONDS)

@@ -1,7 +1,7 @@
 """What it costs to be two: fine-tuning by one process, and by two on the same processors, in turn."""
 
+import contextlib
 import json
-import socket
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -11,10 +11,12 @@ from pathlib import Path
 
 from bench.measuring import REPOSITORY, Row, against, interleaved
 from bench.workload import Workload
+from job.cli.devices import free_port
 
 ROUNDS = 8
 STEPS = 2
 LOOPBACK = "lo:"
+FIRST_PORT = 20_000
 SUMS = {"gradient": 5, "head": 50, "carried": 50, "apart": 50}
 """How many in a row of each; the flag would not show beside a whole gradient."""
 
@@ -25,7 +27,7 @@ class _Team:
     """Workers that wait for a word from here: `bench.scale_worker`, a process each."""
 
     def __init__(self, load: Workload, num_workers: int) -> None:
-        port = _port()
+        port = free_port(FIRST_PORT, num_workers)
         facts = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(load).items()}
         self._processes = [
             subprocess.Popen(
@@ -61,21 +63,15 @@ class _Team:
 
 def rows(load: Workload) -> Iterable[Row]:
     """Steps of both in turn, what goes over the loopback, the flag that asks all to stop, and memory."""
-    # The first has all cores while it starts, as the two have.
-    one = _Team(load, 1)
-    try:
+    with contextlib.closing(_Team(load, 1)) as one:
+        # The first has all cores while it starts, as the two have.
         one.answers()
-        two = _Team(load, 2)
-        try:
-            yield from _measured(one, two)
-        finally:
-            two.close()
-    finally:
-        one.close()
+        with contextlib.closing(_Team(load, 2)) as two:
+            gradient_bytes = two.answers()[0]["gradient_bytes"]
+            yield from _measured(one, two, gradient_bytes)
 
 
-def _measured(one: _Team, two: _Team) -> Iterable[Row]:
-    gradient_bytes = two.answers()[0]["gradient_bytes"]
+def _measured(one: _Team, two: _Team, gradient_bytes: float) -> Iterable[Row]:
     alone, together = interleaved(ROUNDS, lambda: one.do("steps", STEPS), lambda: two.do("steps", STEPS))
     for what, fact, combined in (
         ("a fine-tune step of 32", "seconds", max),
@@ -113,11 +109,3 @@ def _loopback_bytes() -> int:
         if line.strip().startswith(LOOPBACK):
             return int(line.partition(":")[2].split()[8])
     raise LookupError("no loopback in /proc/net/dev")
-
-
-def _port() -> int:
-    """A port that is free now; those after it are taken to be."""
-    with socket.socket() as listening:
-        listening.bind(("", 0))
-        port: int = listening.getsockname()[1]
-    return port

@@ -6,11 +6,10 @@
 import argparse
 import re
 from dataclasses import dataclass, replace
-from pathlib import Path
 
+from bench.table import SCALING
 from job.model.backbones import BACKBONES
 
-PAGE = Path(__file__).parent.parent / "docs" / "scaling.md"
 GIGABITS = (100, 400)
 NUM_GPUS = (1, 8, 16, 64)
 BATCH_SIZES = (32, 256, 2048)
@@ -67,9 +66,8 @@ class Parts:
 
 
 def parts_of(backbone: str) -> Parts:
-    return Parts(
-        images_per_second=IMAGES_PER_SECOND[backbone], gradient_bytes=4 * BACKBONES[backbone].num_parameters
-    )  # fmt: skip
+    gradient_bytes = 4 * BACKBONES[backbone].num_parameters
+    return Parts(images_per_second=IMAGES_PER_SECOND[backbone], gradient_bytes=gradient_bytes)
 
 
 def markdown(parts: Parts) -> str:
@@ -83,13 +81,13 @@ def markdown(parts: Parts) -> str:
     return "\n".join(lines) + "\n"
 
 
-def markdown_of_backbones(batch_size: int = BATCH_SIZES[-1], num_gpus: int = NUM_GPUS[-1]) -> str:
-    """One such step of each backbone."""
+def markdown_of_backbones() -> str:
+    """A step of the largest batch on most GPUs, of each backbone."""
     lines = _head("backbone", "images a second of one GPU", "gradient")
     for name in IMAGES_PER_SECOND:
         parts = parts_of(name)
         shown = f"{parts.images_per_second:,.0f} | {parts.gradient_bytes / 1e6:.0f} MB"
-        lines.append(f"| {name} | {shown} |{_cells(parts, batch_size, num_gpus)}")
+        lines.append(f"| {name} | {shown} |{_cells(parts, BATCH_SIZES[-1], NUM_GPUS[-1])}")
     return "\n".join(lines) + "\n"
 
 
@@ -120,7 +118,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="write the tables of docs/scaling.md, without other parts")
     options = vars(parser.parse_args())
     if options.pop("write"):
-        PAGE.write_text(with_tables(PAGE.read_text()))
+        SCALING.write_text(with_tables(SCALING.read_text()))
     else:
         print(markdown(replace(xception, **options)))
 

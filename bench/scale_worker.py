@@ -6,20 +6,18 @@ all-reduce (`carried`), and with the flag in one of its own (`apart`).
 """
 
 import json
-import re
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
-from bench.training import training
+from bench.measuring import memory_of
+from bench.training import step_seconds, training
 from bench.workload import Workload
-from job.observe.events import StepDone
-from job.train import loop
 from job.train.collective import Collective, assemble
 from job.train.state import PhaseState
 from job.workers.addresses import Addresses
@@ -46,30 +44,24 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="thaw-bench-") as scratch:
         workload = Workload(**load | {name: Path(load[name]) for name in ("data_dir", "place")})
         state, facts = training(workload, Path(scratch), collective, num_examples=IMAGES)
-        _steps(facts, WARM_UP_STEPS)
+        for _ in range(WARM_UP_STEPS):
+            step_seconds(facts)
         _answer({"gradient_bytes": sum(4 * variable.value.shape.num_elements() for variable in state.variables)})
         sums = _sums(collective, state)
         for line in sys.stdin:
             what, count = json.loads(line)
             processor = time.process_time()
-            seconds = _steps(facts, count) if what == "steps" else _repeated(sums[what], count)
+            if what == "steps":
+                seconds = sum(step_seconds(facts) for _ in range(count))
+            else:
+                seconds = _repeated(sums[what], count)
             used = time.process_time() - processor
-            _answer({"seconds": seconds / count, "processor_seconds": used / count, **_memory()})
+            peak_bytes = memory_of("self")["VmHWM"]
+            _answer({"seconds": seconds / count, "processor_seconds": used / count, "peak_bytes": peak_bytes})
 
 
 def _answer(facts: dict[str, float]) -> None:
     print(json.dumps(facts), flush=True)
-
-
-def _steps(facts: Iterator[loop.Fact], count: int) -> float:
-    """Seconds of so many steps, without the validation between epochs."""
-    done, spent = 0, 0.0
-    while done < count:
-        began = time.monotonic()
-        if isinstance(next(facts), StepDone):
-            spent += time.monotonic() - began
-            done += 1
-    return spent
 
 
 def _repeated(function: Callable[[], Any], count: int) -> float:
@@ -96,12 +88,6 @@ def _sums(collective: Collective, state: PhaseState) -> dict[str, Callable[[], A
         "apart": lambda: summed(of=head, more=[]) + collective.summed([flag])[0],
     }
     return {name: collective.step(function, []) for name, function in functions.items()}
-
-
-def _memory() -> dict[str, float]:
-    """The most that this process has had, in bytes."""
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    return {"peak_bytes": 1024 * int(found[1])} if found else {}
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ SCALING = Path(__file__).parent.parent / "docs" / "scaling.md"
 
 TITLES = {
     "article": "Against the article's Keras script",
+    "peers": "Against PyTorch and timm",
     "around": "Around the training",
     "input": "Input pipeline",
     "growth": "Growth",

@@ -1,5 +1,6 @@
 """The recipe's training in this process, a step at a time."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from job.data.order import Portion
 from job.data.splits import DataRequest, load_splits
 from job.model.augmentation_policy import Augmentation
 from job.model.classifier import ModelRequest, build_classifier
+from job.observe.events import StepDone
 from job.observe.ledger import Ledger
 from job.phases import Phase
 from job.train import loop, numerics
@@ -48,6 +50,14 @@ def training(
     state = PhaseState(build_classifier(model), phase)
     facts = loop.train_phase(
         state, train=splits.train, validation=splits.validation, recipe=Recipe(BATCH_SIZE, 0, xla=False),
-        position=loop.START, ledger=Ledger(), collective=collective,
+        position=loop.Position(), ledger=Ledger(), collective=collective,
     )  # fmt: skip
     return state, facts
+
+
+def step_seconds(facts: Iterator[loop.Fact]) -> float:
+    """Make the next step; returns its seconds, without those of a validation that comes before it."""
+    while True:
+        began = time.monotonic()
+        if isinstance(next(facts), StepDone):
+            return time.monotonic() - began

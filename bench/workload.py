@@ -1,10 +1,12 @@
 """What is measured on: photographs and ImageNet weights where THAW_TEST_DATA has them, else drawn and random ones."""
 
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from bench.measuring import JOB, finished
+from bench.measuring import JOB, Finished, finished
 
 
 @dataclass(frozen=True)
@@ -31,11 +33,19 @@ class Workload:
             "WEIGHTS": self.weights, "IMAGE_SIZE": self.image_size, "TRAIN_SPLIT": train,
             "VALIDATION_SPLIT": validation, "TEST_SPLIT": test, "LOG_FORMAT": "json",
         }  # fmt: skip
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("THAW_")}
+        # What `import bench` has set is the job's choice, and not the article's.
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(("THAW_", "TF_ENABLE_"))}
         return clean | {f"THAW_{name}": str(value) for name, value in (values | settings).items()}
 
-    def record(self, run_id: str) -> Path:
-        return self.place / "runs" / run_id / "run.json"
+    def run(self, run_id: str, splits: tuple[str, str, str], **settings: object) -> tuple[Finished, dict[str, Any]]:
+        """The process of such a run, which has ended, and its record."""
+        process = finished(JOB, self.environment(run_id, splits, **settings))
+        return process, json.loads((self.place / "runs" / run_id / "run.json").read_text())
+
+    def mobilenet_settings(self) -> dict[str, object]:
+        """Those of a run with a small network, in place of Xception."""
+        weights = Path(self.weights).parent / "mobilenet_v2_1.0_224_imagenet_notop.h5" if self.is_real else "none"
+        return {"BACKBONE": "MobileNetV2", "WEIGHTS": weights}
 
 
 def workload(place: Path) -> Workload:
@@ -50,8 +60,5 @@ def workload(place: Path) -> Workload:
     drawn = Workload(
         is_real=False, dataset="drawn_cats_vs_dogs", data_dir=place / "data", weights="none", image_size=71, place=place
     )
-    smallest = drawn.environment(
-        "drawn", drawn.splits(32, 8, 8), BACKBONE="Tiny", HEAD_EPOCHS=1, FINE_TUNE_EPOCHS=0, METRICS_PORT=0
-    )
-    finished(JOB, smallest)
+    drawn.run("drawn", drawn.splits(32, 8, 8), BACKBONE="Tiny", HEAD_EPOCHS=1, FINE_TUNE_EPOCHS=0, METRICS_PORT=0)
     return drawn

@@ -20,12 +20,13 @@ import yaml
 from job.data.image_table import FOLDER as TABLES
 from job.errors import ExitCode
 from job.model.backbones import BACKBONES, CUSTOM
-from job.observe import events
+from job.observe import data_events, events
 from job.observe.metrics.table import OUTCOME, SERIES
 from job.phases import PHASE_NAMES
 from job.report.files import FILES
+from job.run.description import CheckpointName
 from job.run.record import RECORD_NAME
-from job.schema import CHECKPOINTS, CheckpointName, Record
+from job.schema import CHECKPOINTS, Record
 from job.settings.fields import variable
 from job.settings.settings import Settings, changes_result, group_of
 
@@ -244,19 +245,12 @@ def exit_codes() -> Iterator[str]:
 
 
 def log_events() -> Iterator[str]:
+    named = (it for module in (events, data_events) for it in vars(module).values())
+    kinds = (it for it in named if isinstance(it, type) and issubclass(it, events.Event) and it is not events.Event)
     yield from table(
         ("event", "level", "fields", "meaning"),
-        (
-            (code(it.name), it.level, _fields_of(it), " ".join((it.__doc__ or "").split()))
-            for it in _kinds(events.Event)
-        ),
+        ((code(it.name), it.level, _fields_of(it), " ".join((it.__doc__ or "").split())) for it in kinds),
     )
-
-
-def _kinds(kind: type[events.Event]) -> Iterator[type[events.Event]]:
-    for it in kind.__subclasses__():
-        yield it
-        yield from _kinds(it)
 
 
 def _fields_of(kind: type[events.Event]) -> str:

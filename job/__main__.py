@@ -9,6 +9,7 @@ attempt never was. Questions about runs have nothing to commit: a signal ends th
 
 import contextlib
 import os
+import platform
 import signal
 import socket
 import sys
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, NoReturn
 from job import cli
 from job.errors import ExitCode, Interrupted, ThawError
 from job.observe import termination
-from job.observe.events import Stopping
+from job.observe.events import RunFailed, Stopping
 from job.observe.observer import Observer
 from job.observe.progress import Progress
 from job.redaction import redacted, redacted_value
@@ -37,13 +38,14 @@ REPORTING_SECONDS = 0.5
 LOOK_SECONDS = 0.1
 MIN_SECONDS = 0.01
 SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
+X86 = "x86_64"
 
 
 class StopSignal:
     """SIGTERM and SIGINT; the run checks now and then whether one has come.
 
-    `observer` is told about the first one, on another thread. `on_leaving` gets exit code and reason right before the
-    process is ended from here, because the run did not stop by itself.
+    `observer` gets an event of the first one, from another thread. `on_leaving` gets exit code and reason right before
+    the process is ended from here, because the run did not stop by itself.
     """
 
     def __init__(self, progress: Progress) -> None:
@@ -110,8 +112,13 @@ class StopSignal:
 
     def end(self, exit_code: int, reason: str) -> NoReturn:
         """End the process at once: it hangs, or has no time left."""
+
+        def report() -> None:
+            self.on_leaving(exit_code, reason)
+            os.write(2, f"{reason}\n".encode())
+
         try:
-            self._aside(lambda: self._report(exit_code, reason))
+            self._aside(report)
         finally:
             os._exit(exit_code)
 
@@ -124,30 +131,27 @@ class StopSignal:
         reporting.start()
         reporting.join(REPORTING_SECONDS)
 
-    def _report(self, exit_code: int, reason: str) -> None:
-        self.on_leaving(exit_code, reason)
-        os.write(2, f"{reason}\n".encode())
+
+def failure_of(error: Exception) -> RunFailed:
+    """What is reported of the error that is being handled; one that is no ThawError has its traceback."""
+    if isinstance(error, ThawError):
+        return RunFailed(int(error.exit_code), error.message, error.hint)
+    reason = redacted(f"{type(error).__name__}: {error}")
+    hint = "this is a bug, or something that this program does not know; what was committed stands"
+    return RunFailed(int(ExitCode.UNEXPECTED), reason, hint, redacted(traceback.format_exc()))
 
 
 class Ending:
-    """Reports how the process ends: in the log and, for a run, in Kubernetes' termination message."""
+    """Reports how an attempt ends: in the log, and in the termination message at `path`."""
 
-    def __init__(self, progress: Progress, *, writes_message: bool = False, path: str | None = None) -> None:
+    def __init__(self, progress: Progress, path: str | None) -> None:
         self.progress = progress
         self.path = path
-        self._writes_message = writes_message
         self.console: Log | None = None
 
     def failed(self, error: Exception) -> int:
         """Report an error; returns its exit code."""
-        from job.observe.events import RunFailed
-
-        if isinstance(error, ThawError):
-            failure = RunFailed(int(error.exit_code), error.message, error.hint)
-        else:
-            reason = redacted(f"{type(error).__name__}: {error}")
-            hint = "this is a bug, or something that this program does not know; what was committed stands"
-            failure = RunFailed(int(ExitCode.UNEXPECTED), reason, hint, redacted(traceback.format_exc()))
+        failure = failure_of(error)
         self.note(failure.exit_code, failure.reason, failure.hint)
         if self.console is None:
             print(failure, file=sys.stderr)
@@ -163,8 +167,6 @@ class Ending:
 
     def note(self, exit_code: int, reason: str, hint: str = "") -> None:
         """Write the termination message; a failure is only a warning."""
-        if not self._writes_message:
-            return
         data = termination.message(exit_code=exit_code, reason=reason, hint=hint, progress=self.progress)
         problem = termination.write(self.path, data)
         if problem is not None:
@@ -182,6 +184,14 @@ def open_closed_streams() -> None:
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
 
 
+def set_up_tensorflow(*, log_level: str) -> None:
+    """Set what TensorFlow reads from the environment when it is imported, where nobody has."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", log_level)
+    if platform.machine() == X86:
+        # By itself it uses oneDNN only on processors with VNNI or AVX512-BF16 (2.21), else its own slower kernels.
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+
+
 def main(argv: Sequence[str]) -> int:
     """Carry out the command of flags and environment; returns the exit code."""
     name, words = cli.split(argv)
@@ -189,27 +199,29 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _answer(name: str, words: Sequence[str]) -> int:
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in SIGNALS:
         signal.signal(number, signal.default_int_handler)
     # TensorFlow's C++ code has an error for every image that it cannot decode, which the answer says.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    set_up_tensorflow(log_level="3")
     try:
         return cli.answer(name, words, os.environ)
     except (KeyboardInterrupt, BrokenPipeError):
         # Stopped by a signal, or standard output was closed, as `| head` does.
         return ExitCode.INTERRUPTED
     except Exception as error:
-        return Ending(Progress()).failed(error)
+        failure = failure_of(error)
+        print(failure, file=sys.stderr)
+        return failure.exit_code
 
 
 def _carry_out(name: str, words: Sequence[str]) -> int:
     progress = Progress()
     stop = StopSignal(progress)
     stop.install()
-    ending = Ending(progress, writes_message=True, path=os.environ.get("THAW_TERMINATION_LOG"))
+    ending = Ending(progress, os.environ.get("THAW_TERMINATION_LOG"))
     stop.on_leaving = ending.left
     # TensorFlow's C++ notes on start-up; its warnings and errors are kept.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+    set_up_tensorflow(log_level="1")
 
     from job.observe.terminal import open_log
     from job.storage import cache_folder

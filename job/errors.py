@@ -1,30 +1,30 @@
 """Every way in which a run can fail, and the exit code that reports it to Kubernetes.
 
     ThawError
-    ├── InvalidSettings         2   a variable is wrong; nothing was started
-    ├── RunMismatch             3   the run id belongs to other settings
-    ├── InputError              4   data or weights are not what the run needs
-    │   ├── DataUnavailable         the data set is not there and cannot be fetched
-    │   ├── DataCorrupt             an example cannot be decoded
+    ├── InvalidSettings         2   settings are wrong, all in one message; nothing was started
+    ├── RunMismatch             3   the run id belongs to other settings, which the message lists
+    ├── InputError              4   data or weights are not what the run needs, or not those that it began with
+    │   ├── DataUnavailable         the data set is not where it was looked for, and cannot be downloaded
+    │   ├── DataCorrupt             examples, which the message names, cannot be decoded
     │   ├── WeightsUnusable         weights are missing, unreadable, or not of this backbone
     │   ├── DeviceUnavailable       the GPU that was asked for is not there, or cannot be used
-    │   ├── DiskTooSmall            what the run writes does not fit on a disk or into a volume
+    │   ├── DiskTooSmall            what the run has still to write does not fit; nothing of it was written
     │   ├── RunUnavailable          a run is not there, or has not come far enough for the question
     │   └── RecordDamaged           run.json is missing beside checkpoints, unreadable, or of another run
-    ├── TrainingDiverged        5   the loss or a weight stopped being a finite number
-    ├── QualityGateMissed       6   the result is committed, and below the gate
-    ├── MemoryExhausted         7   a device or the host has no memory left for a step
-    ├── Interrupted            42   asked to stop; what was committed stands
-    ├── Superseded             43   another attempt holds the run
-    ├── PeerLost               45   another worker of the run is gone
-    ├── PeersMissing           46   other workers of the run never came
-    └── StorageError           44   the object store does not answer
+    ├── TrainingDiverged        5   the loss or a weight stopped being a finite number; no such state was committed
+    ├── QualityGateMissed       6   the result is committed, and its test accuracy below MIN_TEST_ACCURACY
+    ├── MemoryExhausted         7   a device or the host has no memory left for a step; what was committed stands
+    ├── Interrupted            42   asked to stop, by a signal; what was committed stands
+    ├── Superseded             43   another attempt has written the record since this one last did
+    ├── PeerLost               45   another worker has ended, or does not answer; what was committed stands
+    ├── PeersMissing           46   other workers of the run never came; nothing was begun
+    └── StorageError           44   the object store does not answer, or not as it should
         ├── StorageRefused       4  it refuses, and would again: bucket, name, kind of file
-        │   └── AccessDenied            this process has no credentials or permission for the request
+        │   └── AccessDenied            no credentials or permission; what was allowed before, may be allowed again
         ├── AnswerMalformed         an answer is not understood, or contradicted by another one
         ├── ObjectMissing           an object is not there
         ├── ObjectDamaged           an object is not what was sent, or not what the store has a checksum for
-        ├── PreconditionFailed      the object changed since it was read
+        ├── PreconditionFailed      the object is not of the version that the write was conditional on
         ├── ScratchUnavailable      a temporary file cannot be written or read back
         └── CheckpointDamaged       a checkpoint is not, byte for byte, what the record names
 
@@ -91,123 +91,93 @@ class ThawError(Exception):
         super().__init__(self.message)
 
 
-class InvalidSettings(ThawError, exit_code=ExitCode.INVALID_SETTINGS):
-    """One or more settings are wrong; the message lists them all."""
+class InvalidSettings(ThawError, exit_code=ExitCode.INVALID_SETTINGS): ...
 
 
-class RunMismatch(ThawError, exit_code=ExitCode.RUN_MISMATCH):
-    """The run id exists with another fingerprint; the message lists each setting that differs."""
+class RunMismatch(ThawError, exit_code=ExitCode.RUN_MISMATCH): ...
 
 
-class InputError(ThawError, exit_code=ExitCode.BAD_INPUT):
-    """Data or weights are missing, unreadable, or not those that the run began with."""
+class InputError(ThawError, exit_code=ExitCode.BAD_INPUT): ...
 
 
-class DataUnavailable(InputError):
-    """The data set is not prepared where it was looked for, and cannot be downloaded."""
+class DataUnavailable(InputError): ...
 
 
-class DataCorrupt(InputError):
-    """One or more examples cannot be decoded; the message names them."""
+class DataCorrupt(InputError): ...
 
 
-class WeightsUnusable(InputError):
-    """The weights are missing, unreadable, or do not fit the backbone."""
+class WeightsUnusable(InputError): ...
 
 
-class DeviceUnavailable(InputError):
-    """The run is to train on a GPU, and this process has none that it can use."""
+class DeviceUnavailable(InputError): ...
 
 
-class DiskTooSmall(InputError):
-    """What the run has still to write does not fit where it would write it; nothing of that was written."""
+class DiskTooSmall(InputError): ...
 
 
-class RunUnavailable(InputError):
-    """There is no such run, or it has not come far enough for the question."""
+class RunUnavailable(InputError): ...
 
 
-class RecordDamaged(InputError):
-    """The run record is missing beside checkpoints, cannot be read, or is of another run; nothing is written."""
+class RecordDamaged(InputError): ...
 
 
-class TrainingDiverged(ThawError, exit_code=ExitCode.DIVERGED):
-    """The loss or a weight is not finite; no such state was committed."""
+class TrainingDiverged(ThawError, exit_code=ExitCode.DIVERGED): ...
 
 
-class QualityGateMissed(ThawError, exit_code=ExitCode.QUALITY_GATE):
-    """The result is committed, and its test accuracy is below MIN_TEST_ACCURACY."""
+class QualityGateMissed(ThawError, exit_code=ExitCode.QUALITY_GATE): ...
 
 
-class MemoryExhausted(ThawError, exit_code=ExitCode.MEMORY_EXHAUSTED):
-    """The memory of a device or of the host does not suffice; what was committed stands."""
+class MemoryExhausted(ThawError, exit_code=ExitCode.MEMORY_EXHAUSTED): ...
 
 
-class Interrupted(ThawError, exit_code=ExitCode.INTERRUPTED):
-    """The process was asked to stop, by a signal."""
+class Interrupted(ThawError, exit_code=ExitCode.INTERRUPTED): ...
 
 
-class Superseded(ThawError, exit_code=ExitCode.SUPERSEDED):
-    """Another attempt has written the run record since this one last did."""
+class Superseded(ThawError, exit_code=ExitCode.SUPERSEDED): ...
 
 
-class PeerLost(ThawError, exit_code=ExitCode.PEER_LOST):
-    """Another worker of the run has ended, or does not answer; what was committed stands."""
+class PeerLost(ThawError, exit_code=ExitCode.PEER_LOST): ...
 
 
-class PeersMissing(ThawError, exit_code=ExitCode.PEERS_MISSING):
-    """Other workers of the run did not come; nothing was begun."""
+class PeersMissing(ThawError, exit_code=ExitCode.PEERS_MISSING): ...
 
 
 class StorageError(ThawError, exit_code=ExitCode.STORAGE_UNAVAILABLE):
-    """The object store cannot do what it was asked.
-
-    `code` says how, for metrics: an HTTP status where there was one.
-    """
+    """`code` says how, for metrics: an HTTP status where there was one."""
 
     code = "error"
 
 
 class StorageRefused(StorageError, exit_code=ExitCode.BAD_INPUT):
-    """The object store refuses, and would refuse again: a person must change something."""
-
     code = "refused"
 
 
-class AccessDenied(StorageRefused):
-    """This process lacks the credentials or the permission; what it was allowed before, it may be allowed again."""
+class AccessDenied(StorageRefused): ...
 
 
 class AnswerMalformed(StorageError):
-    """An answer of the object store is not understood, or another one contradicts it."""
-
     code = "malformed"
 
 
 class ObjectDamaged(StorageError):
-    """An object is not stored as it was sent, or arrived with another checksum than the store has."""
+    """`written` is the version of the object, where it is this process that wrote it so."""
 
     code = "damaged"
+    written = ""
 
 
 class ObjectMissing(StorageError):
-    """There is no object of that name."""
-
     code = "missing"
 
 
 class PreconditionFailed(StorageError):
-    """The object is not of the version that the write was conditional on."""
-
     code = "conflict"
 
 
-class ScratchUnavailable(StorageError):
-    """The disk for temporary files cannot be written or read back."""
+class ScratchUnavailable(StorageError): ...
 
 
-class CheckpointDamaged(StorageError):
-    """A checkpoint is missing, truncated or altered: its digest is not the one in the record."""
+class CheckpointDamaged(StorageError): ...
 
 
 def proxy_hint() -> str:

@@ -1,15 +1,14 @@
-"""The types of the run record and of the description in a checkpoint, with bounds.
+"""The types of the run record, with bounds.
 
-Others can write to the place where both are kept, so every value has a type and a bound, and values are compared with
-each other where code relies on it. What is valid here can be shown, counted and formatted without another check.
+Others can write to the place where it is kept, so every value has a type and a bound, and values that must agree are
+compared. What is valid here can be shown, counted and formatted without another check.
 """
 
 import functools
 import math
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -23,7 +22,7 @@ from pydantic import (
 )
 
 from job.paths import checked_name
-from job.phases import PHASE_NAMES, STATES_AFTER, STATES_BEFORE, Phase, PhaseName
+from job.phases import STATES_AFTER, STATES_BEFORE, Phase, PhaseName
 from job.settings.settings import Settings, group_of
 
 CHECKPOINTS = "checkpoints/"
@@ -54,7 +53,7 @@ def _checked_checkpoint(name: str) -> str:
 
 def _checked_settings(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings; those that a reader calculates with have a meaning, and are in their bounds."""
-    for name, lowest in (*((f"{phase.upper()}_EPOCHS", 0) for phase in PHASE_NAMES), ("BATCH_SIZE", 1)):
+    for name, lowest in (("HEAD_EPOCHS", 0), ("FINE_TUNE_EPOCHS", 0), ("BATCH_SIZE", 1)):
         value = recorded_setting(settings, name)
         if type(value) is not int or not lowest <= value <= 65_536:
             raise ValueError(f"{name} is {value!r}, expected a whole number from {lowest} to 65536")
@@ -83,7 +82,7 @@ def recorded_phases(settings: Mapping[str, Any]) -> tuple[Phase, ...]:
 def _phases(values: tuple[tuple[str, Any], ...]) -> tuple[Phase, ...]:
     # Kept: a record asks for them at each of its checkpoints, and they cost more than the rest of it.
     settings = dict(values)
-    epochs = [recorded_setting(settings, f"{name.upper()}_EPOCHS") for name in PHASE_NAMES]
+    epochs = [recorded_setting(settings, name) for name in ("HEAD_EPOCHS", "FINE_TUNE_EPOCHS")]
     if not any(epochs) and settings.get("PHASES") is None:
         return ()
     try:
@@ -101,6 +100,7 @@ Moment = Annotated[
     AfterValidator(lambda moment: moment.astimezone(UTC)),
 ]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+AttemptNumber = Annotated[int, Field(ge=1, le=2**31)]
 Lineage = Annotated[str, Field(pattern=r"^[0-9a-f]{8}$")]
 RunId = Annotated[Text, AfterValidator(_checked_run_id)]
 Object = Annotated[Text, AfterValidator(checked_name)]
@@ -113,7 +113,9 @@ _RECIPE = Settings.recipe()
 _OF_PHASES = frozenset(name for name in _RECIPE if group_of(name.lower()) == "phases")
 
 
-class _Part(BaseModel):
+class Part(BaseModel):
+    """A part of the record: fields that it does not name are refused."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
@@ -144,11 +146,11 @@ class _Inputs(_Open):
     arithmetic: _Arithmetic | None = None
 
 
-class Holder(_Part):
+class Holder(Part):
     """One process. `start_ticks` is its start in clock ticks since its host was started, which no clock changes.
 
-    It is None without /proc, and in records of earlier versions. `boot_id` distinguishes machines of one host name,
-    `process_namespace` containers; both are empty where there are none. `job_uid` is the uid of the Kubernetes Job.
+    It is None without /proc. `boot_id` distinguishes machines of one host name, `process_namespace` containers; both
+    are empty where there are none. `job_uid` is the uid of the Kubernetes Job.
     `started` (seconds since the epoch by the host's clock), the names of Job, node and namespace are for people only.
     """
 
@@ -168,14 +170,14 @@ class Holder(_Part):
         return " ".join([f"{self.host}:{self.pid}", *(f"{words} {name}" for words, name in parts.items() if name)])
 
 
-class Attempt(_Part):
+class Attempt(Part):
     """One start of the program on this run; `end` and `exit_code` stay empty when it was killed.
 
     `num_workers` processes shared it. `seconds`, by stage and category (see `ledger`), and `reached`, the furthest step
     of each phase, are as of the last write of the record by this attempt.
     """
 
-    number: Annotated[int, Field(ge=1, le=2**31)]
+    number: AttemptNumber
     holder: Text
     start: Moment
     end: Moment | None = None
@@ -185,7 +187,7 @@ class Attempt(_Part):
     reached: dict[PhaseName, Count] = {}
 
 
-class Lease(_Part):
+class Lease(Part):
     """The run is held for `seconds` after the last write of the record; `renewed` is its time, only to be shown."""
 
     attempt: int
@@ -194,7 +196,7 @@ class Lease(_Part):
     renewed: Moment | None = None
 
 
-class CheckpointEntry(_Part):
+class CheckpointEntry(Part):
     """A complete checkpoint: its object, its digest, and its position in the training.
 
     `step` counts the steps done in the phase, `num_epochs` the entries of the record's history up to it, of all phases.
@@ -210,18 +212,17 @@ class CheckpointEntry(_Part):
     time: Moment
 
 
-class StoredFile(_Part):
+class StoredFile(Part):
     """Size in bytes and SHA-256 in hexadecimal of an object under `model/`, `report/` or `logs/`."""
 
     size: Count
     sha256: Sha256
 
 
-class EpochResult(_Part):
+class EpochResult(Part):
     """One finished epoch: mean loss in nats and accuracy in 0..1 over both splits, its speed, and when it ended.
 
-    `step` counts the steps of the phase that were done by then; `learning_rate` is that of the last one, and None in
-    records of earlier versions.
+    `step` counts the steps of the phase that were done by then; `learning_rate` is that of the last one.
     """
 
     phase: PhaseName
@@ -235,10 +236,10 @@ class EpochResult(_Part):
     train_seconds: Seconds
     validation_seconds: Seconds
     images_per_second: Annotated[FiniteFloat, Field(ge=0)]
-    learning_rate: Annotated[FiniteFloat, Field(ge=0, le=10)] | None = None
+    learning_rate: Annotated[FiniteFloat, Field(ge=0, le=10)]
 
 
-class Outcome(_Part):
+class Outcome(Part):
     """Of a finished run over the test split: accuracy in 0..1 with its 95 % interval, mean loss in nats.
 
     `model_sha256` is the digest of the model's weights.
@@ -250,7 +251,7 @@ class Outcome(_Part):
     model_sha256: Sha256
 
 
-class Record(_Part):
+class Record(Part):
     """The content of run.json."""
 
     run_id: RunId
@@ -263,12 +264,12 @@ class Record(_Part):
     """How far the run is."""
     revision: Count = 0
     """Counts the writes, so that a waiting attempt sees that the holder is alive."""
-    lineages: tuple[Lineage, ...] = ()
+    lineages: Annotated[tuple[Lineage, ...], Field(min_length=1)]
     """Of the checkpoints that this record may delete; the last one is its own.
 
     A new record gets a random lineage, which is in the name of each checkpoint that it writes. So it never deletes what
     another record wrote, of which only the checkpoints may be left. A rebuilt record also gets one, and keeps those of
-    the checkpoints that it was rebuilt from. A record of an earlier version has none, and so have its checkpoints.
+    the checkpoints that it was rebuilt from.
     """
     attempts: tuple[Attempt, ...] = ()
     """Every start of the program: holder, start, end, exit code, workers, seconds by stage, furthest steps."""
@@ -324,57 +325,6 @@ class Record(_Part):
             return None
         num_batches = math.ceil(self.inputs["data"]["splits"]["train"] / recorded_setting(self.settings, "BATCH_SIZE"))
         return sum(one.epochs for one in self.phases() if one.name == phase) * num_batches
-
-
-class Description(_Part):
-    """In the metadata of a checkpoint's file: everything from which a lost record can be rebuilt.
-
-    Fields are those of `Record` and `CheckpointEntry` at the time of the commit, `lineage` is that of its name.
-    """
-
-    format: Literal[1] = 1
-    run_id: RunId
-    fingerprint: Text
-    settings: Values
-    inputs: Inputs
-    lineage: Lineage | Literal[""]
-    attempt: Annotated[int, Field(ge=1, le=2**31)]
-    phase: PhaseName
-    step: Count
-    time: Moment
-    history: tuple[EpochResult, ...]
-
-
-class CheckpointName(NamedTuple):
-    """The parts of the name of a checkpoint's object; `lineage` is empty in names of earlier versions."""
-
-    phase: str
-    step: int
-    attempt: int
-    upload: int
-    lineage: str
-
-    def __str__(self) -> str:
-        lineage = f"-{self.lineage}" if self.lineage else ""
-        return f"{CHECKPOINTS}{self.phase}-{self.step:08d}-a{self.attempt}-{self.upload}{lineage}.safetensors"
-
-    @classmethod
-    def parse(cls, name: str) -> "CheckpointName | None":
-        """The parts of a name; None for one that is not ours."""
-        match = re.fullmatch(
-            rf"{CHECKPOINTS}([a-z][a-z0-9_]{{0,31}})-(\d{{8,15}})-a(\d{{1,9}})-(\d{{1,9}})(?:-([0-9a-f]{{8}}))?\.safetensors",
-            name, re.ASCII,
-        )  # fmt: skip
-        return cls(match[1], int(match[2]), int(match[3]), int(match[4]), match[5] or "") if match else None
-
-    @property
-    def written(self) -> tuple[int, int]:
-        """Written later is larger."""
-        return self.attempt, self.upload
-
-    def position(self, phases: Sequence[str]) -> tuple[int, int, int, int]:
-        """Later in the training of these phases, or written later, is larger."""
-        return phases.index(self.phase) if self.phase in phases else -1, self.step, self.attempt, self.upload
 
 
 def problem_of(error: Exception) -> str:

@@ -1,12 +1,18 @@
 """The pods of a Job or CronJob: where a manifest has them, and what follows for them from what an overlay says."""
 
+from collections.abc import Collection
 from typing import Any
 
+from job.errors import ThawError
 from job.settings.fields import variable
 
 Manifest = dict[str, Any]
 
 WORK, WORK_BYTES = "work", variable("work_bytes")
+
+
+class CannotRender(ThawError):
+    """Kustomize is not there, or refuses the overlay; or what it renders is not a run."""
 
 
 def complete(workload: Manifest) -> None:
@@ -40,3 +46,26 @@ def container_of(workload: Manifest) -> Manifest:
     """The one container of a Job or CronJob."""
     (container,) = pod_of(workload)["containers"]
     return container  # type: ignore[no-any-return]
+
+
+def literals(container: Manifest) -> dict[str, str]:
+    """The environment of a container, without what only the cluster knows (the downward API)."""
+    return {entry["name"]: entry["value"] for entry in container.get("env", []) if "value" in entry}
+
+
+def add_labels(manifest: Manifest, source: Manifest) -> None:
+    """Give a manifest the labels of another, where it does not have them itself."""
+    metadata = manifest.setdefault("metadata", {})
+    metadata["labels"] = source["metadata"].get("labels", {}) | metadata.get("labels", {})
+
+
+def of_kind(manifests: list[Manifest], *kinds: str) -> list[Manifest]:
+    return [manifest for manifest in manifests if manifest["kind"] in kinds]
+
+
+def config_map(manifests: list[Manifest], names: Collection[str], expected: str, *, hint: str = "") -> Manifest:
+    """The one ConfigMap of these names. Raises CannotRender, with what was `expected`, unless there is exactly one."""
+    found = [item for item in of_kind(manifests, "ConfigMap") if item["metadata"]["name"] in names]
+    if len(found) != 1:
+        raise CannotRender(f"{expected}, and there are {len(found)}", hint=hint)
+    return found[0]

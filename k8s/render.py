@@ -30,8 +30,19 @@ from job.settings.environment import read_settings
 from job.settings.fields import variable
 from job.settings.settings import Settings
 from k8s import sweep
-from k8s.errors import CannotRender
-from k8s.pods import Manifest, complete, container_of, job_spec_of, pod_of, template_of
+from k8s.pods import (
+    CannotRender,
+    Manifest,
+    add_labels,
+    complete,
+    config_map,
+    container_of,
+    job_spec_of,
+    literals,
+    of_kind,
+    pod_of,
+    template_of,
+)
 from k8s.targets import without_target
 from k8s.workers import (
     AROUND_A_JOB,
@@ -64,7 +75,7 @@ _EXAMPLES = (
 )
 EXAMPLE = re.compile(rf"[\w.:/@-]*(?<![\w-])(?:{'|'.join(_EXAMPLES)})(?![\w-])[\w.:/@-]*")
 """A registry, bucket or account in the domains that are reserved for examples, in the project of ours, or in the one of
-AWS's own examples; or the client id of nobody."""
+AWS's own examples; or a client id of zeros."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -130,8 +141,7 @@ def kustomize(folder: Path) -> list[Manifest]:
 
 def _on_schedule(manifests: list[Manifest]) -> list[Manifest]:
     """The same manifests, with a Job that is beside a CronJob as the template of that CronJob. Raises CannotRender."""
-    jobs = [manifest for manifest in manifests if manifest["kind"] == "Job"]
-    cron_jobs = [manifest for manifest in manifests if manifest["kind"] == "CronJob"]
+    jobs, cron_jobs = of_kind(manifests, "Job"), of_kind(manifests, "CronJob")
     if len(cron_jobs) != 1 or len(jobs) > 1:
         return manifests
     (cron_job,) = cron_jobs
@@ -144,8 +154,7 @@ def _on_schedule(manifests: list[Manifest]) -> list[Manifest]:
     for job in jobs:
         metadata = {key: job["metadata"][key] for key in ("labels", "annotations") if key in job["metadata"]}
         cron_job["spec"]["jobTemplate"] = {"metadata": metadata, "spec": job["spec"]}
-        labels = cron_job["metadata"].get("labels", {})
-        cron_job["metadata"]["labels"] = job["metadata"].get("labels", {}) | labels
+        add_labels(cron_job, job)
     return [manifest for manifest in manifests if manifest not in jobs]
 
 
@@ -157,8 +166,8 @@ def shared_by_runs(folder: Path) -> list[Manifest]:
             hint=f"make {SHARED}/kustomization.yaml, with `resources: [.../overlays/gke/{SHARED}]` if nothing differs",
         )
     manifests = kustomize(folder / SHARED)
-    runtimes = [manifest for manifest in manifests if manifest["kind"] == RUNTIME]
-    manifests = _with_runtime(runtimes[0], manifests) if runtimes else manifests
+    if runtimes := of_kind(manifests, RUNTIME):
+        manifests = _with_runtime(runtimes[0], manifests)
     for manifest in manifests:
         manifest["metadata"].setdefault("labels", {})[COMPONENT] = SHARED
     return manifests
@@ -166,18 +175,19 @@ def shared_by_runs(folder: Path) -> list[Manifest]:
 
 def _with_runtime(runtime: Manifest, manifests: list[Manifest]) -> list[Manifest]:
     """The manifests with the Job among them as what the runtime starts. Raises CannotRender."""
-    jobs = [manifest for manifest in manifests if manifest["kind"] == "Job"]
+    jobs = of_kind(manifests, "Job")
     if len(jobs) != 1:
         raise CannotRender(f"a {RUNTIME} is rendered from the one Job beside it, and there are {len(jobs)}")
-    complete(jobs[0])
-    config = _config_of(container_of(jobs[0]), manifests)
-    if _settled(jobs[0], config).fingerprint() != Settings().fingerprint():
+    (job,) = jobs
+    complete(job)
+    config = _config_of(container_of(job), manifests)
+    if _settled(job, config).fingerprint() != Settings().fingerprint():
         raise CannotRender(
             f"the settings beside a {RUNTIME} change the result, and would change it for every run",
             hint="set them in the overlay of the run",
         )
-    used = [*jobs, config, *filter(is_of_one_run, manifests)]
-    as_runtime(runtime, jobs[0], config)
+    used = [job, config, *filter(is_of_one_run, manifests)]
+    as_runtime(runtime, job, config)
     return [manifest for manifest in manifests if manifest not in used]
 
 
@@ -187,7 +197,7 @@ def of_one_run(manifests: list[Manifest], run_id: str | None = None) -> list[Man
     Raises InvalidSettings; CannotRender when there is not exactly one Job or CronJob, or anything but its settings, or
     when its image does not fit its resources, or its kind the number of workers.
     """
-    workloads = [manifest for manifest in manifests if manifest["kind"] in ("Job", "CronJob")]
+    workloads = of_kind(manifests, "Job", "CronJob")
     if len(workloads) != 1:
         raise CannotRender(f"an overlay is one Job or CronJob, and this one has {len(workloads)}")
     (workload,) = workloads
@@ -200,10 +210,10 @@ def of_one_run(manifests: list[Manifest], run_id: str | None = None) -> list[Man
         )
     config = _config_of(container, manifests)
     policies = list(filter(is_of_one_run, manifests))
-    around = [it for it in manifests if it["kind"] in AROUND_A_JOB and workload["kind"] == "Job"][:1]
+    around = of_kind(manifests, *AROUND_A_JOB)[:1] if workload["kind"] == "Job" else []
     rows = sweep.rows_of(pod_of(workload), manifests)
-    of_run = [workload, config, *policies, *around, *([rows] if rows else [])]
-    others = [f"{it['kind']} {it['metadata']['name']}" for it in manifests if it not in of_run]
+    of_run = [workload, config, *([rows] if rows else []), *policies]
+    others = [f"{it['kind']} {it['metadata']['name']}" for it in manifests if it not in (*of_run, *around)]
     if others:
         raise CannotRender(
             f"a run is a workload and its settings, and this overlay also has {', '.join(others)}",
@@ -213,32 +223,30 @@ def of_one_run(manifests: list[Manifest], run_id: str | None = None) -> list[Man
         config["data"][RUN_ID] = run_id
     if rows and around:
         raise CannotRender(f"a sweep is a Job, and this one is in a {around[0]['kind']}", hint="leave one of them out")
-    runs = sweep.runs(container, config["data"], rows) if rows else [_settled(workload, config)]
     if rows:
+        runs = sweep.runs(container, config["data"], rows)
         sweep.fit(job_spec_of(workload), config, rows, num_rows=len(runs))
-    of_rows = [rows] if rows else []
+    else:
+        runs = [_settled(workload, config)]
     if workload["kind"] == "CronJob":
         if RUN_ID in config["data"]:
             raise InvalidSettings(
                 f"{RUN_ID}={config['data'][RUN_ID]!r}: each slot of a CronJob is a run of its own", hint="leave it out"
             )
         name = workload["metadata"]["name"]
-        _label(name, workload, config, *of_rows, *policies, workload["spec"]["jobTemplate"], template_of(workload))
-        for policy in policies:
-            select(policy, name)
-        return manifests
-    variables = config["data"] | _literals(container)
-    servers = "".join(f"{variables[it]}\n" for it in SERVERS if it in variables)
-    name = f"{workload['metadata']['name']}-{sweep.digests(runs, servers=servers, is_sweep=bool(rows))}"
-    if rows:
-        sweep.rename(pod_of(workload), rows, f"{name}-rows")
+        _label(name, workload["spec"]["jobTemplate"])
     else:
-        config["data"][RUN_ID] = runs[0].resolved_run_id()
-    config["metadata"]["name"] = name
-    for source in container["envFrom"]:
-        source["configMapRef"]["name"] = name
-    workload["metadata"]["name"] = name
-    _label(name, workload, config, *of_rows, *policies, template_of(workload))
+        variables = config["data"] | literals(container)
+        servers = "".join(f"{variables[it]}\n" for it in SERVERS if it in variables)
+        name = f"{workload['metadata']['name']}-{sweep.digests(runs, servers=servers, is_sweep=bool(rows))}"
+        if rows:
+            sweep.rename(pod_of(workload), rows, f"{name}-rows")
+        else:
+            config["data"][RUN_ID] = runs[0].resolved_run_id()
+        for source in container["envFrom"]:
+            source["configMapRef"]["name"] = name
+        workload["metadata"]["name"] = config["metadata"]["name"] = name
+    _label(name, *of_run, template_of(workload))
     if around:
         return wrapped(around[0], workload, config, policies)
     for policy in policies:
@@ -287,15 +295,8 @@ _Dumper.add_representer(str, _represent_text)
 
 
 def settings_of(container: Manifest, data: dict[str, str]) -> Settings:
-    """The settings that the program will read in this container. Raises InvalidSettings.
-
-    What only the cluster knows (the downward API) is left out.
-    """
-    return read_settings(data | _literals(container))
-
-
-def _literals(container: Manifest) -> dict[str, str]:
-    return {entry["name"]: entry["value"] for entry in container.get("env", []) if "value" in entry}
+    """The settings that the program will read in this container. Raises InvalidSettings."""
+    return read_settings(data | literals(container))
 
 
 def _asks_for_gpu(container: Manifest) -> bool:
@@ -315,10 +316,7 @@ def _label(instance: str, *manifests: Manifest) -> None:
 
 def _config_of(container: Manifest, manifests: list[Manifest]) -> Manifest:
     names = [source["configMapRef"]["name"] for source in container.get("envFrom", []) if "configMapRef" in source]
-    found = [item for item in manifests if item["kind"] == "ConfigMap" and item["metadata"]["name"] in names]
-    if len(found) != 1:
-        raise CannotRender(f"the settings are one ConfigMap in `envFrom`, and there are {len(found)}")
-    return found[0]
+    return config_map(manifests, names, "the settings are one ConfigMap in `envFrom`")
 
 
 if __name__ == "__main__":

@@ -11,8 +11,7 @@ from job.errors import InvalidSettings
 from job.settings import environment, sweep
 from job.settings.fields import variable
 from job.settings.settings import Settings
-from k8s.errors import CannotRender
-from k8s.pods import Manifest
+from k8s.pods import Manifest, add_labels, config_map, literals
 
 SWEEP, RUN_ID = variable("sweep"), variable("run_id")
 
@@ -23,18 +22,17 @@ def rows_of(pod: Manifest, manifests: list[Manifest]) -> Manifest | None:
     if not any(entry["name"] == SWEEP for entry in container.get("env", [])):
         return None
     mounted = [volume["configMap"]["name"] for volume in pod.get("volumes", []) if "configMap" in volume]
-    found = [it for it in manifests if it["kind"] == "ConfigMap" and it["metadata"]["name"] in mounted]
-    if len(found) != 1:
-        raise CannotRender(
-            f"the rows of a sweep are one ConfigMap that its pods mount, and there are {len(found)}",
-            hint="in the overlay: configMapGenerator: [{name: thaw-sweep, files: [rows]}]",
-        )
-    return found[0]
+    return config_map(
+        manifests,
+        mounted,
+        "the rows of a sweep are one ConfigMap that its pods mount",
+        hint="in the overlay: configMapGenerator: [{name: thaw-sweep, files: [rows]}]",
+    )
 
 
 def runs(container: Manifest, data: dict[str, str], rows: Manifest) -> list[Settings]:
     """The settings of each row, as the program will read them. Raises InvalidSettings with every problem."""
-    variables = data | {entry["name"]: entry["value"] for entry in container.get("env", []) if "value" in entry}
+    variables = data | literals(container)
     # The controller gives each slot of a schedule a name.
     is_named_later = any(entry["name"] == RUN_ID and "valueFrom" in entry for entry in container["env"])
     problems: list[str] = []
@@ -60,8 +58,7 @@ def fit(job: Manifest, config: Manifest, rows: Manifest, *, num_rows: int) -> No
     """Write the number of rows into the spec of the Job, and label the rows as the settings are."""
     job["completions"] = num_rows
     job["parallelism"] = min(job["parallelism"], num_rows)
-    labels = rows["metadata"].get("labels", {})
-    rows["metadata"]["labels"] = config["metadata"].get("labels", {}) | labels
+    add_labels(rows, config)
 
 
 def rename(pod: Manifest, rows: Manifest, name: str) -> None:

@@ -7,7 +7,7 @@ runtime, which is made of the Job in the folder `shared`.
 
 from job.settings.fields import variable
 from job.settings.settings import Settings
-from k8s.pods import WORK_BYTES, Manifest, container_of, job_spec_of, pod_of
+from k8s.pods import WORK_BYTES, Manifest, add_labels, container_of, job_spec_of, literals, pod_of
 
 INSTANCE = "app.kubernetes.io/instance"
 JOB_SET_NAME = "jobset.sigs.k8s.io/jobset-name"
@@ -80,7 +80,7 @@ def _train_job(train_job: Manifest, job: Manifest, config: Manifest) -> Manifest
     """The TrainJob with what it has of the Job: name and labels, image, number of nodes, settings, resources."""
     _named_as(train_job, job)
     container = container_of(job)
-    settings = config["data"] | {it["name"]: it["value"] for it in container["env"] if "value" in it}
+    settings = config["data"] | literals(container)
     for name in (WORKER_HOST, WORK_BYTES):  # the runtime has them
         settings.pop(name, None)
     train_job["spec"]["trainer"] = {
@@ -114,9 +114,8 @@ def as_runtime(runtime: Manifest, job: Manifest, config: Manifest) -> Manifest:
 
 
 def _named_as(manifest: Manifest, job: Manifest) -> None:
-    metadata = manifest["metadata"]
-    metadata["name"] = job["metadata"]["name"]
-    metadata["labels"] = job["metadata"].get("labels", {}) | metadata.get("labels", {})
+    manifest["metadata"]["name"] = job["metadata"]["name"]
+    add_labels(manifest, job)
 
 
 def _fill(replicated_jobs: list[Manifest], job: Manifest) -> None:
@@ -130,6 +129,5 @@ def _fill(replicated_jobs: list[Manifest], job: Manifest) -> None:
         container["env"].insert(container["env"].index(hosts[0]), name)
         hosts[0]["value"] = hosts[0]["value"].replace(f".{pod.pop('subdomain')}", ".$(JOBSET_NAME)")
     template = replicated.setdefault("template", {})
-    labels = template.setdefault("metadata", {}).setdefault("labels", {})
-    template["metadata"]["labels"] = job["spec"]["template"]["metadata"].get("labels", {}) | labels
+    add_labels(template, job["spec"]["template"])
     template["spec"] = job["spec"]

@@ -1,6 +1,7 @@
 """A cleared environment for each test, small prepared data, and a run of a few seconds."""
 
 import functools
+import hashlib
 import os
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from job.__main__ import set_up_tensorflow
 from job.observe.events import Event, StepDone
 from job.observe.observer import RunningMeans
 from job.settings.environment import NOT_SETTINGS
@@ -19,9 +21,10 @@ from job.settings.settings import Settings
 from job.storage import LocalStore
 from job.storage.retrying import RetryingStore
 from tests.gcs_server import GcsServer
+from tests.once import folders, made_once
 from tests.servers import Azurite, Minio
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow warns of each error that a test provokes
+set_up_tensorflow(log_level="2")  # TensorFlow warns of each error that a test provokes
 REPOSITORY = Path(__file__).parent.parent
 AnEvent = TypeVar("AnEvent", bound=Event)
 
@@ -54,6 +57,11 @@ CALIBRATED_RUN: dict[str, Any] = SMALL_RUN | {
 }
 
 
+def slowly(*cases: Any) -> list[Any]:
+    """Cases of a parametrized test that only `make test-all` runs. A tuple is the values of several parameters."""
+    return [pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=pytest.mark.slow) for case in cases]
+
+
 @pytest.fixture(autouse=True)
 def _cleared_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith(PREFIX)]:
@@ -61,24 +69,34 @@ def _cleared_environment(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _folder_of_all_processes(tmp_path_factory: pytest.TempPathFactory) -> None:
+    own = tmp_path_factory.getbasetemp()
+    folders.append(own.parent if "PYTEST_XDIST_WORKER" in os.environ else own)
+
+
 @pytest.fixture(scope="session")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def prepared() -> Path:
     """A TFDS data_dir with the data sets of tests/shapes.py, prepared."""
-    from tests import shapes
 
-    folder = tmp_path_factory.mktemp("tfds")
-    for builder in (shapes.TwoShapes, shapes.ThreeShapes, shapes.DamagedShapes):
-        builder(data_dir=folder).download_and_prepare()
-    return folder
+    def prepare(folder: Path) -> None:
+        from tests import shapes
+
+        for builder in (shapes.TwoShapes, shapes.ThreeShapes, shapes.DamagedShapes):
+            builder(data_dir=folder / "tfds").download_and_prepare()
+
+    return made_once("prepared", prepare)[0] / "tfds"
 
 
 @pytest.fixture(scope="session")
-def prepared_as(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The same data in another format of files, by its name."""
+def prepared_as(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The same data in a format of files, by its name."""
     from tests import shapes
 
     @functools.cache
     def prepare(file_format: str) -> Path:
+        if file_format == "tfrecord":
+            return prepared
         folder = tmp_path_factory.mktemp(file_format)
         for builder in (shapes.TwoShapes, shapes.DamagedShapes):
             builder(data_dir=folder, file_format=file_format).download_and_prepare()
@@ -99,18 +117,25 @@ def small(prepared: Path, tmp_path: Path) -> Callable[..., Settings]:
 
 
 @pytest.fixture(scope="session")
-def whole(
-    prepared: Path, tmp_path_factory: pytest.TempPathFactory
-) -> "Callable[..., tuple[LocalStore, Recorder, Settings]]":
+def whole(prepared: Path) -> "Callable[..., tuple[LocalStore, Recorder, Settings]]":
     """The small run, never interrupted; keywords override. The same ones are one run, which tests only read."""
     from tests.runs import start
 
     @functools.cache
     def run(**overrides: Any) -> "tuple[LocalStore, Recorder, Settings]":
-        folder = tmp_path_factory.mktemp("whole")
-        store = LocalStore(folder / "small")
-        settings = Settings(**(SMALL_RUN | {"data_dir": str(prepared), "cache_dir": folder / "cache"} | overrides))
-        return store, start(settings, store), settings
+        def store_and_settings(folder: Path) -> tuple[LocalStore, Settings]:
+            values = SMALL_RUN | {"data_dir": str(prepared), "cache_dir": folder / "cache"} | overrides
+            return LocalStore(folder / "small"), Settings(**values)
+
+        def make(folder: Path) -> Recorder:
+            store, settings = store_and_settings(folder)
+            recorder: Recorder = start(settings, store)
+            return recorder
+
+        key = hashlib.sha256(repr(sorted(overrides.items())).encode()).hexdigest()[:12]
+        folder, recorder = made_once(f"whole-{key}", make)
+        store, settings = store_and_settings(folder)
+        return store, recorder, settings
 
     return run
 
@@ -201,16 +226,19 @@ def environment(prepared: Path, tmp_path: Path) -> Callable[..., dict[str, str]]
 
 
 @pytest.fixture(scope="session")
-def undisturbed_process(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def undisturbed_process(prepared: Path) -> dict[str, str]:
     """The environment of the small run, which has run in one go in a process; its log is kept beside it."""
-    folder = tmp_path_factory.mktemp("undisturbed-process")
-    values = SMALL_RUN | {"data_dir": prepared, "storage_uri": folder}
-    env = process_environment(values)
-    done = job(env=env)
-    assert done.returncode == 0, done.stderr
-    (folder / "stdout").write_text(done.stdout)
-    (folder / "stderr").write_text(done.stderr)
-    return env
+
+    def environment(folder: Path) -> dict[str, str]:
+        return process_environment(SMALL_RUN | {"data_dir": prepared, "storage_uri": folder})
+
+    def run(folder: Path) -> None:
+        done = job(env=environment(folder))
+        assert done.returncode == 0, done.stderr
+        (folder / "stdout").write_text(done.stdout)
+        (folder / "stderr").write_text(done.stderr)
+
+    return environment(made_once("undisturbed-process", run)[0])
 
 
 def process_environment(settings: Mapping[str, Any]) -> dict[str, str]:

@@ -10,6 +10,8 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from job.settings.fields import variable
 from job.settings.settings import Settings
 from k8s.render import Manifest, kustomize, main, of_one_run, settings_of, shared_by_runs
 from tests.conftest import REPOSITORY
+from tests.once import made_once
 
 K8S = REPOSITORY / "k8s"
 OVERLAYS = sorted(path.parent.name for path in K8S.glob("overlays/*/kustomization.yaml"))
@@ -150,8 +153,18 @@ def shared_part(place: str) -> Manifests:
     return Manifests(copy.deepcopy(_shared_part(place)))
 
 
-_run_part = functools.cache(lambda place: of_one_run(kustomize(K8S / place)))
-_shared_part = functools.cache(lambda place: shared_by_runs(K8S / place))
+@functools.cache
+def _run_part(place: str) -> list[Manifest]:
+    return _once(f"run-{place}", lambda: of_one_run(kustomize(K8S / place)))
+
+
+@functools.cache
+def _shared_part(place: str) -> list[Manifest]:
+    return _once(f"shared-{place}", lambda: shared_by_runs(K8S / place))
+
+
+def _once(name: str, make: Callable[[], list[Manifest]]) -> list[Manifest]:
+    return made_once(name.replace("/", "-"), lambda _: make())[1]
 
 
 def overlay(name: str) -> Manifests:
@@ -160,9 +173,14 @@ def overlay(name: str) -> Manifests:
 
 
 @functools.cache
+def _kustomized(place: str) -> list[Manifest]:
+    return _once(f"kustomized-{place}", lambda: kustomize(K8S / place))
+
+
+@functools.cache
 def base() -> Manifests:
     """What all overlays have in common."""
-    return Manifests(kustomize(K8S / "base" / "shared") + kustomize(K8S / "base"))
+    return Manifests(_kustomized("base/shared") + _kustomized("base"))
 
 
 def write_kustomization(folder: Path, **content: Any) -> Path:
@@ -173,13 +191,25 @@ def write_kustomization(folder: Path, **content: Any) -> Path:
     return folder
 
 
-def component(name: str, folder: Path) -> Manifests:
+def component(name: str) -> Manifests:
     """The base with one component and nothing else: what runs share, and a run."""
-    manifests = Manifests()
-    for part in ("shared", "."):
-        path = Path("components", name, part)
-        components = [path] if (K8S / path / "kustomization.yaml").is_file() else []
-        manifests += kustomize(write_kustomization(folder, resources=[Path("base", part)], components=components))
+    return Manifests(copy.deepcopy(_component(name)))
+
+
+@functools.cache
+def _component(name: str) -> list[Manifest]:
+    return _once(f"component-{name}", lambda: _with_component(name))
+
+
+def _with_component(name: str) -> list[Manifest]:
+    manifests: list[Manifest] = []
+    for part in ("base/shared", "base"):
+        path = f"components/{name}{part.removeprefix('base')}"
+        if (K8S / path / "kustomization.yaml").is_file():
+            with tempfile.TemporaryDirectory() as folder:
+                manifests += kustomize(write_kustomization(Path(folder), resources=[part], components=[path]))
+        else:
+            manifests += _kustomized(part)
     return manifests
 
 

@@ -33,14 +33,17 @@ def epoch(phase: str, index: int, images_per_second: float = 50.0) -> EpochResul
     return EpochResult(
         phase=phase, epoch=index, step=10 * (index + 1), ended=NOON, train_loss=0.1, train_accuracy=0.9,
         validation_loss=0.1, validation_accuracy=0.9, train_seconds=1.0, validation_seconds=2.0,
-        images_per_second=images_per_second,
+        images_per_second=images_per_second, learning_rate=1e-3,
     )  # fmt: skip
 
 
 def record(**fields: Any) -> Record:
     """A record; one that is done has ended, with an outcome."""
     settings = {"HEAD_EPOCHS": 2, "FINE_TUNE_EPOCHS": 2, "BATCH_SIZE": 10}
-    values = {"run_id": "r", "fingerprint": "f", "settings": settings, "inputs": INPUTS, "attempts": (attempt(),)}
+    values = {
+        "run_id": "r", "fingerprint": "f", "settings": settings, "lineages": ("0123abcd",), "inputs": INPUTS,
+        "attempts": (attempt(),),
+    }  # fmt: skip
     if fields.get("state") == "done":
         values |= {"outcome": OUTCOME, "attempts": (attempt(end=NOON, exit_code=0),)}
     return Record(**(values | fields))

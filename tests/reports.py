@@ -20,7 +20,7 @@ SIDE = 24
 def epoch(phase: str, number: int, **changes: float) -> EpochResult:
     values = {
         "train_loss": 0.5, "train_accuracy": 0.8, "validation_loss": 0.4, "validation_accuracy": 0.9,
-        "train_seconds": 3.0, "validation_seconds": 1.0, "images_per_second": 40.0,
+        "train_seconds": 3.0, "validation_seconds": 1.0, "images_per_second": 40.0, "learning_rate": 1e-3,
     }  # fmt: skip
     ended = datetime(2026, 1, 2, 3, 5, tzinfo=UTC)
     return EpochResult(phase=phase, epoch=number, step=3, ended=ended, **(values | changes))
@@ -52,7 +52,7 @@ def content(
     )
     sizes = {"train": 40, "validation": 16, "test": 60}
     record = Record(
-        run_id="run", fingerprint="0123456789ab", settings=chosen.result_settings(),
+        run_id="run", fingerprint="0123456789ab", settings=chosen.result_settings(), lineages=("0123abcd",),
         attempts=(Attempt(number=1, holder="host", start=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)),),
         inputs={
             "data": {

@@ -26,7 +26,7 @@ T = TypeVar("T")
 Scrape = Mapping[str, Any]
 """A scrape config of Prometheus."""
 
-START_SECONDS = 30.0
+START_SECONDS = 120.0
 
 
 def program(name: str, *, hint: str = "`make setup-services` as root installs it") -> str:

@@ -9,9 +9,9 @@ import sys
 import time
 
 from job.observe import bar, terminal
+from job.observe.data_events import ClassRare
 from job.observe.estimate import Estimate
 from job.observe.events import (
-    ClassRare,
     CommitFailed,
     Committed,
     DataLoaded,

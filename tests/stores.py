@@ -2,6 +2,7 @@
 
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -76,9 +77,9 @@ class Crash(BaseException):
 
 
 class CrashingStore:
-    """A store that ends the process at its n-th call, before or after the call has had its effect."""
+    """A store that ends the process at its n-th call, or its first of a method: before it has its effect, or after."""
 
-    def __init__(self, store: ObjectStore, *, at_call: int, after: bool) -> None:
+    def __init__(self, store: ObjectStore, *, at_call: int | str, after: bool) -> None:
         self._store = store
         self._at_call = at_call
         self._after = after
@@ -89,10 +90,13 @@ class CrashingStore:
         def call(*args, **kwargs):
             self.calls.append(method)
             number = len(self.calls)
-            if number > self._at_call or (number == self._at_call and not self._after):
+            if self._at_call == method:
+                self._at_call = number
+            at_call = self._at_call if isinstance(self._at_call, int) else sys.maxsize
+            if number > at_call or (number == at_call and not self._after):
                 raise Crash(f"{method}{args}")
             result = getattr(self._store, method)(*args, **kwargs)
-            if number == self._at_call:
+            if number == at_call:
                 raise Crash(f"{method}{args}")
             return result
 

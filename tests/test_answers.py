@@ -28,6 +28,7 @@ def report_of(store: LocalStore) -> dict[str, Any]:
     return dict(json.loads(store.read("report/report.json").data))
 
 
+@pytest.mark.slow
 def test_report_saved_model_and_predict_agree(
     calibrated_run: LocalStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -101,6 +102,7 @@ def test_the_threshold_of_a_run_is_verified_before_it_is_used(calibrated_run: Lo
         predict.answer(options)
 
 
+@pytest.mark.slow
 def test_a_threshold_needs_two_classes(small: Small, store: LocalStore) -> None:
     """Which is known with the data, and said before anything is trained."""
     with pytest.raises(InvalidSettings, match=r"THAW_THRESHOLD=auto is for two classes, and the data has 3"):
@@ -123,6 +125,7 @@ def test_the_answer_of_three_classes_is_scaled_too() -> None:
     assert scaled["label"].numpy().tolist() == plain["label"].numpy().tolist()
 
 
+@pytest.mark.slow
 def test_page_and_card_say_how_the_model_answers() -> None:
     """And only what is so."""
     plain, own = content(), content(calibrate=True, threshold="0.4")

@@ -177,6 +177,7 @@ def test_the_program_is_one_command_from_any_folder(tmp_path: Path) -> None:
     assert callable(getattr(import_module(module), function))
 
 
+@pytest.mark.slow
 def test_a_shell_completes_commands_flags_and_values() -> None:
     """By the script that is printed for it."""
     pytest.importorskip("shtab")
@@ -196,6 +197,7 @@ def test_a_shell_completes_commands_flags_and_values() -> None:
     assert done.stdout == f"thaw {__version__}\n"
 
 
+@pytest.mark.slow
 def test_fish_completes_commands_flags_and_values(tmp_path: Path) -> None:
     """By a script of its own language; where there is no fish, only that it is printed."""
     pytest.importorskip("shtab")

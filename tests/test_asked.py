@@ -2,7 +2,7 @@
 
 import pytest
 
-from job.cli.asked import Telling
+from job.cli.asked import WaitWarnings
 from job.errors import ObjectMissing, StorageError
 from job.storage.retrying import RetryingStore
 from tests.test_retrying import Remote
@@ -14,7 +14,7 @@ def test_a_store_that_does_not_answer_is_told_on_standard_error(
     """Standard output has the answer alone, which may be JSON."""
     monkeypatch.setattr("job.storage.retrying.TOLD_SECONDS", 0.0)
     remote = Remote(*[StorageError("cannot read gs://b/run.json: no route")] * 3)
-    store = RetryingStore(remote, observer=Telling(), pause=lambda seconds: None)  # type: ignore[arg-type]
+    store = RetryingStore(remote, observer=WaitWarnings(), pause=lambda seconds: None)  # type: ignore[arg-type]
     with pytest.raises(ObjectMissing):
         store.read("run.json")
     assert capsys.readouterr() == (

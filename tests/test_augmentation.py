@@ -55,7 +55,8 @@ def augmented(images: tf.Tensor, augmentation: Augmentation) -> np.ndarray:
 # All of them
 
 
-@pytest.mark.parametrize("augmentation", [*SLOWLY_ONE_AT_A_TIME, pytest.param(EVERYTHING, id="everything")])
+@pytest.mark.slow
+@pytest.mark.parametrize("augmentation", [*ONE_AT_A_TIME, pytest.param(EVERYTHING, id="everything")])
 def test_the_same_seed_gives_the_same_images_and_another_others(images: tf.Tensor, augmentation: Augmentation) -> None:
     """To the last bit, in two graphs of the same function; the pixels stay where a photograph has them."""
     one, another = (graph_of(augmentation, images) for _ in range(2))

@@ -10,10 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from job.model.answers import calibrated, predicted_classes
-from job.train.calibration import cross_entropy, fit_temperature
+from job.train.calibration import cross_entropy, fit_temperature, fit_threshold
 from job.train.evaluation import probabilities, temperature_scaling
 from job.train.metrics import auroc
-from job.train.threshold import fit_threshold
 from tests.classifiers import build
 
 

@@ -71,7 +71,8 @@ def assert_the_same(answers: list[list[Answer]], expected: list[Answer]) -> None
         assert of_image == [(label, pytest.approx(probability, abs=1e-6))] * 2
 
 
-@pytest.mark.parametrize("run", [pytest.param("undisturbed_run", marks=pytest.mark.slow), "calibrated_run"])
+@pytest.mark.slow
+@pytest.mark.parametrize("run", ["undisturbed_run", "calibrated_run"])
 def test_its_code_answers_as_predict_does(
     photographs: list[Path],
     tmp_path: Path,

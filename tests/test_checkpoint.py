@@ -13,8 +13,9 @@ import pytest
 from job.errors import StorageError, TrainingDiverged
 from job.run import checkpoint
 from job.run.checkpoint import Checkpoints, Snapshot
+from job.run.description import CheckpointName
 from job.run.record import RECORD_NAME, RunRecord
-from job.schema import CHECKPOINTS, CheckpointName, EpochResult, Holder
+from job.schema import CHECKPOINTS, EpochResult, Holder
 from job.storage import MISSING, Digest, LocalStore, ObjectStore, StoredObject, digest_of
 from tests.recorded import INPUTS, epoch
 from tests.runs import IDENTITY, record_of
@@ -185,26 +186,12 @@ def test_what_may_be_of_another_writer_is_not_pruned(store: MemoryStore, tmp_pat
     others = [
         str(CheckpointName("head", 9, 2, 7, lineage)),
         str(CheckpointName("head", 9, 1, 1, "0123abcd")),
-        str(CheckpointName("head", 9, 1, 1, "")),
         f"{CHECKPOINTS}notes.txt",
     ]
     for name in (orphan, *others):
         store.write(name, b"", if_version=MISSING)
     kept = run.commit(1)
     assert store.list(CHECKPOINTS) == sorted([kept, *others])
-
-
-def test_a_record_of_an_earlier_version_deletes_what_has_names_of_that_version(
-    store: MemoryStore, tmp_path: Path
-) -> None:
-    """It has no lineage, nor have its names."""
-    run = Run(store, tmp_path, keep=1)
-    run.record.update(lineages=())
-    of_another = str(CheckpointName("head", 9, 1, 1, "0123abcd"))
-    store.write(of_another, b"", if_version=MISSING)
-    run.commit(1)
-    assert run.commit(2) == f"{CHECKPOINTS}head-00000002-a1-2.safetensors"
-    assert store.list(CHECKPOINTS) == [f"{CHECKPOINTS}head-00000002-a1-2.safetensors", of_another]
 
 
 # Without a record

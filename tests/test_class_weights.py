@@ -17,8 +17,8 @@ from job.observe.ledger import Ledger
 from job.phases import Phase
 from job.settings.settings import Settings
 from job.storage import LocalStore
-from job.train.class_weights import choose, summary
-from job.train.loop import START, train_phase
+from job.train.loop import Position, train_phase
+from job.train.loss import class_weights, weights_summary
 from job.train.state import PhaseState
 from job.train.step import Recipe
 from tests import shapes
@@ -35,23 +35,27 @@ from tests.stores import Crash
 )
 def test_balanced_weights_are_those_of_scikit_learn(counts: list[int], expected: tuple[float, ...]) -> None:
     """n / (k * n_c), where a class without examples is none of the k."""
-    assert choose("balanced", np.array(counts)) == pytest.approx(expected)
-    assert choose("none", np.array(counts)) is None
+    assert class_weights("balanced", np.array(counts)) == pytest.approx(expected)
+    assert class_weights("none", np.array(counts)) is None
 
 
 def test_the_log_has_each_weight_of_few_classes_and_the_extremes_of_many() -> None:
     """In four digits."""
-    assert summary((2 / 3, 1.0, 2.0), ("a", "b", "c")) == {"a": 0.6667, "b": 1.0, "c": 2.0}
-    assert summary((0.5, *[1.0] * 19, 123.456), tuple("abcdefghijklmnopqrstu")) == {"smallest": 0.5, "largest": 123.5}
-    assert summary(None, ("a", "b")) is None
+    assert weights_summary((2 / 3, 1.0, 2.0), ("a", "b", "c")) == {"a": 0.6667, "b": 1.0, "c": 2.0}
+    assert weights_summary((0.5, *[1.0] * 19, 123.456), tuple("abcdefghijklmnopqrstu")) == {
+        "smallest": 0.5,
+        "largest": 123.5,
+    }
+    assert weights_summary(None, ("a", "b")) is None
 
 
-@pytest.mark.parametrize("xla", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("xla", [False, True])
 @pytest.mark.parametrize(
     ("dataset", "labels", "weights"),
     [
         ("two_shapes", [0] * 36 + [1] * 4, (40 / 72, 5.0)),
-        pytest.param("three_shapes", [0] * 30 + [2] * 10, (2 / 3, 1.0, 2.0), marks=pytest.mark.slow),
+        ("three_shapes", [0] * 30 + [2] * 10, (2 / 3, 1.0, 2.0)),
     ],
 )
 def test_a_head_is_trained_as_keras_trains_it_with_the_same_class_weights(
@@ -65,10 +69,10 @@ def test_a_head_is_trained_as_keras_trains_it_with_the_same_class_weights(
         state = PhaseState(classifier, Phase(name="head", unfreeze="none", learning_rate=1e-3, epochs=2))
         recipe = Recipe(16, 0, xla=xla, class_weights=weights)
         facts = train_phase(
-            state, train=train, validation=splits.validation, recipe=recipe, position=START, ledger=Ledger(),
+            state, train=train, validation=splits.validation, recipe=recipe, position=Position(), ledger=Ledger(),
             collective=ALONE,
         )  # fmt: skip
-        epochs = [fact for fact in facts if isinstance(fact, events.EpochDone)]
+        epochs = [fact for fact in facts if isinstance(fact, events.EpochFinished)]
         images, validation = (
             np.concatenate([batch.numpy() for batch, _ in split.batches(16)]) for split in (train, splits.validation)
         )
@@ -89,6 +93,7 @@ def test_a_head_is_trained_as_keras_trains_it_with_the_same_class_weights(
         np.testing.assert_allclose(mine, value, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_setting_reaches_the_log_and_the_loss(small: Callable[..., Settings], tmp_path: Path) -> None:
     """The training split has 14, 13 and 13 examples."""
     settings: dict[str, Any] = {"dataset": "three_shapes", "head_epochs": 1, "fine_tune_epochs": 0}

@@ -55,6 +55,12 @@ def server(request: pytest.FixtureRequest) -> StoreServer:
     return request.getfixturevalue(request.param)
 
 
+but_azurite_slowly = pytest.mark.parametrize(
+    "server", ["minio", pytest.param("azurite", marks=pytest.mark.slow)], indirect=True
+)
+"""For what takes long, and is our own code more than the server's."""
+
+
 @pytest.fixture
 def proxy(server: StoreServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
     """A proxy in front of the server, which new stores go through."""
@@ -91,8 +97,14 @@ CALLS: dict[str, tuple[str, Callable[[CloudStore, str, Path], Any]]] = {
 """Each method, with that of its request; a batch of Azure deletes by POST."""
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize(
+    ("call", "fault"),
+    [
+        pytest.param(call, fault, marks=() if call == "write" or fault == "503 before" else pytest.mark.slow)
+        for call in CALLS
+        for fault in FAULTS
+    ],
+)
 def test_a_fault_of_the_moment_is_no_refusal_and_the_object_is_old_or_new(
     server: StoreServer, proxy: FaultProxy, tmp_path: Path, call: str, fault: str
 ) -> None:
@@ -117,6 +129,7 @@ def test_a_fault_of_the_moment_is_no_refusal_and_the_object_is_old_or_new(
         assert store.read("a").data == (NEW if is_done and method == "PUT" else OLD)
 
 
+@pytest.mark.slow
 def test_a_file_may_take_long_to_come_and_no_longer_silence(
     server: StoreServer, proxy: FaultProxy, tmp_path: Path
 ) -> None:
@@ -133,6 +146,7 @@ def test_a_file_may_take_long_to_come_and_no_longer_silence(
         store.read("a")
 
 
+@pytest.mark.slow
 def test_a_file_may_take_the_longer_to_go_the_larger_it_is(
     server: StoreServer, proxy: FaultProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,6 +203,20 @@ def test_bytes_that_were_altered_on_their_way_there_are_damage(
         with pytest.raises(ObjectDamaged):
             store.read("a")
     assert store.holds("a", NEW) is None
+
+
+@pytest.mark.parametrize("call", ["write", "upload"])
+@pytest.mark.parametrize("is_new", [True, False])
+def test_bytes_that_were_altered_on_their_way_there_are_sent_again(
+    server: StoreServer, proxy: FaultProxy, tmp_path: Path, call: str, is_new: bool
+) -> None:
+    """Otherwise the record of a run could never be read again."""
+    store = RetryingStore(new_store(server), first_delay_seconds=0.01)
+    version = MISSING if is_new else store.write("a", OLD, if_version=MISSING)
+    proxy.fail(CORRUPT, method="PUT", times=2)
+    done = CALLS[call][1](store, version, tmp_path)
+    assert store.read("a").data == NEW
+    assert done == (store.version("a") if call == "write" else digest(NEW))
 
 
 def test_a_write_whose_answer_was_lost_is_found_by_its_bytes(server: StoreServer, proxy: FaultProxy) -> None:
@@ -584,6 +612,7 @@ def test_a_request_without_a_signature_is_sent_where_that_is_asked_for(minio: Mi
         new_store(minio).read("a")
 
 
+@but_azurite_slowly
 def test_of_writers_that_race_exactly_one_wins(server: StoreServer) -> None:
     """Eight count to ten each, and no count is lost; then eight create the same object."""
     store = new_store(server)

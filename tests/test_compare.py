@@ -179,6 +179,7 @@ def test_a_person_sees_a_table_and_a_page(
     assert len(names) == len(set(names))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "scheme"), [(360, "dark"), (1280, "light")])
 def test_the_page_fits_the_screen_and_can_be_read(
     browser: Browser, keep: Keep, tmp_path: Path, width: int, scheme: Any
@@ -196,6 +197,7 @@ def test_the_page_fits_the_screen_and_can_be_read(
         assert found["low"] == []
 
 
+@pytest.mark.slow
 def test_comparing_imports_no_tensorflow(keep: Keep, tmp_path: Path) -> None:
     """Not even for the page."""
     words = ["compare", keep("a", {1}), keep("b", {2}), "--page", str(tmp_path / "page.html")]

@@ -8,7 +8,7 @@ import pytest
 
 from job.data.composition import Composition, Skipped, check_same, identity
 from job.errors import InputError
-from job.observe import events
+from job.observe import data_events, events
 
 CLASSES = ("disc", "bar")
 
@@ -83,13 +83,13 @@ THREE = (*CLASSES, "never")
     ("found", "expected"),
     [
         (of(BALANCED, BALANCED, BALANCED, classes=THREE),
-         events.ClassMissing("train", num_classes=1, classes=["never"])),
+         data_events.ClassMissing("train", num_classes=1, classes=["never"])),
         (of([*BALANCED, *[2] * 10], BALANCED, [0, 1, 2], classes=THREE),
-         events.ClassMissing("validation", num_classes=1, classes=["never"])),
+         data_events.ClassMissing("validation", num_classes=1, classes=["never"])),
         (of([*BALANCED, 2], [0, 1, 2], [0, 1, 2], classes=THREE),
-         events.ClassRare(fewer_than=10, num_classes=1, classes=["never"])),
+         data_events.ClassRare(fewer_than=10, num_classes=1, classes=["never"])),
         (of(BALANCED, BALANCED, BALANCED, shared=3),
-         events.Duplicates(train_validation=0, train_test=3, validation_test=0)),
+         data_events.Duplicates(train_validation=0, train_test=3, validation_test=0)),
     ],
     ids=["in no split", "not in validation", "rare", "duplicates"],
 )  # fmt: skip

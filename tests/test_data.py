@@ -15,6 +15,7 @@ from job.data.order import epoch_order
 from job.data.splits import Split, Splits, load_splits
 from job.errors import DataCorrupt, DataUnavailable, InputError, Interrupted, InvalidSettings
 from tests import shapes
+from tests.conftest import slowly
 from tests.runs import never
 
 Load = Callable[..., Splits]
@@ -38,11 +39,13 @@ def epoch_of(split: Split, *, skip_batches: int = 0) -> Any:
 @pytest.mark.parametrize(
     ("file_format", "cache"),
     [
-        ("tfrecord", "memory"), ("array_record", "none"), ("parquet", "disk"),
-        *(pytest.param(*of, marks=pytest.mark.slow)
-          for of in [("tfrecord", "disk"), ("tfrecord", "none"), ("array_record", "memory")]),
+        ("tfrecord", "memory"),
+        *slowly(
+            *(("tfrecord", "disk"), ("tfrecord", "none"), ("parquet", "disk")),
+            *(("array_record", "memory"), ("array_record", "none")),
+        ),
     ],
-)  # fmt: skip
+)
 def test_an_epoch_is_the_same_whatever_the_format_and_the_cache(
     load: Load, prepared_as: Callable[[str], Path], file_format: str, cache: str
 ) -> None:
@@ -103,7 +106,9 @@ def touch_image(feature: Any) -> None:
     feature["image"].bytes_list.value[0] = image[:-1] + bytes([image[-1] ^ 1])
 
 
-@pytest.mark.parametrize(("changed", "cache"), [(swap_label, "memory"), (touch_image, "none")])
+@pytest.mark.parametrize(
+    ("changed", "cache"), [(swap_label, "memory"), pytest.param(touch_image, "none", marks=pytest.mark.slow)]
+)
 def test_another_label_or_byte_is_other_data(
     load: Load, copied: Path, changed: Callable[[Any], None], cache: str
 ) -> None:
@@ -153,7 +158,7 @@ def test_files_that_were_copied_in_part_are_an_error_of_the_data(
         load(data_dir=str(folder), cache=cache)
 
 
-@pytest.mark.parametrize("file_format", ["tfrecord", "array_record", "parquet"])
+@pytest.mark.parametrize("file_format", ["tfrecord", *slowly("array_record", "parquet")])
 def test_files_with_fewer_examples_than_their_description_says_are_an_error_of_the_data(
     load: Load, prepared_as: Callable[[str], Path], tmp_path: Path, file_format: str
 ) -> None:

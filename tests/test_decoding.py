@@ -157,6 +157,7 @@ def test_an_iterator_is_left_while_images_are_missing(load: Load, held: Held) ->
     assert not train.decoding.is_ready("train")
 
 
+@pytest.mark.slow
 def test_many_waits_do_not_keep_the_decode_from_its_threads(load: Load, held: Held) -> None:
     """Each waits inside TensorFlow, more of them than it has threads."""
     held.places = {(40, 0)}
@@ -179,8 +180,10 @@ BOTH = ("shape-7.png", "shape-50.png")
         pytest.param(
             "tfrecord", "none", ("train[60:80]", "train[51:60]", "train[8:51]"), BOTH[1:], marks=pytest.mark.slow
         ),
-        ("array_record", "memory", ("train[:60]", "train[60:70]", "train[70:80]"), BOTH),
-        ("parquet", "memory", ("train[:60]", "train[60:70]", "train[70:80]"), BOTH),
+        *(
+            pytest.param(kind, "memory", ("train[:60]", "train[60:70]", "train[70:80]"), BOTH, marks=pytest.mark.slow)
+            for kind in ("array_record", "parquet")
+        ),
     ],
 )
 def test_all_that_is_damaged_is_named(
@@ -210,6 +213,7 @@ def test_a_wait_for_a_damaged_image_raises(load: Load, held: Held) -> None:
     assert isinstance(reads(), tf.errors.OpError)
 
 
+@pytest.mark.slow
 def test_the_next_wait_raises_for_damage_elsewhere(load: Load) -> None:
     """Also when all that is waited for is there: no step is done once damage is known."""
     splits = load(dataset="damaged_shapes", specs=("train[51:60]", "train[60:70]", "train[:51]"))
@@ -262,6 +266,7 @@ def test_the_thread_ends_with_the_context(load: Load, held: Held, monkeypatch: p
         assert not thread.is_alive()
 
 
+@pytest.mark.slow
 def test_what_is_decoded_can_be_read_after_the_end(load: Load) -> None:
     """A closed decode that is complete is complete."""
     with load() as splits:
@@ -270,6 +275,7 @@ def test_what_is_decoded_can_be_read_after_the_end(load: Load) -> None:
     np.testing.assert_array_equal(images, shapes.pictures(np.arange(40)))
 
 
+@pytest.mark.slow
 def test_the_thread_ends_when_the_data_is_garbage(prepared: Path, held: Held) -> None:
     """Nothing can wait for it any more."""
     held.places = {(40, 20)}
@@ -284,7 +290,7 @@ def test_the_thread_ends_when_the_data_is_garbage(prepared: Path, held: Held) ->
     assert held.num_read < 40 + 16 + 24
 
 
-@pytest.mark.parametrize("file_format", ["tfrecord", "parquet"])
+@pytest.mark.parametrize("file_format", ["tfrecord", pytest.param("parquet", marks=pytest.mark.slow)])
 def test_damaged_images_of_prepared_data_can_be_skipped(
     load: Load, prepared_as: Callable[[str], Path], file_format: str
 ) -> None:

@@ -38,6 +38,7 @@ def make(tmp_path: Path) -> Callable[..., tuple[str, str, Manifests]]:
     return run
 
 
+@pytest.mark.slow
 def test_undeploy_deletes_one_run(make: Callable[..., tuple[str, str, Manifests]]) -> None:
     """The Job and the ConfigMap that have the name of this run id."""
     printed, arguments, manifests = make("undeploy", "OVERLAY=local", "RUN_ID=seven")
@@ -54,6 +55,7 @@ def test_deploy_applies_what_runs_share_and_then_the_run(make: Callable[..., tup
     assert manifests == shared_part("overlays/local") + run_part("overlays/local")
 
 
+@pytest.mark.slow
 def test_deploy_of_examples_applies_nothing(make: Callable[..., tuple[str, str, Manifests]], tmp_path: Path) -> None:
     """The target fails before kubectl gets anything."""
     with pytest.raises(AssertionError, match=r"examples in place of what is yours: gs://thaw\.example\.com/runs"):
@@ -61,6 +63,7 @@ def test_deploy_of_examples_applies_nothing(make: Callable[..., tuple[str, str, 
     assert not (tmp_path / "arguments").exists()
 
 
+@pytest.mark.slow
 def test_a_run_of_several_workers_is_deployed_and_deleted_as_one(
     make: Callable[..., tuple[str, str, Manifests]], tmp_path: Path
 ) -> None:

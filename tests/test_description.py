@@ -13,6 +13,7 @@ from job.data.tfds.description import judge
 from job.errors import InputError, ThawError
 from job.settings.settings import Settings
 from tests import shapes
+from tests.conftest import slowly
 from tests.gcs_server import BUCKET, GcsServer
 from tests.runs import never
 
@@ -69,7 +70,9 @@ def both_found(folder: str, cache_dir: Path, **changes: str) -> list[tuple[int, 
     return [found_by(lambda: checks.data(settings)), found_by(lambda: load_splits(request, check_stop=never).close())]
 
 
-@pytest.mark.parametrize("name", [*shapes.USABLE, *shapes.UNUSABLE])
+@pytest.mark.parametrize(
+    "name", ["chosen", *shapes.UNUSABLE, *slowly(*(name for name in shapes.USABLE if name != "chosen"))]
+)
 def test_a_plan_and_a_start_say_the_same_of_every_kind(kinds: Path, tmp_path: Path, name: str) -> None:
     """Word for word, with the same exit code."""
     plan, start = both_found(str(kinds), tmp_path, dataset=name)

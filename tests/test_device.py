@@ -7,7 +7,7 @@ import pytest
 
 from job.cli import devices
 from job.errors import DeviceUnavailable, ExitCode
-from job.settings.machine import check_gpu, why_no_gpu
+from job.settings.machine import check_gpu
 from job.settings.settings import Settings
 from tests.conftest import job
 from tests.manifests import OVERLAYS, needs_kustomize, overlay
@@ -32,27 +32,28 @@ def driver(*, init: int = 0, num_gpus: int = 0) -> type:
 
 
 @pytest.mark.parametrize(
-    ("library", "environ", "reason"),
+    ("library", "reason"),
     [
-        (driver(num_gpus=1), {}, ""),
-        (driver(), {}, "NVIDIA's driver gives this process no GPU"),
-        (driver(init=100), {}, "NVIDIA's driver gives this process no GPU: error 100 (no device)"),
-        (driver(init=100), HIDDEN, "NVIDIA's driver gives this process no GPU: error 100 (no device), with "
-                                   "CUDA_VISIBLE_DEVICES='-1'"),
-        (driver(init=7), {}, "NVIDIA's driver gives this process no GPU: error 7"),
-        (object, {}, "/no/driver is not NVIDIA's driver"),
+        (driver(num_gpus=1), ""),
+        (driver(), "NVIDIA's driver gives this process no GPU"),
+        (driver(init=100), "NVIDIA's driver gives this process no GPU: error 100 (no device)"),
+        (driver(init=7), "NVIDIA's driver gives this process no GPU: error 7"),
+        (object, "/no/driver is not NVIDIA's driver"),
     ],
 )  # fmt: skip
-def test_the_driver_says_why_there_is_no_gpu(
-    monkeypatch: pytest.MonkeyPatch, library: type, environ: dict[str, str], reason: str
-) -> None:
+def test_the_driver_says_why_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch, library: type, reason: str) -> None:
     monkeypatch.setattr("ctypes.CDLL", library if library is not object else lambda name: object())
-    assert why_no_gpu(environ, "/no/driver") == reason
+    if not reason:
+        check_gpu("/no/driver")
+        return
+    with pytest.raises(DeviceUnavailable) as caught:
+        check_gpu("/no/driver")
+    assert caught.value.message == f"THAW_DEVICE=gpu: {reason}"
 
 
 def test_without_a_driver_the_error_says_what_to_do() -> None:
     with pytest.raises(DeviceUnavailable, match=r"^THAW_DEVICE=gpu: NVIDIA's driver is not here: /no/driver") as caught:
-        check_gpu({}, "/no/driver")
+        check_gpu("/no/driver")
     assert caught.value.exit_code == ExitCode.BAD_INPUT
     assert "nvidia.com/gpu" in caught.value.hint
 

@@ -12,13 +12,13 @@ from job.data.splits import ALL, Splits, load_splits
 from job.errors import DataCorrupt, MemoryExhausted
 from job.observe.ledger import Ledger
 from job.phases import Phase
-from job.run import room
+from job.run import disk_space
 from job.settings import machine
 from job.settings.resources import estimate
 from job.settings.settings import Settings
 from job.storage import LocalStore
 from job.train.feed import Feed
-from job.train.loop import START, train_phase
+from job.train.loop import Position, train_phase
 from job.train.state import PhaseState
 from job.train.step import Recipe
 from job.workers.share import Share
@@ -83,7 +83,7 @@ def trained(splits: Splits, **recipe: Any) -> PhaseState:
     state = PhaseState(build(), Phase(name="fine_tune", unfreeze="all", learning_rate=1e-2, epochs=2))
     for _ in train_phase(
         state, train=splits.train, validation=splits.validation, recipe=Recipe(16, 0, xla=False, **recipe),
-        position=START, ledger=Ledger(), collective=ALONE,
+        position=Position(), ledger=Ledger(), collective=ALONE,
     ):  # fmt: skip
         pass
     return state
@@ -132,14 +132,14 @@ def test_a_gpu_that_is_too_small_is_found_before_the_images_are_read(monkeypatch
     settings, needed = Settings(cache="device"), need(cache="device")
     monkeypatch.setattr(machine, "gpu_memory_bytes", lambda: needed.device - 1)
     with pytest.raises(MemoryExhausted, match="THAW_CACHE=device: the GPU is too small") as caught:
-        room.check_device(settings, needed)
+        disk_space.check_device(settings, needed)
     assert "THAW_CACHE=memory" in caught.value.hint
-    assert room.of_device(Settings(), needed) is None
-    assert room.of_device(Settings(cache="device", device="cpu"), needed) is None
+    assert disk_space.of_device(Settings(), needed) is None
+    assert disk_space.of_device(Settings(cache="device", device="cpu"), needed) is None
     monkeypatch.setattr(machine, "gpu_memory_bytes", lambda: needed.device)
-    room.check_device(settings, needed)
+    disk_space.check_device(settings, needed)
     monkeypatch.setattr(machine, "gpu_memory_bytes", lambda: None)
-    room.check_device(settings, needed)
+    disk_space.check_device(settings, needed)
 
 
 def test_the_driver_says_how_much_memory_a_gpu_has(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from job.cli import devices
 from job.errors import ExitCode, Interrupted, InvalidSettings
 from job.settings.machine import visible_gpus
 from job.settings.settings import Settings
-from tests.conftest import REPOSITORY, job, process_environment
+from tests.conftest import REPOSITORY, job, process_environment, slowly
 from tests.processes import Environment, run_json
 from tests.runs import never
 
@@ -88,15 +88,17 @@ def test_each_device_of_each_worker_is_a_worker_of_one_device(run: Any) -> None:
 @pytest.mark.parametrize(
     ("codes", "expected", "cause"),
     [
-        ([0, 0], ExitCode.COMPLETE, 0),
         ([45, 4, 45], ExitCode.BAD_INPUT, 1),
         ([45, 45, -9], 137, 2),
-        ([42, 42], ExitCode.INTERRUPTED, 0),
-        ([42, 45], ExitCode.INTERRUPTED, 0),
-        ([45, 45], ExitCode.PEER_LOST, 0),
-        ([6, 6], ExitCode.QUALITY_GATE, 0),
-        ([0, 45], ExitCode.COMPLETE, 0),
-        ([0, -9], ExitCode.COMPLETE, 0),
+        *slowly(
+            ([0, 0], ExitCode.COMPLETE, 0),
+            ([42, 42], ExitCode.INTERRUPTED, 0),
+            ([42, 45], ExitCode.INTERRUPTED, 0),
+            ([45, 45], ExitCode.PEER_LOST, 0),
+            ([6, 6], ExitCode.QUALITY_GATE, 0),
+            ([0, 45], ExitCode.COMPLETE, 0),
+            ([0, -9], ExitCode.COMPLETE, 0),
+        ),
     ],
 )
 def test_it_ends_as_the_process_that_was_the_cause(run: Any, codes: list[int], expected: int, cause: int) -> None:
@@ -119,7 +121,10 @@ def stop_two(tmp_path: Path) -> Callable[[], None]:
     return check_stop
 
 
-@pytest.mark.parametrize("codes", [[None, None], [None, "unready"], ["unready", "unready"]])
+@pytest.mark.parametrize(
+    "codes",
+    [[None, "unready"], *slowly([None, None], ["unready", "unready"])],
+)
 def test_a_stop_is_passed_on(run: Any, stop_two: Callable[[], None], codes: list[Any]) -> None:
     """To every process, and waits for them; one that cannot listen yet was interrupted all the same."""
     exit_code, message, _ = run(codes, check_stop=stop_two)
@@ -127,6 +132,7 @@ def test_a_stop_is_passed_on(run: Any, stop_two: Callable[[], None], codes: list
     assert message["reason"]
 
 
+@pytest.mark.slow
 def test_who_does_not_leave_after_a_failure_is_killed(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """But not who works on after a success: worker 0 has more to do than the others."""
     monkeypatch.setattr(devices, "LEAVING_SECONDS", 0.3)
@@ -134,6 +140,7 @@ def test_who_does_not_leave_after_a_failure_is_killed(run: Any, monkeypatch: pyt
     assert run(["late", 0], grace_seconds=0.1)[0] == ExitCode.COMPLETE
 
 
+@pytest.mark.slow
 def test_who_is_stopped_has_the_grace_period(
     run: Any, stop_two: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -88,7 +88,8 @@ HARMS = {
 }
 
 
-@pytest.mark.parametrize("harm", ["full", pytest.param("read-only", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("harm", HARMS)
 def test_a_store_on_a_disk_that_fails_ends_a_run_with_44_and_loses_nothing(
     disk: Disk, small: Small, whole: Whole, harm: str
 ) -> None:

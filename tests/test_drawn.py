@@ -29,6 +29,7 @@ def test_classes_are_balanced_in_any_tenth_of_the_split() -> None:
     assert np.abs(2 * num_dogs - tenth).max() <= 2
 
 
+@pytest.mark.slow
 def test_color_alone_does_not_tell_the_class() -> None:
     """Least squares on mean and spread of each channel, fitted on one half, is near chance on the other."""
     pixels = [np.asarray(drawn.draw_example(index)).reshape(-1, 3) / 255 for index in range(400)]

@@ -70,7 +70,7 @@ def test_a_finished_run_is_answered_without_tensorflow(undisturbed: dict[str, An
 @pytest.mark.parametrize(
     ("settings", "code", "expected"),
     [
-        ({"data_dir": "/nothing"}, ExitCode.BAD_INPUT, "THAW_DATA_DIR"),
+        pytest.param({"data_dir": "/nothing"}, ExitCode.BAD_INPUT, "THAW_DATA_DIR", marks=pytest.mark.slow),
         pytest.param({"data_dir": "BROKEN"}, ExitCode.BAD_INPUT, "/copied", marks=pytest.mark.slow),
         pytest.param(
             {"backbone": "MobileNetV2", "weights": "imagenet", "image_size": 32},
@@ -153,6 +153,7 @@ def test_a_stop_while_the_run_is_held_by_another_ends_with_42(environment: Envir
         first.kill()
 
 
+@pytest.mark.slow
 def test_a_stop_while_data_is_fetched_ends_with_42(gcs: GcsServer, environment: Environment, prepared: Path) -> None:
     """The store hangs; what is complete stays for the next attempt."""
     for path in (path for path in (prepared / "two_shapes").rglob("*") if path.is_file()):
@@ -245,8 +246,10 @@ sys.exit(__main__.main([]))
 @pytest.mark.parametrize(
     ("grace_seconds", "signals", "reason"),
     [
-        (1, [signal.SIGTERM], "ended 0.9 s after SIGTERM, because it had not stopped"),
         (600, [signal.SIGINT, signal.SIGTERM], "ended at once, by a second signal, SIGTERM"),
+        pytest.param(
+            *(1, [signal.SIGTERM], "ended 0.9 s after SIGTERM, because it had not stopped"), marks=pytest.mark.slow
+        ),
     ],
 )
 def test_a_run_that_does_not_stop_is_ended_after_its_grace_period_or_by_a_second_signal(

@@ -131,6 +131,7 @@ class OneOfThree(Collective):
         self.share = Share(worker, 3)
 
 
+@pytest.mark.slow
 def test_several_workers_give_the_bits_of_one(prepared: Path) -> None:
     """Batches of five in parts of two: the last part of each batch is one image, whoever has it."""
     forward = forward_of(build().export())

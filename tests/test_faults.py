@@ -67,6 +67,7 @@ def test_each_fault_at_each_request_of_a_run_loses_nothing(
         check_cell(gcs, small, undisturbed, kind, at)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["503 before", pytest.param("reset after", marks=pytest.mark.slow)])
 def test_a_store_that_is_away_for_a_while_costs_no_progress(
     gcs: GcsServer, small: Small, whole: Whole, kind: str
@@ -78,6 +79,7 @@ def test_a_store_that_is_away_for_a_while_costs_no_progress(
     assert result_of(gcs_client()) == result_of(whole(**ONE_PHASE)[0])
 
 
+@pytest.mark.slow
 def test_with_bits_flipped_in_many_answers_a_run_ends_the_same(gcs: GcsServer, small: Small, whole: Whole) -> None:
     """After some starts that end with 44, perhaps; none takes itself for its successor."""
     fault = gcs.fail(FLIP, at=0, times=10_000, share=0.3)

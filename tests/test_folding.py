@@ -57,7 +57,7 @@ NUM_FOLDED = {
 """How many BatchNorms follow a convolution of their own."""
 
 
-FAST = ("Tiny", "MobileNet")
+FAST = ("Tiny",)
 
 
 @pytest.mark.parametrize(

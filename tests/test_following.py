@@ -9,7 +9,7 @@ import pytest
 from job.cli.observers import FollowersLog
 from job.errors import InputError, PeerLost, StorageError, Superseded
 from job.observe import events
-from job.observe.log import Lines
+from job.observe.log import JsonLines
 from job.observe.progress import Progress
 from job.run.following import FollowedCheckpoints, FollowedRecord
 from job.run.record import RunRecord
@@ -84,7 +84,7 @@ def test_other_inputs_than_those_of_worker_0_are_refused(store: MemoryStore) -> 
 
 def test_the_log_of_a_follower_says_what_it_waits_for(capsys: pytest.CaptureFixture[str]) -> None:
     """It may wait for long. Of what worker 0 says too it has nothing."""
-    log = FollowersLog(Lines("json", Progress()))
+    log = FollowersLog(JsonLines(Progress()))
     log.event(events.WaitingForWorkers([0], at_most_seconds=600))
     log.event(events.WorkersMet(2, 1.0))
     assert ['"event": "waiting"' in line for line in capsys.readouterr().out.splitlines()] == [True]

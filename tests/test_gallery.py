@@ -75,6 +75,7 @@ def test_with_a_threshold_a_prediction_may_be_the_less_probable() -> None:
     assert [row["index"] for row in shown["most_confident"]["wrong"]] == [0]
 
 
+@pytest.mark.slow
 def test_the_pictures_are_those_of_the_examples(prepared: Path) -> None:
     """Pixel by pixel; augmented ones differ from each other, and are the same each time."""
     splits = load_splits(shapes.request(prepared), check_stop=lambda: None)
@@ -108,6 +109,7 @@ def test_one_of_several_workers_shows_the_same_pictures(prepared: Path) -> None:
         np.testing.assert_array_equal(*(getattr(gallery, name) for gallery in shown))
 
 
+@pytest.mark.slow
 def test_own_images_have_their_names(tmp_path: Path) -> None:
     """Each picture is that of the file of its name, also where images were left out; data of TFDS has none."""
     folder = shapes.write_images(tmp_path / "images")

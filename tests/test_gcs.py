@@ -164,7 +164,7 @@ def test_a_permission_that_was_there_before_may_come_back(gcs: GcsServer) -> Non
     assert caught.value.exit_code == ExitCode.BAD_INPUT
 
 
-@pytest.mark.parametrize("is_there", [True, False])
+@pytest.mark.parametrize("is_there", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_server_that_does_not_come_back_is_given_up_at_the_deadline(
     gcs: GcsServer, monkeypatch: pytest.MonkeyPatch, is_there: bool
 ) -> None:
@@ -226,6 +226,7 @@ def test_bytes_that_were_damaged_before_the_connection_broke_are_noticed(
         gcs_store.download("a", tmp_path / "a")
 
 
+@pytest.mark.slow
 def test_a_small_request_that_hangs_is_given_up_sooner_than_a_file(gcs: GcsServer, small: Path) -> None:
     """The lease is at stake: the record cannot wait as long as a checkpoint may."""
     remote = GcsStore(bucket=BUCKET, prefix="p", timeout_seconds=0.2, file_timeout_seconds=10.0)

@@ -17,7 +17,7 @@ from job.data.manifest import MANIFEST
 from job.data.tfds import prepared
 from job.data.tfds.builders import find_builder
 from job.errors import InputError, WeightsUnusable
-from job.observe import events
+from job.observe import data_events
 from job.settings.settings import Settings
 from job.storage import open_store
 from tests.classifiers import build
@@ -99,7 +99,7 @@ def test_a_file_that_the_manifest_does_not_name_refuses_the_whole_mirror(gcs: Gc
     assert "thaw mirror" in caught.value.hint
     assert contents(tmp_path / "cache") == {}
     observer = send(open_store(DATA), files)
-    assert observer.of(events.Mirrored)[-1].file == "set/1.0.0/dataset_info.json"
+    assert observer.of(data_events.Mirrored)[-1].file == "set/1.0.0/dataset_info.json"
     assert (fetching(tmp_path)[0].dataset(DATA, "set") / cut_short).read_bytes() == b"{}"
 
 
@@ -198,7 +198,9 @@ def test_a_description_that_names_code_or_files_of_elsewhere_is_refused(
 
 def test_a_statistic_is_no_class(tmp_path: Path) -> None:
     """TFDS's schema of a data set has types too."""
-    prepared.check(write(tmp_path, "dataset_info.json", {"schema": {"feature": [{"name": "a", "type": "BYTES"}]}}))
+    prepared.check(
+        write(tmp_path, "dataset_info.json", {"schema": {"feature": [{"name": "a", "type": "BYTES"}]}}), "set"
+    )
 
 
 def test_a_model_with_a_function_in_it_gives_no_weights(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from PIL import Image
 from playwright.sync_api import Browser
 
 from job import cli
-from job.data.files import findings, inspection, listing, survey
+from job.cli import page_file
+from job.data.files import inspection, listing, survey
 from job.data.files.listing import Listing
 from job.data.split_spec import DEFAULT_SPECS, SPLIT_NAMES
 from job.data.together import AHEAD
@@ -68,8 +69,7 @@ def inspected(
     of: Listing, specs: tuple[str, ...] = ALL_OF_IT, *, skips: bool = False
 ) -> tuple[dict[str, Any], list[survey.Facts]]:
     seen = survey.look(of, lambda: None)
-    judged = findings.judged(of, seen, specs, stratify=True, skips=skips)
-    content = inspection.content(of, seen, judged)
+    content = inspection.content(of, seen, specs, stratify=True, skips=skips)
     assert json.loads(json.dumps(content)) == content
     return content, seen
 
@@ -290,7 +290,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     of = listed(files | {f"{NASTY}/\udcff.heic": HEIC, "b/1.jpg": picture(9, kind="JPEG", size=(900, 20))})
     content, seen = inspected(of)
     path = tmp_path_factory.mktemp("page") / "index.html"
-    path.write_bytes(contact_sheet.page(content, of, seen))
+    page_file.write(path, contact_sheet.page(content, of, seen))
     return path
 
 
@@ -309,12 +309,13 @@ def test_a_page_of_many_classes_shows_the_first_and_says_how_many_more_there_are
     """Each class is counted all the same."""
     of = listed({f"class {number:04}/1.png": picture(number) for number in range(1000)})
     content, seen = inspected(of)
-    text = contact_sheet.page(content, of, seen).decode()
+    text = contact_sheet.page(content, of, seen)
     assert text.count("<img ") == contact_sheet.MAX_SHEETS
     assert "And 960 more classes." in text
     assert text.count("class 0999") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "scheme"), [(360, "dark"), (1280, "light")])
 def test_the_page_fits_the_screen_and_can_be_read(browser: Browser, page: Path, width: int, scheme: Any) -> None:
     """And nothing is requested from others."""

@@ -200,7 +200,7 @@ class ShiftedClock(LocalStore):
         return self.version(name)
 
 
-@pytest.mark.parametrize(("shift_seconds", "renews"), [(-90, True), (90, False)])
+@pytest.mark.parametrize(("shift_seconds", "renews"), [(-90, True), pytest.param(90, False, marks=pytest.mark.slow)])
 def test_no_clock_of_another_host_decides_over_a_run_in_a_folder(
     tmp_path: Path, shift_seconds: float, renews: bool
 ) -> None:

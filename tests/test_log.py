@@ -13,7 +13,7 @@ import pytest
 from job.observe import bar as bar_module
 from job.observe.estimate import Estimate
 from job.observe.events import DataLoaded, EpochFinished, Evaluated, PhaseStarted, RunFailed, StepDone, Stopping
-from job.observe.log import Lines, without_native_notes
+from job.observe.log import ConsoleLines, JsonLines, without_native_notes
 from job.observe.progress import Progress
 from tests.conftest import REPOSITORY
 from tests.terminal import run_in_terminal
@@ -21,7 +21,7 @@ from tests.terminal import run_in_terminal
 
 def test_events_are_lines_of_json_off_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     """With what was bound, the position, six digits of each number, and nothing for a table."""
-    log = Lines("json", Progress(stage="evaluate"))
+    log = JsonLines(Progress(stage="evaluate"))
     log.bind(run_id="r")
     log.event(Evaluated(accuracy=0.123456789, loss=1.0, num_examples=3))
     log.closing("title", {"a": "b"})
@@ -38,7 +38,7 @@ def test_a_line_is_one_write(monkeypatch: pytest.MonkeyPatch) -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     with ours, os.fdopen(theirs.detach(), "wb", buffering=0) as raw:
         monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, write_through=True))
-        Lines("json", Progress()).event(Evaluated(accuracy=0.5, loss=1.0, num_examples=3))
+        JsonLines(Progress()).event(Evaluated(accuracy=0.5, loss=1.0, num_examples=3))
         packet = ours.recv(65536)
         assert packet.endswith(b"}\n")
         sys.stdout.detach()  # type: ignore[attr-defined]
@@ -47,8 +47,8 @@ def test_a_line_is_one_write(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_failure_is_sentences_for_a_person_and_fields_for_a_machine(capsys: pytest.CaptureFixture[str]) -> None:
     """Brackets, which would be markup of a terminal, are shown as they are, in a table too."""
     failure = RunFailed(exit_code=4, reason="[no] data", hint="get some")
-    Lines("json", Progress()).event(failure)
-    log = Lines("console", Progress())
+    JsonLines(Progress()).event(failure)
+    log = ConsoleLines(Progress())
     log.event(failure)
     log.closing("Run x [/b] is complete", {"results": "/runs/[/x]/a"})
     machine, *person = capsys.readouterr().out.splitlines()
@@ -76,7 +76,7 @@ def test_a_person_who_stops_a_run_is_told_what_happens_now(
     capsys: pytest.CaptureFixture[str], event: Stopping, expected: str
 ) -> None:
     """And what a second signal costs."""
-    Lines("console", Progress()).event(event)
+    ConsoleLines(Progress()).event(event)
     assert capsys.readouterr().out == f"{expected}\n"
 
 
@@ -127,7 +127,7 @@ def test_a_terminal_gets_only_what_it_can_show(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(sys, "stdout", TerminalText())
-    log = Lines("console", Progress(stage="head"))
+    log = ConsoleLines(Progress(stage="head"))
     log.event(Evaluated(accuracy=0.5, loss=1.0, num_examples=3))
     assert ("\x1b[" in sys.stdout.getvalue()) == has_colors
     log.step(step_done(1), lambda: (1.0, 0.5))
@@ -152,7 +152,7 @@ def test_a_terminal_shows_what_goes_on_how_fast_and_how_long_the_run_still_takes
     monkeypatch.setattr(sys, "stdout", out)
     for name, value in {"TERM": "xterm", "COLUMNS": "200", "NO_COLOR": "1"}.items():
         monkeypatch.setenv(name, value)
-    log = Lines("console", Progress(stage="head"))
+    log = ConsoleLines(Progress(stage="head"))
     steps, costs = {"head": 4, "fine_tune": 100}, {"head": 1.0, "fine_tune": 3.0}
     log.event(DataLoaded("d", "memory", 15, 5, 5, steps=steps, classes={}, relative_costs=costs))
     log.event(PhaseStarted("head", epoch=0, step=0, learning_rate=1e-3))

@@ -17,7 +17,7 @@ from job.observe.termination import DEFAULT_PATH
 from job.settings.settings import Settings
 from job.storage.uri import is_bucket
 from k8s.render import CannotRender, Manifest, kustomize, of_one_run, settings_of
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, slowly
 from tests.manifests import (
     COMPONENTS,
     INSTANCE,
@@ -67,17 +67,28 @@ def _validate_text(manifest: str, version: str) -> None:
         assert json.loads(manifest)["kind"] in WITHOUT_SCHEMA
 
 
+every_component = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            name, marks=() if name in ("gpu", "minio", "mirror", "monitoring", "workers") else pytest.mark.slow
+        )
+        for name in COMPONENTS
+    ],
+)
+
+
+@pytest.mark.parametrize("version", [OLDEST, pytest.param(NEWEST, marks=pytest.mark.slow)])
 @every_overlay
-def test_every_overlay_is_valid(name: str) -> None:
+def test_every_overlay_is_valid(name: str, version: str) -> None:
     """Strictly: a field that Kubernetes does not know is a mistake."""
-    for version in (OLDEST, NEWEST):
-        validate(overlay(name), version)
+    validate(overlay(name), version)
 
 
-@pytest.mark.parametrize("name", COMPONENTS)
-def test_every_component_stands_alone(name: str, tmp_path: Path) -> None:
+@every_component
+def test_every_component_stands_alone(name: str) -> None:
     """On the bare base it renders, is valid, and adds something."""
-    manifests = component(name, tmp_path)
+    manifests = component(name)
     validate(manifests, SINCE.get(name, OLDEST))
     assert manifests != base()
 
@@ -231,7 +242,7 @@ def test_local_is_the_demo_without_gpu_and_bucket() -> None:
     assert local.container["image"] == f"thaw:{__version__}-cpu"
 
 
-@pytest.mark.parametrize("name", ["local", "own-data-pvc"])
+@pytest.mark.parametrize("name", ["local", pytest.param("own-data-pvc", marks=pytest.mark.slow)])
 def test_with_a_gpu_the_image_is_the_one_for_it(name: str, tmp_path: Path) -> None:
     """In an overlay on top; an image for CPUs that has another name is refused."""
     parts = {"resources": [f"overlays/{name}"], "components": ["components/gpu"]}
@@ -244,7 +255,13 @@ def test_with_a_gpu_the_image_is_the_one_for_it(name: str, tmp_path: Path) -> No
         of_one_run(refused)
 
 
-@pytest.mark.parametrize("components", [["openshift"], ["pvc-store", "openshift"], ["openshift", "pvc-store"]])
+@pytest.mark.parametrize(
+    "components",
+    [
+        ["openshift"],
+        *slowly(["pvc-store", "openshift"], ["openshift", "pvc-store"]),
+    ],
+)
 def test_on_openshift_the_cluster_assigns_user_and_groups(components: list[str], tmp_path: Path) -> None:
     """The pod names none, and is still not root."""
     parts = [f"components/{name}" for name in components]
@@ -305,9 +322,9 @@ def test_a_slot_of_the_schedule_is_a_run_of_the_job_of_gke() -> None:
     assert cron.job == gke.job
 
 
-def test_a_mirror_is_where_the_command_puts_it_and_replaces_the_internet(tmp_path: Path) -> None:
+def test_a_mirror_is_where_the_command_puts_it_and_replaces_the_internet() -> None:
     """Without one HTTPS is open; with one, each way out is to addresses of the cloud, or to DNS."""
-    manifests, uri = component("mirror", tmp_path), "gs://thaw.example.com/mirror"
+    manifests, uri = component("mirror"), "gs://thaw.example.com/mirror"
     settings = manifests.settings
     assert settings.data_dir == f"{uri}/{DATA}"
     assert settings.weights == f"{uri}/{WEIGHTS}/{settings.backbone}_imagenet_{settings.image_size}px_notop.weights.h5"
@@ -322,9 +339,9 @@ def test_a_mirror_is_where_the_command_puts_it_and_replaces_the_internet(tmp_pat
         assert all(block.startswith(("199.36.153.", "169.254.", "fd00:ec2::")) for block in blocks)
 
 
-def test_the_pushgateway_can_be_reached(tmp_path: Path) -> None:
+def test_the_pushgateway_can_be_reached() -> None:
     """The policy allows the port and the namespace of the URL."""
-    manifests = component("pushgateway", tmp_path)
+    manifests = component("pushgateway")
     match = re.fullmatch(r"http://[a-z-]+\.([a-z-]+)\.svc:(\d+)", manifests.settings.pushgateway_url or "")
     assert match
     (policy,) = [item for item in manifests.of_kind("NetworkPolicy") if "pushgateway" in item["metadata"]["name"]]
@@ -334,12 +351,12 @@ def test_the_pushgateway_can_be_reached(tmp_path: Path) -> None:
     }]  # fmt: skip
 
 
-def test_labels_and_annotations_are_those_that_other_programs_read(tmp_path: Path) -> None:
+def test_labels_and_annotations_are_those_that_other_programs_read() -> None:
     """Kueue's on the Job and not on its pods, which it would queue by themselves; that of GKE on the account."""
-    job, key = component("kueue", tmp_path).workload, "kueue.x-k8s.io/queue-name"
+    job, key = component("kueue").workload, "kueue.x-k8s.io/queue-name"
     assert key in job["metadata"]["labels"]
     assert key not in job["spec"]["template"]["metadata"]["labels"]
-    (account,) = component("workload-identity", tmp_path).of_kind("ServiceAccount")
+    (account,) = component("workload-identity").of_kind("ServiceAccount")
     ((key, name),) = account["metadata"]["annotations"].items()
     assert key == "iam.gke.io/gcp-service-account"
     assert re.fullmatch(r"[a-z][a-z0-9-]+@[a-z0-9-]+\.iam\.gserviceaccount\.com", name)

@@ -13,6 +13,7 @@ from job.run.record import RECORD_NAME
 from job.schema import Holder, Lease
 from job.storage import open_store
 from tests import gcs_server
+from tests.conftest import slowly
 from tests.gcs_server import BUCKET, FLIP, WITHOUT, GcsServer, Handler
 from tests.recorded import OUTCOME, attempt, record
 
@@ -60,7 +61,7 @@ def test_many_runs_cost_a_request_each_on_connections_that_stay_open(
     assert num_connections["all"] <= NUM_THREADS + 1
 
 
-@pytest.mark.parametrize("kind", ["corrupt", FLIP, "truncated", f"{WITHOUT}crc32c"])
+@pytest.mark.parametrize("kind", ["corrupt", FLIP, f"{WITHOUT}crc32c", *slowly("truncated")])
 def test_a_faulty_answer_is_no_row_of_wrong_numbers(gcs: GcsServer, kind: str) -> None:
     """Each answer that does not have its checksum is asked for again."""
     accuracies = put_runs(gcs, 20)

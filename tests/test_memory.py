@@ -18,7 +18,7 @@ from job.observe import events
 from job.observe.observer import RunningMeans
 from job.storage import LocalStore
 from job.storage.scratch import explained
-from tests.conftest import Recorder
+from tests.conftest import Recorder, slowly
 from tests.runs import Small, record_of, start
 
 HUGE = 1 << 50
@@ -50,7 +50,7 @@ def in_an_input_pipeline() -> None:
     "ask",
     [
         in_numpy, in_the_operating_system, in_an_input_pipeline,
-        *(pytest.param(ask, marks=pytest.mark.slow) for ask in (in_tensorflow, in_a_graph)),
+        *slowly(in_tensorflow, in_a_graph),
     ],
 )  # fmt: skip
 def test_memory_that_is_not_there_is_recognized_in_every_form(ask: Callable[[], None]) -> None:

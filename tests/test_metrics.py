@@ -271,6 +271,7 @@ def test_the_gateway_keeps_the_time_of_the_last_success(gateway: Pushgateway) ->
     assert pushed(again, 0, gateway)[success] == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC).timestamp()
 
 
+@pytest.mark.slow
 def test_steps_that_are_done_again_are_recompute(small: Callable[..., Settings], store: LocalStore) -> None:
     """A killed attempt had reached them and not committed; they are no goodput."""
     settings = small(checkpoint_every_seconds=3600, fine_tune_epochs=0)

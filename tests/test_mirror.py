@@ -20,12 +20,12 @@ from job.data.manifest import MANIFEST
 from job.data.mirror import Fetching
 from job.data.tfds.prepared import files_of_dataset
 from job.errors import DataUnavailable, ExitCode, InputError, Interrupted, ScratchUnavailable, WeightsUnusable
-from job.observe import events
+from job.observe import data_events, events
 from job.settings.settings import Settings
 from job.storage import LocalStore, cache_folder, digest_of, open_store, scratch
 from tests import shapes
 from tests.classifiers import other_weights
-from tests.conftest import REPOSITORY, Recorder, job
+from tests.conftest import REPOSITORY, Recorder, job, slowly
 from tests.gcs_server import BUCKET, HALF_AND_STALL, GcsServer
 from tests.processes import begin, wait_for
 from tests.runs import CrashOn, Small, never, record_of, start
@@ -69,7 +69,13 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("kind", [None, "503 before", "reset after", "truncated", "corrupt", "429"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *(None, "corrupt"),
+        *slowly("503 before", "reset after", "truncated", "429"),
+    ],
+)
 def test_a_data_set_is_fetched_file_by_file_and_no_other(
     filled: GcsServer, prepared: Path, tmp_path: Path, kind: str | None
 ) -> None:
@@ -79,7 +85,7 @@ def test_a_data_set_is_fetched_file_by_file_and_no_other(
     fetch, observer = fetching(tmp_path)
     found = contents(fetch.dataset(DATA, "two_shapes"))
     assert found == {f"two_shapes/{name}": data for name, data in contents(prepared / "two_shapes").items()}
-    assert observer.of(events.Fetched)[0].num_files == len(found)
+    assert observer.of(data_events.Fetched)[0].num_files == len(found)
 
 
 def test_what_is_here_is_not_fetched_again(filled: GcsServer, tmp_path: Path) -> None:
@@ -91,6 +97,7 @@ def test_what_is_here_is_not_fetched_again(filled: GcsServer, tmp_path: Path) ->
     assert ("stat", f"mirror/tfds/{MANIFEST}") in filled.requests
 
 
+@pytest.mark.slow
 def test_a_fetch_that_was_stopped_goes_on_where_it_was(filled: GcsServer, tmp_path: Path) -> None:
     """No file has its name before it is complete."""
     asked = iter(range(100))
@@ -118,7 +125,7 @@ def test_an_object_that_was_changed_is_fetched_again(filled: GcsServer, tmp_path
     path = fetch.weights(WEIGHTS)
     assert (path.name, path.read_bytes()) == ("tiny.weights.h5", b"changed")
     fetch.weights(WEIGHTS)
-    assert [event.num_files for event in observer.of(events.Fetched)] == [1, 0]
+    assert [event.num_files for event in observer.of(data_events.Fetched)] == [1, 0]
 
 
 @pytest.mark.timeout(60)
@@ -139,7 +146,7 @@ def test_a_copy_that_was_damaged_is_fetched_again(filled: GcsServer, tmp_path: P
     fetch, observer = fetching(tmp_path)
     fetch.weights(WEIGHTS)
     assert path.read_bytes() == b"weights"
-    assert observer.of(events.Fetched)[0].num_files == 1
+    assert observer.of(data_events.Fetched)[0].num_files == 1
 
 
 def test_a_copy_that_is_not_what_the_manifest_says_is_fetched_again(listed: GcsServer, tmp_path: Path) -> None:
@@ -284,7 +291,7 @@ def test_the_copy_of_a_folder_follows_the_bucket(photos: GcsServer, tmp_path: Pa
     cat = "dog/\N{CAT FACE}.webp"
     assert contents(folder) == {"cat/1.jpg": b"changed", "dog/3.heic/5.jpg": b"5", cat: CATS[cat]}
     assert not (folder / "cat" / "deep").exists()
-    assert observer.of(events.Fetched)[0].num_files == 2
+    assert observer.of(data_events.Fetched)[0].num_files == 2
 
 
 @pytest.mark.parametrize("place", ["photo", "photos/dogs", "photos/dog.zip", "photos/dog.csv", "photos/notes.txt"])
@@ -317,7 +324,7 @@ def test_what_is_sent_is_listed_with_its_digest_and_sent_once(tmp_path: Path) ->
     files["a/1"].write_bytes(b"changed")
     store.write("a/2", b"overwritten", if_version=store.version("a/2"))
     observer = send(store, files)
-    assert observer.of(events.MirrorFilled)[0].bytes_sent == len(b"changed") + len(b"sent")
+    assert observer.of(data_events.MirrorFilled)[0].bytes_sent == len(b"changed") + len(b"sent")
     assert [store.read(name).data for name in sorted(files)] == [b"sent", b"changed", b"sent"]
     assert set(json.loads(store.read(MANIFEST).data)["files"]) == set(files)
 
@@ -334,24 +341,25 @@ def test_a_run_reads_data_and_weights_from_a_bucket_that_the_command_has_filled(
     done = job("mirror", "--to", f"gs://{BUCKET}/m", env=environment(weights=str(weights)))
     assert done.returncode == ExitCode.COMPLETE, done.stdout + done.stderr
     printed = json.loads(done.stdout.splitlines()[-1])
-    assert (printed["event"], printed["THAW_DATA_DIR"]) == (events.MirrorSettings.name, f"gs://{BUCKET}/m/tfds")
+    assert (printed["event"], printed["THAW_DATA_DIR"]) == (data_events.MirrorSettings.name, f"gs://{BUCKET}/m/tfds")
     sha256 = digest_of(weights).sha256
     assert printed["THAW_WEIGHTS"] == f"gs://{BUCKET}/m/weights/weights-{sha256[:12]}.weights.h5"
     places: dict[str, Any] = {"data_dir": printed["THAW_DATA_DIR"], "weights": printed["THAW_WEIGHTS"]}
     done = job(env=environment(storage_uri=f"gs://{BUCKET}/runs", head_epochs=1, fine_tune_epochs=0, **places))
     assert done.returncode == ExitCode.COMPLETE, done.stdout + done.stderr
     log = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [event["num_files"] for event in log if event["event"] == events.Fetched.name][1:] == [1]
+    assert [event["num_files"] for event in log if event["event"] == data_events.Fetched.name][1:] == [1]
     shutil.rmtree(cache_folder.place(tmp_path) / "mirror")
 
 
+@pytest.mark.slow
 def test_a_mirror_command_that_was_killed_goes_on_where_it_was(
     gcs: GcsServer, environment: Callable[..., dict[str, str]], prepared: Path, tmp_path: Path
 ) -> None:
     """What is there and listed is not sent again; the termination message says what was done."""
     env = environment(termination_log=tmp_path / "log")
     with begin(env, "mirror", "--to", f"gs://{BUCKET}/m") as process:
-        wait_for(process, events.Mirrored.name, number=2)
+        wait_for(process, data_events.Mirrored.name, number=2)
         process.kill()
     sent = {name for operation, name in gcs.requests if operation == "write"} - {f"m/tfds/{MANIFEST}"}
     gcs.requests.clear()
@@ -365,6 +373,7 @@ def test_a_mirror_command_that_was_killed_goes_on_where_it_was(
     assert json.loads((tmp_path / "log").read_text())["reason"] == f"complete: the mirror at gs://{BUCKET}/m is filled"
 
 
+@pytest.mark.slow
 def test_a_run_on_images_in_a_bucket_is_that_on_the_same_folder(gcs: GcsServer, small: Small, tmp_path: Path) -> None:
     """The same data, and a model of the same losses."""
     folder = shapes.write_images(tmp_path / "photos")
@@ -391,6 +400,7 @@ def photo_folder(folder: Path, num_images: int) -> dict[str, bytes]:
     return files
 
 
+@pytest.mark.slow
 def test_own_images_are_mirrored_and_a_mirror_that_was_cut_short_is_refused(
     gcs: GcsServer, environment: Callable[..., dict[str, str]], tmp_path: Path
 ) -> None:
@@ -398,7 +408,7 @@ def test_own_images_are_mirrored_and_a_mirror_that_was_cut_short_is_refused(
     files = photo_folder(tmp_path / "my photos", 120)
     env = environment(dataset=tmp_path / "my photos", labels="folder", weights="none")
     with begin(env, "mirror", "--to", f"gs://{BUCKET}/m") as process:
-        wait_for(process, events.Mirrored.name, number=20)
+        wait_for(process, data_events.Mirrored.name, number=20)
         process.kill()
     place, manifest = f"gs://{BUCKET}/m/images/my-photos", f"m/images/my-photos/{MANIFEST}"
     with pytest.raises(InputError, match="cut short"):
@@ -430,7 +440,7 @@ def test_a_mirror_gives_the_same_images_as_the_place(gcs: GcsServer, tmp_path: P
         answer(Options(settings=settings, to=f"gs://{BUCKET}/m"), observer=observer, check_stop=never)
 
     fill()
-    (printed,) = observer.of(events.MirrorSettings)
+    (printed,) = observer.of(data_events.MirrorSettings)
     fetched = Path(fetching(tmp_path)[0].images(printed.THAW_DATASET))
     if place == "../photos.zip":
         assert fetched.read_bytes() == (tmp_path / "photos.zip").read_bytes()
@@ -457,11 +467,11 @@ sys.exit(99 if "tensorflow" in sys.modules else code)
 @pytest.mark.parametrize(
     ("arguments", "fault", "reason"),
     [
-        (["--to", "gs://no-such-bucket/m"], None, "bucket does not exist"),
+        pytest.param(["--to", "gs://no-such-bucket/m"], None, "bucket does not exist", marks=pytest.mark.slow),
         (["--to", f"gs://{BUCKET}/m"], "403", "does not have storage.objects"),
         pytest.param(["--to", "gs://"], None, "--to='gs://': expected gs://bucket/prefix", marks=pytest.mark.slow),
         pytest.param(["--to", "ftp://bucket/m"], None, "ftp:// is not a store", marks=pytest.mark.slow),
-        (["--to", "/proc/mirror"], None, "/proc/mirror"),
+        pytest.param(["--to", "/proc/mirror"], None, "/proc/mirror", marks=pytest.mark.slow),
         ([], None, "--to: is missing (where to: gs://bucket/prefix"),
     ],
 )

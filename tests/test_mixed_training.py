@@ -16,11 +16,12 @@ from job.model.augmentation_policy import OFF
 from job.observe.ledger import Ledger
 from job.phases import Phase
 from job.storage import LocalStore
-from job.train.loop import START, train_phase
+from job.train.loop import Position, train_phase
 from job.train.state import PhaseState
 from job.train.step import Recipe, train_steps
 from tests import shapes
 from tests.classifiers import ALONE, build
+from tests.conftest import slowly
 from tests.reports import content, render
 from tests.runs import ONE_PHASE, Small, StopAtStep, Whole, record_of, result_of, start
 
@@ -69,7 +70,7 @@ def one_step(
     "alphas",
     [
         {"mixup": 0.8, "cutmix": 1.0},
-        *(pytest.param(alone, marks=pytest.mark.slow) for alone in ({"mixup": 0.8}, {"cutmix": 1.0})),
+        *slowly({"mixup": 0.8}, {"cutmix": 1.0}),
     ],
 )
 def test_the_loss_is_shared_as_the_pixels_are(alphas: dict[str, float], num_classes: int, xla: bool) -> None:
@@ -109,6 +110,7 @@ def test_the_loss_is_shared_as_the_pixels_are(alphas: dict[str, float], num_clas
     np.testing.assert_allclose(moments[bias.shape] * 10, gradients.sum(axis=0) / BATCH, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_partners_are_the_examples_of_another_order_in_the_same_columns(prepared: Path) -> None:
     """An epoch is what Keras's optimizer makes of the mean of each image and its partner, with half of both labels.
 
@@ -120,7 +122,7 @@ def test_partners_are_the_examples_of_another_order_in_the_same_columns(prepared
         state = PhaseState(classifier, Phase(name="head", unfreeze="none", learning_rate=1e-3, epochs=2))
         facts = train_phase(
             state, train=splits.train, validation=splits.validation, recipe=Recipe(16, 0, xla=False, mixup=1e12),
-            position=START, ledger=Ledger(), collective=ALONE,
+            position=Position(), ledger=Ledger(), collective=ALONE,
         )  # fmt: skip
         losses = [fact.train_loss for fact in facts if hasattr(fact, "train_loss")]
         images = np.concatenate([batch.numpy() for batch, _ in splits.train.batches(16)]).astype(np.float32)
@@ -140,12 +142,10 @@ def test_partners_are_the_examples_of_another_order_in_the_same_columns(prepared
         np.testing.assert_allclose(mine, value, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("phase", "step"),
-    [
-        ("head", 4),
-        *(pytest.param(*case, marks=pytest.mark.slow) for case in [("head", 5), ("fine_tune", 0), ("fine_tune", 4)]),
-    ],
+    [("head", 4), ("head", 5), ("fine_tune", 0), ("fine_tune", 4)],
 )
 def test_training_with_everything_on_that_is_stopped_anywhere_ends_the_same(
     small: Small, store: LocalStore, whole: Whole, phase: str, step: int
@@ -160,6 +160,7 @@ def test_training_with_everything_on_that_is_stopped_anywhere_ends_the_same(
     assert result_of(store) == result_of(whole(**changes)[0])
 
 
+@pytest.mark.slow
 def test_what_is_shipped_are_the_averages(whole: Whole, tmp_path: Path) -> None:
     """The checkpoint has the weights of the last step beside them."""
     store, _, _ = whole(**IN_HEAD)
@@ -176,8 +177,8 @@ def test_what_is_shipped_are_the_averages(whole: Whole, tmp_path: Path) -> None:
     [
         ({"mixup": 0.2}, "mixed with another one"),
         pytest.param({"cutmix": 1.0}, "mixed with another one", marks=pytest.mark.slow),
-        ({"label_smoothing": 0.1}, "labels are smoothed"),
-        ({"ema_decay": 0.99}, "moving average of the weights"),
+        pytest.param({"label_smoothing": 0.1}, "labels are smoothed", marks=pytest.mark.slow),
+        pytest.param({"ema_decay": 0.99}, "moving average of the weights", marks=pytest.mark.slow),
     ],
 )
 def test_the_page_says_what_the_curves_are_of(setting: dict[str, float], remark: str) -> None:

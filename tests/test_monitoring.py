@@ -153,6 +153,7 @@ def test_the_dashboard_is_the_generated_one_and_complete() -> None:
     assert [code for code in ExitCode if f'"text": "{int(code)}: ' not in text] == []
 
 
+@pytest.mark.slow
 def test_every_panel_shows_data_of_a_run(prometheus: Prometheus) -> None:
     """Its query is PromQL, and a real Prometheus that scrapes a run has an answer, which is a number."""
     for title, query in QUERIES:
@@ -160,6 +161,7 @@ def test_every_panel_shows_data_of_a_run(prometheus: Prometheus) -> None:
         assert all(value == value for value in values), title
 
 
+@pytest.mark.slow
 def test_the_variables_find_the_run(prometheus: Prometheus) -> None:
     """By the label values that they ask for."""
     prometheus.await_value('count(thaw_info{pod="well"})')
@@ -174,6 +176,7 @@ def test_the_variables_find_the_run(prometheus: Prometheus) -> None:
     assert found == [{"ml"}, {"run_id"}, {"well", "sick"}, {"dataset"}]
 
 
+@pytest.mark.slow
 def test_every_alert_fires_for_what_is_sick_with_its_texts_filled_in(prometheus: Prometheus) -> None:
     """At once, without the time that a condition must hold; and none fires for the run that is well."""
 

@@ -15,7 +15,7 @@ import pytest
 from job.data import image_table
 from job.data.splits import DataRequest, Splits, load_splits
 from job.errors import DataCorrupt, InputError, InvalidSettings
-from job.observe import events
+from job.observe import data_events, events
 from job.storage import LocalStore
 from tests import shapes
 from tests.runs import CrashOn, Small, never, record_of, start
@@ -77,7 +77,8 @@ def as_table(folder: Path, to: Path) -> Path:
     return to / "metadata.csv"
 
 
-@pytest.mark.parametrize("lay_out", [as_kaggle_has_them, pytest.param(as_table, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("lay_out", [as_kaggle_has_them, as_table])
 def test_the_same_images_are_the_same_data_wherever_they_lie(
     load: Any, folder: Path, tmp_path: Path, lay_out: Any
 ) -> None:
@@ -93,6 +94,7 @@ def test_the_same_images_are_the_same_data_wherever_they_lie(
     assert all(abs(counts[0] - counts[1]) <= 1 for counts in expected.composition.counts.values())
 
 
+@pytest.mark.slow
 def test_splits_that_the_data_brings_stay_as_they_are(load: Any, folder: Path, tmp_path: Path) -> None:
     """Unless slices of them are asked for; duplicates across them are named."""
     for number, split in enumerate(("train", "val", "test")):
@@ -105,7 +107,7 @@ def test_splits_that_the_data_brings_stay_as_they_are(load: Any, folder: Path, t
     defaults = ("train[:40%]", "train[40%:50%]", "train[50%:60%]")
     splits = load(tmp_path / "own", specs=defaults)
     assert splits.identity["splits"] == {"train": 32, "validation": 32, "test": 33}
-    (finding,) = (finding for finding in splits.findings() if isinstance(finding, events.Duplicates))
+    (finding,) = (finding for finding in splits.findings() if isinstance(finding, data_events.Duplicates))
     assert (finding.train_test, "test/disc/again.png (test)" in finding.images[0]) == (1, True)
     sliced = load(tmp_path / "own", specs=("train[:50%]", "train[50%:]", "test"))
     assert sliced.identity["splits"] == {"train": 16, "validation": 16, "test": 33}
@@ -156,7 +158,7 @@ def test_what_is_skipped_is_counted_and_identifies_the_data(load: Any, folder: P
     assert sorted(image.name for image in rest.composition.skipped) == [
         "bar/1.png", "bar/photo.heic", "disc/0.png", "disc/2.png", "disc/link.png"
     ]  # fmt: skip
-    (finding,) = (finding for finding in rest.findings() if isinstance(finding, events.ImagesSkipped))
+    (finding,) = (finding for finding in rest.findings() if isinstance(finding, data_events.ImagesSkipped))
     assert (finding.num_images, sum(finding.kinds.values())) == (5, 5)
     images = np.concatenate([next(iter(split.batches(96)))[0] for split in (rest.train, rest.validation, rest.test)])
     known = {image.tobytes() for split in (whole.train, whole.validation, whole.test)
@@ -227,6 +229,7 @@ def test_a_run_names_the_images_that_changed(small: Small, store: LocalStore, co
         start(settings, store, observer=CrashOn(events.Restored))
 
 
+@pytest.mark.slow
 def test_images_may_be_repaired_until_a_run_has_learned_something(
     small: Small, store: LocalStore, copied: Path
 ) -> None:

@@ -15,7 +15,7 @@ from job.phases import STAGES, Phase, phases_of
 from job.settings.settings import Settings
 from job.storage import LocalStore
 from tests.classifiers import build
-from tests.conftest import Recorder
+from tests.conftest import Recorder, slowly
 from tests.runs import CrashOn, Small, StopAtStep, Undisturbed, Whole, record_of, result_of, start
 from tests.stores import Crash
 
@@ -52,6 +52,7 @@ def test_three_phases_stopped_anywhere_end_the_same(
     assert result_of(store) == result_of(expected)
 
 
+@pytest.mark.slow
 def test_a_phase_changes_what_it_unfreezes_and_no_more(whole: Whole) -> None:
     """By the arrays of the last checkpoint of each phase: layers that no phase has trained are not even in it."""
     store, recorder, settings = whole(**IN_THREE)
@@ -89,9 +90,7 @@ def test_the_first_layer_that_trains(unfreeze: str, first: int) -> None:
     assert classifier.num_trainable(unfreeze)["head"] == 129
 
 
-@pytest.mark.parametrize(
-    "unfreeze", ["block:conf5", *(pytest.param(other, marks=pytest.mark.slow) for other in ("top:17", "block:block14"))]
-)
+@pytest.mark.parametrize("unfreeze", ["block:conf5", *slowly("top:17", "block:block14")])
 def test_layers_that_are_not_there_are_refused_before_training(small: Small, store: LocalStore, unfreeze: str) -> None:
     """With the names that are meant, if there are such."""
     with pytest.raises(InvalidSettings, match=r"names no layer of Tiny, which has 16") as refused:
@@ -100,6 +99,7 @@ def test_layers_that_are_not_there_are_refused_before_training(small: Small, sto
     assert record_of(store).checkpoints == ()
 
 
+@pytest.mark.slow
 def test_the_best_epoch_is_the_result(whole: Whole, tmp_path: Path) -> None:
     """Not the last one; its checkpoint is kept although only one is asked for, and the model is that of it."""
     store, recorder, _ = whole(**UNSTEADY)
@@ -126,6 +126,7 @@ def test_the_best_epoch_survives_a_stop(whole: Whole, small: Small, store: Local
     assert result_of(store) == result_of(whole(**UNSTEADY)[0])
 
 
+@pytest.mark.slow
 def test_a_damaged_best_checkpoint_is_trained_again(whole: Whole, small: Small, store: LocalStore) -> None:
     """The attempt that finds it says so and ends with 44; the next one comes to the same result."""
     settings = small(**UNSTEADY)
@@ -151,6 +152,7 @@ def test_a_damaged_best_checkpoint_is_trained_again(whole: Whole, small: Small, 
 ENDS_EARLY = UNSTEADY | {"head_epochs": 20, "fine_tune_epochs": 1, "patience": 2}
 
 
+@pytest.mark.slow
 def test_a_phase_ends_early_and_the_next_one_begins(small: Small, store: LocalStore) -> None:
     """After as many epochs without improvement as patience says."""
     recorder = CrashOn(events.PhaseStarted, phase="fine_tune")
@@ -247,6 +249,6 @@ REGULARIZED = {
 def test_averaged_and_regularized_training_stopped_anywhere_ends_the_same(
     whole: Whole, small: Small, store: LocalStore, phase: str, step: int
 ) -> None:
-    """In the middle of an epoch, before its validation, at the end of a phase. A fast case: test_mixed_training.py."""
+    """In the middle of an epoch, before its validation, at the end of a phase. A fast case: test_training.py."""
     stopped_and_started_again(small(**REGULARIZED), store, phase, step)
     assert result_of(store) == result_of(whole(**REGULARIZED)[0])

@@ -222,11 +222,12 @@ def test_three_classes_run_to_the_end_under_every_cache(
     assert [row["name"] for row in report["test"]["per_class"]] == ["disc", "across", "down"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("train", "validation", "test", "cache"),
     [
-        pytest.param("[:48]", "[51:67]", "[67:91]", "memory", marks=pytest.mark.slow),
-        pytest.param("[8:48]", "[48:64]", "[64:88]", "none", marks=pytest.mark.slow),
+        ("[:48]", "[51:67]", "[67:91]", "memory"),
+        ("[8:48]", "[48:64]", "[64:88]", "none"),
         ("[51:91]", "[8:24]", "[:8]", "memory"),
     ],
     ids=["train", "validation", "test"],

@@ -271,6 +271,7 @@ def test_a_probe_that_is_interrupted_leaves_nothing(tmp_path: Path, monkeypatch:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_plan_of_prepared_data_imports_no_tensorflow(environment: Environment) -> None:
     """A table for a person: the verdict first, then what differs from the defaults, and from where."""
     program = (

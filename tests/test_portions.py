@@ -16,6 +16,7 @@ from job.data.tfds.records import RecordReader
 from job.errors import DataCorrupt
 from job.workers.share import Share
 from tests import shapes
+from tests.conftest import slowly
 from tests.runs import never
 
 BATCH_SIZE = 16
@@ -87,7 +88,7 @@ def of_each(splits: Splits) -> tuple[Split, Split, Split]:
     ("cache", "num_workers"),
     [
         ("memory", 2),
-        *(pytest.param(*of, marks=pytest.mark.slow) for of in (("memory", 5), ("disk", 3), ("none", 3))),
+        *slowly(("memory", 5), ("disk", 3), ("none", 3)),
     ],
 )
 def test_the_batches_of_all_workers_are_those_of_one(load: Load, cache: str, num_workers: int) -> None:
@@ -110,7 +111,7 @@ def test_the_batches_of_all_workers_are_those_of_one(load: Load, cache: str, num
                     assert labels.numpy().tolist() == (expected % 2).tolist()
 
 
-@pytest.mark.parametrize("num_workers", [*(pytest.param(number, marks=pytest.mark.slow) for number in (1, 3)), 6])
+@pytest.mark.parametrize("num_workers", [3, *slowly(1, 6)])
 def test_the_evaluation_batches_of_all_workers_are_those_of_one(load: Load, num_workers: int) -> None:
     """Each knows where it begins; a worker for which there is no batch has none."""
     places = []
@@ -124,7 +125,7 @@ def test_the_evaluation_batches_of_all_workers_are_those_of_one(load: Load, num_
     assert places == [0, 5, 10, 15, 20]
 
 
-@pytest.mark.parametrize("cache", ["memory", pytest.param("disk", marks=pytest.mark.slow), "none"])
+@pytest.mark.parametrize("cache", ["memory", *slowly("disk", "none")])
 def test_a_worker_decodes_and_keeps_its_own_images_alone(
     load: Load, decoded: list[tuple[int, int]], kept: list[int], cache: str
 ) -> None:
@@ -140,7 +141,8 @@ def test_a_worker_decodes_and_keeps_its_own_images_alone(
     assert all(splits.decoding.is_ready(split.name) for split in of_each(splits))
 
 
-@pytest.mark.parametrize("cache", ["memory", pytest.param("none", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("cache", ["memory", "none"])
 def test_the_image_of_another_worker_is_read_again(load: Load, decoded: list[tuple[int, int]], cache: str) -> None:
     """It is not waited for, which would be for ever; alone, and among images of its own."""
     share = Share(1, 4)
@@ -158,6 +160,7 @@ def test_the_image_of_another_worker_is_read_again(load: Load, decoded: list[tup
             assert labels.numpy().tolist() == (indices % 2).tolist()
 
 
+@pytest.mark.slow
 def test_a_worker_without_an_image_has_nothing_to_wait_for(load: Load) -> None:
     """A closed decode of nothing is complete."""
     share = Share(15, 16)
@@ -172,6 +175,7 @@ def test_a_worker_without_an_image_has_nothing_to_wait_for(load: Load) -> None:
     np.testing.assert_array_equal(pixels, shapes.pictures(np.arange(10)))
 
 
+@pytest.mark.slow
 def test_the_first_own_rows_are_there_before_the_last_are_decoded(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     """The guess of what comes first holds among the images of a worker."""
     share = Share(1, 4)
@@ -192,6 +196,7 @@ def test_the_first_own_rows_are_there_before_the_last_are_decoded(load: Load, mo
     splits.wait()
 
 
+@pytest.mark.slow
 def test_a_worker_names_what_is_damaged_of_its_own(load: Load) -> None:
     """By the place in the data, not among its images; all workers together name all."""
     specs, found = ("train[:60]", "train[60:70]", "train[70:80]"), []
@@ -210,9 +215,10 @@ def test_a_worker_names_what_is_damaged_of_its_own(load: Load) -> None:
     assert len(found) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file_format", "changes"),
-    [pytest.param("parquet", {}, marks=pytest.mark.slow), ("tfrecord", {"on_unreadable": "skip"})],
+    [("parquet", {}), ("tfrecord", {"on_unreadable": "skip"})],
     ids=["in turn", "skip"],
 )
 def test_where_all_must_be_decoded_each_worker_keeps_all(
@@ -230,6 +236,7 @@ def test_where_all_must_be_decoded_each_worker_keeps_all(
     np.testing.assert_array_equal(pixels, shapes.pictures(own_rows(order, batch_size=BATCH_SIZE, share=share)))
 
 
+@pytest.mark.slow
 def test_own_images_are_divided_as_well(load: Load, tmp_path: Path, kept: list[int]) -> None:
     """A folder: each worker reads all files for their digests, and decodes its own."""
     folder = shapes.write_images(tmp_path / "images")

@@ -176,6 +176,7 @@ def test_paths_come_on_standard_input(
                 ask("-")
 
 
+@pytest.mark.slow
 def test_a_run_and_images_in_a_bucket_answer_a_process(
     undisturbed_run: Undisturbed, gcs: GcsServer, test_split: Path, tmp_path: Path
 ) -> None:

@@ -16,12 +16,12 @@ import pytest
 from job.data.splits import DataRequest, Splits, load_splits
 from job.errors import ExitCode, WeightsUnusable
 from job.model.classifier import Classifier
-from job.observe.events import EpochDone
+from job.observe.events import EpochFinished
 from job.observe.ledger import Ledger
 from job.phases import Phase
 from job.settings.settings import Settings
 from job.storage import LocalStore
-from job.train.loop import START, train_phase
+from job.train.loop import Position, train_phase
 from job.train.state import PhaseState
 from job.train.step import Recipe
 from tests.classifiers import ALONE, build
@@ -78,9 +78,9 @@ def test_our_way_does_not_move_them(real_data: Path, photographs: Splits, phase:
     before = {name: variable.numpy() for name, variable in model.named_variables(with_head=False).items()}
     facts = train_phase(
         state, train=photographs.train, validation=photographs.validation, recipe=Recipe(32, 0, xla=False),
-        position=START, ledger=Ledger(), collective=ALONE,
+        position=Position(), ledger=Ledger(), collective=ALONE,
     )  # fmt: skip
-    assert isinstance(list(facts)[-1], EpochDone)
+    assert isinstance(list(facts)[-1], EpochFinished)
     for name, variable in model.named_variables(with_head=False).items():
         stays = phase == "head" or name.endswith(("moving_mean", "moving_variance"))
         assert np.array_equal(before[name], variable.numpy()) == stays, name

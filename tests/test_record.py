@@ -193,15 +193,6 @@ def test_an_attempt_that_ends_does_not_wait_for_a_write_that_hangs(
 # Damage
 
 
-def test_a_record_of_an_earlier_version_is_read(store: MemoryStore) -> None:
-    """Fields that were added since have defaults."""
-    claim(store)
-    content = json.loads(store.read(RECORD_NAME).data)
-    del content["lease"], content["set_aside"], content["lineages"], content["files"]
-    store.write(RECORD_NAME, json.dumps(content).encode(), if_version=store.version(RECORD_NAME))
-    assert claim(store).attempt.number == 2
-
-
 @pytest.mark.parametrize(
     "data",
     [b"", b'{"run_id": "ru', b"{}", b"null", b"\xff\xfe", b"[" * 100_000, b'{"run_id": ' + b"9" * 5000],

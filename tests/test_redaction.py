@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from job.__main__ import Ending
 from job.errors import ThawError
 from job.observe.bar import Terminal
-from job.observe.events import ClassRare, ReportingFailed, RunFailed
-from job.observe.log import Lines
+from job.observe.data_events import ClassRare
+from job.observe.events import ReportingFailed, RunFailed
+from job.observe.log import ConsoleLines, JsonLines
 from job.observe.progress import Progress
 from job.observe.terminal import Screen
 from job.redaction import redacted, redacted_value
@@ -98,7 +99,7 @@ def test_no_error_event_or_traceback_has_the_secret_of_a_url(kind: str, capsys: 
     text = f"cannot reach {URLS[kind]!r}: refused"
     error = ThawError(text, hint=text)
     assert SECRET not in "".join([error.message, error.hint, *traceback.format_exception(error)])
-    for log in (Lines("json", Progress()), Lines("console", Progress()), Screen(Terminal(), Progress())):
+    for log in (JsonLines(Progress()), ConsoleLines(Progress()), Screen(Terminal(), Progress())):
         log.event(ReportingFailed(URLS[kind], reason=text))
         log.event(ClassRare(fewer_than=10, num_classes=1, classes=[text]))
         log.event(RunFailed(exit_code=1, reason=text, hint=text, traceback=text))
@@ -106,7 +107,7 @@ def test_no_error_event_or_traceback_has_the_secret_of_a_url(kind: str, capsys: 
     try:
         raise ValueError(text)
     except ValueError as bug:
-        Ending(Progress()).failed(bug)
+        Ending(Progress(), None).failed(bug)
     shown = capsys.readouterr()
     assert SECRET not in shown.out + shown.err
     assert "refused" in shown.out

@@ -9,6 +9,7 @@ import yaml
 from job import __version__
 from k8s.render import COMPONENT, CannotRender, examples_in, kustomize, of_one_run
 from k8s.targets import without_target
+from tests.conftest import slowly
 from tests.manifests import (
     COMPONENTS,
     INSTANCE,
@@ -78,12 +79,14 @@ def test_job_and_config_map_are_named_by_the_run(tmp_path: Path) -> None:
     ("setting", "is_same_run"),
     [
         ("THAW_SEED=1", False),
-        ("THAW_RUN_ID=another", False),
-        ("THAW_STORAGE_URI=gs://other.example.com/runs", False),
-        ("AWS_ENDPOINT_URL=https://s3.example.com", False),
-        ("AZURE_STORAGE_ACCOUNT_NAME=other", False),
-        ("AWS_REGION=eu-central-1", True),
         ("THAW_CHECKPOINT_EVERY_SECONDS=30", True),
+        *slowly(
+            ("THAW_RUN_ID=another", False),
+            ("THAW_STORAGE_URI=gs://other.example.com/runs", False),
+            ("AWS_ENDPOINT_URL=https://s3.example.com", False),
+            ("AZURE_STORAGE_ACCOUNT_NAME=other", False),
+            ("AWS_REGION=eu-central-1", True),
+        ),
     ],
 )
 def test_another_run_is_another_job(tmp_path: Path, setting: str, is_same_run: bool) -> None:
@@ -119,7 +122,7 @@ def test_a_schedule_keeps_its_name_and_has_no_run_id() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=() if name in ("gpu", "monitoring", "pvc-store") else pytest.mark.slow)
+        pytest.param(name, marks=() if name == "pvc-store" else pytest.mark.slow)
         for name in COMPONENTS
         if name != "cron" and (K8S / "components" / name / "kustomization.yaml").is_file()
     ],
@@ -183,7 +186,7 @@ def test_without_kustomize_the_message_names_what_is_missing(tmp_path: Path) -> 
     assert "install kubectl" in done.stderr
 
 
-@pytest.mark.parametrize("name", ["local", "cron"])
+@pytest.mark.parametrize("name", ["local", pytest.param("cron", marks=pytest.mark.slow)])
 def test_the_server_stores_what_is_printed(name: str) -> None:
     """It would drop an empty list, and so find every apply changed; and read the text 2e-3 as a number."""
     text = render(name).stdout
@@ -231,7 +234,14 @@ def test_neither_argo_cd_nor_flux_deletes_the_claim() -> None:
     }
 
 
-@pytest.mark.parametrize("name", [name for name in COMPONENTS if (K8S / "components" / name / "shared").is_dir()])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name == "minio" else pytest.mark.slow)
+        for name in COMPONENTS
+        if (K8S / "components" / name / "shared").is_dir()
+    ],
+)
 def test_a_shared_part_of_a_component_in_a_run_is_refused(name: str, tmp_path: Path) -> None:
     """It would be deleted with the run, or have no effect."""
     write_kustomization(tmp_path, resources=["base"], components=[f"components/{name}/shared"])

@@ -12,8 +12,9 @@ from job.cli.repair import Options, answer, mend
 from job.errors import ExitCode, Interrupted, RecordDamaged, RunUnavailable, Superseded
 from job.observe import events
 from job.run.checkpoint import Checkpoints, Snapshot
+from job.run.description import CheckpointName
 from job.run.record import RECORD_NAME, Identity, RunRecord, read
-from job.schema import CHECKPOINTS, CheckpointName, Holder, Record
+from job.schema import CHECKPOINTS, Holder, Record
 from job.storage import MISSING, LocalStore, ObjectStore
 from tests.conftest import job
 from tests.processes import Environment

@@ -77,6 +77,7 @@ def test_the_verdict_says_accuracy_and_gate(gate: float | None, passed: bool | N
         assert wanted in verdict
 
 
+@pytest.mark.slow
 def test_the_page_says_how_images_were_augmented() -> None:
     """Only what was done, in words; the settings have the numbers, too."""
     assert "use: flip horizontal, rotation up to 36° either way; the outside" in render(content())
@@ -85,6 +86,7 @@ def test_the_page_says_how_images_were_augmented() -> None:
     assert "Augmentation is off" in render(content(flip="none", rotation=0))
 
 
+@pytest.mark.slow
 def test_a_run_with_only_right_or_only_wrong_answers_says_so() -> None:
     """And its accuracy is not rounded to it."""
     html = render(content(wrong=0))
@@ -132,6 +134,7 @@ def test_few_classes_have_a_matrix_and_many_their_largest_confusions() -> None:
     assert "Images of each class, the first 20</caption>" in html
 
 
+@pytest.mark.slow
 def test_many_classes_begin_with_the_worst_and_the_best() -> None:
     """Twenty each by F1; one without images is in neither, all are in the folded table, which paper does not get."""
     names = tuple(f"class {number:03}" for number in range(100))
@@ -202,6 +205,7 @@ def test_plots_are_svg_in_the_colours_of_the_page() -> None:
         assert not re.search(r"(fill|stroke): (#|black|white)", svg)
 
 
+@pytest.mark.slow
 def test_classes_and_shared_images_of_the_splits_are_shown() -> None:
     """Class by split; and only the pairs of splits that share an image."""
     html = render(content())

@@ -137,7 +137,7 @@ def test_the_page_fits_the_screen(browser: Browser, report: Path, width: int) ->
     assert outside == []
 
 
-@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize("width", [360, pytest.param(1280, marks=pytest.mark.slow)])
 def test_every_text_of_a_plot_is_in_it_and_beside_the_others(browser: Browser, report: Path, width: int) -> None:
     """Labels, ticks and legends, in the fonts of the page."""
     page = opened(browser, report, viewport={"width": width, "height": 800})
@@ -178,7 +178,7 @@ def test_a_table_that_goes_on_fades_at_that_side(browser: Browser, report: Path)
     assert last == [[goes_on, False] for goes_on in wide]
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
 def test_every_text_can_be_read(browser: Browser, report: Path, scheme: str) -> None:
     """Contrast of each text with what is behind it, plots included; and the dark is dark."""
     page = opened(browser, report, color_scheme=scheme)
@@ -189,6 +189,7 @@ def test_every_text_can_be_read(browser: Browser, report: Path, scheme: str) -> 
     assert (colors == "rgb(255, 255, 255)") == (scheme == "light")
 
 
+@pytest.mark.slow
 def test_the_structure_can_be_heard(browser: Browser, report: Path) -> None:
     """A language, one main heading, no level left out, a header for every column, a name for every picture."""
     page = opened(browser, report)
@@ -208,6 +209,7 @@ def test_the_structure_can_be_heard(browser: Browser, report: Path) -> None:
     assert page.get_by_role("img").count() >= len(page.query_selector_all("img")) + 4
 
 
+@pytest.mark.slow
 def test_it_works_without_scripts_and_on_white_paper(browser: Browser, report: Path) -> None:
     """Also where the screen is dark; every text on the paper is dark enough."""
     page = opened(browser, report, java_script_enabled=False, color_scheme="dark")

@@ -80,7 +80,7 @@ def test_another_fingerprint_is_refused(undisturbed_run: Undisturbed, small: Sma
 def test_in_a_phase_it_continues_at_the_step(
     whole: Whole, small: Small, store: LocalStore, phase: str, step: int, epoch: int
 ) -> None:
-    """In the middle of an epoch, and at its last step before the validation. A fast case: test_mixed_training.py."""
+    """In the middle of an epoch, and at its last step before the validation. A fast case: test_training.py."""
     changes = ONE_PHASE if phase == "head" else {}
     stop = StopAtStep(phase, step - 1)
     with pytest.raises(Interrupted):
@@ -148,15 +148,26 @@ def test_damaged_checkpoints_are_reported_and_kept(
 # Crashes and stops
 
 
+def test_a_crash_between_a_checkpoint_and_its_record_loses_nothing(
+    whole: Whole, small: Small, store: LocalStore
+) -> None:
+    """What no record names is removed. All calls: below."""
+    with pytest.raises(Crash):
+        start(small(**ONE_PHASE), CrashingStore(store, at_call="upload", after=True))
+    assert (len(store.list("checkpoints/")), record_of(store).checkpoints) == (1, ())
+    start(small(**ONE_PHASE), store)
+    expected, _, _ = whole(**ONE_PHASE)
+    assert result_of(store) == result_of(expected)
+    assert len(store.list("checkpoints/")) == len(expected.list("checkpoints/"))
+
+
 MATRIX = [pytest.mark.matrix, pytest.mark.timeout(1800)]
 
 
 @pytest.mark.parametrize(
     ("phases", "chosen", "after"),
     [
-        # A checkpoint that no record names yet, and some of the results.
-        pytest.param(SHORT, slice(6, 7), False, id="one call-before"),
-        pytest.param(SHORT, slice(14, None, 8), False, id="some calls-before", marks=pytest.mark.slow),
+        pytest.param(SHORT, slice(6, None, 8), False, id="some calls-before", marks=pytest.mark.slow),
         pytest.param(SHORT, slice(1, None, 4), True, id="some calls-after", marks=pytest.mark.slow),
         pytest.param({"head_epochs": 2, "fine_tune_epochs": 1}, slice(None), False, id="all-before", marks=MATRIX),
         pytest.param({"head_epochs": 2, "fine_tune_epochs": 1}, slice(None), True, id="all-after", marks=MATRIX),
@@ -180,10 +191,8 @@ def test_a_crash_at_every_store_call_loses_nothing(
         assert len(store.list("checkpoints/")) == len(whole.list("checkpoints/")), call
 
 
-SLOW = ("import", "data", "head", "fine_tune", "export")
-
-
-@pytest.mark.parametrize("stage", ["evaluate", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["import", "data", "head", "fine_tune", "evaluate", "export"])
 def test_a_stop_is_honoured_in_every_stage(whole: Whole, small: Small, store: LocalStore, stage: str) -> None:
     """Waiting and fetching are in test_end_to_end.py."""
     changes, progress = {} if stage == "fine_tune" else ONE_PHASE, Progress()
@@ -273,6 +282,7 @@ def test_the_results_of_the_winner_are_not_overwritten_by_the_loser(small: Small
     assert_the_record_names_what_is_there(store)
 
 
+@pytest.mark.slow
 def test_what_a_loser_wrote_late_is_overwritten_by_the_winner(small: Small, store: LocalStore) -> None:
     """A process that lost the run may still have a write under way when the winner makes its own."""
     late = in_export(store, lambda: store.write("model/model.keras", b"late", if_version=MISSING))
@@ -311,7 +321,8 @@ def full_disk(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     return fill
 
 
-@pytest.mark.parametrize("broken", [pytest.param("store", marks=pytest.mark.slow), "disk"])
+@pytest.mark.slow
+@pytest.mark.parametrize("broken", ["store", "disk"])
 def test_a_commit_that_fails_on_a_stop_does_not_hide_the_stop(
     small: Small, store: LocalStore, full_disk: Callable[[int], None], broken: str
 ) -> None:
@@ -356,16 +367,17 @@ def test_a_store_that_cannot_prune_does_not_stop_the_run(small: Small, store: Lo
     assert (record_of(store).state, len(store.list("checkpoints/"))) == ("done", 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["validation", "test"])
 def test_a_loss_that_is_not_finite_outside_training_ends_the_run(
     small: Small, store: LocalStore, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
     """In validation, and over the test split: no report has a number that is none."""
     from job.run import results
-    from job.train.state import Totals
+    from job.train import step
 
     if part == "validation":
-        monkeypatch.setattr(Totals, "means", lambda _: (float("inf"), 0.5))
+        monkeypatch.setattr(step, "means_of", lambda _: (float("inf"), 0.5))
     else:
         predict = results.predict_logits
         monkeypatch.setattr(results, "predict_logits", lambda *a, **k: predict(*a, **k) * np.nan)
@@ -388,6 +400,7 @@ def test_other_inputs_than_the_run_began_with_are_refused(small: Small, store: L
         start(small(), store)
 
 
+@pytest.mark.slow
 def test_wrong_settings_can_be_corrected_under_the_same_run_id(small: Small, store: LocalStore) -> None:
     """As long as every attempt ended before it had data and weights."""
     with pytest.raises(InputError):
@@ -397,6 +410,7 @@ def test_wrong_settings_can_be_corrected_under_the_same_run_id(small: Small, sto
     assert exit_codes(store)[0] == 4
 
 
+@pytest.mark.slow
 def test_the_choice_of_auto_is_kept_for_the_whole_run(
     small: Small, store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -405,13 +419,14 @@ def test_the_choice_of_auto_is_kept_for_the_whole_run(
 
     settings = small(precision="auto")
     for is_native, kind in ((False, events.Committed), (True, events.ModelBuilt)):
-        monkeypatch.setattr(machine, "has_native_bfloat16", lambda is_native=is_native: is_native)
+        monkeypatch.setattr(machine, "has_fast_bfloat16", lambda is_native=is_native: is_native)
         attempt = CrashOn(kind)
         with pytest.raises(Crash):
             start(settings, store, observer=attempt)
         assert attempt.of(events.ModelBuilt)[0].precision == "float32"
 
 
+@pytest.mark.slow
 def test_an_attempt_that_finds_the_data_continues_one_that_prepared_it(
     small: Small, store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -170,13 +170,13 @@ def test_a_page_is_replaced_as_a_whole(tmp_path: Path) -> None:
     file.write_bytes(b"old")
     link.symlink_to(file)
     with file.open("rb") as reader:
-        page_file.write(link, b"new")
+        page_file.write(link, "new")
         assert reader.read() == b"old"
     assert (file.read_bytes(), link.is_symlink()) == (b"new", True)
     with pytest.raises(InvalidSettings, match="cannot be written: No space left"):
-        page_file.write(Path("/dev/full"), b"new" * 10_000)
+        page_file.write(Path("/dev/full"), "new" * 10_000)
     with pytest.raises(InvalidSettings, match="cannot be written: No such file"):
-        page_file.write(tmp_path / "none" / "page.html", b"new")
+        page_file.write(tmp_path / "none" / "page.html", "new")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link.html", "page.html"]
 
 
@@ -191,6 +191,7 @@ def test_many_runs_in_a_plot_are_small(tmp_path: Path) -> None:
     assert len(svg) < 500_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "scheme"), [(360, "dark"), (1280, "light")])
 def test_the_page_fits_the_screen_and_can_be_read(browser: Browser, tmp_path: Path, width: int, scheme: Any) -> None:
     """Nothing is requested from others, texts of plots are inside of them, and the paper is white."""

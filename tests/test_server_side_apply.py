@@ -15,9 +15,9 @@ import kubernetes_validate
 import pytest
 
 from k8s.render import Manifest
-from tests.manifests import COMPONENTS, OVERLAYS, component, needs_kustomize, overlay, run_part, shared_part
+from tests.manifests import OVERLAYS, component, needs_kustomize, overlay, run_part, shared_part
 from tests.outer_kinds import API_VERSIONS, parts_of
-from tests.test_manifests import NEWEST, WITHOUT_SCHEMA
+from tests.test_manifests import NEWEST, WITHOUT_SCHEMA, every_component
 
 pytestmark = needs_kustomize
 
@@ -70,10 +70,10 @@ def test_an_overlay_states_what_the_server_would_fill_in(name: str) -> None:
     assert_all_is_stated(overlay(name))
 
 
-@pytest.mark.parametrize("name", COMPONENTS)
-def test_a_component_states_what_the_server_would_fill_in(name: str, tmp_path: Path) -> None:
+@every_component
+def test_a_component_states_what_the_server_would_fill_in(name: str) -> None:
     """Also one that no overlay has."""
-    assert_all_is_stated(component(name, tmp_path))
+    assert_all_is_stated(component(name))
 
 
 def test_the_rights_of_a_workflow_state_what_the_server_would_fill_in() -> None:

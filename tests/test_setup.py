@@ -97,6 +97,7 @@ def test_a_full_disk_is_told_before_the_packages_are_fetched(setup: Setup, tmp_p
     check(done, f"the disk of {tmp_path}/.venv has 10 MB free, and the packages need 2500 MB", "free space there, .*")
 
 
+@pytest.mark.slow
 def test_without_a_network_it_says_so_and_not_that_there_is_no_such_package(setup: Setup, tmp_path: Path) -> None:
     """With the proxy that is set, without its password. What is not complete is no environment of the program."""
     proxy = "http://user:secret@127.0.0.1:9"

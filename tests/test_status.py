@@ -18,7 +18,7 @@ from job.cli.tables import duration, plain, size
 from job.errors import ExitCode, RunUnavailable
 from job.run.record import RECORD_NAME
 from job.storage import MISSING, LocalStore
-from tests.conftest import REPOSITORY, job
+from tests.conftest import REPOSITORY, job, slowly
 from tests.gcs_server import BUCKET, GcsServer
 from tests.processes import Environment, begin, wait_for
 from tests.recorded import NOON, OUTCOME, attempt, record
@@ -68,6 +68,7 @@ def test_a_finished_run_says_all_that_is_known(undisturbed_run: Undisturbed, sai
         assert expected in table
 
 
+@pytest.mark.slow
 def test_a_run_is_followed_from_its_start_to_its_kill(environment: Environment, tmp_path: Path) -> None:
     """A living holder is named; after a kill the attempt has no end, and the next start carries on."""
     env = environment(head_epochs=1000)
@@ -89,6 +90,7 @@ def test_a_run_is_followed_from_its_start_to_its_kill(environment: Environment, 
     assert (listed["run_id"], listed["condition"], listed["state"]) == ("small", "killed", "head")
 
 
+@pytest.mark.slow
 def test_attempts_that_are_killed_at_one_place_are_told_of_by_the_next(environment: Environment) -> None:
     """In its log and in the status: from the second on memory is the likely cause."""
     env = environment(cache="memory")
@@ -117,6 +119,7 @@ def watch(run: str, until: str, then: Callable[[subprocess.Popen[bytes]], None])
     return code, text
 
 
+@pytest.mark.slow
 def test_watching_ends_when_the_run_is_done(undisturbed_run: Undisturbed, tmp_path: Path) -> None:
     """What is on the terminal changes with the record."""
     store = LocalStore(tmp_path / "small")
@@ -242,7 +245,7 @@ def test_a_closed_standard_output_is_no_error(tmp_path: Path) -> None:
     os.close(writing)
 
 
-@pytest.mark.parametrize("options", [[], ["--json"]])
+@pytest.mark.parametrize("options", [[], *slowly(["--json"])])
 def test_a_full_disk_behind_standard_output_is_one_error(tmp_path: Path, options: list[str]) -> None:
     """It is no bug, and its exit code is that of an output that is closed."""
     keep(LocalStore(tmp_path), "a")

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from job.data.splits import Splits, load_splits
 from job.errors import Interrupted
-from job.observe.events import EpochDone, StepDone
+from job.observe.events import EpochFinished, StepDone
 from job.observe.ledger import Ledger
 from job.observe.metrics import Metrics
 from job.observe.observer import RunningMeans
@@ -18,7 +18,7 @@ from job.observe.progress import Progress
 from job.phases import Phase
 from job.settings.settings import Settings
 from job.storage import LocalStore
-from job.train.loop import START, Fact, Position, train_phase
+from job.train.loop import Fact, Position, train_phase
 from job.train.state import PhaseState
 from job.train.step import Recipe
 from tests import shapes
@@ -55,13 +55,13 @@ def load(prepared: Path) -> Iterator[Load]:
 
 
 def trained(
-    splits: Splits, *, position: Position = START, ledger: Ledger | None = None, phase: Phase = FINE_TUNE, **recipe: Any
+    splits: Splits, *, position: Position | None = None, ledger: Ledger | None = None, **recipe: Any
 ) -> tuple[PhaseState, list[Fact]]:
     """The state after a phase, and its facts; `recipe` are fields of the recipe."""
-    state = PhaseState(build(), phase)
+    state = PhaseState(build(), FINE_TUNE)
     facts = train_phase(
         state, train=splits.train, validation=splits.validation, recipe=Recipe(16, 0, xla=False, **recipe),
-        position=position, ledger=ledger or Ledger(), collective=ALONE,
+        position=position or Position(), ledger=ledger or Ledger(), collective=ALONE,
     )  # fmt: skip
     return state, list(facts)
 
@@ -70,7 +70,7 @@ def learned(facts: list[Fact]) -> list[tuple[float, ...]]:
     return [
         (fact.train_loss, fact.train_accuracy, fact.validation_loss, fact.validation_accuracy, fact.learning_rate)
         for fact in facts
-        if isinstance(fact, EpochDone)
+        if isinstance(fact, EpochFinished)
     ]
 
 

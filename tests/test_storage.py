@@ -23,12 +23,15 @@ from job.storage import MISSING, Digest, LocalStore, ObjectStore, digest_of, ope
 from job.storage.cloud import CloudStore
 from job.storage.files import temporary_file
 from job.storage.protocol import Unobserved
-from tests.conftest import REPOSITORY, job, process_environment
+from tests.conftest import REPOSITORY, job, process_environment, slowly
 from tests.stores import MemoryStore, plant
 
 
 @pytest.fixture(
-    params=["local", "memory", "gcs", "gcs without crc32c size id", "minio", "azurite", "named by THAW_TEST_GCS"]
+    params=[
+        *("local", "memory", "gcs", *slowly("gcs without crc32c size id")),
+        *("minio", "azurite", "named by THAW_TEST_GCS"),
+    ]
 )
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ObjectStore]:
     """The last is a server or bucket of your own: THAW_TEST_GCS=gs://bucket/prefix, with STORAGE_EMULATOR_HOST."""
@@ -289,6 +292,7 @@ class Observed(Unobserved):
         self.waited.append((lock, at_most_seconds))
 
 
+@pytest.mark.slow
 def test_a_lock_that_a_frozen_process_holds_is_given_up(tmp_path: Path) -> None:
     """After a while, which is reported with the lock's path, and nothing is written."""
     observer, lock = Observed(), tmp_path / ".lock"
@@ -302,6 +306,7 @@ def test_a_lock_that_a_frozen_process_holds_is_given_up(tmp_path: Path) -> None:
     assert LocalStore(tmp_path).list("") == []
 
 
+@pytest.mark.slow
 def test_a_start_says_in_its_log_which_lock_it_waits_for(tmp_path: Path) -> None:
     """And ends with 44."""
     (tmp_path / "small").mkdir()

@@ -11,7 +11,7 @@ import pytest
 from job.settings.settings import Settings
 from k8s.pods import WORK_BYTES
 from k8s.render import examples_in, kustomize, of_one_run, shared_by_runs
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, slowly
 from tests.manifests import Manifests, base, component, needs_kustomize, overlay, shared_part, write_kustomization
 from tests.test_manifests import NEWEST, OLDEST, validate
 
@@ -50,7 +50,7 @@ def rendered(folder: Path, on: list[str], name: str) -> Manifests:
     return Manifests(of_one_run(kustomize(folder)))
 
 
-@pytest.mark.parametrize("on", [[], ["cron"], ["workers"], ["sweep"]])
+@pytest.mark.parametrize("on", [[], *slowly(["cron"], ["workers"], ["sweep"])])
 @pytest.mark.parametrize("name", sorted(OF_SECRETS))
 def test_keys_come_from_a_secret_of_a_person(name: str, on: list[str], tmp_path: Path) -> None:
     """By name and key, and nothing else of the Secret; beside what other components add to the list."""
@@ -70,9 +70,9 @@ def test_keys_come_from_a_secret_of_a_person(name: str, on: list[str], tmp_path:
         ("azure", "azure.workload.identity/client-id", r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"),
     ],
 )
-def test_the_account_acts_as_one_of_the_cloud(name: str, key: str, pattern: str, tmp_path: Path) -> None:
+def test_the_account_acts_as_one_of_the_cloud(name: str, key: str, pattern: str) -> None:
     """By the annotation that the webhook of the cloud reads; the pod names no key and no Secret."""
-    manifests = component(name, tmp_path)
+    manifests = component(name)
     (account,) = manifests.of_kind("ServiceAccount")
     ((found, value),) = account["metadata"]["annotations"].items()
     assert (found, bool(re.fullmatch(pattern, value))) == (key, True)
@@ -80,7 +80,7 @@ def test_the_account_acts_as_one_of_the_cloud(name: str, key: str, pattern: str,
     assert added(manifests) == []
 
 
-@pytest.mark.parametrize("on", [[], ["cron"]])
+@pytest.mark.parametrize("on", [[], *slowly(["cron"])])
 def test_entra_sees_the_pods_and_not_only_the_job(on: list[str], tmp_path: Path) -> None:
     """Its webhook selects pods by this label, which must be text."""
     key = "azure.workload.identity/use"
@@ -89,9 +89,9 @@ def test_entra_sees_the_pods_and_not_only_the_job(on: list[str], tmp_path: Path)
     assert key not in manifests.workload["metadata"]["labels"]
 
 
-def test_the_way_to_minio_is_open(tmp_path: Path) -> None:
+def test_the_way_to_minio_is_open() -> None:
     """To the port and the namespace of the URL, and for nothing else than without it."""
-    manifests = component("minio", tmp_path)
+    manifests = component("minio")
     match = re.fullmatch(r"http://[a-z-]+\.([a-z-]+)\.svc:(\d+)", manifests.config["AWS_ENDPOINT_URL"])
     assert match
     names = {policy["metadata"]["name"] for policy in base().of_kind("NetworkPolicy")}

@@ -10,6 +10,7 @@ from job import cli
 from job.errors import ExitCode, InvalidSettings
 from job.settings.settings import Settings
 from k8s.render import CannotRender, kustomize, of_one_run
+from tests.conftest import slowly
 from tests.manifests import K8S, Manifests, needs_kustomize, overlay, render, write_kustomization
 
 pytestmark = needs_kustomize
@@ -67,6 +68,7 @@ def test_a_row_that_fails_stops_no_other() -> None:
     assert [rule["action"] for rule in job["podFailurePolicy"]["rules"]] == ["Ignore", "Ignore", "FailIndex"]
 
 
+@pytest.mark.slow
 def test_other_rows_are_another_job(tmp_path: Path) -> None:
     """The rows of a Job that runs never change under it; comments are none of them."""
     names = {
@@ -101,6 +103,7 @@ def test_the_name_of_a_sweep_is_part_of_those_of_its_runs(tmp_path: Path) -> Non
     assert names == [f"seeds-{Settings(seed=seed).fingerprint()}" for seed in (1, 2)]
 
 
+@pytest.mark.slow
 def test_a_sweep_can_be_on_a_schedule(tmp_path: Path) -> None:
     """Each slot is a name for its runs; a row may not have another."""
     manifests = sweep_of(write_sweep(tmp_path, components=("sweep", "cron")))
@@ -115,11 +118,17 @@ def test_a_sweep_can_be_on_a_schedule(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "literals", "says"),
     [
-        (ROWS + "THAW_SEED=1", (), "row 3: is the same run as row 0"),
         (ROWS + "THAW_SEDE=1", (), "rows:5: THAW_SEDE: no such setting; did you mean THAW_SEED?"),
-        ("", (), "rows: has no row"),
-        (ROWS, ("THAW_DROPOUT=x", "THAW_WORKERS=2"), "THAW_DROPOUT='x': must be a number"),
-        (ROWS, ("THAW_WORKERS=2",), "the index of a pod is that of its row, and cannot be that of a worker too"),
+        *slowly(
+            (ROWS + "THAW_SEED=1", (), "row 3: is the same run as row 0"),
+            ("", (), "rows: has no row"),
+            (ROWS, ("THAW_DROPOUT=x", "THAW_WORKERS=2"), "THAW_DROPOUT='x': must be a number"),
+            (
+                ROWS,
+                ("THAW_WORKERS=2",),
+                "the index of a pod is that of its row, and cannot be that of a worker too",
+            ),
+        ),
     ],
 )
 def test_wrong_rows_never_reach_the_cluster(rows: str, literals: tuple[str, ...], says: str, tmp_path: Path) -> None:
@@ -136,6 +145,7 @@ def test_rows_and_workers_cannot_share_an_index(tmp_path: Path) -> None:
             sweep_of(write_sweep(tmp_path, components=components))
 
 
+@pytest.mark.slow
 def test_a_sweep_without_rows_is_explained(tmp_path: Path) -> None:
     """And one that is in another controller's Job."""
     folder = write_sweep(tmp_path, configMapGenerator=[])

@@ -38,8 +38,8 @@ def test_every_epoch_is_a_point_at_its_step_and_time(undisturbed_run: Undisturbe
 
 
 def test_one_phase_begins_at_its_own_steps(tmp_path: Path) -> None:
-    """Whichever it is; another phase of the settings needs no epoch."""
-    files = dict(tensorboard.event_files([epoch("fine_tune", 0)], {"head": 0.5, "fine_tune": 0.25}, tmp_path))
+    """Whichever it is."""
+    files = dict(tensorboard.event_files([epoch("fine_tune", 0, learning_rate=0.25)], tmp_path))
     assert tuple(files) == tensorboard.NAMES
     _, point = events_of(files["logs/train/events.out.tfevents.thaw"])
     assert (point.step, values_of(point)["epoch_learning_rate"]) == (3, 0.25)

@@ -1,5 +1,6 @@
 """What a person sees of a run on a terminal: recorded events in real pseudo-terminals, and one real run."""
 
+import functools
 import io
 import re
 import signal
@@ -15,13 +16,14 @@ from job.cli import run
 from job.cli.arguments import read
 from job.cli.observers import FollowersLog
 from job.errors import ExitCode, InvalidSettings
-from job.observe import events
+from job.observe import data_events, events
 from job.observe.bar import Terminal
-from job.observe.log import Lines, Quiet
+from job.observe.epoch_table import columns
+from job.observe.log import ConsoleLines, JsonLines, Quiet
 from job.observe.progress import Progress
-from job.observe.terminal import Screen, columns, open_log
+from job.observe.terminal import Screen, open_log
 from job.observe.wording import sentence, short_duration, three_digits
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, slowly
 from tests.terminal import plain, screen, written_in_terminal
 
 AT_60 = """\
@@ -89,6 +91,7 @@ AT_160 = AT_80.replace("mean\n           little", "mean little").replace("the\n 
 COLOR = re.compile(r"\x1b\[(\d+;)*(3|4|9|10)\d(;\d+)*m")
 
 
+@functools.cache
 def shown(columns: int, *flags: str, **variables: str) -> str:
     """All that the recorded run writes."""
     code, written = written_in_terminal(
@@ -103,7 +106,10 @@ def moving(written: str) -> list[str]:
     return [plain(line).strip() for line in re.split(r"[\r\n]", written) if " left" in line or "loading" in line]
 
 
-@pytest.mark.parametrize(("width", "expected"), [(60, AT_60), (80, AT_80), (160, AT_160)])
+@pytest.mark.parametrize(
+    ("width", "expected"),
+    [(80, AT_80), *slowly((60, AT_60), (160, AT_160))],
+)
 def test_a_run_fits_the_terminal(width: int, expected: str) -> None:
     """The exact screen: columns drop out by importance, texts are folded at words, and nothing that moved is left."""
     written = shown(width)
@@ -119,6 +125,7 @@ def test_a_run_fits_the_terminal(width: int, expected: str) -> None:
     assert max(map(len, lines)) < width
 
 
+@pytest.mark.slow
 def test_no_color_is_no_color_and_a_dumb_terminal_has_nothing_that_moves() -> None:
     """NO_COLOR is a convention of many programs."""
     assert COLOR.search(shown(80))
@@ -130,6 +137,7 @@ def test_no_color_is_no_color_and_a_dumb_terminal_has_nothing_that_moves() -> No
     assert screen(dumb, 80)[:-1] == AT_80.splitlines()
 
 
+@pytest.mark.slow
 def test_a_terminal_without_unicode_gets_ascii() -> None:
     """In another encoding, which Python would not write."""
     written = plain(shown(80, PYTHONIOENCODING="ascii"))
@@ -138,7 +146,7 @@ def test_a_terminal_without_unicode_gets_ascii() -> None:
     assert "62 s    64 s     !" in written
 
 
-@pytest.mark.parametrize(("before", "after"), [(80, 60), (60, 80)])
+@pytest.mark.parametrize(("before", "after"), [(80, 60), pytest.param(60, 80, marks=pytest.mark.slow)])
 def test_what_is_written_after_a_change_of_width_has_the_new_width(before: int, after: int) -> None:
     """With headings again, because the columns are others."""
     code, written = written_in_terminal(
@@ -156,6 +164,7 @@ def test_what_is_written_after_a_change_of_width_has_the_new_width(before: int, 
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_what_has_to_be_copied_is_in_one_piece() -> None:
     """Long places are not folded: the terminal itself breaks them; a command has a line for each of its parts."""
     place = f"/runs/{'cats-and-dogs-' * 5}1"
@@ -165,6 +174,7 @@ def test_what_has_to_be_copied_is_in_one_piece() -> None:
     assert lines[lines.index("next") + 1 :][:2] == ["thaw predict IMAGE... \\", f"  --run {place}"]
 
 
+@pytest.mark.slow
 def test_quiet_leaves_warnings_errors_and_the_result() -> None:
     """On a terminal, without anything that moves."""
     written = shown(80, "--quiet")
@@ -178,13 +188,14 @@ def test_quiet_lines_leave_warnings_errors_and_the_result(capsys: pytest.Capture
     """Off a terminal too."""
     log = open_log("auto", Progress(), is_quiet=True)
     log.event(events.RunClaimed("/runs/a", attempt=1, state="prepare"))
-    log.event(events.ClassRare(10, 1, ["owl"]))
+    log.event(data_events.ClassRare(10, 1, ["owl"]))
     log.event(events.RunFinished("/runs/a", 0.9, (0.8, 0.95), 0.1, "ab"))
     log.event(events.RunFailed(exit_code=6, reason="below", hint="more"))
     names = re.findall(r'"event": "(\w+)"', capsys.readouterr().out)
     assert names == ["class_rare", "run_finished", "run_failed"]
 
 
+@pytest.mark.slow
 def test_verbose_on_a_terminal_has_every_fact() -> None:
     """Lines of the log with the bar below, and the closing table."""
     text = plain(shown(200, "--verbose"))
@@ -204,7 +215,7 @@ def test_verbose_and_quiet_exclude_each_other() -> None:
 
 def test_off_a_terminal_verbose_changes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     """JSON has all facts already."""
-    event = events.ClassRare(10, 1, ["owl"])
+    event = data_events.ClassRare(10, 1, ["owl"])
     for is_verbose in (False, True):
         open_log("auto", Progress(), is_verbose=is_verbose).event(event)
     first, second = capsys.readouterr().out.splitlines()
@@ -248,17 +259,17 @@ def test_a_worker_that_follows_has_nothing_that_moves(capsys: pytest.CaptureFixt
             "waiting for attempt 2 of pod-1, which holds the run, at most 1 min 30 s",
         ),
         (events.WaitingForWorkers([1, 3], 60.0), "waiting for other workers (1, 3), at most 1 min"),
-        (events.ClassMissing("test", 1, ["owl"]), "classes without an image in test: 1 (owl)"),
+        (data_events.ClassMissing("test", 1, ["owl"]), "classes without an image in test: 1 (owl)"),
         (
-            events.Duplicates(3, 0, 1234),
+            data_events.Duplicates(3, 0, 1234),
             "the same images are in two splits: train and validation 3, validation and test 1,234; "
             "accuracy is too high then",
         ),
         (
-            events.ImagesSkipped(3, {"truncated": 2, "empty": 1}, ["a.jpg", "b.jpg", "c.jpg"]),
+            data_events.ImagesSkipped(3, {"truncated": 2, "empty": 1}, ["a.jpg", "b.jpg", "c.jpg"]),
             "3 images cannot be read and are left out (truncated 2, empty 1): a.jpg, b.jpg, c.jpg",
         ),
-        (events.Fetched("gs://a", 3, 10, 1.5), "place gs://a, num_files 3, bytes 10, seconds 1.5"),
+        (data_events.Fetched("gs://a", 3, 10, 1.5), "place gs://a, num_files 3, bytes 10, seconds 1.5"),
     ],
 )
 def test_events_are_sentences_or_else_their_facts(event: events.Event, expected: str) -> None:
@@ -300,8 +311,10 @@ def test_what_is_shown_depends_on_format_terminal_and_flags(monkeypatch: pytest.
     monkeypatch.setattr(sys, "stdout", TerminalText())
     assert isinstance(open_log("auto", Progress()), Screen)
     assert isinstance(open_log("auto", Progress(), is_quiet=True), Quiet)
-    for log_format, is_verbose in (("console", False), ("json", False), ("json", True), ("auto", True)):
-        assert isinstance(open_log(log_format, Progress(), is_verbose=is_verbose), Lines)  # type: ignore[arg-type]
+    assert isinstance(open_log("auto", Progress(), is_verbose=True), ConsoleLines)
+    assert isinstance(open_log("console", Progress()), ConsoleLines)
+    for is_verbose in (False, True):
+        assert isinstance(open_log("json", Progress(), is_verbose=is_verbose), JsonLines)
 
 
 @pytest.mark.slow

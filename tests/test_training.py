@@ -12,10 +12,10 @@ import tensorflow as tf
 from job.data.splits import Splits, load_splits
 from job.errors import TrainingDiverged
 from job.model.classifier import Classifier
-from job.observe.events import EpochDone, StepDone
+from job.observe.events import EpochFinished, StepDone
 from job.observe.ledger import Ledger
 from job.phases import Phase
-from job.train.loop import START, Position, train_phase
+from job.train.loop import Position, train_phase
 from job.train.loss import loss_of, predicted_classes
 from job.train.state import PhaseState
 from job.train.step import Recipe
@@ -33,7 +33,7 @@ def splits(prepared: Path) -> Splits:
     return load_splits(shapes.request(prepared), check_stop=lambda: None)
 
 
-Facts = list[StepDone | EpochDone]
+Facts = list[StepDone | EpochFinished]
 
 
 def new_state(name: str, *, dropout: float = 0.2, epochs: int = 2) -> PhaseState:
@@ -41,6 +41,7 @@ def new_state(name: str, *, dropout: float = 0.2, epochs: int = 2) -> PhaseState
     return PhaseState(build(dropout=dropout), phase)
 
 
+START = Position()
 PLAIN = Recipe(16, 0, xla=False)
 WEIGHTED = Recipe(16, 0, xla=False, class_weights=(0.625, 2.5))
 
@@ -95,8 +96,8 @@ def test_facts_come_in_order_and_count_every_step(splits: Splits) -> None:
     facts = train(new_state("head"), splits)
     kinds = [(type(fact).__name__, fact.epoch, fact.step) for fact in facts]
     assert kinds == [
-        ("StepDone", 0, 1), ("StepDone", 0, 2), ("StepDone", 0, 3), ("EpochDone", 0, 3),
-        ("StepDone", 1, 4), ("StepDone", 1, 5), ("StepDone", 1, 6), ("EpochDone", 1, 6),
+        ("StepDone", 0, 1), ("StepDone", 0, 2), ("StepDone", 0, 3), ("EpochFinished", 0, 3),
+        ("StepDone", 1, 4), ("StepDone", 1, 5), ("StepDone", 1, 6), ("EpochFinished", 1, 6),
     ]  # fmt: skip
     steps = [fact for fact in facts if isinstance(fact, StepDone)]
     assert [step.is_first for step in steps] == [True] + [False] * 5
@@ -118,15 +119,15 @@ def test_a_phase_continued_at_any_step_ends_with_the_same_bits(
 ) -> None:
     """In the middle of an epoch, at its end before validation, and in the next one."""
     whole = new_state(phase)
-    epochs = [fact for fact in train(whole, splits, recipe=recipe) if isinstance(fact, EpochDone)]
+    epochs = [fact for fact in train(whole, splits, recipe=recipe) if isinstance(fact, EpochFinished)]
 
     first = new_state(phase)
     facts = train(first, splits, recipe=recipe, max_steps=stop_after)
-    finished = [fact for fact in facts if isinstance(fact, EpochDone)]
+    finished = [fact for fact in facts if isinstance(fact, EpochFinished)]
     second = new_state(phase)
     second.load(first.arrays(), step=stop_after)
     rest = train(second, splits, recipe=recipe, position=Position(history=finished, step=stop_after))
-    finished += [fact for fact in rest if isinstance(fact, EpochDone)]
+    finished += [fact for fact in rest if isinstance(fact, EpochFinished)]
 
     assert second.classifier.digest() == whole.classifier.digest()
     names = ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
@@ -134,11 +135,12 @@ def test_a_phase_continued_at_any_step_ends_with_the_same_bits(
         assert [getattr(fact, name) for name in names] == [getattr(expected, name) for name in names]
 
 
+@pytest.mark.slow
 def test_accuracy_is_that_of_the_model_on_the_split(splits: Splits) -> None:
     """What an epoch reports is what counting over the validation images gives."""
     state = new_state("fine_tune")
     last = train(state, splits)[-1]
-    assert isinstance(last, EpochDone)
+    assert isinstance(last, EpochFinished)
     logits, labels = [], []
     for images, batch_labels in splits.validation.batches(16):
         logits.append(state.classifier.logits(state.classifier.features(images)))
@@ -152,7 +154,7 @@ def test_the_head_learns(splits: Splits) -> None:
     """Loss falls well below chance on shapes that are easy."""
     facts = train(new_state("fine_tune", epochs=12), splits)
     last = facts[-1]
-    assert isinstance(last, EpochDone)
+    assert isinstance(last, EpochFinished)
     assert last.train_loss < 0.3
     assert last.validation_accuracy > 0.9
 
@@ -195,6 +197,6 @@ def test_xla_computes_the_same(splits: Splits) -> None:
     losses = []
     for xla in (False, True):
         last = train(new_state("head", dropout=0.0, epochs=1), splits, recipe=Recipe(16, 0, xla=xla))[-1]
-        assert isinstance(last, EpochDone)
+        assert isinstance(last, EpochFinished)
         losses.append(last.train_loss)
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)

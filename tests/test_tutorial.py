@@ -59,6 +59,7 @@ def server(model: Path) -> Iterator[str]:
         process.wait()
 
 
+@pytest.mark.slow
 def test_the_server_answers_as_the_report_does(server: str, undisturbed_run: Undisturbed) -> None:
     """Label, and a probability for each class by its name; what is no image is refused, and the next is answered."""
     expected = json.loads(undisturbed_run[0].read("report/report.json").data)["predictions"][:3]

@@ -83,14 +83,14 @@ def test_only_a_stranger_beside_the_files_of_the_run_is_a_fault(ask: Callable[..
 
 
 def test_a_finished_run_without_digests_does_not_pass(ask: Callable[..., Any], copied: Path) -> None:
-    """As earlier versions left it: nothing says that its model is the one that was written."""
+    """Nothing says that its model is the one that was written."""
     record = json.loads((copied / "run.json").read_text()) | {"files": {}}
     (copied / "run.json").write_text(json.dumps(record))
-    code, found, whole = ask(copied)
+    code, found, _ = ask(copied)
     assert (code, found["model/model.keras"]) == (4, "not named")
-    assert "a version that kept no digests" in whole["summary"]
 
 
+@pytest.mark.slow
 def test_a_run_that_is_not_done_is_looked_at_as_it_is(ask: Callable[..., Any], small: Small, tmp_path: Path) -> None:
     """Its checkpoints are verified; a run that is not there is an error."""
     store = LocalStore(tmp_path / "runs/small")
@@ -113,6 +113,7 @@ def test_a_checkpoint_that_is_pruned_meanwhile_is_not_missing(copied: Path, tmp_
     assert {each.condition for each in look(store, before, tmp_path / "object")} == {"ok"}
 
 
+@pytest.mark.slow
 def test_a_run_in_a_bucket_is_verified_by_a_process_without_tensorflow(
     undisturbed_run: Undisturbed, gcs: GcsServer, copied: Path, tmp_path: Path
 ) -> None:

@@ -10,7 +10,7 @@ import yaml
 from job.errors import ExitCode
 from job.workers.addresses import MARK, Addresses
 from k8s.render import CannotRender, kustomize, of_one_run, shared_by_runs
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, slowly
 from tests.manifests import (
     JOB_SET_NAME,
     OVERLAYS,
@@ -82,7 +82,10 @@ def test_these_overlays_have_workers() -> None:
     assert [name for name in OVERLAYS if overlay(name).settings.workers > 1] == OF_WORKERS
 
 
-@pytest.mark.parametrize(("workers", "devices"), [(1, 1), (3, 1), (2, 4), (8, 8)])
+@pytest.mark.parametrize(
+    ("workers", "devices"),
+    [(3, 1), *slowly((1, 1), (2, 4), (8, 8))],
+)
 def test_one_setting_is_the_number_of_workers_everywhere(workers: int, devices: int, tmp_path: Path) -> None:
     """Also where the component that has another is in the same file."""
     literals = (f"THAW_WORKERS={workers}", f"THAW_DEVICES={devices}", "THAW_BATCH_SIZE=64")
@@ -99,9 +102,9 @@ def test_another_number_is_the_same_run_in_a_job_that_cannot_be_changed_to_it(tm
     assert two.job["template"] != three.job["template"]
 
 
-def test_the_numbers_of_the_component_are_for_two(tmp_path: Path) -> None:
+def test_the_numbers_of_the_component_are_for_two() -> None:
     """Without k8s/render.py too, and with the settings of the program."""
-    plain = component("workers", tmp_path)
+    plain = component("workers")
     assert plain.job["completions"] == plain.job["parallelism"] == plain.settings.workers == 2
 
 
@@ -192,8 +195,10 @@ def test_workers_of_a_slot_are_those_of_the_schedule(tmp_path: Path) -> None:
     ("resource", "components", "literals", "message"),
     [
         ("overlays/gke", (), ["THAW_WORKERS=2"], "the pods of this Job have no index"),
-        ("overlays/cron", (), ["THAW_WORKERS=2"], "the pods of this CronJob have no index"),
-        ("overlays/jobset", ("cron",), [], "also has JobSet thaw"),
+        *slowly(
+            ("overlays/cron", (), ["THAW_WORKERS=2"], "the pods of this CronJob have no index"),
+            ("overlays/jobset", ("cron",), [], "also has JobSet thaw"),
+        ),
     ],
 )
 def test_a_job_that_cannot_have_workers_is_refused(
@@ -247,7 +252,7 @@ def test_a_train_job_is_the_run_of_a_job(name: str, same: str) -> None:
     assert kubeflow.labels["trainer.kubeflow.org/trainjob-ancestor-step"] == "trainer"
 
 
-@pytest.mark.parametrize("name", ["gke-workers-kueue", "jobset", "kubeflow"])
+@pytest.mark.parametrize("name", ["gke-workers-kueue", *slowly("jobset", "kubeflow")])
 def test_kueue_admits_all_pods_or_none(name: str, tmp_path: Path) -> None:
     """By the label of what makes them. A pod that had it would wait alone."""
     folder = write_overlay(tmp_path, resource=f"overlays/{name}", components=("kueue",))
@@ -257,9 +262,9 @@ def test_kueue_admits_all_pods_or_none(name: str, tmp_path: Path) -> None:
     assert "kueue.x-k8s.io/job-min-parallelism" not in run.workload["metadata"].get("annotations", {})
 
 
-def test_many_gpus_have_what_each_of_them_needs(tmp_path: Path) -> None:
+def test_many_gpus_have_what_each_of_them_needs() -> None:
     """Memory and CPUs as the base has for one; /dev/shm is memory of the pod, and is bounded."""
-    many, one = component("gpu-many", tmp_path), base()
+    many, one = component("gpu-many"), base()
     resources, gib = many.container["resources"], 2**30
     gpus = int(resources["limits"]["nvidia.com/gpu"])
     assert gpus in (2, 4, 8)
@@ -274,9 +279,9 @@ def test_many_gpus_have_what_each_of_them_needs(tmp_path: Path) -> None:
     assert resources["limits"]["memory"] == resources["requests"]["memory"]
 
 
-def test_only_worker_0_is_a_target_of_prometheus(tmp_path: Path) -> None:
+def test_only_worker_0_is_a_target_of_prometheus() -> None:
     """A target that nothing serves would be down. Pods without an index stay; no alert asks who is up."""
-    (monitor,) = component("monitoring", tmp_path).of_kind("PodMonitor")
+    (monitor,) = component("monitoring").of_kind("PodMonitor")
     (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
     (drop,) = [rule for rule in endpoint["relabelings"] if rule.get("action") == "drop"]
     assert drop["sourceLabels"] == [f"__meta_kubernetes_pod_label_{re.sub(r'[^a-z]', '_', INDEX)}"]
@@ -288,7 +293,7 @@ def test_only_worker_0_is_a_target_of_prometheus(tmp_path: Path) -> None:
     ]
     relabelings = yaml.safe_load(config)["scrape_configs"][0]["relabel_configs"]
     assert {"source_labels": drop["sourceLabels"], "regex": drop["regex"], "action": "drop"} in relabelings
-    (rules,) = component("monitoring", tmp_path).of_kind("PrometheusRule")
+    (rules,) = component("monitoring").of_kind("PrometheusRule")
     expressions = [rule["expr"] for group in rules["spec"]["groups"] for rule in group["rules"]]
     assert not [expression for expression in expressions if re.search(r"\b(up|absent\w*)\b", expression)]
 
@@ -300,17 +305,17 @@ def test_no_pod_is_killed_for_a_port_that_it_does_not_serve(name: str) -> None:
 
 
 @every_overlay_of_workers
-def test_alerts_about_jobs_know_those_of_workers(name: str, tmp_path: Path) -> None:
+def test_alerts_about_jobs_know_those_of_workers(name: str) -> None:
     """They recognize a Job of ours by its name."""
-    (rules,) = component("monitoring", tmp_path).of_kind("PrometheusRule")
+    (rules,) = component("monitoring").of_kind("PrometheusRule")
     patterns = set(re.findall(r'job_name=~"([^"]+)"', yaml.safe_dump(rules, width=10_000)))
     assert patterns
     assert all(re.fullmatch(pattern, job_name(overlay(name))) for pattern in patterns)
 
 
-def test_a_worker_that_lost_another_can_start_again_in_its_pod(tmp_path: Path) -> None:
+def test_a_worker_that_lost_another_can_start_again_in_its_pod() -> None:
     """At that code and no other, which the Job must see."""
-    (rule,) = component("restart-in-place", tmp_path).container["restartPolicyRules"]
+    (rule,) = component("restart-in-place").container["restartPolicyRules"]
     assert rule == {"action": "Restart", "exitCodes": {"operator": "In", "values": [ExitCode.PEER_LOST]}}
 
 

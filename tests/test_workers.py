@@ -217,6 +217,7 @@ def test_what_worker_0_told_is_heard_whenever(start: Workers) -> None:
     assert [worker.until("heard")["content"] for worker in workers[1:]] == [{"accuracy": 0.5}] * 2
 
 
+@pytest.mark.slow
 def test_dismissed_workers_may_go(start: Workers) -> None:
     workers = met(start)
     workers[0].told("dismiss").told("tell")
@@ -231,6 +232,7 @@ def test_dismissed_workers_may_go(start: Workers) -> None:
     assert workers[0].ended()[0] == 42
 
 
+@pytest.mark.slow
 def test_one_that_hangs_after_a_loss_is_stuck(start: Workers) -> None:
     workers = met(start, 2, times={"leave": 0.2})
     workers[0].told("hang")
@@ -240,6 +242,7 @@ def test_one_that_hangs_after_a_loss_is_stuck(start: Workers) -> None:
     assert workers[0].process.wait(PATIENCE_SECONDS) == 99
 
 
+@pytest.mark.slow
 def test_one_that_hangs_after_a_stop_was_interrupted(start: Workers) -> None:
     workers = met(start, 2, times={"leave": 0.2})
     workers[1].told("hang").signalled(signal.SIGTERM)
@@ -260,12 +263,14 @@ def test_worker_0_names_who_did_not_come(start: Workers) -> None:
     assert other.ended() == (45, f"worker 0 ended with exit code 46: {message}")
 
 
+@pytest.mark.slow
 def test_a_worker_names_the_address_where_nobody_answers(start: Workers, port: int) -> None:
     code, message = start(1, wait_seconds=1).ended()
     assert code == 45
     assert message.startswith(f"worker 0 did not answer at localhost:{port} within 1 s: ")
 
 
+@pytest.mark.slow
 def test_a_host_that_does_not_resolve_is_not_there_yet(start: Workers) -> None:
     code, message = start(1, hosts=["nowhere.invalid", "localhost", "localhost"], wait_seconds=1).ended()
     assert (code, "nowhere.invalid" in message) == (45, True)
@@ -303,6 +308,7 @@ def test_one_that_goes_away_while_the_ports_are_tried_may_come_again(start: Work
         worker.until("met")
 
 
+@pytest.mark.slow
 def test_a_second_process_learns_why_it_waits(start: Workers) -> None:
     start(0, 2, before=["pause"])
     start(1, 2).until("greeted")
@@ -310,6 +316,7 @@ def test_a_second_process_learns_why_it_waits(start: Workers) -> None:
     assert (code, message.endswith("it refused: another process is worker 1 already")) == (45, True)
 
 
+@pytest.mark.slow
 def test_worker_0_may_not_begin_anew_under_one_that_has_its_greeting(start: Workers) -> None:
     """What it greets with may be older than what the new one knows."""
     leader, other = start(0), start(1)
@@ -445,7 +452,11 @@ NONSENSE: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("nonsense", "how"), NONSENSE, ids=range(len(NONSENSE)))
+@pytest.mark.parametrize(
+    ("nonsense", "how"),
+    [*NONSENSE[:-1], pytest.param(*NONSENSE[-1], marks=pytest.mark.slow)],
+    ids=range(len(NONSENSE)),
+)
 def test_nothing_of_a_worker_is_believed(start: Workers, port: int, nonsense: dict[str, Any], how: str) -> None:
     """One that is among them and sends nonsense is lost; text is one line that can be printed."""
     leader = start(0, 2)

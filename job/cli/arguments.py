@@ -124,12 +124,11 @@ def read(parser: Parser, options: type[Options], words: Sequence[str], environ: 
         variables |= environment.from_file(path, problems)
     variables |= environment.from_environment(environ, problems if needs_settings else [])
     chosen = variables | {field: given.pop(field) for field in [*given] if field not in flags}
-    if needs_settings:
-        chosen = {**vertex.place(environ, chosen, problems), **chosen}
-        chosen = dict(sweep.chosen(chosen, environ, problems))
     given = {field: variables[flag.setting] for field, flag in flags.items() if flag.setting in variables} | given
     values: dict[str, Any] = {}
     if needs_settings:
+        chosen = {**vertex.place(environ, chosen, problems), **chosen}
+        chosen = dict(sweep.chosen(chosen, environ, problems))
         settings = environment.validated(Settings, chosen, problems)
         values = {field: default_of(settings) if settings else None for field, default_of in derived.items()}
         if takes_settings:

@@ -1,4 +1,4 @@
-"""The store of a place that a question is about, which says so when it does not answer."""
+"""Opens the store of a question. While the store does not answer, standard error says so."""
 
 import sys
 from collections.abc import Callable
@@ -10,29 +10,29 @@ from job.storage.protocol import Unobserved
 
 
 class StoreWaits:
-    """What a store reports of its waits, as events."""
+    """Makes events of the waits that a store reports."""
 
-    def __init__(self, tell: Callable[[events.Event], object]) -> None:
-        self._tell = tell
+    def __init__(self, report: Callable[[events.Event], object]) -> None:
+        self._report = report
 
     def waiting(self, lock: str, at_most_seconds: float) -> None:
-        self._tell(events.WaitingForLock(lock, at_most_seconds))
+        self._report(events.WaitingForLock(lock, at_most_seconds))
 
     def unanswered(self, reason: str, at_most_seconds: float) -> None:
-        self._tell(events.WaitingForStore(reason, at_most_seconds))
+        self._report(events.WaitingForStore(reason, at_most_seconds))
 
 
-class Telling(StoreWaits, Unobserved):
-    """Tells a person why nothing happens, on standard error: the answer is on the other one."""
+class WaitWarnings(StoreWaits, Unobserved):
+    """Warns of waits on standard error: standard output has the answer alone."""
 
     def __init__(self) -> None:
-        super().__init__(_tell)
+        super().__init__(_warn)
 
 
 def open_asked(uri: str) -> ObjectStore:
     """The store of a place, as `open_store` opens it."""
-    return open_store(uri, observer=Telling())
+    return open_store(uri, observer=WaitWarnings())
 
 
-def _tell(event: events.Event) -> None:
+def _warn(event: events.Event) -> None:
     print(f"warning: {printable(sentence(event))}", file=sys.stderr, flush=True)

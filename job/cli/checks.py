@@ -17,18 +17,12 @@ from job.data.files.names import is_place
 from job.data.split_spec import SPLIT_NAMES
 from job.data.tfds import prepared
 from job.errors import DiskTooSmall, MemoryExhausted, ThawError, WeightsUnusable
-from job.run import room
-from job.run.room import Room
+from job.run import disk_space
+from job.run.disk_space import Space
 from job.settings import machine
 from job.settings.resources import Need
 from job.settings.settings import Settings
-from job.storage import (
-    MISSING,
-    ObjectStore,
-    check_conditional_writes,
-    probe,
-    scratch,
-)
+from job.storage import MISSING, ObjectStore, check_conditional_writes, probe, scratch
 from job.storage.uri import is_bucket
 from job.workers.share import Share
 
@@ -75,7 +69,7 @@ def data(settings: Settings) -> Check:
     builder, is_prepared = find_builder(settings.dataset, settings.data_dir)
     if not is_prepared:
         text = f"{settings.dataset}: not here; a start would download or make it"
-        is_near = room.is_with_the_cache(settings, Path(builder.data_dir_root))
+        is_near = disk_space.is_with_the_cache(settings, Path(builder.data_dir_root))
         facts = {"examples": {}, "fetch_bytes": download_bytes(builder) if is_near else 0}
         return Check("data", "ok", text, facts=facts)
     return _judged(settings, builder, f"prepared: {settings.dataset} in {place}", Path.is_file)
@@ -91,23 +85,18 @@ def _own_images(settings: Settings) -> Check:
     with scratch.folder(settings.cache_dir) as folder:
         if is_bucket(place):
             store, name, files = remote.look(place)
-            to_fetch = mirror.missing_bytes(mirror.folder_of_copies(settings.cache_dir, f"images of {place}"), files)
+            to_fetch = mirror.missing_bytes(mirror.folder_of_images(settings.cache_dir, place), files)
             if name:
-                facts = {"examples": {}, "fetch_bytes": to_fetch}
-                return Check("data", "ok", f"to be fetched: {place}", facts=facts)
+                return Check("data", "ok", f"to be fetched: {place}", facts={"examples": {}, "fetch_bytes": to_fetch})
             listing = places.listed(place, remote.RemoteFiles(store, files), labels, classes)
         else:
             listing = places.open_place(place, labels=labels, classes=classes, scratch=folder)
         judged = judge(listing, settings.specs())
         check_whole_splits(listing, judged)
-    sizes = {
-        name: sum(part.stop - part.start for part in parts) for name, parts in zip(SPLIT_NAMES, judged[1], strict=True)
-    }
-    counted = ", ".join(f"{name} {count:,}" for name, count in sizes.items())
-    text = (
-        f"{len(listing.images):,} images of {len(listing.class_names):,} classes, read as {listing.layout} ({counted})"
-    )
-    return Check("data", "ok", text, facts={"examples": sizes, "fetch_bytes": to_fetch})
+    of_splits = zip(SPLIT_NAMES, judged[1], strict=True)
+    sizes = {name: sum(part.stop - part.start for part in parts) for name, parts in of_splits}
+    text = f"{len(listing.images):,} images of {len(listing.class_names):,} classes, read as {listing.layout}"
+    return _of_splits(text, sizes, fetch_bytes=to_fetch)
 
 
 def _data_in_mirror(settings: Settings, place: str) -> Check:
@@ -126,12 +115,8 @@ def _data_in_mirror(settings: Settings, place: str) -> Check:
         if not is_prepared:
             text = f"{settings.dataset}: not in {place} as it is asked for; a start would download or make it"
             return Check("data", "ok", text, facts={"examples": {}})
-        found = _judged(
-            settings,
-            builder,
-            f"a mirror, to be fetched: {settings.dataset} in {place}",
-            lambda path: path.relative_to(folder).as_posix() in names,
-        )
+        text = f"a mirror, to be fetched: {settings.dataset} in {place}"
+        found = _judged(settings, builder, text, lambda path: path.relative_to(folder).as_posix() in names)
         to_fetch = mirror.missing_bytes(mirror.folder_of_copies(settings.cache_dir, place), names)
         return replace(found, facts={**found.facts, "fetch_bytes": to_fetch})
 
@@ -142,8 +127,12 @@ def _judged(settings: Settings, builder: Any, text: str, is_there: Callable[[Pat
     specs = settings.specs()
     judge(builder, specs, cache=settings.cache, is_there=is_there)
     sizes = {name: builder.info.splits[spec].num_examples for name, spec in zip(SPLIT_NAMES, specs, strict=True)}
+    return _of_splits(text, sizes)
+
+
+def _of_splits(text: str, sizes: Mapping[str, int], **facts: int) -> Check:
     counted = ", ".join(f"{name} {count:,}" for name, count in sizes.items())
-    return Check("data", "ok", f"{text} ({counted})", facts={"examples": sizes})
+    return Check("data", "ok", f"{text} ({counted})", facts={"examples": sizes, **facts})
 
 
 def weights(settings: Settings) -> Check:
@@ -164,10 +153,10 @@ def weights(settings: Settings) -> Check:
     return Check("weights", "ok", f"a file of {size(path.stat().st_size)}: {path}")
 
 
-def device(settings: Settings, environ: Mapping[str, str]) -> Check:
+def device(settings: Settings) -> Check:
     """What the network would run on. TensorFlow is not asked. Raises DeviceUnavailable."""
     if settings.device == "gpu":
-        machine.check_gpu(environ)
+        machine.check_gpu()
     found = machine.accelerators() if settings.device != "cpu" else []
     return Check("device", "ok", ", ".join(found) or f"{machine.processor()}, no GPU", facts={"accelerators": found})
 
@@ -199,12 +188,12 @@ def workers(settings: Settings, num_devices: int) -> Check:
 def memory(need: Need | None) -> Check:
     """Whether the estimate fits into what is free."""
     free, hint = machine.available_memory_bytes(), "a smaller THAW_BATCH_SIZE, or a larger limit"
-    return _compared(Room("memory", need.memory if need else None, free, "free here", hint), "warning")
+    return _compared(Space("memory", need.memory if need else None, free, "free here", hint), "warning")
 
 
 def device_memory(settings: Settings, need: Need | None) -> list[Check]:
     """Whether images that are to be kept on the GPU fit there; of one process."""
-    found = room.of_device(settings, need)
+    found = disk_space.of_device(settings, need)
     return [] if found is None else [_compared(found, "failed", exit_code=int(MemoryExhausted.exit_code))]
 
 
@@ -214,11 +203,11 @@ def disks(settings: Settings, need: Need | None, to_fetch: int) -> list[Check]:
         scratch.check(settings.cache_dir)
     except ThawError as error:
         return [Check("scratch disk", "failed", error.message, error.hint, int(error.exit_code))]
-    return [_compared(found, "failed") for found in room.rooms(settings, need, to_fetch=to_fetch)]
+    return [_compared(found, "failed") for found in disk_space.spaces(settings, need, to_fetch=to_fetch)]
 
 
 def _compared(
-    found: Room, otherwise: Literal["failed", "warning"], *, exit_code: int = int(DiskTooSmall.exit_code)
+    found: Space, otherwise: Literal["failed", "warning"], *, exit_code: int = int(DiskTooSmall.exit_code)
 ) -> Check:
     facts = {"needed_bytes": found.needed, "free_bytes": found.left}
     if not found.is_enough:

@@ -10,7 +10,7 @@ from rich.table import Table
 from job.cli import page_file
 from job.cli.arguments import AsJson, CacheDir, CommandOptions, Flag, Place
 from job.cli.asked import open_asked
-from job.cli.tables import duration, plain, setting_text, show, table
+from job.cli.tables import digits, duration, plain, setting_text, show, table
 from job.errors import ExitCode
 from job.report.significance import METHODS
 from job.run import comparison
@@ -41,14 +41,13 @@ class Options(CommandOptions):
 
 def answer(options: Options) -> ExitCode:
     """Show the comparison. Raises RunUnavailable when a run does not exist, RecordDamaged, StorageError."""
-    if options.page is not None:
-        page_file.check(options.page)
+    page_file.check(options.page)
     with scratch.folder(options.cache_dir) as folder:
         content = comparison.compare([comparison.read(open_asked(run), folder) for run in options.runs])
     if options.page is not None:
         from job.report import comparison_page
 
-        page_file.write(options.page, comparison_page.page(content).encode())
+        page_file.write(options.page, comparison_page.page(content))
     show(content, _as_table(content), as_json=options.as_json)
     return ExitCode.COMPLETE
 
@@ -74,9 +73,9 @@ def _results(runs: Sequence[Mapping[str, Any]]) -> Table:
     for run in runs:
         interval = run["test_accuracy_interval"]
         rows.add_row(
-            str(run["number"]), plain(run["run_id"]), plain(run["state"]), _digits(run["test_accuracy"]),
-            f"{interval[0]:.4f} to {interval[1]:.4f}" if interval else "", _digits(run["test_loss"]),
-            _digits(run["auroc"]), str(run["num_epochs"]), duration(run["time_seconds"]), f"{run['goodput_ratio']:.0%}",
+            str(run["number"]), plain(run["run_id"]), plain(run["state"]), digits(run["test_accuracy"]),
+            f"{interval[0]:.4f} to {interval[1]:.4f}" if interval else "", digits(run["test_loss"]),
+            digits(run["auroc"]), str(run["num_epochs"]), duration(run["time_seconds"]), f"{run['goodput_ratio']:.0%}",
             (run["model_sha256"] or "")[:12],
         )  # fmt: skip
     return rows
@@ -104,7 +103,3 @@ def _tests(tests: Sequence[Mapping[str, Any]]) -> Table:
             f"{test['only_run_right']:,}", f"{test['p_value']:.3g}", *holm, test["method"],
         )  # fmt: skip
     return rows
-
-
-def _digits(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"

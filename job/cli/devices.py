@@ -73,8 +73,8 @@ def num_devices(settings: Settings, environ: Mapping[str, str]) -> int:
 def flags_of(settings: Settings, count: int, *, may_choose_port: bool) -> list[list[str]]:
     """The settings by which each of `count` processes of this machine differs, as flags.
 
-    A port that nobody has named is chosen where all processes are on this machine: at random, because another run that
-    starts at the same time opens its ports only later. Raises InvalidSettings when there are more processes than
+    With `may_choose_port` a free port is chosen where all processes are on this machine: at random, because another run
+    that starts at the same time opens its ports only later. Raises InvalidSettings when there are more processes than
     workers or ports can be.
     """
     hosts = settings.addresses().hosts
@@ -188,17 +188,16 @@ def _wait(
         time.sleep(LOOK_SECONDS)
     codes = [process.wait() for process in processes]
     if is_stopping:
-        # It was told before it could listen.
+        # The signal came before the process had a handler for it.
         codes = [int(ExitCode.INTERRUPTED) if code == -SIGTERM else code for code in codes]
     return [code if code >= 0 else KILLED - code for code in codes]
 
 
 def summed_up(codes: Sequence[int]) -> int:
     """The exit code of all: that of the cause, if one failed by itself, and not because another did."""
-    if not any(codes):
-        return ExitCode.COMPLETE
-    causes = [code for code in codes if code not in (ExitCode.COMPLETE, ExitCode.INTERRUPTED, ExitCode.PEER_LOST)]
-    return next(iter([*causes, *(code for code in (ExitCode.INTERRUPTED, ExitCode.PEER_LOST) if code in codes)]))
+    no_causes = (ExitCode.INTERRUPTED, ExitCode.PEER_LOST, ExitCode.COMPLETE)
+    causes = [code for code in codes if code not in no_causes]
+    return next(code for code in (*causes, *no_causes) if code in codes)
 
 
 def end_with_parent(parent: int) -> None:

@@ -14,12 +14,12 @@ from rich.table import Table
 
 from job.cli import page_file
 from job.cli.arguments import AsJson, Flag, SettingsOptions
-from job.cli.tables import TableConsole, plain, print_json, size, table
-from job.data.files import findings, inspection, survey
+from job.cli.tables import plain, show, size, table
+from job.data.files import inspection, survey
 from job.data.files.names import is_place
 from job.data.files.places import open_place
 from job.data.mirror import Fetching
-from job.data.wording import counted
+from job.data.wording import counted, numbered
 from job.errors import ExitCode, InvalidSettings
 from job.observe.observer import Observers
 from job.settings.fields import LocalPath
@@ -47,8 +47,7 @@ def answer(options: Options) -> ExitCode:
             f"THAW_DATASET={settings.dataset!r} names a TFDS data set, and inspect is for own images",
             hint="thaw plan shows what is known of it; own images are a folder, an archive or a table",
         )
-    if options.page is not None:
-        page_file.check(options.page)
+    page_file.check(options.page)
     request = settings.files_request()
     with scratch.folder(settings.cache_dir) as folder:
         place = _local(settings, folder)
@@ -57,19 +56,15 @@ def answer(options: Options) -> ExitCode:
         )
         with _bar(len(listing.images)) as advance:
             seen = survey.look(listing, advance)
-        judged = findings.judged(
+        content = inspection.content(
             listing, seen, settings.specs(), stratify=request.stratify, skips=settings.on_unreadable == "skip"
         )
-        content = inspection.content(listing, seen, judged)
         if options.page is not None:
             from job.report import contact_sheet
 
             page_file.write(options.page, contact_sheet.page(content, listing, seen))
-    if options.as_json:
-        print_json(content, indent=1)
-    else:
-        TableConsole().print(_as_table(content, options.page))
-    return judged.exit_code
+    show(content, _as_table(content, options.page), as_json=options.as_json)
+    return ExitCode(content["exit_code"])
 
 
 def _local(settings: Settings, folder: Path) -> str:
@@ -95,7 +90,7 @@ def _bar(total: int) -> Iterator[Callable[[], None]]:
 
 def _as_table(content: Mapping[str, Any], page: Path | None) -> Group:
     rows = Table.grid(padding=(0, 2))
-    rows.add_row("images", f"{content['num_images']:,} of {findings.numbered(len(content['classes']), 'class')}")
+    rows.add_row("images", f"{content['num_images']:,} of {numbered(len(content['classes']), 'class')}")
     rows.add_row("in", plain(content["place"], "bold"))
     rows.add_row("read as", plain(content["layout"]))
     if sizes := content["sizes"]:
@@ -110,10 +105,8 @@ def _as_table(content: Mapping[str, Any], page: Path | None) -> Group:
         examples = [plain(f"  {example}", "dim") for example in finding["examples"]]
         hint = [plain(f"hint: {finding['advice']}")] if finding["advice"] else []
         said.add_row(finding["level"], Group(*lines, *examples, *hint))
-    code = content["exit_code"]
-    said.add_row(
-        "exit code", plain(f"{code}, as of a start: {'these images are refused' if code else 'it would begin'}")
-    )
+    means = "these images are refused" if content["exit_code"] else "it would begin"
+    said.add_row("exit code", f"{content['exit_code']}, as of a start: {means}")
     if page is not None:
         said.add_row("page", plain(str(page)))
     return Group(rows, "", _classes(content), "", said)
@@ -127,10 +120,8 @@ def _classes(content: Mapping[str, Any]) -> Table:
     more = content["classes"][MAX_CLASSES:]
     if more:
         shown.add_row(f"and {len(more):,} more")
-    num_unreadable = len(content["unreadable"])
-    shown.add_row(
-        "together", *_numbers(content["num_images"], num_unreadable, *content["splits"].values()), style="bold"
-    )
+    sums = _numbers(content["num_images"], len(content["unreadable"]), *content["splits"].values())
+    shown.add_row("together", *sums, style="bold")
     return shown
 
 

@@ -8,7 +8,7 @@ import itertools
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field, TypeAdapter, ValidationError
@@ -37,19 +37,19 @@ class Labeller:
 
     def __init__(self, store: ObjectStore, record: Record, folder: Path) -> None:
         """The files are verified before anything looks inside; `folder` holds them meanwhile. Raises InputError."""
-        model_file = verified_file(store, record, MODEL, folder / "model.keras")
-        labels_file = verified_file(store, record, LABELS, folder / "labels.json")
-        try:
-            self.class_names = TypeAdapter(list[str]).validate_json(labels_file.read_bytes(), strict=True)
-        except ValidationError as error:
-            raise InputError(f"{LABELS} is not a list of names: {error.errors()[0]['msg']}") from error
-        self._threshold = DEFAULT_THRESHOLD
-        if THRESHOLD in record.files:
-            threshold_file = verified_file(store, record, THRESHOLD, folder / "threshold.json")
+
+        def content(name: str, kind: Any, expected: str) -> Any:
+            data = verified_file(store, record, name, folder / Path(name).name).read_bytes()
             try:
-                self._threshold = TypeAdapter(Probability).validate_json(threshold_file.read_bytes(), strict=True)
+                return TypeAdapter(kind).validate_json(data, strict=True)
             except ValidationError as error:
-                raise InputError(f"{THRESHOLD} is no threshold: {error.errors()[0]['msg']}") from error
+                raise InputError(f"{name} is {expected}: {error.errors()[0]['msg']}") from error
+
+        model_file = verified_file(store, record, MODEL, folder / Path(MODEL).name)
+        self.class_names: list[str] = content(LABELS, list[str], "not a list of names")
+        self._threshold: float = DEFAULT_THRESHOLD
+        if THRESHOLD in record.files:
+            self._threshold = content(THRESHOLD, Probability, "no threshold")
         network = networks.load_exported(model_file)
         num_classes = max(2, network.output_shape[-1])
         if len(self.class_names) != num_classes:

@@ -18,7 +18,7 @@ from rich.table import Table
 from job.cli import page_file
 from job.cli.arguments import AsJson, CommandOptions, Flag, Place
 from job.cli.asked import open_asked
-from job.cli.tables import COLORS, TableConsole, duration, plain, print_json, setting_text, table
+from job.cli.tables import COLORS, TableConsole, digits, duration, plain, print_json, setting_text, table
 from job.errors import ExitCode, ObjectMissing, RecordDamaged, RunUnavailable, StorageError
 from job.observe import ledger
 from job.report.files import PAGE
@@ -63,8 +63,7 @@ def answer(options: Options) -> ExitCode:
 
     Raises RunUnavailable when the place is a run itself, and StorageError when the names of the runs cannot be read.
     """
-    if options.page is not None:
-        page_file.check(options.page)
+    page_file.check(options.page)
     store, now = open_asked(options.storage_uri), datetime.now(UTC)
     try:
         found = sorted(find(store, now=now), key=ORDERS[options.sort])
@@ -177,11 +176,11 @@ def as_table(rows: list[Row], names: Sequence[str] = ()) -> Table:
         state = row["condition"] if is_over else f"{row['condition']} in {row['state']}"
         if "problem" in row:
             state = f"{state}: {row['problem']}"
-        accuracy, age = row.get("test_accuracy"), row.get("age_seconds")
+        age = row.get("age_seconds")
         shown.add_row(
             plain(row["run_id"]),
             plain(state, COLORS[row["condition"]]),
-            "" if accuracy is None else f"{accuracy:.4f}",
+            digits(row.get("test_accuracy")),
             str(row.get("num_attempts", "")),
             "" if age is None else f"{duration(max(0.0, age))} ago",
             *(plain(setting_text(row["settings"][name])) if "settings" in row else "" for name in names),

@@ -1,4 +1,4 @@
-"""`thaw mirror`: put data, weights and own images into a mirror. What is not here is downloaded first.
+"""`thaw mirror`: put data, weights and own images into a mirror.
 
 The place is tried before anything else: a wrong bucket is reported at once, without TensorFlow and before a download.
 """
@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
+from job.cli import checks
 from job.cli.arguments import AttemptOptions, Flag, Place
 from job.data import filling
 from job.data.files.layout import worth_fetching
@@ -16,8 +17,8 @@ from job.data.files.names import is_place, is_table
 from job.data.files.places import Folder, open_place
 from job.data.files.remote import check_names
 from job.data.tfds import prepared
-from job.errors import InputError, InvalidSettings, WeightsUnusable
-from job.observe.events import MirrorSettings
+from job.errors import InputError, InvalidSettings
+from job.observe.data_events import MirrorSettings
 from job.observe.log import without_native_notes
 from job.observe.observer import Observer
 from job.paths import UnsafeName
@@ -123,8 +124,7 @@ def _check_sources(settings: Settings) -> None:
                 f"{place!r} is a mirror already",
                 hint="give a local place, or none: then data and weights are downloaded",
             )
-    if settings.weights not in ("imagenet", "none") and not Path(settings.weights).expanduser().is_file():
-        raise WeightsUnusable(f"THAW_WEIGHTS={settings.weights!r}: there is no such file", hint="name one, or imagenet")
+    checks.weights(settings)
 
 
 def _weights_file(settings: Settings, folder: Path) -> Path:

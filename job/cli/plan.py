@@ -1,11 +1,9 @@
 """`thaw plan`: what a start with these settings would do, and whether what it needs is there.
 
-The exit code is the one that a start would end with at once, so that a pipeline can ask before it applies: 0 when it
-would start, carry on, or find the run complete.
+The exit code is that of a start, so that a pipeline can ask before it applies.
 """
 
 import dataclasses
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -17,7 +15,7 @@ from job.cli import checks, devices
 from job.cli.arguments import AsJson, Flag, SettingsOptions
 from job.cli.asked import open_asked
 from job.cli.checks import Check
-from job.cli.tables import TableConsole, duration, plain, print_json, table
+from job.cli.tables import duration, plain, setting_text, show, table
 from job.errors import ExitCode, StorageError, Superseded, ThawError
 from job.report.gate import missed_gate
 from job.run import holder, lease, standing
@@ -62,10 +60,8 @@ def answer(options: Options) -> ExitCode:
     found = [] if step.action in ("nothing", "refused") else look(settings, store, record)
     codes = [code for code in (step.exit_code, *(check.exit_code for check in found)) if code]
     exit_code = ExitCode(codes[0]) if codes else ExitCode.COMPLETE
-    if options.as_json:
-        print_json(_as_json(options, store.uri, step, found, exit_code), indent=1)
-    else:
-        TableConsole().print(_as_table(options, store.uri, step, found, exit_code))
+    shown = options, store.uri, step, found, exit_code
+    show(_as_json(*shown), _as_table(*shown), as_json=options.as_json)
     return exit_code
 
 
@@ -115,17 +111,19 @@ def _of_open(record: Record, settings: Settings) -> Next:
 
 def look(settings: Settings, store: ObjectStore, record: Record | None) -> list[Check]:
     """Every check, in the order in which a start would meet what they look at."""
+    storage = checks.attempted("storage", lambda: checks.storage(store))
+    data = checks.attempted("data", lambda: checks.data(settings))
     found = [
-        checks.attempted("storage", lambda: checks.storage(store)),
-        checks.attempted("data", lambda: checks.data(settings)),
+        storage,
+        data,
         checks.attempted("weights", lambda: checks.weights(settings)),
-        checks.attempted("device", lambda: checks.device(settings, os.environ)),
+        checks.attempted("device", lambda: checks.device(settings)),
     ]
-    num_devices = devices.num_devices(settings, os.environ)
+    num_devices = devices.num_devices(settings, {})
     num_processes = settings.workers * num_devices
     if num_processes > 1:
         found.append(checks.workers(settings, num_devices))
-    need = _need(settings, found[1].facts.get("examples", {}), record, num_processes)
+    need = _need(settings, data.facts.get("examples", {}), record, num_processes)
     here = need and dataclasses.replace(
         need,
         memory=(need.memory + _images_again(settings, need)) * num_devices,
@@ -133,13 +131,13 @@ def look(settings: Settings, store: ObjectStore, record: Record | None) -> list[
     )
     return [
         *found, checks.memory(here), *checks.device_memory(settings, need),
-        *checks.disks(settings, here, found[1].facts.get("fetch_bytes", 0)),
+        *checks.disks(settings, here, data.facts.get("fetch_bytes", 0)),
     ]  # fmt: skip
 
 
 def _images_again(settings: Settings, need: Need) -> int:
     """Without a GPU the device of images that are kept there is the memory."""
-    has_gpu = settings.device != "cpu" and bool(machine.visible_gpus(os.environ))
+    has_gpu = settings.device != "cpu" and machine.gpu_memory_bytes() is not None
     return need.images if settings.cache == "device" and not has_gpu else 0
 
 
@@ -151,7 +149,7 @@ def _need(settings: Settings, examples: Mapping[str, int], record: Record | None
         precision: Precision = settings.precision
     else:
         recorded = record.inputs.get("arithmetic", {}).get("precision") if record else None
-        precision = recorded or ("bfloat16" if machine.has_native_bfloat16() else "float32")
+        precision = recorded or ("bfloat16" if machine.has_fast_bfloat16() else "float32")
     return estimate(settings, num_examples=sum(examples.values()), precision=precision, num_workers=num_workers)
 
 
@@ -182,10 +180,9 @@ def _as_table(options: Options, at: str, step: Next, found: list[Check], exit_co
     for name, entry in _values(options).items():
         if not options.shows_all and entry["value"] == defaults[name]:
             continue
-        value = "" if entry["value"] is None else str(entry["value"])
-        value = value.lower() if isinstance(entry["value"], bool) else value
         style = "dim" if entry["origin"] == "default" else ""
-        settings.add_row(f"{name}{' *' if entry['changes_result'] else ''}", plain(value), entry["origin"], style=style)
+        value = plain(setting_text(entry["value"]))
+        settings.add_row(f"{name}{' *' if entry['changes_result'] else ''}", value, entry["origin"], style=style)
     rows = Table.grid(padding=(0, 2))
     failed = " and ".join(check.name for check in found if check.outcome == "failed")
     text = f"end at once because of {failed}; with that mended, {step.text}" if failed else step.text

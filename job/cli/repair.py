@@ -24,16 +24,9 @@ from job.cli.tables import plain, show
 from job.errors import ExitCode, ObjectMissing, PreconditionFailed, RecordDamaged, StorageError, Superseded
 from job.run import record
 from job.run.checkpoint import Inspected, inspect
+from job.run.description import CheckpointName, Description
 from job.run.record import RECORD_NAME
-from job.schema import (
-    CHECKPOINTS,
-    Attempt,
-    CheckpointEntry,
-    CheckpointName,
-    Description,
-    Record,
-    recorded_phases,
-)
+from job.schema import CHECKPOINTS, Attempt, CheckpointEntry, Record, recorded_phases
 from job.storage import MISSING, Digest, ObjectStore, StoredObject, scratch
 
 HOLDER = "repaired"
@@ -142,7 +135,7 @@ def rebuild(found: Sequence[Inspected], place: str, *, fingerprint: str) -> Rebu
     problems = {one.name: problem for one in found if (problem := _problem(one, newest))}
     phases = _phases(newest)
     good = sorted((one for one in found if one.name not in problems), key=lambda one: names[one.name].position(phases))
-    lineages = {names[one.name].lineage for one in good} - {""}
+    lineages = {names[one.name].lineage for one in good}
     # A run deletes what its lineages wrote and its record does not name: so what is not used is named as set aside.
     aside = [one for one in found if one.name in problems and one.name in names and names[one.name].lineage in lineages]
     num_attempts = max(names[one.name].attempt for one in (*good, *aside))

@@ -12,7 +12,7 @@ from job.settings.settings import Settings
 
 
 class Stop(Protocol):
-    """The signals to stop: `observer` is told about the first one; from then on `check` raises Interrupted.
+    """The signals to stop: `observer` gets an event of the first one; from then on `check` raises Interrupted.
 
     `pause` waits for so many seconds, or raises the same.
     """

@@ -71,6 +71,11 @@ def writing() -> Iterator[None]:
         raise Interrupted(f"standard output cannot be written: {error.strerror}", hint="send it elsewhere") from error
 
 
+def digits(value: float | None) -> str:
+    """An accuracy or a loss with four decimals; empty where there is none."""
+    return "" if value is None else f"{value:.4f}"
+
+
 def plain(text: str, style: str = "") -> Text:
     """A name from outside, which may hold anything: no markup, and nothing that moves the cursor."""
     shown = (char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

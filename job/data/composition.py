@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from job.data.wording import counted
+from job.data.wording import counted, some
 from job.errors import InputError
-from job.observe import events
+from job.observe import data_events, events
 
 MAX_CLASSES = 20
 """So many classes are listed one by one; of more, how many there are and the smallest and the largest."""
@@ -115,25 +115,24 @@ class Composition:
         for split, counts in self.counts.items():
             missing = counts == 0 if split == "train" else (counts == 0) & (train > 0)
             if missing.any():
-                yield events.ClassMissing(split, **self._named(missing))
+                yield data_events.ClassMissing(split, **self._named(missing))
         rare = (train > 0) & (train < RARE_EXAMPLES)
         if rare.any():
-            yield events.ClassRare(RARE_EXAMPLES, **self._named(rare))
+            yield data_events.ClassRare(RARE_EXAMPLES, **self._named(rare))
         if any(self.duplicates.values()):
             found = self.duplicates
-            yield events.Duplicates(found["train_validation"], found["train_test"], found["validation_test"])
+            yield data_events.Duplicates(found["train_validation"], found["train_test"], found["validation_test"])
         if self.skipped:
             names = [image.name for image in self.skipped[:MAX_CLASSES]]
-            yield events.ImagesSkipped(len(self.skipped), kinds(image.reason for image in self.skipped), names)
+            yield data_events.ImagesSkipped(len(self.skipped), kinds(image.reason for image in self.skipped), names)
 
     def _named(self, chosen: np.ndarray) -> dict[str, Any]:
         indices = np.flatnonzero(chosen)
         return {"num_classes": len(indices), "classes": [self.class_names[index] for index in indices[:MAX_CLASSES]]}
 
     def _listed(self, chosen: np.ndarray, counts: np.ndarray) -> str:
-        indices = np.flatnonzero(chosen)
-        more = f" and {len(indices) - MAX_CLASSES:,} more" if len(indices) > MAX_CLASSES else ""
-        return ", ".join(f"{self.class_names[index]} ({counts[index]:,})" for index in indices[:MAX_CLASSES]) + more
+        listed = [f"{self.class_names[index]} ({counts[index]:,})" for index in np.flatnonzero(chosen)]
+        return some(listed, most=MAX_CLASSES, shown=str)
 
 
 def kinds(reasons: Iterable[str]) -> dict[str, int]:

@@ -19,8 +19,11 @@ from job.data.images import NOT_KEPT, PARALLEL_DECODES, untuned
 from job.data.pixels import reason_of
 from job.data.tfds.records import cut_short
 
-Failure = Callable[[], BaseException]
 Damaged = dict[str, dict[int, str]]
+"""By split, the index and the reason of each image that could not be decoded."""
+
+Corrupt = Callable[[Damaged], BaseException]
+"""Makes the error that names damaged images."""
 
 CHECK_STOP_SECONDS = 0.1
 CLOSING_SECONDS = 1.0
@@ -46,20 +49,11 @@ class Part:
 class Decoding:
     """The thread, which begins at once; it ends with its work, when this is closed, and when it is garbage.
 
-    `damaged` has by split the index and the reason of each image that could not be decoded so far.
+    `check_stop` is called now and then in each `wait`, and raises to leave it. Without `corrupt`, images that cannot be
+    decoded are no error, only `damaged`.
     """
 
-    def __init__(
-        self,
-        parts: Sequence[Part],
-        check_stop: Callable[[], None],
-        *,
-        corrupt: Callable[[Damaged], BaseException] | None,
-    ) -> None:
-        """`check_stop` is called now and then in each `wait`, and raises to leave it.
-
-        `corrupt` makes the error that names damaged images; without it they are no error, only `damaged`.
-        """
+    def __init__(self, parts: Sequence[Part], check_stop: Callable[[], None], *, corrupt: Corrupt | None) -> None:
         assert all(np.array_equal(np.sort(part.order), np.flatnonzero(part.places != NOT_KEPT)) for part in parts)
         self.check_stop = check_stop
         self.damaged: Damaged = {part.name: {} for part in parts}
@@ -74,26 +68,22 @@ class Decoding:
         return self._state.failure is None and bool(self._state.ready[name].all())
 
     def wait(self, name: str, indices: np.ndarray | None) -> None:
-        """Return when these images of a split are decoded, or all of them; at once when everything is.
+        """Return when these images of a split are decoded, or all of them.
 
         Raises DataCorrupt when an image of any split is known to be damaged, whichever are waited for, and what
         `check_stop` raises.
         """
-        state = self._state
-        if not state.is_complete:
-            chosen = slice(None) if indices is None else indices
-            while not state.wait(name, chosen, CHECK_STOP_SECONDS):
-                self.check_stop()
-            if state.failure is not None:
-                raise state.failure()
+        chosen = slice(None) if indices is None else indices
+        while not self._state.wait(name, chosen, CHECK_STOP_SECONDS):
+            self.check_stop()
+        if self._state.failure is not None:
+            raise self._state.failure()
 
     def wait_in_batch(self, name: str, indices: np.ndarray) -> None:
         """The same in a thread of TensorFlow's, where no stop is seen. Raises RuntimeError if they never will be."""
-        state = self._state
-        if not state.is_complete:
-            state.wait(name, indices, None)
-            if state.failure is not None:
-                raise RuntimeError("images of a batch are not decoded, and will not be")
+        self._state.wait(name, indices, None)
+        if self._state.failure is not None:
+            raise RuntimeError("images of a batch are not decoded, and will not be")
 
     def close(self) -> None:
         """End the thread, wherever it is; what is not decoded by now never will be."""
@@ -109,12 +99,8 @@ class _State:
         self.ready = ready
         self._num_missing = sum(int((~found).sum()) for found in ready.values())
         self.is_over = self._num_missing == 0
-        self.failure: Failure | None = None
+        self.failure: Callable[[], BaseException] | None = None
         self._changed = threading.Condition()
-
-    @property
-    def is_complete(self) -> bool:
-        return self.is_over and self.failure is None
 
     def wait(self, name: str, indices: np.ndarray | slice, timeout: float | None) -> bool:
         """Whether there is nothing left to wait for, after at most `timeout` seconds."""
@@ -128,7 +114,7 @@ class _State:
             self.is_over = self.is_over or self._num_missing == 0
             self._changed.notify_all()
 
-    def end(self, failure: Failure) -> None:
+    def end(self, failure: Callable[[], BaseException]) -> None:
         """The first end counts, which may be that the work was done."""
         with self._changed:
             if not self.is_over:
@@ -141,9 +127,7 @@ def _closed() -> RuntimeError:
     return RuntimeError("the data was closed while its images were decoded")
 
 
-def _work(
-    parts: Sequence[Part], state: _State, damaged: Damaged, corrupt: Callable[[Damaged], BaseException] | None
-) -> None:
+def _work(parts: Sequence[Part], state: _State, damaged: Damaged, corrupt: Corrupt | None) -> None:
     try:
         for part in parts:
             _decode(part, state, damaged[part.name], may_fail=corrupt is None)

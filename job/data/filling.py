@@ -1,7 +1,6 @@
 """Puts data, weights and images into a mirror, which `mirror` reads: file by file, with a manifest.
 
-The manifest names all files before the first one is sent, and has the version of each that was sent. So filling may
-be killed anywhere, and goes on from there.
+The manifest has the version of each file that was sent, so filling may be killed anywhere, and goes on from there.
 """
 
 import functools
@@ -15,7 +14,7 @@ from job.data.tfds import prepared
 from job.data.together import together
 from job.data.wording import some
 from job.errors import InputError
-from job.observe import events
+from job.observe import data_events
 from job.observe.observer import Observer
 from job.storage import MISSING, Digest, ObjectStore, digest_of
 
@@ -51,7 +50,7 @@ def send(
         names = [name for name in files if name.endswith(f"/{prepared.DESCRIPTION}") == is_description]
         together([functools.partial(filling.send, name) for name in names], use=filling.note, tick=check_stop)
     filling.save()
-    observer.event(events.MirrorFilled(store.uri, bytes_sent=filling.num_bytes, seconds=time.monotonic() - began))
+    observer.event(data_events.MirrorFilled(store.uri, bytes_sent=filling.num_bytes, seconds=time.monotonic() - began))
 
 
 class _Filling:
@@ -78,17 +77,16 @@ class _Filling:
     def plan(self, check_stop: Callable[[], None]) -> None:
         """Name all files in the manifest, with their digests."""
 
+        def digested(name: str) -> tuple[str, Digest]:
+            return name, digest_of(self._files[name])
+
         def note(found: tuple[str, Digest]) -> None:
             name, digest = found
             before = self._manifest.files.get(name)
             if before is None or before.digest != digest or before.version != self._there.get(name):
                 self._manifest.files[name] = Listed(**vars(digest))
 
-        together(
-            [functools.partial(lambda name, path: (name, digest_of(path)), *file) for file in self._files.items()],
-            use=note,
-            tick=check_stop,
-        )
+        together([functools.partial(digested, name) for name in self._files], use=note, tick=check_stop)
         self.save()
 
     def send(self, name: str) -> tuple[str, Listed, bool]:
@@ -101,19 +99,19 @@ class _Filling:
 
     def note(self, sent: tuple[str, Listed, bool]) -> None:
         name, listed, is_new = sent
+        num_files = len(self._files)
         self._manifest.files[name] = listed
         self._num_done += 1
         if is_new:
             self.num_bytes += listed.size
             self._num_unsaved += 1
-            # With each file it would be work in the square of their number.
-            if (
-                self._num_unsaved >= len(self._files) / NUM_SAVES
-                or time.monotonic() - self._saved_at > SAVE_EVERY_SECONDS
-            ):
+            # The manifest has all files: to write it with each would be work in the square of their number.
+            is_long_ago = time.monotonic() - self._saved_at > SAVE_EVERY_SECONDS
+            if is_long_ago or self._num_unsaved >= num_files / NUM_SAVES:
                 self.save()
-        num_files = len(self._files)
-        self._observer.event(events.Mirrored(file=name, number=self._num_done, num_files=num_files, bytes=listed.size))
+        self._observer.event(
+            data_events.Mirrored(file=name, number=self._num_done, num_files=num_files, bytes=listed.size)
+        )
 
     def save(self) -> None:
         """Write the manifest."""

@@ -40,7 +40,7 @@ def name_of(table: bytes) -> str:
 
 def changes(before: bytes, now: bytes) -> Iterator[str]:
     """What happened to the images between two tables, a line for each kind of change; no line where nothing did."""
-    old, new = _by_name(before), _by_name(now)
+    old, new = ({row["name"]: row for row in rows(table)} for table in (before, now))
     both = [name for name in old if name in new]
     kinds = {
         "have another label": [name for name in both if old[name]["label"] != new[name]["label"]],
@@ -66,7 +66,3 @@ def duplicates(table: bytes) -> list[str]:
 def rows(table: bytes) -> list[dict[str, str]]:
     """The rows of a table, by column."""
     return list(csv.DictReader(io.StringIO(table.decode())))
-
-
-def _by_name(table: bytes) -> dict[str, dict[str, str]]:
-    return {row["name"]: row for row in rows(table)}

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, Protocol
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import tensorflow as tf
@@ -26,16 +26,11 @@ ZEROS_BYTES = 8 << 20
 NOT_KEPT = -1
 """The place of an image that has none in an array of decoded images."""
 
+ImageBatches = Callable[[np.ndarray, int], tf.data.Dataset]
+"""From an order of indices and a batch size to uint8 [batch, size, size, 3] in turn; the last batch may be smaller."""
+
 as_it_is = tf.autograph.experimental.do_not_convert
 """For functions of tf.data that need no AutoGraph: it takes time, and a killed process leaves its files behind."""
-
-
-class ImageSource(Protocol):
-    """Images of a split by index."""
-
-    def batches(self, order: np.ndarray, batch_size: int) -> tf.data.Dataset:
-        """uint8 [batch, size, size, 3] for the indices of `order` in turn; the last batch may be smaller."""
-        ...
 
 
 def mapped(order: np.ndarray, load: Callable[[tf.Tensor], Any]) -> tf.data.Dataset:
@@ -87,45 +82,34 @@ def _reserve(file: BinaryIO, num_bytes: int) -> None:
     file.flush()
 
 
-class CachedImages:
+def cached(
+    pixels: np.ndarray, places: np.ndarray, *, wait: Callable[[np.ndarray], None], others: ImageBatches
+) -> ImageBatches:
     """Decoded images in an array, in memory or mapped from disk.
 
-    `places`, int64 [n], has the place of each image in `pixels`, or NOT_KEPT; an `order` with one that is not kept is
+    `places`, int64 [n], has the place of each image in `pixels`, or NOT_KEPT; an order with one that is not kept is
     read from `others`. `wait` is called with the indices of a batch, int64 [batch], and returns when they are in
     `pixels`, or raises.
     """
 
-    def __init__(
-        self, pixels: np.ndarray, places: np.ndarray, *, wait: Callable[[np.ndarray], None], others: ImageSource
-    ) -> None:
-        self._pixels = pixels
-        self._places = places
-        self._wait = wait
-        self._others = others
+    def read(indices: np.ndarray) -> np.ndarray:
+        wait(indices)
+        return np.asarray(pixels[places[indices]])
 
-    def batches(self, order: np.ndarray, batch_size: int) -> tf.data.Dataset:
-        if (self._places[order] == NOT_KEPT).any():
-            return self._others.batches(order, batch_size)
+    @as_it_is
+    def gather(indices: tf.Tensor) -> tf.Tensor:
+        images = tf.numpy_function(read, [indices], tf.uint8, stateful=False)
+        return tf.ensure_shape(images, [None, *pixels.shape[1:]])
 
-        def read(indices: np.ndarray) -> np.ndarray:
-            self._wait(indices)
-            return np.asarray(self._pixels[self._places[indices]])
+    def batches(order: np.ndarray, batch_size: int) -> tf.data.Dataset:
+        if (places[order] == NOT_KEPT).any():
+            return others(order, batch_size)
+        return tf.data.Dataset.from_tensor_slices(order).batch(batch_size).map(gather)
 
-        @as_it_is
-        def gather(indices: tf.Tensor) -> tf.Tensor:
-            images = tf.numpy_function(read, [indices], tf.uint8, stateful=False)
-            return tf.ensure_shape(images, [None, *self._pixels.shape[1:]])
-
-        indices = tf.data.Dataset.from_tensor_slices(order).batch(batch_size)
-        return indices.map(gather)
+    return batches
 
 
-class DecodedAgain:
+def decoded_again(examples: Examples, image_size: int) -> ImageBatches:
     """Images that are decoded each time they are wanted, from examples that are in any order."""
-
-    def __init__(self, examples: Examples, image_size: int) -> None:
-        self._examples = examples
-        self._image_size = image_size
-
-    def batches(self, order: np.ndarray, batch_size: int) -> tf.data.Dataset:
-        return self._examples.mapped(order, partial(decode, image_size=self._image_size)).batch(batch_size)
+    load = partial(decode, image_size=image_size)
+    return lambda order, batch_size: examples.mapped(order, load).batch(batch_size)

@@ -8,9 +8,8 @@ The names in a bucket may be chosen by an attacker. What is not safe, or not in 
 
 import contextlib
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from job.errors import InputError, ObjectMissing
 from job.paths import UnsafeName, checked_name
@@ -26,13 +25,7 @@ class Listed(BaseModel):
 
     size: int = Field(ge=0)
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    version: str = Field(default=MISSING, validation_alias=AliasChoices("version", "generation"))
-
-    @field_validator("version", mode="before")
-    @classmethod
-    def _as_token(cls, version: Any) -> Any:
-        """Earlier manifests have a number here, 0 of a file that was not sent."""
-        return str(version or MISSING) if isinstance(version, int) else version
+    version: str = MISSING
 
     @property
     def digest(self) -> Digest:
@@ -75,10 +68,10 @@ class Manifest(BaseModel):
 
 
 def listed(store: ObjectStore, found: Mapping[str, str], *, wanted: Collection[str] | None) -> Files:
-    """The objects of `found`, which has their versions, as files of a mirror.
+    """What the manifest says of each object of `found`; without a manifest its version, which `found` has.
 
-    Raises InputError for one that the manifest lacks, and for one that is `wanted`, in the manifest and not found; None
-    stands for all that the manifest names.
+    Raises InputError for an object that the manifest lacks, and for a `wanted` file that the manifest has and `found`
+    lacks; None stands for all that the manifest names.
     """
     manifest, version = Manifest.read(store)
     if version == MISSING:

@@ -1,12 +1,12 @@
 """Data, weights and own images that are kept in object storage: fetched into the cache directory.
 
 A mirror is a folder of prepared TFDS data, file by file, files of weights, or own images. What `filling` puts there it
-also lists in a manifest with sizes and digests, and `Fetching` holds every file against it. Where there is no manifest,
-the store's own checksum must do, and a copy is good as long as its object has the version that it was fetched at. A
+also lists in a manifest with sizes and digests, with which `Fetching` compares every file. Without a manifest the
+store's own checksum is all there is, and a copy is good as long as its object has the version that it was fetched at. A
 file has its name only once it is complete, so fetching may be killed anywhere, and goes on from there.
 
-The names may be chosen by an attacker: one that would leave the folder, a file that no data set needs,
-and one that the manifest does not know are refused before anything is fetched. This module knows no TensorFlow.
+The names may be chosen by an attacker: one that would leave the folder, a file that no data set needs, and one that the
+manifest does not know are refused before anything is fetched. This module imports no TensorFlow.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from job.data.manifest import Files, Listed, listed, named
 from job.data.tfds import prepared
 from job.data.together import together
 from job.errors import DataUnavailable, InputError, WeightsUnusable
-from job.observe import events
+from job.observe import data_events
 from job.observe.observer import Observer
 from job.paths import checked_name, inside
 from job.storage import MISSING, Digest, LocalStore, ObjectStore, cache_folder, open_store, scratch
@@ -76,20 +76,25 @@ def folder_of_copies(cache_dir: Path | None, place: str) -> Path:
     return cache_folder.place(cache_dir) / "mirror" / hashlib.sha256(place.encode()).hexdigest()[:16]
 
 
+def folder_of_images(cache_dir: Path | None, uri: str) -> Path:
+    """The same for own images: not the folder of data or weights from the same place, which would be removed."""
+    return folder_of_copies(cache_dir, f"images of {uri}")
+
+
 def missing_bytes(folder: Path, files: Files) -> int:
     """How much is to be fetched into a folder, as far as the manifest has sizes."""
     return sum(
         expected.size
         for name, expected in files.items()
-        if isinstance(expected, Listed) and not _has_size(folder / name, expected.size)
+        if isinstance(expected, Listed) and _size(folder / name) != expected.size
     )
 
 
-def _has_size(path: Path, size: int) -> bool:
+def _size(path: Path) -> int | None:
     try:
-        return path.lstat().st_size == size
+        return path.lstat().st_size
     except OSError:
-        return False
+        return None
 
 
 @dataclass(frozen=True)
@@ -104,8 +109,9 @@ class LocalInputs:
 class Fetching:
     """Copies of remote places under the cache directory, which later attempts on the same disk find again.
 
-    A file on its way is in `scratch`, a folder of this process alone on the same disk, and goes with it. `check_room`
-    gets the bytes that are to be fetched, now and then, and raises when they do not fit.
+    A file is downloaded into `scratch`, a folder of this process alone on the same disk, and then renamed.
+    `check_space` is called with the bytes that are to be fetched, as far as they are known; it raises when they do not
+    fit.
     """
 
     def __init__(
@@ -115,10 +121,10 @@ class Fetching:
         scratch: Path,
         observer: Observer,
         check_stop: Callable[[], None],
-        check_room: Callable[[int], None] = lambda num_bytes: None,
+        check_space: Callable[[int], None] = lambda num_bytes: None,
     ) -> None:
         self._cache_dir = cache_dir
-        self._check_room = check_room
+        self._check_space = check_space
         self._scratch = scratch
         self._observer = observer
         self._check_stop = check_stop
@@ -148,10 +154,8 @@ class Fetching:
                 f"THAW_WEIGHTS={uri!r}: there is no such object",
                 hint=f"put it there, or fill a mirror: {_command(parent)}",
             )
-        return (
-            self._fetch(store, folder_of_copies(self._cache_dir, parent), listed(store, {name: version}, wanted=()))
-            / name
-        )
+        files = listed(store, {name: version}, wanted=())
+        return self._fetch(store, folder_of_copies(self._cache_dir, parent), files) / name
 
     def images(self, uri: str) -> str:
         """A local place with the same own images, and no others: a folder, an archive, or a table beside its images.
@@ -162,8 +166,7 @@ class Fetching:
         if place is not None:
             return str(place)
         store, name, files = remote.look(uri)
-        # Not the folder of data or weights that lie in the same place: they would be removed.
-        folder = folder_of_copies(self._cache_dir, f"images of {uri}")
+        folder = folder_of_images(self._cache_dir, uri)
         if is_table(name):
             self._fetch(store, folder, files)
             files |= remote.named_in_table(store, table.paths(folder / name))
@@ -175,40 +178,38 @@ class Fetching:
 
     def _fetch(self, store: ObjectStore, folder: Path, files: Files) -> Path:
         """Fetch what is not here; returns the folder, which has the files then."""
-        self._check_room(missing_bytes(folder, files))
+        self._check_space(missing_bytes(folder, files))
         began = reported_at = time.monotonic()
-        num_left, num_fetched, num_bytes = len(files), 0, 0
-
-        def note(size: int | None) -> None:
-            nonlocal num_left, num_fetched, num_bytes
-            num_left -= 1
-            num_fetched += size is not None
-            num_bytes += size or 0
+        sizes: list[int | None] = []
 
         def tick() -> None:
             nonlocal reported_at
             self._check_stop()
             if time.monotonic() - reported_at >= REPORT_EVERY_SECONDS:
                 # Without a manifest only what has come shows how much it is.
-                self._check_room(0)
+                self._check_space(0)
                 reported_at = time.monotonic()
-                self._observer.event(events.Fetching(store.uri, num_left, len(files), bytes=num_bytes))
+                num_bytes = sum(size or 0 for size in sizes)
+                self._observer.event(
+                    data_events.Fetching(store.uri, len(files) - len(sizes), len(files), bytes=num_bytes)
+                )
 
-        copies = [Copy(store, name, folder=folder, expected=expected) for name, expected in files.items()]
-        together([functools.partial(copy.ensure, self._scratch) for copy in copies], use=note, tick=tick)
+        copies = [_Copy(store, name, folder, expected) for name, expected in files.items()]
+        together([functools.partial(copy.ensure, self._scratch) for copy in copies], use=sizes.append, tick=tick)
+        fetched = [size for size in sizes if size is not None]
         seconds = time.monotonic() - began
-        self._observer.event(events.Fetched(store.uri, num_fetched, bytes=num_bytes, seconds=seconds))
+        self._observer.event(data_events.Fetched(store.uri, len(fetched), bytes=sum(fetched), seconds=seconds))
         return folder
 
 
-class Copy:
+class _Copy:
     """One file of a mirror on this disk, and beside the mirror's folder a note of what it was when it came.
 
     `expected` is what the manifest says of it; without one, the version of its object. Raises InputError for a name
     that leads out of the folder.
     """
 
-    def __init__(self, store: ObjectStore, name: str, *, folder: Path, expected: Listed | str) -> None:
+    def __init__(self, store: ObjectStore, name: str, folder: Path, expected: Listed | str) -> None:
         self._store = store
         self._name = name
         self._expected = expected
@@ -244,7 +245,7 @@ class Copy:
         return found.size
 
     def _is_here(self) -> bool:
-        """Whether the file has been fetched before, is as it came, and is what the mirror has."""
+        """Whether the file was fetched before, is still as it was then, and is what the mirror has."""
         if isinstance(self._expected, Listed):
             return self._digest() == self._expected.digest
         note = cache_folder.open_own(self._note)
@@ -273,7 +274,6 @@ def _below(folder: Path, name: str) -> Path:
 
 
 def _notes(folder: Path) -> Path:
-    """Where the notes of the copies in a folder are."""
     return folder.with_name(f"{folder.name}-notes")
 
 

@@ -12,6 +12,7 @@ profiles are ignored. Refused are pixels whose range is not known, and images of
 
 import re
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import tensorflow as tf
@@ -26,6 +27,9 @@ _PNG = r"\CPNG\r\n\x1a\n\C*"
 _PNG_WITH_ALPHA = r"\CPNG\r\n\x1a\n\C{4}IHDR\C{9}([\x04\x06]\C*|\C*tRNS\C*)"
 _PALETTE_BMP = r"BM\C{26}[\x01-\x10]\x00\C*"
 _ORIENTED = r"\C*(Exif|eXIf|Orientation)\C*"
+
+_is_like = tf.strings.regex_full_match
+_jpeg = partial(tf.io.decode_jpeg, channels=3)
 
 
 def decode(encoded: tf.Tensor, image_size: int) -> tf.Tensor:
@@ -102,10 +106,6 @@ def _plain_or(otherwise: Callable[[], tf.Tensor], encoded: tf.Tensor, image_size
     return tf.switch_case(tf.where(_is_like(encoded, _ORIENTED), 2, plain), [jpeg, png, otherwise])
 
 
-def _is_like(encoded: tf.Tensor, pattern: str) -> tf.Tensor:
-    return tf.strings.regex_full_match(encoded, pattern)
-
-
 def _png_of_any_kind(encoded: tf.Tensor) -> tf.Tensor:
     """uint8 [h, w, 3] of 8 or 16 bits a channel, over white."""
     sides = tf.io.decode_raw(tf.strings.substr(encoded, 16, 8), tf.int32, little_endian=False)
@@ -128,10 +128,6 @@ def _png_of_any_kind(encoded: tf.Tensor) -> tf.Tensor:
 def _resized(image: tf.Tensor, image_size: int) -> tf.Tensor:
     resized = tf.image.resize(image, (image_size, image_size), method="bilinear")
     return tf.saturate_cast(tf.round(resized), tf.uint8)
-
-
-def _jpeg(encoded: tf.Tensor) -> tf.Tensor:
-    return tf.io.decode_jpeg(encoded, channels=3)
 
 
 def _read_or_reason(encoded: bytes, image_size: int) -> tuple[np.ndarray, bytes]:

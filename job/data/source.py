@@ -1,18 +1,17 @@
-"""Where the labelled images of a run come from: a TFDS data set, or image files. Above it nothing knows which.
+"""The labelled images of a run: of a TFDS data set, or image files. Above it nothing knows which.
 
 Keras' `image_dataset_from_directory` and TFDS' `ImageFolder` are not used for files: neither reads archives, tables or
 buckets, both take the order from names and a seed, and neither names a damaged file or knows what it trained on.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 if TYPE_CHECKING:
     import tensorflow as tf
-
-CheckStop = Callable[[], None]
 
 
 class Examples(Protocol):
@@ -23,7 +22,6 @@ class Examples(Protocol):
     whose bytes could not be had, or were others later, as far as that was tried.
     """
 
-    spec: str
     labels: np.ndarray
     digests: np.ndarray
 
@@ -43,21 +41,16 @@ class Examples(Protocol):
         """What a person knows these examples by; `indices` are in order."""
 
 
-class Source(Protocol):
-    """Labelled images. `identity` says of which data set, where its content alone does not.
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Labelled images, all read once. `examples` are those of train, validation and test.
 
-    `has_names` says whether each example has a name of its own, which costs nothing to look up. `repair_hint` is what
-    to do about images that cannot be read.
+    `identity` says of which data set, where its content alone does not, `has_names` whether each example has a name of
+    its own, which costs nothing to look up, `repair_hint` what to do about images that cannot be read.
     """
 
     identity: str
     class_names: tuple[str, ...]
     has_names: bool
     repair_hint: str
-
-    def read(self, specs: Sequence[str], check_stop: CheckStop) -> Mapping[str, Examples]:
-        """Train, validation and test, whose labels and encoded images have all been read.
-
-        `check_stop` is called now and then, and raises to leave. Raises InvalidSettings when the specs do not fit the
-        data, DataCorrupt when it cannot be read.
-        """
+    examples: Mapping[str, Examples]

@@ -5,27 +5,16 @@ TFDS itself reads the specs, whatever the data is: `train[:40%]` means the same 
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import tensorflow_datasets as tfds
 
-from job.data.split_spec import SPLIT_NAMES
+from job.data.split_spec import SPLIT_NAMES, Interval
 from job.errors import InvalidSettings
 
 
-class Range(NamedTuple):
-    """The examples of a split that the data has, from index `start` up to but not including `stop`."""
-
-    split: str
-    start: int
-    stop: int
-
-    def shares_with(self, other: "Range") -> bool:
-        return self.split == other.split and max(self.start, other.start) < min(self.stop, other.stop)
-
-
-def split_ranges(specs: Sequence[str], splits: Mapping[str, Any], *, of: str) -> list[list[Range]]:
-    """The ranges of each spec. `splits` are those that the data has, each with `num_examples` and `shard_lengths`.
+def split_ranges(specs: Sequence[str], splits: Mapping[str, Any], *, of: str) -> list[list[Interval]]:
+    """The intervals of each spec, in examples, of data whose `splits` have `num_examples` and `shard_lengths` each.
 
     Raises InvalidSettings, which says all that is wrong of data named `of`: a spec names no split, has no examples, or
     shares some with another.
@@ -33,7 +22,7 @@ def split_ranges(specs: Sequence[str], splits: Mapping[str, Any], *, of: str) ->
     sizes = {name: info.num_examples for name, info in splits.items()}
     known = f"{of} has {', '.join(f'{name} ({size:,})' for name, size in sizes.items())}"
     problems: list[str] = []
-    found: list[tuple[str, list[Range]]] = []
+    found: list[tuple[str, list[Interval]]] = []
     for name, spec in zip(SPLIT_NAMES, specs, strict=True):
         setting = f"THAW_{name.upper()}_SPLIT={spec!r}"
         try:
@@ -42,15 +31,15 @@ def split_ranges(specs: Sequence[str], splits: Mapping[str, Any], *, of: str) ->
             problems.append(f"{setting}: {str(error).splitlines()[0]}; {known}")
             continue
         ranges = [
-            Range(part.splitname, part.from_ or 0, sizes[part.splitname] if part.to is None else part.to)
+            Interval(part.splitname, part.from_ or 0, sizes[part.splitname] if part.to is None else part.to)
             for part in parts
         ]
-        if not any(part.start < part.stop for part in ranges):
+        if all(part.is_empty() for part in ranges):
             problems.append(f"{setting}: has no examples; {known}")
-        if any(a.shares_with(b) for a, b in itertools.combinations(ranges, 2)):
+        if any(a.overlaps(b) for a, b in itertools.combinations(ranges, 2)):
             problems.append(f"{setting}: names some examples twice; {known}")
         for other, other_ranges in found:
-            if any(a.shares_with(b) for a in ranges for b in other_ranges):
+            if any(a.overlaps(b) for a in ranges for b in other_ranges):
                 problems.append(f"{setting}: overlaps {other}: the three splits must be disjoint; {known}")
         found.append((setting, ranges))
     if problems:

@@ -6,7 +6,7 @@ number of examples is known. `split_ranges` judges the rest then.
 
 import re
 from dataclasses import dataclass
-from math import inf
+from sys import maxsize
 
 _PART = re.compile(
     r"""^(?P<name>[A-Za-z0-9_][\w.-]*)
@@ -24,12 +24,15 @@ GRAMMAR = "NAME, NAME[FROM:TO] in examples or NAME[FROM%:TO%], joined by +, for 
 
 @dataclass(frozen=True)
 class Interval:
-    """A part of a named split, from `start` up to but not including `stop`; `unit` is '%' or '' (examples)."""
+    """A part of a named split, from `start` up to but not including `stop`; `unit` is '%' or '' (examples).
+
+    `stop` is at most 100 %; `maxsize` stands for the last example where the size of the split is not known.
+    """
 
     name: str
-    unit: str
-    start: float
-    stop: float
+    start: int
+    stop: int
+    unit: str = ""
 
     def is_empty(self) -> bool:
         return self.start >= self.stop
@@ -45,7 +48,7 @@ class Interval:
         return max(self.start, other.start) < min(self.stop, other.stop)
 
     def _is_whole(self) -> bool:
-        return self.start == 0 and self.stop in (inf, 100 if self.unit == "%" else inf)
+        return self.start == 0 and self.stop == (100 if self.unit == "%" else maxsize)
 
 
 def parse(spec: str) -> list[Interval]:
@@ -64,16 +67,16 @@ def parse(spec: str) -> list[Interval]:
             raise ValueError(f"{part.strip()!r} mixes units: expected {GRAMMAR}")
         unit = match["start_unit"] or match["stop_unit"] or ""
         if unit == "%":
-            intervals.append(Interval(match["name"], "%", _percent(start, 0), _percent(stop, 100)))
+            intervals.append(Interval(match["name"], _percent(start, 0), _percent(stop, 100), "%"))
         elif unit == "" and not (start or "").startswith("-") and not (stop or "").startswith("-"):
-            intervals.append(Interval(match["name"], "", float(start or 0), float(stop) if stop else inf))
+            intervals.append(Interval(match["name"], int(start or 0), int(stop) if stop else maxsize))
     return intervals
 
 
-def _percent(text: str | None, default: float) -> float:
+def _percent(text: str | None, default: int) -> int:
     if text is None:
         return default
-    value = float(text)
+    value = int(text)
     if abs(value) > 100:
         raise ValueError(f"{text}% is outside -100% to 100%")
     return value + 100 if value < 0 else value

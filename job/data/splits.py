@@ -1,16 +1,14 @@
 """The splits of a source -> decoded uint8 images -> the exact batches of an epoch, and those of an evaluation.
 
-Every example is read at the start: its label and the SHA-256 of its image are kept: they identify the data.
-Images are decoded and resized once, in the background, so a damaged one is found early, by name. Of several workers
-each reads all examples, so that all hold the same data, and decodes and keeps only the images of its portion. An epoch
-is a permutation, as `order` says, whatever the cache, and a restart in the middle of an epoch begins at the right batch
-without reading the ones before it.
-This module knows nothing of models; augmentation happens on the device, in `model`.
+Every example is read at the start, for its label and the SHA-256 of its image, which identify the data. Images are
+decoded and resized once, in the background, so a damaged one is found early, by name. Of several workers each reads all
+examples, so that all hold the same data, and decodes and keeps only the images of its portion. This module knows
+nothing of models; augmentation happens on the device, in `model`.
 """
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -21,27 +19,18 @@ import tensorflow as tf
 from job.data import image_table, unreadable
 from job.data.composition import Composition, Skipped, identity
 from job.data.decoding import Decoding, Part
-from job.data.files.listing import ANY_FILES, FilesRequest
+from job.data.files.listing import FilesRequest
 from job.data.files.names import is_place
 from job.data.files.places import open_place
-from job.data.files.source import FileSource
-from job.data.images import (
-    NOT_KEPT,
-    PREFETCHED_BATCHES,
-    Cache,
-    CachedImages,
-    DecodedAgain,
-    ImageSource,
-    allocate,
-    untuned,
-)
+from job.data.files.source import read_own_images
+from job.data.images import NOT_KEPT, PREFETCHED_BATCHES, Cache, ImageBatches, allocate, cached, decoded_again, untuned
 from job.data.on_device import OnDevice
 from job.data.order import Portion, evaluated, own_rows
 from job.data.pixels import decode
 from job.data.source import Examples, Source
 from job.data.tfds.builders import prepared_builder
-from job.data.tfds.examples import TfdsSource
-from job.observe import events
+from job.data.tfds.examples import read_data_set
+from job.observe import data_events, events
 from job.workers.share import Share
 
 ALL = Share()
@@ -56,10 +45,9 @@ class Split:
     """
 
     name: str
-    spec: str
     labels: np.ndarray
     indices: np.ndarray
-    images: ImageSource
+    images: ImageBatches
     decoding: Decoding
     on_device: OnDevice | None = None
 
@@ -81,7 +69,7 @@ class Split:
         """
         order = np.arange(len(self)) if order is None else order
         labels = tf.data.Dataset.from_tensor_slices(self.labels[order]).batch(batch_size)
-        batches = tf.data.Dataset.zip(self.images.batches(self.indices[order], batch_size), labels)
+        batches = tf.data.Dataset.zip(self.images(self.indices[order], batch_size), labels)
         # To leave an iterator is to wait for what it prefetches, which may wait for images of a later batch.
         return untuned(batches.prefetch(PREFETCHED_BATCHES) if self.decoding.is_ready(self.name) else batches)
 
@@ -93,7 +81,7 @@ class Split:
         The last partial batch is kept; where the worker has no row of it, it is absent.
         """
         order = own_rows(order[skip_batches * batch_size :], batch_size=batch_size, share=share)
-        rows = share.rows(batch_size, batch_size)
+        rows = share.of(batch_size)
         return self.batches(max(1, rows.stop - rows.start), order=order)
 
     def worker_places(
@@ -130,7 +118,7 @@ class Split:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Splits:
+class Splits(contextlib.AbstractContextManager["Splits"]):
     """The data of a run. Leaving the context ends the decode, and raises DataCorrupt when images were lost meanwhile.
 
     `identity` is what a resumed run must find again, `composition` what the splits are made of, `table` that of
@@ -150,7 +138,7 @@ class Splits:
     def findings(self) -> Iterator[events.Event]:
         """What a person should look at."""
         for finding in self.composition.findings():
-            if isinstance(finding, events.Duplicates) and self.table is not None:
+            if isinstance(finding, data_events.Duplicates) and self.table is not None:
                 yield replace(finding, images=image_table.duplicates(self.table))
             else:
                 yield finding
@@ -162,9 +150,6 @@ class Splits:
 
     def close(self) -> None:
         self.decoding.close()
-
-    def __enter__(self) -> "Splits":
-        return self
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         self.close()
@@ -182,7 +167,7 @@ class DataRequest:
     `portion` is what of the images this process decodes and keeps: all by default. It keeps all the same where
     unreadable images are skipped, because all must be decoded to know which, and where files can only be read in turn.
 
-    `check_room` is called with the number of examples before an image is kept, and raises when they do not fit.
+    `check_space` is called with the number of examples before an image is kept, and raises when they do not fit.
     """
 
     dataset: str
@@ -191,9 +176,9 @@ class DataRequest:
     image_size: int
     cache: Cache
     cache_dir: Path
-    files: FilesRequest = ANY_FILES
+    files: FilesRequest = field(default_factory=FilesRequest)
     on_unreadable: Literal["fail", "skip"] = "fail"
-    check_room: Callable[[int], None] = lambda num_examples: None
+    check_space: Callable[[int], None] = lambda num_examples: None
     portion: Portion | None = None
 
 
@@ -209,14 +194,14 @@ def load_splits(
     Raises DataUnavailable, DataCorrupt, InputError when these are no labelled images or the classes of the splits do
     not fit together, InvalidSettings when the splits do not fit the data.
     """
-    source = _source(request)
-    examples = source.read(request.specs, check_stop)
+    source = _source(request, check_stop)
+    examples = source.examples
     kept = {name: np.arange(len(split.labels)) for name, split in examples.items()}
     may_skip = request.on_unreadable == "skip"
     if not may_skip:
         # A plain mistake is reported before the decode is begun.
-        composition, found_identity = _content(source, examples, kept)
-    request.check_room(sum(len(split.labels) for split in examples.values()))
+        composition, found_identity = _content(source, kept)
+    request.check_space(sum(len(split.labels) for split in examples.values()))
     parts = [_part(name, split, request, first_order) for name, split in examples.items()]
     corrupt = None if may_skip else partial(unreadable.corrupt, examples, hint=source.repair_hint)
     decoding = Decoding(parts, check_stop, corrupt=corrupt)
@@ -227,7 +212,7 @@ def load_splits(
                 decoding.wait(name, None)
             skipped = unreadable.skipped(examples, decoding.damaged)
             kept = {name: np.delete(indices, list(decoding.damaged[name])) for name, indices in kept.items()}
-            composition, found_identity = _content(source, examples, kept, skipped)
+            composition, found_identity = _content(source, kept, skipped)
             on_error.pop_all()
     return Splits(
         **{part.name: _split(part, examples[part.name], kept[part.name], request, decoding) for part in parts},
@@ -240,25 +225,23 @@ def load_splits(
     )
 
 
-def _source(request: DataRequest) -> Source:
+def _source(request: DataRequest, check_stop: Callable[[], None]) -> Source:
     if is_place(request.dataset):
         files = request.files
         listing = open_place(
             request.dataset, labels=files.labels, classes=files.classes, scratch=request.cache_dir, shown=files.shown
         )
-        return FileSource(listing, stratify=request.files.stratify)
-    return TfdsSource(prepared_builder(request.dataset, request.data_dir), request.specs, cache=request.cache)
+        return read_own_images(listing, request.specs, stratify=files.stratify, check_stop=check_stop)
+    builder = prepared_builder(request.dataset, request.data_dir)
+    return read_data_set(builder, request.specs, cache=request.cache, check_stop=check_stop)
 
 
 def _content(
-    source: Source,
-    examples: Mapping[str, Examples],
-    kept: Mapping[str, np.ndarray],
-    skipped: tuple[Skipped, ...] = (),
+    source: Source, kept: Mapping[str, np.ndarray], skipped: tuple[Skipped, ...] = ()
 ) -> tuple[Composition, dict[str, Any]]:
     """Composition and identity of the examples that are kept. Raises InputError when the classes do not fit."""
-    labels = {name: split.labels[kept[name]] for name, split in examples.items()}
-    digests = {name: split.digests[kept[name]] for name, split in examples.items()}
+    labels = {name: split.labels[kept[name]] for name, split in source.examples.items()}
+    digests = {name: split.digests[kept[name]] for name, split in source.examples.items()}
     composition = Composition.of(source.class_names, labels, digests, skipped)
     composition.check()
     # Microsoft writes Cat where Kaggle writes cat: the same images are the same data.
@@ -283,13 +266,13 @@ def _part(name: str, split: Examples, request: DataRequest, first_order: Callabl
 
 
 def _split(part: Part, examples: Examples, kept: np.ndarray, request: DataRequest, decoding: Decoding) -> Split:
-    images: ImageSource = DecodedAgain(examples, request.image_size)
+    images = decoded_again(examples, request.image_size)
     on_device = None
     if part.pixels is not None:
         wait = partial(decoding.wait_in_batch, part.name)
-        images = CachedImages(part.pixels, part.places, wait=wait, others=images)
+        images = cached(part.pixels, part.places, wait=wait, others=images)
         on_device = OnDevice(part.pixels, part.places) if request.cache == "device" else None
     return Split(
-        name=part.name, spec=examples.spec, labels=examples.labels[kept], indices=kept, images=images,
-        decoding=decoding, on_device=on_device,
+        name=part.name, labels=examples.labels[kept], indices=kept, images=images, decoding=decoding,
+        on_device=on_device,
     )  # fmt: skip

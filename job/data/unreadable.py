@@ -20,7 +20,7 @@ def corrupt(examples: Mapping[str, Examples], damaged: Damaged, *, hint: str) ->
     lines: list[str] = []
     for split, found in damaged.items():
         indices = sorted(found)[: MAX_NAMED - len(lines)]
-        names = examples[split].names(indices) if indices else []
+        names = _names(examples[split], indices)
         lines += [f"  {split}: {name}: {found[index]}" for index, name in zip(indices, names, strict=True)]
     if len(reasons) > len(lines):
         lines.append(f"  and {len(reasons) - len(lines):,} more")
@@ -34,12 +34,12 @@ def corrupt(examples: Mapping[str, Examples], damaged: Damaged, *, hint: str) ->
 
 def skipped(examples: Mapping[str, Examples], damaged: Damaged) -> tuple[Skipped, ...]:
     """Every damaged image, by split and in order."""
-    return tuple(
-        Skipped(split, name, reasons[index], examples[split].digests[index].tobytes().hex())
-        for split, found in damaged.items()
-        for reasons in (_reasons(examples[split], found),)
-        for index, name in zip(sorted(found), examples[split].names(sorted(found)) if found else (), strict=True)
-    )
+    images = []
+    for split, found in damaged.items():
+        reasons, indices = _reasons(examples[split], found), sorted(found)
+        for index, name in zip(indices, _names(examples[split], indices), strict=True):
+            images.append(Skipped(split, name, reasons[index], examples[split].digests[index].tobytes().hex()))
+    return tuple(images)
 
 
 def lost(examples: Mapping[str, Examples], kept: Mapping[str, np.ndarray]) -> DataCorrupt | None:
@@ -47,19 +47,22 @@ def lost(examples: Mapping[str, Examples], kept: Mapping[str, np.ndarray]) -> Da
 
     `kept`, int64 [n], has the indices of those of each split that are used.
     """
-    found = {name: _chosen(split.unread, kept[name]) for name, split in examples.items()}
+    found: Damaged = {}
+    for name, split in examples.items():
+        reasons = split.unread
+        found[name] = {index: reasons[index] for index in kept[name].tolist() if index in reasons}
     if not any(found.values()):
         return None
     hint = "give the files back as they were, and start the run again; THAW_CACHE=disk reads each file only once"
     return corrupt(examples, found, hint=hint)
 
 
-def _chosen(reasons: Mapping[int, str], indices: np.ndarray) -> dict[int, str]:
-    chosen = set(indices.tolist())
-    return {index: reason for index, reason in reasons.items() if index in chosen}
+def _names(examples: Examples, indices: list[int]) -> list[str]:
+    """To look names up may read the whole split."""
+    return examples.names(indices) if indices else []
 
 
 def _reasons(examples: Examples, found: Mapping[int, str]) -> dict[int, str]:
-    """Of bytes that cannot be had a decoder only knows that there are none."""
+    """Where a file cannot be read, the decoder gets no bytes, and the source has the reason."""
     unread = examples.unread
     return {index: unread.get(index, reason) for index, reason in found.items()}

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 
 def activation_maps(model: keras.Model, images: Sequence[np.ndarray], classes: Sequence[int]) -> np.ndarray:
-    """A map for each image and a class of it, float32 [n, h, w], its greatest value 1; 0 where nothing speaks for it.
+    """A map for each image and a class of it, float32 [n, h, w], its greatest value 1; 0 where no evidence is.
 
     `model` is as `Classifier.export` makes it, `images` are n of uint8 [s, s, 3], `classes` as many. With one logit the
     evidence for the first class is that against the second. The maps are as large as the last feature maps.

@@ -55,26 +55,24 @@ class Draws:
 
     def coins(self, stream: Stream, *shape: int) -> tf.Tensor:
         """True in half of all cases: bool [b, *shape]."""
-        drawn = tf.random.stateless_uniform([self._rows.batch_size, *shape], self._seed_of(stream), alg="philox") < 0.5
-        return self._rows.of(drawn, self._images)
+        return self._uniform(stream, shape, 0, 1) < 0.5
 
     def amounts(self, stream: Stream, limit: float, *shape: int) -> tf.Tensor:
         """Between -limit and limit: float32 [b, *shape]."""
-        whole = [self._rows.batch_size, *shape]
-        drawn = tf.random.stateless_uniform(whole, self._seed_of(stream), -limit, limit, alg="philox")
-        return self._rows.of(drawn, self._images)
+        return self._uniform(stream, shape, -limit, limit)
 
     def choices(self, stream: Stream, number: int, *shape: int) -> tf.Tensor:
         """One of 0, 1, ... number - 1: int32 [b, *shape]."""
-        whole = [self._rows.batch_size, *shape]
-        drawn = tf.random.stateless_uniform(whole, self._seed_of(stream), 0, number, tf.int32, alg="philox")
-        return self._rows.of(drawn, self._images)
+        return self._uniform(stream, shape, 0, number, tf.int32)
 
-    def _seed_of(self, stream: Stream) -> tf.Tensor:
-        # Flip, mirror and rotation are older than the others, and keep their seeds.
-        if stream < len(self._first_seeds):
-            return self._first_seeds[stream]
-        return tf.random.fold_in(self._seed, int(stream), alg="philox")
+    def _uniform(
+        self, stream: Stream, shape: tuple[int, ...], low: float, high: float, dtype: tf.DType = tf.float32
+    ) -> tf.Tensor:
+        # Flip, mirror and rotation have seeds of an older scheme, which they keep.
+        is_first = stream < len(self._first_seeds)
+        seed = self._first_seeds[stream] if is_first else tf.random.fold_in(self._seed, int(stream), alg="philox")
+        drawn = tf.random.stateless_uniform([self._rows.batch_size, *shape], seed, low, high, dtype, alg="philox")
+        return self._rows.of(drawn, self._images)
 
 
 Change = Callable[[tf.Tensor, Augmentation, Draws], tf.Tensor]

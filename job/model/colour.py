@@ -18,7 +18,7 @@ def keras_layer(kind: type[keras.layers.Layer], **arguments: Any) -> Any:
 
 
 def for_pixels(amounts: tf.Tensor) -> tf.Tensor:
-    """A number for each image, [b], as one for each of its pixels, [b, 1, 1, 1]."""
+    """A value for each image, [b], as one for each of its pixels, [b, 1, 1, 1]."""
     return amounts[:, tf.newaxis, tf.newaxis, tf.newaxis]
 
 

@@ -7,6 +7,7 @@ for a whole batch, of which each worker uses its rows, as those of `augmentation
 import tensorflow as tf
 
 from job.model.augmentation import Rows
+from job.model.colour import for_pixels
 
 
 def beta_shares(alpha: float, seed: tf.Tensor, rows: Rows, like: tf.Tensor) -> tf.Tensor:
@@ -34,7 +35,7 @@ def mixup(images: tf.Tensor, partners: tf.Tensor, shares: tf.Tensor) -> tuple[tf
     [b, h, w, c] and `shares`.
     """
     images, partners = tf.cast(images, tf.float32), tf.cast(partners, tf.float32)
-    return partners + (images - partners) * shares[:, tf.newaxis, tf.newaxis, tf.newaxis], shares
+    return partners + (images - partners) * for_pixels(shares), shares
 
 
 def cutmix(
@@ -80,5 +81,5 @@ def mix(
     (blended, blended_shares), (pasted, pasted_shares) = ways
     drawn = tf.random.stateless_uniform([rows.batch_size], switch_seed, alg="philox")
     is_pasted = rows.of(drawn, images) < 0.5
-    mixed = tf.where(is_pasted[:, tf.newaxis, tf.newaxis, tf.newaxis], pasted, blended)
+    mixed = tf.where(for_pixels(is_pasted), pasted, blended)
     return mixed, tf.where(is_pasted, pasted_shares, blended_shares)

@@ -1,7 +1,7 @@
-"""The model as a SavedModel: signatures that answer encoded images and arrays, for servers that know no Keras.
+"""The model as a SavedModel: signatures that answer encoded images and arrays, for servers without Keras.
 
 The graph holds all that happens to an image from its bytes to its class, decoded and rounded as the data of the run
-was, so that it answers as the evaluation did. It has TensorFlow's operations alone, which read less than Pillow does.
+was, so that it answers as the evaluation did. TensorFlow's operations read fewer kinds of images than Pillow.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""How much of the training is done, and how long the rest takes: one formula for all who show it.
+"""How much of the training is done, and how long the rest takes: one formula, wherever it is shown.
 
 Of the rest, each step takes as long as the newest measured steps of its phase; where none was measured, as long as the
 newest ones of another phase by their relative cost. Each epoch still to be validated takes as long as the newest
@@ -42,14 +42,18 @@ def seconds_left(
     phases: Sequence[PhaseProgress],
     step_seconds: Mapping[str, float],
     *,
-    validation_seconds: float = 0.0,
-    evaluation_seconds: float = 0.0,
+    validation_seconds: float,
+    num_validation: int,
+    num_test: int,
 ) -> float | None:
-    """About how long the rest takes; `step_seconds` are measured ones by phase, the newest last. None without one."""
+    """About how long the rest takes; `step_seconds` are measured ones by phase, the newest last. None without one.
+
+    `validation_seconds` are those of the newest validation, over `num_validation` images; `num_test` are those of test.
+    """
     if not step_seconds:
         return None
     newest, costs = list(step_seconds)[-1], {phase.name: phase.relative_cost for phase in phases}
-    seconds = evaluation_seconds
+    seconds = validation_seconds * (1 + num_test / max(1, num_validation))
     for phase in phases:
         by_cost = step_seconds[newest] * phase.relative_cost / costs.get(newest, phase.relative_cost)
         seconds += ((phase.num_steps or 0) - phase.step) * step_seconds.get(phase.name, by_cost)
@@ -67,13 +71,14 @@ class Estimate:
         self._phase, self._step, self._num_epochs_done, self._num_batches = "", 0, 0, 0
         self._step_seconds: dict[str, float] = {}
         self._first: tuple[int, float] | None = None
-        self._validation_seconds = self._evaluations_per_validation = 0.0
+        self._validation_seconds = 0.0
+        self._num_validation = self._num_test = 0
 
     def event(self, event: events.Event) -> None:
         match event:
             case events.DataLoaded():
                 self._num_steps, self._costs = dict(event.steps), event.relative_costs
-                self._evaluations_per_validation = 1 + event.test / max(1, event.validation)
+                self._num_validation, self._num_test = event.validation, event.test
             case events.PhaseStarted():
                 self._phase, self._step, self._num_epochs_done = event.phase, event.step, event.epoch
                 self._first = None
@@ -108,7 +113,8 @@ class Estimate:
             self._phases(),
             self._step_seconds,
             validation_seconds=self._validation_seconds,
-            evaluation_seconds=self._validation_seconds * self._evaluations_per_validation,
+            num_validation=self._num_validation,
+            num_test=self._num_test,
         )
 
     def _phases(self) -> list[PhaseProgress]:

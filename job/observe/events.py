@@ -108,24 +108,6 @@ class RunAlreadyDone(Event, name="run_already_done"):
     model_sha256: str
 
 
-class Fetching(Event, name="fetching"):
-    """Files are being copied from a mirror."""
-
-    place: str
-    num_left: int
-    num_files: int
-    bytes: int
-
-
-class Fetched(Event, name="fetched"):
-    """The files of a mirror are on this disk; the numbers are of those that were not there before."""
-
-    place: str
-    num_files: int
-    bytes: int
-    seconds: float
-
-
 class DataLoaded(Event, name="data_loaded"):
     """The splits are known: examples of each split, training steps of each phase, examples and weight of each class."""
 
@@ -144,39 +126,6 @@ class DataLoaded(Event, name="data_loaded"):
         steps, classes = fields.pop("steps"), fields.pop("classes")
         fields.pop("relative_costs")
         return fields | {f"{phase}_steps": count for phase, count in steps.items()} | {"classes": classes}
-
-
-class ClassMissing(Event, name="class_missing", level="warning"):
-    """A split has no example of some classes."""
-
-    split: str
-    num_classes: int
-    classes: list[str]
-
-
-class ClassRare(Event, name="class_rare", level="warning"):
-    """Some classes have few training examples: their results mean little."""
-
-    fewer_than: int
-    num_classes: int
-    classes: list[str]
-
-
-class Duplicates(Event, name="duplicates", level="warning"):
-    """The same image is in two splits: how many examples of the second split are in the first one too."""
-
-    train_validation: int
-    train_test: int
-    validation_test: int
-    images: Sequence[str] = ()
-
-
-class ImagesSkipped(Event, name="images_skipped", level="warning"):
-    """Images cannot be read and were left out, as THAW_ON_UNREADABLE says: how many of each kind, and the first."""
-
-    num_images: int
-    kinds: Mapping[str, int]
-    images: Sequence[str]
 
 
 class ModelBuilt(Event, name="model_built"):
@@ -225,8 +174,7 @@ class StepCompiled(Event, name="step_compiled"):
     gpu_memory: GpuMemory | None = None
 
 
-@dataclass(frozen=True)
-class EpochDone:
+class EpochFinished(Event, name="epoch_finished"):
     """An epoch is trained and validated: mean losses in nats, that of training with class weights; accuracies in 0..1.
 
     Seconds and images a second are of this attempt; the rate leaves out the step that was compiled. `learning_rate` is
@@ -244,11 +192,6 @@ class EpochDone:
     validation_seconds: float
     images_per_second: float
     learning_rate: float
-
-
-class EpochFinished(EpochDone, Event, name="epoch_finished"):
-    """An epoch is trained and validated."""
-
     gpu_memory: GpuMemory | None = None
 
 
@@ -348,31 +291,6 @@ class RunFailed(Event, name="run_failed", level="error"):
     def __str__(self) -> str:
         rest = {"hint": self.hint, "traceback": self.traceback}
         return "\n".join([f"error: {self.reason}", *(f"{name}: {value}" for name, value in rest.items() if value)])
-
-
-class Mirrored(Event, name="mirrored"):
-    """A file is in the mirror."""
-
-    file: str
-    number: int
-    num_files: int
-    bytes: int
-
-
-class MirrorFilled(Event, name="mirror_filled"):
-    """All files are in the mirror; `bytes_sent` leaves out those that were there before."""
-
-    place: str
-    bytes_sent: int
-    seconds: float
-
-
-class MirrorSettings(Event, name="mirror_settings"):
-    """The settings with which a run reads from the mirror."""
-
-    THAW_DATASET: str | None = None
-    THAW_DATA_DIR: str | None = None
-    THAW_WEIGHTS: str | None = None
 
 
 class MetricsUnavailable(Event, name="metrics_unavailable", level="warning"):

@@ -6,14 +6,13 @@ count from 1. What a person sees otherwise is in `terminal`.
 """
 
 import contextlib
-import logging
 import os
 import re
 import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, MutableMapping
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
 import structlog
 from rich.table import Table
@@ -92,48 +91,50 @@ class Quiet(Log):
         self._log.closing(title, rows)
 
 
-class Lines(Log):
-    """Writes each event as a line, with structlog; on a terminal also a bar, and a table at the end."""
+class JsonLines(Log):
+    """Writes each event as a line of JSON, with what was bound, and with the phase and the step that it happens in."""
 
-    def __init__(self, log_format: Literal["console", "json"], progress: Progress) -> None:
-        self._terminal = Terminal(file=sys.stdout) if log_format == "console" else None
-        self._bar = Bar(self._terminal, progress) if self._terminal is not None and self._terminal.can_redraw else None
-        # Signals, metrics and Kubeflow report from threads of their own.
-        self._lock = threading.RLock()
+    def __init__(self, progress: Progress) -> None:
         self._progress = progress
-        processors: list[structlog.typing.Processor]
-        if self._terminal is not None:
-            colors = self._terminal.is_terminal and self._terminal.color_system is not None
-            colors = colors and not self._terminal.no_color
-            renderer = structlog.dev.ConsoleRenderer(colors=colors, pad_event_to=18, sort_keys=False)
-            stamp = structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False)
-            processors = [add_log_level, stamp, _for_people, _rounded, _redacted, _in_words, renderer]
-        else:
-            stamp = structlog.processors.TimeStamper(fmt="iso", key="time")
-            json = structlog.processors.JSONRenderer()
-            processors = [add_log_level, stamp, self._with_position, _rounded, _redacted, json]
-        self._log = structlog.wrap_logger(
-            # Its line is one write, which the lines of other processes on the same pipe do not cut.
-            structlog.WriteLogger(sys.stdout),
-            processors=processors,
-            wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        )
+        # Signals, metrics and Kubeflow report from threads of their own.
+        self._lock = threading.Lock()
+        stamp = structlog.processors.TimeStamper(fmt="iso", key="time")
+        self._log = _lines(stamp, self._with_position, _shown, structlog.processors.JSONRenderer())
 
     def bind(self, **fields: Any) -> None:
-        if self._terminal is None:
-            self._log = self._log.bind(**fields)
+        self._log = self._log.bind(**fields)
+
+    def event(self, event: events.Event) -> None:
+        with even_if_unwritable, self._lock:
+            getattr(self._log, event.level)(event.name, **event.fields())
+
+    def _with_position(self, _: Any, __: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
+        """Adds phase and step to an event that does not have them itself."""
+        stage, step = self._progress.stage, self._progress.step
+        return {**event, "phase": event.get("phase", stage), "step": event.get("step", step)}
+
+
+class ConsoleLines(Log):
+    """Writes each event as a readable line; on a terminal also a bar, and a table at the end."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._terminal = Terminal(file=sys.stdout)
+        self._bar = Bar(self._terminal, progress) if self._terminal.can_redraw else None
+        self._lock = threading.RLock()
+        colors = self._terminal.color_system is not None and not self._terminal.no_color
+        renderer = structlog.dev.ConsoleRenderer(colors=colors, pad_event_to=18, sort_keys=False)
+        stamp = structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False)
+        self._log = _lines(stamp, _for_people, _shown, _in_words, renderer)
 
     def event(self, event: events.Event) -> None:
         with even_if_unwritable, self._lock:
             if self._bar is not None:
                 self._bar.event(event)
-            if isinstance(event, events.Stopping) and self._terminal is not None:
-                # What moves goes on below the line: it is what a person now waits for.
-                self._say(event)
-                return
-            self.stop()
-            if isinstance(event, events.RunFailed) and self._terminal is not None:
-                self._say(event)
+            if not isinstance(event, events.Stopping):
+                # Below the line about a signal the bar stays: it shows what a person now waits for.
+                self.stop()
+            if isinstance(event, events.Stopping | events.RunFailed):
+                self._terminal.print(redacted(str(event)), markup=False, soft_wrap=True)
             else:
                 getattr(self._log, event.level)(event.name, **event.fields())
             if isinstance(event, events.PhaseStarted) and self._bar is not None:
@@ -150,23 +151,16 @@ class Lines(Log):
             self._bar.hide()
 
     def closing(self, title: str, rows: dict[str, str]) -> None:
-        """Show the result of a run as a table, on a terminal only."""
         self.stop()
-        if self._terminal is None:
-            return
         table = Table(title=Text(title), show_header=False, title_justify="left")
         for name, value in rows.items():
             table.add_row(name, Text(redacted(value)))  # as Text, in which brackets are no markup
         self._terminal.print(table)
 
-    def _with_position(self, _: Any, __: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
-        """Adds phase and step to an event that does not have them itself."""
-        stage, step = self._progress.stage, self._progress.step
-        return {**event, "phase": event.get("phase", stage), "step": event.get("step", step)}
 
-    def _say(self, event: events.Event) -> None:
-        assert self._terminal is not None
-        self._terminal.print(redacted(str(event)), markup=False, soft_wrap=True)
+def _lines(*processors: structlog.typing.Processor) -> Any:
+    """A logger to standard output. Its line is one write, which other processes on the same pipe do not cut."""
+    return structlog.wrap_logger(structlog.WriteLogger(sys.stdout), processors=[add_log_level, *processors])
 
 
 def _for_people(_: Any, __: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
@@ -187,11 +181,9 @@ def _in_words(_: Any, __: str, event: MutableMapping[str, Any]) -> Mapping[str, 
     return {key: text(value) for key, value in event.items()}
 
 
-def _rounded(_: Any, __: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
-    """Six significant digits are enough here; the record has them all."""
-    return {key: float(f"{value:.6g}") if isinstance(value, float) else value for key, value in event.items()}
-
-
-def _redacted(_: Any, __: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
-    """Without the secrets of URLs, wherever a text comes from."""
-    return {key: redacted_facts(value) for key, value in event.items()}
+def _shown(_: Any, __: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
+    """Without the secrets of URLs, and with six significant digits of each number, of which the record has all."""
+    return {
+        key: float(f"{value:.6g}") if isinstance(value, float) else redacted_facts(value)
+        for key, value in event.items()
+    }

@@ -1,20 +1,13 @@
-"""What a person sees of an attempt on a terminal: what it will do, a line for each epoch, its result.
+"""What a person sees of an attempt on a terminal: what it will do, a table of its epochs, its result.
 
-    run        cats, attempt 1
-    ...
-                  training       validation
-    phase epoch   loss accuracy    loss accuracy images/s    time    left saved
-    head    1/5  0.412    0.871   0.233    0.941     34.1    31 s 4.8 min     ✓
-
-A line moves below that. Every line fits the width that the terminal has when it is written: columns that matter less
-drop out. The full facts of each event are in `--verbose`, and off a terminal.
+A line moves below that. Every line fits the width that the terminal has when it is written. The full facts of each
+event are in `--verbose`, and off a terminal.
 """
 
 import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -23,69 +16,29 @@ from rich.text import Text
 
 from job.observe import events
 from job.observe.bar import Bar, Terminal
+from job.observe.epoch_table import EpochTable
 from job.observe.ledger import by_stage
-from job.observe.log import Lines, Log, Quiet, even_if_unwritable
+from job.observe.log import ConsoleLines, JsonLines, Log, Quiet, even_if_unwritable
 from job.observe.observer import RunningMeans
 from job.observe.progress import Progress
-from job.observe.wording import duration, printable, sentence, short_duration, three_digits
+from job.observe.wording import counts, duration, printable, sentence, three_digits
 
 LABEL = 10
-MAX_DRAWN = 5
-"""Lines of epochs whose commits are not reported yet."""
 ESTIMATE_AFTER_SECONDS = 2.0
 """From the first step of an attempt; before that, its speed says little."""
 COLORS = {"warning": "yellow", "error": "red"}
 
 
-@dataclass(frozen=True)
-class Column:
-    """A column of the table of epochs; `width` includes the space before it, the smallest `rank` matters most."""
-
-    name: str
-    width: int
-    rank: int
-    group: str = ""
-    style: str = ""
-
-
-def columns(names: Sequence[str], num_epochs: int, width: int) -> list[Column]:
-    """Those that fit; a terminal of 80 columns has all of them, where the names of the phases are short."""
-    phase = min(16, max(map(len, [*names, "phase"])))
-    every = [
-        Column("phase", phase, 0),
-        Column("epoch", max(6, 2 * len(str(num_epochs)) + 2), 1),
-        Column("loss", 7, 6, "training"),
-        Column("accuracy", 9, 8, "training"),
-        Column("loss", 8, 5, "validation"),
-        Column("accuracy", 9, 2, "validation", "bold"),
-        Column("images/s", 9, 9),
-        Column("time", 8, 7),
-        Column("left", 8, 3),
-        Column("saved", 6, 4, style="green"),
-    ]
-    # The last column of the terminal stays free: some begin a new line after it.
-    fitting, room = [], width - 1
-    for column in sorted(every, key=lambda column: column.rank):
-        if column.width > room:
-            break
-        fitting.append(column)
-        room -= column.width
-    return [column for column in every if column in fitting]
-
-
 class Screen(Log):
     """Shows events to a person; of several workers that of the first one, which claims the run, has the moving line."""
 
-    def __init__(self, terminal: Terminal, progress: Progress, *, moves: bool = True) -> None:
-        self._terminal, self._progress, self._moves = terminal, progress, moves
+    def __init__(self, terminal: Terminal, progress: Progress) -> None:
+        self._terminal, self._progress = terminal, progress
         self._bar = Bar(terminal, progress)
         # Signals, metrics and Kubeflow report from threads of their own.
         self._lock = self._bar.lock
-        self._steps: Mapping[str, int] = {}
-        self._headed: list[Column] | None = None
-        self._most_epochs = 1
-        self._rows: dict[tuple[str, int], Mapping[tuple[str, str], str]] = {}
-        self._bar.above = self._drawn_rows
+        self._table = EpochTable(terminal)
+        self._bar.above = self._table.drawn
         self._first_step_at: float | None = None
         self._result: events.RunFinished | events.RunAlreadyDone | None = None
         self._marks = ("✓", "✗") if terminal.encoding.startswith("utf") else ("*", "!")
@@ -96,8 +49,6 @@ class Screen(Log):
             self._show(event)
 
     def step(self, done: events.StepDone, running_means: RunningMeans) -> None:
-        if not self._moves:
-            return
         self._bar.step(done, running_means)
         if self._first_step_at is None:
             self._first_step_at = time.monotonic()
@@ -107,7 +58,7 @@ class Screen(Log):
 
     def stop(self) -> None:
         with even_if_unwritable, self._lock:
-            self._end_rows()
+            self._table.write()
             self._bar.hide()
 
     def closing(self, title: str, rows: dict[str, str]) -> None:
@@ -133,29 +84,29 @@ class Screen(Log):
                 self._say("run", f"{Path(event.at).name}, attempt {event.attempt}", "bold")
                 self._say("place", _near(event.at), is_whole=True)
                 self._say_command("follow", ["thaw status --watch", f"--run {shlex.quote(_near(event.at))}"])
-                if self._moves:
-                    self._bar.show()
+                self._bar.show()
             case events.DataLoaded():
-                self._steps = event.steps
-                counts = f"{event.train:,} training, {event.validation:,} validation and {event.test:,} test images"
-                self._say("data", f"{event.dataset}: {counts}")
+                self._table.num_steps = event.steps
+                images = f"{event.train:,} training, {event.validation:,} validation and {event.test:,} test images"
+                self._say("data", f"{event.dataset}: {images}")
                 self._say("classes", _classes(event.classes["train"]))
-                self._say("steps", ", ".join(f"{phase} {count:,}" for phase, count in event.steps.items()))
+                self._say("steps", counts(event.steps))
             case events.ModelBuilt():
                 xla = ", compiled by XLA" if event.xla else ""
                 self._say("model", f"{event.backbone}, weights {event.weights}, {event.precision}{xla}")
                 self._say("device", event.device)
             case events.Restored() if event.level == "info":
-                of = f" of {self._steps[event.phase]:,}" if event.phase in self._steps else ""
+                num_steps = self._table.num_steps.get(event.phase)
+                of = f" of {num_steps:,}" if num_steps is not None else ""
                 self._say("resumes", f"{event.phase} after step {event.step:,}{of}")
             case events.EpochFinished():
                 self._say_estimate()
-                self._begin_row(event)
+                self._table.add(event, self._bar.estimate.seconds_left())
             case events.Committed() if event.reason == "stop":
-                self._end_rows()
+                self._table.write()
                 self._say("saved", f"{event.phase} after step {event.step:,}", "green")
-            case events.Committed() | events.CommitFailed() if (event.phase, event.step) in self._rows:
-                self._end_rows((event.phase, event.step), self._marks[isinstance(event, events.CommitFailed)])
+            case events.Committed() | events.CommitFailed() if (event.phase, event.step) in self._table:
+                self._table.write((event.phase, event.step), self._marks[isinstance(event, events.CommitFailed)])
                 self._warn(event)
             case events.RunAlreadyDone():
                 self._result = event
@@ -166,7 +117,7 @@ class Screen(Log):
             case events.Stopping():
                 self._terminal.print(Text(printable(str(event)), "yellow"), width=self._terminal.width - 1)
             case events.RunFailed():
-                self._end_rows()
+                self._table.write()
                 self._bar.hide()
                 self._say("error", event.reason, "red")
                 self._say("hint", event.hint)
@@ -179,7 +130,7 @@ class Screen(Log):
                 # The table, the moving line and the closing lines have them.
                 pass
             case _ if event.level == "info":
-                self._end_rows()
+                self._table.write()
                 self._say(event.name.partition("_")[0], sentence(event))
             case _:
                 self._warn(event)
@@ -227,69 +178,12 @@ class Screen(Log):
             self._say("estimate", f"about {duration(left)} to the end")
             self._first_step_at = float("inf")
 
-    def _begin_row(self, event: events.EpochFinished) -> None:
-        """The line of an epoch is written when its commit is reported, which it marks; until then it is drawn."""
-        left = self._bar.estimate.seconds_left()
-        num_batches = event.step // (event.epoch + 1)
-        self._most_epochs = max([event.step, *self._steps.values()]) // num_batches
-        self._rows[event.phase, event.step] = {
-            ("", "phase"): event.phase,
-            ("", "epoch"): f"{event.epoch + 1}/{self._steps.get(event.phase, event.step) // num_batches}",
-            ("training", "loss"): three_digits(event.train_loss),
-            ("training", "accuracy"): f"{event.train_accuracy:.3f}",
-            ("validation", "loss"): three_digits(event.validation_loss),
-            ("validation", "accuracy"): f"{event.validation_accuracy:.3f}",
-            # A short epoch may have only the step that was compiled, whose speed means nothing.
-            ("", "images/s"): three_digits(event.images_per_second) if event.images_per_second else "",
-            ("", "time"): short_duration(event.train_seconds + event.validation_seconds),
-            ("", "left"): "" if left is None else short_duration(left),
-            ("", "saved"): "",
-        }
-        while len(self._rows) > MAX_DRAWN:
-            self._end_rows(next(iter(self._rows)))
 
-    def _end_rows(self, last: tuple[str, int] | None = None, mark: str = "") -> None:
-        """Write the lines up to that of an epoch, which gets the mark: before it the newer commit is instead."""
-        for key in [*self._rows][: [*self._rows].index(last) + 1 if last else None]:
-            row = self._rows.pop(key)
-            chosen = self._columns()
-            if chosen != self._headed:
-                self._headed = chosen
-                self._print_headings(chosen)
-            self._terminal.print(self._line({**row, ("", "saved"): mark if key == last else ""}, chosen))
-
-    def _columns(self) -> list[Column]:
-        return columns(list(self._steps), self._most_epochs, self._terminal.width)
-
-    def _drawn_rows(self) -> list[Text]:
-        return [self._line(row, self._columns()) for row in [*self._rows.values()]]
-
-    def _print_headings(self, chosen: Sequence[Column]) -> None:
-        above, names = "", ""
-        for column, following in zip(chosen, [*chosen[1:], None], strict=True):
-            names += column.name.rjust(column.width) if names else column.name.ljust(column.width)
-            if column.group and (following is None or following.group != column.group):
-                above = above[: len(names) - len(column.group)].ljust(len(names) - len(column.group)) + column.group
-        self._terminal.print(Text(above, "dim"))
-        self._terminal.print(Text(names, "bold"))
-
-    def _line(self, row: Mapping[tuple[str, str], str], chosen: Sequence[Column]) -> Text:
-        line = Text(no_wrap=True, overflow="ellipsis")
-        for column in chosen:
-            text = row[column.group, column.name]
-            if not line:
-                shown = text if len(text) <= column.width else f"{text[: column.width - 1]}…"
-                line.append(shown.ljust(column.width), column.style)
-            else:
-                line.append(text.rjust(column.width), column.style)
-        return line
-
-
-def _classes(counts: Mapping[str, int]) -> str:
+def _classes(images: Mapping[str, int]) -> str:
     """Of the training images: each class, or of many their number and the range."""
-    if "num_classes" in counts:
-        return f"{counts['num_classes']:,}, with {counts['fewest']:,} to {counts['most']:,} training images each"
-    return f"{len(counts)}: " + ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    if "num_classes" in images:
+        return f"{images['num_classes']:,}, with {images['fewest']:,} to {images['most']:,} training images each"
+    return f"{len(images)}: {counts(images)}"
 
 
 def _near(place: str) -> str:
@@ -313,8 +207,7 @@ def open_log(
     """
     log: Log
     if log_format == "auto" and sys.stdout.isatty():
-        terminal = Terminal(file=sys.stdout)
-        log = Lines("console", progress) if is_verbose else Screen(terminal, progress, moves=not is_quiet)
+        log = ConsoleLines(progress) if is_verbose else Screen(Terminal(file=sys.stdout), progress)
     else:
-        log = Lines("json" if log_format == "auto" else log_format, progress)
+        log = ConsoleLines(progress) if log_format == "console" else JsonLines(progress)
     return Quiet(log) if is_quiet else log

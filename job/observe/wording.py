@@ -1,8 +1,8 @@
 """Numbers, names and events in words, for people."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
-from job.observe import events
+from job.observe import data_events, events
 from job.redaction import redacted
 
 
@@ -31,6 +31,11 @@ def size(num_bytes: float) -> str:
             return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
         num_bytes /= 1000
     return f"{num_bytes:.1f} TB"
+
+
+def counts(numbers: Mapping[str, int]) -> str:
+    """Each name with its number: cat 20, dog 1,204."""
+    return ", ".join(f"{name} {number:,}" for name, number in numbers.items())
 
 
 def three_digits(value: float) -> str:
@@ -71,22 +76,22 @@ def sentence(event: events.Event) -> str:
         case events.WaitingForWorkers():
             workers = ", ".join(map(str, event.workers))
             return f"waiting for other workers ({workers}), at most {duration(event.at_most_seconds)}"
-        case events.ClassMissing():
-            return f"classes without an image in {event.split}: {event.num_classes:,} ({_listed(event.classes)})"
-        case events.ClassRare():
+        case data_events.ClassMissing():
+            return f"classes without an image in {event.split}: {event.num_classes:,} ({', '.join(event.classes)})"
+        case data_events.ClassRare():
             few = f"classes with fewer than {event.fewer_than} training images, whose results mean little"
-            return f"{few}: {event.num_classes:,} ({_listed(event.classes)})"
-        case events.Duplicates():
+            return f"{few}: {event.num_classes:,} ({', '.join(event.classes)})"
+        case data_events.Duplicates():
             pairs = {
                 "train and validation": event.train_validation,
                 "train and test": event.train_test,
                 "validation and test": event.validation_test,
             }
-            found = ", ".join(f"{pair} {count:,}" for pair, count in pairs.items() if count)
-            return f"the same images are in two splits: {found}; accuracy is too high then"
-        case events.ImagesSkipped():
-            kinds = ", ".join(f"{kind} {count:,}" for kind, count in event.kinds.items())
-            return f"{event.num_images:,} images cannot be read and are left out ({kinds}): {_listed(event.images)}"
+            found = {pair: count for pair, count in pairs.items() if count}
+            return f"the same images are in two splits: {counts(found)}; accuracy is too high then"
+        case data_events.ImagesSkipped():
+            left_out = f"{event.num_images:,} images cannot be read and are left out ({counts(event.kinds)})"
+            return f"{left_out}: {', '.join(event.images)}"
         case events.CheckpointDamaged():
             return f"{event.checkpoint} cannot be used, so the one before it is tried: {event.reason}"
         case events.NothingRestored():
@@ -105,7 +110,3 @@ def sentence(event: events.Event) -> str:
         case _:
             facts = (f"{name} {value}" for name, value in event.fields().items() if name != "hint")
             return ", ".join(facts)
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names)

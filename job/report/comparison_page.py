@@ -5,7 +5,6 @@ from typing import Any
 
 from markupsafe import Markup
 
-from job import __version__
 from job.report import plots
 from job.report.rendering import percent, render
 from job.report.significance import METHODS
@@ -23,7 +22,6 @@ def page(content: Mapping[str, Any]) -> str:
         methods={test["method"]: METHODS[test["method"]] for test in tests if "method" in test},
         drawn=[run["number"] for run in drawn],
         plots={quantity: Markup(_curves(drawn, quantity)) for quantity in ("loss", "accuracy")} if drawn else {},
-        version=__version__,
     )
 
 

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from job import __version__
 from job.data.files.listing import Listing
 from job.data.files.survey import Facts
 from job.data.formats import opened, orientation, rgb, turned
@@ -27,18 +26,15 @@ MEANINGS = {
 """What a run does with the images that `survey.TRAITS` finds."""
 
 
-def page(content: Mapping[str, Any], listing: Listing, seen: Sequence[Facts]) -> bytes:
-    """The page of an inspection's content, as UTF-8, with pictures of the listing's readable images."""
-    text = render(
+def page(content: Mapping[str, Any], listing: Listing, seen: Sequence[Facts]) -> str:
+    """The page of an inspection's content, with pictures of the listing's readable images."""
+    return render(
         "contact_sheet.html",
         inspection=content,
         sheets=list(_sheets(listing, seen)),
         meanings=MEANINGS,
-        version=__version__,
         num_more=max(0, len(listing.class_names) - MAX_SHEETS),
     )
-    # The name of a file may be no text at all.
-    return text.encode("utf-8", "backslashreplace")
 
 
 def _sheets(listing: Listing, seen: Sequence[Facts]) -> Iterator[list[dict[str, str]]]:

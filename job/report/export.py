@@ -12,7 +12,6 @@ import keras
 
 from job.model import saved_model
 from job.model.answers import DEFAULT_THRESHOLD
-from job.phases import Phase
 from job.report import tensorboard
 from job.report.content import Results
 from job.report.files import CARD, HISTORY, LABELS, MODEL, PAGE, PREDICTIONS, REPORT, SAVED_MODEL, THRESHOLD
@@ -41,10 +40,10 @@ def model_files(model: keras.Model, class_names: Sequence[str], folder: Path, *,
         yield THRESHOLD, save_json(threshold, folder / "threshold.json")
 
 
-def log_files(history: Sequence[EpochResult], phases: Sequence[Phase], folder: Path) -> Files:
-    """The result of each epoch of these phases: for programs, and for TensorBoard. Raises ScratchUnavailable."""
+def log_files(history: Sequence[EpochResult], folder: Path) -> Files:
+    """The result of each epoch: for programs, and for TensorBoard. Raises ScratchUnavailable."""
     yield HISTORY, save_json([epoch.model_dump(mode="json") for epoch in history], folder / "history.json")
-    yield from tensorboard.event_files(history, {phase.name: phase.learning_rate for phase in phases}, folder)
+    yield from tensorboard.event_files(history, folder)
 
 
 def report_files(content: Mapping[str, Any], results: Results, folder: Path) -> Files:

@@ -46,7 +46,7 @@ LABELS = {"train": "training", "validation": "validation"}
 # Fixed, so that no layout depends on the fonts that a machine happens to have.
 _MARGINS: dict[str, Any] = {"left": 0.2, "right": 0.955, "bottom": 0.15, "top": 0.86, "hspace": 0.12}
 _LABEL_X = -0.205
-"""Of the label of a vertical axis, in widths of the axes: its own room, whatever the ticks beside it."""
+"""Of the label of a vertical axis, in widths of the axes: the same place beside ticks of any length."""
 
 MIN_ACCURACY_RANGE = 0.02
 """Of the axis: over less, ticks would have three decimals and more."""
@@ -87,14 +87,11 @@ logging.getLogger("matplotlib").setLevel(logging.ERROR)
 
 
 def learning_curve(history: Sequence[Mapping[str, Any]], quantity: str, *, description: str) -> str:
-    """`loss` or `accuracy` of training and validation after each epoch of both phases, as SVG."""
-    epochs = range(1, len(history) + 1)
+    """`loss` or `accuracy` of training and validation after each epoch of all phases, as SVG."""
     with _figure(quantity, height=3.2) as figure:
         axes = figure.subplots(gridspec_kw=_MARGINS)
-        for (split, label), color, marker in zip(LABELS.items(), ("first", "second"), ("o", "s"), strict=True):
-            values = [epoch[f"{split}_{quantity}"] for epoch in history]
-            axes.plot(epochs, values, color=VARIABLES[color], marker=marker, label=label, clip_on=False, zorder=3)
-        _over_epochs(axes, quantity, num_epochs=len(history))
+        curves = {label: [epoch[f"{split}_{quantity}"] for epoch in history] for split, label in LABELS.items()}
+        _plot_over_epochs(axes, curves, quantity)
         _mark_phases(axes, [epoch["phase"] for epoch in history])
         figure.legend(**_LEGEND)
         return _as_svg(figure, quantity, description)
@@ -104,10 +101,9 @@ def validation_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], quan
     """`loss` or `accuracy` of validation after each epoch of at most `MAX_CURVES` runs, by their label, as SVG."""
     with _figure(quantity, height=3.6) as figure:
         axes = figure.subplots(gridspec_kw=_MARGINS | {"top": 0.82})
-        for (label, history), style in zip(histories.items(), CURVES, strict=False):
-            values = [epoch[f"validation_{quantity}"] for epoch in history]
-            axes.plot(range(1, len(history) + 1), values, **style, label=label, clip_on=False, zorder=3)
-        _over_epochs(axes, quantity, num_epochs=max(len(history) for history in histories.values()))
+        name = f"validation_{quantity}"
+        curves = {label: [epoch[name] for epoch in history] for label, history in histories.items()}
+        _plot_over_epochs(axes, curves, quantity)
         figure.legend(**_LEGEND | {"ncols": 4})
         return _as_svg(figure, quantity, description)
 
@@ -209,8 +205,11 @@ def _figure(name: str, *, height: float) -> Iterator[Figure]:
         yield Figure(figsize=(5.0, height))
 
 
-def _over_epochs(axes: Axes, quantity: str, *, num_epochs: int) -> None:
-    """The axes of a quantity after each epoch."""
+def _plot_over_epochs(axes: Axes, curves: Mapping[str, Sequence[float]], quantity: str) -> None:
+    """Curves of at most `MAX_CURVES` labels: the values of a quantity after each epoch."""
+    for (label, values), style in zip(curves.items(), CURVES, strict=False):
+        axes.plot(range(1, len(values) + 1), values, **style, label=label, clip_on=False, zorder=3)
+    num_epochs = max(map(len, curves.values()))
     axes.set_xlabel("epoch")
     _label_y(axes, "loss in nats" if quantity == "loss" else "accuracy")
     axes.set_xlim(0.5, num_epochs + 0.5)
@@ -233,7 +232,7 @@ def _label_y(axes: Axes, label: str) -> None:
 
 
 def _mark_phases(axes: Axes, phases: Sequence[str]) -> None:
-    """Name the phase of each stretch of epochs, and draw a line where the backbone is unfrozen."""
+    """Name the phase of each stretch of epochs, and draw a line where another one begins."""
     first_epoch = 1
     for index, (phase, epochs) in enumerate(itertools.groupby(phases)):
         num_epochs = len(list(epochs))

@@ -10,6 +10,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from job import __version__
 from job.observe.wording import printable
 from job.phases import title
 
@@ -30,6 +31,8 @@ def _environment() -> jinja2.Environment:
         keep_trailing_newline=True,
     )
     environment.filters |= {filter_.__name__: filter_ for filter_ in FILTERS}
+    environment.filters |= {"count": "{:,}".format, "phase_title": title}
+    environment.globals["version"] = __version__
     return environment
 
 
@@ -71,19 +74,9 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600:,} h {whole % 3600 // 60} min"
 
 
-def count(number: int) -> str:
-    """`20,863,529`."""
-    return f"{number:,}"
-
-
 def words(name: str) -> str:
     """`fine_tune` -> `fine tune`."""
     return name.replace("_", " ")
-
-
-def phase_title(name: str) -> str:
-    """`fine_tune` -> `fine-tuning`."""
-    return title(name)
 
 
 def unfrozen(unfreeze: str) -> str:
@@ -147,6 +140,6 @@ def setting(value: Any) -> str:
 
 
 FILTERS = (
-    bare_percent, percent, percent_or_none, decimal_or_none, share, duration, count, words, phase_title, unfrozen,
-    augmentation, moment, shape, listed, markdown, printable, setting,
+    bare_percent, percent, percent_or_none, decimal_or_none, share, duration, words, unfrozen, augmentation,
+    moment, shape, listed, markdown, printable, setting,
 )  # fmt: skip

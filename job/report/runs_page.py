@@ -12,7 +12,6 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
-from job import __version__
 from job.report import plots
 from job.report.rendering import percent, render
 from job.schema import recorded_setting
@@ -43,14 +42,14 @@ def page(
     way: str | None,
     num_found: int,
     now: datetime,
-) -> bytes:
-    """The page of the rows that `job.cli.list` finds, as UTF-8. `differing` are names of settings.
+) -> str:
+    """The page of the rows that `job.cli.list` finds. `differing` are names of settings.
 
     `place` is that of the runs, and `way` the relative path from the page to them; None for runs in a bucket, whose
     links are as if the page lay there.
     """
     names = [name for name in differing if name not in OWN_COLUMNS]
-    text = render(
+    return render(
         "runs.html",
         runs=[_described(row, names[:MAX_SETTINGS], way or ".") for row in rows],
         names=names[:MAX_SETTINGS],
@@ -62,10 +61,7 @@ def page(
         num_found=num_found,
         now=now.isoformat(),
         tones=TONES,
-        version=__version__,
     )
-    # The name of a folder may be no text at all.
-    return text.encode("utf-8", "backslashreplace")
 
 
 def _described(row: Mapping[str, Any], names: Sequence[str], way: str) -> dict[str, Any]:

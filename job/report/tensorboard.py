@@ -2,11 +2,11 @@
 
 They are written from the history when the run ends, so a repeated export gives the same files, and those of a run that
 was resumed have each epoch once. `tensorboard --logdir <run>/logs` shows two curves in each chart, `train` and
-`validation`, as of Keras's callback. Runs finished before this was one file for all phases keep a folder for each.
+`validation`, as of Keras's callback.
 """
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -23,24 +23,18 @@ NAMES = tuple(f"logs/{split}/events.out.tfevents.thaw" for split in SPLITS)
 """Their names in the store."""
 
 
-def event_files(
-    history: Sequence[EpochResult], learning_rates: Mapping[str, float], folder: Path
-) -> Iterator[tuple[str, Path]]:
+def event_files(history: Sequence[EpochResult], folder: Path) -> Iterator[tuple[str, Path]]:
     """Write the event files into `folder`; yields their names and paths. Raises ScratchUnavailable.
 
     Tags are `epoch_loss` (nats) and `epoch_accuracy` (0 to 1), as of Keras's callback, and for `train` also
-    `epoch_learning_rate` and `epoch_images_per_second`. Steps are counted over the phases, and `learning_rates` are
-    those of the phases, by name.
+    `epoch_learning_rate` and `epoch_images_per_second`. Steps are counted over the phases.
     """
     for name, split in zip(NAMES, SPLITS, strict=True):
         points = []
         for epoch, step in zip(history, _steps(history), strict=True):
             values = {"loss": getattr(epoch, f"{split}_loss"), "accuracy": getattr(epoch, f"{split}_accuracy")}
             if split == "train":
-                values["learning_rate"] = (
-                    learning_rates[epoch.phase] if epoch.learning_rate is None else epoch.learning_rate
-                )
-                values["images_per_second"] = epoch.images_per_second
+                values |= {"learning_rate": epoch.learning_rate, "images_per_second": epoch.images_per_second}
             summary = Summary(value=[Summary.Value(tag=f"epoch_{tag}", simple_value=it) for tag, it in values.items()])
             points.append(Event(wall_time=epoch.ended.timestamp(), step=step, summary=summary))
         yield name, save(partial(_write, points), folder / f"{split}.tfevents")

@@ -188,7 +188,7 @@ def _position(progress: Progress) -> str:
 
 
 def _report_killed(settings: Settings, record: Record, context: Context) -> None:
-    """Say that the last attempt ended without a word, and where: nobody else does."""
+    """Say that the last attempt ended without a word, and where: it could not say so itself."""
     killed = standing.killed(record, is_running=True)
     if killed is None:
         return

@@ -36,8 +36,9 @@ from job.errors import (
     TrainingDiverged,
 )
 from job.run.artefacts import problem_with
-from job.run.record import RunRecord
-from job.schema import CHECKPOINTS, CheckpointEntry, CheckpointName, Description, EpochResult, Record, problem_of
+from job.run.description import CheckpointName, Description
+from job.run.record import OTHER_CARRIES_ON, RunRecord
+from job.schema import CHECKPOINTS, CheckpointEntry, EpochResult, Record, problem_of
 from job.storage import MISSING, Digest, ObjectStore
 from job.storage import scratch as temporary
 from job.train import schedule
@@ -49,6 +50,8 @@ UNUSABLE = (SafetensorError, TypeError, AttributeError, ValueError)
 """What safetensors 0.8 raises for another kind of file, and for types of arrays that NumPy does not have."""
 
 Arrays = Mapping[str, np.ndarray]
+Restored = tuple[CheckpointEntry, dict[str, np.ndarray]]
+OnDamaged = Callable[[CheckpointEntry, CheckpointDamaged], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,9 +79,7 @@ class Checkpoints:
         self._set_aside = list(record.content.set_aside)
         self._num_uploads = 0
 
-    def restore(
-        self, on_damaged: Callable[[CheckpointEntry, CheckpointDamaged], None]
-    ) -> tuple[CheckpointEntry, dict[str, np.ndarray]] | None:
+    def restore(self, on_damaged: OnDamaged) -> Restored | None:
         """The newest checkpoint that is whole, walking back over damaged ones; None when there is none.
 
         Damaged ones are set aside: the next commit takes them out of the record's index, and no prune deletes them.
@@ -108,11 +109,7 @@ class Checkpoints:
             entry = self._upload(snapshot)
             entries = [*self._entries, entry]
         best = best_steps(self._record.content, snapshot.history)
-        entries = retained(entries, keep=self._keep, best=best)
-        self._record.update(
-            state=snapshot.phase, checkpoints=tuple(entries), set_aside=tuple(self._set_aside), history=snapshot.history
-        )
-        self._entries = entries
+        self._update_record(snapshot.phase, retained(entries, keep=self._keep, best=best), snapshot.history)
         self.prune()
         return entry
 
@@ -121,7 +118,7 @@ class Checkpoints:
         for entry in self._entries:
             if (entry.phase, entry.step) == (phase, step):
                 return entry
-        raise self.train_again_from(phase, step, f"the record has no checkpoint of {phase} step {step}")
+        raise self._train_again_from(phase, step, f"the record has no checkpoint of {phase} step {step}")
 
     def load_best(self, entry: CheckpointEntry) -> dict[str, np.ndarray]:
         """The arrays of that checkpoint.
@@ -133,20 +130,16 @@ class Checkpoints:
             return load(self._store, entry, scratch=self._scratch)
         except CheckpointDamaged as error:
             self._set_aside.append(entry)
-            raise self.train_again_from(entry.phase, entry.step, error.message) from error
+            raise self._train_again_from(entry.phase, entry.step, error.message) from error
 
-    def train_again_from(self, phase: str, step: int, problem: str) -> StorageError:
+    def _train_again_from(self, phase: str, step: int, problem: str) -> StorageError:
         """Forget the checkpoints of a phase from a step on; returns the error that says so."""
-        names = [one.name for one in self._record.content.phases()]
-        place = names.index(phase), step
-        self._entries = [one for one in self._entries if (names.index(one.phase), one.step) < place]
-        newest = self._entries[-1] if self._entries else None
-        self._record.update(
-            state=newest.phase if newest else "prepare",
-            checkpoints=tuple(self._entries),
-            set_aside=tuple(self._set_aside),
-            history=self._record.content.history[: newest.num_epochs if newest else 0],
-        )
+        record = self._record.content
+        names = [one.name for one in record.phases()]
+        entries = [one for one in self._entries if (names.index(one.phase), one.step) < (names.index(phase), step)]
+        newest = entries[-1] if entries else None
+        history = record.history[: newest.num_epochs if newest else 0]
+        self._update_record(newest.phase if newest else "prepare", entries, history)
         return StorageError(
             f"{problem}; it was the best of its phase",
             hint=f"nothing else is lost: the next attempt trains again from {newest.name if newest else 'the start'}",
@@ -159,23 +152,39 @@ class Checkpoints:
         of another lineage, which another record wrote; and those whose names are not ours.
         """
         record, attempt = self._record.content, self._record.attempt.number
-        named, lineages = {entry.name for entry in (*self._entries, *self._set_aside)}, record.lineages or ("",)
+        named, lineages = {entry.name for entry in (*self._entries, *self._set_aside)}, record.lineages
         with contextlib.suppress(StorageError):
             for name in self._store.list(CHECKPOINTS):
                 parts = CheckpointName.parse(name)
                 if name not in named and parts is not None and parts.attempt <= attempt and parts.lineage in lineages:
                     self._store.delete(name)
 
+    def _update_record(self, state: str, entries: list[CheckpointEntry], history: tuple[EpochResult, ...]) -> None:
+        self._record.update(state=state, checkpoints=tuple(entries), set_aside=tuple(self._set_aside), history=history)
+        self._entries = entries
+
     def _upload(self, snapshot: Snapshot) -> CheckpointEntry:
-        arrays, description = snapshot.arrays, self._description(snapshot)
+        arrays, record = snapshot.arrays, self._record.content
         for key, array in arrays.items():
             if not np.isfinite(array).all():
                 raise TrainingDiverged(
                     f"{key} is not finite after step {snapshot.step} of phase {snapshot.phase}; the last commit stands",
                     hint="lower the learning rate of this phase, or set THAW_PRECISION=float32",
                 )
-        self._num_uploads += 1
+        description = Description(
+            run_id=record.run_id,
+            fingerprint=record.fingerprint,
+            settings=record.settings,
+            inputs=record.inputs,
+            lineage=record.lineages[-1],
+            attempt=self._record.attempt.number,
+            phase=snapshot.phase,
+            step=snapshot.step,
+            time=datetime.now(UTC),
+            history=snapshot.history,
+        )
         text = description.model_dump_json()
+        self._num_uploads += 1
         # The lineage, the attempt and a count of its uploads: this name was never used.
         name = str(
             CheckpointName(snapshot.phase, snapshot.step, description.attempt, self._num_uploads, description.lineage)
@@ -194,24 +203,9 @@ class Checkpoints:
             except PreconditionFailed as error:
                 raise Superseded(
                     f"{self._store.uri}/{name} exists already: another process writes to this run",
-                    hint="nothing is lost: the other attempt carries the run on",
+                    hint=OTHER_CARRIES_ON,
                 ) from error
         return entry_of(description, name, digest)
-
-    def _description(self, snapshot: Snapshot) -> Description:
-        content = self._record.content
-        return Description(
-            run_id=content.run_id,
-            fingerprint=content.fingerprint,
-            settings=content.settings,
-            inputs=content.inputs,
-            lineage=content.lineages[-1] if content.lineages else "",
-            attempt=self._record.attempt.number,
-            phase=snapshot.phase,
-            step=snapshot.step,
-            time=datetime.now(UTC),
-            history=snapshot.history,
-        )
 
 
 def entry_of(description: Description, name: str, digest: Digest) -> CheckpointEntry:
@@ -251,7 +245,7 @@ def load(store: ObjectStore, entry: CheckpointEntry, *, scratch: Path) -> dict[s
         if problem is not None:
             raise CheckpointDamaged(problem.text)
         description, _, arrays = _read(path, place)
-    if description is not None and (description.phase, description.step) != (entry.phase, entry.step):
+    if (description.phase, description.step) != (entry.phase, entry.step):
         raise CheckpointDamaged(
             f"{place} is of {description.phase} step {description.step}, and the record says that it is of "
             f"{entry.phase} step {entry.step}"
@@ -277,8 +271,6 @@ def inspect(store: ObjectStore, name: str, *, scratch: Path) -> Inspected:
         with _temporary_file(scratch / "inspect.safetensors") as path:
             digest = store.download(name, path)
             description, metadata, arrays = _read(path, name)
-        if description is None:
-            raise CheckpointDamaged("does not say what it is of: an earlier version of the program wrote it")
         if metadata.get(CRC32) != str(_crc32(metadata[DESCRIPTION], arrays)):
             raise CheckpointDamaged("does not have the checksum that it says")
         parts = CheckpointName.parse(name)
@@ -294,14 +286,14 @@ def inspect(store: ObjectStore, name: str, *, scratch: Path) -> Inspected:
     return Inspected(name, digest, description, entry_of(description, name, digest))
 
 
-def _read(path: Path, place: str) -> tuple[Description | None, dict[str, str], dict[str, np.ndarray]]:
-    """The description in a file, None when an earlier version wrote it; all its metadata; its arrays."""
+def _read(path: Path, place: str) -> tuple[Description, dict[str, str], dict[str, np.ndarray]]:
+    """The description in a file, all its metadata, and its arrays."""
     try:
         with safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}
-        text = metadata.get(DESCRIPTION)
-        description = None if text is None else Description.model_validate_json(text, strict=True)
-        return description, metadata, load_file(path)
+        if DESCRIPTION not in metadata:
+            raise ValueError("it does not say what it is of")
+        return Description.model_validate_json(metadata[DESCRIPTION], strict=True), metadata, load_file(path)
     except UNUSABLE as error:
         raise CheckpointDamaged(f"{place} is not a checkpoint: {problem_of(error)}") from error
 
@@ -326,7 +318,7 @@ def best_steps(record: Record, history: Sequence[EpochResult]) -> set[tuple[str,
 
 
 def retained(
-    entries: Sequence[CheckpointEntry], *, keep: int, best: Collection[tuple[str, int]] = ()
+    entries: Sequence[CheckpointEntry], *, keep: int, best: Collection[tuple[str, int]]
 ) -> list[CheckpointEntry]:
     """The newest `keep` checkpoints, the last one of each phase before the newest, and those of the `best` epochs.
 

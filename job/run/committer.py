@@ -27,15 +27,13 @@ LEAST_PRIORITY = 19
 
 @dataclass(kw_only=True)
 class _Commit:
-    """A snapshot on its way; once it is `done`, its entry in the record, or the error, after `seconds`."""
+    """A snapshot on its way; `done` gives its entry in the record and the seconds that it took, or raises the error."""
 
     snapshot: Snapshot
     reason: str
     blocking_seconds: float
     must_stay: bool
-    done: Future[None] = field(init=False)
-    outcome: CheckpointEntry | BaseException = field(init=False)
-    seconds: float = field(init=False)
+    done: Future[tuple[CheckpointEntry, float]] = field(init=False)
 
     def forget_state(self) -> None:
         """A commit may be kept for a while; the copy of the state is not."""
@@ -90,23 +88,24 @@ class Committer:
         """
         while self._commits and self._commits[0].done.done():
             commit = self._commits.pop(0)
-            snapshot, outcome = commit.snapshot, commit.outcome
-            if isinstance(outcome, CheckpointEntry):
+            phase, step, error = commit.snapshot.phase, commit.snapshot.step, commit.done.exception()
+            if error is None:
+                entry, seconds = commit.done.result()
                 self._failed = None
-                self._context.progress.committed(outcome.name, outcome.phase, outcome.step)
+                self._context.progress.committed(entry.name, phase, step)
                 self._context.observer.event(events.Committed(
-                    commit.reason, snapshot.phase, snapshot.step, bytes=outcome.size, seconds=commit.seconds,
-                    blocking_seconds=commit.blocking_seconds, checkpoint=outcome.name,
+                    commit.reason, phase, step, bytes=entry.size, seconds=seconds,
+                    blocking_seconds=commit.blocking_seconds, checkpoint=entry.name,
                 ))  # fmt: skip
                 continue
-            if not isinstance(outcome, StorageError):
-                raise outcome
-            self._failed = outcome
-            self._context.observer.event(events.CommitFailed(
-                snapshot.phase, snapshot.step, reason=outcome.message, error=type(outcome).__name__
-            ))  # fmt: skip
-            if isinstance(outcome, StorageRefused) or commit.must_stay:
-                raise outcome
+            if not isinstance(error, StorageError):
+                raise error
+            self._failed = error
+            self._context.observer.event(
+                events.CommitFailed(phase, step, reason=error.message, error=type(error).__name__)
+            )
+            if isinstance(error, StorageRefused) or commit.must_stay:
+                raise error
 
     def flush(self) -> None:
         """Wait until the newest snapshot is committed, and report. Raises StorageError when it is not."""
@@ -115,15 +114,15 @@ class Committer:
         if self._failed is not None:
             raise self._failed
 
-    def _carry_out(self, commit: _Commit) -> None:
+    def _carry_out(self, commit: _Commit) -> tuple[CheckpointEntry, float]:
         began = time.monotonic()
         try:
-            commit.outcome = self._checkpoints.commit(commit.snapshot)
+            return self._checkpoints.commit(commit.snapshot), time.monotonic() - began
         except BaseException as error:
-            commit.outcome = error
             _forget_locals(error)
-        commit.seconds = time.monotonic() - began
-        commit.forget_state()
+            raise
+        finally:
+            commit.forget_state()
 
 
 def _forget_locals(error: BaseException | None) -> None:

@@ -127,17 +127,20 @@ def _described(run: Compared) -> dict[str, Any]:
 
 def _test(first: Compared, other: Compared) -> dict[str, Any]:
     """The test of two runs over the same images, or the reason why there is none."""
-    if first.predictions is None or other.predictions is None:
-        is_first = first.predictions is None
-        return {"reason": f"{'run 1' if is_first else 'it'} {(first if is_first else other).problems[-1]}"}
+    if first.predictions is None:
+        return {"reason": f"run 1 {first.problems[-1]}"}
+    if other.predictions is None:
+        return {"reason": f"it {other.problems[-1]}"}
     images = [_test_images(run.record) for run in (first, other)]
     if None in images:
         return {"reason": "a record does not identify the test images"}
-    labels = [[it.label for it in run.predictions or ()] for run in (first, other)]
+    labels = [[it.label for it in found] for found in (first.predictions, other.predictions)]
     if images[0] != images[1] or labels[0] != labels[1]:
         return {"reason": "its test images are not those of run 1"}
-    right = [[it.label == it.predicted for it in run.predictions or ()] for run in (first, other)]
-    pairs = list(zip(*right, strict=True))
+    pairs = [
+        (one.label == one.predicted, two.label == two.predicted)
+        for one, two in zip(first.predictions, other.predictions, strict=True)
+    ]
     only_first, only_other = pairs.count((True, False)), pairs.count((False, True))
     p_value, method = mcnemar(only_first, only_other)
     return {

@@ -7,13 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from pydantic import ValidationError
 
-from job.errors import CheckpointDamaged, InputError, PeerLost, StorageError, Superseded
+from job.errors import InputError, PeerLost, StorageError, Superseded
 from job.run import checkpoint
-from job.run.checkpoint import Arrays, Checkpoints
-from job.run.record import Identity, RunRecord
+from job.run.checkpoint import Arrays, Checkpoints, OnDamaged, Restored
+from job.run.record import OTHER_CARRIES_ON, Identity, RunRecord
 from job.schema import CheckpointEntry, EpochResult, Outcome, Record, problem_of
 from job.storage import MISSING, ObjectStore
 from job.workers.messages import one_line
@@ -23,7 +22,7 @@ COMPARED = ("data", "backbone_sha256", "arithmetic")
 
 
 class FollowedRecord(RunRecord):
-    """The record as it was when worker 0 had claimed the run, and what that one tells later; never written."""
+    """The record as it was when worker 0 had claimed the run, and what that one sends later; never written."""
 
     def __init__(self, store: ObjectStore, content: Record, team: Team) -> None:
         super().__init__(store, content, MISSING, dict)
@@ -44,7 +43,7 @@ class FollowedRecord(RunRecord):
         if len(content.attempts) > attempt:
             raise Superseded(
                 f"worker 0 is attempt {attempt} at run {content.run_id!r}, and the newest is {len(content.attempts)}",
-                hint="nothing is lost: the other attempt carries the run on",
+                hint=OTHER_CARRIES_ON,
             )
         return cls(store, content, team)
 
@@ -53,17 +52,17 @@ class FollowedRecord(RunRecord):
 
     def arithmetic(self) -> dict[str, Any]:
         """That of the run, which worker 0 decides."""
-        told = self._team.hear("arithmetic")
-        if not isinstance(told, dict) or told.get("precision") not in ("float32", "bfloat16"):
-            raise _nonsense("arithmetic", told)
-        return {"precision": told["precision"], "xla": bool(told.get("xla"))}
+        received = self._team.hear("arithmetic")
+        if not isinstance(received, dict) or received.get("precision") not in ("float32", "bfloat16"):
+            raise _nonsense("arithmetic", received)
+        return {"precision": received["precision"], "xla": bool(received.get("xla"))}
 
     def pin_inputs(self, inputs: dict[str, Any]) -> None:
         """Raise InputError when worker 0 has other data or weights."""
-        told = self._team.hear("inputs")
-        if not isinstance(told, dict):
-            raise _nonsense("inputs", told)
-        differing = ", ".join(name for name in COMPARED if told.get(name) != inputs[name])
+        received = self._team.hear("inputs")
+        if not isinstance(received, dict):
+            raise _nonsense("inputs", received)
+        differing = ", ".join(name for name in COMPARED if received.get(name) != inputs[name])
         if differing:
             raise InputError(
                 f"worker {self._team.share.worker} has other inputs than worker 0: {differing} differ",
@@ -72,9 +71,9 @@ class FollowedRecord(RunRecord):
 
     def wait_for_outcome(self) -> None:
         """Return when worker 0 has committed the result; `content` then has it."""
-        told = self._team.hear("outcome")
+        received = self._team.hear("outcome")
         try:
-            self.content = self.content.model_copy(update={"outcome": Outcome.model_validate(told)})
+            self.content = self.content.model_copy(update={"outcome": Outcome.model_validate(received)})
         except ValidationError as error:
             raise _nonsense("outcome", problem_of(error)) from error
 
@@ -86,14 +85,12 @@ class FollowedCheckpoints(Checkpoints):
         super().__init__(store, record, keep=1, scratch=scratch)
         self._team = team
 
-    def restore(
-        self, on_damaged: Callable[[CheckpointEntry, CheckpointDamaged], None]
-    ) -> tuple[CheckpointEntry, dict[str, np.ndarray]] | None:
+    def restore(self, on_damaged: OnDamaged) -> Restored | None:
         """The checkpoint that worker 0 names. Raises CheckpointDamaged unless every byte is as it says."""
-        told = self._team.hear("checkpoint")
-        if told is None:
+        received = self._team.hear("checkpoint")
+        if received is None:
             return None
-        entry = _entry("checkpoint", told)
+        entry = _entry("checkpoint", received)
         return entry, checkpoint.load(self._store, entry, scratch=self._scratch)
 
     def best_entry(self, phase: str, step: int) -> CheckpointEntry:
@@ -117,15 +114,15 @@ class NoCommits:
     def flush(self) -> None: ...
 
 
-def _entry(subject: str, told: Any) -> CheckpointEntry:
+def _entry(subject: str, received: Any) -> CheckpointEntry:
     try:
-        return CheckpointEntry.model_validate_json(told, strict=True)
+        return CheckpointEntry.model_validate_json(received, strict=True)
     except ValidationError as error:
         raise _nonsense(subject, problem_of(error)) from error
 
 
-def _nonsense(subject: str, told: object) -> PeerLost:
+def _nonsense(subject: str, received: object) -> PeerLost:
     return PeerLost(
-        f"worker 0 told of the {subject} what no worker would: {one_line(str(told))[:200]}",
+        f"worker 0 told of the {subject} what no worker would: {one_line(str(received))[:200]}",
         hint="give all workers the same version of the program, and let no other process reach their ports",
     )

@@ -1,6 +1,7 @@
 """Taking a run, and holding it.
 
-An attempt waits for a run that a living attempt holds, for as long as a lease lasts or as it is told; then it gives up.
+An attempt waits for a run that a living attempt holds, for as long as a lease lasts or as THAW_WAIT_SECONDS says; then
+it gives up.
 Every write of the record renews the lease; when nothing else is written, a thread does it. A lease has run out when the
 record was seen unchanged for the whole lease, by the watcher's own monotonic clock; or when a store with a clock of its
 own says so, by comparing two of its own times. Times of two machines are never compared. The lease does not make a run

@@ -5,6 +5,7 @@ Only this module and `training` use the store, the record and the observers; the
 
 import contextlib
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,8 @@ from job.report import export
 from job.report.content import Results, compose
 from job.report.files import MODEL
 from job.report.gate import missed_gate
+from job.run import disk_space
 from job.run import inputs as run_inputs
-from job.run import room
 from job.run.artefacts import Artefacts
 from job.run.checkpoint import Checkpoints
 from job.run.committer import Committer
@@ -38,50 +39,46 @@ from job.schema import StoredFile
 from job.settings.resources import estimate, evaluation_batch_size
 from job.settings.settings import Settings
 from job.storage import ObjectStore, scratch
-from job.train import class_weights, numerics
+from job.train import numerics
 from job.train.collective import Collective
+from job.train.loss import class_weights, weights_summary
 from job.train.step import Recipe
 
 
+@dataclass
 class Pipeline:
     """Does what is left of a claimed run; its fields are what the stages share.
 
     A worker that follows does the same with a record that it cannot write, and commits that do nothing.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        store: ObjectStore,
-        record: RunRecord,
-        context: Context,
-        collective: Collective,
-        *,
-        scratch: Path,
-    ) -> None:
-        self.settings = settings
-        self.store = store
-        self.record = record
-        self.context = context
+    settings: Settings
+    store: ObjectStore
+    record: RunRecord
+    context: Context
+    collective: Collective
+    scratch: Path
+
+    def __post_init__(self) -> None:
+        settings, store, record, context = self.settings, self.store, self.record, self.context
         self.observer, self.progress, self.check_stop = context.observer, context.progress, context.check_stop
         self.ledger = context.progress.ledger
-        self.collective = collective
-        self.team = collective.team
-        self.scratch = scratch
+        self.team = self.collective.team
         self.phases = settings.training_phases()
         self.committer: Committer | NoCommits
         if isinstance(record, FollowedRecord):
-            self.checkpoints: Checkpoints = FollowedCheckpoints(store, record, self.team, scratch=scratch)
+            self.checkpoints: Checkpoints = FollowedCheckpoints(store, record, self.team, scratch=self.scratch)
             self.committer = NoCommits()
             self.arithmetic = record.arithmetic()
         else:
-            self.checkpoints = Checkpoints(store, record, keep=settings.keep_checkpoints, scratch=scratch)
+            self.checkpoints = Checkpoints(store, record, keep=settings.keep_checkpoints, scratch=self.scratch)
             self.committer = Committer(self.checkpoints, context)
             # `auto` is decided once for a run: later attempts may be on other processors.
             self.arithmetic = record.content.inputs.get("arithmetic") or numerics.choose(
                 precision=settings.precision, xla=settings.xla
             )
             self.team.tell("arithmetic", self.arithmetic)
+        self.evaluation_batch_size = evaluation_batch_size(settings, self.arithmetic["precision"])
 
     def run(self) -> None:
         """The straight line; afterwards the outcome is in the record."""
@@ -107,12 +104,21 @@ class Pipeline:
     def fetch(self) -> LocalInputs:
         """The local places of data and weights; what is missing is fetched or downloaded first."""
         settings = self.settings
+
+        def check_space(num_bytes: int) -> None:
+            disk_space.check(settings, None, to_fetch=num_bytes)
+
+        def check_space_of_tfds(folder: Path, num_bytes: int) -> None:
+            # On another volume TFDS itself compares.
+            if disk_space.is_with_the_cache(settings, folder):
+                check_space(num_bytes)
+
         fetching = Fetching(
             settings.cache_dir,
             scratch=self.scratch,
             observer=self.observer,
             check_stop=self.check_stop,
-            check_room=self.check_room,
+            check_space=check_space,
         )
         # Workers of one machine share the folders: the first fetches, and the others find it done.
         is_shared = self.collective.share.num_workers > 1
@@ -120,19 +126,10 @@ class Pipeline:
         with self.progress.entering("fetch", "download"), turn:
             inputs = fetching.inputs(dataset=settings.dataset, data_dir=settings.data_dir, weights=settings.weights)
             if not is_place(settings.dataset):
-                prepared_builder(settings.dataset, inputs.data_dir, check_room=self.check_room_in)
+                prepared_builder(settings.dataset, inputs.data_dir, check_space=check_space_of_tfds)
             return inputs
 
-    def check_room(self, to_fetch: int) -> None:
-        """Raise DiskTooSmall when so many bytes do not fit."""
-        room.check(self.settings, None, to_fetch=to_fetch)
-
-    def check_room_in(self, folder: Path, num_bytes: int) -> None:
-        """The same for another folder, of which TFDS itself compares the free space."""
-        if room.is_with_the_cache(self.settings, folder):
-            self.check_room(num_bytes)
-
-    def check_room_of_examples(self, num_examples: int) -> None:
+    def check_space_of_examples(self, num_examples: int) -> None:
         """Raise DiskTooSmall when what this process keeps of so many examples, and writes in training, does not fit,
         and MemoryExhausted when it does not fit on the GPU where it is to be kept there.
         """
@@ -142,8 +139,8 @@ class Pipeline:
             precision=self.arithmetic["precision"],
             num_workers=self.collective.share.num_workers,
         )
-        room.check(self.settings, need)
-        room.check_device(self.settings, need)
+        disk_space.check(self.settings, need)
+        disk_space.check_device(self.settings, need)
 
     def load_data(self, inputs: LocalInputs) -> Splits:
         """The data, whose images are decoded in the background from now on."""
@@ -158,7 +155,7 @@ class Pipeline:
                 cache_dir=self.scratch,
                 files=settings.files_request(),
                 on_unreadable=settings.on_unreadable,
-                check_room=self.check_room_of_examples,
+                check_space=self.check_space_of_examples,
                 portion=Portion(
                     share=self.collective.share,
                     batch_size=settings.batch_size,
@@ -175,7 +172,7 @@ class Pipeline:
             steps={phase.name: phase.epochs * steps for phase in self.phases},
             relative_costs={phase.name: phase.relative_cost for phase in self.phases},
             classes=splits.composition.summary(),
-            class_weights=class_weights.summary(self.recipe(splits).class_weights, splits.class_names),
+            class_weights=weights_summary(self.recipe(splits).class_weights, splits.class_names),
         ))  # fmt: skip
         for finding in splits.findings():
             self.observer.event(finding)
@@ -238,7 +235,7 @@ class Pipeline:
 
     def recipe(self, splits: Splits) -> Recipe:
         settings = self.settings
-        weights = class_weights.choose(settings.class_weights, splits.composition.counts["train"])
+        weights = class_weights(settings.class_weights, splits.composition.counts["train"])
         return Recipe(
             settings.batch_size,
             settings.seed,
@@ -249,10 +246,6 @@ class Pipeline:
             cutmix=settings.cutmix,
             steps_per_execution=settings.steps_per_execution,
         )
-
-    @property
-    def evaluation_batch_size(self) -> int:
-        return evaluation_batch_size(self.settings, self.arithmetic["precision"])
 
     def predict(self, exported: keras.Model, splits: Splits) -> Logits:
         """Logits of the exported model over validation and test; afterwards the first worker needs no other."""
@@ -283,8 +276,16 @@ class Pipeline:
             model = calibrated(exported, results.temperature)
             threshold = results.threshold
             self.write(artefacts, export.model_files(model, splits.class_names, self.scratch, threshold=threshold))
-            self.write(artefacts, export.log_files(self.committer.history, self.phases, self.scratch))
-            content = self.compose_report(splits, results)
+            self.write(artefacts, export.log_files(self.committer.history, self.scratch))
+            content = compose(
+                self.record.content,
+                self.settings,
+                results,
+                composition=splits.composition,
+                history=self.committer.history,
+                times=self.ledger.of_run(),
+                device=numerics.device_name(),
+            )
             self.write(artefacts, export.report_files(content, results, self.scratch))
         self.observer.event(events.Exported(model=f"{self.store.uri}/{MODEL}"))
         return artefacts.files
@@ -294,17 +295,6 @@ class Pipeline:
         for name, path in files:
             self.check_stop()
             artefacts.write(name, path)
-
-    def compose_report(self, splits: Splits, results: Results) -> dict[str, Any]:
-        return compose(
-            self.record.content,
-            self.settings,
-            results,
-            composition=splits.composition,
-            history=self.committer.history,
-            times=self.ledger.of_run(),
-            device=numerics.device_name(),
-        )
 
     def finish(self, outcome: dict[str, Any], files: dict[str, StoredFile]) -> None:
         exit_code = getattr(missed_gate(outcome, self.settings.min_test_accuracy), "exit_code", ExitCode.COMPLETE)

@@ -33,17 +33,9 @@ from job.errors import (
     Superseded,
     ThawError,
 )
-from job.schema import (
-    CHECKPOINTS,
-    Attempt,
-    CheckpointName,
-    Holder,
-    Lease,
-    Outcome,
-    Record,
-    problem_of,
-    recorded_setting,
-)
+from job.run.description import CheckpointName
+from job.run.standing import differing_settings
+from job.schema import CHECKPOINTS, Attempt, Holder, Lease, Outcome, Record, problem_of
 from job.settings.settings import Settings
 from job.storage import MISSING, ObjectStore, StoredObject
 
@@ -51,6 +43,8 @@ RECORD_NAME = "run.json"
 MAX_BYTES = 64 << 20
 """Of a record. Ten thousand epochs and as many attempts are a fifth of it."""
 CLOSING_SECONDS = 2.0
+OTHER_CARRIES_ON = "nothing is lost: the other attempt carries the run on"
+"""The hint of a write that another attempt has prevented."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,16 +175,16 @@ class RunRecord:
     def pin_inputs(self, inputs: dict[str, Any]) -> None:
         """Record what the run is made from. Raises InputError when that of its checkpoints differs."""
         recorded = self.content.inputs
-        if not self.content.checkpoints:
-            # Nothing was learned yet: images that were repaired or removed need no other run.
-            if recorded != inputs:
-                self.update(inputs=inputs)
-        elif recorded != inputs:
+        if recorded == inputs:
+            return
+        if self.content.checkpoints:
             differing = ", ".join(name for name in inputs if recorded.get(name) != inputs[name])
             raise InputError(
                 f"the run began with other inputs than this attempt finds: {differing} differ",
                 hint="give back the data and weights that the run began with, or start a run of another THAW_RUN_ID",
             )
+        # Nothing was learned yet: images that were repaired or removed need no other run.
+        self.update(inputs=inputs)
 
     def quiet(self) -> contextlib.AbstractContextManager[bool]:
         """Let no other thread write the record inside."""
@@ -324,20 +318,18 @@ def _superseded(data: bytes, store: ObjectStore) -> Superseded:
     winner = parsed(data, store.uri, run_id="").attempts[-1]
     return Superseded(
         f"this attempt was superseded by attempt {winner.number} of {winner.holder}, started {winner.start:%FT%TZ}",
-        hint="nothing is lost: the other attempt carries the run on",
+        hint=OTHER_CARRIES_ON,
     )
 
 
 def _mismatch(content: Record, start: Identity) -> RunMismatch:
+    differing = differing_settings([content.settings, start.settings])
     lines = []
-    for name in sorted(content.settings.keys() | start.settings.keys()):
-        had, has = recorded_setting(content.settings, name), recorded_setting(start.settings, name)
-        if had != has:
-            unknown = "this version does not know it"
-            lines.append(f"  THAW_{name}: the run has {had!r}, {unknown if has is None else f'this start {has!r}'}")
-    if not lines:
-        lines = ["  the same settings, of another version of the program"]
+    for name, (recorded, wanted) in sorted(differing.items()):
+        found = "this version does not know it" if wanted is None else f"this start {wanted!r}"
+        lines.append(f"  THAW_{name}: the run has {recorded!r}, {found}")
+    listed = "\n".join(lines) or "  the same settings, of another version of the program"
     return RunMismatch(
-        f"run {start.run_id!r} belongs to other settings (fingerprint {content.fingerprint}).\n" + "\n".join(lines),
+        f"run {start.run_id!r} belongs to other settings (fingerprint {content.fingerprint}).\n{listed}",
         hint="set these back to continue it, or give the new settings another THAW_RUN_ID",
     )

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import keras
 import numpy as np
@@ -14,11 +13,10 @@ from job.phases import Phase
 from job.report import predictions
 from job.report.content import Results
 from job.report.gallery import gather, names_of_test
-from job.train.calibration import cross_entropy, fit_temperature
+from job.train.calibration import cross_entropy, fit_temperature, fit_threshold
 from job.train.collective import Collective
 from job.train.evaluation import evaluate, forward_of, predict_logits, probabilities, temperature_scaling, thresholds
 from job.train.loop import check_finite
-from job.train.threshold import fit_threshold
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +76,9 @@ def measure(
     if len(splits.class_names) == 2:
         best = fit_threshold(of_validation, validation_labels)
         threshold = best if request.threshold == "auto" else float(request.threshold)
+    layers = classifier.structure()
+    if temperature != DEFAULT_TEMPERATURE:
+        layers.append(layer_row("head", "temperature", "Rescaling", exported.output_shape[1:]))
     test = evaluate(of_test, labels, splits.class_names, threshold=threshold)
     return Results(
         outcome={
@@ -101,11 +102,6 @@ def measure(
             splits.class_names,
             names=names_of_test(splits),
         ),
-        layers=classifier.structure() + ([] if temperature == DEFAULT_TEMPERATURE else [_temperature_layer(exported)]),
+        layers=layers,
         num_trainable={phase.name: classifier.num_trainable(phase.unfreeze) for phase in phases},
     )
-
-
-def _temperature_layer(exported: keras.Model) -> dict[str, Any]:
-    """The row of the last layer of a calibrated model, as of `Classifier.structure`."""
-    return layer_row("head", "temperature", "Rescaling", exported.output_shape[1:])

@@ -53,11 +53,11 @@ class Killed(NamedTuple):
 def killed(record: Record, *, is_running: bool) -> Killed | None:
     """What became of the last attempt before the one that is running; None when the record has its end."""
     attempts = record.attempts[:-1] if is_running else record.attempts
+    if not attempts or attempts[-1].end is not None:
+        return None
     entry = newest_checkpoint(record)
     since = entry.attempt if entry else 1
     found = [*itertools.takewhile(lambda one: one.end is None and one.number >= since, reversed(attempts))]
-    if not attempts or attempts[-1].end is not None:
-        return None
     last = attempts[-1]
     stage = next(reversed(last.seconds), "start")
     return Killed(last, max(1, len(found)), stage, last.reached.get(stage))
@@ -100,12 +100,12 @@ def seconds_left(record: Record, progress: list[PhaseProgress]) -> float | None:
     # An epoch of which an attempt did one step alone has no speed: that step was compiled.
     measured = [epoch for epoch in record.history if epoch.images_per_second > 1e-6]
     batch_size, splits = recorded_setting(record.settings, "BATCH_SIZE"), record.inputs["data"]["splits"]
-    validation_seconds = record.history[-1].validation_seconds
     return estimate.seconds_left(
         progress,
         {epoch.phase: batch_size / epoch.images_per_second for epoch in measured},
-        validation_seconds=validation_seconds,
-        evaluation_seconds=validation_seconds * (1 + splits["test"] / max(1, splits["validation"])),
+        validation_seconds=record.history[-1].validation_seconds,
+        num_validation=splits["validation"],
+        num_test=splits["test"],
     )
 
 

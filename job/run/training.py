@@ -9,15 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-import numpy as np
-
 from job.data.splits import Splits
 from job.errors import CheckpointDamaged, Interrupted, StorageError
 from job.model.classifier import Classifier
 from job.observe import events
 from job.observe.progress import Context
 from job.phases import Phase
-from job.run.checkpoint import Checkpoints
+from job.run.checkpoint import Checkpoints, Restored
 from job.run.committer import Committer
 from job.run.following import NoCommits
 from job.run.record import RunRecord
@@ -39,7 +37,8 @@ class Training:
     collective: Collective
     phases: Sequence[Phase]
     checkpoint_every_seconds: float
-    _restored: tuple[CheckpointEntry, dict[str, np.ndarray]] | None = field(default=None, init=False)
+    _restored: Restored | None = field(default=None, init=False)
+    _committed_at: float = field(default=0.0, init=False)
 
     def restore(self) -> None:
         """Read the newest good checkpoint, for its phase to load, and the history up to it."""
@@ -82,7 +81,7 @@ class Training:
         if not schedule.is_over(phase, history):
             self.context.observer.event(events.PhaseStarted(phase.name, len(history), step, phase.learning_rate))
             self.record.update(state=phase.name)
-        committed_at = time.monotonic()
+        self._committed_at = time.monotonic()
         with self.context.progress.entering(phase.name, "idle"):
             try:
                 for fact in loop.train_phase(
@@ -95,22 +94,22 @@ class Training:
                     collective=self.collective,
                 ):
                     step = self.context.progress.step = self.context.progress.reached[phase.name] = fact.step
-                    if isinstance(fact, events.EpochDone):
+                    if isinstance(fact, events.EpochFinished):
                         self._report_epoch(fact)
-                        reason = "epoch"
+                        self._commit(state, step, reason="epoch", must_stay=self._is_best(phase))
                     else:
                         self._report_step(fact, state)
-                        is_due = time.monotonic() - committed_at >= self.checkpoint_every_seconds
-                        reason = "interval" if is_due else ""
-                    if reason:
-                        self._commit(state, step, reason=reason, must_stay=reason == "epoch" and self._is_best(phase))
-                        committed_at = time.monotonic()
+                        if time.monotonic() - self._committed_at >= self.checkpoint_every_seconds:
+                            self._commit(state, step, reason="interval")
                     self.committer.report()
                     self.context.check_stop()
-                with self.context.progress.ledger.during("checkpoint_blocking"):
-                    self.committer.flush()
+                self._flush()
             except Interrupted:
-                self._commit_before_leaving(state, step)
+                if step > 0:
+                    # If the store fails now, which is reported, the last commit stands.
+                    with contextlib.suppress(StorageError):
+                        self._commit(state, step, reason="stop")
+                        self._flush()
                 raise
             self._end_phase(state, step)
 
@@ -140,19 +139,18 @@ class Training:
     def _commit(self, state: PhaseState, step: int, *, reason: str, must_stay: bool = False) -> None:
         with self.context.progress.ledger.during("checkpoint_blocking"):
             self.committer.submit(state.arrays, phase=state.phase.name, step=step, reason=reason, must_stay=must_stay)
+        self._committed_at = time.monotonic()
 
-    def _commit_before_leaving(self, state: PhaseState, step: int) -> None:
-        """Commit the newest state; if the store fails now, which is reported, the last commit stands."""
-        if step > 0:
-            with contextlib.suppress(StorageError), self.context.progress.ledger.during("checkpoint_blocking"):
-                self._commit(state, step, reason="stop")
-                self.committer.flush()
+    def _flush(self) -> None:
+        with self.context.progress.ledger.during("checkpoint_blocking"):
+            self.committer.flush()
 
-    def _report_epoch(self, fact: events.EpochDone) -> None:
-        self.committer.history.append(EpochResult(**vars(fact), ended=datetime.now(UTC)))
-        self.context.observer.event(events.EpochFinished(**vars(fact), gpu_memory=numerics.gpu_memory()))
+    def _report_epoch(self, epoch: events.EpochFinished) -> None:
+        result = {name: value for name, value in vars(epoch).items() if name != "gpu_memory"}
+        self.committer.history.append(EpochResult(**result, ended=datetime.now(UTC)))
+        self.context.observer.event(epoch)
 
     def _report_step(self, done: events.StepDone, state: PhaseState) -> None:
         if done.is_first:
             self.context.observer.event(events.StepCompiled(done.phase, done.seconds, gpu_memory=numerics.gpu_memory()))
-        self.context.observer.step(done, state.totals.means)
+        self.context.observer.step(done, state.running_means)

@@ -11,7 +11,6 @@ import re
 import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, TypeVar, get_args
 
@@ -91,10 +90,9 @@ def from_file(path: str, problems: list[str]) -> dict[str, Given]:
     Blank lines, comments that begin with #, and quotes round a value are allowed; nothing is expanded.
     """
     try:
-        text = text_of(expanded(path))
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        problems.append(f"--env-file={redacted_value(path)!r}: {reason}")
+        text = text_of(path)
+    except ValueError as error:
+        problems.append(f"--env-file={redacted_value(path)!r}: {error}")
         return {}
     found: dict[str, tuple[str, str]] = {}
     for binding in parse_stream(io.StringIO(text)):
@@ -115,13 +113,17 @@ def from_file(path: str, problems: list[str]) -> dict[str, Given]:
     return named_values(((name, value, f"{place}: {name}") for name, (value, place) in found.items()), "file", problems)
 
 
-def text_of(path: Path) -> str:
-    """The text of a small file. Raises OSError and ValueError, which say why there is no text."""
-    # Opening a named pipe would wait for its other end.
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise ValueError("is not a file")
-    with path.open("rb") as file:
-        data = file.read(MAX_FILE_BYTES + 1)
+def text_of(path: str) -> str:
+    """The text of a small file. Raises ValueError, which says why there is no text."""
+    place = expanded(path)
+    try:
+        # Opening a named pipe would wait for its other end.
+        if not stat.S_ISREG(place.stat().st_mode):
+            raise ValueError("is not a file")
+        with place.open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise ValueError(error.strerror) from error
     if len(data) > MAX_FILE_BYTES:
         raise ValueError(f"is larger than {MAX_FILE_BYTES:,} bytes")
     if b"\0" in data:

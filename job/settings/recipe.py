@@ -122,7 +122,7 @@ class RecipeSettings(BaseModel):
 
     seed: int = _numerics(0, "of data order, augmentation, dropout and new weights", ge=0, lt=2**31)
     precision: Literal["auto", "float32", "bfloat16"] = _numerics(
-        "auto", "arithmetic of the network: auto is bfloat16 where the processor has it natively, else float32"
+        "auto", "arithmetic of the network: auto is bfloat16 where the processor is faster in it, else float32"
     )
     xla: Literal["auto", "on", "off"] = _numerics(
         "auto", "compile the train step with XLA: auto is off (depthwise convolutions are slower with it)"

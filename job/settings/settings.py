@@ -56,7 +56,7 @@ class Settings(OperationSettings, RecipeSettings, DataSettings, RunSettings, Bas
     @classmethod
     def recipe(cls) -> dict[str, Any]:
         """The defaults of the settings that change the result, by variable name without the prefix; JSON values."""
-        return {name.upper(): info.default for name, info in cls.model_fields.items() if _is_of_result(info)}
+        return {name.upper(): info.default for name, info in cls.model_fields.items() if _extra(info)["changes_result"]}
 
     def result_settings(self) -> dict[str, Any]:
         """The settings that change the result, by variable name without the prefix; JSON values."""
@@ -134,7 +134,7 @@ class Settings(OperationSettings, RecipeSettings, DataSettings, RunSettings, Bas
 
 def changes_result(field: str) -> bool:
     """Whether a field is part of the fingerprint."""
-    return _is_of_result(Settings.model_fields[field])
+    return bool(_extra(Settings.model_fields[field])["changes_result"])
 
 
 def group_of(field: str) -> str:
@@ -142,12 +142,6 @@ def group_of(field: str) -> str:
     return str(_extra(Settings.model_fields[field])["group"])
 
 
-def _is_of_result(info: FieldInfo) -> bool:
-    return bool(_extra(info)["changes_result"])
-
-
 def _extra(info: FieldInfo) -> dict[str, Any]:
-    extra = info.json_schema_extra
-    if not isinstance(extra, dict):
-        raise TypeError(f"{info} was not declared by a group of settings")
-    return extra
+    assert isinstance(info.json_schema_extra, dict), f"{info} was not declared by a group of settings"
+    return info.json_schema_extra

@@ -19,7 +19,6 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from job.paths import expanded
 from job.redaction import redacted_value
 from job.settings import environment
 from job.settings.environment import INDEX, Given
@@ -116,10 +115,9 @@ def runs(common: Row, found: Sequence[Row], problems: list[str]) -> list[Run | N
 def read(path: str, problems: list[str]) -> list[Row]:
     """The rows of a file. What is wrong is added to `problems`."""
     try:
-        text = environment.text_of(expanded(path))
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        problems.append(f"{variable('sweep')}={redacted_value(path)!r}: {reason}")
+        text = environment.text_of(path)
+    except ValueError as error:
+        problems.append(f"{variable('sweep')}={redacted_value(path)!r}: {error}")
         return []
     return rows(text, path, problems)
 
@@ -148,10 +146,9 @@ def chosen(given: Row, environ: Mapping[str, str], problems: list[str]) -> Row:
     if len(problems) > num_problems or index is None:
         return given
     made = runs(given, found, problems)
-    if len(problems) > num_problems:
-        return given
     number = str(index.value)
-    if not re.fullmatch("[0-9]{1,9}", number):
+    # One that is no whole number is refused with the other settings.
+    if len(problems) > num_problems or not re.fullmatch("[0-9]{1,9}", number):
         return given
     if int(number) >= len(made):
         problems.append(f"{index.name}={number!r}: must be a row from 0 to {len(made) - 1}")

@@ -257,15 +257,20 @@ class CloudStore:
             now, held = self._received(self._receiving, name, None, only_if_size=meant.digest.size)
         except ObjectMissing:
             now, held = MISSING, None
+        except ObjectDamaged as error:
+            error.written = version
+            raise
         if held == meant.digest:
             return now
         if now not in (version, MISSING):
             # Another process, which has read what was sent here, has written since.
             return version
-        raise ObjectDamaged(
+        damaged = ObjectDamaged(
             f"{self.uri}/{name} is not what was sent: the store holds {_shown(held)}, sent were {_shown(meant.digest)}",
             hint="check the disk of THAW_CACHE_DIR, and start the run again: nothing is lost",
         )
+        damaged.written = now
+        raise damaged
 
 
 def _parents(name: str) -> Iterator[str]:

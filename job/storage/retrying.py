@@ -3,7 +3,8 @@
 The store inside makes one try for each call. What it raises says whether another one may help:
 
 - A StorageError itself may pass: the call is made again after a delay that grows, for `retry_seconds` in all.
-- ObjectDamaged and AnswerMalformed are faults of the moment: the call is made again at once, `TRIES` times in all.
+- ObjectDamaged and AnswerMalformed are faults of the moment: the call is made again at once, `TRIES` times in all. A
+  write that the store holds with other bytes than were sent is repeated on the version that it has there.
 - PreconditionFailed may be the work of an earlier try of the same call, whose answer was lost. So the object is looked
   up. If it is still what the write expected, the refusal was false, and the write is sent again. If it is what was
   sent, the write is a success. Only else did another process write it.
@@ -16,6 +17,7 @@ import contextlib
 import random
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -75,15 +77,15 @@ class RetryingStore:
         def holds() -> str | None:
             return self.remote.holds(name, data)
 
-        def write() -> str:
-            return self.remote.write(name, data, if_version=if_version)
+        def write(expected: str) -> str:
+            return self.remote.write(name, data, if_version=expected)
 
         # Of what was written before, the version is what `holds` returns.
         return self._sent(name, if_version, write, holds, lambda version: version)
 
     def upload(self, name: str, source: Path, *, if_version: str, may_move: bool = False) -> Digest:
-        def upload() -> Digest:
-            return self.remote.upload(name, source, if_version=if_version, may_move=False)
+        def upload(expected: str) -> Digest:
+            return self.remote.upload(name, source, if_version=expected, may_move=False)
 
         return self._sent(
             name, if_version, upload, lambda: self.remote.holds(name, source), lambda _: digest_of(source)
@@ -120,22 +122,28 @@ class RetryingStore:
         self,
         name: str,
         if_version: str,
-        send: Callable[[], T],
+        send: Callable[[str], T],
         holds: Callable[[], str | None],
         result: Callable[[str], T],
     ) -> T:
-        """Write an object; `result` makes the result of a write that was done before from the object's version."""
+        """Write an object; `result` makes the result of a write that was done before from the object's version.
+
+        `send` writes on the version that it is given.
+        """
+        expected = if_version
         fault: StorageError | None = None
         for number in range(TRIES):
             if number > 0:
                 self._observer.retry("write")
             try:
-                return self._ask("write", send, tries=1)
-            except (ObjectDamaged, AnswerMalformed) as error:
-                # The object may be there, other than it was sent: then every further try is refused.
+                return self._ask("write", partial(send, expected), tries=1)
+            except AnswerMalformed as error:
+                # The object may be there: then every further try is refused.
                 fault = error
+            except ObjectDamaged as error:
+                expected, fault = error.written or expected, error
             except PreconditionFailed:
-                if self.version(name) == if_version:
+                if self.version(name) == expected:
                     continue
                 with contextlib.suppress(ObjectMissing):
                     held = self._ask("read", holds)

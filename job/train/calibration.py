@@ -1,13 +1,14 @@
-"""Calibration: how far probabilities are frequencies, and the temperature that brings them nearer.
+"""Calibration: how far probabilities are frequencies; and what the validation split says: temperature and threshold.
 
 C. Guo et al., On calibration of modern neural networks, 2017, ICML.
 """
 
+import math
 from typing import Any
 
 import numpy as np
 
-from job.model.answers import of_classes
+from job.model.answers import DEFAULT_THRESHOLD, logit_of, of_classes
 from job.train.metrics import wilson_interval
 
 NUM_CALIBRATION_BINS = 10
@@ -15,6 +16,7 @@ NUM_CALIBRATION_BINS = 10
 LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.001, 1000.0
 NUM_BISECTIONS = 80
 """More than float64 has digits for between the two."""
+LOWEST_THRESHOLD, HIGHEST_THRESHOLD = 1e-6, 1 - 1e-6
 
 
 def log_probabilities(logits: np.ndarray) -> np.ndarray:
@@ -34,8 +36,8 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float | None:
 
     `logits` float64 [n, 1 or k] and `labels` int64 [n] are those of the validation split (Guo et al., section 4.2). The
     cross-entropy is convex in b = 1 / T; where it is least its slope is 0, the mean over the examples of (mean of the
-    logits by their probabilities - logit of the label), and bisection finds that. Without a mistake it falls for ever
-    as T does, and such a split says nothing of T. Nor does one on which the logits are no better than none.
+    logits by their probabilities - logit of the label), and bisection finds that. There is none on a split without a
+    mistake, where the cross-entropy falls for ever as T does, nor where the logits are no better than chance.
     """
     logits = of_classes(logits)
     own = logits[np.arange(len(labels)), labels]
@@ -50,6 +52,30 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float | None:
         middle = (low + high) / 2
         low, high = (low, middle) if slope(middle) > 0 else (middle, high)
     return 2 / (low + high)
+
+
+def fit_threshold(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The threshold with the greatest balanced accuracy of two classes; the one nearest to 0.5 of several as good.
+
+    `logits` float64 [n, 1 or 2] and `labels` int64 [n] are those of the validation split. The balanced accuracy is the
+    mean of both recalls, so its maximum is that of Youden's index (W. J. Youden, 1950, Cancer 3, 32-35), and it does
+    not depend on which of the classes is the second. The threshold is 0.5, or the middle of the logits of neighbouring
+    examples, so that there are always some on both sides. 0.5 without examples of both classes.
+    """
+    logits = of_classes(logits)
+    scores = logits[:, 1] - logits[:, 0]
+    first, second = np.sort(scores[labels == 0]), np.sort(scores[labels == 1])
+    if len(first) == 0 or len(second) == 0:
+        return DEFAULT_THRESHOLD
+    distinct = np.unique(scores)
+    cuts = np.append((distinct[1:] + distinct[:-1]) / 2, logit_of(DEFAULT_THRESHOLD))
+    cuts = cuts[(cuts >= logit_of(LOWEST_THRESHOLD)) & (cuts <= logit_of(HIGHEST_THRESHOLD))]
+    # Counts, not quotients: what is as good is found by equality.
+    num_right = len(second) * np.searchsorted(first, cuts, side="right") + len(first) * (
+        len(second) - np.searchsorted(second, cuts, side="right")
+    )
+    best = cuts[num_right == num_right.max()]
+    return float(1 / (1 + math.exp(-best[np.abs(best).argmin()])))
 
 
 def calibration(probability: np.ndarray, labels: np.ndarray) -> dict[str, Any]:

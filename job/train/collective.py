@@ -28,7 +28,7 @@ MAX_CONSTRUCTION_SECONDS = 120
 
 
 class Collective:
-    """The sums of a team; of a team of one they are the values themselves, and nothing of a strategy is there."""
+    """The sums of a team; of a team of one they are the values themselves, without a strategy."""
 
     def __init__(self, team: Team, strategy: tf.distribute.Strategy | None = None) -> None:
         self.team = team

@@ -81,7 +81,7 @@ def evaluate(
 ) -> Evaluation:
     """The metrics of logits float64 [n, 1 or k] against labels int64 [n].
 
-    The predictions are those of `predicted_classes`. Calibration is of the probabilities, and knows no threshold.
+    The predictions are those of `predicted_classes`. Calibration is of the probabilities, whatever the threshold.
     """
     logits = of_classes(logits)
     num_examples, num_classes = logits.shape

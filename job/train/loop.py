@@ -1,8 +1,7 @@
-"""The loop of one phase.
+"""The loop of one phase: a generator that yields a fact after each call of the train steps and each epoch.
 
-A phase is a generator: it yields a fact after each call of the train steps and each epoch and writes nothing; its
-caller decides what to record, and when to stop. Everything random is a pure function of (seed, phase, step), so a phase
-that is continued at step n goes on exactly as if it had never stopped.
+It writes nothing: its caller decides what to record, and when to stop. Everything random is a pure function of (seed,
+phase, step), so a phase that is continued at step n goes on exactly as if it had never stopped.
 """
 
 import hashlib
@@ -16,20 +15,20 @@ import tensorflow as tf
 from job.data.order import epoch_order, num_batches
 from job.data.splits import Split
 from job.errors import TrainingDiverged
-from job.observe.events import EpochDone, StepDone
+from job.observe.events import EpochFinished, StepDone
 from job.observe.ledger import Category, Ledger
-from job.train import schedule
+from job.train import numerics, schedule
 from job.train.collective import Collective
 from job.train.feed import Feed
 from job.train.schedule import Validated
-from job.train.state import PhaseState, Totals
+from job.train.state import PhaseState
 from job.train.step import Recipe, train_steps, validator
 
 DIVERGENCE_CHECK_STEPS = 50
 STOP_DELAY_CALLS = 1
-"""Calls after which the workers look whether one of them was told to stop: a GPU has the next one meanwhile."""
+"""Calls after which the workers look whether one of them must stop: a GPU has the next one meanwhile."""
 
-Fact = StepDone | EpochDone
+Fact = StepDone | EpochFinished
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,9 +43,6 @@ class Position:
     steps_lost: int = 0
 
 
-START = Position()
-
-
 def train_phase(
     state: PhaseState,
     *,
@@ -59,11 +55,10 @@ def train_phase(
 ) -> Iterator[Fact]:
     """Train a phase from `position` to its end, together with the other workers; yields facts in order.
 
-    The end is that of its last epoch, or before that of one after which `schedule.is_over`.
-    An epoch that is trained to its last step and not validated is validated first. `ledger` receives the categories of
-    the time. Raises TrainingDiverged, DataCorrupt at the next call once an image of any split is known to be damaged,
-    and what the splits raise on a stop; between facts, stopping is up to the caller. Several workers agree to stop:
-    all of them raise Interrupted after the same step.
+    The end is that of an epoch after which `schedule.is_over`. An epoch that is trained to its last step and not
+    validated is validated first. `ledger` receives the categories of the time. Raises TrainingDiverged, DataCorrupt at
+    the next call once an image of any split is known to be damaged, and what the splits raise on a stop; between facts,
+    stopping is up to the caller. Several workers agree to stop: all of them raise Interrupted after the same step.
 
     A call does `steps_per_execution` steps of the recipe, but the first of the phase only one, and none goes beyond the
     end of an epoch or the steps that were lost. The state is the same after a step whatever the calls were.
@@ -90,7 +85,7 @@ def train_phase(
         timer = _EpochTimer()
         skip_batches = step - epoch * batches_per_epoch
         if skip_batches == 0:
-            state.totals = Totals()
+            state.totals = tf.zeros([3], tf.float64)
         orders = [
             epoch_order(len(train), batch_size=batch_size, seed=recipe.seed, phase=name, epoch=epoch) for name in names
         ]
@@ -110,15 +105,16 @@ def train_phase(
                     schedule.learning_rate(state.phase, at, steps_per_epoch=batches_per_epoch, history=history)
                     for at in steps
                 ]
-                with ledger.during(_category(is_first=is_first, is_lost=is_lost)):
-                    state.totals.sums, num_stops = call(
+                category: Category = "recompute" if is_lost else "productive"
+                with ledger.during("compile" if is_first else category):
+                    state.totals, num_stops = call(
                         tf.constant([[key, at] for at in steps], tf.int32), tf.constant(batches.places),
-                        tf.constant(rates, tf.float32), state.totals.sums, tf.constant(float(team.is_stopping)),
+                        tf.constant(rates, tf.float32), state.totals, tf.constant(float(team.is_stopping)),
                         *batches.examples,
                     )  # fmt: skip
                     step = steps.stop
                     if is_first or step // DIVERGENCE_CHECK_STEPS > steps.start // DIVERGENCE_CHECK_STEPS:
-                        check_finite(state.totals.read()[0], f"after step {step} of phase {phase}")
+                        check_finite(state.totals.numpy()[0], f"after step {step} of phase {phase}")
                 done = StepDone(
                     phase=phase,
                     epoch=epoch,
@@ -146,12 +142,6 @@ def train_phase(
             yield finished
 
 
-def _category(*, is_first: bool, is_lost: bool) -> Category:
-    if is_first:
-        return "compile"
-    return "recompute" if is_lost else "productive"
-
-
 def _finished_epoch(
     state: PhaseState,
     *,
@@ -160,15 +150,15 @@ def _finished_epoch(
     validate: Callable[[], tuple[float, float]],
     timer: "_EpochTimer",
     ledger: Ledger,
-) -> EpochDone:
+) -> EpochFinished:
     where = f"after step {step} of phase {state.phase.name}"
-    check_finite(state.totals.read()[0], where)
-    train_loss, train_accuracy = state.totals.means()
+    check_finite(state.totals.numpy()[0], where)
+    train_loss, train_accuracy = state.running_means()
     train_seconds = timer.seconds()
     with ledger.during("validate"), state.averaged():
         validation_loss, validation_accuracy = validate()
     check_finite(validation_loss, f"in validation {where}")
-    return EpochDone(
+    return EpochFinished(
         phase=state.phase.name,
         epoch=epoch,
         step=step,
@@ -180,6 +170,7 @@ def _finished_epoch(
         validation_seconds=timer.seconds() - train_seconds,
         images_per_second=timer.images_per_second(),
         learning_rate=state.learning_rate,
+        gpu_memory=numerics.gpu_memory(),
     )
 
 

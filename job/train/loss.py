@@ -1,8 +1,14 @@
-"""The loss of examples, and what an epoch sums up of them."""
+"""The loss of examples, how much each class counts in it, and what an epoch sums up of them."""
 
 from collections.abc import Sequence
+from typing import Literal
 
+import numpy as np
 import tensorflow as tf
+
+from job.data.composition import MAX_CLASSES
+
+Weights = tuple[float, ...]
 
 
 def loss_of(logits: tf.Tensor, labels: tf.Tensor, *, label_smoothing: float = 0.0) -> tf.Tensor:
@@ -31,18 +37,38 @@ def predicted_classes(logits: tf.Tensor) -> tf.Tensor:
     return tf.argmax(logits, axis=-1, output_type=tf.int32)
 
 
-def training_losses(
-    logits: tf.Tensor, labels: tf.Tensor, *, class_weights: Sequence[float] | None, label_smoothing: float
-) -> tf.Tensor:
-    """The loss of each example, with smoothed labels and multiplied by the weight of its class, float32 [b]."""
-    losses = loss_of(logits, labels, label_smoothing=label_smoothing)
-    if class_weights is not None:
-        losses *= tf.gather(tf.constant(class_weights, losses.dtype), labels)
-    return losses
-
-
 def sums_of(logits: tf.Tensor, labels: tf.Tensor, losses: tf.Tensor) -> tf.Tensor:
-    """What `Totals` keeps of examples with these losses, float32 [b]: float64 [3]."""
+    """Loss, correct answers and number of examples with these losses, float32 [b]: float64 [3]."""
     correct = tf.reduce_sum(tf.cast(predicted_classes(logits) == labels, tf.float64))
     total = tf.reduce_sum(tf.cast(losses, tf.float64))
     return tf.stack([total, correct, tf.cast(tf.shape(labels)[0], tf.float64)])
+
+
+def means_of(sums: np.ndarray) -> tuple[float, float]:
+    """Mean loss and accuracy of such sums, float64 [3]; (0, 0) of no example."""
+    loss, correct, examples = sums
+    return (loss / examples, correct / examples) if examples else (0.0, 0.0)
+
+
+def class_weights(kind: Literal["none", "balanced"], counts: np.ndarray) -> Weights | None:
+    """The weight of each class, from its training examples, int64 [classes]; None: the loss is not weighted.
+
+    `balanced` is n / (k * n_c) for class c: n examples, n_c of them of class c, and k classes that have examples. So
+    each class has the same part in the loss, and the mean weight of an example is 1. A class without examples has
+    weight 1. This is `class_weight="balanced"` of scikit-learn, which refers to King & Zeng 2001, "Logistic Regression
+    in Rare Events Data", Political Analysis 9(2).
+    """
+    if kind == "none":
+        return None
+    total, num_present = int(counts.sum()), int((counts > 0).sum())
+    return tuple(total / (num_present * count) if count else 1.0 for count in counts.tolist())
+
+
+def weights_summary(weights: Weights | None, class_names: Sequence[str]) -> dict[str, float] | None:
+    """For a line of the log, in four digits: each weight by class name; of many, the smallest and the largest."""
+    if weights is None:
+        return None
+    named = dict(zip(class_names, weights, strict=True))
+    if len(named) > MAX_CLASSES:
+        named = {"smallest": min(weights), "largest": max(weights)}
+    return {name: float(f"{weight:.4g}") for name, weight in named.items()}

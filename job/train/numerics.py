@@ -3,7 +3,6 @@
 A run decides once: the choice of the first attempt goes into the record, and later attempts follow it on any machine.
 """
 
-import os
 from typing import Any, Literal
 
 import keras
@@ -18,7 +17,7 @@ NATIVE_BFLOAT16_CAPABILITY = (8, 0)
 def choose(*, precision: str, xla: str) -> dict[str, Any]:
     """The arithmetic that settings ask for, with `auto` decided for this machine; JSON values."""
     if precision == "auto":
-        precision = "bfloat16" if _has_native_bfloat16() else "float32"
+        precision = "bfloat16" if _has_fast_bfloat16() else "float32"
     # XLA was slower on every processor measured: it has its own depthwise convolutions.
     return {"precision": precision, "xla": xla == "on"}
 
@@ -40,7 +39,7 @@ def use_device(device: Literal["auto", "cpu", "gpu"]) -> None:
         tf.config.set_visible_devices([], "GPU")
     if device != "gpu" or tf.config.list_physical_devices("GPU"):
         return
-    machine.check_gpu(os.environ)
+    machine.check_gpu()
     if not tf.test.is_built_with_cuda():
         raise DeviceUnavailable(
             f"THAW_DEVICE=gpu: this TensorFlow {tf.__version__} is built for processors alone",
@@ -73,9 +72,9 @@ def gpu_memory() -> dict[str, dict[str, int]] | None:
     return {device: dict(tf.config.experimental.get_memory_info(device)) for device in devices} or None
 
 
-def _has_native_bfloat16() -> bool:
+def _has_fast_bfloat16() -> bool:
     gpus = tf.config.get_visible_devices("GPU")
     if gpus:
         details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
         return all(detail.get("compute_capability", (0, 0)) >= NATIVE_BFLOAT16_CAPABILITY for detail in details)
-    return machine.has_native_bfloat16()
+    return machine.has_fast_bfloat16()

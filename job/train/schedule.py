@@ -14,22 +14,17 @@ MIN_DELTA = 1e-4
 
 
 class Validated(Protocol):
-    """An epoch with its mean validation loss in nats and its validation accuracy in 0..1."""
+    """An epoch of a phase, with its mean validation loss in nats and its validation accuracy in 0..1."""
 
+    @property
+    def phase(self) -> str: ...
     @property
     def validation_loss(self) -> float: ...
     @property
     def validation_accuracy(self) -> float: ...
 
 
-class OfPhase(Validated, Protocol):
-    """An epoch that says which phase it is of."""
-
-    @property
-    def phase(self) -> str: ...
-
-
-Epoch = TypeVar("Epoch", bound=OfPhase)
+Epoch = TypeVar("Epoch", bound=Validated)
 
 
 def history_of(phase: Phase, history: Sequence[Epoch]) -> list[Epoch]:

@@ -10,40 +10,16 @@ import tensorflow as tf
 from job.errors import InputError
 from job.model.classifier import Classifier
 from job.phases import Phase
+from job.train.loss import means_of
 from job.train.optimizer import FusedAdam
-
-
-class Totals:
-    """Running sums over the examples of an epoch, `sums` on the device: loss, correct answers, examples."""
-
-    def __init__(self) -> None:
-        self.sums = tf.zeros([3], tf.float64)
-
-    @classmethod
-    def of(cls, sums: np.ndarray) -> "Totals":
-        """Those of batches, float64 [batches, 3], added in order."""
-        totals = cls()
-        totals.set(np.add.accumulate(sums)[-1] if len(sums) else np.zeros(3))
-        return totals
-
-    def set(self, sums: np.ndarray) -> None:
-        self.sums = tf.constant(sums, tf.float64)
-
-    def read(self) -> np.ndarray:
-        """float64 [3]; waits for the device."""
-        return np.array(self.sums.numpy())
-
-    def means(self) -> tuple[float, float]:
-        """Mean loss and accuracy; (0, 0) before the first example."""
-        loss, correct, examples = self.read()
-        return (loss / examples, correct / examples) if examples else (0.0, 0.0)
 
 
 class PhaseState:
     """All that changes while a phase trains: the model's variables, the optimizer's, and the epoch's sums.
 
     The layers of the backbone from `first` on train, with the head. Those from `changed_from` on differ from the
-    pre-trained ones, and are in the checkpoint.
+    pre-trained ones, and are in the checkpoint. `totals` float64 [3] are running sums over the examples of an epoch, on
+    the device: loss, correct answers, examples.
     """
 
     def __init__(self, classifier: Classifier, phase: Phase, *, changed_from: int | None = None) -> None:
@@ -53,7 +29,7 @@ class PhaseState:
         self.variables = classifier.trainable_variables(self.first)
         self._changed_from = self.first if changed_from is None else changed_from
         self.optimizer = FusedAdam.of(phase, self.variables)
-        self.totals = Totals()
+        self.totals = tf.zeros([3], tf.float64)
 
     @property
     def trains_backbone(self) -> bool:
@@ -63,6 +39,10 @@ class PhaseState:
     def learning_rate(self) -> float:
         """That of the last step, which is a variable of the optimizer; this waits for the device."""
         return float(self.optimizer.learning_rate.numpy())
+
+    def running_means(self) -> tuple[float, float]:
+        """Mean loss and accuracy of the epoch so far; waits for the device."""
+        return means_of(self.totals.numpy())
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
@@ -89,11 +69,11 @@ class PhaseState:
         On a CPU nothing is copied here: tensors are immutable, and a variable whose value is still in use elsewhere
         moves to new memory when it is next written.
         """
-        variables = self.classifier.named_variables(self._changed_from) | self._optimizer_variables()
         arrays = {
-            name: np.asarray(memoryview(tf.convert_to_tensor(variable.value))) for name, variable in variables.items()
+            name: np.asarray(memoryview(tf.convert_to_tensor(variable.value)))
+            for name, variable in self._named_variables().items()
         }
-        arrays["totals"] = self.totals.read()
+        arrays["totals"] = np.array(self.totals.numpy())
         return arrays
 
     def load(self, arrays: dict[str, np.ndarray], *, step: int) -> None:
@@ -101,22 +81,17 @@ class PhaseState:
 
         Raises InputError when they are not those of this model.
         """
-        for name, variable in self.classifier.named_variables(self._changed_from).items():
-            _assign(variable, arrays, name)
-        for name, variable in self._optimizer_variables().items():
-            _assign(variable, arrays, name)
-        self.totals.set(_fitting(arrays, "totals", (3,), "float64"))
+        for name, variable in self._named_variables().items():
+            variable.assign(_fitting(arrays, name, tuple(variable.shape), variable.dtype))
+        self.totals = tf.constant(_fitting(arrays, "totals", (3,), "float64"))
         iterations = int(self.optimizer.iterations.numpy())
         if iterations != step:
             raise _other_model(f"the optimizer of {self.phase.name} is at step {iterations}, expected {step}")
 
-    def _optimizer_variables(self) -> dict[str, keras.Variable]:
+    def _named_variables(self) -> dict[str, keras.Variable]:
         # By number: the names of slots contain names of layers, which depend on what else the process has built.
-        return {f"optimizer/{index:03d}": variable for index, variable in enumerate(self.optimizer.variables)}
-
-
-def _assign(variable: keras.Variable, arrays: dict[str, np.ndarray], name: str) -> None:
-    variable.assign(_fitting(arrays, name, tuple(variable.shape), variable.dtype))
+        slots = {f"optimizer/{index:03d}": variable for index, variable in enumerate(self.optimizer.variables)}
+        return self.classifier.named_variables(self._changed_from) | slots
 
 
 def _fitting(arrays: dict[str, np.ndarray], name: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:

@@ -13,8 +13,8 @@ from job.data.splits import Split
 from job.model.augmentation import Rows
 from job.model.mixing import mix
 from job.train.collective import Collective
-from job.train.loss import loss_of, sums_of, training_losses
-from job.train.state import PhaseState, Totals
+from job.train.loss import loss_of, means_of, sums_of
+from job.train.state import PhaseState
 
 FeaturesOf = Callable[[tf.Tensor], tf.Tensor]
 
@@ -24,8 +24,8 @@ class Recipe:
     """What a step needs besides model and data; `xla` compiles it.
 
     The loss of a training example is multiplied by the weight of its class, as `class_weight` of Keras's `fit` does;
-    `label_smoothing` is that of `job.train.loss`. `mixup` and `cutmix` are the alphas of `job.model.mixing.mix`, and
-    0 = off. `steps_per_execution` are done in one call, and change no result.
+    `label_smoothing` is that of `job.train.loss`, `mixup` and `cutmix` are the alphas of `job.model.mixing.mix`.
+    `steps_per_execution` are done in one call, and change no result.
     """
 
     batch_size: int
@@ -69,9 +69,10 @@ def train_steps(
     classifier, optimizer, variables = state.classifier, state.optimizer, state.variables
 
     def losses_of(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-        return training_losses(
-            logits, labels, class_weights=recipe.class_weights, label_smoothing=recipe.label_smoothing
-        )
+        losses = loss_of(logits, labels, label_smoothing=recipe.label_smoothing)
+        if recipe.class_weights is not None:
+            losses *= tf.gather(tf.constant(recipe.class_weights, losses.dtype), labels)
+        return losses
 
     def gradients(seed: tf.Tensor, place: tf.Tensor, images: tf.Tensor, labels: tf.Tensor, *mixed: tf.Tensor) -> Any:
         first, num_rows, batch_size = tf.unstack(place)
@@ -164,8 +165,8 @@ def validator(
 ) -> Callable[[], tuple[float, float]]:
     """A function that returns mean loss and accuracy over `split` with the model as it is then.
 
-    Workers share the batches, and the sums of each batch are added in the same order for any number of workers. While
-    the backbone is frozen its features are computed once, at the first call.
+    Workers share the batches; the sums of the batches are added in order, whatever the number of workers. While the
+    backbone is frozen its features are computed once, at the first call.
     """
     classifier = state.classifier
     traced_features_of = tf.function(
@@ -184,15 +185,13 @@ def validator(
         return sums_of(logits, labels, loss_of(logits, labels))
 
     def validate() -> tuple[float, float]:
-        if state.trains_backbone:
-            batches: Any = features()
-        else:
-            kept[:] = kept or list(features())
-            batches = kept
+        if not state.trains_backbone:
+            kept[:] = kept or features()
+        batches = features() if state.trains_backbone else kept
         own = [(start // batch_size, sums_of_batch(pooled, labels)) for start, pooled, labels in batches]
         sums = np.zeros((num_batches(len(split), batch_size), 3))
         if own:
             sums[[batch for batch, _ in own]] = tf.stack([of_batch for _, of_batch in own]).numpy()
-        return Totals.of(collective.total(sums)).means()
+        return means_of(sum(collective.total(sums), np.zeros(3)))
 
     return validate

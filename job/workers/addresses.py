@@ -29,6 +29,10 @@ class Addresses:
         """Host and port at which worker 0 is asked."""
         return self.hosts[0], self.port
 
+    @property
+    def leader_text(self) -> str:
+        return f"{self.hosts[0]}:{self.port}"
+
     def tensors(self, worker: int) -> tuple[str, int]:
         """Host and port at which a worker shares tensors."""
         return self.hosts[worker], self.port + 1 + worker

@@ -5,7 +5,7 @@ import time
 from collections import deque
 from typing import Any
 
-from job.errors import InvalidSettings, PeerLost, ThawError
+from job.errors import InvalidSettings, PeerLost
 from job.workers.meeting import Hooks, Meeting
 from job.workers.messages import MAX_BYTES, Link, MalformedMessage, Message, framed, number, one_line, text
 from job.workers.peers import RESUME, Peers, Stage
@@ -19,7 +19,7 @@ class Follower(Peers):
         self._link: Link | None = None
         self._is_welcome = False
         self._problem = "no connection"
-        self._welcomed_at = time.monotonic()
+        self._heard_at = time.monotonic()  # of the connection before
         self._session: str | None = None
         self._greeting: dict[str, Any] | None = None
         self._has_read_greeting = False
@@ -28,7 +28,7 @@ class Follower(Peers):
         self._refused_at: float | None = None
 
     def greeting(self) -> dict[str, Any]:
-        """What worker 0 gives to each that comes; waits for it.
+        """What worker 0 sends to each that connects; waits for it.
 
         Raises InvalidSettings when worker 0 is of another run, PeerLost when it does not answer, and as `check` does.
         """
@@ -43,33 +43,21 @@ class Follower(Peers):
 
     def _look_who_is_missing(self, stage: Stage, waited_seconds: float) -> list[int]:
         """Worker 0, where that does not answer: only that one knows of the others, and says when it gives up."""
-        now, link = time.monotonic(), self._link
-        if link is not None and self._is_welcome:
-            silent_seconds = min(waited_seconds, now - link.heard_at)
-        else:
-            silent_seconds = min(waited_seconds, now - self._welcomed_at)
-        patience, refused_at = self.meeting.wait_seconds, self._refused_at
-        if refused_at is not None and now - refused_at > min(self.times.refused, patience):
-            raise self._of_another_run()
-        if silent_seconds > patience:
-            raise self._no_answer()
+        now, link, refused_at = time.monotonic(), self._link, self._refused_at
+        address, wait_seconds = self.meeting.addresses.leader_text, self.meeting.wait_seconds
+        heard_at = link.heard_at if link is not None and self._is_welcome else self._heard_at
+        if refused_at is not None and now - refused_at > min(self.times.refused, wait_seconds):
+            raise InvalidSettings(
+                f"worker 0 at {address} is of {self._other_run}, and worker {self.share.worker} of "
+                f"{one_line(self.meeting.run)}; expected the same run, settings and version of all workers",
+                hint="start all workers with the same image and the same settings",
+            )
+        if min(waited_seconds, now - heard_at) > wait_seconds:
+            raise PeerLost(
+                f"worker 0 did not answer at {address} within {wait_seconds:g} s: {self._problem}",
+                hint=f"see what became of worker 0, THAW_WORKER_HOST and a NetworkPolicy; then {RESUME}",
+            )
         return [] if self._is_welcome else [0]
-
-    def _of_another_run(self) -> ThawError:
-        return InvalidSettings(
-            f"worker 0 at {self._leader_text()} is of {self._other_run}, and worker {self.share.worker} of "
-            f"{one_line(self.meeting.run)}; expected the same run, settings and version of all workers",
-            hint="start all workers with the same image and the same settings",
-        )
-
-    def _no_answer(self) -> ThawError:
-        return PeerLost(
-            f"worker 0 did not answer at {self._leader_text()} within {self.meeting.wait_seconds:g} s: {self._problem}",
-            hint=f"see what became of worker 0, THAW_WORKER_HOST and a NetworkPolicy; then {RESUME}",
-        )
-
-    def _leader_text(self) -> str:
-        return ":".join(map(str, self.meeting.addresses.leader))
 
     # In the thread of the loop.
 
@@ -99,7 +87,7 @@ class Follower(Peers):
             self._problem = str(getattr(error, "strerror", None) or error)
         finally:
             if self._is_welcome:
-                self._welcomed_at = link.heard_at
+                self._heard_at = link.heard_at
             self._is_welcome, self._link = False, None
             link.abort()
 
@@ -119,7 +107,7 @@ class Follower(Peers):
             self._released = max(self._released, number(message, "stage", len(Stage)))
             self._is_bound = self._released >= Stage.REACHED
         elif kind == "tell":
-            self._told.setdefault(text(message, "subject"), deque()).append(message.get("content"))
+            self._received.setdefault(text(message, "subject"), deque()).append(message.get("content"))
         elif not self._take(0, message):
             raise MalformedMessage(f"unknown: {kind[:20]!r}")
         return True

@@ -1,4 +1,4 @@
-"""Worker 0's side: the others connect to it, and it tells each what happened to any."""
+"""Worker 0's side: the others connect to it, and it passes on to each what happened to any."""
 
 import asyncio
 import socket
@@ -34,7 +34,6 @@ class Leader(Peers):
         self._at: dict[int, Stage] = {}
         self._problems: dict[int, str] = {}
         self._refused: dict[int, str] = {}
-        self._is_dismissed = False
 
     def __enter__(self) -> Self:
         self._sock = ports.listen(self.meeting.addresses.port, "at which workers meet")
@@ -50,14 +49,11 @@ class Leader(Peers):
         self._call(self._announce, framed("tell", subject=subject, content=content))
 
     def hear(self, subject: str) -> Any:
-        raise NotImplementedError("worker 0 tells, and hears nothing")
+        raise NotImplementedError("worker 0 sends, and is sent nothing")
 
     def dismiss(self) -> None:
         self._is_dismissed = True
         self._loss = None
-
-    def failed(self, error: Exception) -> Exception:
-        return error if self._is_dismissed else super().failed(error)
 
     def _look_who_is_missing(self, stage: Stage, waited_seconds: float) -> list[int]:
         missing = [worker for worker in range(self.meeting.num_workers) if self._at.get(worker, -1) < stage]
@@ -79,7 +75,7 @@ class Leader(Peers):
             f"of {self.meeting.num_workers} workers, these did not come within {self.meeting.wait_seconds:g} s: "
             + ", ".join(map(state, workers[:NUM_SHOWN])) + more,
             hint="see why they did not start, or set THAW_WORKER_WAIT_SECONDS higher; they are expected to reach "
-            f"worker 0 at {':'.join(map(str, self.meeting.addresses.leader))}",
+            f"worker 0 at {self.meeting.addresses.leader_text}",
         )  # fmt: skip
 
     def _unreachable(self) -> PeersMissing:
@@ -204,14 +200,6 @@ class Leader(Peers):
             await asyncio.sleep(0.01)
         self._released = max(self._released, stage)
         self._notify()
-
-    def _lose(self, loss: str) -> None:
-        if not self._is_dismissed:
-            super()._lose(loss)
-
-    def _stuck(self, loss: str, seconds: float) -> None:
-        if not self._is_dismissed:
-            super()._stuck(loss, seconds)
 
     def _hear_all(self) -> None:
         for link in self._links.values():

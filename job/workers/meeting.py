@@ -1,7 +1,7 @@
 """The terms on which workers meet and stay together."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from job.observe.observer import Observer
 from job.workers.addresses import Addresses
@@ -47,6 +47,6 @@ class Hooks:
     """
 
     check_signal: Callable[[], None]
-    observer: Observer = field(default_factory=Observer)
-    on_stuck: Callable[[int, str], None] = lambda exit_code, reason: None
+    observer: Observer
+    on_stuck: Callable[[int, str], None]
     look_again: Callable[[], None] = lambda: None

@@ -1,7 +1,7 @@
 """What a worker knows of the others; `leader` and `follower` are the two sides.
 
 All that is sent and received is in one thread with an event loop; the thread of the run only looks at what is known,
-and waits for it. They meet in stages, each of which all have come to before worker 0 lets anybody go on: READY, each
+and waits for it. They meet in stages, each of which all have reached before worker 0 lets any go on: READY, each
 listens at its port for tensors; REACHED, each was answered there by every other; CLOSED, the ports are free for
 TensorFlow. Until REACHED is complete, a worker may go away and come again: importing TensorFlow keeps a process
 silent for a while, and a pod may be moved. From then on, one that goes away or falls silent is lost, and the first
@@ -25,6 +25,7 @@ from job.workers import ports
 from job.workers.meeting import Hooks, Meeting
 from job.workers.messages import Message, framed, number, one_line, text
 from job.workers.share import Share
+from job.workers.team import Team
 
 T = TypeVar("T")
 RESUME = "start the same run again to carry on"
@@ -40,8 +41,8 @@ class Stage(IntEnum):
     CLOSED = 2
 
 
-class Peers(ABC):
-    """One side; a context manager. Whoever leaves it with an error tells the others."""
+class Peers(Team, ABC):
+    """One side; a context manager. Leaving it with an error tells the others why."""
 
     def __init__(self, meeting: Meeting, worker: int, hooks: Hooks) -> None:
         self.share = Share(worker, meeting.num_workers)
@@ -52,11 +53,11 @@ class Peers(ABC):
         self._has_announced_stop = False
         self._is_left_in_stop = False
         self._in_steps = False
-        self._has_said_why = False
         self._is_closing = False
+        self._is_dismissed = False  # what becomes of the others does not matter any more
         self._is_bound = False  # from now on, one that goes away is lost
         self._released = -1  # the stage that all have come to
-        self._told: dict[str, deque[Any]] = {}
+        self._received: dict[str, deque[Any]] = {}
         self._loop = asyncio.new_event_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self._thread = threading.Thread(target=self._talk, daemon=True, name="workers")
@@ -70,9 +71,13 @@ class Peers(ABC):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if isinstance(error, Exception):
-            code = error.exit_code if isinstance(error, ThawError) else ExitCode.UNEXPECTED
-            self.leaving(int(code), str(error) or type(error).__name__)
+        if isinstance(error, Exception) and self._loss is None and self._stop is None:
+            exit_code = error.exit_code if isinstance(error, ThawError) else ExitCode.UNEXPECTED
+            reason = str(error) or type(error).__name__
+            if exit_code == ExitCode.INTERRUPTED:
+                self._call(self._stopped, self._stop_text(reason))
+            else:
+                self._call(self._announce, framed("leaving", code=exit_code, reason=one_line(reason)))
         with contextlib.suppress(TimeoutError, RuntimeError):
             asyncio.run_coroutine_threadsafe(self._finish(), self._loop).result(2 * FINISH_SECONDS)
         with contextlib.suppress(RuntimeError):
@@ -84,7 +89,6 @@ class Peers(ABC):
         return self._stop is not None
 
     def check(self) -> None:
-        """Raise PeerLost once another worker is gone, Interrupted once any was told to stop, but not within `steps`."""
         self._look_for_signal()
         if self._loss is not None:
             raise self._lost()
@@ -93,7 +97,6 @@ class Peers(ABC):
 
     @contextlib.contextmanager
     def steps(self) -> Iterator[None]:
-        """A stop does not raise inside, a loss does: workers that take steps together agree on the last one."""
         self._in_steps = True
         try:
             yield
@@ -101,17 +104,15 @@ class Peers(ABC):
             self._in_steps = False
 
     def interrupted(self) -> Interrupted:
-        """The error for workers that have agreed to stop."""
         with self._changed:
-            # They may have agreed before the message came that says who was told.
+            # They may have agreed before the message came that says which worker was stopped.
             self._changed.wait_for(lambda: self._stop is not None, FINISH_SECONDS)
         return Interrupted(f"{self._stop or 'told to stop'}; what was committed stands", hint=RESUME)
 
     def failed(self, error: Exception) -> Exception:
-        """What to raise for an error of work that is done together; waits until it is known what was behind it."""
         until = time.monotonic() + self.times.cause
         with self._changed:
-            while time.monotonic() < until:
+            while time.monotonic() < until and not self._is_dismissed:
                 if self._loss is not None:
                     return self._lost()
                 if self._is_left_in_stop:
@@ -119,34 +120,10 @@ class Peers(ABC):
                 self._changed.wait(LOOK_SECONDS)
         return error
 
-    def leaving(self, exit_code: int, reason: str) -> None:
-        """Tell the others why this worker ends; only the first time counts, and only what they cannot know."""
-        if self._has_said_why or self._loss is not None or self._stop is not None or exit_code == ExitCode.COMPLETE:
-            return
-        self._has_said_why = True
-        if exit_code == ExitCode.INTERRUPTED:
-            self._call(self._stopped, self._stop_text(reason))
-        else:
-            self._call(self._announce, framed("leaving", code=exit_code, reason=one_line(reason)))
-
     def hear(self, subject: str) -> Any:
-        """What worker 0 told about it, in the order told; waits for it, and raises as `check` does."""
-        return self._wait(lambda: (queue.popleft(),) if (queue := self._told.get(subject)) else None)[0]
-
-    @abstractmethod
-    def tell(self, subject: str, content: Any) -> None:
-        """Worker 0 tells the others, JSON values."""
-
-    @abstractmethod
-    def dismiss(self) -> None:
-        """Worker 0 does not need the others any more: whether they go, stop or fail is nothing to it from now on."""
+        return self._wait(lambda: (queue.popleft(),) if (queue := self._received.get(subject)) else None)[0]
 
     def meet(self) -> None:
-        """Wait until all have called this, and each can reach every other.
-
-        Raises InvalidSettings when the port for tensors is taken, PeersMissing (worker 0) when others do not come or
-        cannot be reached, PeerLost, Interrupted.
-        """
         addresses, worker = self.meeting.addresses, self.share.worker
         sock = ports.listen(addresses.tensors(worker)[1], f"at which worker {worker} shares tensors")
         with contextlib.ExitStack() as stack:
@@ -158,7 +135,7 @@ class Peers(ABC):
             self._together(Stage.REACHED, problem)
         self._together(Stage.CLOSED, None)
 
-    # What both sides need for that.
+    # What each side does for that.
 
     @abstractmethod
     def _come(self, stage: Stage, problem: str | None) -> None:
@@ -190,7 +167,7 @@ class Peers(ABC):
         self._wait_for(lambda: self._released >= stage or None, stage)
 
     def _wait_for(self, look: Callable[[], T | None], stage: Stage) -> T:
-        """Wait for what needs the others at a stage; raises when they are missing for too long."""
+        """Wait for what `look` finds once the others are at a stage; raises when they are missing for too long."""
         began = time.monotonic()
         note_at = began + self.times.note / 6
 
@@ -208,7 +185,7 @@ class Peers(ABC):
         return self._wait(look_or_give_up)
 
     def _wait(self, look: Callable[[], T | None]) -> T:
-        """Wait until there is something to see; raises as `check` does, but not about what came after it."""
+        """Wait until `look` finds something; raises as `check` does, but not about what came after that."""
         while True:
             error = None
             try:
@@ -295,9 +272,9 @@ class Peers(ABC):
                 self._look_for_signal()
             await asyncio.sleep(LOOK_SECONDS)
 
-    def _stopped(self, told: str) -> None:
-        """Any worker was told to stop. Worker 0 is told, and tells all."""
-        self._stop = self._stop or told
+    def _stopped(self, reason: str) -> None:
+        """Any worker was told to stop. Worker 0 announces it to all, and another worker to worker 0."""
+        self._stop = self._stop or reason
         self._notify()
         if not self._has_announced_stop:
             self._has_announced_stop = True
@@ -305,7 +282,7 @@ class Peers(ABC):
 
     def _lose(self, loss: str) -> None:
         """A worker is gone. Only the first loss counts, and none after a stop: workers leave one after the other."""
-        if self._is_closing or self._loss is not None or self._is_left_in_stop:
+        if self._is_closing or self._is_dismissed or self._loss is not None or self._is_left_in_stop:
             return
         if self._stop is None:
             self._loss = loss
@@ -318,12 +295,12 @@ class Peers(ABC):
         self._loop.call_later(seconds, self._stuck, loss, seconds)
 
     def _stuck(self, loss: str, seconds: float) -> None:
-        if not self._is_closing:
+        if not (self._is_closing or self._is_dismissed):
             exit_code = ExitCode.PEER_LOST if self._stop is None else ExitCode.INTERRUPTED
             self.hooks.on_stuck(exit_code, f"{loss}; this worker had not ended {seconds:g} s later")
 
     def _take(self, worker: int, message: Message) -> bool:
-        """Take what either side may be told by a worker; whether it was that."""
+        """Take a message that either side may get; whether it was one."""
         kind = message["kind"]
         if kind == "stop":
             self._stopped(text(message, "told"))

@@ -22,16 +22,14 @@ MAX_ANSWER_BYTES = 64
 def listen(port: int, purpose: str) -> socket.socket:
     """A socket that listens on all interfaces, of IPv6 too where there is that. Raises InvalidSettings."""
     try:
-        try:
-            if not socket.has_dualstack_ipv6():
-                raise OSError(errno.EAFNOSUPPORT, "no IPv6")
-            return socket.create_server(
-                ("", port), family=socket.AF_INET6, backlog=BACKLOG, dualstack_ipv6=True
-            )  # fmt: skip
-        except OSError as error:
-            if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
-                raise
-            return socket.create_server(("", port), backlog=BACKLOG)
+        if socket.has_dualstack_ipv6():
+            try:
+                return socket.create_server(("", port), family=socket.AF_INET6, backlog=BACKLOG, dualstack_ipv6=True)
+            except OSError as error:
+                # The system knows IPv6, and may have no address of it.
+                if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+                    raise
+        return socket.create_server(("", port), backlog=BACKLOG)
     except OSError as error:
         reason = "it is taken" if error.errno == errno.EADDRINUSE else error.strerror
         raise InvalidSettings(
@@ -53,7 +51,7 @@ class _Answer(asyncio.Protocol):
 
 
 async def answer(worker: int, sock: socket.socket) -> asyncio.Server:
-    """Whoever asks at this socket is told which worker answers, until the server is closed."""
+    """Answer each connection to this socket with the number of the worker, until the server is closed."""
     return await asyncio.get_running_loop().create_server(lambda: _Answer(worker), sock=sock)
 
 

@@ -1,4 +1,4 @@
-"""What a run knows of the other workers: the protocol of both sides, and the team of one."""
+"""What a run knows of the other workers: what each side does for it (`peers`), and the team of one."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -17,7 +17,11 @@ class Team(Protocol):
     share: Share
 
     def meet(self) -> None:
-        """Return once every worker is there, and all can reach each other. Raises PeersMissing, PeerLost."""
+        """Return once all workers have called this, and each can reach every other.
+
+        Raises InvalidSettings when the port for tensors is taken, PeersMissing (worker 0) when others do not come or
+        cannot be reached, PeerLost, Interrupted.
+        """
 
     def check(self) -> None:
         """Raise PeerLost once another worker is gone, Interrupted once any of them was told to stop.
@@ -41,16 +45,16 @@ class Team(Protocol):
         """
 
     def tell(self, subject: str, content: Any) -> None:
-        """Worker 0 tells the others, JSON values; what they would tell is dropped."""
+        """Worker 0 sends a JSON value to the others. A worker that follows, or is alone, sends nothing."""
 
     def hear(self, subject: str) -> Any:
-        """What worker 0 told about it, in the order told; waits for it, and raises as `check` does."""
+        """What worker 0 has sent about it, in order; waits for it, and raises as `check` does."""
 
     def dismiss(self) -> None:
-        """Worker 0 does not need the others any more: whether they go, stop or fail is nothing to it from now on."""
+        """Worker 0 does not need the others any more: their end, stop or failure does not concern it from now on."""
 
 
-class Alone:
+class Alone(Team):
     """The team of one worker."""
 
     share = Share()

@@ -33,6 +33,9 @@ _ALL_SUFFIXES = SUFFIXES | OTHER_SUFFIXES
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG")
 _PIECE_BYTES = 1 << 16
 
+_store = functools.cache(open_store)
+"""Each bucket is opened once: it may ask for credentials."""
+
 
 @dataclass(frozen=True)
 class Unreadable:
@@ -111,12 +114,8 @@ def _of(name: str, passed_over: Callable[[str], None]) -> Iterator[str | Unreada
     else:
         yield name
         return
-    is_empty = True
-    for path in found:
-        is_empty = False
-        yield path
-    if is_empty:
-        yield Unreadable(name, f"no image file in this folder ({' '.join(sorted(SUFFIXES))})")
+    yield next(found, Unreadable(name, f"no image file in this folder ({' '.join(sorted(SUFFIXES))})"))
+    yield from found
 
 
 def _in_folder(name: str, passed_over: Callable[[str], None]) -> Iterator[str | Unreadable]:
@@ -169,12 +168,6 @@ def _object(uri: str) -> tuple[ObjectStore, str]:
             f"a URI with {scheme}:// has a user before the bucket", hint=f"give {scheme}://bucket/name"
         )
     return _store(f"{scheme}://{bucket}"), name
-
-
-@functools.cache
-def _store(uri: str) -> ObjectStore:
-    """Opened once: a bucket asks for credentials."""
-    return open_store(uri)
 
 
 def _listed(file: BufferedReader) -> Iterator[str]:

@@ -13,15 +13,15 @@ import numpy as np
 from job.data.composition import Composition
 from job.data.files import order
 from job.data.files.listing import Listing
-from job.data.split_ranges import Range, split_ranges
-from job.data.split_spec import DEFAULT_SPECS, SPLIT_NAMES
+from job.data.split_ranges import split_ranges
+from job.data.split_spec import DEFAULT_SPECS, SPLIT_NAMES, Interval
 from job.data.wording import some
 from job.errors import DataCorrupt, InputError, InvalidSettings, ThawError
 
 _NO_BYTES = hashlib.sha256().digest()
 
 
-def judge(listing: Listing, specs: Sequence[str]) -> tuple[Sequence[str], list[list[Range]]]:
+def judge(listing: Listing, specs: Sequence[str]) -> tuple[Sequence[str], list[list[Interval]]]:
     """The specs of train, validation and test, and the ranges of images that they mean.
 
     At their defaults, on data that brings its own splits, the three specs mean these splits as they are. Raises
@@ -65,7 +65,7 @@ def label_indices(listing: Listing) -> np.ndarray:
     return np.array([index[image.label] for image in listing.images], np.int32)
 
 
-def check_whole_splits(listing: Listing, judged: tuple[Sequence[str], list[list[Range]]]) -> None:
+def check_whole_splits(listing: Listing, judged: tuple[Sequence[str], list[list[Interval]]]) -> None:
     """Raise InputError where the splits that the data brings have classes that do not fit together.
 
     `judged` is what `judge` returned. What is in a slice is not known before the images are read.
@@ -74,15 +74,15 @@ def check_whole_splits(listing: Listing, judged: tuple[Sequence[str], list[list[
     labels, splits = label_indices(listing), np.array([image.split for image in listing.images])
     chosen = {}
     for name, parts in zip(SPLIT_NAMES, judged[1], strict=True):
-        if any((part.start, part.stop) != (0, sizes[part.split]) for part in parts):
+        if any((part.start, part.stop) != (0, sizes[part.name]) for part in parts):
             return
-        chosen[name] = labels[np.isin(splits, [part.split for part in parts])]
+        chosen[name] = labels[np.isin(splits, [part.name for part in parts])]
     unread = {name: np.zeros((len(found), 32), np.uint8) for name, found in chosen.items()}
     Composition.of(listing.class_names, chosen, unread).check()
 
 
 def divided(
-    listing: Listing, judged: tuple[Sequence[str], list[list[Range]]], digests: np.ndarray, *, stratify: bool
+    listing: Listing, judged: tuple[Sequence[str], list[list[Interval]]], digests: np.ndarray, *, stratify: bool
 ) -> dict[str, np.ndarray]:
     """The indices of the images in train, validation and test, int64 [n], in their order.
 
@@ -98,9 +98,9 @@ def divided(
     for name, spec, parts in zip(SPLIT_NAMES, *judged, strict=True):
         pieces = []
         for part in parts:
-            ordered = digests[orders[part.split]]
+            ordered = digests[orders[part.name]]
             start, stop = (order.cut(position, ordered) for position in (part.start, part.stop))
-            pieces.append(orders[part.split][start:stop])
+            pieces.append(orders[part.name][start:stop])
         chosen[name] = np.concatenate(pieces)
         if not len(chosen[name]):
             raise _no_examples(listing, f"THAW_{name.upper()}_SPLIT={spec!r}", digests)

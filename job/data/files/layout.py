@@ -54,10 +54,7 @@ class _Level:
 
 
 def worth_fetching(names: Iterable[str]) -> list[str]:
-    """Of the objects in a bucket, by their names alone, those that a reading can need; sorted.
-
-    Images and tables, or, where there are no images, the archive with the labelled ones.
-    """
+    """Of the names in a bucket, those to fetch, sorted: images and tables; where there are no images, their archive."""
     files = [name for name in visible(names) if not name.endswith("/")]
     found = [name for name in files if is_image(name) or is_table(name)]
     archive = None if any(map(is_image, found)) else inner_archive("the bucket", files)
@@ -65,7 +62,7 @@ def worth_fetching(names: Iterable[str]) -> list[str]:
 
 
 def inner_archive(place: str, names: Iterable[str]) -> str | None:
-    """Of the archives in a place without images, the one with those that have labels: train.zip, or the only one.
+    """The archive with the labelled images of a place that has none itself: train.zip, or the only one.
 
     Raises InvalidSettings when it could be one of several.
     """
@@ -111,16 +108,14 @@ def read(place: str, names: Iterable[str], *, labels: Labels, labelled_tables: C
     if labels == "folder":
         return _asked_for(labels, place, by_folder)
 
-    found: dict[str, Layout] = {}
-    if by_table := _by_tables(place, levels, names, labelled_tables):
-        found["table"] = by_table
-    if by_prefix := _by_prefix(sections, is_certain=True):
-        found["prefix"] = by_prefix
+    by_table = _by_tables(place, levels, names, labelled_tables)
     classes = {image.label for image in by_folder.images} if by_folder else set()
     like_splits = sorted(filter(_is_like_a_split, classes))
     # The images of a table may all lie in one folder, or in those of splits.
-    if by_folder and not like_splits and not (by_table and len(classes) == 1):
-        found["folder"] = by_folder
+    if like_splits or (by_table and len(classes) == 1):
+        by_folder = None
+    readings = {"table": by_table, "prefix": _by_prefix(sections, is_certain=True), "folder": by_folder}
+    found = {name: layout for name, layout in readings.items() if layout}
     if not found and like_splits:
         raise InvalidSettings(
             f"two readings of {place} are possible: {some(like_splits)} can be a class, or a split",
@@ -249,14 +244,14 @@ def _by_tables(
     place: str, levels: Sequence[_Level], names: Sequence[str], labelled_tables: Collection[str]
 ) -> Layout | None:
     ways = [{name: "train"} for level in levels for name in level.files if name in labelled_tables]
-    in_splits: dict[str, dict[str, str]] = {}
-    for folder, split in _split_folders(levels[-1]).items():
-        files = _level(names, f"{levels[-1].path}{folder}/").files
-        in_splits[folder] = {name: split for name in files if name in labelled_tables}
-    if all(len(found) < 2 for found in in_splits.values()):
-        ways.append({name: split for found in in_splits.values() for name, split in found.items()})
+    in_splits = [
+        {name: split for name in _level(names, f"{levels[-1].path}{folder}/").files if name in labelled_tables}
+        for folder, split in _split_folders(levels[-1]).items()
+    ]
+    if all(len(found) < 2 for found in in_splits):
+        ways.append({name: split for found in in_splits for name, split in found.items()})
     else:
-        ways += in_splits.values()
+        ways += in_splits
     ways = list(filter(None, ways))
     if len(ways) > 1:
         raise InvalidSettings(

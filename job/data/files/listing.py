@@ -21,9 +21,6 @@ class FilesRequest:
     stratify: bool = True
 
 
-ANY_FILES = FilesRequest()
-
-
 @dataclass(frozen=True, slots=True)
 class Image:
     """An image file of a place.

@@ -20,10 +20,10 @@ def shuffled(labels: np.ndarray, digests: np.ndarray, *, stratify: bool) -> np.n
     rows = _rows(digests)
     # Of the same image under several labels, the one with the lowest label comes first.
     by_digest = np.lexsort((labels, rows))
-    begins = _begins(rows[by_digest])
     if not stratify:
         return by_digest
-    firsts = np.flatnonzero(begins)
+    ordered = rows[by_digest]
+    firsts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
     lengths = np.diff(np.append(firsts, len(labels)))
     classes = labels[by_digest[firsts]]
     place = np.empty(len(firsts))
@@ -49,8 +49,3 @@ def cut(position: int, digests: np.ndarray) -> int:
 
 def _rows(digests: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(digests).view("S32").ravel()
-
-
-def _begins(rows: np.ndarray) -> np.ndarray:
-    """bool [n]: where another image begins."""
-    return np.append(True, rows[1:] != rows[:-1])

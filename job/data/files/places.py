@@ -51,7 +51,7 @@ def open_place(
                 hint="leave THAW_LABELS out, or name the folder with the images",
             )
         return _listing(place, Folder(path.parent), layout.by_tables({path.name: "train"}), classes)
-    files: Files = Folder(path) if path.is_dir() else archives.open_archive(path, place, scratch)
+    files = Folder(path) if path.is_dir() else archives.open_archive(path, place, scratch)
     found = names.visible(files.names)
     inner = None if any(map(image_files.is_image, found)) else layout.inner_archive(place, found)
     if inner is None:
@@ -63,7 +63,7 @@ def open_place(
     return replace(listing, place=place, images=images, left_out=dict(left_out))
 
 
-class Names(Protocol):
+class Files(Protocol):
     """The files of a place by name. A name that ends with `/` is a folder; `left_out` counts what has no name here."""
 
     @property
@@ -74,13 +74,6 @@ class Names(Protocol):
 
     def read(self, name: str) -> bytes:
         """The content of a file that is no larger than an image. Raises ValueError. Safe to call from threads."""
-
-
-class Files(Names, Protocol):
-    """The same on this machine."""
-
-    def file(self, name: str, scratch_folder: Path) -> Path:
-        """A file with this content, in `scratch_folder` if there is none. Raises DataCorrupt, ScratchUnavailable."""
 
 
 class Folder:
@@ -116,17 +109,18 @@ class Folder:
             raise ValueError("is not a file, or a link to none")
         return image_files.content(path)
 
-    def file(self, name: str, scratch_folder: Path) -> Path:
+    def file(self, name: str, _: Path) -> Path:
+        """The file itself; one in an archive is a copy in the folder that is given here."""
         return self._path / name
 
 
-def listed(place: str, files: Names, labels: Labels, classes: Sequence[str]) -> Listing:
+def listed(place: str, files: Files, labels: Labels, classes: Sequence[str]) -> Listing:
     """The images of a folder or an archive that has these files; the arguments, and what is raised, as above."""
     labelled = [name for name in layout.tables(files.names) if table.is_labelled(name, files.read)]
     return _listing(place, files, layout.read(place, files.names, labels=labels, labelled_tables=labelled), classes)
 
 
-def _listing(place: str, files: Names, found: Layout, classes: Sequence[str]) -> Listing:
+def _listing(place: str, files: Files, found: Layout, classes: Sequence[str]) -> Listing:
     images, unlabelled = found.images, names.NO_LABEL
     if found.tables is not None:
         images = table.images(found.tables, files.names, files.read)

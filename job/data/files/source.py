@@ -14,10 +14,33 @@ from job.data.files.judge import divided, judge, label_indices
 from job.data.files.listing import Listing
 from job.data.formats import EMPTY
 from job.data.images import mapped
+from job.data.source import Source
 from job.data.together import together
 
 NUM_READERS = 16
 OWN_IMAGES = "own images"
+
+
+def read_own_images(
+    listing: Listing, specs: Sequence[str], *, stratify: bool, check_stop: Callable[[], None]
+) -> Source:
+    """The images of a listing; `check_stop` is called now and then, and raises to leave.
+
+    Raises InputError, InvalidSettings and DataCorrupt as `judge` and `divided` do.
+    """
+    judged = judge(listing, specs)
+    files = _Files(listing)
+    tasks = (partial(files.note_digest, index) for index in range(len(listing.images)))
+    together(tasks, use=lambda _: None, tick=check_stop, num_threads=NUM_READERS)
+    chosen = divided(listing, judged, files.digests, stratify=stratify)
+    labels = label_indices(listing)
+    return Source(
+        identity=OWN_IMAGES,
+        class_names=listing.class_names,
+        has_names=True,
+        repair_hint="repair or remove them, or set THAW_ON_UNREADABLE=skip, which leaves such images out",
+        examples={name: FileExamples(files, labels[found], found) for name, found in chosen.items()},
+    )
 
 
 class FileExamples:
@@ -25,82 +48,56 @@ class FileExamples:
 
     is_in_any_order = True
 
-    def __init__(self, source: "FileSource", spec: str, chosen: np.ndarray) -> None:
-        self.spec = spec
-        self.labels = source.labels[chosen]
-        self.digests = source.digests[chosen]
-        self._source = source
+    def __init__(self, files: "_Files", labels: np.ndarray, chosen: np.ndarray) -> None:
+        self.labels = labels
+        self.digests = files.digests[chosen]
+        self._files = files
         self._chosen = chosen
 
     def mapped(self, order: np.ndarray, use: Callable[[tf.Tensor], tf.Tensor]) -> tf.data.Dataset:
         def load(index: tf.Tensor) -> tf.Tensor:
-            encoded = tf.numpy_function(self._source.read_one, [index], tf.string, stateful=False)
+            encoded = tf.numpy_function(self._files.read_again, [index], tf.string, stateful=False)
             return use(tf.ensure_shape(encoded, []))
 
         return mapped(self._chosen[order], load)
 
     @property
     def unread(self) -> dict[int, str]:
-        reasons = dict(self._source.unread)
+        reasons = dict(self._files.unread)
         return {place: reasons[index] for place, index in enumerate(self._chosen.tolist()) if index in reasons}
 
     def names(self, indices: Sequence[int]) -> list[str]:
-        return [self._source.name(int(self._chosen[index])) for index in indices]
+        return [self._files.listing.images[self._chosen[index]].name for index in indices]
 
 
-class FileSource:
-    """The images of a listing. After `read`, `labels` and `digests` are those of all its images, in its order.
+class _Files:
+    """The image files of a listing, by index, from several threads.
 
-    `unread` has the reason why the bytes of an image cannot be had, by its place in the listing.
+    `digests`, uint8 [n, 32], are the SHA-256 of the bytes as they were read first, of no bytes where they could not be
+    had. `unread` has the reason of each whose bytes could not be had, or were others later.
     """
 
-    identity = OWN_IMAGES
-    has_names = True
-    repair_hint = "repair or remove them, or set THAW_ON_UNREADABLE=skip, which leaves such images out"
-
-    def __init__(self, listing: Listing, *, stratify: bool) -> None:
-        self.class_names = listing.class_names
-        self.labels = label_indices(listing)
-        self.digests = np.zeros((len(self.labels), 32), np.uint8)
-        self._listing = listing
-        self._stratify = stratify
+    def __init__(self, listing: Listing) -> None:
+        self.listing = listing
+        self.digests = np.zeros((len(listing.images), 32), np.uint8)
         self.unread: dict[int, str] = {}
 
-    def read(self, specs: Sequence[str], check_stop: Callable[[], None]) -> dict[str, FileExamples]:
-        judged = judge(self._listing, specs)
-        self._read_all(check_stop)
-        chosen = divided(self._listing, judged, self.digests, stratify=self._stratify)
-        specs, _ = judged
-        return {
-            name: FileExamples(self, spec, found) for spec, (name, found) in zip(specs, chosen.items(), strict=True)
-        }
+    def note_digest(self, index: int) -> None:
+        self.digests[index] = np.frombuffer(hashlib.sha256(self._read(index)).digest(), np.uint8)
 
-    def read_one(self, index: int) -> bytes:
+    def read_again(self, index: int) -> bytes:
         """The bytes of an image; nothing where they cannot be had, or are others than they were."""
         data = self._read(index)
-        if hashlib.sha256(data).digest() != self.digests[index].tobytes():
-            changed = "has changed since it was first read"
-            if data:
-                self.unread[index] = changed
-            self.unread.setdefault(index, changed)
-            return b""
-        return data
-
-    def name(self, index: int) -> str:
-        """The name of an image."""
-        return self._listing.images[index].name
+        if hashlib.sha256(data).digest() == self.digests[index].tobytes():
+            return data
+        if data or index not in self.unread:
+            self.unread[index] = "has changed since it was first read"
+        return b""
 
     def _read(self, index: int) -> bytes:
         try:
-            return self._listing.read(int(index))
+            return self.listing.read(int(index))
         except ValueError as error:
             if (reason := str(error)) != EMPTY:
                 self.unread[int(index)] = reason
             return b""
-
-    def _read_all(self, check_stop: Callable[[], None]) -> None:
-        def digest(index: int) -> None:
-            self.digests[index] = np.frombuffer(hashlib.sha256(self._read(index)).digest(), np.uint8)
-
-        tasks = (partial(digest, index) for index in range(len(self.digests)))
-        together(tasks, use=lambda _: None, tick=check_stop, num_threads=NUM_READERS)

@@ -20,14 +20,12 @@ from job.paths import UnsafeName, checked_name
 
 PATHS = ("path", "file_name", "file", "filename", "filepath", "file_path", "image", "image_path")
 LABELS = ("label", "class", "category")
-SPLIT = ("split",)
+SPLIT = "split"
 MAX_ROWS = 10_000_000
 
 _OTHER_LABEL = "have a label that is neither text nor a whole number"
 _PATH_HINT = "paths are relative to the folder of the table; links to folders are not followed"
-
-_KNOWN = frozenset((*PATHS, *LABELS, *SPLIT))
-
+_KNOWN = {*PATHS, *LABELS, SPLIT}
 _HINT = f"expected a column {', '.join(PATHS[:4])} or image, and one of {', '.join(LABELS)}; split is optional"
 
 Row = dict[str, Any]
@@ -39,20 +37,14 @@ def is_labelled(name: str, read: Callable[[str], bytes]) -> bool:
         columns = _columns(_rows(name, read(name)))
     except ValueError:
         return False
-    return bool(columns & set(PATHS)) and bool(columns & set(LABELS))
+    return not (columns.isdisjoint(PATHS) or columns.isdisjoint(LABELS))
 
 
 def paths(file: Path) -> list[str]:
     """The paths in a table that is a file of this machine, each once, in order. Raises InputError."""
     table = _Table(file.name, lambda _: image_files.content(file))
-    found = []
-    problems = _Problems(file.name)
-    for number, row in table.rows:
-        try:
-            found.append(_path(row.get(table.path)))
-        except ValueError as error:
-            problems.add("have a path that cannot be used", number, error)
-    problems.check()
+    found = [path for _, path, _ in table.rows_with_paths()]
+    table.check()
     return list(dict.fromkeys(found))
 
 
@@ -66,70 +58,68 @@ def images(tables: Mapping[str, str], names: Collection[str], read: Callable[[st
     found: dict[str, Image] = {}
     for name, split in tables.items():
         table = _Table(name, read)
-        problems = _Problems(name)
         above = name[: name.rfind("/") + 1]
-        for number, row in table.rows:
-            try:
-                path = _path(row.get(table.path))
-            except ValueError as error:
-                problems.add("have a path that cannot be used", number, error)
-                continue
+        for number, path, row in table.rows_with_paths():
             file = files.get(above + path) or files.get(normal(above + path))
             label, of_row = _text(row.get(table.label)), split
             if table.split is not None:
                 value = _text(row.get(table.split))
                 of_row = SPLITS.get(value.casefold(), "")
                 if not of_row:
-                    problems.add("have a split other than train, validation and test", number, repr(value))
+                    table.note("have a split other than train, validation and test", number, repr(value))
             if not label:
                 given = row.get(table.label)
                 is_other = given is not None and not isinstance(given, str)
-                problems.add(_OTHER_LABEL if is_other else "have no label", number, repr(given if is_other else path))
+                table.note(_OTHER_LABEL if is_other else "have no label", number, repr(given if is_other else path))
             if not label.isprintable():
-                problems.add("have a label that cannot be printed", number, repr(label))
+                table.note("have a label that cannot be printed", number, repr(label))
             if file is None:
-                problems.add("name files that are not there", number, repr(path))
+                table.note("name files that are not there", number, repr(path))
             elif file in found:
-                problems.add("name a file again", number, repr(path))
+                table.note("name a file again", number, repr(path))
             else:
                 found[file] = Image(file, label, of_row)
-        problems.check()
+        table.check()
     return tuple(found.values())
 
 
 class _Table:
-    """The rows of a table with their numbers, and which columns have what."""
+    """The rows of a table with their numbers, which columns have what, and what is wrong with rows, by kind."""
 
     def __init__(self, name: str, read: Callable[[str], bytes]) -> None:
         try:
-            self.rows = _rows(name, read(name))
+            self._rows = _rows(name, read(name))
         except ValueError as error:
             raise InputError(f"the table {name} cannot be read: {error}") from error
-        if not self.rows:
+        if not self._rows:
             raise InputError(f"the table {name} has no rows", hint=_HINT)
-        columns = _columns(self.rows)
-        self.path = _one_of(name, columns, PATHS)
+        columns = _columns(self._rows)
+        self._name = name
+        self._path = _one_of(name, columns, PATHS)
         self.label = _one_of(name, columns, LABELS)
-        self.split = _one_of(name, columns, SPLIT) if "split" in columns else None
+        self.split = SPLIT if SPLIT in columns else None
+        self._problems: dict[str, list[str]] = defaultdict(list)
 
+    def rows_with_paths(self) -> Iterator[tuple[int, str, Row]]:
+        """Number, path and content of each row whose path can be that of a file; of others a problem is noted."""
+        for number, row in self._rows:
+            try:
+                path = _path(row.get(self._path))
+            except ValueError as error:
+                self.note("have a path that cannot be used", number, error)
+            else:
+                yield number, path, row
 
-class _Problems:
-    """What is wrong with the rows of a table, by kind."""
-
-    def __init__(self, table: str) -> None:
-        self._table = table
-        self._rows: dict[str, list[str]] = defaultdict(list)
-
-    def add(self, kind: str, number: int, value: object) -> None:
-        self._rows[kind].append(f"row {number}: {value}")
+    def note(self, kind: str, number: int, value: object) -> None:
+        self._problems[kind].append(f"row {number}: {value}")
 
     def check(self) -> None:
-        """Raise InputError for all of them."""
-        if self._rows:
-            kinds = [f"{len(rows):,} {kind} ({some(rows, shown=str)})" for kind, rows in self._rows.items()]
-            is_of_paths = any("path" in kind or "files" in kind for kind in self._rows)
+        """Raise InputError for all problems that were noted."""
+        if self._problems:
+            kinds = [f"{len(rows):,} {kind} ({some(rows, shown=str)})" for kind, rows in self._problems.items()]
+            is_of_paths = any("path" in kind or "files" in kind for kind in self._problems)
             raise InputError(
-                f"the table {self._table} has rows that cannot be used: {'; '.join(kinds)}",
+                f"the table {self._name} has rows that cannot be used: {'; '.join(kinds)}",
                 hint=_PATH_HINT if is_of_paths else "correct these rows",
             )
 

@@ -60,7 +60,7 @@ def find_builder(
     if (family := prepared.family(dataset)) in BUILT_IN:
         importlib.import_module(BUILT_IN[family])
     folder = Path(data_dir or DEFAULT_DATA_DIR).expanduser()
-    prepared.check(folder / family)
+    prepared.check(folder, dataset)
     others = ", ".join(prepared.versions(folder, dataset))
     others = f"; prepared there: {others}" if others else ""
     try:
@@ -89,16 +89,16 @@ def download_bytes(builder: tfds.core.DatasetBuilder) -> int:
 
 
 def prepared_builder(
-    dataset: str, data_dir: str | None, *, check_room: Callable[[Path, int], None] = lambda folder, num_bytes: None
+    dataset: str, data_dir: str | None, *, check_space: Callable[[Path, int], None] = lambda folder, num_bytes: None
 ) -> tfds.core.DatasetBuilder:
     """The builder of a data set whose data is prepared, now if not before. Raises as `find_builder` does.
 
-    `check_room` is called with the bytes that would be written into a folder, and raises when they do not fit.
+    `check_space` is called with the bytes that would be written into a folder, and raises when they do not fit.
     """
     builder, is_prepared = find_builder(dataset, data_dir)
     if is_prepared:
         return builder
-    check_room(Path(builder.data_dir_root), download_bytes(builder))
+    check_space(Path(builder.data_dir_root), download_bytes(builder))
     try:
         with _without_chatter():
             builder.download_and_prepare()

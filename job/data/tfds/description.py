@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from job.data.split_ranges import split_ranges
-from job.data.wording import some
+from job.data.wording import numbered, some
 from job.errors import DataCorrupt, InputError, InvalidSettings
 
 MAX_NAMED = 20
@@ -119,7 +119,7 @@ def _kind(feature: Any) -> str:
     """A feature in words: `Image of uint8`, `Tensor of uint8 [30, 40, 3]`, `Sequence of ClassLabel`."""
     name = type(feature).__name__
     if isinstance(feature, tfds.features.ClassLabel):
-        return f"ClassLabel of {feature.num_classes or 0:,} class{'' if feature.num_classes == 1 else 'es'}"
+        return f"ClassLabel of {numbered(feature.num_classes or 0, 'class')}"
     if isinstance(feature, tfds.features.Sequence):
         return f"Sequence of {_kind(feature.feature)}"
     if isinstance(feature, tfds.features.FeaturesDict | tfds.features.Text):

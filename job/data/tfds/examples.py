@@ -13,6 +13,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from job.data.images import PARALLEL_DECODES, PREFETCHED_BATCHES, Cache, as_it_is, mapped, untuned
+from job.data.source import Source
 from job.data.split_spec import SPLIT_NAMES
 from job.data.tfds.description import Supervision, has_random_access, judge
 from job.data.tfds.records import RecordReader, cut_short
@@ -21,32 +22,31 @@ from job.errors import DataCorrupt, InputError
 EXAMPLES_READ_TOGETHER = 64
 
 
-class TfdsSource:
-    """The examples of a prepared TFDS data set; see `source.Source`."""
+def read_data_set(
+    builder: tfds.core.DatasetBuilder, specs: tuple[str, str, str], *, cache: Cache, check_stop: Callable[[], None]
+) -> Source:
+    """The examples of a prepared data set; `check_stop` is called now and then, and raises to leave.
 
-    has_names = False
-
-    def __init__(self, builder: tfds.core.DatasetBuilder, specs: tuple[str, str, str], *, cache: Cache) -> None:
-        """Raises InputError, InvalidSettings and DataCorrupt as `description.judge` does."""
-        self._found = judge(builder, specs, cache=cache)
-        self._builder = builder
-        self.identity = builder.info.full_name
-        self.class_names = self._found.class_names
-        self.repair_hint = f"repair or remove them and prepare {self.identity} again in {builder.data_dir}"
-
-    def read(self, specs: Sequence[str], check_stop: Callable[[], None]) -> dict[str, "TfdsExamples"]:
-        """Raises DataCorrupt when the files are not as the description says, InputError when unreadable."""
-        splits = [TfdsExamples(self._builder, spec, self._found) for spec in specs]
-        for split in splits:
-            split.read(check_stop)
-        return dict(zip(SPLIT_NAMES, splits, strict=True))
+    Raises InputError, InvalidSettings and DataCorrupt as `description.judge` does, DataCorrupt when the files are not
+    as the description says, InputError when this installation cannot read them.
+    """
+    found = judge(builder, specs, cache=cache)
+    splits = [TfdsExamples(builder, spec, found) for spec in specs]
+    for split in splits:
+        split.read(check_stop)
+    return Source(
+        identity=builder.info.full_name,
+        class_names=found.class_names,
+        has_names=False,
+        repair_hint=f"repair or remove them and prepare {builder.info.full_name} again in {builder.data_dir}",
+        examples=dict(zip(SPLIT_NAMES, splits, strict=True)),
+    )
 
 
 class TfdsExamples:
     """The `size` examples of `spec`; see `source.Examples`."""
 
     def __init__(self, builder: tfds.core.DatasetBuilder, spec: str, found: Supervision) -> None:
-        """Raises DataCorrupt when the files are not as long as the description says, InputError when unreadable."""
         self.spec = spec
         self.size: int = builder.info.splits[spec].num_examples
         self.labels = np.empty(self.size, dtype=np.int32)
@@ -56,7 +56,7 @@ class TfdsExamples:
         self._found = found
         self._read_one: Callable[[int], bytes] | None = None
         if has_random_access(builder):
-            # Before anything is allocated, or read by TensorFlow: sizes are believed from here on.
+            # Before TensorFlow reads anything: sizes are believed from here on.
             num_records, self._read_one = _reader(builder, spec)
             if num_records != self.size:
                 raise DataCorrupt(
@@ -76,11 +76,7 @@ class TfdsExamples:
         return self._in_turn().map(load, num_parallel_calls=PARALLEL_DECODES)
 
     def read(self, check_stop: Callable[[], None], *, batch_size: int = EXAMPLES_READ_TOGETHER) -> None:
-        """Fill `labels` and `digests`.
-
-        Checksums of the files are verified where they have any. `check_stop` is called now and then, and raises to
-        leave. Raises DataCorrupt when the files end early, or a label is none of the classes.
-        """
+        """Fill `labels` and `digests`; the checksums of the files are verified where they have any."""
         label_key, image_key, num_classes = self._found.label_key, self._found.image_key, len(self._found.class_names)
         pairs = self._in_turn().map(as_it_is(lambda example: (example[label_key], example[image_key])))
         batches = untuned(pairs.batch(batch_size).prefetch(PREFETCHED_BATCHES)).as_numpy_iterator()

@@ -67,23 +67,25 @@ def is_description(name: str) -> bool:
 
 def versions(data_dir: Path, dataset: str) -> list[str]:
     """The folders of what is prepared of a data set, whatever version or configuration is asked for."""
-    found = (path for pattern in ("*", "*/*") for path in data_dir.glob(f"{family(dataset)}/{pattern}/{DESCRIPTION}"))
-    return sorted(path.parent.relative_to(data_dir).as_posix() for path in found)
+    return sorted(path.parent.relative_to(data_dir).as_posix() for path in _files(data_dir, family(dataset)))
 
 
 def families(data_dir: Path) -> set[str]:
     """The names of the data sets that are prepared in a folder, which need not be there."""
-    found = (path for pattern in ("*/*", "*/*/*") for path in data_dir.glob(f"{pattern}/{DESCRIPTION}"))
-    return {path.relative_to(data_dir).parts[0] for path in found}
+    return {path.relative_to(data_dir).parts[0] for path in _files(data_dir, "*")}
 
 
-def check(folder: Path) -> None:
-    """Judge every description in the folder of a data set, which need not be there. Raises InputError."""
+def check(data_dir: Path, dataset: str) -> None:
+    """Judge every description of a data set, which need not be there. Raises InputError."""
     for name in (DESCRIPTION, FEATURES):
-        # In name/version and name/config/version, where TFDS looks, and also behind links, which `**` does not follow.
-        for pattern in (f"*/{name}", f"*/*/{name}"):
-            for path in sorted(folder.glob(pattern)):
-                _check_description(path)
+        for path in _files(data_dir, family(dataset), name):
+            _check_description(path)
+
+
+def _files(data_dir: Path, family: str, name: str = DESCRIPTION) -> list[Path]:
+    """The files of a name in name/version and name/config/version, where TFDS looks; `**` would not follow links."""
+    patterns = (f"{family}/*/{name}", f"{family}/*/*/{name}")
+    return [path for pattern in patterns for path in sorted(data_dir.glob(pattern))]
 
 
 def _check_description(path: Path) -> None:

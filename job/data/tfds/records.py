@@ -10,7 +10,7 @@ import stat
 import struct
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 import numpy as np
 
@@ -21,24 +21,14 @@ _HEADER = struct.Struct("<QI")
 _FOOTER_BYTES = 4
 
 
-class ShardSlice(Protocol):
-    """A part of one file, as TFDS names it (`SplitInfo.file_instructions`); `take` is -1 for the rest."""
-
-    @property
-    def filename(self) -> str: ...
-    @property
-    def skip(self) -> int: ...
-    @property
-    def take(self) -> int: ...
-
-
 class RecordReader:
     """The serialized examples of a split by index, in the order in which TFDS reads the split.
 
-    Raises DataCorrupt when a file is missing, or does not have the examples that its slice names.
+    `slices` are TFDS's `SplitInfo.file_instructions`: of each file how many examples to `skip`, and how many to `take`,
+    -1 for the rest. Raises DataCorrupt when a file is missing, or does not have these examples.
     """
 
-    def __init__(self, slices: Sequence[ShardSlice]) -> None:
+    def __init__(self, slices: Sequence[Any]) -> None:
         self._paths: list[Path] = []
         places: list[np.ndarray] = []
         for number, part in enumerate(slices):

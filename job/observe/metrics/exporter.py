@@ -2,9 +2,9 @@
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
 from wsgiref.simple_server import WSGIServer
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from prometheus_client import CollectorRegistry, make_wsgi_app, pushadd_to_gateway, start_http_server
 
@@ -12,9 +12,6 @@ from job.observe import events
 from job.observe.observer import Observer
 
 JOB = "thaw"
-
-Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
-"""As WSGI defines it."""
 
 
 @contextlib.contextmanager
@@ -35,14 +32,14 @@ def serving(registry: CollectorRegistry, port: int, observer: Observer) -> Itera
         yield
     finally:
         if server is not None:
-            # It looks up twice a second whether it shall end; the end of a run does not wait for that.
+            # It checks twice a second whether it must end; the end of a run does not wait for that.
             threading.Thread(target=_close, args=(server,), daemon=True).start()
 
 
-def _with_health(metrics: Application) -> Application:
+def _with_health(metrics: WSGIApplication) -> WSGIApplication:
     """Answers /healthz without collecting the series: that reads disks, and a volume may hang."""
 
-    def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         if environ["PATH_INFO"] != "/healthz":
             return metrics(environ, start_response)
         start_response("200 OK", [("Content-Type", "text/plain; charset=utf-8")])

@@ -4,7 +4,6 @@ import contextlib
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -12,8 +11,6 @@ from prometheus_client.registry import Collector
 from job.observe.ledger import by_category, by_stage, goodput
 from job.observe.metrics.table import BY_NAME
 from job.observe.progress import Progress
-
-FAMILIES: dict[str, type[Any]] = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily}
 
 
 class Live(Collector):
@@ -48,7 +45,8 @@ class Live(Collector):
 def _family(name: str, values: float | Mapping[str, float]) -> Metric:
     """A row of the table with its value, or with its values by label."""
     row = BY_NAME[name]
-    family = FAMILIES[row.kind](name, row.help, labels=row.labels)
+    kind = CounterMetricFamily if row.kind == "counter" else GaugeMetricFamily
+    family = kind(name, row.help, labels=row.labels)
     for label, value in (values if isinstance(values, Mapping) else {"": values}).items():
         family.add_metric([label] if label else [], value)
     return family

@@ -22,7 +22,7 @@ from job.storage.uri import local_folder
 BLOCK_BYTES = 512
 
 
-class Room(NamedTuple):
+class Space(NamedTuple):
     """`needed` bytes are to be written, None while that is not known, and `left` fit; `where` says what limits them."""
 
     name: str
@@ -42,22 +42,15 @@ class Room(NamedTuple):
         return (self.needed or 0) <= self.left
 
 
-def rooms(settings: Settings, need: Need | None, *, to_fetch: int = 0) -> list[Room]:
+def spaces(settings: Settings, need: Need | None, *, to_fetch: int = 0) -> list[Space]:
     """Of the disk for temporary files, of the store where it is a folder, and of the volume that has a limit.
 
     `to_fetch` are bytes of data and weights that go to the first.
     """
     cache, run = cache_folder.place(settings.cache_dir).absolute(), local_folder(settings.run_uri())
     scratch = (need.scratch if need else 0) + to_fetch
-    found = [
-        Room(
-            "scratch disk",
-            scratch or None,
-            machine.free_disk_bytes(cache),
-            f"free in {cache}",
-            "point THAW_CACHE_DIR at a larger volume",
-        )
-    ]
+    hint = "point THAW_CACHE_DIR at a larger volume"
+    found = [Space("scratch disk", scratch or None, machine.free_disk_bytes(cache), f"free in {cache}", hint)]
     storage = 0
     if run is not None:
         run = run.absolute()
@@ -65,10 +58,12 @@ def rooms(settings: Settings, need: Need | None, *, to_fetch: int = 0) -> list[R
         storage = max(0, need.storage - used_bytes(run)) if need else 0
         needed = storage if need else None
         hint = "point THAW_STORAGE_URI at a larger volume"
-        found.append(Room("storage disk", needed, machine.free_disk_bytes(run), f"free in {run}", hint))
+        found.append(Space("storage disk", needed, machine.free_disk_bytes(run), f"free in {run}", hint))
     if settings.work_bytes is not None:
-        volume = _volume(cache)
-        if run is not None and run.is_relative_to(volume) and is_with_the_cache(settings, run):
+        mount = _mount(cache)
+        # Of the root file system only the cache is meant.
+        volume = cache.parent if mount == mount.parent else mount
+        if run is not None and run.is_relative_to(volume) and _mount(run) == mount:
             scratch += storage
         left = settings.work_bytes - used_bytes(volume)
         where = f"left in {volume} of the {size(settings.work_bytes)} that THAW_WORK_BYTES allows"
@@ -76,23 +71,23 @@ def rooms(settings: Settings, need: Need | None, *, to_fetch: int = 0) -> list[R
             "raise the sizeLimit of the volume (`make render` gives it to THAW_WORK_BYTES) and the limit of "
             "ephemeral-storage; or set THAW_CACHE=none, or a smaller THAW_KEEP_CHECKPOINTS"
         )
-        found.append(Room("work volume", scratch or None, left, where, hint))
+        found.append(Space("work volume", scratch or None, left, where, hint))
     return found
 
 
 def check(settings: Settings, need: Need | None, *, to_fetch: int = 0) -> None:
     """Raise DiskTooSmall when what is still to be written does not fit."""
-    for room in rooms(settings, need, to_fetch=to_fetch):
-        if not room.is_enough:
-            raise DiskTooSmall(f"the {room.name} is too small: {room}", hint=room.hint)
+    for space in spaces(settings, need, to_fetch=to_fetch):
+        if not space.is_enough:
+            raise DiskTooSmall(f"the {space.name} is too small: {space}", hint=space.hint)
 
 
-def of_device(settings: Settings, need: Need | None) -> Room | None:
+def of_device(settings: Settings, need: Need | None) -> Space | None:
     """Of the GPU where images are to be kept on it; None where they are not, or there is no GPU."""
     if settings.cache != "device" or settings.device == "cpu" or (left := machine.gpu_memory_bytes()) is None:
         return None
     hint = "set THAW_CACHE=memory, which keeps only the images of a call on the GPU"
-    return Room("device memory", need.device if need else None, left, "on the GPU", hint)
+    return Space("device memory", need.device if need else None, left, "on the GPU", hint)
 
 
 def check_device(settings: Settings, need: Need) -> None:
@@ -127,9 +122,3 @@ def _mount(path: Path) -> Path:
     """Where the volume of a path is mounted."""
     mounts = _mounts()
     return next((folder for folder in (path, *path.parents) if folder in mounts), path.parents[-1])
-
-
-def _volume(cache: Path) -> Path:
-    """The folder that a limit is about: where the volume is mounted, or the cache alone on the root file system."""
-    mount = _mount(cache)
-    return mount if mount != mount.parent else cache.parent

@@ -7,8 +7,8 @@ import pytest
 
 from job.cli import mirror, plan
 from job.errors import DiskTooSmall, ExitCode
-from job.observe import events
-from job.run import room
+from job.observe import data_events
+from job.run import disk_space
 from job.settings.resources import estimate
 from job.settings.settings import Settings
 from job.storage import LocalStore
@@ -35,7 +35,7 @@ def test_the_limit_of_the_volume_counts_what_is_there_and_what_is_still_to_come(
     need = estimate(settings, num_examples=1000, precision="float32")
 
     def needed_and_left() -> tuple[int | None, int]:
-        (found,) = [found for found in room.rooms(settings, need, to_fetch=7) if found.name == "work volume"]
+        (found,) = [found for found in disk_space.spaces(settings, need, to_fetch=7) if found.name == "work volume"]
         return found.needed, found.left
 
     assert needed_and_left() == (need.scratch + need.storage + 7, 4000 * MIB)
@@ -48,11 +48,11 @@ def test_the_limit_of_the_volume_counts_what_is_there_and_what_is_still_to_come(
 def test_a_volume_that_is_over_its_limit_is_too_small_for_anything(tmp_path: Path) -> None:
     """As while data comes whose size nobody knew."""
     write(tmp_path / "data", MIB)
-    room.check(wide(tmp_path, work_bytes=2 * MIB), None)
+    disk_space.check(wide(tmp_path, work_bytes=2 * MIB), None)
     with pytest.raises(
         DiskTooSmall, match=f"work volume is too small: it is over its limit; 0 B left in {tmp_path}"
     ) as caught:
-        room.check(wide(tmp_path, work_bytes=MIB // 2), None)
+        disk_space.check(wide(tmp_path, work_bytes=MIB // 2), None)
     assert caught.value.exit_code == ExitCode.BAD_INPUT
     assert "sizeLimit" in caught.value.hint
 
@@ -86,5 +86,5 @@ def test_data_that_does_not_fit_is_not_fetched(
     recorder = Recorder()
     with pytest.raises(DiskTooSmall, match=r"about 2\.4 MB needed"):
         start(settings, store, observer=recorder)
-    assert events.Fetched not in recorder.kinds()
+    assert data_events.Fetched not in recorder.kinds()
     assert plan.answer(plan.Options(settings=settings)) == ExitCode.BAD_INPUT
