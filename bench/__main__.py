@@ -56,7 +56,7 @@ def main() -> None:
                     before = results[name]["rows"] if name in results else []
                     _keep(results, name, _section(load, [row]), before)
             elif measured := list(SECTIONS[name](load)):
-                _keep(results, name, _section(load, measured), [])
+                _keep(results, name, _section(load, measured, peers.DATA if name == "peers" else ""), [])
     for path in (README, PAGE, SCALING):
         path.write_text(with_table(path, results))
     print("\n" + markdown(results))
@@ -69,7 +69,7 @@ def _keep(results: dict[str, Any], name: str, section: dict[str, Any], before: l
     RESULTS.write_text(json.dumps(results, indent=1) + "\n")
 
 
-def _section(load: Workload, rows: list[Row]) -> dict[str, Any]:
+def _section(load: Workload, rows: list[Row], data: str = "") -> dict[str, Any]:
     return {
         "measured": f"{datetime.now(UTC):%Y-%m-%d}",
         "on": {
@@ -78,7 +78,7 @@ def _section(load: Workload, rows: list[Row]) -> dict[str, Any]:
             "bfloat16": machine.has_fast_bfloat16(),
             "system": platform.system(),
             "tensorflow": tf.__version__,
-            "data": f"{load.dataset} at {load.image_size} px" + ("" if load.is_real else ", random weights"),
+            "data": data or f"{load.dataset} at {load.image_size} px" + ("" if load.is_real else ", random weights"),
         },
         "rows": [row.as_json() for row in rows],
     }

@@ -18,6 +18,7 @@ from job.settings import machine
 PYTHON = "PEERS_PYTHON"
 """The variable that names an interpreter with torch, torchvision and timm; they are not among Thaw's packages."""
 IMAGE_SIZE = 150
+DATA = f"drawn pixels at {IMAGE_SIZE} px, random weights"
 ROUNDS = 8
 WARM_UP_STEPS = 2
 OURS = "Thaw"
@@ -63,7 +64,7 @@ def _measured(what: str, peers: "dict[str, _Peer]") -> Iterable[Row]:
         for name in seconds:
             if name != OURS:
                 ratios = [their / our for their, our in zip(seconds[name], seconds[OURS], strict=True)]
-                yield Row(f"{shown}: {name} over {OURS}", "x", ratios)
+                yield Row(f"{shown}: {name} over {OURS}", "x", ratios, "over 1" if fact == "seconds" else "")
 
 
 class _Peer:
