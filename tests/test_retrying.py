@@ -1,5 +1,6 @@
 """The one wrapper round every remote store: what is tried again, for how long, and what ends it."""
 
+import random
 import signal
 import time
 from collections.abc import Callable
@@ -99,6 +100,18 @@ def test_what_may_pass_is_tried_again_after_delays_that_grow() -> None:
     assert [half / 2 <= delay <= half for half, delay in zip(longest, delays, strict=True)] == [True] * 7
     assert noted.requests == [("read", "error")] * 7 + [("read", "missing")]
     assert noted.retries == ["read"] * 7
+
+
+def test_the_seed_of_a_run_does_not_make_its_workers_wait_alike() -> None:
+    """Keras's seed is also that of Python's generator."""
+    seen = []
+    for _ in range(2):
+        random.seed(7)
+        store, _, delays = retrying(Remote(*[StorageError("busy")] * 3))
+        with pytest.raises(ObjectMissing):
+            store.read("a")
+        seen.append(delays)
+    assert seen[0] != seen[1]
 
 
 def test_a_failure_that_lasts_is_told_once_and_a_short_one_is_not(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import REPOSITORY
+from tests.teams import free_ports
 
 PATIENCE_SECONDS = 60
 """Much longer than anything takes, on a busy machine: no test is decided by it."""
@@ -63,16 +64,8 @@ class Worker:
 
 @pytest.fixture
 def port() -> int:
-    """The first of 70 ports that are free, below those that the system gives out."""
-    while True:
-        first = random.randrange(10_000, 30_000, 100)
-        with contextlib.ExitStack() as stack:
-            try:
-                for port in range(first, first + 70):
-                    stack.enter_context(socket.create_server(("", port)))
-            except OSError:
-                continue
-        return first
+    """The first of the ports of at most 64 workers."""
+    return free_ports(70)
 
 
 @pytest.fixture

@@ -30,6 +30,8 @@ TRIES = 3
 TOLD_SECONDS = 5.0
 """A failure that lasts so long is told, before it is given up."""
 DELAY_GROWTH, MAX_DELAY_FACTOR = 2.0, 20.0
+_UNSEEDED = random.Random()
+"""Python's own generator has the seed of the run, so all its workers would try again at the same moments."""
 PASSING = "it may pass: start the run again, nothing is lost"
 
 
@@ -173,7 +175,7 @@ class RetryingStore:
                     if tries == 0:
                         raise
                 elif type(error) is StorageError or (isinstance(error, AccessDenied) and operation in self._granted):
-                    seconds = random.uniform(delay / 2, delay)
+                    seconds = _UNSEEDED.uniform(delay / 2, delay)
                     delay = min(DELAY_GROWTH * delay, MAX_DELAY_FACTOR * self._first_delay_seconds)
                     if now + seconds - failing_since > self._retry_seconds:
                         raise _given_up(error, now - failing_since) from error
