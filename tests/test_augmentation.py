@@ -66,6 +66,7 @@ def test_the_same_seed_gives_the_same_images_and_another_others(images: tf.Tenso
     assert (once.min() >= 0, once.max() <= 255, once.shape) == (True, True, images.shape)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("augmentation", [*SLOWLY_ONE_AT_A_TIME, pytest.param(EVERYTHING, id="everything")])
 def test_a_row_is_augmented_alike_however_many_share_the_batch(images: tf.Tensor, augmentation: Augmentation) -> None:
     """The draws are made for the whole batch: a part of it gets its own, an empty part nothing."""

@@ -65,6 +65,7 @@ def test_a_run_on_the_processor_is_one_process_whatever_gpus_there_are(monkeypat
     assert devices.num_devices(Settings(device="cpu", devices="2"), {}) == 2
 
 
+@pytest.mark.slow
 def test_a_run_that_asks_for_a_gpu_and_has_none_ends_at_once(environment: Environment) -> None:
     """Where there is a GPU it is hidden. `plan` knows it too. Another start may take the processor, and finishes."""
     env = environment(device="gpu") | HIDDEN

@@ -24,6 +24,7 @@ from job.train.step import Recipe
 from job.workers.share import Share
 from tests import shapes
 from tests.classifiers import ALONE, build
+from tests.conftest import slowly
 from tests.runs import Small, Undisturbed, result_of, start
 
 Load = Callable[..., Splits]
@@ -66,7 +67,7 @@ def test_a_feed_has_the_images_of_memory(load: Load, share: Share, skip_batches:
         np.testing.assert_array_equal(of_device, of_memory)
 
 
-@pytest.mark.parametrize("share", [Share(), Share(1, 2)], ids=["alone", "of two"])
+@pytest.mark.parametrize("share", [Share(), *slowly(Share(1, 2))], ids=["alone", "of two"])
 def test_an_evaluation_has_the_images_of_memory(load: Load, share: Share) -> None:
     """Of validation and test, in batches of which the last is partial."""
     for name in ("validation", "test"):

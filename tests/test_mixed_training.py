@@ -65,7 +65,7 @@ def one_step(
 
 
 @pytest.mark.parametrize("xla", [False, pytest.param(True, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("num_classes", [2, 4])
+@pytest.mark.parametrize("num_classes", [2, *slowly(4)])
 @pytest.mark.parametrize(
     "alphas",
     [

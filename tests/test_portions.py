@@ -111,7 +111,8 @@ def test_the_batches_of_all_workers_are_those_of_one(load: Load, cache: str, num
                     assert labels.numpy().tolist() == (expected % 2).tolist()
 
 
-@pytest.mark.parametrize("num_workers", [3, *slowly(1, 6)])
+@pytest.mark.slow
+@pytest.mark.parametrize("num_workers", [3, 1, 6])
 def test_the_evaluation_batches_of_all_workers_are_those_of_one(load: Load, num_workers: int) -> None:
     """Each knows where it begins; a worker for which there is no batch has none."""
     places = []

@@ -87,6 +87,7 @@ def test_images_that_cannot_be_read_are_named_and_the_others_go_on(
     assert ask(tmp_path / "half.png")[0] == ExitCode.BAD_INPUT
 
 
+@pytest.mark.slow
 def test_every_format_that_training_decodes_is_taken(ask: Callable[..., Any], tmp_path: Path) -> None:
     """By its content: the name does not matter. Of any size."""
     kinds = ["AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP"]

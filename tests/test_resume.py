@@ -125,10 +125,8 @@ def test_a_finished_run_is_answered_and_nothing_is_written(undisturbed_run: Undi
     assert {name: (store.version(name), store.read(name).data) for name in store.list("")} == before
 
 
-@pytest.mark.parametrize(
-    ("num_damaged", "restored"),
-    [(1, [("head", 3)]), pytest.param(2, [("prepare", 0)], marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("num_damaged", "restored"), [(1, [("head", 3)]), (2, [("prepare", 0)])])
 def test_damaged_checkpoints_are_reported_and_kept(
     whole: Whole, small: Small, store: LocalStore, num_damaged: int, restored: list[tuple[str, int]]
 ) -> None:

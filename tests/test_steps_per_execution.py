@@ -97,6 +97,7 @@ def test_the_state_is_that_of_one_step_a_call(load: Load, recipe: dict[str, Any]
     assert learned(by_four) == learned(by_one)
 
 
+@pytest.mark.slow
 def test_steps_that_were_lost_are_counted_apart(load: Load) -> None:
     """No call does some that an earlier attempt had done, and some that are new."""
     ledger = Ledger()
