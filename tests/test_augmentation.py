@@ -80,6 +80,7 @@ def test_a_row_is_augmented_alike_however_many_share_the_batch(images: tf.Tensor
         np.testing.assert_array_equal(part(images[first:end], tf.constant(first)).numpy(), together[first:end])
 
 
+@pytest.mark.slow
 def test_images_differ_in_what_is_done_to_them(images: tf.Tensor) -> None:
     """Equal images become as many different ones."""
     alike = tf.repeat(images[:1], 64, axis=0)

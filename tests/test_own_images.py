@@ -208,6 +208,7 @@ def test_what_cannot_be_opened_is_named_by_that(load: Any, copied: Path) -> None
         load(copied, specs=specs)
 
 
+@pytest.mark.slow
 def test_a_run_names_the_images_that_changed(small: Small, store: LocalStore, copied: Path) -> None:
     """A changed label is other data: exit code 4, and the run goes on with what it began with."""
     settings = small(dataset=str(copied), data_dir=None, **SHORT)

@@ -387,6 +387,7 @@ def test_a_loss_that_is_not_finite_outside_training_ends_the_run(
 # What a run is made from
 
 
+@pytest.mark.slow
 def test_other_inputs_than_the_run_began_with_are_refused(small: Small, store: LocalStore) -> None:
     """Another file under the same name would silently make another run of it."""
     with pytest.raises(Crash):

@@ -80,7 +80,7 @@ def calls(facts: list[Fact]) -> list[tuple[int, int, int]]:
 
 
 @pytest.mark.parametrize(
-    "recipe", [{"mixup": 0.4, "cutmix": 1.0}, pytest.param({"class_weights": (0.6, 2.5)}, marks=pytest.mark.slow)]
+    "recipe", [pytest.param({"mixup": 0.4, "cutmix": 1.0}, marks=pytest.mark.slow), {"class_weights": (0.6, 2.5)}]
 )
 def test_the_state_is_that_of_one_step_a_call(load: Load, recipe: dict[str, Any]) -> None:
     """Bit for bit, with another learning rate in each step, and a last batch that is partial.
