@@ -18,7 +18,7 @@ from job.cli.checks import Check
 from job.cli.tables import duration, plain, setting_text, show, table
 from job.errors import ExitCode, StorageError, Superseded, ThawError
 from job.report.gate import missed_gate
-from job.run import holder, lease, standing
+from job.run import disk_space, holder, lease, standing
 from job.run.lease import Hold
 from job.run.record import Identity, RunRecord
 from job.schema import Record
@@ -137,8 +137,7 @@ def look(settings: Settings, store: ObjectStore, record: Record | None) -> list[
 
 def _images_again(settings: Settings, need: Need) -> int:
     """Without a GPU the device of images that are kept there is the memory."""
-    has_gpu = settings.device != "cpu" and machine.gpu_memory_bytes() is not None
-    return need.images if settings.cache == "device" and not has_gpu else 0
+    return need.images if settings.cache == "device" and disk_space.of_device(settings, need) is None else 0
 
 
 def _need(settings: Settings, examples: Mapping[str, int], record: Record | None, num_workers: int) -> Need | None:
