@@ -20,7 +20,8 @@ from job import memory
 from job.errors import InvalidSettings, ScratchUnavailable
 from job.storage import cache_folder, files
 
-CHUNK_BYTES = 8 << 20
+CHUNK_BYTES = 1 << 20
+"""Of a read or write. Writes of 2 MiB and more took up to ten times the processor time (docs/performance.md)."""
 
 TURN = "turn.lock"
 
@@ -119,7 +120,7 @@ def unavailable(path: Path, reason: str, number: int | None = None) -> ScratchUn
 
 
 def chunks(path: Path) -> Iterator[bytes]:
-    """The content of a temporary file, in pieces of at most 8 MiB."""
+    """The content of a temporary file, in pieces of at most 1 MiB."""
     with explained(path), path.open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):
             yield chunk
