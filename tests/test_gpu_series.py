@@ -161,8 +161,11 @@ def test_what_the_driver_does_not_say_is_left_out(monkeypatch: pytest.MonkeyPatc
         assert found(older) == {}
     for name in ("cuInit", "cuDeviceGet", "cuDeviceGetUuid_v2", "nvmlInit_v2", "nvmlDeviceGetHandleByUUID"):
         assert found(Nvidia(visible=[card], installed=[card], codes={name: LIBRARY_MISMATCH})) == {}, name
-    lost = {"nvmlDeviceGetUtilizationRates": GPU_IS_LOST}
-    assert found(Nvidia(visible=[card], installed=[card], codes=lost)) == dict(whole.items() - {("GPU:0", 0.5)})
+    for name, rest in (
+        ("nvmlDeviceGetUtilizationRates", {name: size for name, size in whole.items() if name != "GPU:0"}),
+        ("nvmlDeviceGetMemoryInfo", {"GPU:0": 0.5}),
+    ):
+        assert found(Nvidia(visible=[card], installed=[card], codes={name: GPU_IS_LOST})) == rest
     assert found(Nvidia(visible=[card], installed=[])) == {}
 
 
