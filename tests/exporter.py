@@ -7,7 +7,7 @@ import contextlib
 import itertools
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, start_http_server
@@ -25,7 +25,7 @@ LABELS = {
     "operation": ("read", "write"),
     "code": ("200", "503"),
     "device": ("GPU:0",),
-    "stat": ("current", "peak"),
+    "stat": ("current", "peak", "used", "total"),
     "path": ("/work",),
 }
 """Values of labels whose values are not known from the start; others have their own name as the value."""
@@ -59,7 +59,8 @@ class SeriesOfARun(Collector):
         self._values = VALUES | (SICK_VALUES if sick else {})
         self._ages = AGES | (SICK_AGES if sick else {})
         self._sick = sick
-        self._metrics = {series: _metric(series, self._registry) for series in SERIES}
+        shown = [series for series in SERIES if not (sick and "_gpu_" in series.name)]
+        self._metrics = {series: _metric(series, self._registry) for series in shown}
         ProcessCollector(registry=self._registry)
         self._before = time.monotonic()
 
@@ -95,8 +96,8 @@ class SeriesOfARun(Collector):
         return 0.1
 
 
-def series_of_a_job(*, namespace: str, failed: str, late: str) -> CollectorRegistry:
-    """What kube-state-metrics has of a Job that has failed, and of one whose deadline is near."""
+def series_of_a_job(*, namespace: str, failed: str, late: str, pods: Sequence[str]) -> CollectorRegistry:
+    """What kube-state-metrics has of a Job that has failed, of one whose deadline is near, and of pods with a GPU."""
     registry = CollectorRegistry()
     failure = Gauge("kube_job_failed", "", ("namespace", "job_name", "condition"), registry=registry)
     failure.labels(namespace, failed, "true").set(1)
@@ -107,6 +108,9 @@ def series_of_a_job(*, namespace: str, failed: str, late: str) -> CollectorRegis
     }
     for name, value in of_late.items():
         Gauge(name, "", ("namespace", "job_name"), registry=registry).labels(namespace, late).set(value)
+    limits = Gauge("kube_pod_container_resource_limits", "", ("namespace", "pod", "resource"), registry=registry)
+    for pod in pods:
+        limits.labels(namespace, pod, "nvidia_com_gpu").set(1)
     return registry
 
 

@@ -25,8 +25,9 @@ KUBE_STATE_METRICS = {
     "kube_job_spec_active_deadline_seconds",
     "kube_job_status_active",
     "kube_job_status_start_time",
+    "kube_pod_container_resource_limits",
 }
-"""Stable ones: https://github.com/kubernetes/kube-state-metrics/blob/main/docs/metrics/workload/job-metrics.md"""
+"""https://github.com/kubernetes/kube-state-metrics/tree/main/docs/metrics/workload: those of Jobs are stable."""
 
 WORDS = {"and", "or", "unless", "by", "without", "on", "ignoring", "group_left", "group_right", "bool", "offset", "Inf"}
 """Of PromQL, which are no names."""

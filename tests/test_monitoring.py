@@ -52,7 +52,9 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
     with (
         exported(SeriesOfARun()) as well,
         exported(SeriesOfARun(sick=True)) as sick,
-        exported(series_of_a_job(namespace="ml", failed="thaw-failed", late="thaw-sick")) as jobs,
+        exported(
+            series_of_a_job(namespace="ml", failed="thaw-failed", late="thaw-sick", pods=("well", "sick"))
+        ) as jobs,
         Pushgateway(tmp_path_factory.mktemp("pushgateway")) as gateway,
     ):
         for name in ("well", "sick"):

@@ -45,7 +45,8 @@ class Metrics(Observer):
                     self._series(series.name, value)
         self._set_info(precision="", device="")
         ProcessCollector(registry=self.registry)
-        self.registry.register(Live(progress, disks))
+        self._live = Live(progress, disks)
+        self.registry.register(self._live)
 
     def event(self, event: events.Event) -> None:
         self._estimate.event(event)
@@ -148,9 +149,8 @@ class Metrics(Observer):
         info.labels(**self._constants, precision=precision, device=device).set(1)
 
     def _set_gpu_memory(self, memory: events.GpuMemory | None) -> None:
-        for device, stats in (memory or {}).items():
-            for stat, size in stats.items():
-                self._series("thaw_gpu_memory_bytes", device, stat).set(size)
+        if memory:
+            self._live.gpu_memory = memory
 
     def _set_estimate(self) -> None:
         self._series("thaw_progress_ratio").set(self._estimate.ratio())
