@@ -1,12 +1,13 @@
 """A cleared environment for each test, small prepared data, and a run of a few seconds."""
 
 import functools
+import gc
 import hashlib
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -60,6 +61,18 @@ CALIBRATED_RUN: dict[str, Any] = SMALL_RUN | {
 def slowly(*cases: Any) -> list[Any]:
     """Cases of a parametrized test that only `make test-all` runs. A tuple is the values of several parameters."""
     return [pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=pytest.mark.slow) for case in cases]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What the tests import stays to the end: the garbage collector does not look at it, now or later."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(autouse=True)

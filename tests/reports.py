@@ -1,5 +1,6 @@
 """Contents of reports as a run would compose them, from logits and epochs that a test chooses."""
 
+import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -126,6 +127,18 @@ def gallery(examples: Mapping[str, Any]) -> Gallery:
     )  # fmt: skip
 
 
-def render(report: Mapping[str, Any]) -> str:
+def draw(report: Mapping[str, Any]) -> str:
     """The page of a report, with noise for pictures."""
     return page(report, gallery(report))
+
+
+pages: dict[str, str] = {}
+"""Of the reports that this process has drawn: most tests look at the same few."""
+
+
+def render(report: Mapping[str, Any]) -> str:
+    """The same, drawn once for equal reports."""
+    key = json.dumps(report)
+    if key not in pages:
+        pages[key] = draw(report)
+    return pages[key]

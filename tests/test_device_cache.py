@@ -47,32 +47,41 @@ def load(prepared: Path) -> Iterator[Load]:
         splits.close()
 
 
-@pytest.mark.parametrize("share", [Share(), Share(2, 3), Share(14, 16)], ids=["alone", "of three", "of sixteen"])
-@pytest.mark.parametrize("skip_batches", [0, 1])
-def test_a_feed_has_the_images_of_memory(load: Load, share: Share, skip_batches: int) -> None:
-    """The rows of each worker in their order, also where it has none of the last batch, and their labels."""
-    found = {}
+@pytest.mark.parametrize(
+    "share", [*slowly(Share()), Share(2, 3), Share(14, 16)], ids=["alone", "of three", "of sixteen"]
+)
+def test_a_feed_has_the_images_of_memory(load: Load, share: Share) -> None:
+    """The rows of each worker in their order, also where it has none of the last batch, and their labels.
+
+    From the first batch of an epoch on, and from the second.
+    """
+    found: dict[tuple[str, int], tuple[np.ndarray, ...]] = {}
     for cache in ("memory", "device"):
         train = load(cache, share).train
         train.wait()
-        feed = Feed(train, [ORDER], batch_size=16, skip_batches=skip_batches, share=share)
-        batches = feed.take(3 - skip_batches, image_size=16)
-        images, labels = batches.examples
-        if train.on_device is not None:
-            images = train.on_device.gathered(images)
-        # Of a row that stands in for none the image does not count.
-        counts = np.repeat(batches.places[:, 1] > 0, np.maximum(batches.places[:, 1], 1))
-        found[cache] = np.asarray(images)[counts], np.asarray(labels)[counts], batches.places, batches.num_examples
-    for of_memory, of_device in zip(found["memory"], found["device"], strict=True):
-        np.testing.assert_array_equal(of_device, of_memory)
+        for skip_batches in (0, 1):
+            feed = Feed(train, [ORDER], batch_size=16, skip_batches=skip_batches, share=share)
+            batches = feed.take(3 - skip_batches, image_size=16)
+            images, labels = batches.examples
+            if train.on_device is not None:
+                images = train.on_device.gathered(images)
+            # Of a row that stands in for none the image does not count.
+            counts = np.repeat(batches.places[:, 1] > 0, np.maximum(batches.places[:, 1], 1))
+            found[cache, skip_batches] = (
+                np.asarray(images)[counts], np.asarray(labels)[counts], batches.places, np.asarray(batches.num_examples)
+            )  # fmt: skip
+    for skip_batches in (0, 1):
+        for of_memory, of_device in zip(found["memory", skip_batches], found["device", skip_batches], strict=True):
+            np.testing.assert_array_equal(of_device, of_memory)
 
 
 @pytest.mark.parametrize("share", [Share(), *slowly(Share(1, 2))], ids=["alone", "of two"])
 def test_an_evaluation_has_the_images_of_memory(load: Load, share: Share) -> None:
     """Of validation and test, in batches of which the last is partial."""
+    loaded = {cache: load(cache, share) for cache in ("memory", "device")}
     for name in ("validation", "test"):
         of_memory, of_device = (
-            list(getattr(load(cache, share), name).evaluation_batches(16, share)) for cache in ("memory", "device")
+            list(getattr(loaded[cache], name).evaluation_batches(16, share)) for cache in ("memory", "device")
         )
         assert len(of_memory) == len(of_device)
         for expected, found in zip(of_memory, of_device, strict=True):

@@ -12,7 +12,7 @@ profiles are ignored. Refused are pixels whose range is not known, and images of
 
 import re
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 import tensorflow as tf
@@ -33,21 +33,36 @@ _jpeg = partial(tf.io.decode_jpeg, channels=3)
 
 
 def decode(encoded: tf.Tensor, image_size: int) -> tf.Tensor:
-    """In a graph: encoded bytes of an image -> uint8 [size, size, 3], resized bilinearly.
+    """In a graph: encoded bytes of an image, a scalar -> uint8 [size, size, 3], resized bilinearly.
 
     When they are no image that can be read, the operation fails with InvalidArgumentError.
     """
+    return _decoder(image_size)(encoded)
 
-    def in_python() -> tf.Tensor:
-        read = lambda data: _read_or_reason(data, image_size)  # noqa: E731
-        image, reason = tf.numpy_function(read, [encoded], [tf.uint8, tf.string], stateful=False)
-        # A reason is no number, which is an error. An assertion would have state, and with that in its functions a
-        # deterministic tf.data decodes one image after the other.
-        zero = tf.strings.to_number(tf.strings.join([b"0", reason]), tf.int32)
-        shape = (image_size, image_size, 3)
-        return tf.ensure_shape(tf.reshape(image, tf.constant(shape) + zero), shape)
 
-    return _plain_or(in_python, encoded, image_size)
+@lru_cache(maxsize=8)
+def _decoder(image_size: int) -> Callable[[tf.Tensor], tf.Tensor]:
+    """`decode` of one size. Every split, and with no cache every epoch, calls one function that is traced once."""
+
+    # TensorFlow itself keeps it no longer than the graph in which it is traced first.
+    def read(data: bytes) -> tuple[np.ndarray, bytes]:
+        return _read_or_reason(data, image_size)
+
+    def decoded(encoded: tf.Tensor) -> tf.Tensor:
+        def in_python() -> tf.Tensor:
+            image, reason = tf.numpy_function(read, [encoded], [tf.uint8, tf.string], stateful=False)
+            # A reason is no number, which is an error. An assertion would have state, and with that in its functions a
+            # deterministic tf.data decodes one image after the other.
+            zero = tf.strings.to_number(tf.strings.join([b"0", reason]), tf.int32)
+            shape = (image_size, image_size, 3)
+            return tf.ensure_shape(tf.reshape(image, tf.constant(shape) + zero), shape)
+
+        return _plain_or(in_python, encoded, image_size)
+
+    traced: Callable[[tf.Tensor], tf.Tensor] = tf.function(
+        decoded, input_signature=[tf.TensorSpec((), tf.string)], autograph=False
+    )
+    return traced
 
 
 def decode_without_python(encoded: tf.Tensor, image_size: int) -> tf.Tensor:

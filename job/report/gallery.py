@@ -149,10 +149,15 @@ def _pixels(split: Split, examples: Sequence[Mapping[str, Any]]) -> np.ndarray:
 
 def _augmented(classifier: Classifier, images: np.ndarray, *, seed: int) -> np.ndarray:
     """Several variants of each image, as training may use it: uint8 [n, variants, s, s, 3]."""
+
+    @tf.function(autograph=False)
+    def variant(image: tf.Tensor, seeds: tf.Tensor) -> tf.Tensor:
+        changed = classifier.augmented(image[tf.newaxis], seeds, Rows(0, 1))
+        return tf.saturate_cast(tf.round(changed), tf.uint8)[0]
+
     # One after the other: all at once, in float32, would take more memory than a small batch of training.
     repeated = np.repeat(images, NUM_VARIANTS, axis=0)
     pixels = np.empty_like(repeated)
     for index, image in enumerate(repeated):
-        changed = classifier.augmented(image[np.newaxis], tf.constant([seed, index], tf.int32), Rows(0, 1))
-        pixels[index] = tf.saturate_cast(tf.round(changed), tf.uint8).numpy()[0]
+        pixels[index] = variant(tf.constant(image), tf.constant([seed, index], tf.int32))
     return pixels.reshape(len(images), NUM_VARIANTS, *images.shape[1:])
