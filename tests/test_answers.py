@@ -59,6 +59,7 @@ def test_report_saved_model_and_predict_agree(
     np.testing.assert_allclose(tf.nn.softmax([[0.0, it] for it in served["logits"][:, 0]]), probabilities, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_outcome_is_that_of_the_answers(calibrated_run: LocalStore) -> None:
     """Accuracy at the threshold in use, loss after the temperature; both are also there without."""
     report = report_of(calibrated_run)
@@ -86,6 +87,7 @@ def test_a_run_that_is_evaluated_again_gives_the_same(
         assert again[name] == first[name], name
 
 
+@pytest.mark.slow
 def test_the_threshold_of_a_run_is_verified_before_it_is_used(calibrated_run: LocalStore, tmp_path: Path) -> None:
     """Another one is refused; so is one that is no probability, though the record has its digest."""
     run = Path(shutil.copytree(calibrated_run.root, tmp_path / "small"))

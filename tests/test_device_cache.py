@@ -99,6 +99,7 @@ def trained(splits: Splits, **recipe: Any) -> PhaseState:
     return state
 
 
+@pytest.mark.slow
 def test_training_ends_with_the_same_bits(load: Load) -> None:
     """With mixed images, and several steps in a call."""
     expected = trained(load("memory"), mixup=0.4).arrays()

@@ -118,12 +118,12 @@ CELLS = [
     for on in ("local", "gcs")
     for apart in (0.0, 1.0, 4.0)
 ]
-FAST_CELLS = [(["a", "b"], "gcs", 0.0)]
+WITHOUT_MATRIX = [(["a", "b"], "gcs", 0.0)]
 
 
 @pytest.mark.parametrize(
     ("uids", "on", "apart"),
-    [pytest.param(*cell, marks=[] if cell in FAST_CELLS else pytest.mark.matrix) for cell in CELLS],
+    [pytest.param(*cell, marks=pytest.mark.slow if cell in WITHOUT_MATRIX else pytest.mark.matrix) for cell in CELLS],
 )
 def test_attempts_started_together_never_both_commit(
     together: Callable[..., Any], gcs: GcsServer, whole: Whole, uids: list[str], on: str, apart: float

@@ -13,7 +13,7 @@ import pytest
 from job.observe import bar as bar_module
 from job.observe.estimate import Estimate
 from job.observe.events import DataLoaded, EpochFinished, Evaluated, PhaseStarted, RunFailed, StepDone, Stopping
-from job.observe.log import ConsoleLines, JsonLines, without_native_notes
+from job.observe.log import ConsoleLines, JsonLines
 from job.observe.progress import Progress
 from tests.conftest import REPOSITORY
 from tests.terminal import run_in_terminal
@@ -78,14 +78,6 @@ def test_a_person_who_stops_a_run_is_told_what_happens_now(
     """And what a second signal costs."""
     ConsoleLines(Progress()).event(event)
     assert capsys.readouterr().out == f"{expected}\n"
-
-
-def test_notes_of_native_libraries_are_dropped_and_the_rest_is_kept(capfd: pytest.CaptureFixture[str]) -> None:
-    """By the level that each line begins with, even when an error is raised inside."""
-    with pytest.raises(KeyError), without_native_notes():
-        raise KeyError(os.write(2, b"I0000 port.cc:153] a note\nW0000 x.cc:1] a warning\nE0000 an error\n"))
-    os.write(2, b"later")
-    assert capfd.readouterr().err == "W0000 x.cc:1] a warning\nE0000 an error\nlater"
 
 
 @pytest.mark.slow

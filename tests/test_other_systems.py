@@ -9,7 +9,7 @@ import pytest
 
 from job.data import images
 from job.errors import InvalidSettings
-from job.observe.log import without_native_notes
+from job.imports import without_native_notes
 
 
 def test_standard_error_is_captured_without_files_in_memory(

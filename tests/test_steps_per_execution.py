@@ -79,9 +79,8 @@ def calls(facts: list[Fact]) -> list[tuple[int, int, int]]:
     return [(fact.num_steps_done, fact.step, fact.num_examples) for fact in facts if isinstance(fact, StepDone)]
 
 
-@pytest.mark.parametrize(
-    "recipe", [pytest.param({"mixup": 0.4, "cutmix": 1.0}, marks=pytest.mark.slow), {"class_weights": (0.6, 2.5)}]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", [{"mixup": 0.4, "cutmix": 1.0}, {"class_weights": (0.6, 2.5)}])
 def test_the_state_is_that_of_one_step_a_call(load: Load, recipe: dict[str, Any]) -> None:
     """Bit for bit, with another learning rate in each step, and a last batch that is partial.
 

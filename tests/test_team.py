@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from job.errors import ExitCode
-from tests.conftest import job
+from tests.conftest import job, slowly
 from tests.processes import Environment, begin, place_of, report, result, run_json, wait_for
-from tests.runs import Whole
+from tests.runs import ONE_PHASE, Whole
 from tests.teams import TeamRun
 
 LONG = {"head_epochs": 1000, "fine_tune_epochs": 1000}
@@ -36,12 +36,12 @@ def completed(env: dict[str, str], num_workers: int) -> TeamRun:
     return team
 
 
-def test_two_workers_end_as_one_does(environment: Environment, whole: Whole) -> None:
+@pytest.mark.parametrize("changes", [ONE_PHASE, *slowly({"head_epochs": 0, "fine_tune_epochs": 1})])
+def test_two_workers_end_as_one_does(environment: Environment, whole: Whole, changes: dict[str, Any]) -> None:
     """Every epoch and the test, to rounding. A sibling of the same Job is no successor: there is one attempt."""
-    short = {"head_epochs": 0, "fine_tune_epochs": 1}
-    env = environment(job_uid="uid", **short)
+    env = environment(job_uid="uid", **changes)
     team = completed(env, 2)
-    assert_alike(result(env), result(place_of(whole(**short)[0])))
+    assert_alike(result(env), result(place_of(whole(**changes)[0])))
     (attempt,) = run_json(env)["attempts"]
     assert (attempt["num_workers"], attempt["exit_code"]) == (2, 0)
     names = [[line["event"] for line in log if line["event"] != "waiting"] for log in team.logs]

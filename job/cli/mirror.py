@@ -18,8 +18,8 @@ from job.data.files.places import Folder, open_place
 from job.data.files.remote import check_names
 from job.data.tfds import prepared
 from job.errors import InputError, InvalidSettings
+from job.imports import importing_tensorflow
 from job.observe.data_events import MirrorSettings
-from job.observe.log import without_native_notes
 from job.observe.observer import Observer
 from job.paths import UnsafeName
 from job.settings.settings import Settings
@@ -62,7 +62,7 @@ def answer(options: Options, *, observer: Observer, check_stop: Callable[[], Non
         if images:
             files, values = images.files, {"THAW_DATASET": f"{data_store.uri}/{images.name}".rstrip("/")}
         else:
-            with without_native_notes():
+            with importing_tensorflow():
                 from job.data.tfds import builders
             files = _files(builders.prepared_builder(settings.dataset, settings.data_dir))
             values = {"THAW_DATA_DIR": f"{to}/{DATA}"}

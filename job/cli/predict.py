@@ -17,7 +17,7 @@ from job.cli.asked import open_asked
 from job.cli.tables import TableConsole, plain, print_json
 from job.data.files import image_files
 from job.errors import ExitCode, InputError, RunUnavailable
-from job.observe.log import without_native_notes
+from job.imports import importing_tensorflow
 from job.run.record import existing_record
 from job.schema import Record, recorded_setting
 from job.settings.resources import MAX_EVALUATION_BATCH
@@ -54,7 +54,7 @@ def answer(options: Options) -> ExitCode:
     """Show a label for each image. Raises RunUnavailable, InputError, StorageError; BAD_INPUT when some had none."""
     store = open_asked(options.run)
     record = _finished(store)
-    with without_native_notes():
+    with importing_tensorflow():
         from job.cli.labelling import Labeller
 
     with scratch.folder(options.cache_dir) as folder:

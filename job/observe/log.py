@@ -6,13 +6,10 @@ count from 1. What a person sees otherwise is in `terminal`.
 """
 
 import contextlib
-import os
-import re
 import sys
-import tempfile
 import threading
-from collections.abc import Iterator, Mapping, MutableMapping
-from typing import Any, BinaryIO
+from collections.abc import Mapping, MutableMapping
+from typing import Any
 
 import structlog
 from rich.table import Table
@@ -24,38 +21,6 @@ from job.observe.bar import Bar, Terminal
 from job.observe.observer import Observer, RunningMeans
 from job.observe.progress import Progress
 from job.redaction import redacted, redacted_facts
-
-_NATIVE_NOTE = re.compile(rb"^(I\d{4} |WARNING: All log messages before absl::InitializeLog)")
-
-
-@contextlib.contextmanager
-def without_native_notes() -> Iterator[None]:
-    """Drop what native libraries write to standard error inside with level "info"; keep all else.
-
-    TensorFlow 2.21 logs about oneDNN while it is imported, before it reads the variable that would silence it.
-    """
-    sys.stderr.flush()
-    stderr = os.dup(2)
-    with _nameless_file() as captured:
-        os.dup2(captured.fileno(), 2)
-        try:
-            yield
-        finally:
-            sys.stderr.flush()
-            os.dup2(stderr, 2)
-            os.close(stderr)
-            captured.seek(0)
-            for line in captured:
-                if not _NATIVE_NOTE.match(line):
-                    os.write(2, line)
-
-
-def _nameless_file() -> BinaryIO:
-    """In memory on Linux, where there may be no folder for temporary files."""
-    if hasattr(os, "memfd_create"):
-        return os.fdopen(os.memfd_create("stderr"), "w+b")
-    return tempfile.TemporaryFile()
-
 
 even_if_unwritable = contextlib.suppress(OSError)
 """A closed pipe or a full disk under the log neither ends a run nor changes its exit code."""

@@ -12,9 +12,9 @@ from typing import Any
 
 from job import __version__, memory
 from job.errors import ExitCode, PeerLost, StorageError, Superseded, ThawError
+from job.imports import importing_tensorflow
 from job.observe import events
 from job.observe.ledger import by_stage
-from job.observe.log import without_native_notes
 from job.observe.progress import Context, Progress
 from job.report.gate import missed_gate
 from job.report.summary import summary
@@ -167,7 +167,7 @@ def _do_what_is_left(settings: Settings, store: ObjectStore, record: RunRecord, 
         memory.check_address_space()
         # Importing TensorFlow takes as long as a short lease, so the lease is renewed meanwhile. TFDS replaces
         # `__import__` while it is imported, for all threads: no other thread may work then.
-        with progress.entering("import", "init"), without_native_notes():
+        with progress.entering("import", "init"), importing_tensorflow():
             import job.model.classifier  # noqa: F401  and TensorFlow with it
 
             with record.quiet():

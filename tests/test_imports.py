@@ -1,0 +1,41 @@
+"""What goes with the import of TensorFlow."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from job.imports import without_native_notes
+
+COUNTS = """
+import gc
+from job.imports import importing_tensorflow
+counts = [gc.get_freeze_count()]
+for _ in range(2):
+    with importing_tensorflow():
+        assert "tensorflow" in sys.modules or not gc.isenabled()
+        import tensorflow
+    assert gc.isenabled()
+    kept = [[] for _ in range(1000)]
+    counts.append(gc.get_freeze_count())
+print(*counts)
+"""
+
+
+def test_notes_of_native_libraries_are_dropped_and_the_rest_is_kept(capfd: pytest.CaptureFixture[str]) -> None:
+    """By the level that each line begins with, even when an error is raised inside."""
+    with pytest.raises(KeyError), without_native_notes():
+        raise KeyError(os.write(2, b"I0000 port.cc:153] a note\nW0000 x.cc:1] a warning\nE0000 an error\n"))
+    os.write(2, b"later")
+    assert capfd.readouterr().err == "W0000 x.cc:1] a warning\nE0000 an error\nlater"
+
+
+@pytest.mark.slow
+def test_garbage_is_looked_for_again_after_the_first_import_and_not_in_it() -> None:
+    """What a later import finds may be garbage one day."""
+    done = subprocess.run([sys.executable, "-c", f"import sys{COUNTS}"], check=True, capture_output=True, text=True)
+    before, first, second = (int(count) for count in done.stdout.split())
+    assert before == 0
+    assert first > 100_000
+    assert second == first
