@@ -5,7 +5,11 @@ member of an archive) passes through here before it becomes part of a path. `che
 `inside` also looks at the disk, where a link could lead out of the folder.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
+
+MAX_PART_BYTES = 240
+"""Of a name between two slashes. A file system takes 255, and the note of a copy has a longer name."""
 
 
 class UnsafeName(ValueError):
@@ -24,6 +28,19 @@ def checked_name(name: str) -> str:
         if part in ("", ".", ".."):
             raise UnsafeName(f"{name!r} is not a safe name: it has the part {part!r}")
     return name
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Raise UnsafeName unless all names can be those of files in one folder, each as it is."""
+    files = {checked_name(name) for name in names}
+    for name in files:
+        if any(len(part.encode()) > MAX_PART_BYTES for part in name.split("/")):
+            raise UnsafeName(f"{name!r} is not the name of a file: a part of it is longer than {MAX_PART_BYTES} bytes")
+        at = name.find("/")
+        while at > 0:
+            if name[:at] in files:
+                raise UnsafeName(f"{name!r} is not the name of a file: {name[:at]!r} is one, and cannot be a folder")
+            at = name.find("/", at + 1)
 
 
 def expanded(path: str | Path) -> Path:

@@ -46,7 +46,8 @@ def test_what_a_data_set_needs_is_fetched(bucket: GcsServer, tmp_path: Path) -> 
     "name",
     [
         "set/../../../../victim/dataset_info.json", "set/1.0.0/../../x.json", "set//1.0.0/x.json", "set/./x.json",
-        "set/2.0.0/..", "set/../", "set/1.0.0/a\nb.json",
+        "set/2.0.0/..", "set/../", "set/1.0.0/a\nb.json", f"set/1.0.0/{'x' * 300}.json",
+        "set/1.0.0/dataset_info.json/dataset_info.json",
         *(f"set/1.0.0/{name}" for name in ("card.py", "x.so", ".pth", "run.sh", "tfrecord", "a.json.py")),
     ],
 )  # fmt: skip

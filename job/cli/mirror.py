@@ -15,13 +15,12 @@ from job.data import filling
 from job.data.files.layout import worth_fetching
 from job.data.files.names import is_place, is_table
 from job.data.files.places import Folder, open_place
-from job.data.files.remote import check_names
 from job.data.tfds import prepared
 from job.errors import InputError, InvalidSettings
 from job.imports import importing_tensorflow
 from job.observe.data_events import MirrorSettings
 from job.observe.observer import Observer
-from job.paths import UnsafeName
+from job.paths import UnsafeName, check_names
 from job.settings.settings import Settings
 from job.storage import digest_of, open_store, scratch
 from job.storage.uri import PLACES, is_bucket, local_folder

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from job.errors import InputError, ObjectMissing
-from job.paths import UnsafeName, checked_name
+from job.paths import UnsafeName, check_names, checked_name
 from job.storage import MISSING, Digest, ObjectStore
 
 MANIFEST = "thaw-mirror.json"
@@ -70,9 +70,11 @@ class Manifest(BaseModel):
 def listed(store: ObjectStore, found: Mapping[str, str], *, wanted: Collection[str] | None) -> Files:
     """What the manifest says of each object of `found`; without a manifest its version, which `found` has.
 
-    Raises InputError for an object that the manifest lacks, and for a `wanted` file that the manifest has and `found`
-    lacks; None stands for all that the manifest names.
+    Raises InputError for names that cannot be those of files in one folder, for an object that the manifest lacks, and
+    for a `wanted` file that the manifest has and `found` lacks; None stands for all that the manifest names.
     """
+    with named(store):
+        check_names(found)
     manifest, version = Manifest.read(store)
     if version == MISSING:
         return dict(found)

@@ -1,7 +1,7 @@
 """The objects of a bucket that a place of own images needs: of a folder, an archive, or a table and what it names.
 
-What is not needed is not judged. The name of what is needed becomes that of a file, so it is checked before anything is
-fetched.
+What is not needed is not judged. The name of what is needed becomes that of a file, so `listed` checks it before
+anything is fetched.
 """
 
 import os
@@ -13,11 +13,8 @@ from job.data.files.layout import worth_fetching
 from job.data.files.names import is_archive, is_table, normal
 from job.data.manifest import Files, listed, named
 from job.errors import DataUnavailable
-from job.paths import UnsafeName, checked_name
+from job.paths import check_names
 from job.storage import MISSING, ObjectStore, open_store
-
-MAX_PART_BYTES = 240
-"""Of a name between two slashes. A file system takes 255, and the note of a copy has a longer name."""
 
 
 def look(uri: str) -> tuple[ObjectStore, str, Files]:
@@ -38,7 +35,6 @@ def look(uri: str) -> tuple[ObjectStore, str, Files]:
     store = open_store(uri)
     objects = store.versions("")
     found = worth_fetching(objects)
-    _check(store, found)
     if not found:
         other = f", and {len(objects):,} other objects are there" if objects else ""
         raise _unavailable(uri, f"there is no image under it{other}")
@@ -65,26 +61,12 @@ def named_in_table(store: ObjectStore, paths: Sequence[str]) -> Files:
     objects = store.versions(beginning)
     names = {normal(name): name for name in objects} | {name: name for name in objects}
     wanted = [names.get(path) or names.get(normal(path)) or path for path in paths]
-    _check(store, wanted)
     return listed(store, {name: objects[name] for name in wanted if name in objects}, wanted=wanted)
 
 
 def _check(store: ObjectStore, names: Iterable[str]) -> None:
     with named(store):
         check_names(names)
-
-
-def check_names(names: Iterable[str]) -> None:
-    """Raise UnsafeName unless all names can be those of files in one folder, each as it is."""
-    files = {checked_name(name) for name in names}
-    for name in files:
-        if any(len(part.encode()) > MAX_PART_BYTES for part in name.split("/")):
-            raise UnsafeName(f"{name!r} is not the name of a file: a part of it is longer than {MAX_PART_BYTES} bytes")
-        at = name.find("/")
-        while at > 0:
-            if name[:at] in files:
-                raise UnsafeName(f"{name!r} is not the name of a file: {name[:at]!r} is one, and cannot be a folder")
-            at = name.find("/", at + 1)
 
 
 def _unavailable(uri: str, reason: str) -> DataUnavailable:
