@@ -23,7 +23,7 @@ COMMAND = [sys.executable, "-m", "job"]
 def test_prometheus_and_the_dashboard_show_a_run_while_it_trains_and_its_outcome_afterwards(
     prepared: Path, tmp_path: Path
 ) -> None:
-    """Series move; the categories of time add up in every scrape; every panel has data, except that of the GPU."""
+    """Series move; the categories of time add up in every scrape; every panel has data, except those of the GPU."""
     port = free_port()
     (tmp_path / "gateway").mkdir()
     with Pushgateway(tmp_path / "gateway") as gateway:
@@ -57,7 +57,7 @@ def test_prometheus_and_the_dashboard_show_a_run_while_it_trains_and_its_outcome
                 for title, query in dashboard_queries(namespace="ml", pod="run", dataset="two_shapes")
                 if not prometheus.query(query, at=training_at) and not prometheus.query(query)
             }
-            assert empty <= {"GPU memory"}
+            assert empty <= {"GPU memory", "GPU utilization"}
             pushed = {
                 series.name: prometheus.value(f'{series.name}{{job="thaw", dataset="two_shapes"}}')
                 for series in OUTCOME
