@@ -1,7 +1,6 @@
 """A cleared environment for each test, small prepared data, and a run of a few seconds."""
 
 import functools
-import gc
 import hashlib
 import os
 import shutil
@@ -14,6 +13,7 @@ from typing import Any, TypeVar
 import pytest
 
 from job.__main__ import set_up_tensorflow
+from job.imports import without_garbage_collection
 from job.observe.events import Event, StepDone
 from job.observe.observer import RunningMeans
 from job.settings.environment import NOT_SETTINGS
@@ -65,14 +65,9 @@ def slowly(*cases: Any) -> list[Any]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """What the tests import stays to the end: the garbage collector does not look at it, now or later."""
-    gc.disable()
-    try:
+    """What the tests import stays to the end."""
+    with without_garbage_collection():
         return (yield)
-    finally:
-        gc.collect()
-        gc.freeze()
-        gc.enable()
 
 
 @pytest.fixture(autouse=True)
