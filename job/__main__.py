@@ -187,6 +187,8 @@ def open_closed_streams() -> None:
 def set_up_tensorflow(*, log_level: str) -> None:
     """Set what TensorFlow reads from the environment when it is imported, where nobody has."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", log_level)
+    # By itself it takes all memory of a GPU, and `predict` beside a run would get none.
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     if platform.machine() == X86:
         # By itself it uses oneDNN only on processors with VNNI or AVX512-BF16 (2.21), else its own slower kernels.
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")

@@ -7,7 +7,7 @@ import pytest
 
 from job.cli import devices
 from job.errors import DeviceUnavailable, ExitCode
-from job.settings.machine import check_gpu
+from job.nvidia import check_gpu
 from job.settings.settings import Settings
 from tests.conftest import job
 from tests.manifests import OVERLAYS, needs_kustomize, overlay

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from job import nvidia
 from job.data.order import Portion, epoch_order
 from job.data.splits import ALL, Splits, load_splits
 from job.errors import DataCorrupt, MemoryExhausted
 from job.observe.ledger import Ledger
 from job.phases import Phase
 from job.run import disk_space
-from job.settings import machine
 from job.settings.resources import estimate
 from job.settings.settings import Settings
 from job.storage import LocalStore
@@ -141,15 +141,15 @@ def test_images_on_the_device_count_there_and_in_memory() -> None:
 def test_a_gpu_that_is_too_small_is_found_before_the_images_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """The error names another cache; without a GPU, and without this cache, nothing is compared."""
     settings, needed = Settings(cache="device"), need(cache="device")
-    monkeypatch.setattr(machine, "gpu_memory_bytes", lambda: needed.device - 1)
+    monkeypatch.setattr(nvidia, "memory_bytes", lambda: needed.device - 1)
     with pytest.raises(MemoryExhausted, match="THAW_CACHE=device: the GPU is too small") as caught:
         disk_space.check_device(settings, needed)
     assert "THAW_CACHE=memory" in caught.value.hint
     assert disk_space.of_device(Settings(), needed) is None
     assert disk_space.of_device(Settings(cache="device", device="cpu"), needed) is None
-    monkeypatch.setattr(machine, "gpu_memory_bytes", lambda: needed.device)
+    monkeypatch.setattr(nvidia, "memory_bytes", lambda: needed.device)
     disk_space.check_device(settings, needed)
-    monkeypatch.setattr(machine, "gpu_memory_bytes", lambda: None)
+    monkeypatch.setattr(nvidia, "memory_bytes", lambda: None)
     disk_space.check_device(settings, needed)
 
 
@@ -173,6 +173,6 @@ def test_the_driver_says_how_much_memory_a_gpu_has(monkeypatch: pytest.MonkeyPat
             size._obj.value = device.value << 30
             return 0
 
-    assert machine.gpu_memory_bytes("/no/driver") is None
+    assert nvidia.memory_bytes("/no/driver") is None
     monkeypatch.setattr("ctypes.CDLL", Driver)
-    assert machine.gpu_memory_bytes() == 40 << 30
+    assert nvidia.memory_bytes() == 40 << 30

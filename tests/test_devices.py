@@ -16,7 +16,7 @@ import pytest
 
 from job.cli import devices
 from job.errors import ExitCode, Interrupted, InvalidSettings
-from job.settings.machine import visible_gpus
+from job.nvidia import visible_gpus
 from job.settings.settings import Settings
 from tests.conftest import REPOSITORY, job, process_environment, slowly
 from tests.processes import Environment, run_json

@@ -64,6 +64,14 @@ def test_x86_uses_onednn(monkeypatch: pytest.MonkeyPatch, processor: str, given:
     assert os.environ["TF_CPP_MIN_LOG_LEVEL"] == "3"
 
 
+@pytest.mark.parametrize(("given", "found"), [(None, "true"), ("false", "false")])
+def test_a_gpu_is_shared(monkeypatch: pytest.MonkeyPatch, given: str | None, found: str) -> None:
+    """A process takes the memory that it needs, unless the environment says otherwise."""
+    monkeypatch.setattr(os, "environ", {} if given is None else {"TF_FORCE_GPU_ALLOW_GROWTH": given})
+    set_up_tensorflow(log_level="3")
+    assert os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] == found
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_variables_are_float32_in_either_precision(precision: str) -> None:
     """Small updates would be lost in bfloat16."""

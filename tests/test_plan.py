@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from job import nvidia
 from job.cli import plan as plan_command
 from job.data.split_spec import DEFAULT_SPECS
 from job.errors import ExitCode, Interrupted
@@ -331,8 +332,8 @@ def test_what_a_control_group_says_of_memory(tmp_path: Path) -> None:
 
 def test_what_a_machine_has_is_read_without_tensorflow(tmp_path: Path) -> None:
     """Accelerators by the names of their driver; the disk of a folder that is not there is that of the one above."""
-    assert machine.accelerators(tmp_path) == []
+    assert nvidia.models(tmp_path) == []
     (tmp_path / "0000:01:00.0").mkdir()
     (tmp_path / "0000:01:00.0/information").write_text("Model: \t\t NVIDIA H100 80GB HBM3\nIRQ:   \t\t 1\n")
-    assert machine.accelerators(tmp_path) == ["NVIDIA H100 80GB HBM3"]
+    assert nvidia.models(tmp_path) == ["NVIDIA H100 80GB HBM3"]
     assert machine.free_disk_bytes(tmp_path / "a/b/c") > 0

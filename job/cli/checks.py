@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from job import nvidia
 from job.cli.asked import open_asked
 from job.cli.tables import size
 from job.data import mirror
@@ -156,8 +157,8 @@ def weights(settings: Settings) -> Check:
 def device(settings: Settings) -> Check:
     """What the network would run on. TensorFlow is not asked. Raises DeviceUnavailable."""
     if settings.device == "gpu":
-        machine.check_gpu()
-    found = machine.accelerators() if settings.device != "cpu" else []
+        nvidia.check_gpu()
+    found = nvidia.models() if settings.device != "cpu" else []
     return Check("device", "ok", ", ".join(found) or f"{machine.processor()}, no GPU", facts={"accelerators": found})
 
 

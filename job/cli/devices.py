@@ -15,10 +15,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from job import nvidia
 from job.errors import ExitCode, Interrupted, InvalidSettings
 from job.observe import termination
 from job.observe.progress import Progress
-from job.settings import machine
 from job.settings.settings import Settings
 from job.storage import scratch
 from job.workers.addresses import Addresses
@@ -51,7 +51,7 @@ def num_devices(settings: Settings, environ: Mapping[str, str]) -> int:
     if settings.devices == "1" or (settings.devices == "auto" and settings.device == "cpu"):
         # As each of several processes is started: the driver takes a while to count.
         return 1
-    gpus = machine.visible_gpus(environ)
+    gpus = nvidia.visible_gpus(environ)
     if settings.devices == "auto":
         count = max(1, len(gpus))
         if count * settings.workers > settings.batch_size:
@@ -121,7 +121,7 @@ def answer(
     child: Sequence[str] | None = None,
 ) -> int:
     """Run a process for each of `flags`, with the words of this command too; returns the exit code of them all."""
-    gpus = machine.visible_gpus(environ)
+    gpus = nvidia.visible_gpus(environ)
     with scratch.folder(settings.cache_dir) as folder:
         messages = [folder / str(index) for index in range(len(flags))]
         processes: list[subprocess.Popen[bytes]] = []

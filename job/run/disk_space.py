@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import psutil
 
+from job import nvidia
 from job.errors import DiskTooSmall, MemoryExhausted
 from job.observe.wording import size
 from job.settings import machine
@@ -84,7 +85,7 @@ def check(settings: Settings, need: Need | None, *, to_fetch: int = 0) -> None:
 
 def of_device(settings: Settings, need: Need | None) -> Space | None:
     """Of the GPU where images are to be kept on it; None where they are not, or there is no GPU."""
-    if settings.cache != "device" or settings.device == "cpu" or (left := machine.gpu_memory_bytes()) is None:
+    if settings.cache != "device" or settings.device == "cpu" or (left := nvidia.memory_bytes()) is None:
         return None
     hint = "set THAW_CACHE=memory, which keeps only the images of a call on the GPU"
     return Space("device memory", need.device if need else None, left, "on the GPU", hint)

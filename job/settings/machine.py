@@ -1,16 +1,13 @@
-"""What this machine has: processor, accelerators, memory, disk; read without TensorFlow.
+"""What this machine has: processor, memory, disk; read without TensorFlow.
 
 In a container memory is what its control group leaves, not what the host has.
 """
 
-import ctypes
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
-
-from job.errors import DeviceUnavailable
 
 # The CPU flags that mean a processor multiplies bfloat16 itself; elsewhere it is emulated, and slower than float32.
 NATIVE_BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
@@ -40,74 +37,6 @@ def has_fast_bfloat16() -> bool:
     if INTEL in _words("vendor_id"):
         return INTEL_FAST_FLAG in _words("flags")
     return has_native_bfloat16()
-
-
-def accelerators(root: Path = Path("/proc/driver/nvidia/gpus")) -> list[str]:
-    """The names of the NVIDIA GPUs that the driver shows."""
-    names = []
-    for path in sorted(root.glob("*/information")):
-        lines = path.read_text(errors="replace").splitlines()
-        names += [line.partition(":")[2].strip() for line in lines if line.startswith("Model")]
-    return names
-
-
-DRIVER = "libcuda.so.1"
-"""NVIDIA's library, which comes with the driver and not with an image."""
-
-
-def visible_gpus(environ: Mapping[str, str], driver: str = DRIVER) -> list[str]:
-    """The GPUs that a process with this environment may use, by what CUDA_VISIBLE_DEVICES calls them.
-
-    `driver` counts them; where it is not, or fails, there are none.
-    """
-    count, _ = _counted_gpus(driver)
-    named = [name.strip() for name in environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
-    return (named or [str(index) for index in range(count)])[:count]
-
-
-def _counted_gpus(driver: str) -> tuple[int, str]:
-    """How many GPUs the driver gives this process, and why there is none."""
-    try:
-        cuda, count = ctypes.CDLL(driver), ctypes.c_int()
-    except OSError:
-        return 0, f"NVIDIA's driver is not here: {driver} cannot be loaded"
-    try:
-        # The driver itself follows CUDA_VISIBLE_DEVICES.
-        code = cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count))
-    except AttributeError:
-        return 0, f"{driver} is not NVIDIA's driver"
-    if code:
-        return 0, f"NVIDIA's driver gives this process no GPU: error {code}{_NAMES_OF_ERRORS.get(code, '')}"
-    return count.value, "" if count.value else "NVIDIA's driver gives this process no GPU"
-
-
-_NAMES_OF_ERRORS = {
-    34: " (only a stub of the driver is here)", 100: " (no device)", 802: " (system not yet initialized)",
-    803: " (driver and its library do not fit)", 804: " (driver is too old for this CUDA)", 999: " (unknown)",
-}  # fmt: skip
-"""Of CUresult in cuda.h, those that a container meets."""
-
-
-def gpu_memory_bytes(driver: str = DRIVER) -> int | None:
-    """Memory of the first GPU that the driver gives this process, all of it; None where it gives none."""
-    if _counted_gpus(driver)[0] == 0:
-        return None
-    cuda, device, size = ctypes.CDLL(driver), ctypes.c_int(), ctypes.c_size_t()
-    code = cuda.cuDeviceGet(ctypes.byref(device), 0) or cuda.cuDeviceTotalMem_v2(ctypes.byref(size), device)
-    return None if code else size.value
-
-
-def check_gpu(driver: str = DRIVER) -> None:
-    """Raise DeviceUnavailable, with what the driver says, where it gives this process no GPU."""
-    _, reason = _counted_gpus(driver)
-    if reason:
-        raise DeviceUnavailable(f"THAW_DEVICE=gpu: {reason}", hint=NO_GPU_HINT)
-
-
-NO_GPU_HINT = (
-    "in Kubernetes the pod must ask for nvidia.com/gpu (components/gpu); elsewhere the container needs --gpus all and "
-    "the machine NVIDIA's driver; CUDA_VISIBLE_DEVICES may hide a GPU; THAW_DEVICE=auto trains without a GPU"
-)
 
 
 def available_memory_bytes(cgroups: Sequence[tuple[Path, Path]] = CGROUPS) -> int:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import keras
 import tensorflow as tf
 
+from job import nvidia
 from job.errors import DeviceUnavailable
 from job.settings import machine
 
@@ -39,7 +40,7 @@ def use_device(device: Literal["auto", "cpu", "gpu"]) -> None:
         tf.config.set_visible_devices([], "GPU")
     if device != "gpu" or tf.config.list_physical_devices("GPU"):
         return
-    machine.check_gpu()
+    nvidia.check_gpu()
     if not tf.test.is_built_with_cuda():
         raise DeviceUnavailable(
             f"THAW_DEVICE=gpu: this TensorFlow {tf.__version__} is built for processors alone",

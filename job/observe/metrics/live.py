@@ -8,9 +8,9 @@ from pathlib import Path
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from job import nvidia
 from job.observe.events import GpuMemory
 from job.observe.ledger import by_category, by_stage, goodput
-from job.observe.metrics import gpus
 from job.observe.metrics.table import BY_NAME
 from job.observe.progress import Progress
 
@@ -53,7 +53,7 @@ class Live(Collector):
         memory: dict[tuple[str, ...], float] = {}
         utilization: dict[str, float] = {}
         for device, held in self.gpu_memory.items():
-            reading = gpus.read(int(device.rpartition(":")[2]))
+            reading = nvidia.read(int(device.rpartition(":")[2]))
             memory |= {(device, stat): float(size) for stat, size in {**held, **reading.memory}.items()}
             if reading.utilization is not None:
                 utilization[device] = reading.utilization
