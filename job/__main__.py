@@ -77,7 +77,7 @@ class StopSignal:
         """Raise Interrupted once a signal has come."""
         if self._received is not None:
             self._is_leaving = True
-            raise Interrupted(f"told to stop by {self._received}; what was committed stands", hint=RESUME)
+            raise Interrupted(f"stopped by {self._received}; what was committed stands", hint=RESUME)
 
     def pause(self, seconds: float) -> None:
         """Wait. A signal ends the wait of the main thread, until the run is being left: then there is an end to record.
@@ -185,7 +185,7 @@ def open_closed_streams() -> None:
 
 
 def set_up_tensorflow(*, log_level: str) -> None:
-    """Set what TensorFlow reads from the environment when it is imported, where nobody has."""
+    """Set what TensorFlow reads from the environment when it is imported, unless it is set."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", log_level)
     # By itself it takes all memory of a GPU, and `predict` beside a run would get none.
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")

@@ -11,8 +11,8 @@ import tensorflow as tf
 
 from job.cli import predict
 from job.errors import InputError, InvalidSettings
-from job.model import saved_model
 from job.observe import events
+from job.report import saved_model
 from job.report.card import card
 from job.storage import LocalStore, digest_of
 from tests.conftest import CALIBRATED_RUN

@@ -8,11 +8,11 @@ from job.storage.retrying import RetryingStore
 from tests.test_retrying import Remote
 
 
-def test_a_store_that_does_not_answer_is_told_on_standard_error(
+def test_a_store_that_does_not_answer_is_reported_on_standard_error(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Standard output has the answer alone, which may be JSON."""
-    monkeypatch.setattr("job.storage.retrying.TOLD_SECONDS", 0.0)
+    monkeypatch.setattr("job.storage.retrying.REPORT_AFTER_SECONDS", 0.0)
     remote = Remote(*[StorageError("cannot read gs://b/run.json: no route")] * 3)
     store = RetryingStore(remote, observer=WaitWarnings(), pause=lambda seconds: None)  # type: ignore[arg-type]
     with pytest.raises(ObjectMissing):

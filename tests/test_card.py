@@ -17,7 +17,7 @@ from PIL import Image
 
 from job.cli import predict
 from job.data.pixels import decode_bytes
-from job.model import saved_model
+from job.report import saved_model
 from job.report.card import card
 from job.train import evaluation
 from tests.classifiers import build

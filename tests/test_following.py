@@ -44,7 +44,7 @@ def followed(store: MemoryStore, told: Any, attempt: object = 1) -> FollowedReco
 
 @pytest.mark.parametrize("attempt", [None, "1", 1.0, True, [1]])
 def test_an_attempt_that_is_no_number_is_refused(store: MemoryStore, attempt: object) -> None:
-    with pytest.raises(PeerLost, match="worker 0 told of the attempt"):
+    with pytest.raises(PeerLost, match="worker 0 sent for the attempt"):
         followed(store, None, attempt)
 
 

@@ -206,7 +206,7 @@ def test_a_stop_ends_it_before_all_images_are_read() -> None:
         return b""
 
     def stop() -> None:
-        raise Interrupted("told to stop")
+        raise Interrupted("stopped")
 
     with pytest.raises(Interrupted):
         survey.look(listed(files, read=read), stop)

@@ -224,7 +224,7 @@ def test_a_pause_that_raises_ends_the_call() -> None:
     """So a stop does."""
 
     def stop(seconds: float) -> None:
-        raise Interrupted("told to stop")
+        raise Interrupted("stopped")
 
     store = RetryingStore(Remote(StorageError("busy")), pause=stop)  # type: ignore[arg-type]
     with pytest.raises(Interrupted):
@@ -243,5 +243,5 @@ def test_a_signal_ends_the_wait_for_a_store_that_is_away(environment: Callable[.
         process.send_signal(signal.SIGTERM)
         output, _ = process.communicate(timeout=60)
         seconds = time.monotonic() - began
-    assert (process.returncode, "told to stop by SIGTERM" in output) == (ExitCode.INTERRUPTED, True)
+    assert (process.returncode, "stopped by SIGTERM" in output) == (ExitCode.INTERRUPTED, True)
     assert seconds < 20

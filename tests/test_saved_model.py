@@ -15,7 +15,7 @@ from PIL import Image
 
 from job.data.pixels import decode_bytes
 from job.errors import ScratchUnavailable
-from job.model import saved_model
+from job.report import saved_model
 from tests.classifiers import build
 from tests.shapes import draw, encode
 

@@ -156,7 +156,7 @@ def test_a_stop_of_one_is_a_stop_of_all(start: Workers, victim: int) -> None:
     for worker in workers[:2]:
         worker.until("agreed")
     for worker in workers:
-        assert worker.ended() == (42, f"told to stop by SIGTERM at worker {victim}; what was committed stands")
+        assert worker.ended() == (42, f"stopped by SIGTERM at worker {victim}; what was committed stands")
 
 
 def test_a_stop_before_all_have_come_ends_those_who_are_there(start: Workers) -> None:
@@ -164,7 +164,7 @@ def test_a_stop_before_all_have_come_ends_those_who_are_there(start: Workers) ->
     other.until("greeted")
     other.signalled(signal.SIGTERM)
     assert [leader.ended(), other.ended()] == [
-        (42, "told to stop by SIGTERM at worker 1; what was committed stands")
+        (42, "stopped by SIGTERM at worker 1; what was committed stands")
     ] * 2
 
 
@@ -364,7 +364,7 @@ HOSTILE = [
                 {"kind": "hello", "worker": 3, "run": "one run"},
                 {"kind": "hello", "worker": 1e300, "run": "one run"},
                 {"kind": "hello", "worker": 1, "run": ["one run"]},
-                {"kind": "stop", "told": "told to stop by nobody"},
+                {"kind": "stop", "reason": "stopped by nobody"},
                 {"kind": "leaving", "worker": 1, "code": 1, "reason": "none"},
             )
         )

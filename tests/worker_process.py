@@ -31,7 +31,7 @@ def say(what: str, **facts: Any) -> None:
 
 def check_signal() -> None:
     if received:
-        raise Interrupted(f"told to stop by {signal.Signals(received[0]).name}; what was committed stands")
+        raise Interrupted(f"stopped by {signal.Signals(received[0]).name}; what was committed stands")
 
 
 class Saying(Observer):

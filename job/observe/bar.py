@@ -129,13 +129,13 @@ class Bar:
             "left": f"{duration(left)} left" if left is not None else "",
         }
         # The last column stays free: some terminals begin a new line after it.
-        room = width - 1 - NARROWEST - sum(len(text) + 2 for text in (position, steps))
+        free = width - 1 - NARROWEST - sum(len(text) + 2 for text in (position, steps))
         chosen = set()
         for name in ("left", "accuracy", "loss", "speed"):
-            if numbers[name] and len(numbers[name]) + 2 <= room:
+            if numbers[name] and len(numbers[name]) + 2 <= free:
                 chosen.add(name)
-                room -= len(numbers[name]) + 2
-        bar = ProgressBar(total=done.num_batches, completed=done.batch, width=min(WIDEST, NARROWEST + max(0, room)))
+                free -= len(numbers[name]) + 2
+        bar = ProgressBar(total=done.num_batches, completed=done.batch, width=min(WIDEST, NARROWEST + max(0, free)))
         texts = [text for name, text in numbers.items() if name in chosen]
         cells: list[RenderableType] = [position, bar, steps, *texts]
         row = Table.grid(padding=(0, 2, 0, 0))

@@ -10,9 +10,8 @@ from typing import Any
 
 import keras
 
-from job.model import saved_model
 from job.model.answers import DEFAULT_THRESHOLD
-from job.report import tensorboard
+from job.report import saved_model, tensorboard
 from job.report.content import Results
 from job.report.files import CARD, HISTORY, LABELS, MODEL, PAGE, PREDICTIONS, REPORT, SAVED_MODEL, THRESHOLD
 from job.schema import EpochResult

@@ -123,6 +123,6 @@ def _entry(subject: str, received: Any) -> CheckpointEntry:
 
 def _nonsense(subject: str, received: object) -> PeerLost:
     return PeerLost(
-        f"worker 0 told of the {subject} what no worker would: {one_line(str(received))[:200]}",
+        f"worker 0 sent for the {subject} what no worker sends: {one_line(str(received))[:200]}",
         hint="give all workers the same version of the program, and let no other process reach their ports",
     )

@@ -27,8 +27,8 @@ from job.storage.protocol import Digest, ObjectStore, Observer, StoredObject, Un
 T = TypeVar("T")
 
 TRIES = 3
-TOLD_SECONDS = 5.0
-"""A failure that lasts so long is told, before it is given up."""
+REPORT_AFTER_SECONDS = 5.0
+"""A failure that lasts so long is reported, before it is given up."""
 DELAY_GROWTH, MAX_DELAY_FACTOR = 2.0, 20.0
 _UNSEEDED = random.Random()
 """Python's own generator has the seed of the run, so all its workers would try again at the same moments."""
@@ -161,7 +161,7 @@ class RetryingStore:
 
     def _ask(self, operation: str, request: Callable[[], T], *, tries: int = TRIES) -> T:
         """Make a request until it is answered; at most `tries` times after faults of the moment."""
-        delay, failing_since, is_told = self._first_delay_seconds, None, False
+        delay, failing_since, is_reported = self._first_delay_seconds, None, False
         while True:
             began = time.monotonic()
             try:
@@ -179,8 +179,8 @@ class RetryingStore:
                     delay = min(DELAY_GROWTH * delay, MAX_DELAY_FACTOR * self._first_delay_seconds)
                     if now + seconds - failing_since > self._retry_seconds:
                         raise _given_up(error, now - failing_since) from error
-                    if not is_told and now - failing_since >= TOLD_SECONDS:
-                        is_told = True
+                    if not is_reported and now - failing_since >= REPORT_AFTER_SECONDS:
+                        is_reported = True
                         self._observer.unanswered(error.message, self._retry_seconds)
                 else:
                     raise

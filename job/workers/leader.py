@@ -151,7 +151,7 @@ class Leader(Peers):
             await link.send_slowly(self._welcome)
             self._links[worker] = link
             if self._stop is not None:
-                link.send(framed("stop", told=self._stop))
+                link.send(framed("stop", reason=self._stop))
             if self._loss is not None:
                 link.send(framed("lost", loss=self._loss))
             while True:

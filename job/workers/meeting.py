@@ -39,7 +39,7 @@ class Meeting:
 
 @dataclass(frozen=True)
 class Hooks:
-    """`check_signal` raises Interrupted once this process was told to stop; it is also called by another thread.
+    """`check_signal` raises Interrupted once this process was stopped; it is also called by another thread.
 
     `look_again` is called now and then while others are missing, and raises when there is nothing to wait for any more.
     `on_stuck` is called, by another thread, when this worker has not left long after another one has: with exit code

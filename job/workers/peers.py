@@ -107,7 +107,7 @@ class Peers(Team, ABC):
         with self._changed:
             # They may have agreed before the message came that says which worker was stopped.
             self._changed.wait_for(lambda: self._stop is not None, FINISH_SECONDS)
-        return Interrupted(f"{self._stop or 'told to stop'}; what was committed stands", hint=RESUME)
+        return Interrupted(f"{self._stop or 'stopped'}; what was committed stands", hint=RESUME)
 
     def failed(self, error: Exception) -> Exception:
         until = time.monotonic() + self.times.cause
@@ -273,12 +273,12 @@ class Peers(Team, ABC):
             await asyncio.sleep(LOOK_SECONDS)
 
     def _stopped(self, reason: str) -> None:
-        """Any worker was told to stop. Worker 0 announces it to all, and another worker to worker 0."""
+        """Any worker was stopped. Worker 0 announces it to all, and another worker to worker 0."""
         self._stop = self._stop or reason
         self._notify()
         if not self._has_announced_stop:
             self._has_announced_stop = True
-            self._announce(framed("stop", told=self._stop))
+            self._announce(framed("stop", reason=self._stop))
 
     def _lose(self, loss: str) -> None:
         """A worker is gone. Only the first loss counts, and none after a stop: workers leave one after the other."""
@@ -303,7 +303,7 @@ class Peers(Team, ABC):
         """Take a message that either side may get; whether it was one."""
         kind = message["kind"]
         if kind == "stop":
-            self._stopped(text(message, "told"))
+            self._stopped(text(message, "reason"))
         elif kind == "leaving":
             code, reason = number(message, "code", 256), text(message, "reason")
             self._lose(f"worker {worker} ended with exit code {code}: {reason}")

@@ -24,14 +24,14 @@ class Team(Protocol):
         """
 
     def check(self) -> None:
-        """Raise PeerLost once another worker is gone, Interrupted once any of them was told to stop.
+        """Raise PeerLost once another worker is gone, Interrupted once any of them was stopped.
 
         Within `steps` a stop does not raise here: workers that take steps together agree on the last one.
         """
 
     @property
     def is_stopping(self) -> bool:
-        """Whether any worker was told to stop, as far as this one knows."""
+        """Whether any worker was stopped, as far as this one knows."""
 
     def steps(self) -> contextlib.AbstractContextManager[None]:
         """Steps are taken together inside."""
@@ -41,7 +41,7 @@ class Team(Protocol):
 
     def failed(self, error: Exception) -> Exception:
         """What to raise for an error of work that is done together: PeerLost if another worker is gone, Interrupted if
-        workers leave because they were told to stop, else the error itself. Waits until that is known.
+        workers leave because they were stopped, else the error itself. Waits until that is known.
         """
 
     def tell(self, subject: str, content: Any) -> None:
