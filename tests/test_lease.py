@@ -16,7 +16,7 @@ from job.observe.progress import Progress
 from job.run import lease
 from job.run.record import RECORD_NAME, RunRecord
 from job.schema import Holder
-from job.storage import LocalStore, ObjectStore
+from job.storage import LocalStore, ObjectStore, StoredObject
 from tests.conftest import Recorder
 from tests.recorded import OUTCOME
 from tests.runs import IDENTITY, context
@@ -162,6 +162,22 @@ def test_without_a_clock_of_the_store_the_record_is_watched_for_a_whole_lease(cl
     assert claim(store, SECOND, lease_seconds=own_seconds, observer=recorder).attempt.number == 2
     assert 30 <= clock.now - 1000 < 36
     assert [waiting.at_most_seconds for waiting in recorder.of(WaitingForRun)] == [max(own_seconds, 30)]
+
+
+def test_a_store_that_is_slow_at_first_costs_the_watcher_nothing(clock: Clock) -> None:
+    """The whole lease of a dead holder is watched from the first reading on, and then the run is taken."""
+    store = WithoutClock()
+    claim(store, FIRST, lease_seconds=60)
+    read = store.read
+
+    def slow(name: str) -> StoredObject:
+        clock.advance(10)
+        store.read = read  # type: ignore[method-assign]
+        return read(name)
+
+    store.read = slow  # type: ignore[method-assign]
+    assert claim(store, SECOND, lease_seconds=60).attempt.number == 2
+    assert 70 <= clock.now < 76
 
 
 def test_a_holder_that_was_seen_to_renew_is_waited_for_no_longer_than_ones_own_lease(clock: Clock) -> None:

@@ -51,12 +51,13 @@ def test_each_claim_is_an_attempt(store: MemoryStore) -> None:
 
 def test_other_settings_are_refused_and_each_difference_is_listed(store: MemoryStore) -> None:
     """One that the record does not have yet has its default there; one that this version does not know is listed."""
-    claim(store, SEED=1, BATCH_SIZE=32, SHEAR=0.5)
+    claim(store, SEED=1, BATCH_SIZE=32, SHEAR=0.5, PATIENCE=3)
     before = store.read(RECORD_NAME)
     with pytest.raises(RunMismatch) as caught:
-        claim(store, fingerprint="other", SEED=1, BATCH_SIZE=64, DROPOUT=0.2, ROTATION=0.3)
+        claim(store, fingerprint="other", SEED=1, BATCH_SIZE=64, DROPOUT=0.2, ROTATION=0.3, PATIENCE=None)
     assert caught.value.message.splitlines()[1:] == [
         "  THAW_BATCH_SIZE: the run has 32, this start 64",
+        "  THAW_PATIENCE: the run has 3, this start None",
         "  THAW_ROTATION: the run has 0.1, this start 0.3",
         "  THAW_SHEAR: the run has 0.5, this version does not know it",
     ]
@@ -84,6 +85,15 @@ def test_a_superseded_attempt_names_the_winner_and_writes_nothing(store: MemoryS
         with pytest.raises(Superseded, match=r"attempt 2 of winner:1"):
             loser.finish(OUTCOME, exit_code=0)
     assert record_of(store) == winner.content
+
+
+def test_an_attempt_that_a_newer_program_superseded_says_so(store: MemoryStore) -> None:
+    """Also while it ends: it is no damage, and not this attempt's to repair."""
+    loser = claim(store, host="loser")
+    content = json.loads(store.read(RECORD_NAME).data) | {"new": 1}
+    store.write(RECORD_NAME, json.dumps(content).encode(), if_version=store.version(RECORD_NAME))
+    with pytest.raises(Superseded, match=r"another process has written memory:///run\.json, and this program cannot"):
+        loser.update()
 
 
 class AnswersTwice(MemoryStore):

@@ -18,6 +18,7 @@ from tests.recorded import NOON, attempt, checkpoint, record
         ("head", None, 0, "killed"),
         ("head", 42, 0, "stopped"),
         ("head", 44, 0, "stopped"),
+        ("head", 45, 0, "stopped"),
         ("head", 5, 0, "failed"),
         ("head", 1, 0, "failed"),
     ],

@@ -67,8 +67,8 @@ def claim(
 
     Waits while another attempt holds it, and reports that now and then. Raises RunMismatch when the run id belongs to
     other settings, RecordDamaged when the record is missing or damaged, InputError when the store has no conditional
-    writes, Superseded when the run is still held after `lease_seconds`, `wait_seconds` or, while it is not known to be
-    alive, the holder's lease, whichever is longest.
+    writes, Superseded when the run is still held after `lease_seconds` or `wait_seconds`, whichever is longer, by an
+    attempt that is known to be alive.
     """
     began = time.monotonic()
     tries, is_alive, report_at = 0, False, began
@@ -94,15 +94,15 @@ def claim(
                     raise
                 continue
             return record
-        # A holder of which nothing is known is watched for its whole lease, even if ours is shorter: else every attempt
-        # would give up before it knows.
-        watched_seconds = 0.0 if hold.is_known or is_alive else lease.seconds
-        patience_seconds = max(lease_seconds, wait_seconds, watched_seconds)
+        # A holder of which nothing is known is watched for its whole lease, which began when the record was first read:
+        # it is found dead, or to be alive. To give up before would be to know nothing, again and again.
+        is_watched = not (hold.is_known or is_alive)
+        patience_seconds = max(lease_seconds, wait_seconds, lease.seconds if is_watched else 0.0)
         now = time.monotonic()
-        if now - began >= patience_seconds:
+        if now - began >= patience_seconds and not is_watched:
             raise _still_held(record, now - began)
         if now >= report_at:
-            context.observer.event(_waiting(record, patience_seconds - (now - began)))
+            context.observer.event(_waiting(record, max(0.0, patience_seconds - (now - began))))
             report_at = now + REPORT_EVERY_SECONDS
         seconds = min(hold.seconds, lease.seconds - unchanged_seconds, lease_seconds / POLLS_IN_A_LEASE)
         _pause(seconds, context.check_stop)

@@ -315,7 +315,13 @@ def _missing(place: str, names: list[str]) -> RecordDamaged:
 
 
 def _superseded(data: bytes, store: ObjectStore) -> Superseded:
-    winner = parsed(data, store.uri, run_id="").attempts[-1]
+    try:
+        winner = parsed(data, store.uri, run_id="").attempts[-1]
+    except RecordDamaged:
+        return Superseded(
+            f"another process has written {store.uri}/{RECORD_NAME}, and this program cannot read it",
+            hint="a newer program carries the run on with it; if none does, the next start says what is wrong",
+        )
     return Superseded(
         f"this attempt was superseded by attempt {winner.number} of {winner.holder}, started {winner.start:%FT%TZ}",
         hint=OTHER_CARRIES_ON,
@@ -326,7 +332,7 @@ def _mismatch(content: Record, start: Identity) -> RunMismatch:
     differing = differing_settings([content.settings, start.settings])
     lines = []
     for name, (recorded, wanted) in sorted(differing.items()):
-        found = "this version does not know it" if wanted is None else f"this start {wanted!r}"
+        found = f"this start {wanted!r}" if name in start.settings else "this version does not know it"
         lines.append(f"  THAW_{name}: the run has {recorded!r}, {found}")
     listed = "\n".join(lines) or "  the same settings, of another version of the program"
     return RunMismatch(

@@ -17,7 +17,7 @@ from job.train import schedule
 
 Condition = Literal["done", "running", "stopped", "failed", "killed"]
 
-CARRIES_ON = frozenset({ExitCode.INTERRUPTED, ExitCode.SUPERSEDED, ExitCode.STORAGE_UNAVAILABLE})
+CARRIES_ON = frozenset({ExitCode.INTERRUPTED, ExitCode.SUPERSEDED, ExitCode.STORAGE_UNAVAILABLE, ExitCode.PEER_LOST})
 """The exit codes after which another attempt continues where the last one stopped."""
 
 
