@@ -5,6 +5,7 @@ member of an archive) passes through here before it becomes part of a path. `che
 `inside` also looks at the disk, where a link could lead out of the folder.
 """
 
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -16,13 +17,18 @@ class UnsafeName(ValueError):
     """A name that would leave its folder, or that is not a name."""
 
 
+def is_one_line(text: str) -> bool:
+    """Whether every character can be shown, and none moves the cursor; any kind of space is one of these."""
+    return all(char.isprintable() or unicodedata.category(char) == "Zs" for char in text)
+
+
 def checked_name(name: str) -> str:
     """The same relative name, of one part or several with `/` between them. Raises UnsafeName.
 
     No part may be empty, `.` or `..`, so the name is relative and has no slash at its end; nothing may be a control
     character, so that it can be shown in one line.
     """
-    if not name.isprintable():
+    if not is_one_line(name):
         raise UnsafeName(f"{name!r} is not a safe name: it has a character that cannot be printed")
     for part in name.split("/"):
         if part in ("", ".", ".."):

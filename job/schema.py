@@ -21,7 +21,7 @@ from pydantic import (
     model_validator,
 )
 
-from job.paths import checked_name
+from job.paths import checked_name, is_one_line
 from job.phases import STATES_AFTER, STATES_BEFORE, Phase, PhaseName
 from job.settings.settings import Settings, group_of
 
@@ -30,7 +30,7 @@ CHECKPOINTS = "checkpoints/"
 
 
 def _printable(text: str) -> str:
-    if not text.isprintable():
+    if not is_one_line(text):
         raise ValueError("has a character that cannot be printed")
     return text
 
@@ -125,7 +125,7 @@ class _Open(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow")
 
 
-class _Splits(_Open):
+class _Splits(Part):
     train: Count
     validation: Count
     test: Count
@@ -143,7 +143,8 @@ class _Arithmetic(_Open):
 class _Inputs(_Open):
     data: _Data
     backbone_sha256: Sha256 | None = None
-    arithmetic: _Arithmetic | None = None
+    arithmetic: _Arithmetic
+    images: Object | None = None
 
 
 class Holder(Part):

@@ -25,13 +25,15 @@ def test_a_name_stays_inside_or_is_refused(name: str) -> None:
     assert str(path) == f"/folder/{name}"
 
 
-@pytest.mark.parametrize("name", ["a", "a/b.json", "..a", "a..", "a b", "猫/犬.jpg", "~", "-"])
+@pytest.mark.parametrize("name", ["a", "a/b.json", "..a", "a..", "a b", "猫/犬.jpg", "~", "-", "a\u202f\u00a0\u3000b"])
 def test_usual_names_are_taken_as_they_are(name: str) -> None:
     """What people name their files is no reason to refuse them."""
     assert checked_name(name) == name
 
 
-@pytest.mark.parametrize("name", ["", "/", "/a", "a/", "a//b", ".", "..", "a/../b", "../a", "a/./b", "a\0b", "a\nb"])
+@pytest.mark.parametrize(
+    "name", ["", "/", "/a", "a/", "a//b", ".", "..", "a/../b", "../a", "a/./b", "a\0b", "a\nb", "a\u2028b", "a\u202eb"]
+)
 def test_a_name_that_is_none_is_refused_and_shown(name: str) -> None:
     """The error has the name, in one line."""
     with pytest.raises(UnsafeName) as caught:
