@@ -23,7 +23,7 @@ LABELS = {
     "phase": PHASE_NAMES,
     "split": ("train", "validation"),
     "operation": ("read", "write"),
-    "code": ("200", "503"),
+    "code": ("ok", "503"),
     "device": ("GPU:0",),
     "stat": ("current", "peak", "used", "total"),
     "path": ("/work",),

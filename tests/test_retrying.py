@@ -120,7 +120,7 @@ def test_a_failure_that_lasts_is_told_once_and_a_short_one_is_not(monkeypatch: p
     with pytest.raises(ObjectMissing):
         store.read("a")
     assert noted.unanswered_for == []
-    monkeypatch.setattr("job.storage.retrying.TOLD_SECONDS", 0.0)
+    monkeypatch.setattr("job.storage.retrying.REPORT_AFTER_SECONDS", 0.0)
     store, noted, _ = retrying(Remote(*[StorageError("busy")] * 3), retry_seconds=60.0)
     with pytest.raises(ObjectMissing):
         store.read("a")
@@ -134,6 +134,17 @@ def test_it_is_given_up_at_the_deadline_with_the_last_reason() -> None:
         store.read("a")
     assert caught.value.hint == "wait"
     assert len(noted.requests) == len(delays) + 1 <= 4
+
+
+def test_a_transfer_that_fails_after_long_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time in which it went well does not count."""
+    times = iter([0.0, 130.0, 131.0, 132.0])
+    remote = Remote(StorageError("reset"))
+    monkeypatch.setattr(time, "monotonic", lambda: next(times))
+    store, noted, _ = retrying(remote)
+    with pytest.raises(ObjectMissing):
+        store.read("a")
+    assert (noted.retries, noted.unanswered_for) == (["read"], [("reset", 120.0)])
 
 
 @pytest.mark.parametrize("final", [StorageRefused("no"), ObjectMissing("no"), ScratchUnavailable("full")])

@@ -1,6 +1,7 @@
 """Opens the store of a question. While the store does not answer, standard error says so."""
 
 import sys
+import time
 from collections.abc import Callable
 
 from job.observe import events
@@ -29,9 +30,9 @@ class WaitWarnings(StoreWaits, Unobserved):
         super().__init__(_warn)
 
 
-def open_asked(uri: str) -> ObjectStore:
+def open_asked(uri: str, *, pause: Callable[[float], None] = time.sleep) -> ObjectStore:
     """The store of a place, as `open_store` opens it."""
-    return open_store(uri, observer=WaitWarnings())
+    return open_store(uri, observer=WaitWarnings(), pause=pause)
 
 
 def _warn(event: events.Event) -> None:

@@ -1,6 +1,6 @@
 """`thaw`: one attempt at a run."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NoReturn, Protocol
 
 from job.cli.arguments import AttemptOptions
@@ -38,12 +38,12 @@ def check_worker(settings: Settings) -> None:
         )
 
 
-def is_complete(settings: Settings) -> bool:
+def is_complete(settings: Settings, *, pause: Callable[[float], None]) -> bool:
     """Whether the run has its result, so that one process can answer for all. Raises as a start does."""
+    from job.cli.asked import open_asked
     from job.run.record import Identity, RunRecord
-    from job.storage import open_store
 
-    return RunRecord.open(open_store(settings.run_uri()), Identity.of(settings)).is_done
+    return RunRecord.open(open_asked(settings.run_uri(), pause=pause), Identity.of(settings)).is_done
 
 
 def answer(options: Options, *, log: Log, progress: Progress, stop: Stop, environ: Mapping[str, str]) -> None:

@@ -3,10 +3,11 @@
 import contextlib
 import secrets
 import shutil
+from collections.abc import Iterator
 
 from job.errors import InputError, PreconditionFailed, StorageError
 from job.storage.local import LocalStore
-from job.storage.protocol import MISSING, ObjectStore
+from job.storage.protocol import MISSING, ObjectStore, Observer, Unobserved
 from job.storage.retrying import RetryingStore
 
 NAME = ".thaw-probe"
@@ -32,11 +33,9 @@ def probe(store: ObjectStore) -> None:
 
 
 def _try(store: ObjectStore, name: str) -> None:
-    try:
+    with _removed(store, name):
         store.write(name, CONTENT, if_version=MISSING)
         found = store.read(name).data
-    finally:
-        store.delete(name)
     if found != CONTENT:
         raise StorageError(f"{store.uri}/{name} was read back other than it was written", hint="check the store")
 
@@ -49,14 +48,22 @@ def check_conditional_writes(store: ObjectStore) -> None:
     """
     if not isinstance(store, RetryingStore) or not store.uri.startswith("s3://"):
         return
-    # Without the observer: the refusals are meant, and no conflicts.
-    try_conditional_writes(RetryingStore(store.remote))
+    # The refusals are meant, and no conflicts.
+    try_conditional_writes(RetryingStore(store.remote, observer=_WaitsOnly(store.observer), pause=store.pause))
+
+
+class _WaitsOnly(Unobserved):
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+
+    def unanswered(self, reason: str, at_most_seconds: float) -> None:
+        self._observer.unanswered(reason, at_most_seconds)
 
 
 def try_conditional_writes(store: ObjectStore) -> None:
     """The same of any store. Raises InputError, StorageError."""
     name = f"{NAME}-{secrets.token_hex(8)}"
-    try:
+    with _removed(store, name):
         old = store.write(name, CONTENT + b"1", if_version=MISSING)
         store.write(name, CONTENT + b"2", if_version=old)
         for header, version in (("If-None-Match", MISSING), ("If-Match", old)):
@@ -67,5 +74,15 @@ def try_conditional_writes(store: ObjectStore) -> None:
                     f"{store.uri} does not honour conditional writes: it overwrote an object against {header}",
                     hint="use a store that does: AWS S3, Azure Blob Storage, Google Cloud Storage, MinIO, or a folder",
                 )
-    finally:
-        store.delete(name)
+
+
+@contextlib.contextmanager
+def _removed(store: ObjectStore, name: str) -> Iterator[None]:
+    """Delete an object at the end. An error inside says more than one of the deletion after it."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(StorageError):
+            store.delete(name)
+        raise
+    store.delete(name)

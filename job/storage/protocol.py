@@ -38,7 +38,7 @@ class Observer(Protocol):
     """Receives a report of each request, from several threads. `operation` is read, write, list or delete."""
 
     def request(self, operation: str, code: str, seconds: float) -> None:
-        """A request has ended. `code` is the HTTP status; of a folder, ok or the error; error without an answer."""
+        """A call has ended, of one request or several. `code` is ok, the HTTP status of a failure, or its kind."""
 
     def retry(self, operation: str) -> None:
         """A request is sent again."""

@@ -59,10 +59,10 @@ class RetryingStore:
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
         self.remote = store
-        self._observer = observer or Unobserved()
+        self.observer = observer or Unobserved()
         self._retry_seconds = retry_seconds
         self._first_delay_seconds = first_delay_seconds
-        self._pause = pause
+        self.pause = pause
         self._granted: set[str] = set()
 
     @property
@@ -136,7 +136,7 @@ class RetryingStore:
         fault: StorageError | None = None
         for number in range(TRIES):
             if number > 0:
-                self._observer.retry("write")
+                self.observer.retry("write")
             try:
                 return self._ask("write", partial(send, expected), tries=1)
             except AnswerMalformed as error:
@@ -153,7 +153,7 @@ class RetryingStore:
                         return result(held)
                 if fault is not None:
                     raise fault from None
-                self._observer.conflict(name)
+                self.observer.conflict(name)
                 raise
         raise fault or StorageError(
             f"{self.uri}/{name} is of the expected version, and a write on it is refused", hint=PASSING
@@ -168,8 +168,9 @@ class RetryingStore:
                 answer = request()
             except StorageError as error:
                 now = time.monotonic()
-                self._observer.request(operation, error.code, now - began)
-                failing_since = began if failing_since is None else failing_since
+                self.observer.request(operation, error.code, now - began)
+                # A transfer may have gone well for long before it failed.
+                failing_since = max(began, now - REPORT_AFTER_SECONDS) if failing_since is None else failing_since
                 if isinstance(error, (ObjectDamaged, AnswerMalformed)):
                     tries, seconds = tries - 1, 0.0
                     if tries == 0:
@@ -181,13 +182,13 @@ class RetryingStore:
                         raise _given_up(error, now - failing_since) from error
                     if not is_reported and now - failing_since >= REPORT_AFTER_SECONDS:
                         is_reported = True
-                        self._observer.unanswered(error.message, self._retry_seconds)
+                        self.observer.unanswered(error.message, self._retry_seconds)
                 else:
                     raise
-                self._observer.retry(operation)
-                self._pause(seconds)
+                self.observer.retry(operation)
+                self.pause(seconds)
             else:
-                self._observer.request(operation, "ok", time.monotonic() - began)
+                self.observer.request(operation, "ok", time.monotonic() - began)
                 self._granted.add(operation)
                 return answer
 

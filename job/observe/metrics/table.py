@@ -91,7 +91,7 @@ SERIES = (
            buckets=COMMIT_BUCKETS),
     Series("thaw_checkpoint_bytes_total", "counter", "Bytes of checkpoints committed."),
     Series("thaw_checkpoint_last_commit_timestamp_seconds", "gauge", "When a checkpoint was last committed."),
-    Series("thaw_storage_requests_total", "counter", "Requests to the store, by HTTP status, or of a folder by result.",
+    Series("thaw_storage_requests_total", "counter", "Calls to the store: ok, or of a failure the HTTP status or kind.",
            ("operation", "code")),
     Series("thaw_storage_request_duration_seconds", "histogram", "Time until the store answered a request.",
            ("operation",), known=OPERATIONS, buckets=REQUEST_BUCKETS),
