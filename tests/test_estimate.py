@@ -3,7 +3,7 @@
 import pytest
 
 from job.observe.estimate import Estimate
-from job.observe.events import DataLoaded, EpochFinished, PhaseStarted, StepDone
+from job.observe.events import DataLoaded, EpochFinished, PhaseStarted, Restored, StepDone
 from job.run import standing
 from tests.recorded import checkpoint, epoch, record
 
@@ -48,6 +48,13 @@ def test_progress_counts_steps_by_what_they_cost() -> None:
     only = Attempt("fine_tune")
     only.begin("fine_tune", 5)
     assert only.estimate.ratio() == 0.25
+
+
+def test_a_restart_after_the_last_step_has_all_training_done() -> None:
+    """No phase starts again: what is left is to evaluate."""
+    run = Attempt("head", "fine_tune")
+    run.estimate.event(Restored("checkpoints/a", "fine_tune", 2 * NUM_BATCHES))
+    assert run.estimate.ratio() == 1.0
 
 
 def test_the_time_left_is_unknown_before_the_second_step() -> None:

@@ -103,6 +103,19 @@ def test_counters_are_there_from_the_start_and_gauges_without_a_value_are_not() 
     ]
 
 
+def test_a_phase_that_stops_early_leaves_nothing_to_do() -> None:
+    """And a restart after it does not begin at 0 again."""
+    loaded = events.DataLoaded("d", "memory", 100, 20, 40, steps={"head": 20}, classes={}, relative_costs={"head": 1.0})
+    for last in (events.StoppedEarly("head", 10, 0), events.Restored("checkpoints/a", "head", 20)):
+        metrics = metrics_of()
+        metrics.event(loaded)
+        if isinstance(last, events.StoppedEarly):
+            metrics.event(events.PhaseStarted("head", 1, 10, 1e-3))
+            assert values(metrics)["thaw_progress_ratio"] == 0.5
+        metrics.event(last)
+        assert values(metrics)["thaw_progress_ratio"] == 1
+
+
 def test_a_complete_run_moves_every_series_that_it_should(prepared: Path, tmp_path: Path) -> None:
     """Two epochs of three batches in each phase; each second has a category, and the record has the same seconds."""
     progress = Progress()
@@ -212,6 +225,9 @@ def test_metrics_and_health_are_served_until_the_end() -> None:
     with serving(metrics.registry, port, observer):
         with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
             assert "thaw_steps_total" in answer.read().decode()
+        if Path("/proc/net/if_inet6").exists():
+            with urlopen(f"http://[::1]:{port}/healthz", timeout=5) as answer:
+                assert answer.status == 200
         metrics.registry.register(Unreadable())
         for method in ("GET", "HEAD"):
             with urlopen(Request(f"http://127.0.0.1:{port}/healthz", method=method), timeout=5) as answer:

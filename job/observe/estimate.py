@@ -79,6 +79,9 @@ class Estimate:
             case events.DataLoaded():
                 self._num_steps, self._costs = dict(event.steps), event.relative_costs
                 self._num_validation, self._num_test = event.validation, event.test
+            case events.Restored() if event.checkpoint:
+                # A phase that is over does not start again.
+                self._phase, self._step = event.phase, event.step
             case events.PhaseStarted():
                 self._phase, self._step, self._num_epochs_done = event.phase, event.step, event.epoch
                 self._first = None

@@ -57,7 +57,7 @@ class Reporter(Observer):
                 }  # fmt: skip
             case events.RunFinished():
                 self._is_done = True
-                self._metrics |= {"test_loss": event.test_loss, "test_accuracy": event.test_accuracy}
+                self._metrics = self._metrics | {"test_loss": event.test_loss, "test_accuracy": event.test_accuracy}
 
     def step(self, done: events.StepDone, running_means: RunningMeans) -> None:
         self._estimate.step(done)
@@ -92,7 +92,7 @@ class Reporter(Observer):
             )
             answer.raise_for_status()
             self._has_failed = False
-        except (requests.RequestException, OSError) as error:
+        except (requests.RequestException, OSError, ValueError) as error:
             if not self._has_failed:
                 self._observer.event(events.ReportingFailed(self._url, reason=f"{type(error).__name__}: {error}"))
             self._has_failed = True

@@ -23,7 +23,7 @@ def serving(registry: CollectorRegistry, port: int, observer: Observer) -> Itera
     server = None
     if port:
         try:
-            server, _ = start_http_server(port, registry=registry)
+            server = _listening(registry, port)
             server.set_app(_with_health(make_wsgi_app(registry)))
         except OSError as error:
             hint = "give another THAW_METRICS_PORT, or 0 for none; the run goes on without"
@@ -34,6 +34,15 @@ def serving(registry: CollectorRegistry, port: int, observer: Observer) -> Itera
         if server is not None:
             # It checks twice a second whether it must end; the end of a run does not wait for that.
             threading.Thread(target=_close, args=(server,), daemon=True).start()
+
+
+def _listening(registry: CollectorRegistry, port: int) -> WSGIServer:
+    try:
+        # Of IPv6 and, on Linux and macOS, of IPv4 too.
+        return start_http_server(port, addr="::", registry=registry)[0]
+    except OSError:
+        # A machine may have no IPv6; a port that is taken is found again.
+        return start_http_server(port, registry=registry)[0]
 
 
 def _with_health(metrics: WSGIApplication) -> WSGIApplication:

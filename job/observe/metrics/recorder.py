@@ -69,6 +69,9 @@ class Metrics(Observer):
                 self._set_info(precision=event.precision, device=event.device)
             case events.Restored():
                 self._series("thaw_restores_total", "good" if event.checkpoint else "none").inc()
+                self._set_estimate()
+            case events.StoppedEarly():
+                self._set_estimate()
             case events.CheckpointDamaged():
                 self._series("thaw_restores_total", "damaged").inc()
             case events.PhaseStarted():
