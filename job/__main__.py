@@ -8,6 +8,7 @@ attempt never was. Questions about runs have nothing to commit: a signal ends th
 """
 
 import contextlib
+import io
 import os
 import platform
 import signal
@@ -76,7 +77,8 @@ class StopSignal:
     def check(self) -> None:
         """Raise Interrupted once a signal has come."""
         if self._received is not None:
-            self._is_leaving = True
+            # Of several workers another thread asks too, which does not lead the run.
+            self._is_leaving |= threading.current_thread() is threading.main_thread()
             raise Interrupted(f"stopped by {self._received}; what was committed stands", hint=RESUME)
 
     def pause(self, seconds: float) -> None:
@@ -173,7 +175,7 @@ class Ending:
             print(f"warning: no termination message: {redacted_value(problem)}", file=sys.stderr)
 
 
-def open_closed_streams() -> None:
+def set_up_streams() -> None:
     """Open /dev/null as each standard stream that was closed at the start, as `>&-` does.
 
     Otherwise the next file that is opened gets its number, and native libraries write into that file.
@@ -182,6 +184,9 @@ def open_closed_streams() -> None:
         if getattr(sys, name) is None:
             # Of the free numbers the system takes the lowest: the one that is missing.
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # As standard error does: the name of a class that the terminal cannot show is no reason to fail.
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def set_up_tensorflow(*, log_level: str) -> None:
@@ -238,7 +243,7 @@ def _carry_out(name: str, words: Sequence[str]) -> int:
 
             run.check_worker(settings)
             count = devices.num_devices(settings, os.environ)
-            if count > 1 and not run.is_complete(settings):
+            if count > 1 and not run.is_complete(settings, pause=stop.pause):
                 # Each process has the whole grace period for itself; this one only waits for them.
                 stop.grace_seconds = settings.grace_seconds / GRACE_USED
                 flags = devices.flags_of(settings, count, may_choose_port="worker_port" not in options.origins)
@@ -277,7 +282,7 @@ def leave(exit_code: int) -> NoReturn:
 
 def program() -> NoReturn:
     """The whole process: the console script `thaw`, and `python -m job`."""
-    open_closed_streams()
+    set_up_streams()
     leave(main(sys.argv[1:]))
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import io
+import os
 import re
 import signal
 import subprocess
@@ -144,6 +145,18 @@ def test_a_terminal_without_unicode_gets_ascii() -> None:
     assert written.isascii()
     assert "0.988     23.3    62 s 7.1 min     *" in written
     assert "62 s    64 s     !" in written
+
+
+def test_a_name_that_the_terminal_cannot_show_is_written_as_escapes() -> None:
+    """It is no reason to fail."""
+    program = "from job.__main__ import set_up_streams; set_up_streams(); print('\u732b')"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+        cwd=REPOSITORY,
+        capture_output=True,
+    )
+    assert (done.stdout, done.returncode) == (b"\\u732b\n", 0)
 
 
 @pytest.mark.parametrize(("before", "after"), [(80, 60), pytest.param(60, 80, marks=pytest.mark.slow)])
