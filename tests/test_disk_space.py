@@ -45,6 +45,16 @@ def test_the_limit_of_the_volume_counts_what_is_there_and_what_is_still_to_come(
     assert needed_and_left() == (need.scratch + need.storage + 7 - 2 * MIB, 3995 * MIB)
 
 
+def test_a_limit_is_for_all_processes_of_a_host(tmp_path: Path) -> None:
+    """What both workers of this host are going to write counts; what is fetched is fetched once."""
+    several = {"workers": 4, "worker": 3, "worker_host": "a,a,b,b", "worker_port": 7000}
+    settings = wide(tmp_path / "cache", work_bytes=4000 * MIB, cache="disk", **several)
+    settings = settings.model_copy(update={"storage_uri": "gs://bucket"})
+    need = estimate(settings, num_examples=1000, precision="float32", num_workers=4)
+    found = {space.name: space.needed for space in disk_space.spaces(settings, need, to_fetch=7)}
+    assert found == {"scratch disk": need.scratch + 7, "work volume": 2 * need.scratch + 7}
+
+
 def test_a_volume_that_is_over_its_limit_is_too_small_for_anything(tmp_path: Path) -> None:
     """As while data comes whose size nobody knew."""
     write(tmp_path / "data", MIB)

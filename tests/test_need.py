@@ -83,6 +83,11 @@ def test_a_worker_needs_memory_for_its_rows(num_workers: int, num_rows: int) -> 
     assert (several.storage, several.checkpoint, several.evaluated) == (one.storage, one.checkpoint, one.evaluated)
 
 
+def test_to_know_what_is_left_out_each_worker_keeps_all_images() -> None:
+    """See THAW_ON_UNREADABLE=skip."""
+    assert need(num_workers=4, on_unreadable="skip").images == need().images == 4 * need(num_workers=4).images
+
+
 def test_without_fine_tuning_no_state_of_the_backbone_is_kept() -> None:
     """No moments, the values of a few layers at a time, and checkpoints of kilobytes."""
     head = need(fine_tune_epochs=0)

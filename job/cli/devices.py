@@ -51,7 +51,7 @@ def num_devices(settings: Settings, environ: Mapping[str, str]) -> int:
     if settings.devices == "1" or (settings.devices == "auto" and settings.device == "cpu"):
         # As each of several processes is started: the driver takes a while to count.
         return 1
-    gpus = nvidia.visible_gpus(environ)
+    gpus = _gpus(settings, environ)
     if settings.devices == "auto":
         count = max(1, len(gpus))
         if count * settings.workers > settings.batch_size:
@@ -64,10 +64,15 @@ def num_devices(settings: Settings, environ: Mapping[str, str]) -> int:
     count = int(settings.devices)
     if gpus and count > len(gpus):
         raise InvalidSettings(
-            f"THAW_DEVICES={settings.devices}: this machine has {len(gpus)} GPUs that may be used",
+            f"THAW_DEVICES={settings.devices}: the number of GPUs that may be used is {len(gpus)}",
             hint="set THAW_DEVICES=auto, which takes all of them",
         )
     return count
+
+
+def _gpus(settings: Settings, environ: Mapping[str, str]) -> list[str]:
+    """Those that this machine's processes take."""
+    return [] if settings.device == "cpu" else nvidia.visible_gpus(environ)
 
 
 def flags_of(settings: Settings, count: int, *, may_choose_port: bool) -> list[list[str]]:
@@ -121,7 +126,7 @@ def answer(
     child: Sequence[str] | None = None,
 ) -> int:
     """Run a process for each of `flags`, with the words of this command too; returns the exit code of them all."""
-    gpus = nvidia.visible_gpus(environ)
+    gpus = _gpus(settings, environ)
     with scratch.folder(settings.cache_dir) as folder:
         messages = [folder / str(index) for index in range(len(flags))]
         processes: list[subprocess.Popen[bytes]] = []

@@ -49,7 +49,8 @@ def spaces(settings: Settings, need: Need | None, *, to_fetch: int = 0) -> list[
     `to_fetch` are bytes of data and weights that go to the first.
     """
     cache, run = cache_folder.place(settings.cache_dir).absolute(), local_folder(settings.run_uri())
-    scratch = (need.scratch if need else 0) + to_fetch
+    kept = need.scratch if need else 0
+    scratch = kept + to_fetch
     hint = "point THAW_CACHE_DIR at a larger volume"
     found = [Space("scratch disk", scratch or None, machine.free_disk_bytes(cache), f"free in {cache}", hint)]
     storage = 0
@@ -64,6 +65,9 @@ def spaces(settings: Settings, need: Need | None, *, to_fetch: int = 0) -> list[
         mount = _mount(cache)
         # Of the root file system only the cache is meant.
         volume = cache.parent if mount == mount.parent else mount
+        # Of free space the other processes of this host take their part; of a limit nothing says what they will take.
+        hosts = settings.addresses().hosts
+        scratch += kept * (hosts.count(hosts[settings.worker or 0]) - 1)
         if run is not None and run.is_relative_to(volume) and _mount(run) == mount:
             scratch += storage
         left = settings.work_bytes - used_bytes(volume)

@@ -45,7 +45,10 @@ class OperationSettings(BaseModel):
         1, "pods or machines that share the run; each runs a process for each of its DEVICES", ge=1, le=1024
     )
     worker: Worker = _workers(
-        None, "which of them this is, from 0 [default: the index of the pod in an Indexed Job, else 0]", ge=0, le=1023
+        None,
+        "which of them this is, from 0 [default: the index of the pod in an Indexed Job; else 0, where WORKERS is 1]",
+        ge=0,
+        le=1023,
     )
     worker_host: WorkerHost = _workers(
         "localhost",

@@ -5,7 +5,7 @@ images of s x s pixels, and a backbone of p parameters that gives a values for e
 layers but the BatchNorms that are folded into convolutions. When nothing is kept for a backward pass, at most m of
 these are there at once:
 
-    images      n * r / b * s^2 * 3             decoded, as uint8
+    images      n * r / b * s^2 * 3             decoded, as uint8; all n with THAW_ON_UNREADABLE=skip
     model       4 * p                           float32
     checkpoint  3 * 4 * p                       in fine-tuning: weights and Adam's two moments
     activations r * s^2 * a * 2 or 4            in fine-tuning, in bfloat16 or float32
@@ -82,7 +82,9 @@ def estimate(settings: Settings, *, num_examples: int, precision: Precision, num
     backbone, pixels = BACKBONES[settings.backbone], settings.image_size**2
     trains_backbone = _trains_backbone(settings)
     num_rows = math.ceil(settings.batch_size / num_workers)
-    images = math.ceil(num_examples * num_rows / settings.batch_size) * pixels * 3
+    # Which images are left out is known only when all are decoded.
+    rows_kept = settings.batch_size if settings.on_unreadable == "skip" else num_rows
+    images = math.ceil(num_examples * rows_kept / settings.batch_size) * pixels * 3
     model = FLOAT32_BYTES * backbone.num_parameters
     # With a frozen backbone no moments of it are kept, and a checkpoint has kilobytes.
     trained = model if trains_backbone else 0
