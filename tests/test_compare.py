@@ -33,13 +33,13 @@ NUM_IMAGES = 40
 DATA = INPUTS["data"] | {"split_sha256": {"test": "12" * 32}, "class_names_sha256": "34" * 32}
 
 
-def predictions(wrong: set[int]) -> bytes:
+def predictions(wrong: set[int], classes: tuple[str, str]) -> bytes:
     """Of 40 images of two classes in turn, of which those in `wrong` are taken for the other."""
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(COLUMNS)
     for index in range(NUM_IMAGES):
-        label, other = ("cat", "dog") if index % 2 else ("dog", "cat")
+        label, other = classes if index % 2 else classes[::-1]
         writer.writerow([index, "", label, other if index in wrong else label, "0.900000"])
     return text.getvalue().encode()
 
@@ -48,9 +48,17 @@ def predictions(wrong: set[int]) -> bytes:
 def keep(tmp_path: Path) -> Keep:
     """Keeps a finished run that never was; returns its place."""
 
-    def keep_run(run_id: str, wrong: set[int], *, data: Any = DATA, leave_out: str = "", **fields: Any) -> str:
+    def keep_run(
+        run_id: str,
+        wrong: set[int],
+        *,
+        data: Any = DATA,
+        leave_out: str = "",
+        classes: tuple[str, str] = ("cat", "dog"),
+        **fields: Any,
+    ) -> str:
         store = LocalStore(tmp_path / run_id)
-        files = {PREDICTIONS: predictions(wrong), REPORT: json.dumps({"test": {"auroc": 0.875}}).encode()}
+        files = {PREDICTIONS: predictions(wrong, classes), REPORT: json.dumps({"test": {"auroc": 0.875}}).encode()}
         digests = {
             name: store.write(name, content, if_version=MISSING)
             and StoredFile(size=len(content), sha256=hashlib.sha256(content).hexdigest())
@@ -91,6 +99,12 @@ def test_runs_are_tested_with_the_first_one(keep: Keep, compared: Callable[..., 
     assert [(run["number"], run["run_id"], run["auroc"]) for run in found["runs"]] == [
         (1, "a", 0.875), (2, "b", 0.875), (3, "c", 0.875)
     ]  # fmt: skip
+
+
+def test_names_of_classes_in_other_case_are_the_same(keep: Keep, compared: Callable[..., dict[str, Any]]) -> None:
+    """As they are to the identity of the data."""
+    (test,) = compared(keep("a", {0, 1}), keep("b", {1}, classes=("Cat", "Dog")))["tests"]
+    assert (test["num_images"], test["only_run_right"]) == (NUM_IMAGES, 1)
 
 
 def test_only_settings_that_differ_are_shown(keep: Keep, compared: Callable[..., dict[str, Any]]) -> None:

@@ -64,8 +64,8 @@ def test_the_same_values_give_the_same_bytes() -> None:
     ("gate", "passed", "words"),
     [
         (None, None, "No quality gate"),
-        (0.95, True, "gate passed: at least 95.0 %"),
-        (0.96, False, "gate missed: at least 96.0 %"),
+        (0.95, True, "gate passed: at least 95 %"),
+        (0.95001, False, "gate missed: at least 95.001 %"),
     ],
 )
 def test_the_verdict_says_accuracy_and_gate(gate: float | None, passed: bool | None, words: str) -> None:
@@ -292,11 +292,13 @@ def test_numbers_are_shown_for_people() -> None:
     assert [percent(value) for value in (0.0, 0.00001, 0.973, 0.99999, 1.0)] == [
         "0.0 %", "0.1 %", "97.3 %", "99.9 %", "100.0 %",
     ]  # fmt: skip
-    assert [share(value) for value in (0.0, 0.001, 0.5)] == ["0 %", "< 1 %", "50 %"]
+    assert [share(value) for value in (0.0, 0.001, 0.5, 0.998, 1)] == ["0 %", "< 1 %", "50 %", "> 99 %", "100 %"]
     assert [duration(value) for value in (0.421, 41.26, 59.96, 725, 12_034)] == [
         "0.42 s", "41.3 s", "1 min 0 s", "12 min 5 s", "3 h 20 min",
     ]  # fmt: skip
-    assert [setting(value) for value in (None, True, 120.0, 1e-5, "x")] == ["not set", "true", "120", "1e-05", "x"]
+    assert [setting(value) for value in (None, True, 120.0, 1e-5, 1.0000001e-3, "x")] == [
+        "not set", "true", "120", "1e-05", "0.0010000001", "x",
+    ]  # fmt: skip
 
 
 def test_the_closing_table_shows_accuracy_loss_times_and_place_and_imports_nothing_slow() -> None:

@@ -9,6 +9,7 @@ from io import BufferedReader
 from typing import TYPE_CHECKING, Annotated, cast
 
 from pydantic import Field
+from rich.cells import cell_len
 from rich.table import Table
 
 from job import memory
@@ -108,7 +109,8 @@ def _as_json(path: str, labelled: "Labelled") -> dict[str, str | float]:
 def _as_table(batch: Sequence[tuple[str, "Labelled"]], *, show_header: bool, class_names: Sequence[str]) -> Table:
     """The columns of every batch have the same width, so that batches read as one table."""
     table = Table(box=None, show_header=show_header, header_style="bold", padding=(0, 2, 0, 0))
-    table.add_column("label", width=max(len("label"), *map(len, class_names)), no_wrap=True)
+    labels = ["label", *(plain(name).plain for name in class_names)]
+    table.add_column("label", width=max(map(cell_len, labels)), no_wrap=True)
     table.add_column("probability", width=len("probability"), justify="right")
     table.add_column("image", overflow="fold")
     for path, labelled in batch:

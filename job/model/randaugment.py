@@ -1,8 +1,8 @@
 """RandAugment (Cubuk et al. 2020, arXiv:1909.13719): each image goes through a few operations of one magnitude.
 
 The operations are the fourteen of the paper. At the largest magnitude, 1, they are as strong as those of
-`torchvision.transforms.RandAugment`, which has them get stronger with the magnitude, all of them, and leaves the image
-as it is at 0. What a geometric operation leaves empty is filled by reflection, as in the rest of this package.
+`torchvision.transforms.RandAugment`. At 0 the image stays as it is, but for AutoContrast and Equalize, which have no
+strength. What a geometric operation leaves empty is filled by reflection, as in the rest of this package.
 
 `keras.layers.RandAugment` is not used: it draws one operation for all images of a batch. Of Keras's layers for one
 operation, `Equalization` has one histogram for all images, `RandomSharpness` takes the outside to be black, and

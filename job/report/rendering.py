@@ -47,6 +47,11 @@ def percent(ratio: float) -> str:
     return f"{bare_percent(ratio)} %"
 
 
+def exact_percent(ratio: float) -> str:
+    """0.9999 -> `99.99 %`, as a limit that somebody has set."""
+    return f"{100 * ratio:.10g} %"
+
+
 def percent_or_none(ratio: float | None) -> str:
     """0.973 -> `97.3 %`; `none` where there is no value."""
     return "none" if ratio is None else percent(ratio)
@@ -58,7 +63,9 @@ def decimal_or_none(value: float | None) -> str:
 
 
 def share(ratio: float) -> str:
-    """0.973 -> `97 %`, 0.001 -> `< 1 %`."""
+    """0.973 -> `97 %`, 0.001 -> `< 1 %`, 0.998 -> `> 99 %`."""
+    if 0.99 < ratio < 1.0:
+        return "> 99 %"
     return "< 1 %" if 0.0 < ratio < 0.01 else f"{100.0 * ratio:.0f} %"
 
 
@@ -136,10 +143,13 @@ def setting(value: Any) -> str:
         return "not set"
     if isinstance(value, bool):
         return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float) and float(f"{value:g}") == value:
+        # Shorter, as 1 and not 1.0.
+        return f"{value:g}"
+    return str(value)
 
 
 FILTERS = (
-    bare_percent, percent, percent_or_none, decimal_or_none, share, duration, words, unfrozen, augmentation,
-    moment, shape, listed, markdown, printable, setting,
+    bare_percent, percent, exact_percent, percent_or_none, decimal_or_none, share, duration, words, unfrozen,
+    augmentation, moment, shape, listed, markdown, printable, setting,
 )  # fmt: skip

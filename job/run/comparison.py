@@ -134,7 +134,8 @@ def _test(first: Compared, other: Compared) -> dict[str, Any]:
     images = [_test_images(run.record) for run in (first, other)]
     if None in images:
         return {"reason": "a record does not identify the test images"}
-    labels = [[it.label for it in found] for found in (first.predictions, other.predictions)]
+    # As in the identity of the data: folders Cat and cat have the same images.
+    labels = [[it.label.casefold() for it in found] for found in (first.predictions, other.predictions)]
     if images[0] != images[1] or labels[0] != labels[1]:
         return {"reason": "its test images are not those of run 1"}
     pairs = [
