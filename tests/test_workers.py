@@ -163,9 +163,7 @@ def test_a_stop_before_all_have_come_ends_those_who_are_there(start: Workers) ->
     leader, other = start(0), start(1)
     other.until("greeted")
     other.signalled(signal.SIGTERM)
-    assert [leader.ended(), other.ended()] == [
-        (42, "stopped by SIGTERM at worker 1; what was committed stands")
-    ] * 2
+    assert [leader.ended(), other.ended()] == [(42, "stopped by SIGTERM at worker 1; what was committed stands")] * 2
 
 
 def test_a_broken_collective_names_its_cause(start: Workers) -> None:
