@@ -15,6 +15,7 @@ from prometheus_client import pushadd_to_gateway
 
 from job.errors import ExitCode
 from job.observe.metrics.table import SERIES
+from job.phases import STATES_AFTER, STATES_BEFORE
 from k8s.render import examples_in
 from tests.conftest import REPOSITORY
 from tests.exporter import SeriesOfARun, exported, outcome, series_of_a_job
@@ -104,6 +105,17 @@ def test_an_alert_says_how_grave_it_is_and_what_to_do_and_has_a_unit_test() -> N
         assert rule["annotations"]["runbook_url"].endswith(f"/docs/monitoring.md#{name.lower()}"), name
     firing = re.findall(r'alertname="(\w+)"', (REPOSITORY / "tests/alerts_test.yaml").read_text())
     assert set(firing) == set(alerts())
+
+
+def test_a_run_trains_in_a_phase_of_any_name() -> None:
+    """THAW_PHASES names the phases: rules and dashboard leave out the other states, and ask for no phase by its name."""
+    in_rules = " ".join(rule["expr"] for rule in alerts().values())
+    without = re.findall(r'phase!~"([a-z_|]+)"', in_rules)
+    assert [set(states.split("|")) for states in without] == [{*STATES_BEFORE, *STATES_AFTER}] * 4
+    assert not re.search(r'phase=~?"[a-z]', in_rules)
+    (shaded,) = json.loads(DASHBOARD.read_text())["annotations"]["list"]
+    (states,) = re.findall(r'phase!~"([a-z_|]+)"', shaded["expr"])
+    assert set(states.split("|")) == {"head", *STATES_BEFORE, *STATES_AFTER}
 
 
 def test_the_host_of_the_runbook_is_named_by_one_command(tmp_path: Path) -> None:
