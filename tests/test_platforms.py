@@ -137,6 +137,15 @@ def test_pods_are_valid_and_have_few_rights(name: str) -> None:
 
 
 @needs_kustomize
+def test_kueue_gives_gpus_back_before_the_pods_give_up() -> None:
+    """By the one field that its configuration of `v1beta2` needs; page and overlay say the same."""
+    texts = [REPOSITORY / "docs/kubernetes.md", REPOSITORY / "k8s/overlays/gke-workers-kueue/kustomization.yaml"]
+    (said,) = {words for path in texts for words in re.findall(r"`waitForPodsReady: (\{.*?\})`", path.read_text())}
+    (minutes,) = re.findall(r"^\{timeout: (\d+)m\}$", said)
+    assert 60 * int(minutes) < overlay("gke-workers-kueue").settings.worker_wait_seconds
+
+
+@needs_kustomize
 def test_the_queue_has_all_that_a_run_asks_for() -> None:
     """Kueue admits no workload that asks for a resource which its queue does not have."""
     run = overlay("gke-workers-kueue")
