@@ -141,6 +141,15 @@ def test_an_overlay_of_ones_own_is_as_short_as_that(tmp_path: Path) -> None:
     assert "my-project" in account["metadata"]["annotations"]["iam.gke.io/gcp-service-account"]
 
 
+def test_the_log_is_followed_when_the_pod_has_started() -> None:
+    """Before that, `kubectl logs` ends at once with an error. The pods are those of the Job that is waited for."""
+    words = "make deploy|kubectl wait|kubectl logs"
+    deploy, wait, logs = re.findall(rf"^    ((?:{words}) .+)$", KUBERNETES, re.MULTILINE)[:3]
+    assert deploy.startswith("make deploy OVERLAY=local ")
+    assert wait.startswith("kubectl wait job --for=jsonpath='{.status.ready}'=1 ")
+    assert wait.partition("--selector ")[2] == logs.partition("--selector ")[2] == "app.kubernetes.io/name=thaw"
+
+
 def test_argo_cd_and_flux_prune_runs_and_not_what_runs_share() -> None:
     """Two of each tool, with the folders that the commands above them fill."""
     argo, flux = (
