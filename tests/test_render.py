@@ -299,7 +299,7 @@ def test_only_an_overlay_without_a_cloud_is_deployed_as_it_is(name: str) -> None
 @pytest.mark.parametrize(
     ("image", "reference"),
     [
-        ({"newTag": "0a1b2c3"}, "eu.gcr.io/ml/thaw:0a1b2c3"),
+        ({"newTag": "553640e6"}, "eu.gcr.io/ml/thaw:553640e6"),
         ({"digest": f"sha256:{'0a' * 32}"}, f"eu.gcr.io/ml/thaw@sha256:{'0a' * 32}"),
     ],
 )
