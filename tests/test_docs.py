@@ -142,6 +142,35 @@ def test_an_overlay_of_ones_own_is_as_short_as_that(tmp_path: Path) -> None:
     assert "my-project" in account["metadata"]["annotations"]["iam.gke.io/gcp-service-account"]
 
 
+@needs_kustomize
+@pytest.mark.parametrize(
+    ("overlay", "key"),
+    [("eks", "eks.amazonaws.com/role-arn"), ("aks", "azure.workload.identity/client-id"), (None, None)],
+)
+def test_the_account_of_a_cloud_is_one_line_or_none(overlay: str | None, key: str | None, tmp_path: Path) -> None:
+    """The line replaces that of the example; nothing is left that `make deploy` refuses."""
+    shared = [
+        textwrap.dedent(block)
+        for block in re.findall(r"^((?: {4}.*\n)+)", KUBERNETES, re.MULTILINE)
+        if re.match(r" {4}resources: .*/(overlays/gke|base)/shared\]", block)
+    ]
+    if key:
+        (line,) = re.findall(rf"^ {{4}}( .*{key.replace('/', '~1')},.*\n)", KUBERNETES, re.MULTILINE)
+        *others, _ = shared[0].replace("/gke/", f"/{overlay}/").splitlines(keepends=True)
+        text = "".join([*others, line])
+    else:
+        text = shared[1]
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    (folder / "kustomization.yaml").write_text(
+        text.replace("../../../thaw", os.path.relpath(REPOSITORY, folder.resolve()))
+    )
+    manifests = shared_by_runs(tmp_path)
+    (account,) = of_kind(manifests, "ServiceAccount")
+    assert set(account["metadata"].get("annotations", {})) == ({key} if key else set())
+    assert examples_in(manifests) == []
+
+
 def test_the_log_is_followed_when_the_pod_has_started() -> None:
     """Before that, `kubectl logs` ends at once with an error. The pods are those of the Job that is waited for."""
     words = "make deploy|kubectl wait|kubectl logs"
