@@ -91,7 +91,7 @@ bench: setup ## measure speed and memory, side by side
 # podman and buildah would call an image without a registry localhost/..., and a cluster looks for it at docker.io/library, as
 # docker means it. buildah would put all that this adds to the base image into one layer of 1.6 GB.
 define build_image
-	@test -n "$(CONTAINER)" || { echo "building an image needs docker, podman or buildah, and none of them works here"; exit 1; }
+	@test -n "$(CONTAINER)" || { echo "building an image needs docker, podman or buildah, and none of them works here" >&2; exit 1; }
 	$(CONTAINER) build $(if $(filter buildah,$(notdir $(CONTAINER))),--layers) --target $(1) --tag $(if $(findstring /,$(2)),,docker.io/library/)$(2) --build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null || echo unknown) \
 		$(IMAGE_FLAGS) .
 endef

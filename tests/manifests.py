@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from job.settings.fields import variable
 from job.settings.settings import Settings
-from k8s.render import Manifest, kustomize, main, of_one_run, settings_of, shared_by_runs
+from k8s.render import Manifest, as_text, kustomize, main, of_one_run, settings_of, shared_by_runs
 from tests.conftest import REPOSITORY
 from tests.once import made_once
 
@@ -187,7 +186,7 @@ def write_kustomization(folder: Path, **content: Any) -> Path:
     """Write a kustomization.yaml; resources and components are folders in k8s."""
     for key in ("resources", "components"):
         content[key] = [os.path.relpath(K8S / path, folder.resolve()) for path in content.get(key, [])]
-    (folder / "kustomization.yaml").write_text(yaml.safe_dump(content))
+    (folder / "kustomization.yaml").write_text(as_text([content]))
     return folder
 
 

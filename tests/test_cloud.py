@@ -23,6 +23,7 @@ from job.settings.environment import read_settings
 from job.settings.settings import Settings
 from k8s.render import kustomize
 from tests.manifests import K8S, job_spec, needs_kustomize, of_kind
+from tests.services import program
 
 CLOUD = K8S / "cloud"
 WORKFLOW: dict[str, Any] = yaml.safe_load((CLOUD / "workflow.yaml").read_text())
@@ -222,13 +223,16 @@ def test_a_task_of_cloud_run_has_settings_that_hold(monkeypatch: pytest.MonkeyPa
 
 
 def test_attempts_of_one_execution_are_of_one_job(tmp_path: Path) -> None:
-    """The command of the container hands its name on, and leaves no shell in between."""
-    (tmp_path / "python").write_text('#!/bin/sh\necho "$$ $* $THAW_JOB_UID $THAW_JOB_NAME"\n')
+    """The command of the container hands its name on, and tini is in place of the shell, as in the image."""
+    program("tini")
+    (tmp_path / "python").write_text(
+        '#!/bin/sh\necho "$PPID $(cat /proc/$PPID/comm) $* $THAW_JOB_UID $THAW_JOB_NAME"\n'
+    )
     (tmp_path / "python").chmod(0o755)
     (box,) = TASK["containers"]
     env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "CLOUD_RUN_EXECUTION": "thaw-x7k2p", "CLOUD_RUN_JOB": "thaw"}
     with subprocess.Popen([*box["command"], *box["args"]], env=env, stdout=subprocess.PIPE, text=True) as process:
         out, _ = process.communicate()
-    assert out.split() == [str(process.pid), "-m", "job", "thaw-x7k2p", "thaw"]
+    assert out.split() == [str(process.pid), "tini", "-m", "job", "thaw-x7k2p", "thaw"]
     assert TASK["maxRetries"] > 0
     assert CLOUD_RUN["spec"]["template"]["spec"]["parallelism"] == 1

@@ -129,16 +129,55 @@ def test_an_overlay_of_ones_own_is_as_short_as_that(tmp_path: Path) -> None:
     """The example renders: its image, settings, queue and account are in the Job."""
     run, shared = re.findall(r"^((?: {4}.*\n)+)", KUBERNETES[KUBERNETES.index("    resources: [") :], re.MULTILINE)[:2]
     here = os.path.relpath(REPOSITORY, tmp_path.resolve())
+    run = run.replace("0a1b2c3", "553640e6")  # to YAML a number, unless it is quoted
     (tmp_path / "shared").mkdir()
     for folder, block in ((tmp_path, run), (tmp_path / "shared", shared)):
         (folder / "kustomization.yaml").write_text(textwrap.dedent(block).replace("../../thaw", here))
     manifests = Manifests(of_one_run(kustomize(tmp_path)))
     (account,) = of_kind(shared_by_runs(tmp_path), "ServiceAccount")
-    assert manifests.container["image"] == "europe-docker.pkg.dev/my-project/ml/thaw:0a1b2c3"
+    assert manifests.container["image"] == "europe-docker.pkg.dev/my-project/ml/thaw:553640e6"
     assert examples_in([*manifests, account]) == []
     assert (manifests.settings.seed, manifests.settings.storage_uri) == (7, "gs://my-bucket/runs")
     assert manifests.workload["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "thaw"
     assert "my-project" in account["metadata"]["annotations"]["iam.gke.io/gcp-service-account"]
+
+
+@needs_kustomize
+@pytest.mark.parametrize(
+    ("overlay", "key"),
+    [("eks", "eks.amazonaws.com/role-arn"), ("aks", "azure.workload.identity/client-id"), (None, None)],
+)
+def test_the_account_of_a_cloud_is_one_line_or_none(overlay: str | None, key: str | None, tmp_path: Path) -> None:
+    """The line replaces that of the example; nothing is left that `make deploy` refuses."""
+    shared = [
+        textwrap.dedent(block)
+        for block in re.findall(r"^((?: {4}.*\n)+)", KUBERNETES, re.MULTILINE)
+        if re.match(r" {4}resources: .*/(overlays/gke|base)/shared\]", block)
+    ]
+    if key:
+        (line,) = re.findall(rf"^ {{4}}( .*{key.replace('/', '~1')},.*\n)", KUBERNETES, re.MULTILINE)
+        *others, _ = shared[0].replace("/gke/", f"/{overlay}/").splitlines(keepends=True)
+        text = "".join([*others, line])
+    else:
+        text = shared[1]
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    (folder / "kustomization.yaml").write_text(
+        text.replace("../../../thaw", os.path.relpath(REPOSITORY, folder.resolve()))
+    )
+    manifests = shared_by_runs(tmp_path)
+    (account,) = of_kind(manifests, "ServiceAccount")
+    assert set(account["metadata"].get("annotations", {})) == ({key} if key else set())
+    assert examples_in(manifests) == []
+
+
+def test_the_log_is_followed_when_the_pod_has_started() -> None:
+    """Before that, `kubectl logs` ends at once with an error. The pods are those of the Job that is waited for."""
+    words = "make deploy|kubectl wait|kubectl logs"
+    deploy, wait, logs = re.findall(rf"^    ((?:{words}) .+)$", KUBERNETES, re.MULTILINE)[:3]
+    assert deploy.startswith("make deploy OVERLAY=local ")
+    assert wait.startswith("kubectl wait job --for=jsonpath='{.status.ready}'=1 ")
+    assert wait.partition("--selector ")[2] == logs.partition("--selector ")[2] == "app.kubernetes.io/name=thaw"
 
 
 def test_argo_cd_and_flux_prune_runs_and_not_what_runs_share() -> None:

@@ -11,7 +11,7 @@ import yaml
 from kubernetes_validate.utils import SchemaNotFoundError, latest_version
 
 from job import __version__
-from job.cli.mirror import DATA, WEIGHTS
+from job.cli.mirror import DATA, DIGEST_DIGITS, WEIGHTS
 from job.errors import ExitCode
 from job.observe.termination import DEFAULT_PATH
 from job.settings.settings import Settings
@@ -327,7 +327,8 @@ def test_a_mirror_is_where_the_command_puts_it_and_replaces_the_internet() -> No
     manifests, uri = component("mirror"), "gs://thaw.example.com/mirror"
     settings = manifests.settings
     assert settings.data_dir == f"{uri}/{DATA}"
-    assert settings.weights == f"{uri}/{WEIGHTS}/{settings.backbone}_imagenet_{settings.image_size}px_notop.weights.h5"
+    name = f"{settings.backbone}_imagenet_{settings.image_size}px_notop-[0-9a-f]{{{DIGEST_DIGITS}}}.weights.h5"
+    assert re.fullmatch(re.escape(f"{uri}/{WEIGHTS}/") + name, settings.weights)
     rules, rules_without = (
         [rule for policy in part.of_kind("NetworkPolicy") for rule in policy["spec"]["egress"]]
         for part in (manifests, base())

@@ -14,7 +14,9 @@ import yaml
 from prometheus_client import pushadd_to_gateway
 
 from job.errors import ExitCode
+from job.observe.metrics.exporter import JOB
 from job.observe.metrics.table import SERIES
+from job.phases import STATES_AFTER, STATES_BEFORE
 from k8s.render import examples_in
 from tests.conftest import REPOSITORY
 from tests.exporter import SeriesOfARun, exported, outcome, series_of_a_job
@@ -106,6 +108,17 @@ def test_an_alert_says_how_grave_it_is_and_what_to_do_and_has_a_unit_test() -> N
     assert set(firing) == set(alerts())
 
 
+def test_a_run_trains_in_a_phase_of_any_name() -> None:
+    """THAW_PHASES names the phases: rules and dashboard leave out the other states, and ask for none by its name."""
+    in_rules = " ".join(rule["expr"] for rule in alerts().values())
+    without = re.findall(r'phase!~"([a-z_|]+)"', in_rules)
+    assert [set(states.split("|")) for states in without] == [{*STATES_BEFORE, *STATES_AFTER}] * 4
+    assert not re.search(r'phase=~?"[a-z]', in_rules)
+    (shaded,) = json.loads(DASHBOARD.read_text())["annotations"]["list"]
+    (states,) = re.findall(r'phase!~"([a-z_|]+)"', shaded["expr"])
+    assert set(states.split("|")) == {"head", *STATES_BEFORE, *STATES_AFTER}
+
+
 def test_the_host_of_the_runbook_is_named_by_one_command(tmp_path: Path) -> None:
     """That of the page; afterwards no rule leads to an example, which `make deploy` would refuse."""
     (command,) = re.findall(r"^    (sed -i .+) k8s/components/monitoring/shared/alerts\.yaml$", PAGE, re.MULTILINE)
@@ -134,6 +147,17 @@ def test_the_page_on_monitoring_shows_what_prometheus_takes(tmp_path: Path) -> N
     assert config["scrape_configs"][0].pop("kubernetes_sd_configs") == [{"role": "pod"}]
     (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(config))
     run([program("promtool"), "check", "config", "prometheus.yml"], folder=tmp_path)  # and the rules with it
+
+
+def test_the_command_of_the_page_makes_the_gateway_forget_a_data_set(tmp_path: Path) -> None:
+    """The alert on its last success would never end; other data sets stay."""
+    (command,) = re.findall(r"^    (curl .+)$", PAGE, re.MULTILINE)
+    with Pushgateway(tmp_path) as gateway:
+        for name in ("cats_vs_dogs", "well"):
+            pushadd_to_gateway(gateway.url, job=JOB, grouping_key={"dataset": name}, registry=outcome())
+        run(command.replace("http://pushgateway.monitoring.svc:9091", gateway.url))
+        left = set(re.findall(r'^thaw_last_success_timestamp_seconds{.*dataset="(\w+)"', gateway.get("/metrics"), re.M))
+    assert left == {"well"}
 
 
 def test_the_dashboard_is_the_generated_one_and_complete() -> None:

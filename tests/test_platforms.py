@@ -88,6 +88,16 @@ def test_argo_tries_again_what_can_help() -> None:
     assert train["retryStrategy"]["expression"].startswith('lastRetry.status == "Error" || !(')
 
 
+def test_a_job_of_azure_submitted_again_is_the_same_run_under_another_name() -> None:
+    """A name cannot be used twice in a workspace, so neither command nor file gives one; the run has its own."""
+    path = EXAMPLES / "azure-ml.yaml"
+    (command,) = re.findall(r"^# +(az ml job create .+)$", path.read_text(), re.MULTILINE)
+    job = yaml.safe_load(path.read_text())
+    assert command == "az ml job create --file k8s/examples/azure-ml.yaml"
+    assert "name" not in job
+    assert job["environment_variables"]["THAW_RUN_ID"] == "cats"
+
+
 def test_airflow_fails_for_good_where_a_retry_cannot_help() -> None:
     """The same codes."""
     assert constants_of_the_dag()["HOPELESS"] == HOPELESS
@@ -124,6 +134,15 @@ def test_pods_are_valid_and_have_few_rights(name: str) -> None:
     if name != "batch":  # it has no such fields
         assert security["capabilities"] == {"drop": ["ALL"]}
         assert pod["enableServiceLinks"] is False
+
+
+@needs_kustomize
+def test_kueue_gives_gpus_back_before_the_pods_give_up() -> None:
+    """By the one field that its configuration of `v1beta2` needs; page and overlay say the same."""
+    texts = [REPOSITORY / "docs/kubernetes.md", REPOSITORY / "k8s/overlays/gke-workers-kueue/kustomization.yaml"]
+    (said,) = {words for path in texts for words in re.findall(r"`waitForPodsReady: (\{.*?\})`", path.read_text())}
+    (minutes,) = re.findall(r"^\{timeout: (\d+)m\}$", said)
+    assert 60 * int(minutes) < overlay("gke-workers-kueue").settings.worker_wait_seconds
 
 
 @needs_kustomize

@@ -47,6 +47,13 @@ def write_overlay(folder: Path, *literals: str) -> Path:
     return write_kustomization(folder, resources=[GKE], configMapGenerator=[generator])
 
 
+def deleted_by_label() -> set[str]:
+    """The kinds that the page deletes when there is no overlay to find a run by."""
+    page = (K8S.parent / "docs/kubernetes.md").read_text()
+    section = page[page.index("## Deleting a run") : page.index("## Pruning")]
+    return set(",".join(re.findall(r"kubectl delete ([a-z,]+) (?:NAME|--selector)", section)).split(","))
+
+
 def patch(change: str, **target: str) -> dict[str, object]:
     """A patch of a Job or a CronJob as in a kustomization."""
     whole = {"apiVersion": "batch/v1", "kind": "any", "metadata": {"name": "any"}}
@@ -208,6 +215,7 @@ def test_a_run_and_what_runs_share_are_apart(place: str) -> None:
     if run.workload["kind"] != "TrainJob":  # its pods are made by the runtime
         labelled.append(run.job["template"])
     assert {it["metadata"]["labels"][INSTANCE] for it in labelled} == {run.name}
+    assert {manifest["kind"].lower() for manifest in run} <= deleted_by_label()
     assert INSTANCE not in yaml.safe_dump(list(shared))
     assert {it["metadata"]["labels"][COMPONENT] for it in labelled} == {"training"}
     assert {it["metadata"]["labels"][COMPONENT] for it in shared} == {"shared"}
@@ -291,7 +299,7 @@ def test_only_an_overlay_without_a_cloud_is_deployed_as_it_is(name: str) -> None
 @pytest.mark.parametrize(
     ("image", "reference"),
     [
-        ({"newTag": "0a1b2c3"}, "eu.gcr.io/ml/thaw:0a1b2c3"),
+        ({"newTag": "553640e6"}, "eu.gcr.io/ml/thaw:553640e6"),
         ({"digest": f"sha256:{'0a' * 32}"}, f"eu.gcr.io/ml/thaw@sha256:{'0a' * 32}"),
     ],
 )

@@ -97,6 +97,15 @@ def test_a_full_disk_is_told_before_the_packages_are_fetched(setup: Setup, tmp_p
     check(done, f"the disk of {tmp_path}/.venv has 10 MB free, and the packages need 2500 MB", "free space there, .*")
 
 
+def test_an_installation_leaves_standard_output_to_the_target(setup: Setup, tmp_path: Path) -> None:
+    """The first `make render > runs/weekly.yaml` of a clone installs too. Here a program has the part of Python."""
+    does = 'case "$*" in *version_info*) echo 3.11 ;; "-m venv"*) mkdir .venv/bin; cp "$0" .venv/bin ;; esac'
+    done = setup(program(tmp_path / "python", does))
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert done.stderr.startswith("Installing the packages of dev.txt into .venv, for Python 3.11: ")
+    assert (tmp_path / ".venv/.installed").exists()
+
+
 @pytest.mark.slow
 def test_without_a_network_it_says_so_and_not_that_there_is_no_such_package(setup: Setup, tmp_path: Path) -> None:
     """With the proxy that is set, without its password. What is not complete is no environment of the program."""
@@ -104,6 +113,7 @@ def test_without_a_network_it_says_so_and_not_that_there_is_no_such_package(setu
     done = setup(PIP_RETRIES="1", https_proxy=proxy, http_proxy=proxy, no_proxy="")
     assert done.returncode == 1
     assert re.fullmatch(
+        "Installing the packages of .*\n"
         "error: the packages cannot be fetched: ProxyError.*Connection refused.*\n"
         r"hint: .*set https_proxy to your proxy \(now: http://\*\*\*@127\.0\.0\.1:9\), or PIP_INDEX_URL to a mirror\n",
         done.stderr,

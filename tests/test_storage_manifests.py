@@ -166,6 +166,7 @@ def test_the_examples_of_the_page_render(tmp_path: Path) -> None:
     """A server of one's own with its policy, and another region on EKS; nothing is left to change but names."""
     blocks = re.findall(r"^((?: {4}.*\n)+)", (REPOSITORY / "docs" / "storage.md").read_text(), re.MULTILINE)
     region, run, _, shared = blocks
+    run = run.replace("0a1b2c3", "553640e6")  # to YAML a number, unless it is quoted
     here = os.path.relpath(REPOSITORY, tmp_path.resolve())
     on_eks = f"resources: [{here}/k8s/overlays/eks]\n{textwrap.dedent(region)}"
     folders = {tmp_path / "shared": shared, tmp_path / "eks": on_eks.replace(here, f"../{here}"), tmp_path: run}
@@ -176,6 +177,7 @@ def test_the_examples_of_the_page_render(tmp_path: Path) -> None:
     assert manifests.settings.storage_uri == "s3://my-bucket/runs"
     assert manifests.config["AWS_ENDPOINT_URL"] == "http://minio.minio.svc:9000"
     assert examples_in(manifests) == []
+    assert manifests.container["image"] == "registry.my-company.com/ml/thaw:553640e6"
     (policy,) = [it for it in manifests.of_kind("NetworkPolicy") if it["metadata"]["name"] == "thaw-minio"]
     assert policy["spec"]["egress"] == [{
         "ports": [{"protocol": "TCP", "port": 8080}],

@@ -83,6 +83,14 @@ def test_every_target_that_is_called_exists(name: str) -> None:
     assert set(called.split()) <= targets
 
 
+@pytest.mark.parametrize(("name", "otherwise"), [("ci.yml", "github.sha"), ("gpu.yml", "github.ref")])
+def test_a_pull_request_cancels_only_older_checks_of_itself(name: str, otherwise: str) -> None:
+    """By its number: branches of two forks can have the same name."""
+    (group,) = re.findall(r"^ +group: (.+)$", TEXTS[name], re.MULTILINE)
+    number = "github.event.pull_request.number"
+    assert group == f"{name.removesuffix('.yml')}-${{{{ {number} || {otherwise} }}}}"
+
+
 def test_a_release_is_only_made_of_a_tag_and_of_what_has_passed() -> None:
     """Both images, named by the version; the notes last, when there is something to announce."""
     assert workflow("release.yml")[True] == {"push": {"tags": ["v*"]}}

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from job.errors import ExitCode
+from job.phases import PHASE_NAMES, STATES_AFTER, STATES_BEFORE
 
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 SHORTHANDS = {
@@ -43,7 +44,7 @@ def dashboard(rows: list[Json]) -> Json:
         "time": {"from": "now-3h", "to": "now"},
         "timezone": "browser",
         "templating": {"list": variables()},
-        "annotations": {"list": [unfreezing()]},
+        "annotations": {"list": [later_phases()]},
         "panels": list(laid_out(rows)),
     }
 
@@ -78,15 +79,16 @@ def variable(name: str, label: str, query: str, *, hide: int = 0) -> Json:
     }
 
 
-def unfreezing() -> Json:
-    """Shades the time in which every weight trains."""
+def later_phases() -> Json:
+    """Shades the time in which another phase trains than the head. The series do not say what a phase unfreezes."""
+    others = "|".join((PHASE_NAMES[0], *STATES_BEFORE, *STATES_AFTER))
     return {
-        "name": "Fine-tuning: the backbone is unfrozen",
+        "name": "Phases other than the head",
         "datasource": DATASOURCE,
         "enable": True,
         "iconColor": "light-blue",
-        "expr": written_out('thaw_phase{RUN, phase="fine_tune"} == 1'),
-        "titleFormat": "fine-tuning",
+        "expr": written_out(f'thaw_phase{{RUN, phase!~"{others}"}} == 1'),
+        "titleFormat": "{{phase}}",
         "textFormat": "{{pod}}",
         "step": "30s",
     }
