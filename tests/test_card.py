@@ -21,7 +21,7 @@ from job.report import saved_model
 from job.report.card import card
 from job.train import evaluation
 from tests.classifiers import build
-from tests.reports import content
+from tests.reports import content, epoch
 
 MORE = """
 import sys
@@ -140,6 +140,19 @@ def test_the_card_of_own_images_names_no_data_set_of_a_hub() -> None:
     metadata = front_matter(card(content(dataset="./photos")))
     assert "datasets" not in metadata
     assert metadata["model-index"][0]["results"][0]["dataset"]["type"] == "imagefolder"
+
+
+def test_it_says_what_was_done_and_not_what_was_meant() -> None:
+    """A phase that stopped early has the epochs that it trained, and test images may be among the training images."""
+    history = (epoch("head", 0), epoch("head", 1), epoch("fine_tune", 0))
+    usual = card(content(history=history, head_epochs=100, patience=3))
+    assert ", not used in training |" in usual
+    assert "- head: the head, 2 epochs of Adam at a learning rate of 0.001" in usual
+    settings = {"keep": "best", "weight_decay": 0.01}
+    other = card(content(history=history, duplicates={"train_test": 1040, "train_validation": 2}, **settings))
+    assert ", 1,040 of which are among the training images too |" in other
+    assert ", 1 epoch of AdamW at a learning rate of 1e-05, 25 parameters, of which the best epoch is kept" in other
+    assert "not used in training" not in other
 
 
 HOSTILE = (
