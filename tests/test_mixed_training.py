@@ -178,12 +178,13 @@ def test_what_is_shipped_are_the_averages(whole: Whole, tmp_path: Path) -> None:
     ("setting", "remark"),
     [
         ({"mixup": 0.2}, "mixed with another one"),
+        ({"class_weights": "balanced"}, "weighted by class"),
         pytest.param({"cutmix": 1.0}, "mixed with another one", marks=pytest.mark.slow),
         pytest.param({"label_smoothing": 0.1}, "labels are smoothed", marks=pytest.mark.slow),
         pytest.param({"ema_decay": 0.99}, "moving average of the weights", marks=pytest.mark.slow),
     ],
 )
-def test_the_page_says_what_the_curves_are_of(setting: dict[str, float], remark: str) -> None:
+def test_the_page_says_what_the_curves_are_of(setting: dict[str, Any], remark: str) -> None:
     """Beside them, and in the settings of the run."""
     page = render(content(**setting))
     assert remark in page
