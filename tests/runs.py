@@ -46,7 +46,7 @@ def places(operations: Sequence[str]) -> list[int]:
 
 
 class StopAtStep(Recorder):
-    """Stops a run right after a step of a phase, counted from 0."""
+    """Stops a run right after the call that has done a step of a phase, counted from 0."""
 
     def __init__(self, phase: str, step: int) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class StopAtStep(Recorder):
         self._reached = False
 
     def step(self, done: StepDone, running_means: RunningMeans) -> None:
-        self._reached |= (done.phase, done.step) == self._position
+        self._reached |= done.phase == self._position[0] and done.step >= self._position[1]
 
     def check_stop(self) -> None:
         if self._reached:

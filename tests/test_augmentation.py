@@ -4,7 +4,6 @@ import dataclasses
 import math
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -12,14 +11,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from job.errors import Interrupted
 from job.model import colour
 from job.model.augmentation import Rows, augment
 from job.model.augmentation_policy import OFF, Augmentation, Flip
 from job.model.geometry import moved
 from job.settings.settings import Settings
-from job.storage import LocalStore
-from tests.runs import StopAtStep, record_of, result_of, start
 
 EVERYTHING = Augmentation(
     flip="horizontal_and_vertical", rotation=0.1, zoom=0.3, translation=0.2, brightness=0.2, contrast=0.5,
@@ -96,22 +92,6 @@ def test_settings_say_what_is_done() -> None:
     """The defaults are the article's; each setting has the name of the field."""
     assert Settings().augmentation() == Augmentation(flip="horizontal", rotation=0.1)
     assert Settings(**dataclasses.asdict(EVERYTHING)).augmentation() == EVERYTHING
-
-
-@pytest.mark.slow
-def test_a_run_with_all_of_it_goes_on_as_if_it_had_not_been_stopped(
-    small: Callable[..., Settings], tmp_path: Path
-) -> None:
-    """Stopped in the middle of an epoch: the same history and model, bit for bit."""
-    settings = small(head_epochs=1, fine_tune_epochs=0, **dataclasses.asdict(EVERYTHING))
-    whole, stopped = LocalStore(tmp_path / "whole"), LocalStore(tmp_path / "stopped")
-    start(settings, whole)
-    stop = StopAtStep("head", 1)
-    with pytest.raises(Interrupted):
-        start(settings, stopped, observer=stop, check_stop=stop.check_stop)
-    assert record_of(stopped).checkpoints[-1].step == 2
-    start(settings, stopped)
-    assert result_of(stopped) == result_of(whole)
 
 
 # The article's flip and rotation, which runs under way depend on

@@ -23,7 +23,6 @@ from job.train.state import PhaseState
 from job.train.step import Recipe
 from tests import shapes
 from tests.classifiers import ALONE, build
-from tests.reports import content, render
 from tests.runs import CrashOn, start
 from tests.stores import Crash
 
@@ -105,9 +104,3 @@ def test_the_setting_reaches_the_log_and_the_loss(small: Callable[..., Settings]
         assert trained.of(events.DataLoaded)[0].class_weights == expected
         losses[kind] = trained.of(events.EpochFinished)[0].train_loss
     assert losses["balanced"] != losses["none"]
-
-
-def test_the_page_says_that_the_training_loss_is_weighted() -> None:
-    """Beside the curves, where it is compared with the loss of validation."""
-    assert "weighted by class" in render(content(class_weights="balanced"))
-    assert "weighted by class" not in render(content())

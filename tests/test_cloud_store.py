@@ -651,17 +651,6 @@ def test_a_name_that_would_be_another_objects_is_refused(minio: Minio, name: str
             ask(name)
 
 
-@pytest.mark.parametrize("name", ["%41", "a/%2F", "~*[x]{y}", "..a/b..", "é/é", "'\"<&>"])
-def test_more_odd_names_are_kept_as_they_are(server: StoreServer, name: str) -> None:
-    """Nothing is decoded once more, or made the same."""
-    store = new_store(server)
-    store.write(name, name.encode(), if_version=MISSING)
-    assert store.read(name).data == name.encode()
-    assert store.versions("") == {name: store.version(name)}
-    store.delete(name)
-    assert store.version(name) == MISSING
-
-
 def test_a_store_sees_nothing_beside_its_prefix(server: StoreServer) -> None:
     """Also of a name that begins with it; the whole bucket is a store too."""
     store = new_store(server)

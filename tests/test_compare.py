@@ -4,8 +4,6 @@ import csv
 import hashlib
 import io
 import json
-import subprocess
-import sys
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +20,6 @@ from job.report.predictions import COLUMNS
 from job.run.record import RECORD_NAME
 from job.schema import StoredFile
 from job.storage import MISSING, LocalStore
-from tests.conftest import REPOSITORY
 from tests.recorded import INPUTS, OUTCOME, attempt, epoch, record
 from tests.runs import Undisturbed
 from tests.test_report_browser import LOW_CONTRAST, browser
@@ -209,13 +206,3 @@ def test_the_page_fits_the_screen_and_can_be_read(
         found = shown.evaluate(LOW_CONTRAST)
         assert found["num_seen"] > 60
         assert found["low"] == []
-
-
-@pytest.mark.slow
-def test_comparing_imports_no_tensorflow(keep: Keep, tmp_path: Path) -> None:
-    """Not even for the page."""
-    words = ["compare", keep("a", {1}), keep("b", {2}), "--page", str(tmp_path / "page.html")]
-    code = f"import sys; from job.__main__ import main; main({words!r}); print('tensorflow' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
-    assert done.stdout.splitlines()[-1] == "False", done.stderr
-    assert (tmp_path / "page.html").exists()

@@ -121,10 +121,6 @@ def test_a_damaged_image_ends_the_run_before_its_first_step(load: Load) -> None:
         trained(splits)
 
 
-def test_it_does_not_change_what_run_it_is() -> None:
-    assert Settings(cache="device").fingerprint() == Settings().fingerprint()
-
-
 def need(**values: Any) -> Any:
     return estimate(Settings(**values), num_examples=1000, precision="float32")
 

@@ -1,8 +1,6 @@
 """The bucket as a store, over real HTTP: it survives each fault that passes, and explains each that lasts."""
 
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,7 +28,6 @@ from job.storage import MISSING, StoredObject, gcs_errors, open_store
 from job.storage import gcs as gcs_module
 from job.storage.gcs import GcsStore
 from job.storage.retrying import RetryingStore
-from tests.conftest import REPOSITORY
 from tests.gcs_server import (
     BUCKET,
     FALSE_412,
@@ -145,22 +142,6 @@ def test_a_permission_that_is_missing_is_named(gcs: GcsServer, do: Do, operation
     with pytest.raises(AccessDenied, match=f"cannot {operation} gs://bucket/runs/small") as caught:
         do(operation)
     assert f"storage.objects.{permission}" in caught.value.hint
-    assert caught.value.exit_code == ExitCode.BAD_INPUT
-
-
-def test_a_permission_that_was_there_before_may_come_back(gcs: GcsServer) -> None:
-    """It is as an outage, and ends with 44; that of another kind of request was never there, and ends with 4."""
-    store = RetryingStore(GcsStore(bucket=BUCKET, prefix="p"), retry_seconds=0.5, first_delay_seconds=0.001)
-    version = store.write("a", SMALL, if_version=MISSING)
-    fault = gcs.fail("403", at=0, times=3, operation="write")
-    store.write("a", SMALL * 2, if_version=version)
-    assert fault.struck == 3
-    gcs.fail("403", at=0, times=10_000)
-    with pytest.raises(StorageError, match=r"403.*tried for") as caught:
-        store.write("b", SMALL, if_version=MISSING)
-    assert caught.value.exit_code == ExitCode.STORAGE_UNAVAILABLE
-    with pytest.raises(AccessDenied) as caught:
-        store.delete("a")
     assert caught.value.exit_code == ExitCode.BAD_INPUT
 
 
@@ -382,19 +363,6 @@ def test_a_client_that_cannot_be_made_is_no_fault_of_the_store(monkeypatch: pyte
         open_store("gs://bucket/x")
 
 
-def test_bytes_that_arrive_damaged_are_fetched_again_and_then_given_up(
-    gcs: GcsServer, gcs_store: RetryingStore, tmp_path: Path
-) -> None:
-    """Twice may be chance; three times is not."""
-    gcs_store.write("a", SMALL, if_version=MISSING)
-    gcs.fail("corrupt", at=0, times=2, operation="read")
-    gcs_store.download("a", tmp_path / "a")
-    assert (tmp_path / "a").read_bytes() == SMALL
-    gcs.fail("corrupt", at=0, times=3, operation="read")
-    with pytest.raises(ObjectDamaged):
-        gcs_store.download("a", tmp_path / "a")
-
-
 def test_no_request_needs_more_than_the_four_permissions_and_every_write_has_a_precondition(
     gcs: GcsServer, do: Do, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -471,19 +439,3 @@ def test_the_status_of_an_answer_says_what_passes_and_what_lasts() -> None:
         for code in codes:
             error = google.api_core.exceptions.from_http_status(code, "what it said")
             assert type(gcs_errors.explain(error, "read", "gs://b/a")) is kind, code
-
-
-READ_ON_A_DESK = """
-import sys
-from job.storage import open_store
-print(open_store(sys.argv[1]).list(""))
-"""
-
-
-def test_the_emulator_variable_works_in_a_process_of_its_own(gcs: GcsServer) -> None:
-    """As a user sets it, with a URI as a user writes it."""
-    gcs.put("runs/a", b"", None)
-    done = subprocess.run(
-        [sys.executable, "-c", READ_ON_A_DESK, f"gs://{BUCKET}/runs"], cwd=REPOSITORY, capture_output=True, text=True
-    )
-    assert done.stdout == "['a']\n", done.stderr

@@ -6,7 +6,6 @@ import os
 import re
 import socket
 import sys
-from collections.abc import Callable
 
 import pytest
 
@@ -15,8 +14,6 @@ from job.observe.estimate import Estimate
 from job.observe.events import DataLoaded, EpochFinished, Evaluated, PhaseStarted, RunFailed, StepDone, Stopping
 from job.observe.log import ConsoleLines, JsonLines
 from job.observe.progress import Progress
-from tests.conftest import REPOSITORY
-from tests.terminal import run_in_terminal
 
 
 def test_events_are_lines_of_json_off_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
@@ -78,24 +75,6 @@ def test_a_person_who_stops_a_run_is_told_what_happens_now(
     """And what a second signal costs."""
     ConsoleLines(Progress()).event(event)
     assert capsys.readouterr().out == f"{expected}\n"
-
-
-@pytest.mark.slow
-def test_a_terminal_shows_a_bar_while_it_trains_and_a_table_at_the_end(
-    environment: Callable[..., dict[str, str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In a real pseudo-terminal."""
-    for name, value in environment(head_epochs=60, fine_tune_epochs=1).items():
-        monkeypatch.setenv(name, value)
-    exit_code, text = run_in_terminal(["--verbose"], cwd=REPOSITORY)
-    assert exit_code == 0
-    assert re.search(r"compiling the first step of fine_tune \d+ s", text)
-    assert re.search(
-        r"head \d+/60 .*/3  loss \d[\d.]+  accuracy \d\.\d{3}  [1-9][\d.,]* images/s  [\d mins]+ left", text
-    )
-    assert "Run small is complete" in text
-    assert re.search(r"test accuracy +│ \d\.\d{4} +\(95 % interval", text)
-    assert "{" not in text
 
 
 class TerminalText(io.StringIO):

@@ -143,6 +143,7 @@ def test_each_worker_has_one_pod_at_a_time_and_a_run_an_end(name: str) -> None:
     if overlay(name).settings.sweep:
         assert 0 < job["parallelism"] <= job["completions"]
         assert 0 < job["backoffLimitPerIndex"] < 10
+        assert not {"backoffLimit", "maxFailedIndexes", "successPolicy"} & job.keys(), "a row fails alone"
     else:
         assert job.get("parallelism", 1) == job.get("completions", 1) == overlay(name).settings.workers
         assert 0 < job["backoffLimit"] < 10
@@ -201,10 +202,14 @@ def test_disk_and_memory_are_bounded(name: str) -> None:
 
 @every_overlay
 def test_ports_labels_and_image_are_those_of_the_program(name: str) -> None:
-    """Policies let in only Prometheus, to the metrics; the termination message is where Kubernetes looks."""
+    """Policies let in only Prometheus, to the metrics; the termination message is where Kubernetes looks.
+
+    No probe asks for a port: only worker 0 of a Job answers, and THAW_METRICS_PORT may be 0.
+    """
     manifests, container = overlay(name), overlay(name).container
     assert container["ports"] == [{"name": "metrics", "containerPort": Settings().metrics_port}]
     assert manifests.settings.metrics_port == Settings().metrics_port
+    assert not {"livenessProbe", "readinessProbe", "startupProbe"} & container.keys()
     assert container["terminationMessagePath"] == str(manifests.settings.termination_log) == str(DEFAULT_PATH)
     labels = manifests.labels
     policies = [policy["spec"] for policy in manifests.of_kind("NetworkPolicy")]

@@ -1,5 +1,6 @@
 """Training with mixed images: loss and gradients of the formulas, partners of an epoch, resumed to the bit."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,14 @@ from tests.classifiers import ALONE, build
 from tests.conftest import slowly
 from tests.reports import content, render
 from tests.runs import ONE_PHASE, Small, StopAtStep, Whole, record_of, result_of, start
+from tests.test_augmentation import EVERYTHING
 
 BATCH, ROWS, SIZE = 12, 9, 16
 """Of a batch of 12 examples, the first 9 count."""
 
 ALL_ON: dict[str, Any] = {
     "mixup": 0.4, "cutmix": 1.0, "label_smoothing": 0.1, "weight_decay": 0.05, "clip_norm": 0.5, "ema_decay": 0.8,
-    "class_weights": "balanced",
+    "class_weights": "balanced", **dataclasses.asdict(EVERYTHING),
 }  # fmt: skip
 IN_HEAD = ALL_ON | ONE_PHASE | {"dataset": "three_shapes"}
 
@@ -176,12 +178,13 @@ def test_what_is_shipped_are_the_averages(whole: Whole, tmp_path: Path) -> None:
     ("setting", "remark"),
     [
         ({"mixup": 0.2}, "mixed with another one"),
+        ({"class_weights": "balanced"}, "weighted by class"),
         pytest.param({"cutmix": 1.0}, "mixed with another one", marks=pytest.mark.slow),
         pytest.param({"label_smoothing": 0.1}, "labels are smoothed", marks=pytest.mark.slow),
         pytest.param({"ema_decay": 0.99}, "moving average of the weights", marks=pytest.mark.slow),
     ],
 )
-def test_the_page_says_what_the_curves_are_of(setting: dict[str, float], remark: str) -> None:
+def test_the_page_says_what_the_curves_are_of(setting: dict[str, Any], remark: str) -> None:
     """Beside them, and in the settings of the run."""
     page = render(content(**setting))
     assert remark in page

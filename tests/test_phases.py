@@ -233,22 +233,3 @@ def test_the_plain_settings_are_two_phases() -> None:
         ("head", "none", 5, 1e-3), ("fine_tune", "top:20", 5, 1e-5),
     ]  # fmt: skip
     assert [one.name for one in phases_of(Settings(head_epochs=0).result_settings())] == ["fine_tune"]
-
-
-REGULARIZED = {
-    "weight_decay": 0.05, "clip_norm": 0.5, "ema_decay": 0.8, "label_smoothing": 0.1, "schedule": "cosine",
-    "head_learning_rate": 0.1, "fine_tune_learning_rate": 1e-3,
-}  # fmt: skip
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("phase", "step"),
-    [("head", 4), ("head", 5), ("fine_tune", 0), ("fine_tune", 5)],
-)
-def test_averaged_and_regularized_training_stopped_anywhere_ends_the_same(
-    whole: Whole, small: Small, store: LocalStore, phase: str, step: int
-) -> None:
-    """In the middle of an epoch, before its validation, at the end of a phase. A fast case: test_training.py."""
-    stopped_and_started_again(small(**REGULARIZED), store, phase, step)
-    assert result_of(store) == result_of(whole(**REGULARIZED)[0])

@@ -5,7 +5,6 @@ import json
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from job.data.order import epoch_order
@@ -131,35 +130,6 @@ def test_two_runs_with_the_same_weights_have_the_same_report_but_for_times(
     assert drawn[0] == drawn[1]
     assert len(drawn[0]) > 40
     assert store.read("model/README.md").data == other.read("model/README.md").data
-
-
-def test_the_shipped_model_has_the_accuracy_that_the_outcome_says(undisturbed_run: Undisturbed, tmp_path: Path) -> None:
-    """Measured again on the test split by plain Keras."""
-    import keras
-
-    from tests.shapes import draw
-
-    store, _, _ = undisturbed_run
-    store.download("model/model.keras", tmp_path / "model.keras")
-    model = keras.saving.load_model(tmp_path / "model.keras")
-    import tensorflow as tf
-
-    indices = range(56, 80)
-    pixels = np.stack([draw(index % 2, index) for index in indices])
-    resized = tf.round(tf.image.resize(pixels, (16, 16)))
-    logits = np.array(model(resized, training=False))[:, 0]
-    accuracy = float(np.mean((logits > 0) == np.array([index % 2 == 1 for index in indices])))
-    outcome = record_of(store).outcome
-    assert outcome is not None
-    assert accuracy == outcome.test_accuracy
-    assert json.loads(store.read("model/labels.json").data) == ["disc", "bar"]
-
-
-def test_a_head_phase_commit_is_kilobytes(undisturbed_run: Undisturbed) -> None:
-    """The backbone is not in it."""
-    _, reader, _ = undisturbed_run
-    sizes = {facts.phase: facts.bytes for facts in reader.of(events.Committed)}
-    assert sizes["head"] < 10_000 < sizes["fine_tune"]
 
 
 class PeakOfEvaluation(Recorder):

@@ -1,10 +1,7 @@
 """On real weights and photographs, where THAW_TEST_DATA names them."""
 
 import hashlib
-import io
 import json
-import shutil
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,14 +16,11 @@ from job.model.classifier import Classifier
 from job.observe.events import EpochFinished
 from job.observe.ledger import Ledger
 from job.phases import Phase
-from job.settings.settings import Settings
-from job.storage import LocalStore
 from job.train.loop import Position, train_phase
 from job.train.state import PhaseState
 from job.train.step import Recipe
 from tests.classifiers import ALONE, build
 from tests.conftest import job, process_environment
-from tests.runs import record_of, start
 
 pytestmark = pytest.mark.real_data
 
@@ -153,43 +147,3 @@ def test_the_ten_classes_of_cifar_run_to_the_end(real_data: Path, tmp_path: Path
     confusion = np.array(report["test"]["confusion"])
     assert confusion.sum() == 200
     assert np.trace(confusion) / 200 == report["outcome"]["test_accuracy"]
-
-
-def in_kaggles_zip(photographs: Path, folder: Path) -> Path:
-    """dogs-vs-cats.zip, which has train.zip, which has train/cat.0.jpg and so on."""
-    inner = io.BytesIO()
-    with zipfile.ZipFile(inner, "w") as archive:
-        for path in photographs.rglob("*.jpg"):
-            archive.write(path, f"train/{path.parent.name.lower()}.{path.stem}.jpg")
-    with zipfile.ZipFile(folder / "dogs-vs-cats.zip", "w") as archive:
-        archive.writestr("train.zip", inner.getvalue())
-        archive.writestr("sampleSubmission.csv", "id,label\n1,0\n")
-    return folder / "dogs-vs-cats.zip"
-
-
-def in_a_table(photographs: Path, folder: Path) -> Path:
-    """All in one folder, under other names, with a table of paths and labels."""
-    rows = ["file_name,label"]
-    for number, path in enumerate(sorted(photographs.rglob("*.jpg"), reverse=True)):
-        shutil.copyfile(path, folder / f"{number}.jpg")
-        rows.append(f"{number}.jpg,{path.parent.name.lower()}")
-    (folder / "metadata.csv").write_text("\n".join(rows))
-    return folder / "metadata.csv"
-
-
-def test_a_run_on_photographs_is_the_same_from_a_folder_an_archive_and_a_table(real_data: Path, tmp_path: Path) -> None:
-    """The data's digest, the model's weights and the test accuracy."""
-    results = []
-    for lay_out in (lambda photographs, _: photographs, in_kaggles_zip, in_a_table):
-        place = lay_out(real_data / "PetImages", tmp_path)
-        settings = Settings(
-            dataset=str(place), backbone="MobileNetV2", weights=str(real_data / MOBILENET), image_size=96,
-            head_epochs=1, fine_tune_epochs=1, precision="float32", deterministic=True, cache_dir=tmp_path / "cache",
-        )  # fmt: skip
-        store = LocalStore(tmp_path / "runs" / place.name)
-        start(settings, store)
-        record = record_of(store)
-        assert record.outcome is not None
-        results.append((record.inputs["data"]["sha256"], record.outcome.model_sha256, record.outcome.test_accuracy))
-    assert results[0] == results[1] == results[2]
-    assert results[0][2] > 0.6

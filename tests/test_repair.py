@@ -242,6 +242,8 @@ def test_a_run_whose_record_was_lost_ends_with_the_bits_of_an_undisturbed_one(
     assert done.returncode == ExitCode.COMPLETE, done.stderr
     assert f"{phase}" in done.stdout
     assert record_of(store).checkpoints == lost.checkpoints
-    (restored,) = start(small(**changes), store).of(events.Restored)
-    assert (restored.phase, restored.step) == (phase, step + 1)
+    again = start(small(**changes), store)
+    (restored,), begun = again.of(events.Restored), again.of(events.PhaseStarted)[0]
+    assert (restored.phase, restored.step) == (begun.phase, begun.step) == (phase, step + 1)
+    assert begun.epoch == step // 3
     assert result_of(store) == result_of(whole(**changes)[0])

@@ -76,24 +76,6 @@ def test_another_fingerprint_is_refused(undisturbed_run: Undisturbed, small: Sma
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("phase", "step", "epoch"), [("head", 5, 1), ("head", 6, 1), ("fine_tune", 3, 0)])
-def test_in_a_phase_it_continues_at_the_step(
-    whole: Whole, small: Small, store: LocalStore, phase: str, step: int, epoch: int
-) -> None:
-    """In the middle of an epoch, and at its last step before the validation. A fast case: test_training.py."""
-    changes = ONE_PHASE if phase == "head" else {}
-    stop = StopAtStep(phase, step - 1)
-    with pytest.raises(Interrupted):
-        start(small(**changes), store, observer=stop, check_stop=stop.check_stop)
-    again = start(small(**changes), store)
-    assert [(restored.phase, restored.step) for restored in again.of(events.Restored)] == [(phase, step)]
-    begun = again.of(events.PhaseStarted)[0]
-    assert (begun.phase, begun.epoch, begun.step) == (phase, epoch, step)
-    assert exit_codes(store) == [42, 0]
-    assert result_of(store) == result_of(whole(**changes)[0])
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("crash_on", "fields", "left"),
     [

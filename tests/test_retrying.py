@@ -157,9 +157,9 @@ def test_what_will_not_pass_is_raised_at_once(final: StorageError) -> None:
 
 
 def test_a_denial_is_final_unless_the_same_was_granted_before() -> None:
-    """A start without permissions ends at once; one whose credentials are being renewed waits for them."""
+    """A start without permissions ends at once; one whose credentials are being renewed waits, as for an outage."""
     remote = Remote(AccessDenied("no"))
-    store, _, delays = retrying(remote)
+    store, _, delays = retrying(remote, retry_seconds=2.5)
     with pytest.raises(AccessDenied):
         store.write("a", b"1", if_version=MISSING)
     assert delays == []
@@ -167,6 +167,10 @@ def test_a_denial_is_final_unless_the_same_was_granted_before() -> None:
     remote.failures = [AccessDenied("no"), AccessDenied("no")]
     store.write("a", b"2", if_version=version)
     assert len(delays) == 2
+    remote.failures = [AccessDenied("no")] * 9
+    with pytest.raises(StorageError, match="tried for") as caught:
+        store.write("a", b"3", if_version=version)
+    assert type(caught.value) is StorageError
     remote.failures = [AccessDenied("no")]
     with pytest.raises(AccessDenied):
         store.read("a")

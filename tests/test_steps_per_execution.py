@@ -13,19 +13,16 @@ from job.errors import Interrupted
 from job.observe.events import EpochFinished, StepDone
 from job.observe.ledger import Ledger
 from job.observe.metrics import Metrics
-from job.observe.observer import RunningMeans
 from job.observe.progress import Progress
 from job.phases import Phase
-from job.settings.settings import Settings
 from job.storage import LocalStore
 from job.train.loop import Fact, Position, train_phase
 from job.train.state import PhaseState
 from job.train.step import Recipe
 from tests import shapes
 from tests.classifiers import ALONE, build
-from tests.conftest import Recorder
 from tests.processes import Environment, result
-from tests.runs import Small, Undisturbed, record_of, result_of, start
+from tests.runs import Small, StopAtStep, Undisturbed, record_of, result_of, start
 from tests.teams import TeamRun
 
 Load = Callable[..., Splits]
@@ -121,40 +118,6 @@ def test_a_call_is_as_many_steps_in_the_metrics() -> None:
     assert value("thaw_data_wait_seconds_total") == 0.5
 
 
-def test_it_does_not_change_what_run_it_is() -> None:
-    """So a run may be carried on with another number."""
-    assert Settings(steps_per_execution=8).fingerprint() == Settings().fingerprint()
-
-
-class StopAfter(Recorder):
-    """Stops a run after the call that has done this step of a phase."""
-
-    def __init__(self, phase: str, step: int) -> None:
-        super().__init__()
-        self._phase, self._step = phase, step
-        self._reached = False
-
-    def step(self, done: StepDone, running_means: RunningMeans) -> None:
-        super().step(done, running_means)
-        self._reached |= done.phase == self._phase and done.step >= self._step
-
-    def check_stop(self) -> None:
-        if self._reached:
-            raise Interrupted("now")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [3, 4, 7])
-def test_a_run_ends_with_the_same_model(
-    undisturbed_run: Undisturbed, small: Small, store: LocalStore, number: int
-) -> None:
-    """And the same history; the first call of each phase is of one step."""
-    recorder = start(small(steps_per_execution=number), store)
-    assert result_of(store) == result_of(undisturbed_run[0])
-    assert sum(done.num_steps_done for done in recorder.steps) == 12
-    assert len(recorder.steps) == 6
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "stop", "committed", "then"),
@@ -165,7 +128,7 @@ def test_a_run_that_is_stopped_between_calls_goes_on_with_other_calls(
     then: int,
 ) -> None:  # fmt: skip
     """What is committed is the state after the call in which the stop came."""
-    observer = StopAfter(*stop)
+    observer = StopAtStep(stop[0], stop[1] - 1)
     with pytest.raises(Interrupted):
         start(small(steps_per_execution=number), store, observer=observer, check_stop=observer.check_stop)
     assert (record_of(store).checkpoints[-1].phase, record_of(store).checkpoints[-1].step) == (stop[0], committed)

@@ -10,8 +10,7 @@ from job import cli
 from job.errors import ExitCode, InvalidSettings
 from job.settings.settings import Settings
 from k8s.render import CannotRender, kustomize, of_one_run
-from tests.conftest import slowly
-from tests.manifests import K8S, Manifests, needs_kustomize, overlay, render, write_kustomization
+from tests.manifests import K8S, Manifests, needs_kustomize, render, write_kustomization
 
 pytestmark = needs_kustomize
 
@@ -58,14 +57,6 @@ def test_each_pod_has_the_settings_of_its_row(tmp_path: Path) -> None:
     assert [(it.seed, it.dropout, it.batch_size) for it in found] == [(1, 0.2, 64), (2, 0.5, 64), (3, 0.2, 64)]
     assert len({it.run_uri() for it in found}) == 3
     assert sweep_of(write_sweep(tmp_path, "THAW_SEED=1")).job["parallelism"] == 1
-
-
-def test_a_row_that_fails_stops_no_other() -> None:
-    """Retries are counted for each row; what a retry cannot help fails the row, as the first of its failures."""
-    job = overlay("sweep").job
-    assert job["backoffLimitPerIndex"] > 0
-    assert not {"backoffLimit", "maxFailedIndexes", "successPolicy"} & job.keys()
-    assert [rule["action"] for rule in job["podFailurePolicy"]["rules"]] == ["Ignore", "Ignore", "FailIndex"]
 
 
 @pytest.mark.slow
@@ -115,27 +106,11 @@ def test_a_sweep_can_be_on_a_schedule(tmp_path: Path) -> None:
         sweep_of(write_sweep(tmp_path, "THAW_SEED=1\nTHAW_RUN_ID=a", components=("sweep", "cron")))
 
 
-@pytest.mark.parametrize(
-    ("rows", "literals", "says"),
-    [
-        (ROWS + "THAW_SEDE=1", (), "rows:5: THAW_SEDE: no such setting; did you mean THAW_SEED?"),
-        *slowly(
-            (ROWS + "THAW_SEED=1", (), "row 3: is the same run as row 0"),
-            ("", (), "rows: has no row"),
-            (ROWS, ("THAW_DROPOUT=x", "THAW_WORKERS=2"), "THAW_DROPOUT='x': must be a number"),
-            (
-                ROWS,
-                ("THAW_WORKERS=2",),
-                "the index of a pod is that of its row, and cannot be that of a worker too",
-            ),
-        ),
-    ],
-)
-def test_wrong_rows_never_reach_the_cluster(rows: str, literals: tuple[str, ...], says: str, tmp_path: Path) -> None:
-    """The message is the program's own."""
-    done = render(str(write_sweep(tmp_path, rows, *literals)))
+def test_wrong_rows_never_reach_the_cluster(tmp_path: Path) -> None:
+    """The message is the program's own; the others are in test_sweep.py."""
+    done = render(str(write_sweep(tmp_path, ROWS + "THAW_SEDE=1")))
     assert (done.returncode, done.stdout) == (ExitCode.INVALID_SETTINGS, "")
-    assert done.stderr.count(says) == 1
+    assert done.stderr.count("rows:5: THAW_SEDE: no such setting; did you mean THAW_SEED?") == 1
 
 
 def test_rows_and_workers_cannot_share_an_index(tmp_path: Path) -> None:

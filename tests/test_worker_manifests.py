@@ -298,12 +298,6 @@ def test_only_worker_0_is_a_target_of_prometheus() -> None:
     assert not [expression for expression in expressions if re.search(r"\b(up|absent\w*)\b", expression)]
 
 
-@pytest.mark.parametrize("name", OVERLAYS)
-def test_no_pod_is_killed_for_a_port_that_it_does_not_serve(name: str) -> None:
-    """Only worker 0 answers /healthz, and all pods of a Job have one template; THAW_METRICS_PORT may be 0."""
-    assert not {"livenessProbe", "readinessProbe", "startupProbe"} & overlay(name).container.keys()
-
-
 @every_overlay_of_workers
 def test_alerts_about_jobs_know_those_of_workers(name: str) -> None:
     """They recognize a Job of ours by its name."""
