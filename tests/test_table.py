@@ -126,6 +126,57 @@ def test_a_table_beside_folders_of_classes_is_another_reading(tmp_path: Path) ->
         open_place(name, labels="folder", scratch=tmp_path)
 
 
+LABELLED = "path,label\n2019/1.jpg,Bär\n2020/1.jpg,cat\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "says"),
+    [
+        ("x.csv", LABELLED.encode("cp1252"), "byte 23 is no text in UTF-8"),
+        ("x.csv", LABELLED.encode("utf-16"), "byte 0 is no text in UTF-8"),
+        ("x.csv", b'path,label\n"2019/1.jpg,cat\n', "unexpected end of data"),
+        ("x.csv", b"path,label\n", "has no rows"),
+        ("x.csv", b'"path\n","label"\n\xff', "byte 16 is no text in UTF-8"),
+        ("x.jsonl", b'{"path": "2019/1.jpg", "label": "cat"}\n{"path\n', "row 2 is no JSON"),
+        ("x.jsonl", b'{"path\n[1]\n{"path": "2019/1.jpg"}\n{"label": "\xff"}\n', "is no text in UTF-8"),
+    ],
+)
+def test_a_table_that_is_wrong_below_its_header_is_not_passed_over(
+    tmp_path: Path, name: str, data: bytes, says: str
+) -> None:
+    """Folders beside it would become the classes in silence. Asked for, it says what is wrong."""
+    make(tmp_path, ["2019/1.jpg", "2020/1.jpg"])
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(InvalidSettings, match=f"the table {name} or a folder for each class"):
+        open_place(str(tmp_path), scratch=tmp_path)
+    with pytest.raises(InputError, match=f"the table {name} .*{says}"):
+        open_place(str(tmp_path), labels="table", scratch=tmp_path)
+    assert open_place(str(tmp_path), labels="folder", scratch=tmp_path).class_names == ("2019", "2020")
+
+
+def test_a_parquet_table_that_is_damaged_below_its_header_is_not_passed_over(tmp_path: Path) -> None:
+    make(tmp_path, ["2019/1.jpg", "2020/1.jpg"])
+    path = written(tmp_path / "x.parquet", [{"path": f"{year}/1.jpg", "label": "cat"} for year in (2019, 2020)])
+    data = bytearray(path.read_bytes())
+    data[4:40] = b"\xff" * 36
+    path.write_bytes(data)
+    with pytest.raises(InvalidSettings, match=r"the table x\.parquet or a folder for each class"):
+        open_place(str(tmp_path), scratch=tmp_path)
+    with pytest.raises(InputError, match=r"the table x\.parquet cannot be read"):
+        open_place(str(tmp_path), labels="table", scratch=tmp_path)
+
+
+@pytest.mark.parametrize("above", ["", "\r\n \n", ";;\n"])
+def test_rows_without_content_above_the_header_are_passed_over(tmp_path: Path, above: str) -> None:
+    """As a spreadsheet may have them; rows are counted as in the file."""
+    make(tmp_path, IMAGES)
+    text = f"{above}path;label\nimages/1.jpg;cat\nnone.jpg;dog\n"
+    (tmp_path / "labels.csv").write_text(text, newline="")
+    row = 3 + above.count("\n")
+    with pytest.raises(InputError, match=rf"labels\.csv has rows .*: 1 name files .* \(row {row}: 'none\.jpg'\)"):
+        open_place(str(tmp_path), scratch=tmp_path)
+
+
 def test_two_tables_are_an_error_that_names_them(tmp_path: Path) -> None:
     make(tmp_path, IMAGES)
     for name in ("a.csv", "b.jsonl"):
