@@ -85,6 +85,13 @@ def test_a_csv_may_be_of_a_spreadsheet(tmp_path: Path, delimiter: str) -> None:
     assert open_place(str(tmp_path / "labels.csv"), scratch=tmp_path).class_names == ("cat", "dog")
 
 
+def test_empty_cells_behind_the_last_column_are_passed_over(tmp_path: Path) -> None:
+    """As a spreadsheet leaves them."""
+    make(tmp_path, IMAGES)
+    (tmp_path / "labels.csv").write_text("path,label\nimages/1.jpg,cat,\nimages/3.jpg,dog,,\n")
+    assert open_place(str(tmp_path), scratch=tmp_path).class_names == ("cat", "dog")
+
+
 def test_a_table_in_a_place_is_found(tmp_path: Path) -> None:
     """In a folder and in an archive, where one folder that holds all is passed through; other tables are left out."""
     make(tmp_path, [f"pets/{name}" for name in IMAGES])
@@ -245,6 +252,9 @@ def test_two_forms_of_the_same_letters_are_the_same(tmp_path: Path) -> None:
         ("x.csv", b"path,file,label\n1,1,cat\n", "several columns for the same, 'path', 'file'"),
         ("x.csv", "path,label\nKätzchen,x\n".encode("latin-1"), "byte 12 is no text in UTF-8: save it as UTF-8"),
         ("x.csv", b'path,label\n"1.jpg,cat\n', "after line 1: unexpected end of data"),
+        ("x.csv", b"path,x,label\n1.jpg,a,b\n2.jpg,a cat, sitting,cat\n", "row 3 has more cells .*quote .* ',' in"),
+        ("x.csv", b"path;label\n1.jpg;a;b\n", "row 2 has more cells .*quote .* ';' in"),
+        ("x.csv", b"path,caption,label\n1.jpg,a\n", r"1 have no label \(row 2: '1\.jpg'\)"),
         ("x.jsonl", b'{"path": "1.jpg", "label": "a"}\n[1]\n', "row 2 is no JSON object"),
         ("x.jsonl", b'{"path": \n', "row 1 is no JSON"),
         ("x.jsonl", b"[" * 100_000, "row 1 is no JSON"),

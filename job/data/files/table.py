@@ -226,7 +226,16 @@ def _csv(text: str) -> list[tuple[int, Row]]:
     reader = _csv_reader(io.StringIO(text, newline=""))
     try:
         reader.fieldnames = _header(reader)
-        return [(reader.line_num, row) for row in reader]
+        rows = []
+        for row in reader:
+            # A spreadsheet leaves empty cells at the end.
+            if any(row.pop(None, ())):
+                raise ValueError(
+                    f"row {reader.line_num} has more cells than the header: quote what has "
+                    f"{reader.reader.dialect.delimiter!r} in it"
+                )
+            rows.append((reader.line_num, row))
+        return rows
     except csv.Error as error:
         raise ValueError(f"after line {reader.line_num}: {error}") from error
 
