@@ -267,10 +267,18 @@ def test_a_table_that_cannot_be_read_says_why(tmp_path: Path, name: str, data: b
         open_place(str(tmp_path / name), scratch=tmp_path)
 
 
-def test_a_parquet_file_with_the_images_in_it_is_no_table(tmp_path: Path) -> None:
-    """As the Hugging Face Hub makes them."""
-    written(tmp_path / "x.parquet", [{"image": {"bytes": b"x", "path": "1.jpg"}, "label": 1}])
-    with pytest.raises(InputError, match="no column path"):
+@pytest.mark.parametrize(
+    ("image", "kind"),
+    [
+        ({"bytes": b"x", "path": "1.jpg"}, None), (b"x", pa.binary()), (b"x", pa.large_binary()), (b"x", pa.binary(1)),
+        (b"x", pa.binary_view()),
+    ],
+)  # fmt: skip
+def test_a_parquet_file_with_the_images_in_it_is_no_table(tmp_path: Path, image: Any, kind: Any) -> None:
+    """As the Hugging Face Hub makes them, or as bytes alone: they are not read."""
+    table = pa.table({"image": pa.array([image], kind), "label": [1]})
+    pq.write_table(table, tmp_path / "x.parquet")
+    with pytest.raises(InputError, match=r"no column path or file_name .*; it has 'label'"):
         open_place(str(tmp_path / "x.parquet"), scratch=tmp_path)
 
 

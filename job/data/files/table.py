@@ -271,8 +271,12 @@ def _parquet(data: bytes) -> Iterator[tuple[Any, list[str]]]:
 
     try:
         file = pq.ParquetFile(pa.BufferReader(data))
-        # A column of images, as the Hugging Face Hub makes them, is a structure.
-        columns = [field.name for field in file.schema_arrow if not pa.types.is_nested(field.type)]
+        # A column of images is a structure, as the Hugging Face Hub makes them, or bytes.
+        is_no_text = (
+            pa.types.is_nested, pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view,
+            pa.types.is_fixed_size_binary,
+        )  # fmt: skip
+        columns = [field.name for field in file.schema_arrow if not any(is_so(field.type) for is_so in is_no_text)]
         yield file, [name for name in columns if _column(name) in _KNOWN]
     except (pa.ArrowNotImplementedError, pa.ArrowKeyError, OSError) as error:
         raise ValueError(str(error)) from error
