@@ -108,15 +108,18 @@ class Tar:
             end = 0
             for info in tar:
                 # Python before 3.11.14 goes round in a circle when a size is below zero (CVE-2025-8194).
-                if info.size < 0 or info.offset < end:
+                if info.size < 0 or tar.offset <= end:
                     raise tarfile.ReadError("a member has a size below zero")
-                end = info.offset_data + (-(-info.size // _BLOCK_BYTES) * _BLOCK_BYTES if info.isreg() else 0)
+                end = tar.offset
                 members.append((f"{info.name}/" if info.isdir() else info.name, info))
         with _reading(place), path.open("rb") as file:
-            # A header that is damaged looks like the end to tarfile.
+            # A header that is damaged or not there looks like the end to tarfile.
             file.seek(end)
-            if any(file.read(_BLOCK_BYTES)):
+            block = file.read(_BLOCK_BYTES)
+            if any(block):
                 raise tarfile.ReadError(f"there is no header at byte {end:,}")
+            if len(block) < _BLOCK_BYTES:
+                raise tarfile.ReadError(f"it stops at byte {end + len(block):,}, without the zeros that end a tar")
         self._members = _checked(place, members)
         for name, info in self._members.items():
             if not (info.isdir() or (info.isreg() and not info.issparse())):
