@@ -216,6 +216,17 @@ def test_a_tar_that_leads_back_is_damaged(tmp_path: Path) -> None:
         opened(tmp_path / "pets.tar")
 
 
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_the_icons_of_finder_are_passed_over(tmp_path: Path, kind: str) -> None:
+    """Their names cannot be printed; those of other files must be."""
+    icons = dict.fromkeys(["Icon\r", "Cat/Icon\r", "Cat/._Icon\r", "__MACOSX/Cat/._Icon\r"], b"")
+    listing = opened(written(tmp_path / f"pets.{kind}", CONTENT | icons))
+    assert [image.name for image in listing.images] == [*CONTENT]
+    assert listing.left_out == {"hidden": 4}
+    with pytest.raises(InputError, match="is not a safe name"):
+        opened(written(tmp_path / f"pets.{kind}", CONTENT | {"Cat/Icon\r.jpg": b"x"}))
+
+
 def test_names_in_a_zip_are_utf_8_also_when_it_does_not_say_so(tmp_path: Path) -> None:
     """As Finder writes it; what is no UTF-8 has the old encoding of zip."""
     for name, expected in (("猫".encode(), "猫"), (b"Caf\x82", "Café")):

@@ -6,6 +6,7 @@ name is checked, and an archive with one that is not safe, or with a member that
 
 import contextlib
 import gzip
+import re
 import secrets
 import stat
 import tarfile
@@ -165,7 +166,7 @@ def _checked(place: str, members: Iterable[tuple[str, Member]]) -> dict[str, Mem
             continue
         try:
             # Finder keeps the icon of a folder under a name that cannot be printed.
-            checked_name(name.removesuffix("/").removesuffix("Icon\r") or name)
+            checked_name(re.sub(r"Icon\r\Z", "Icon", name.removesuffix("/")))
         except UnsafeName as error:
             raise _refused(place, str(error)) from error
         if name in found and not name.endswith("/"):
