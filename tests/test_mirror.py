@@ -16,6 +16,7 @@ import pytest
 
 from job.cli.mirror import Options, answer
 from job.data import filling
+from job.data.files.names import is_place
 from job.data.manifest import MANIFEST
 from job.data.mirror import Fetching
 from job.data.tfds.prepared import files_of_dataset
@@ -277,6 +278,16 @@ def test_own_images_are_fetched_once(photos: GcsServer, tmp_path: Path, place: s
     assert fetching(tmp_path)[0].images(PHOTOS + place) == str(fetched)
     assert [operation for operation, _ in photos.requests if operation not in ("list", "stat")] == []
     assert len([operation for operation, _ in photos.requests if operation == "stat"]) <= 3
+
+
+def test_a_copy_is_a_place_also_where_the_cache_has_a_relative_path(
+    photos: GcsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not taken for a data set of TFDS."""
+    monkeypatch.chdir(tmp_path)
+    place = fetching(Path())[0].images(PHOTOS)
+    assert is_place(place)
+    assert contents(Path(place)) == CATS | TABLE
 
 
 def test_the_copy_of_a_folder_follows_the_bucket(photos: GcsServer, tmp_path: Path) -> None:

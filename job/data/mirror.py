@@ -174,7 +174,8 @@ class Fetching:
             _remove_others(folder, files)
             _remove_others(_notes(folder), [f"{name}.json" for name in files])
         self._fetch(store, folder, files)
-        return str(folder / name)
+        # A relative path could be the name of a data set of TFDS.
+        return str((folder / name).absolute())
 
     def _fetch(self, store: ObjectStore, folder: Path, files: Files) -> Path:
         """Fetch what is not here; returns the folder, which has the files then."""
