@@ -56,8 +56,8 @@ class RemoteFiles:
 def named_in_table(store: ObjectStore, paths: Sequence[str]) -> Files:
     """The images that a table names, as far as they are there. Raises InputError, StorageError."""
     _check(store, paths)
-    # A table and a bucket may have different forms of the same letters.
-    (beginning,) = re.findall("^[ -~]*", os.path.commonpath(paths))
+    # A table and a bucket may have different forms of the same letters: a letter, or that with its accent behind it.
+    (beginning,) = re.findall("^(?:[ -~](?![^ -~]))*", os.path.commonpath(paths))
     objects = store.versions(beginning)
     names = {normal(name): name for name in objects} | {name: name for name in objects}
     wanted = [names.get(path) or names.get(normal(path)) or path for path in paths]
