@@ -260,6 +260,16 @@ def test_data_and_weights_in_a_mirror_are_found(
     assert (outcomes(found)["storage"], found["exit_code"]) == ("failed", ExitCode.BAD_INPUT)
 
 
+@pytest.mark.parametrize("name", ["pets/pets.zip", "pets"])
+def test_an_archive_in_a_bucket_is_to_be_fetched(ask: Ask, small: Small, gcs: GcsServer, name: str) -> None:
+    """Whether it is named, or is all that a folder has; it is not opened."""
+    gcs.put("pets/pets.zip", b"zip", None)
+    gcs.put("pets/notes.csv", b"a,b", None)
+    answer = ask(small(dataset=f"gs://{BUCKET}/{name}", data_dir=None))
+    (found,) = [check for check in answer["checks"] if check["name"] == "data"]
+    assert (found["outcome"], found["text"]) == ("ok", f"to be fetched: gs://{BUCKET}/{name}")
+
+
 def test_a_probe_that_is_interrupted_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever happens between create and delete."""
 
