@@ -89,7 +89,7 @@ def _own_images(settings: Settings) -> Check:
             to_fetch = mirror.missing_bytes(mirror.folder_of_images(settings.cache_dir, place), files)
             if name or any(map(is_archive, files)):
                 return Check("data", "ok", f"to be fetched: {place}", facts={"examples": {}, "fetch_bytes": to_fetch})
-            listing = places.listed(place, remote.RemoteFiles(store, files), labels, classes)
+            listing = places.listed(place, remote.RemoteFiles(store, files, scratch=folder), labels, classes)
         else:
             listing = places.open_place(place, labels=labels, classes=classes, scratch=folder)
         judged = judge(listing, settings.specs())
