@@ -1,5 +1,6 @@
 """The images in an archive are read in place, and nothing in one is trusted."""
 
+import gzip
 import io
 import stat
 import tarfile
@@ -34,6 +35,13 @@ def written(path: Path, members: dict[str, bytes]) -> Path:
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
     return path
+
+
+def summed(header: bytearray) -> bytearray:
+    """A header of a tar that was changed, with its checksum."""
+    header[148:156] = b" " * 8
+    header[148:156] = f"{sum(header):06o}\0 ".encode()
+    return header
 
 
 def opened(path: Path) -> Listing:
@@ -130,6 +138,31 @@ def test_an_archive_that_is_cut_short_is_damaged(tmp_path: Path, kind: str, shar
     assert "again" in caught.value.hint
 
 
+@pytest.mark.parametrize("kind", ["tar", "tar.gz"])
+@pytest.mark.parametrize("extra", [0, 100])
+def test_a_tar_that_is_cut_between_two_members_is_damaged(tmp_path: Path, kind: str, extra: int) -> None:
+    """Half of the images would be missing in silence; also where the cut tar was compressed later."""
+    data = written(tmp_path / "whole.tar", CONTENT).read_bytes()
+    data = data[: data.index(b"Dog/0.jpg")] + bytes(extra)
+    path = tmp_path / f"pets.{kind}"
+    path.write_bytes(gzip.compress(data) if kind == "tar.gz" else data)
+    with pytest.raises(DataCorrupt, match=f"damaged: it stops at byte {len(data):,}, without the zeros"):
+        opened(path)
+
+
+def test_a_sparse_file_in_a_tar_is_refused(tmp_path: Path) -> None:
+    """By its name, though it says a size that the tar does not have."""
+    info = tarfile.TarInfo("Cat/1.jpg")
+    info.type, info.size = tarfile.GNUTYPE_SPARSE, 512
+    header = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    header[386:410], header[483:495] = b"%011o\0%011o\0" % (1 << 20, 512), b"%011o\0" % ((1 << 20) + 512)
+    sparse, other = summed(header) + bytes(512), tarfile.TarInfo("Cat/2.jpg").tobuf()
+    for members in (sparse, sparse + other):
+        (tmp_path / "pets.tar").write_bytes(members + bytes(1024))
+        with pytest.raises(InputError, match=r"'Cat/1\.jpg' is a link or a device"):
+            opened(tmp_path / "pets.tar")
+
+
 def test_a_damaged_header_in_a_tar_is_not_taken_for_its_end(tmp_path: Path) -> None:
     """Half of the images would be missing in silence."""
     path = written(tmp_path / "pets.tar", CONTENT)
@@ -178,11 +211,20 @@ def test_a_tar_that_leads_back_is_damaged(tmp_path: Path) -> None:
     """Python 3.11.7 would read it without end."""
     header = bytearray(tarfile.TarInfo("Cat/1.jpg").tobuf())
     header[124:136] = (-1024).to_bytes(12, "big", signed=True)
-    header[148:156] = b" " * 8
-    header[148:156] = f"{sum(header):06o}\0 ".encode()
-    (tmp_path / "pets.tar").write_bytes(header + bytes(10_240))
+    (tmp_path / "pets.tar").write_bytes(summed(header) + bytes(10_240))
     with pytest.raises(DataCorrupt, match="is damaged"):
         opened(tmp_path / "pets.tar")
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_the_icons_of_finder_are_passed_over(tmp_path: Path, kind: str) -> None:
+    """Their names cannot be printed; those of other files must be."""
+    icons = dict.fromkeys(["Icon\r", "Cat/Icon\r", "Cat/._Icon\r", "__MACOSX/Cat/._Icon\r"], b"")
+    listing = opened(written(tmp_path / f"pets.{kind}", CONTENT | icons))
+    assert [image.name for image in listing.images] == [*CONTENT]
+    assert listing.left_out == {"hidden": 4}
+    with pytest.raises(InputError, match="is not a safe name"):
+        opened(written(tmp_path / f"pets.{kind}", CONTENT | {"Cat/Icon\r.jpg": b"x"}))
 
 
 def test_names_in_a_zip_are_utf_8_also_when_it_does_not_say_so(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from job.cli.mirror import Options, answer
 from job.data import filling
+from job.data.files.names import is_place
 from job.data.manifest import MANIFEST
 from job.data.mirror import Fetching
 from job.data.tfds.prepared import files_of_dataset
@@ -30,6 +31,7 @@ from tests.gcs_server import BUCKET, HALF_AND_STALL, GcsServer
 from tests.processes import begin, wait_for
 from tests.runs import CrashOn, Small, never, record_of, start
 from tests.stores import Crash
+from tests.test_places import NFC, NFD
 
 DATA = f"gs://{BUCKET}/mirror/tfds"
 WEIGHTS = f"gs://{BUCKET}/mirror/weights/tiny.weights.h5"
@@ -277,6 +279,28 @@ def test_own_images_are_fetched_once(photos: GcsServer, tmp_path: Path, place: s
     assert fetching(tmp_path)[0].images(PHOTOS + place) == str(fetched)
     assert [operation for operation, _ in photos.requests if operation not in ("list", "stat")] == []
     assert len([operation for operation, _ in photos.requests if operation == "stat"]) <= 3
+
+
+@pytest.mark.parametrize(("in_bucket", "in_table"), [(NFC, NFD), (NFD, NFC), (NFD, NFD)])
+def test_a_table_and_a_bucket_may_have_two_forms_of_the_same_letters(
+    photos: GcsServer, tmp_path: Path, in_bucket: str, in_table: str
+) -> None:
+    """Also in a folder that all images are in."""
+    photos.put(f"photos/{in_bucket}/1.jpg", b"1", None)
+    table = f"path,label\n{in_table}/1.jpg,a\n".encode()
+    photos.put("photos/cafe.csv", table, None)
+    place = Path(fetching(tmp_path)[0].images(f"{PHOTOS}/cafe.csv"))
+    assert contents(place.parent) == {"cafe.csv": table, f"{in_bucket}/1.jpg": b"1"}
+
+
+def test_a_copy_is_a_place_also_where_the_cache_has_a_relative_path(
+    photos: GcsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not taken for a data set of TFDS."""
+    monkeypatch.chdir(tmp_path)
+    place = fetching(Path())[0].images(PHOTOS)
+    assert is_place(place)
+    assert contents(Path(place)) == CATS | TABLE
 
 
 def test_the_copy_of_a_folder_follows_the_bucket(photos: GcsServer, tmp_path: Path) -> None:

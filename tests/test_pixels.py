@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from job import memory
 from job.data import formats, pixels
 from job.data.formats import MAX_PIXELS
 from job.data.pixels import decode_bytes
@@ -240,3 +241,16 @@ def test_what_cannot_be_right_is_refused_with_the_reason(name: str) -> None:
         in_graph(encoded)
     with pytest.raises(ValueError, match=reason):
         raise ValueError(pixels.reason_of(caught.value))
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_memory_that_does_not_suffice_is_no_damage(orientation: int) -> None:
+    """No machine has what this size takes; with EXIF, the image is decoded in Python also in a graph."""
+    exif, side = Image.Exif(), 1 << 22
+    exif[0x0112] = orientation
+    encoded = saved(upright(), "JPEG", exif=exif)
+    with pytest.raises(MemoryError):
+        decode_bytes(encoded, side)
+    with pytest.raises(tf.errors.ResourceExhaustedError) as caught:
+        in_graph(encoded, side)
+    assert memory.is_exhausted(caught.value)

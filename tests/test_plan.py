@@ -15,6 +15,7 @@ import pytest
 
 from job import nvidia
 from job.cli import plan as plan_command
+from job.data.files import image_files
 from job.data.split_spec import DEFAULT_SPECS
 from job.errors import ExitCode, Interrupted
 from job.observe.events import Restored
@@ -258,6 +259,31 @@ def test_data_and_weights_in_a_mirror_are_found(
     gcs.fail("403", at=0, times=100, operation="write")
     found = ask(settings)
     assert (outcomes(found)["storage"], found["exit_code"]) == ("failed", ExitCode.BAD_INPUT)
+
+
+@pytest.mark.parametrize("name", ["pets/pets.zip", "pets"])
+def test_an_archive_in_a_bucket_is_to_be_fetched(ask: Ask, small: Small, gcs: GcsServer, name: str) -> None:
+    """Whether it is named, or is all that a folder has; it is not opened."""
+    gcs.put("pets/pets.zip", b"zip", None)
+    gcs.put("pets/notes.csv", b"a,b", None)
+    answer = ask(small(dataset=f"gs://{BUCKET}/{name}", data_dir=None))
+    (found,) = [check for check in answer["checks"] if check["name"] == "data"]
+    assert (found["outcome"], found["text"]) == ("ok", f"to be fetched: gs://{BUCKET}/{name}")
+
+
+def test_a_table_in_a_bucket_that_is_too_large_is_passed_over(
+    ask: Ask, small: Small, gcs: GcsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a start does, which reads no file that is larger than an image can be."""
+    for name, content in files(shapes.write_images(tmp_path / "own", 96)).items():
+        gcs.put(f"photos/{name}", content, None)
+    table = b"path,label\n" + b"disc/0.png,x\n" * 100
+    gcs.put("photos/labels.csv", table, None)
+    settings = small(dataset=f"gs://{BUCKET}/photos", data_dir=None)
+    for limit, says in ((len(table), "two readings of"), (len(table) - 1, "of 2 classes, read as a folder for each")):
+        monkeypatch.setattr(image_files, "MAX_IMAGE_BYTES", limit)
+        (found,) = [check for check in ask(settings)["checks"] if check["name"] == "data"]
+        assert says in found["text"]
 
 
 def test_a_probe_that_is_interrupted_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,6 +85,13 @@ def test_a_csv_may_be_of_a_spreadsheet(tmp_path: Path, delimiter: str) -> None:
     assert open_place(str(tmp_path / "labels.csv"), scratch=tmp_path).class_names == ("cat", "dog")
 
 
+def test_empty_cells_behind_the_last_column_are_passed_over(tmp_path: Path) -> None:
+    """As a spreadsheet leaves them."""
+    make(tmp_path, IMAGES)
+    (tmp_path / "labels.csv").write_text("path,label\nimages/1.jpg,cat,\nimages/3.jpg,dog,,\n")
+    assert open_place(str(tmp_path), scratch=tmp_path).class_names == ("cat", "dog")
+
+
 def test_a_table_in_a_place_is_found(tmp_path: Path) -> None:
     """In a folder and in an archive, where one folder that holds all is passed through; other tables are left out."""
     make(tmp_path, [f"pets/{name}" for name in IMAGES])
@@ -124,6 +131,57 @@ def test_a_table_beside_folders_of_classes_is_another_reading(tmp_path: Path) ->
     assert open_place(name, scratch=tmp_path).images == by_table.images
     with pytest.raises(InvalidSettings, match="which has the labels itself"):
         open_place(name, labels="folder", scratch=tmp_path)
+
+
+LABELLED = "path,label\n2019/1.jpg,Bär\n2020/1.jpg,cat\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "says"),
+    [
+        ("x.csv", LABELLED.encode("cp1252"), "byte 23 is no text in UTF-8"),
+        ("x.csv", LABELLED.encode("utf-16"), "byte 0 is no text in UTF-8"),
+        ("x.csv", b'path,label\n"2019/1.jpg,cat\n', "unexpected end of data"),
+        ("x.csv", b"path,label\n", "has no rows"),
+        ("x.csv", b'"path\n","label"\n\xff', "byte 16 is no text in UTF-8"),
+        ("x.jsonl", b'{"path": "2019/1.jpg", "label": "cat"}\n{"path\n', "row 2 is no JSON"),
+        ("x.jsonl", b'{"path\n[1]\n{"path": "2019/1.jpg"}\n{"label": "\xff"}\n', "is no text in UTF-8"),
+    ],
+)
+def test_a_table_that_is_wrong_below_its_header_is_not_passed_over(
+    tmp_path: Path, name: str, data: bytes, says: str
+) -> None:
+    """Folders beside it would become the classes in silence. Asked for, it says what is wrong."""
+    make(tmp_path, ["2019/1.jpg", "2020/1.jpg"])
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(InvalidSettings, match=f"the table {name} or a folder for each class"):
+        open_place(str(tmp_path), scratch=tmp_path)
+    with pytest.raises(InputError, match=f"the table {name} .*{says}"):
+        open_place(str(tmp_path), labels="table", scratch=tmp_path)
+    assert open_place(str(tmp_path), labels="folder", scratch=tmp_path).class_names == ("2019", "2020")
+
+
+def test_a_parquet_table_that_is_damaged_below_its_header_is_not_passed_over(tmp_path: Path) -> None:
+    make(tmp_path, ["2019/1.jpg", "2020/1.jpg"])
+    path = written(tmp_path / "x.parquet", [{"path": f"{year}/1.jpg", "label": "cat"} for year in (2019, 2020)])
+    data = bytearray(path.read_bytes())
+    data[4:40] = b"\xff" * 36
+    path.write_bytes(data)
+    with pytest.raises(InvalidSettings, match=r"the table x\.parquet or a folder for each class"):
+        open_place(str(tmp_path), scratch=tmp_path)
+    with pytest.raises(InputError, match=r"the table x\.parquet cannot be read"):
+        open_place(str(tmp_path), labels="table", scratch=tmp_path)
+
+
+@pytest.mark.parametrize("above", ["", "\r\n \n", ";;\n"])
+def test_rows_without_content_above_the_header_are_passed_over(tmp_path: Path, above: str) -> None:
+    """As a spreadsheet may have them; rows are counted as in the file."""
+    make(tmp_path, IMAGES)
+    text = f"{above}path;label\nimages/1.jpg;cat\nnone.jpg;dog\n"
+    (tmp_path / "labels.csv").write_text(text, newline="")
+    row = 3 + above.count("\n")
+    with pytest.raises(InputError, match=rf"labels\.csv has rows .*: 1 name files .* \(row {row}: 'none\.jpg'\)"):
+        open_place(str(tmp_path), scratch=tmp_path)
 
 
 def test_two_tables_are_an_error_that_names_them(tmp_path: Path) -> None:
@@ -194,6 +252,9 @@ def test_two_forms_of_the_same_letters_are_the_same(tmp_path: Path) -> None:
         ("x.csv", b"path,file,label\n1,1,cat\n", "several columns for the same, 'path', 'file'"),
         ("x.csv", "path,label\nKätzchen,x\n".encode("latin-1"), "byte 12 is no text in UTF-8: save it as UTF-8"),
         ("x.csv", b'path,label\n"1.jpg,cat\n', "after line 1: unexpected end of data"),
+        ("x.csv", b"path,x,label\n1.jpg,a,b\n2.jpg,a cat, sitting,cat\n", "row 3 has more cells .*quote .* ',' in"),
+        ("x.csv", b"path;label\n1.jpg;a;b\n", "row 2 has more cells .*quote .* ';' in"),
+        ("x.csv", b"path,caption,label\n1.jpg,a\n", r"1 have no label \(row 2: '1\.jpg'\)"),
         ("x.jsonl", b'{"path": "1.jpg", "label": "a"}\n[1]\n', "row 2 is no JSON object"),
         ("x.jsonl", b'{"path": \n', "row 1 is no JSON"),
         ("x.jsonl", b"[" * 100_000, "row 1 is no JSON"),
@@ -206,10 +267,18 @@ def test_a_table_that_cannot_be_read_says_why(tmp_path: Path, name: str, data: b
         open_place(str(tmp_path / name), scratch=tmp_path)
 
 
-def test_a_parquet_file_with_the_images_in_it_is_no_table(tmp_path: Path) -> None:
-    """As the Hugging Face Hub makes them."""
-    written(tmp_path / "x.parquet", [{"image": {"bytes": b"x", "path": "1.jpg"}, "label": 1}])
-    with pytest.raises(InputError, match="no column path"):
+@pytest.mark.parametrize(
+    ("image", "kind"),
+    [
+        ({"bytes": b"x", "path": "1.jpg"}, None), (b"x", pa.binary()), (b"x", pa.large_binary()), (b"x", pa.binary(1)),
+        (b"x", pa.binary_view()),
+    ],
+)  # fmt: skip
+def test_a_parquet_file_with_the_images_in_it_is_no_table(tmp_path: Path, image: Any, kind: Any) -> None:
+    """As the Hugging Face Hub makes them, or as bytes alone: they are not read."""
+    table = pa.table({"image": pa.array([image], kind), "label": [1]})
+    pq.write_table(table, tmp_path / "x.parquet")
+    with pytest.raises(InputError, match=r"no column path or file_name .*; it has 'label'"):
         open_place(str(tmp_path / "x.parquet"), scratch=tmp_path)
 
 

@@ -14,7 +14,7 @@ from job import nvidia
 from job.cli.asked import open_asked
 from job.cli.tables import size
 from job.data import mirror
-from job.data.files.names import is_place
+from job.data.files.names import is_archive, is_place
 from job.data.split_spec import SPLIT_NAMES
 from job.data.tfds import prepared
 from job.errors import DiskTooSmall, MemoryExhausted, ThawError, WeightsUnusable
@@ -87,9 +87,9 @@ def _own_images(settings: Settings) -> Check:
         if is_bucket(place):
             store, name, files = remote.look(place)
             to_fetch = mirror.missing_bytes(mirror.folder_of_images(settings.cache_dir, place), files)
-            if name:
+            if name or any(map(is_archive, files)):
                 return Check("data", "ok", f"to be fetched: {place}", facts={"examples": {}, "fetch_bytes": to_fetch})
-            listing = places.listed(place, remote.RemoteFiles(store, files), labels, classes)
+            listing = places.listed(place, remote.RemoteFiles(store, files, scratch=folder), labels, classes)
         else:
             listing = places.open_place(place, labels=labels, classes=classes, scratch=folder)
         judged = judge(listing, settings.specs())

@@ -30,17 +30,16 @@ from job.errors import DataUnavailable, InputError, WeightsUnusable
 from job.observe import data_events
 from job.observe.observer import Observer
 from job.paths import checked_name, inside
-from job.storage import MISSING, Digest, LocalStore, ObjectStore, cache_folder, open_store, scratch
+from job.storage import MISSING, Digest, ObjectStore, cache_folder, open_store, scratch
 from job.storage.uri import is_bucket, local_folder
 
 REPORT_EVERY_SECONDS = 10.0
 
 
 def files_of_dataset(store: ObjectStore, dataset: str) -> Files:
-    """The files of a prepared data set. Raises DataUnavailable when there are none.
+    """The files of a prepared data set in a bucket. Raises DataUnavailable when there are none.
 
-    Raises InputError when the names are not all such that they may be fetched, or a file is there that should not be;
-    in a folder, where nothing is fetched, other files may lie beside those.
+    Raises InputError when the names are not all such that they may be fetched, or a file is there that should not be.
     """
     objects = store.versions(f"{prepared.family(dataset)}/")
     with named(store):
@@ -48,14 +47,11 @@ def files_of_dataset(store: ObjectStore, dataset: str) -> Files:
             # What the consoles of buckets show as folders are empty objects whose names end with a slash.
             checked_name(name.removesuffix("/"))
     names = prepared.files_of_dataset((name for name in objects if not name.endswith("/")), dataset)
-    found = {name: objects[name] for name in names}
     if not names:
         raise DataUnavailable(
             f"there is no prepared data of {dataset!r} under {store.uri}",
             hint=f"fill it from a machine with a network: {_command(store.uri)} --dataset {dataset}",
         )
-    if isinstance(store, LocalStore):
-        return dict(found)
     for name in names:
         if not prepared.is_needed(name):
             raise InputError(
@@ -63,7 +59,7 @@ def files_of_dataset(store: ObjectStore, dataset: str) -> Files:
                 "(.json), labels (.txt) and record files",
                 hint="delete it, if you know why it is there",
             )
-    return listed(store, found, wanted=())
+    return listed(store, {name: objects[name] for name in names}, wanted=())
 
 
 def _command(place: str) -> str:
@@ -174,7 +170,8 @@ class Fetching:
             _remove_others(folder, files)
             _remove_others(_notes(folder), [f"{name}.json" for name in files])
         self._fetch(store, folder, files)
-        return str(folder / name)
+        # A relative path could be the name of a data set of TFDS.
+        return str((folder / name).absolute())
 
     def _fetch(self, store: ObjectStore, folder: Path, files: Files) -> Path:
         """Fetch what is not here; returns the folder, which has the files then."""

@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
+from job import memory
 from job.data.formats import LARGE_PIXELS, MAX_PIXELS, is_jpeg, opened, orientation, rgb, turned
 
 _PLAIN_JPEG = r"\C{6}JFIF\C*"
@@ -87,11 +88,16 @@ def decode_without_python(encoded: tf.Tensor, image_size: int) -> tf.Tensor:
 
 
 def decode_bytes(encoded: bytes, image_size: int) -> np.ndarray:
-    """The same of bytes at hand, as `decode` gives it. Raises ValueError, which says why they cannot be read."""
+    """The same of bytes at hand, as `decode` gives it. Raises ValueError, which says why they cannot be read.
+
+    Raises MemoryError where memory does not suffice, in TensorFlow too.
+    """
     with opened(encoded) as file, tf.device("CPU"):
         try:
             return np.asarray(_resized(_upright(encoded, file), image_size))
         except tf.errors.OpError as error:
+            if memory.is_exhausted(error):
+                raise MemoryError(_in_short(error)) from error
             raise ValueError(_in_short(error)) from error
 
 

@@ -6,6 +6,7 @@ name is checked, and an archive with one that is not safe, or with a member that
 
 import contextlib
 import gzip
+import re
 import secrets
 import stat
 import tarfile
@@ -108,15 +109,18 @@ class Tar:
             end = 0
             for info in tar:
                 # Python before 3.11.14 goes round in a circle when a size is below zero (CVE-2025-8194).
-                if info.size < 0 or info.offset < end:
+                if info.size < 0 or tar.offset <= end:
                     raise tarfile.ReadError("a member has a size below zero")
-                end = info.offset_data + (-(-info.size // _BLOCK_BYTES) * _BLOCK_BYTES if info.isreg() else 0)
+                end = tar.offset
                 members.append((f"{info.name}/" if info.isdir() else info.name, info))
         with _reading(place), path.open("rb") as file:
-            # A header that is damaged looks like the end to tarfile.
+            # A header that is damaged or not there looks like the end to tarfile.
             file.seek(end)
-            if any(file.read(_BLOCK_BYTES)):
+            block = file.read(_BLOCK_BYTES)
+            if any(block):
                 raise tarfile.ReadError(f"there is no header at byte {end:,}")
+            if len(block) < _BLOCK_BYTES:
+                raise tarfile.ReadError(f"it stops at byte {end + len(block):,}, without the zeros that end a tar")
         self._members = _checked(place, members)
         for name, info in self._members.items():
             if not (info.isdir() or (info.isreg() and not info.issparse())):
@@ -162,7 +166,7 @@ def _checked(place: str, members: Iterable[tuple[str, Member]]) -> dict[str, Mem
             continue
         try:
             # Finder keeps the icon of a folder under a name that cannot be printed.
-            checked_name(name.removesuffix("/").removesuffix("Icon\r") or name)
+            checked_name(re.sub(r"Icon\r\Z", "Icon", name.removesuffix("/")))
         except UnsafeName as error:
             raise _refused(place, str(error)) from error
         if name in found and not name.endswith("/"):

@@ -71,12 +71,17 @@ def read(path: str, folder: Path) -> bytes:
     if "://" not in path:
         return content(Path(path))
     store, name = _object(path)
+    try:
+        return content_of_object(store, name, folder)
+    except (ObjectMissing, ObjectDamaged) as error:
+        raise ValueError(error.message) from error
+
+
+def content_of_object(store: ObjectStore, name: str, folder: Path) -> bytes:
+    """The content of an object by way of `folder`. Raises ValueError, which says why it is not read, StorageError."""
     # An object has any size: it is copied to the disk, and read no further than an image goes.
     with tempfile.NamedTemporaryFile(dir=folder) as copy:
-        try:
-            store.download(name, Path(copy.name))
-        except (ObjectMissing, ObjectDamaged) as error:
-            raise ValueError(error.message) from error
+        store.download(name, Path(copy.name))
         return content(Path(copy.name))
 
 

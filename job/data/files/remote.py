@@ -8,7 +8,9 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
+from job.data.files.image_files import content_of_object
 from job.data.files.layout import worth_fetching
 from job.data.files.names import is_archive, is_table, normal
 from job.data.manifest import Files, listed, named
@@ -42,22 +44,23 @@ def look(uri: str) -> tuple[ObjectStore, str, Files]:
 
 
 class RemoteFiles:
-    """The files of a folder in a bucket, for `places.listed`, before they are fetched."""
+    """The files of a folder in a bucket, for `places.listed`, before they are fetched; `scratch` is for copies."""
 
-    def __init__(self, store: ObjectStore, names: Iterable[str]) -> None:
+    def __init__(self, store: ObjectStore, names: Iterable[str], *, scratch: Path) -> None:
         self.names = list(names)
         self.left_out: Counter[str] = Counter()
         self._store = store
+        self._scratch = scratch
 
     def read(self, name: str) -> bytes:
-        return self._store.read(name).data
+        return content_of_object(self._store, name, self._scratch)
 
 
 def named_in_table(store: ObjectStore, paths: Sequence[str]) -> Files:
     """The images that a table names, as far as they are there. Raises InputError, StorageError."""
     _check(store, paths)
-    # A table and a bucket may have different forms of the same letters.
-    (beginning,) = re.findall("^[ -~]*", os.path.commonpath(paths))
+    # A table and a bucket may have different forms of the same letters: a letter, or that with its accent behind it.
+    (beginning,) = re.findall("^(?:[ -~](?![^ -~]))*", os.path.commonpath(paths))
     objects = store.versions(beginning)
     names = {normal(name): name for name in objects} | {name: name for name in objects}
     wanted = [names.get(path) or names.get(normal(path)) or path for path in paths]

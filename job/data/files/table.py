@@ -3,13 +3,16 @@
 A path is relative to the folder of the table. Nothing here trusts one: it must be the name of a file that is there.
 """
 
+import codecs
+import contextlib
 import csv
 import io
+import itertools
 import json
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from job.data.files import image_files
 from job.data.files.listing import Image
@@ -32,12 +35,17 @@ Row = dict[str, Any]
 
 
 def is_labelled(name: str, read: Callable[[str], bytes]) -> bool:
-    """Whether a table has columns of paths and of labels. One that cannot be read has none."""
-    try:
-        columns = _columns(_rows(name, read(name)))
-    except ValueError:
-        return False
-    return not (columns.isdisjoint(PATHS) or columns.isdisjoint(LABELS))
+    """Whether a table has columns of paths and of labels. One without a header that can be read has none.
+
+    What is wrong below the header is an error of the table, and no reason to pass it over.
+    """
+    found: set[str] = set()
+    with contextlib.suppress(ValueError, csv.Error):
+        for columns in _headers(name, read(name)):
+            found.update(map(_column, columns))
+            if not (found.isdisjoint(PATHS) or found.isdisjoint(LABELS)):
+                return True
+    return False
 
 
 def paths(file: Path) -> list[str]:
@@ -149,12 +157,43 @@ def _text(value: object) -> str:
     return normal(value.strip()) if isinstance(value, str) else str(value) if is_number else ""
 
 
+def _column(name: object) -> str:
+    return str(name).strip().casefold()
+
+
+def _headers(name: str, data: bytes) -> Iterator[Iterable[str]]:
+    """The names of a table's columns; in JSON lines, those of each row in turn that can be read.
+
+    Raises ValueError, csv.Error.
+    """
+    suffix = Path(name).suffix.lower()
+    if suffix == ".parquet":
+        with _parquet(data) as (_, columns):
+            yield columns
+        return
+    # No other encoding is read, but the header shows what the table is for.
+    is_utf_16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    file = io.TextIOWrapper(
+        io.BytesIO(data),
+        "utf-16" if is_utf_16 else "utf-8-sig",
+        errors="replace",
+        newline="\n" if suffix == ".jsonl" else "",
+    )
+    if suffix == ".jsonl":
+        for line in file:
+            with contextlib.suppress(ValueError, RecursionError):
+                row = json.loads(line)
+                yield row if isinstance(row, dict) else ()
+    else:
+        yield _header(_csv_reader(file))
+
+
 def _rows(name: str, data: bytes) -> list[tuple[int, Row]]:
     """The rows with their numbers, as a person counts them in the file; columns in small letters. Raises ValueError."""
     suffix = Path(name).suffix.lower()
     rows: Iterable[tuple[int, Any]]
     if suffix == ".parquet":
-        rows = enumerate(_parquet(data), start=1)
+        rows = enumerate(_parquet_rows(data), start=1)
     elif suffix == ".jsonl":
         rows = _jsonl(_decoded(data))
     else:
@@ -163,7 +202,7 @@ def _rows(name: str, data: bytes) -> list[tuple[int, Row]]:
     for number, row in rows:
         if not isinstance(row, dict):
             raise ValueError(f"row {number} is no JSON object")
-        found.append((number, {str(column).strip().casefold(): value for column, value in row.items()}))
+        found.append((number, {_column(column): value for column, value in row.items()}))
     return found
 
 
@@ -184,27 +223,60 @@ def _jsonl(text: str) -> Iterator[tuple[int, Any]]:
 
 
 def _csv(text: str) -> list[tuple[int, Row]]:
-    header = text.partition("\n")[0]
-    # As spreadsheets of several countries write it.
-    delimiter = max(",;\t", key=header.count)
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    reader = _csv_reader(io.StringIO(text, newline=""))
     try:
-        return [(reader.line_num, row) for row in reader]
+        reader.fieldnames = _header(reader)
+        rows = []
+        for row in reader:
+            # A spreadsheet leaves empty cells at the end.
+            if any(row.pop(None, ())):
+                raise ValueError(
+                    f"row {reader.line_num} has more cells than the header: quote what has "
+                    f"{reader.reader.dialect.delimiter!r} in it"
+                )
+            rows.append((reader.line_num, row))
+        return rows
     except csv.Error as error:
         raise ValueError(f"after line {reader.line_num}: {error}") from error
 
 
-def _parquet(data: bytes) -> list[Row]:
+def _csv_reader(file: TextIO) -> "csv.DictReader[str]":
+    beginning = [file.readline()]
+    while beginning[-1].isspace():
+        beginning.append(file.readline())
+    # As spreadsheets of several countries write it.
+    delimiter = max(",;\t", key=beginning[-1].count)
+    return csv.DictReader(itertools.chain(beginning, file), delimiter=delimiter, strict=True)
+
+
+def _header(reader: "csv.DictReader[str]") -> list[str]:
+    """The first row that is not empty: a spreadsheet keeps empty ones above it. Raises csv.Error."""
+    return next((row for row in reader.reader if "".join(row).strip()), [])
+
+
+def _parquet_rows(data: bytes) -> list[Row]:
+    with _parquet(data) as (file, columns):
+        if file.metadata.num_rows > MAX_ROWS:
+            raise ValueError(f"it has {file.metadata.num_rows:,} rows, more than {MAX_ROWS:,}")
+        rows: list[Row] = file.read(columns=columns).to_pylist()
+        return rows
+
+
+@contextlib.contextmanager
+def _parquet(data: bytes) -> Iterator[tuple[Any, list[str]]]:
+    """A parquet file, and those of its columns that a table may have. Raises ValueError, as long as it is read."""
     # Imported here: it takes a quarter of a second.
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         file = pq.ParquetFile(pa.BufferReader(data))
-        if file.metadata.num_rows > MAX_ROWS:
-            raise ValueError(f"it has {file.metadata.num_rows:,} rows, more than {MAX_ROWS:,}")
-        # A column of images, as the Hugging Face Hub makes them, is a structure.
-        columns = [field.name for field in file.schema_arrow if not pa.types.is_nested(field.type)]
-        return file.read(columns=[name for name in columns if name.strip().casefold() in _KNOWN]).to_pylist()
+        # A column of images is a structure, as the Hugging Face Hub makes them, or bytes.
+        is_no_text = (
+            pa.types.is_nested, pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view,
+            pa.types.is_fixed_size_binary,
+        )  # fmt: skip
+        columns = [field.name for field in file.schema_arrow if not any(is_so(field.type) for is_so in is_no_text)]
+        yield file, [name for name in columns if _column(name) in _KNOWN]
     except (pa.ArrowNotImplementedError, pa.ArrowKeyError, OSError) as error:
         raise ValueError(str(error)) from error
