@@ -70,7 +70,7 @@ def test_nonsense_is_not_believed(store: MemoryStore, told: Any, tmp_path: Path)
         checkpoints = FollowedCheckpoints(store, record, Told(told), scratch=tmp_path)
         asked.append(lambda: checkpoints.restore(lambda *_: None))
     for ask in asked:
-        with pytest.raises(PeerLost, match="what no worker would") as raised:
+        with pytest.raises(PeerLost, match="what no worker sends") as raised:
             ask()
         assert raised.value.message.isprintable()
 
