@@ -169,14 +169,19 @@ def as_another_user() -> Iterator[None]:
 
 
 @pytest.fixture
-def not_ours(disk: Disk) -> Path:
+def not_ours(disk: Disk) -> Iterator[Path]:
     """A folder that this user may read."""
     disk.root.chmod(0o755)
     disk.place.chmod(0o555)
+    before = {}
     for folder in disk.root.parents:
-        if folder.stat().st_mode & 0o005 != 0o005 and folder.owner() == disk.root.owner():
-            folder.chmod(folder.stat().st_mode | 0o005)
-    return disk.place
+        mode = folder.stat().st_mode
+        if mode & 0o005 != 0o005 and folder.owner() == disk.root.owner():
+            before[folder] = mode
+            folder.chmod(mode | 0o005)
+    yield disk.place
+    for folder, mode in before.items():
+        folder.chmod(mode)
 
 
 def write_to_the_store(place: Path) -> None:

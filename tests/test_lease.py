@@ -229,7 +229,7 @@ def test_no_clock_of_another_host_decides_over_a_run_in_a_folder(
             claim(store, SECOND, lease_seconds=1.0)
     else:
         assert claim(store, SECOND, lease_seconds=1.0).attempt.number == 2
-    assert 1.0 <= time.monotonic() - began < 4.0
+    assert 1.0 <= time.monotonic() - began < 20.0
 
 
 def test_of_two_that_wait_for_a_run_one_gets_it(tmp_path: Path) -> None:

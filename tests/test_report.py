@@ -56,7 +56,7 @@ def test_the_report_is_json_and_every_key_is_documented() -> None:
 
 
 def test_the_same_values_give_the_same_bytes() -> None:
-    """Nothing in the page is a time, an address in memory, or the order of a set."""
+    """Nothing in the page is a time, or an address in memory."""
     assert draw(content()) == draw(content())
 
 

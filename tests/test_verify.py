@@ -114,7 +114,7 @@ def test_a_checkpoint_that_is_pruned_meanwhile_is_not_missing(copied: Path, tmp_
 
 
 @pytest.mark.slow
-def test_a_run_in_a_bucket_is_verified_by_a_process_without_tensorflow(
+def test_a_run_in_a_bucket_is_verified_by_a_process(
     undisturbed_run: Undisturbed, gcs: GcsServer, copied: Path, tmp_path: Path
 ) -> None:
     """A table for people; what is damaged is in it."""
