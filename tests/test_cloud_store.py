@@ -352,7 +352,7 @@ def test_objects_carry_their_checksum_and_their_kind(server: StoreServer, tmp_pa
     store.upload("model", file_of(tmp_path, NEW), if_version=MISSING)
     prefix = store.uri.rpartition("/")[2]
     for name, data, kind in (("run.json", b"{}", "application/json"), ("model", NEW, "application/octet-stream")):
-        attributes = obstore.get(store._client, f"{prefix}/{name}").attributes
+        attributes = obstore.get(store.client, f"{prefix}/{name}").attributes
         assert attributes == {"sha256": digest(data).sha256, "Content-Type": kind}
 
 
@@ -363,7 +363,7 @@ def test_what_another_program_wrote_is_read_and_verified(
     """By its ETag on S3; on Azure it is fetched twice, and both have to be the same."""
     store = new_store(server)
     path = f"{store.uri.rpartition('/')[2]}/a"
-    obstore.put(store._client, path, OLD, attributes={"sha256": stated} if stated else None)
+    obstore.put(store.client, path, OLD, attributes={"sha256": stated} if stated else None)
     proxy.requests.clear()
     assert store.read("a").data == OLD
     assert len(proxy.requests) == (1 if isinstance(server, Minio) else 2)
@@ -375,7 +375,7 @@ def test_what_another_program_wrote_is_read_and_verified(
 def test_an_object_with_the_checksum_of_other_bytes_is_damaged(server: StoreServer, tmp_path: Path) -> None:
     """Each time, and not only on its way."""
     store = new_store(server)
-    obstore.put(store._client, f"{store.uri.rpartition('/')[2]}/a", OLD, attributes={"sha256": digest(NEW).sha256})
+    obstore.put(store.client, f"{store.uri.rpartition('/')[2]}/a", OLD, attributes={"sha256": digest(NEW).sha256})
     for _ in range(2):
         with pytest.raises(ObjectDamaged, match="is damaged"):
             store.download("a", tmp_path / "target")

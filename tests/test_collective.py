@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from tensorflow.python.distribute import collective_all_reduce_strategy
 
-from job.train.collective import Collective, _resolver
+from job.train.collective import Collective, cluster_resolver
 from job.workers.addresses import Addresses
 from job.workers.team import Alone
 from tests.runs import never
@@ -15,7 +15,7 @@ from tests.runs import never
 @pytest.mark.parametrize(("has_gpu", "device"), [(True, "GPU"), (False, "CPU")])
 def test_a_worker_computes_on_one_gpu_where_there_are_any(has_gpu: bool, device: str) -> None:
     """However many the process sees: the strategy takes what the resolver names, and the CPU when that names none."""
-    resolver = _resolver(Addresses(("a", "b"), 2222), worker=1, has_gpu=has_gpu)
+    resolver = cluster_resolver(Addresses(("a", "b"), 2222), worker=1, has_gpu=has_gpu)
     extended: Any = collective_all_reduce_strategy.CollectiveAllReduceExtended
     found = extended._initialize_local_devices(None, resolver, "/job:worker/task:1")
     assert found == ((f"/job:worker/task:1/device:{device}:0",), device)

@@ -84,7 +84,7 @@ class CloudStore:
         self._provider = PROVIDERS[self._scheme]
         self._file_timeout_seconds = file_timeout_seconds
         timeout = timedelta(seconds=timeout_seconds)
-        self._client = connect(self._scheme, self._bucket, timeout=timeout, read_timeout=timeout)
+        self.client = connect(self._scheme, self._bucket, timeout=timeout, read_timeout=timeout)
         self._receiving = connect(
             self._scheme, self._bucket, timeout=NO_LIMIT, read_timeout=timedelta(seconds=file_timeout_seconds)
         )
@@ -92,14 +92,14 @@ class CloudStore:
 
     def read(self, name: str) -> StoredObject:
         file = io.BytesIO()
-        version, _ = self._received(self._client, name, file)
+        version, _ = self._received(self.client, name, file)
         return StoredObject(file.getvalue(), version)
 
     def peek(self, name: str) -> bytes:
         return self.read(name).data
 
     def write(self, name: str, data: bytes, *, if_version: str) -> str:
-        return self._sent(self._client, name, data, Checksums.of([data]), if_version)
+        return self._sent(self.client, name, data, Checksums.of([data]), if_version)
 
     def upload(self, name: str, source: Path, *, if_version: str, may_move: bool = False) -> Digest:
         meant = Checksums.of(scratch.chunks(source))
@@ -130,10 +130,10 @@ class CloudStore:
 
     def version(self, name: str) -> str:
         with contextlib.suppress(ObjectMissing), self._explained("read", name):
-            return self._version(name, obstore.head(self._client, self._path(name)))
+            return self._version(name, obstore.head(self.client, self._path(name)))
         # An answer without a body does not say whether the bucket is missing.
         with contextlib.suppress(ObjectMissing):
-            return self._version(name, self._opened(self._client, name).meta)
+            return self._version(name, self._opened(self.client, name).meta)
         return MISSING
 
     def age_seconds(self, name: str) -> None:
@@ -142,7 +142,7 @@ class CloudStore:
 
     def folders(self) -> list[str]:
         with self._explained("list", ""):
-            found = obstore.list_with_delimiter(self._client, self._prefix)["common_prefixes"]
+            found = obstore.list_with_delimiter(self.client, self._prefix)["common_prefixes"]
         return sorted(name.rstrip("/") for name in self._relative(found))
 
     def list(self, prefix: str) -> list[str]:
@@ -152,7 +152,7 @@ class CloudStore:
         # obstore lists folders, and not what begins with any text.
         folder = f"{self._prefix}{prefix}".rpartition("/")[0]
         with self._explained("list", prefix):
-            found = obstore.list(self._client, folder or None, chunk_size=1000).collect()
+            found = obstore.list(self.client, folder or None, chunk_size=1000).collect()
         names = [*self._relative(meta["path"] for meta in found)]
         above = {parent for name in names for parent in _parents(name)}
         # A folder of a console may be an object without bytes whose name ends with a slash, which obstore cuts off.
@@ -164,7 +164,7 @@ class CloudStore:
 
     def delete(self, name: str) -> None:
         with contextlib.suppress(ObjectMissing), self._explained("delete", name):
-            obstore.delete(self._client, self._path(name))
+            obstore.delete(self.client, self._path(name))
 
     def _explained(self, action: str, name: str) -> contextlib.AbstractContextManager[None]:
         return explained(action, f"{self.uri}/{name}".rstrip("/"), self._provider.hints)

@@ -85,7 +85,7 @@ def assemble(team: Team, addresses: Addresses) -> Collective:
     if share.num_workers == 1:
         return Collective(team)
     has_gpu = bool(tf.config.get_visible_devices("GPU"))
-    resolver = _resolver(addresses, worker=share.worker, has_gpu=has_gpu)
+    resolver = cluster_resolver(addresses, worker=share.worker, has_gpu=has_gpu)
     implementation = tf.distribute.experimental.CommunicationImplementation
     options = tf.distribute.experimental.CommunicationOptions(
         implementation=implementation.NCCL if has_gpu else implementation.RING
@@ -98,7 +98,7 @@ def assemble(team: Team, addresses: Addresses) -> Collective:
     return Collective(team, strategy)
 
 
-def _resolver(
+def cluster_resolver(
     addresses: Addresses, *, worker: int, has_gpu: bool
 ) -> tf.distribute.cluster_resolver.SimpleClusterResolver:
     """One device for each worker: this resolver looks for no GPU by itself, and without one the CPU would compute."""
