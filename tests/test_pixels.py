@@ -243,6 +243,7 @@ def test_what_cannot_be_right_is_refused_with_the_reason(name: str) -> None:
         raise ValueError(pixels.reason_of(caught.value))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("orientation", [1, 6])
 def test_memory_that_does_not_suffice_is_no_damage(orientation: int) -> None:
     """No machine has what this size takes; with EXIF, the image is decoded in Python also in a graph."""
