@@ -213,12 +213,15 @@ def test_a_wait_for_a_damaged_image_raises(load: Load, held: Held) -> None:
     assert isinstance(reads(), tf.errors.OpError)
 
 
-@pytest.mark.slow
-def test_the_next_wait_raises_for_damage_elsewhere(load: Load) -> None:
-    """Also when all that is waited for is there: no step is done once damage is known."""
+def test_damage_elsewhere_is_raised_by_the_next_wait_and_by_no_batch(load: Load) -> None:
+    """Also when all that is waited for is there: no step is done once damage is known. It may become known between a
+    wait and its batch, which is read then.
+    """
     splits = load(dataset="damaged_shapes", specs=("train[51:60]", "train[60:70]", "train[:51]"))
     with pytest.raises(DataCorrupt):
         splits.test.wait()
+    ((images, _),) = splits.train.batches(9)
+    np.testing.assert_array_equal(images, shapes.pictures(np.arange(51, 60)))
     with pytest.raises(DataCorrupt, match=r"2 of the 70 images cannot be read"):
         splits.train.wait(np.array([0]))
 

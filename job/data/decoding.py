@@ -80,9 +80,13 @@ class Decoding:
             raise self._state.failure()
 
     def wait_in_batch(self, name: str, indices: np.ndarray) -> None:
-        """The same in a thread of TensorFlow's, where no stop is seen. Raises RuntimeError if they never will be."""
+        """The same in a thread of TensorFlow's, where no stop is seen. Raises RuntimeError if they never will be.
+
+        What is decoded can be read whatever became of the others: damage that is found between `wait` and the batch is
+        for the next `wait` to name.
+        """
         self._state.wait(name, indices, None)
-        if self._state.failure is not None:
+        if not self._state.ready[name][indices].all():
             raise RuntimeError("images of a batch are not decoded, and will not be")
 
     def close(self) -> None:
