@@ -19,7 +19,16 @@ class UnsafeName(ValueError):
 
 def is_one_line(text: str) -> bool:
     """Whether every character can be shown, and none moves the cursor; any kind of space is one of these."""
-    return all(char.isprintable() or unicodedata.category(char) == "Zs" for char in text)
+    return all(_is_shown(char) for char in text)
+
+
+def one_line(text: str) -> str:
+    """The same text, in which what `is_one_line` finds wrong is an escape, such as \\x1b."""
+    return "".join(char if _is_shown(char) else char.encode("unicode_escape").decode() for char in text)
+
+
+def _is_shown(char: str) -> bool:
+    return char.isprintable() or unicodedata.category(char) == "Zs"
 
 
 def checked_name(name: str) -> str:

@@ -217,6 +217,12 @@ def test_all_that_is_wrong_with_the_rows_is_one_error(listed: Callable[..., List
         assert says in caught.value.message
 
 
+def test_a_label_may_have_any_kind_of_space(listed: Callable[..., Listing]) -> None:
+    """As the name of a folder may."""
+    (image,) = listed([{"path": "images/1.jpg", "label": "red\u00a0panda\u3000猫"}], "labels.jsonl").images
+    assert image.label == "red\u00a0panda\u3000猫"
+
+
 def test_a_label_is_text_or_a_whole_number(listed: Callable[..., Listing]) -> None:
     """pandas makes 1.0 of 1 where another row has none; the value is named, and the hint is not one on paths."""
     with pytest.raises(

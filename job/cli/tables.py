@@ -13,6 +13,7 @@ from rich.text import Text
 from job.errors import Interrupted
 from job.observe.wording import duration as duration
 from job.observe.wording import size as size
+from job.paths import one_line
 
 WIDTH_ELSEWHERE = 200
 """Columns where there is no terminal: rich would fold at 80."""
@@ -78,8 +79,7 @@ def digits(value: float | None) -> str:
 
 def plain(text: str, style: str = "") -> Text:
     """A name from outside, which may hold anything: no markup, and nothing that moves the cursor."""
-    shown = (char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
-    return Text("".join(shown), style=style)
+    return Text(one_line(text), style=style)
 
 
 def setting_text(value: Any) -> str:

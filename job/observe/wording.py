@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from job.observe import data_events, events
+from job.paths import one_line
 from job.redaction import redacted
 
 
@@ -48,10 +49,7 @@ def three_digits(value: float) -> str:
 
 def printable(text: str) -> str:
     """Without the secrets of URLs, and with nothing but lines that moves the cursor: names come from outside."""
-    return "".join(
-        char if char.isprintable() or char == "\n" else char.encode("unicode_escape").decode()
-        for char in redacted(text)
-    )
+    return "\n".join(one_line(line) for line in redacted(text).split("\n"))
 
 
 def sentence(event: events.Event) -> str:

@@ -19,7 +19,7 @@ from job.data.files.listing import Image
 from job.data.files.names import SPLITS, normal
 from job.data.wording import some
 from job.errors import InputError
-from job.paths import UnsafeName, checked_name
+from job.paths import UnsafeName, checked_name, is_one_line
 
 PATHS = ("path", "file_name", "file", "filename", "filepath", "file_path", "image", "image_path")
 LABELS = ("label", "class", "category")
@@ -79,7 +79,7 @@ def images(tables: Mapping[str, str], names: Collection[str], read: Callable[[st
                 given = row.get(table.label)
                 is_other = given is not None and not isinstance(given, str)
                 table.note(_OTHER_LABEL if is_other else "have no label", number, repr(given if is_other else path))
-            if not label.isprintable():
+            if not is_one_line(label):
                 table.note("have a label that cannot be printed", number, repr(label))
             if file is None:
                 table.note("name files that are not there", number, repr(path))
