@@ -173,6 +173,23 @@ def test_a_parquet_table_that_is_damaged_below_its_header_is_not_passed_over(tmp
         open_place(str(tmp_path), labels="table", scratch=tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "says"), [("x.csv", "is empty"), ("x.parquet", "magic bytes"), ("y.csv", "is not a file")]
+)
+def test_a_table_that_cannot_be_read_is_not_passed_over(tmp_path: Path, name: str, says: str) -> None:
+    """Beside folders there is a choice, without them the error of the table."""
+    make(tmp_path, ["2019/1.jpg", "2020/1.jpg"])
+    if name == "y.csv":
+        (tmp_path / name).symlink_to("gone")
+    else:
+        (tmp_path / name).write_bytes(b"" if name == "x.csv" else b"PAR1 cut")
+    with pytest.raises(InvalidSettings, match=f"the table {name} or a folder for each class"):
+        open_place(str(tmp_path), scratch=tmp_path)
+    with pytest.raises(InputError, match=f"the table {name} cannot be read: .*{says}"):
+        open_place(str(tmp_path), labels="table", scratch=tmp_path)
+    assert open_place(str(tmp_path), labels="folder", scratch=tmp_path).class_names == ("2019", "2020")
+
+
 @pytest.mark.parametrize("above", ["", "\r\n \n", ";;\n"])
 def test_rows_without_content_above_the_header_are_passed_over(tmp_path: Path, above: str) -> None:
     """As a spreadsheet may have them; rows are counted as in the file."""

@@ -35,16 +35,20 @@ Row = dict[str, Any]
 
 
 def is_labelled(name: str, read: Callable[[str], bytes]) -> bool:
-    """Whether a table has columns of paths and of labels. One without a header that can be read has none.
+    """Whether a table has columns of paths and of labels. One that is text without a header that can be read has none.
 
-    What is wrong below the header is an error of the table, and no reason to pass it over.
+    One that cannot be read, or is wrong below its header, is no reason to pass it over: who uses it gets the error.
     """
     found: set[str] = set()
-    with contextlib.suppress(ValueError, csv.Error):
+    try:
         for columns in _headers(name, read(name)):
             found.update(map(_column, columns))
             if not (found.isdisjoint(PATHS) or found.isdisjoint(LABELS)):
                 return True
+    except csv.Error:
+        return False
+    except ValueError:
+        return True
     return False
 
 
