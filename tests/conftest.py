@@ -1,5 +1,6 @@
 """A cleared environment for each test, small prepared data, and a run of a few seconds."""
 
+import contextlib
 import functools
 import hashlib
 import os
@@ -8,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
@@ -24,6 +25,9 @@ from job.storage.retrying import RetryingStore
 from tests.gcs_server import GcsServer
 from tests.once import folders, made_once
 from tests.servers import Azurite, Minio
+
+if TYPE_CHECKING:
+    from job.data.splits import DataRequest, Splits
 
 set_up_tensorflow(log_level="2")  # TensorFlow warns of each error that a test provokes
 REPOSITORY = Path(__file__).parent.parent
@@ -111,6 +115,30 @@ def prepared_as(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Cal
         return folder
 
     return prepare
+
+
+@pytest.fixture
+def load_and_close() -> "Iterator[Callable[..., Splits]]":
+    """`load_splits`, whose thread ends with the test."""
+    from job.data.splits import load_splits
+    from tests.runs import never
+
+    with contextlib.ExitStack() as stack:
+
+        def load(request: "DataRequest", **options: Any) -> "Splits":
+            splits = load_splits(request, **({"check_stop": never} | options))
+            stack.callback(splits.close)
+            return splits
+
+        yield load
+
+
+@pytest.fixture(scope="session")
+def _deterministic() -> None:
+    """TensorFlow's operations are so from here on, to the end of the process."""
+    import tensorflow as tf
+
+    tf.config.experimental.enable_op_determinism()
 
 
 @pytest.fixture

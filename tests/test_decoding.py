@@ -23,17 +23,12 @@ Load = Callable[..., Splits]
 
 
 @pytest.fixture
-def load(prepared: Path, tmp_path: Path) -> Iterator[Load]:
-    loaded: list[Splits] = []
-
+def load(prepared: Path, tmp_path: Path, load_and_close: Load) -> Load:
     def load_with(*, check_stop: Callable[[], None] = never, first_order: Any = np.arange, **changes: Any) -> Splits:
         request = shapes.request(prepared, **({"image_size": 24, "cache_dir": tmp_path} | changes))
-        loaded.append(load_splits(request, check_stop=check_stop, first_order=first_order))
-        return loaded[-1]
+        return load_and_close(request, check_stop=check_stop, first_order=first_order)
 
-    yield load_with
-    for splits in loaded:
-        splits.close()
+    return load_with
 
 
 class Held:

@@ -9,7 +9,7 @@ import pytest
 
 from job import nvidia
 from job.data.order import Portion, epoch_order
-from job.data.splits import ALL, Splits, load_splits
+from job.data.splits import ALL, Splits
 from job.errors import DataCorrupt, MemoryExhausted
 from job.observe.ledger import Ledger
 from job.phases import Phase
@@ -32,19 +32,14 @@ ORDER = epoch_order(40, batch_size=16, seed=0, phase="head", epoch=0)
 
 
 @pytest.fixture
-def load(prepared: Path) -> Iterator[Load]:
+def load(prepared: Path, load_and_close: Load) -> Load:
     """Loads the data as one worker does, by default the only one."""
-    loaded: list[Splits] = []
 
     def load_with(cache: str, share: Share = ALL, **changes: Any) -> Splits:
         portion = Portion(share=share, batch_size=16, evaluation_batch_size=16, seed=0)
-        request = shapes.request(prepared, cache=cache, portion=portion, **changes)
-        loaded.append(load_splits(request, check_stop=lambda: None))
-        return loaded[-1]
+        return load_and_close(shapes.request(prepared, cache=cache, portion=portion, **changes))
 
-    yield load_with
-    for splits in loaded:
-        splits.close()
+    return load_with
 
 
 @pytest.mark.parametrize(
@@ -108,6 +103,7 @@ def trained(splits: Splits, **recipe: Any) -> PhaseState:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_deterministic")
 def test_training_ends_with_the_same_bits(load: Load) -> None:
     """With mixed images, and several steps in a call."""
     expected = trained(load("memory"), mixup=0.4).arrays()

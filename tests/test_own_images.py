@@ -5,7 +5,7 @@ import io
 import re
 import shutil
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,20 +37,16 @@ def copied(folder: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def load(tmp_path: Path) -> Iterator[Any]:
-    loaded: list[Splits] = []
-
+def load(tmp_path: Path, load_and_close: Callable[..., Splits]) -> Callable[..., Splits]:
     def load_with(place: Path, **changes: Any) -> Splits:
         request: DataRequest = shapes.request(
             tmp_path, **({"dataset": str(place), "specs": ("train[:40%]", "train[40%:50%]", "train[50%:]")} | changes)
         )
-        loaded.append(load_splits(request, check_stop=never))
-        loaded[-1].wait()
-        return loaded[-1]
+        splits = load_and_close(request)
+        splits.wait()
+        return splits
 
-    yield load_with
-    for splits in loaded:
-        splits.close()
+    return load_with
 
 
 def as_kaggle_has_them(folder: Path, to: Path) -> Path:

@@ -1,7 +1,7 @@
 """What one of several workers decodes and keeps: its own images, and the batches of all workers are those of one."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,12 @@ import pytest
 from job.data import images
 from job.data.order import Portion, epoch_order, own_rows
 from job.data.split_spec import DEFAULT_SPECS
-from job.data.splits import Split, Splits, load_splits
+from job.data.splits import Split, Splits
 from job.data.tfds.records import RecordReader
 from job.errors import DataCorrupt
 from job.workers.share import Share
 from tests import shapes
 from tests.conftest import slowly
-from tests.runs import never
 
 BATCH_SIZE = 16
 EVALUATION_BATCH_SIZE = 5
@@ -28,19 +27,15 @@ Load = Callable[..., Splits]
 
 
 @pytest.fixture
-def load(prepared: Path, tmp_path: Path) -> Iterator[Load]:
+def load(prepared: Path, tmp_path: Path, load_and_close: Load) -> Load:
     """Loads the data of one worker."""
-    loaded: list[Splits] = []
 
     def load_share(share: Share, **changes: Any) -> Splits:
         portion = Portion(share=share, batch_size=BATCH_SIZE, evaluation_batch_size=EVALUATION_BATCH_SIZE, seed=0)
         values = {"image_size": 24, "cache_dir": tmp_path, "portion": portion} | changes
-        loaded.append(load_splits(shapes.request(prepared, **values), check_stop=never, first_order=order_of))
-        return loaded[-1]
+        return load_and_close(shapes.request(prepared, **values), first_order=order_of)
 
-    yield load_share
-    for splits in loaded:
-        splits.close()
+    return load_share
 
 
 @pytest.fixture

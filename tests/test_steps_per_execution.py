@@ -1,14 +1,13 @@
 """Several steps in one call: the bits of one at a time, whatever the calls were; the facts still count steps."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
-from job.data.splits import Splits, load_splits
+from job.data.splits import Splits
 from job.errors import Interrupted
 from job.observe.events import EpochFinished, StepDone
 from job.observe.ledger import Ledger
@@ -33,22 +32,12 @@ FINE_TUNE = Phase(
 """Three steps an epoch, each with a learning rate of its own."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _determinism() -> None:
-    tf.config.experimental.enable_op_determinism()
+pytestmark = pytest.mark.usefixtures("_deterministic")
 
 
 @pytest.fixture
-def load(prepared: Path) -> Iterator[Load]:
-    loaded: list[Splits] = []
-
-    def load_with(**changes: Any) -> Splits:
-        loaded.append(load_splits(shapes.request(prepared, **changes), check_stop=lambda: None))
-        return loaded[-1]
-
-    yield load_with
-    for splits in loaded:
-        splits.close()
+def load(prepared: Path, load_and_close: Load) -> Load:
+    return lambda **changes: load_and_close(shapes.request(prepared, **changes))
 
 
 def trained(

@@ -22,10 +22,7 @@ from job.train.step import Recipe
 from tests import shapes
 from tests.classifiers import ALONE, build
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _determinism() -> None:
-    tf.config.experimental.enable_op_determinism()
+pytestmark = pytest.mark.usefixtures("_deterministic")
 
 
 @pytest.fixture(scope="module")
