@@ -45,6 +45,16 @@ def begin(env: dict[str, str], *argv: str) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
+def run_without(modules: str, *argv: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run the program to its end, as a user would; with the exit code 99 if it imports one of these modules."""
+    program = (
+        "import sys; from job.__main__ import main; code = main(sys.argv[2:]); "
+        "sys.exit(99 if set(sys.argv[1].split()) & set(sys.modules) else code)"
+    )
+    command = [sys.executable, "-c", program, modules, *argv]
+    return subprocess.run(command, env=env, cwd=REPOSITORY, capture_output=True, text=True, timeout=240)
+
+
 def wait_for(process: subprocess.Popen[str], name: str, **facts: Any) -> dict[str, Any]:
     """Read the log until an event comes, and return it."""
     assert process.stdout is not None

@@ -44,6 +44,21 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
+def certificate(folder: Path) -> Path:
+    """A certificate of this machine that nobody has signed, with its key, in PEM."""
+    path = folder / "certificate.pem"
+    subprocess.run(
+        [
+            program("openssl", hint="it comes with most systems"), "req", "-x509", "-newkey", "rsa:2048", "-nodes",
+            "-days", "1", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1",
+            "-addext", "basicConstraints=CA:false", "-keyout", path, "-out", f"{path}.1",
+        ],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    path.write_bytes(path.read_bytes() + Path(f"{path}.1").read_bytes())
+    return path
+
+
 def scrape(job: str, *urls: str, labels: Mapping[str, str] | None = None, **options: Any) -> Scrape:
     """A scrape config for servers of this machine, by their URLs; `options` are Prometheus' own."""
     targets = [url.removeprefix("http://") for url in urls]

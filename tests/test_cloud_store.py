@@ -33,10 +33,10 @@ from job.storage import cloud as cloud_module
 from job.storage.cloud import CloudStore
 from job.storage.probe import probe, try_conditional_writes
 from job.storage.retrying import RetryingStore
+from tests import services
 from tests.conftest import REPOSITORY
 from tests.fault_proxy import CORRUPT, FAULTS, OTHER_ETAG, SLOW, TRICKLE, TRUNCATED, WITHOUT_ETAG, Canned, FaultProxy
 from tests.servers import BUCKET, Azurite, Minio, StoreServer
-from tests.services import program
 
 OLD, NEW = b"old bytes", b"new bytes, and more of them"
 ENDPOINTS = {Minio: ("AWS_ENDPOINT_URL", ""), Azurite: ("AZURE_STORAGE_ENDPOINT", f"/{Azurite.account}")}
@@ -505,17 +505,7 @@ ASSUMED = """<AssumeRoleWithWebIdentityResponse><AssumeRoleWithWebIdentityResult
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A certificate of this machine that nobody has signed, with its key."""
-    path = tmp_path_factory.mktemp("tls") / "certificate.pem"
-    subprocess.run(
-        [
-            program("openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", path, "-out", f"{path}.1",
-            "-subj", "/CN=tests", "-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=CA:false",
-        ],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    path.write_bytes(path.read_bytes() + Path(f"{path}.1").read_bytes())
-    return path
+    return services.certificate(tmp_path_factory.mktemp("tls"))
 
 
 def test_a_role_of_a_service_account_gives_credentials(

@@ -22,7 +22,7 @@ from job.schema import StoredFile
 from job.storage import MISSING, LocalStore
 from tests.recorded import INPUTS, OUTCOME, attempt, epoch, record
 from tests.runs import Undisturbed
-from tests.test_report_browser import LOW_CONTRAST, browser
+from tests.test_report_browser import SCREENS, browser, check_fits
 
 __all__ = ["browser"]
 Keep = Callable[..., str]
@@ -191,18 +191,11 @@ def test_a_person_sees_a_table_and_a_page(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("width", "scheme"), [(360, "dark"), (1280, "light")])
+@SCREENS
 def test_the_page_fits_the_screen_and_can_be_read(
-    browser: Browser, keep: Keep, tmp_path: Path, width: int, scheme: Any
+    browser: Browser, keep: Keep, tmp_path: Path, width: int, scheme: str
 ) -> None:
-    """Long names, a reason, a problem and curves; in dark and light, and on paper."""
+    """Long names, a reason, a problem and curves."""
     runs = keep("a" * 100, {1}), keep("b", {2, 3}, leave_out=REPORT), keep("c", {4}, data=INPUTS["data"])
     compare_command.answer(compare_command.Options(runs=runs, page=tmp_path / "page.html"))
-    shown = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme).new_page()
-    shown.goto((tmp_path / "page.html").as_uri())
-    assert shown.evaluate("document.documentElement.scrollWidth") == width
-    for media in ("screen", "print"):
-        shown.emulate_media(media=media)  # type: ignore[arg-type]
-        found = shown.evaluate(LOW_CONTRAST)
-        assert found["num_seen"] > 60
-        assert found["low"] == []
+    check_fits(browser, tmp_path / "page.html", width, scheme, num_texts=60)

@@ -17,7 +17,7 @@ HIDDEN = {"CUDA_VISIBLE_DEVICES": "-1"}
 
 
 def driver(*, init: int = 0, num_gpus: int = 0) -> type:
-    """NVIDIA's library with so many GPUs, or one that answers with an error."""
+    """NVIDIA's library with so many GPUs, of 40 GiB, 41 GiB and so on, or one that answers with an error."""
 
     class Driver:
         def __init__(self, name: str) -> None: ...
@@ -26,6 +26,14 @@ def driver(*, init: int = 0, num_gpus: int = 0) -> type:
 
         def cuDeviceGetCount(self, count: Any) -> int:  # noqa: N802
             count._obj.value = num_gpus
+            return 0
+
+        def cuDeviceGet(self, device: Any, index: int) -> int:  # noqa: N802
+            device._obj.value = 40 + index
+            return 0
+
+        def cuDeviceTotalMem_v2(self, size: Any, device: Any) -> int:  # noqa: N802
+            size._obj.value = device.value << 30
             return 0
 
     return Driver

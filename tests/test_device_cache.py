@@ -26,6 +26,7 @@ from tests import shapes
 from tests.classifiers import ALONE, build
 from tests.conftest import slowly
 from tests.runs import Small, Undisturbed, result_of, start
+from tests.test_device import driver
 
 Load = Callable[..., Splits]
 ORDER = epoch_order(40, batch_size=16, seed=0, phase="head", epoch=0)
@@ -156,24 +157,6 @@ def test_a_gpu_that_is_too_small_is_found_before_the_images_are_read(monkeypatch
 
 def test_the_driver_says_how_much_memory_a_gpu_has(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the first that the process may use."""
-
-    class Driver:
-        def __init__(self, name: str) -> None: ...
-        def cuInit(self, flags: int) -> int:  # noqa: N802
-            return 0
-
-        def cuDeviceGetCount(self, count: Any) -> int:  # noqa: N802
-            count._obj.value = 2
-            return 0
-
-        def cuDeviceGet(self, device: Any, index: int) -> int:  # noqa: N802
-            device._obj.value = 40 + index
-            return 0
-
-        def cuDeviceTotalMem_v2(self, size: Any, device: Any) -> int:  # noqa: N802
-            size._obj.value = device.value << 30
-            return 0
-
     assert nvidia.memory_bytes("/no/driver") is None
-    monkeypatch.setattr("ctypes.CDLL", Driver)
+    monkeypatch.setattr("ctypes.CDLL", driver(num_gpus=2))
     assert nvidia.memory_bytes() == 40 << 30

@@ -21,6 +21,7 @@ from job.settings.settings import Settings
 from tests.conftest import REPOSITORY, job, process_environment, slowly
 from tests.processes import Environment, run_json
 from tests.runs import never
+from tests.test_device import driver
 
 CHILD = """
 import json, os, signal, sys, time
@@ -243,19 +244,9 @@ def test_without_a_gpu_there_is_one_process_unless_more_are_asked_for(asked: str
 )
 def test_the_driver_counts_the_gpus(monkeypatch: pytest.MonkeyPatch, visible: str | None, expected: list[str]) -> None:
     """It heeds CUDA_VISIBLE_DEVICES itself, whose names are passed on to the processes."""
-
-    class Driver:
-        def __init__(self, name: str) -> None: ...
-        def cuInit(self, flags: int) -> int:  # noqa: N802
-            return 0
-
-        def cuDeviceGetCount(self, count: Any) -> int:  # noqa: N802
-            count._obj.value = len(expected)
-            return 0
-
     environ = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
     assert visible_gpus(environ, "/no/driver") == []
-    monkeypatch.setattr("ctypes.CDLL", Driver)
+    monkeypatch.setattr("ctypes.CDLL", driver(num_gpus=len(expected)))
     assert visible_gpus(environ) == expected
     assert devices.num_devices(Settings(), environ) == len(expected)
     with pytest.raises(InvalidSettings, match=f"THAW_BATCH_SIZE=1: with {len(expected)} GPUs"):

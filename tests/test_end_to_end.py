@@ -17,7 +17,7 @@ import pytest
 from job.errors import ExitCode
 from tests.conftest import REPOSITORY, job
 from tests.gcs_server import BUCKET, GcsServer
-from tests.processes import Environment, begin, place_of, result, run_json, wait_for
+from tests.processes import Environment, begin, place_of, result, run_json, run_without, wait_for
 from tests.runs import ONE_PHASE, Whole
 from tests.services import free_port
 
@@ -53,14 +53,7 @@ def test_off_a_terminal_each_event_is_one_line_of_json(undisturbed: dict[str, An
 
 def test_a_finished_run_is_answered_without_tensorflow(undisturbed: dict[str, Any]) -> None:
     """It prints the outcome and ends with 0."""
-    program = (
-        "import sys; from job.__main__ import main; code = main([]); "
-        "sys.exit(99 if {'tensorflow', 'matplotlib', 'jinja2'} & set(sys.modules) else code)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        env=undisturbed["env"], cwd=REPOSITORY, capture_output=True, text=True, timeout=240,
-    )  # fmt: skip
+    done = run_without("tensorflow matplotlib jinja2", env=undisturbed["env"])
     assert done.returncode == ExitCode.COMPLETE
     (answer,) = events(done.stdout)
     assert answer["event"] == "run_already_done"

@@ -4,8 +4,6 @@ import io
 import json
 import random
 import re
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,9 +20,10 @@ from job.data.split_spec import DEFAULT_SPECS, SPLIT_NAMES
 from job.data.together import AHEAD
 from job.errors import ExitCode, Interrupted, InvalidSettings
 from job.report import contact_sheet
-from tests.conftest import REPOSITORY
+from tests.conftest import process_environment
 from tests.gcs_server import BUCKET, GcsServer
-from tests.test_report_browser import LOW_CONTRAST, browser
+from tests.processes import run_without
+from tests.test_report_browser import SCREENS, browser, check_fits
 
 __all__ = ["browser"]
 
@@ -231,11 +230,7 @@ def test_a_folder_is_inspected_without_tensorflow(photos: Path, tmp_path: Path) 
     """As JSON, with a page beside it."""
     words = ["--dataset", str(photos), "--json", "--page", str(tmp_path / "page.html"), "--cache-dir", str(tmp_path)]
     words += [f"--{name}-split={spec}" for name, spec in zip(SPLIT_NAMES, ALL_OF_IT, strict=True)]
-    program = "import sys; from job import cli; code = cli.answer('inspect', sys.argv[1:], {}); "
-    program += "sys.exit(99 if 'tensorflow' in sys.modules else code)"
-    done = subprocess.run(
-        [sys.executable, "-c", program, *words], cwd=REPOSITORY, capture_output=True, text=True, timeout=240
-    )
+    done = run_without("tensorflow", "inspect", *words, env=process_environment({}))
     assert (done.returncode, done.stderr) == (ExitCode.BAD_INPUT, "")
     content = json.loads(done.stdout)
     assert (content["place"], content["num_images"], content["exit_code"]) == (str(photos), 49, ExitCode.BAD_INPUT)
@@ -316,14 +311,6 @@ def test_a_page_of_many_classes_shows_the_first_and_says_how_many_more_there_are
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("width", "scheme"), [(360, "dark"), (1280, "light")])
-def test_the_page_fits_the_screen_and_can_be_read(browser: Browser, page: Path, width: int, scheme: Any) -> None:
-    """And nothing is requested from others."""
-    shown = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme).new_page()
-    requests: list[str] = []
-    shown.on("request", lambda request: requests.append(request.url))
-    shown.goto(page.as_uri())
-    assert [url for url in requests if not url.startswith("data:")] == [page.as_uri()]
-    assert shown.evaluate("document.documentElement.scrollWidth") == width
-    assert shown.evaluate(LOW_CONTRAST)["low"] == []
-    assert all(shown.evaluate("[...document.images].map(image => image.complete && image.naturalWidth)"))
+@SCREENS
+def test_the_page_fits_the_screen_and_can_be_read(browser: Browser, page: Path, width: int, scheme: str) -> None:
+    check_fits(browser, page, width, scheme, num_texts=10)

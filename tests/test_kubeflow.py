@@ -2,7 +2,6 @@
 
 import json
 import ssl
-import subprocess
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -15,7 +14,7 @@ from job.observe import events
 from job.observe.events import StepDone
 from job.observe.kubeflow import PREFIX, Reporter
 from tests.conftest import Recorder
-from tests.services import free_port, program, wait_for
+from tests.services import certificate, free_port, wait_for
 
 
 class Trainer(HTTPServer):
@@ -25,15 +24,9 @@ class Trainer(HTTPServer):
         super().__init__(("localhost", 0), Handler)
         self.requests: list[tuple[str, dict[str, Any]]] = []
         self.status = 200
-        self.certificate, key = folder / "ca.crt", folder / "key.pem"
-        subprocess.run(
-            [program("openssl", hint="it comes with most systems"), "req", "-x509", "-newkey", "rsa:2048", "-nodes",
-             "-days", "1", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-keyout", key,
-             "-out", self.certificate],
-            check=True, capture_output=True,
-        )  # fmt: skip
+        self.certificate = certificate(folder)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(self.certificate, key)
+        context.load_cert_chain(self.certificate)
         self.socket = context.wrap_socket(self.socket, server_side=True)
         self.url = f"https://localhost:{self.server_port}/apis/trainer.kubeflow.org/v1alpha1/status"
         threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()

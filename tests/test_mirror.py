@@ -28,7 +28,7 @@ from tests import shapes
 from tests.classifiers import other_weights
 from tests.conftest import REPOSITORY, Recorder, job, slowly
 from tests.gcs_server import BUCKET, HALF_AND_STALL, GcsServer
-from tests.processes import begin, wait_for
+from tests.processes import begin, run_without, wait_for
 from tests.runs import CrashOn, Small, never, record_of, start
 from tests.stores import Crash
 from tests.test_places import NFC, NFD
@@ -480,14 +480,6 @@ def test_a_mirror_gives_the_same_images_as_the_place(gcs: GcsServer, tmp_path: P
         fetching(tmp_path)[0].images(printed.THAW_DATASET)
 
 
-NO_TENSORFLOW = """
-import sys
-from job.__main__ import main
-code = main(["mirror", *sys.argv[1:]])
-sys.exit(99 if "tensorflow" in sys.modules else code)
-"""
-
-
 @pytest.mark.parametrize(
     ("arguments", "fault", "reason"),
     [
@@ -506,10 +498,7 @@ def test_a_place_that_cannot_be_filled_is_refused_before_anything_is_prepared(
     """In about a second, without TensorFlow, and without a download."""
     if fault is not None:
         gcs.fail(fault, at=0, times=1000, operation="write")
-    env = environment(data_dir=tmp_path / "nothing")
-    done = subprocess.run(
-        [sys.executable, "-c", NO_TENSORFLOW, *arguments], env=env, cwd=REPOSITORY, capture_output=True, text=True
-    )
+    done = run_without("tensorflow", "mirror", *arguments, env=environment(data_dir=tmp_path / "nothing"))
     assert done.returncode in (ExitCode.BAD_INPUT, ExitCode.STORAGE_UNAVAILABLE, ExitCode.INVALID_SETTINGS), (
         done.stdout + done.stderr
     )

@@ -107,6 +107,32 @@ def opened(browser: Browser, path: Path, **context: Any) -> Page:
     return page
 
 
+SCREENS = pytest.mark.parametrize(("width", "scheme"), [(360, "dark"), (1280, "light")])
+OUTSIDE = """[...document.querySelectorAll('svg')].flatMap(svg => [...svg.querySelectorAll('text')].filter(text => {
+    const [it, frame] = [text.getBoundingClientRect(), svg.getBoundingClientRect()];
+    return it.left < frame.left || it.right > frame.right + 1 || it.bottom > frame.bottom + 1;
+}).map(text => text.textContent))"""
+"""The texts of plots that are not inside of them."""
+
+
+def check_fits(browser: Browser, path: Path, width: int, scheme: Any, *, num_texts: int) -> None:
+    """A page of at least so many texts fits a screen and can be read, also on paper; it needs no other file."""
+    page = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme).new_page()
+    requests: list[str] = []
+    page.on("request", lambda request: requests.append(request.url))
+    page.goto(path.as_uri())
+    assert [url for url in requests if not url.startswith("data:")] == [path.as_uri()]
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    assert all(page.evaluate("[...document.images].map(image => image.complete && image.naturalWidth)"))
+    assert page.evaluate(OUTSIDE) == []
+    assert page.evaluate(LOW_CONTRAST)["low"] == []
+    page.emulate_media(media="print")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    on_paper = page.evaluate(LOW_CONTRAST)
+    assert on_paper["num_seen"] > num_texts
+    assert on_paper["low"] == []
+
+
 def test_nothing_is_requested_from_others_and_nothing_goes_wrong(browser: Browser, report: Path) -> None:
     """One request, which is the page; an empty console; every picture is visible."""
     page = browser.new_context().new_page()

@@ -22,7 +22,7 @@ from job.schema import StoredFile
 from job.storage import MISSING, LocalStore
 from tests.gcs_server import BUCKET, GcsServer
 from tests.recorded import NOON, OUTCOME, attempt, epoch, record
-from tests.test_report_browser import LOW_CONTRAST, browser
+from tests.test_report_browser import SCREENS, browser, check_fits
 
 __all__ = ["browser"]
 
@@ -192,26 +192,10 @@ def test_many_runs_in_a_plot_are_small(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("width", "scheme"), [(360, "dark"), (1280, "light")])
-def test_the_page_fits_the_screen_and_can_be_read(browser: Browser, tmp_path: Path, width: int, scheme: Any) -> None:
-    """Nothing is requested from others, texts of plots are inside of them, and the paper is white."""
+@SCREENS
+def test_the_page_fits_the_screen_and_can_be_read(browser: Browser, tmp_path: Path, width: int, scheme: str) -> None:
+    """Long names, and runs that failed or are damaged."""
     runs = {f"{n}-{'r' * 100}": finished(f"{n}-{'r' * 100}", 0.9, hours=n, DATASET="d" * 80, SEED=n) for n in range(4)}
     failed = record(run_id="failed", state="head", attempts=(attempt(end=NOON, exit_code=5),)).model_dump_json()
     page_of(keep(tmp_path / "runs", runs | {"failed": failed.encode(), "broken": b"{"}), tmp_path / "page.html")
-    shown = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme).new_page()
-    requests: list[str] = []
-    shown.on("request", lambda request: requests.append(request.url))
-    shown.goto((tmp_path / "page.html").as_uri())
-    assert [url for url in requests if not url.startswith("data:")] == [(tmp_path / "page.html").as_uri()]
-    assert shown.evaluate("document.documentElement.scrollWidth") == width
-    found = shown.evaluate(LOW_CONTRAST)
-    assert found["num_seen"] > 60
-    assert found["low"] == []
-    outside = """[...document.querySelectorAll('svg')].flatMap(svg => [...svg.querySelectorAll('text')].filter(text => {
-        const [it, frame] = [text.getBoundingClientRect(), svg.getBoundingClientRect()];
-        return it.left < frame.left || it.right > frame.right + 1 || it.bottom > frame.bottom + 1;
-    }).map(text => text.textContent))"""
-    assert shown.evaluate(outside) == []
-    shown.emulate_media(media="print")
-    assert shown.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
-    assert shown.evaluate(LOW_CONTRAST)["low"] == []
+    check_fits(browser, tmp_path / "page.html", width, scheme, num_texts=60)
