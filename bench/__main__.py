@@ -22,7 +22,7 @@ from bench import against_article, around, backbones, batch, growth, input_pipel
 from bench.measuring import Row
 from bench.table import PAGE, README, RESULTS, SCALING, markdown, with_table
 from bench.workload import Workload, workload
-from job.settings import machine
+from job import processor
 
 SECTIONS: dict[str, Callable[[Workload], Iterable[Row]]] = {
     "around": around.rows,
@@ -73,9 +73,9 @@ def _section(load: Workload, rows: list[Row], data: str = "") -> dict[str, Any]:
     return {
         "measured": f"{datetime.now(UTC):%Y-%m-%d}",
         "on": {
-            "processor": machine.processor(),
+            "processor": processor.name(),
             "cores": os.cpu_count(),
-            "bfloat16": machine.has_fast_bfloat16(),
+            "bfloat16": processor.has_fast_bfloat16(),
             "system": platform.system(),
             "tensorflow": tf.__version__,
             "data": data or f"{load.dataset} at {load.image_size} px" + ("" if load.is_real else ", random weights"),

@@ -13,7 +13,7 @@ from typing import Any
 from bench.measuring import REPOSITORY, Row, interleaved
 from bench.training import BATCH_SIZE
 from bench.workload import Workload
-from job.settings import machine
+from job import processor
 
 PYTHON = "PEERS_PYTHON"
 """The variable that names an interpreter with torch, torchvision and timm; they are not among Thaw's packages."""
@@ -41,7 +41,7 @@ def rows(load: Workload) -> Iterable[Row]:
     }
     if shutil.which(os.environ.get("CXX", "g++")):
         peers["PyTorch, compiled"] = (torch, {"compiled": True})
-    for precision in ("float32", "bfloat16") if machine.has_native_bfloat16() else ("float32",):
+    for precision in ("float32", "bfloat16") if processor.has_native_bfloat16() else ("float32",):
         for phase in ("head", "fine_tune"):
             options = {
                 "phase": phase, "precision": precision, "image_size": IMAGE_SIZE, "batch_size": BATCH_SIZE,

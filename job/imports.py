@@ -9,12 +9,18 @@ import tempfile
 from collections.abc import Iterator
 from typing import BinaryIO
 
+from job import processor
+
 _NATIVE_NOTE = re.compile(rb"^(I\d{4} |WARNING: All log messages before absl::InitializeLog)")
 
 
 @contextlib.contextmanager
 def importing_tensorflow() -> Iterator[None]:
-    """For the imports inside; those of TensorFlow then need a quarter less processor time."""
+    """For the imports inside; those of TensorFlow then need a quarter less processor time.
+
+    Raises DeviceUnavailable where TensorFlow cannot be imported on this processor.
+    """
+    processor.check()
     is_first = "tensorflow" not in sys.modules
     with without_native_notes(), without_garbage_collection() if is_first else contextlib.nullcontext():
         yield

@@ -6,7 +6,11 @@ import sys
 
 import pytest
 
-from job.imports import without_native_notes
+from job import processor
+from job.cli import checks
+from job.errors import DeviceUnavailable
+from job.imports import importing_tensorflow, without_native_notes
+from job.settings.settings import Settings
 
 COUNTS = """
 import gc
@@ -29,6 +33,23 @@ def test_notes_of_native_libraries_are_dropped_and_the_rest_is_kept(capfd: pytes
         raise KeyError(os.write(2, b"I0000 port.cc:153] a note\nW0000 x.cc:1] a warning\nE0000 an error\n"))
     os.write(2, b"later")
     assert capfd.readouterr().err == "W0000 x.cc:1] a warning\nE0000 an error\nlater"
+
+
+@pytest.mark.parametrize("flags", ["flags\t\t: fpu sse4_2", "flags\t\t: fpu avx", "Features\t: fp asimd", ""])
+def test_a_processor_on_which_the_import_would_end_the_process_is_refused(
+    monkeypatch: pytest.MonkeyPatch, flags: str
+) -> None:
+    """By the flags of x86 alone; `plan` says the same."""
+    monkeypatch.setattr(processor, "cpu_info", lambda: ["model name\t: QEMU Virtual CPU", flags])
+    settings = Settings(device="cpu")
+    if "sse4_2" not in flags:
+        assert checks.device(settings).outcome == "ok"
+        with importing_tensorflow():
+            return
+    for refused in (lambda: checks.device(settings), importing_tensorflow().__enter__):
+        with pytest.raises(DeviceUnavailable, match="'QEMU Virtual CPU' has no AVX, which TensorFlow needs") as caught:
+            refused()
+        assert "-cpu host" in caught.value.hint
 
 
 @pytest.mark.slow

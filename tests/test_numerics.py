@@ -9,8 +9,8 @@ import keras
 import pytest
 import tensorflow as tf
 
+from job import processor
 from job.__main__ import set_up_tensorflow
-from job.settings import machine
 from job.train import numerics
 
 INTEL = "vendor_id\t: GenuineIntel\nmodel name\t: Some Xeon\nflags\t\t: fpu avx512f avx512_bf16 amx_bf16\n"
@@ -29,7 +29,7 @@ ARM = "Features\t: fp asimd bf16 i8mm\n"
 )  # fmt: skip
 def test_auto_is_bfloat16_where_it_is_faster(monkeypatch: pytest.MonkeyPatch, cpu: str, precision: str) -> None:
     """By vendor and flags; an unknown processor gets float32."""
-    monkeypatch.setattr(machine, "_cpu_info", cpu.splitlines)
+    monkeypatch.setattr(processor, "cpu_info", cpu.splitlines)
     monkeypatch.setattr(tf.config, "get_visible_devices", lambda _: [])
     assert numerics.choose(precision="auto", xla="auto") == {"precision": precision, "xla": False}
 

@@ -396,11 +396,11 @@ def test_the_choice_of_auto_is_kept_for_the_whole_run(
     small: Small, store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A later attempt on another processor computes as the first did."""
-    from job.settings import machine
+    from job import processor
 
     settings = small(precision="auto")
     for is_native, kind in ((False, events.Committed), (True, events.ModelBuilt)):
-        monkeypatch.setattr(machine, "has_fast_bfloat16", lambda is_native=is_native: is_native)
+        monkeypatch.setattr(processor, "has_fast_bfloat16", lambda is_native=is_native: is_native)
         attempt = CrashOn(kind)
         with pytest.raises(Crash):
             start(settings, store, observer=attempt)

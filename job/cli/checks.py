@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from job import nvidia
+from job import nvidia, processor
 from job.cli.asked import open_asked
 from job.cli.tables import size
 from job.data import mirror
@@ -158,8 +158,9 @@ def device(settings: Settings) -> Check:
     """What the network would run on. TensorFlow is not asked. Raises DeviceUnavailable."""
     if settings.device == "gpu":
         nvidia.check_gpu()
+    processor.check()
     found = nvidia.models() if settings.device != "cpu" else []
-    return Check("device", "ok", ", ".join(found) or f"{machine.processor()}, no GPU", facts={"accelerators": found})
+    return Check("device", "ok", ", ".join(found) or f"{processor.name()}, no GPU", facts={"accelerators": found})
 
 
 def workers(settings: Settings, num_devices: int) -> Check:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from rich.console import Group
 from rich.table import Table
 
+from job import processor
 from job.cli import checks, devices
 from job.cli.arguments import AsJson, Flag, SettingsOptions
 from job.cli.asked import open_asked
@@ -22,7 +23,6 @@ from job.run import disk_space, holder, lease, standing
 from job.run.lease import Hold
 from job.run.record import Identity, RunRecord
 from job.schema import Record
-from job.settings import machine
 from job.settings.fields import variable
 from job.settings.resources import Need, Precision, estimate
 from job.settings.settings import Settings, changes_result
@@ -148,7 +148,7 @@ def _need(settings: Settings, examples: Mapping[str, int], record: Record | None
         precision: Precision = settings.precision
     else:
         recorded = record.inputs.get("arithmetic", {}).get("precision") if record else None
-        precision = recorded or ("bfloat16" if machine.has_fast_bfloat16() else "float32")
+        precision = recorded or ("bfloat16" if processor.has_fast_bfloat16() else "float32")
     return estimate(settings, num_examples=sum(examples.values()), precision=precision, num_workers=num_workers)
 
 

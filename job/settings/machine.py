@@ -1,4 +1,4 @@
-"""What this machine has: processor, memory, disk; read without TensorFlow.
+"""What this machine has of memory and disk; read without TensorFlow.
 
 In a container memory is what its control group leaves, not what the host has.
 """
@@ -9,34 +9,11 @@ from pathlib import Path
 
 import psutil
 
-# The CPU flags that mean a processor multiplies bfloat16 itself; elsewhere it is emulated, and slower than float32.
-NATIVE_BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
-INTEL = "GenuineIntel"
-INTEL_FAST_FLAG = "amx_bf16"
-"""With AVX512-BF16 alone, AMD's processors train about twice as fast in bfloat16, and Intel's more slowly."""
-
 CGROUPS = (
     (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
     (Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"), Path("/sys/fs/cgroup/memory/memory.usage_in_bytes")),
 )
 """Limit and use of this container, of version 2 and 1 of the interface."""
-
-
-def processor() -> str:
-    """The name of the processor."""
-    return next((line.partition(":")[2].strip() for line in _cpu_info() if line.startswith("model name")), "CPU")
-
-
-def has_native_bfloat16() -> bool:
-    """Whether the processor multiplies bfloat16 itself."""
-    return bool(_words("flags", "Features") & NATIVE_BFLOAT16_FLAGS)
-
-
-def has_fast_bfloat16() -> bool:
-    """Whether it does so faster than it multiplies float32."""
-    if INTEL in _words("vendor_id"):
-        return INTEL_FAST_FLAG in _words("flags")
-    return has_native_bfloat16()
 
 
 def available_memory_bytes(cgroups: Sequence[tuple[Path, Path]] = CGROUPS) -> int:
@@ -78,13 +55,3 @@ def free_disk_bytes(place: Path) -> int:
     while not place.exists() and place != place.parent:
         place = place.parent
     return shutil.disk_usage(place).free
-
-
-def _words(*names: str) -> set[str]:
-    """In the lines of these names, for all cores."""
-    return {word for line in _cpu_info() if line.startswith(names) for word in line.split()}
-
-
-def _cpu_info() -> list[str]:
-    path = Path("/proc/cpuinfo")
-    return path.read_text().splitlines() if path.exists() else []

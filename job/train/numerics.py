@@ -8,9 +8,8 @@ from typing import Any, Literal
 import keras
 import tensorflow as tf
 
-from job import nvidia
+from job import nvidia, processor
 from job.errors import DeviceUnavailable
-from job.settings import machine
 
 NATIVE_BFLOAT16_CAPABILITY = (8, 0)
 
@@ -64,7 +63,7 @@ def device_name() -> str:
         return ", ".join(
             str(tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)) for gpu in gpus
         )
-    return machine.processor()
+    return processor.name()
 
 
 def gpu_memory() -> dict[str, dict[str, int]] | None:
@@ -78,4 +77,4 @@ def _has_fast_bfloat16() -> bool:
     if gpus:
         details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
         return all(detail.get("compute_capability", (0, 0)) >= NATIVE_BFLOAT16_CAPABILITY for detail in details)
-    return machine.has_fast_bfloat16()
+    return processor.has_fast_bfloat16()
