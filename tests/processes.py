@@ -38,6 +38,11 @@ def place_of(store: LocalStore) -> dict[str, str]:
     return {"THAW_STORAGE_URI": str(store.root.parent), "THAW_RUN_ID": store.root.name}
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    """The content of each file below a folder, by its name."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def begin(env: dict[str, str], *argv: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "job", *argv],

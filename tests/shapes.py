@@ -19,6 +19,7 @@ SIDE = 24
 
 SPECS = ("train[:40]", "train[40:56]", "train[56:80]")
 """40, 16 and 24 examples."""
+FIRST_OF_TEST = 56
 
 
 def request(data_dir: Path | str, /, **changes: Any) -> "DataRequest":
@@ -53,12 +54,17 @@ def encode(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+def encoded(index: int) -> bytes:
+    """The image of `two_shapes` at an index, as PNG."""
+    return encode(draw(index % 2, index))
+
+
 def write_images(root: Path, num_images: int = 96) -> Path:
     """A folder for each class, `disc` and `bar`, with the images of `two_shapes` as PNG files."""
     for index in range(num_images):
         path = root / ("disc", "bar")[index % 2] / f"{index}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(encode(draw(index % 2, index)))
+        path.write_bytes(encoded(index))
     return root
 
 

@@ -18,10 +18,8 @@ from job.storage import LocalStore, digest_of
 from tests.conftest import CALIBRATED_RUN
 from tests.reports import content, render
 from tests.runs import CrashOn, Small, record_of, start
-from tests.shapes import draw, encode
+from tests.shapes import FIRST_OF_TEST, encoded
 from tests.stores import Crash
-
-FIRST_OF_TEST = 56
 
 
 def report_of(store: LocalStore) -> dict[str, Any]:
@@ -37,13 +35,13 @@ def test_report_saved_model_and_predict_agree(
     assert report["temperature_scaling"]["is_fitted"]
     threshold = report["thresholds"]["used"]
     assert threshold != 0.5
-    encoded = [encode(draw((FIRST_OF_TEST + index) % 2, FIRST_OF_TEST + index)) for index in range(24)]
-    for index, image in enumerate(encoded):
+    images = [encoded(FIRST_OF_TEST + index) for index in range(24)]
+    for index, image in enumerate(images):
         (tmp_path / f"{index:02d}.png").write_bytes(image)
     predict.answer(predict.Options(run=calibrated_run.uri, images=(str(tmp_path),), as_json=True))
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     loaded = tf.saved_model.load(str(calibrated_run.root / "model/saved_model"))
-    served = loaded.signatures["serving_default"](encoded_images=tf.constant(encoded))
+    served = loaded.signatures["serving_default"](encoded_images=tf.constant(images))
     labels, probabilities = served["label"].numpy().astype(str), served["probabilities"].numpy()
     second = report["test"]["per_class"][1]["name"]
     assert [line["label"] for line in lines] == labels.tolist()

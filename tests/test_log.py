@@ -14,6 +14,7 @@ from job.observe.estimate import Estimate
 from job.observe.events import DataLoaded, EpochFinished, Evaluated, PhaseStarted, RunFailed, StepDone, Stopping
 from job.observe.log import ConsoleLines, JsonLines
 from job.observe.progress import Progress
+from tests.test_terminal import TerminalText
 
 
 def test_events_are_lines_of_json_off_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
@@ -75,11 +76,6 @@ def test_a_person_who_stops_a_run_is_told_what_happens_now(
     """And what a second signal costs."""
     ConsoleLines(Progress()).event(event)
     assert capsys.readouterr().out == f"{expected}\n"
-
-
-class TerminalText(io.StringIO):
-    def isatty(self) -> bool:
-        return True
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from tests import shapes
 from tests.classifiers import other_weights
 from tests.conftest import REPOSITORY, Recorder, job, slowly
 from tests.gcs_server import BUCKET, HALF_AND_STALL, GcsServer
-from tests.processes import begin, run_without, wait_for
+from tests.processes import begin, contents, run_without, wait_for
 from tests.runs import CrashOn, Small, never, record_of, start
 from tests.stores import Crash
 from tests.test_places import NFC, NFD
@@ -65,10 +65,6 @@ def fetching(tmp_path: Path, *, check_stop: Callable[[], None] = never) -> tuple
     observer, scratch = Recorder(), tmp_path / "cache" / "scratch"
     scratch.mkdir(parents=True, exist_ok=True)
     return Fetching(tmp_path / "cache", scratch=scratch, observer=observer, check_stop=check_stop), observer
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize(
@@ -388,10 +384,10 @@ def test_a_mirror_command_that_was_killed_goes_on_where_it_was(
     sent = {name for operation, name in gcs.requests if operation == "write"} - {f"m/tfds/{MANIFEST}"}
     gcs.requests.clear()
     assert job("mirror", "--to", f"gs://{BUCKET}/m", env=env).returncode == ExitCode.COMPLETE
-    files = contents(prepared / "two_shapes")
-    assert {name: gcs.objects[f"m/tfds/two_shapes/{name}"].data for name in files} == files
+    source = contents(prepared / "two_shapes")
+    assert {name: gcs.objects[f"m/tfds/two_shapes/{name}"].data for name in source} == source
     listed = json.loads(gcs.objects[f"m/tfds/{MANIFEST}"].data)["files"]
-    assert set(listed) == {f"two_shapes/{name}" for name in files}
+    assert set(listed) == {f"two_shapes/{name}" for name in source}
     again = {name for operation, name in gcs.requests if operation == "write"}
     assert len(sent & again) <= 1 <= len(sent)
     assert json.loads((tmp_path / "log").read_text())["reason"] == f"complete: the mirror at gs://{BUCKET}/m is filled"

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from safetensors.numpy import load as load_arrays
 
-from job import cli
 from job.errors import Interrupted, InvalidSettings, StorageError
 from job.observe import events
 from job.phases import STAGES, Phase, phases_of
@@ -18,6 +17,7 @@ from tests.classifiers import build
 from tests.conftest import Recorder, slowly
 from tests.runs import CrashOn, Small, StopAtStep, Undisturbed, Whole, record_of, result_of, start
 from tests.stores import Crash
+from tests.test_settings import read
 
 GRADUAL = """
 - {name: head, epochs: 1, learning_rate: 1e-2, unfreeze: none}
@@ -171,11 +171,6 @@ def test_a_phase_that_has_ended_early_is_not_trained_on(whole: Whole, small: Sma
     (early,) = recorder.of(events.StoppedEarly)
     stopped_and_started_again(small(**ENDS_EARLY), store, "head", early.step - 1)
     assert result_of(store) == result_of(expected)
-
-
-def read(**environ: str) -> Settings:
-    settings: Settings = cli.read("run", (), environ).settings
-    return settings
 
 
 def test_json_and_yaml_of_the_same_phases_are_the_same_run() -> None:

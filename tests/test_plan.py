@@ -26,7 +26,7 @@ from job.settings.settings import Settings
 from job.storage import MISSING, LocalStore, open_store, probe
 from tests import shapes
 from tests.gcs_server import BUCKET, GcsServer
-from tests.processes import Environment, run_without
+from tests.processes import Environment, contents, run_without
 from tests.runs import StopAtStep, Undisturbed, context, record_of, start
 
 Small = Callable[..., Settings]
@@ -48,10 +48,6 @@ def ask(capsys: pytest.CaptureFixture[str]) -> Ask:
 
 def outcomes(answer: dict[str, Any]) -> dict[str, str]:
     return {check["name"]: check["outcome"] for check in answer["checks"]}
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_a_new_run_would_start_and_nothing_is_left(ask: Ask, small: Small, tmp_path: Path) -> None:
@@ -83,12 +79,12 @@ def test_a_stopped_run_would_carry_on_where_it_stopped(ask: Ask, small: Small, t
     reader = StopAtStep("head", 4)
     with pytest.raises(Interrupted):
         start(settings, store, observer=reader, check_stop=reader.check_stop)
-    before = files(store.root)
+    before = contents(store.root)
     answer = ask(settings)
     entry = record_of(store).checkpoints[-1]
     assert (answer["next"]["action"], answer["exit_code"]) == ("resume", 0)
     assert answer["next"]["text"] == f"carry on with attempt 2 at head step {entry.step} of 6, from {entry.name}"
-    assert files(store.root) == before
+    assert contents(store.root) == before
     (restored,) = start(settings, store).of(Restored)
     assert (restored.phase, restored.step) == ("head", entry.step)
     assert 0 < entry.step < 6
@@ -272,7 +268,7 @@ def test_a_table_in_a_bucket_that_is_too_large_is_not_passed_over(
     ask: Ask, small: Small, gcs: GcsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nor by a start, which reads no file that is larger than an image can be."""
-    for name, content in files(shapes.write_images(tmp_path / "own", 96)).items():
+    for name, content in contents(shapes.write_images(tmp_path / "own", 96)).items():
         gcs.put(f"photos/{name}", content, None)
     table = b"path,label\n" + b"disc/0.png,x\n" * 100
     gcs.put("photos/labels.csv", table, None)

@@ -18,11 +18,8 @@ from job.storage import MISSING, digest_of, open_store
 from tests.conftest import REPOSITORY, job
 from tests.gcs_server import BUCKET, GcsServer
 from tests.runs import Undisturbed, result_of
-from tests.shapes import draw, encode
+from tests.shapes import FIRST_OF_TEST, draw, encoded
 from tests.terminal import run_in_terminal
-
-FIRST_OF_TEST = 56
-"""The test split of the small run is train[56:80] of two_shapes, whose images tests/shapes.py draws."""
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +27,7 @@ def test_split(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The images of the small run's test split, as files."""
     folder = tmp_path_factory.mktemp("images")
     for index in range(24):
-        number = FIRST_OF_TEST + index
-        (folder / f"{index:02d}.png").write_bytes(encode(draw(number % 2, number)))
+        (folder / f"{index:02d}.png").write_bytes(encoded(FIRST_OF_TEST + index))
     return folder
 
 

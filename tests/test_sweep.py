@@ -8,6 +8,7 @@ import pytest
 from job import cli
 from job.errors import InvalidSettings
 from job.settings.settings import Settings
+from tests.test_settings import read
 
 INDEX = "JOB_COMPLETION_INDEX"
 ROWS = """\
@@ -23,11 +24,6 @@ THAW_SEED=3 THAW_RUN_ID=third
 def sweep(tmp_path: Path) -> str:
     (tmp_path / "rows").write_text(ROWS)
     return str(tmp_path / "rows")
-
-
-def read(*argv: str, **environ: str) -> Settings:
-    settings: Settings = cli.read("run", argv, environ).settings
-    return settings
 
 
 def problems_of(*argv: str, **environ: str) -> list[str]:

@@ -19,11 +19,9 @@ import tensorflow as tf
 from job import cli
 from tests.conftest import REPOSITORY
 from tests.runs import Undisturbed
-from tests.shapes import draw, encode
+from tests.shapes import FIRST_OF_TEST, encoded
 
 PAGE = (REPOSITORY / "docs" / "tutorial.md").read_text()
-FIRST_OF_TEST = 56
-"""The test split of the small run is train[56:80] of two_shapes."""
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +66,7 @@ def test_the_server_answers_as_the_report_does(server: str, undisturbed_run: Und
     assert refused.value.code == 415
     assert "no image" in json.load(refused.value)["error"]
     for row in expected:
-        number = FIRST_OF_TEST + row["index"]
-        with urllib.request.urlopen(server, data=encode(draw(number % 2, number))) as response:
+        with urllib.request.urlopen(server, data=encoded(FIRST_OF_TEST + row["index"])) as response:
             answer = json.load(response)
         assert answer["label"] == row["predicted"]
         assert answer["probabilities"][row["predicted"]] == pytest.approx(row["probability"], abs=1e-6)
@@ -81,7 +78,7 @@ def test_the_request_to_tensorflow_serving_fits_the_signature(model: Path, tmp_p
     which the server would encode. The SavedModel is mounted as a version, under the name that is asked for.
     """
     (making,) = re.findall(r"^ {4}(\(printf .*) > request\.json$", PAGE, re.MULTILINE)
-    image = encode(draw(1, FIRST_OF_TEST))
+    image = encoded(FIRST_OF_TEST)
     (tmp_path / "photos" / "cat").mkdir(parents=True)
     (tmp_path / "photos" / "cat" / "1.jpg").write_bytes(image * 9)
     made = subprocess.run(["sh", "-c", making], cwd=tmp_path, capture_output=True, check=True, timeout=30)
