@@ -22,7 +22,7 @@ def is_one_line(text: str) -> bool:
     return all(_is_shown(char) for char in text)
 
 
-def one_line(text: str) -> str:
+def escaped(text: str) -> str:
     """The same text, in which what `is_one_line` finds wrong is an escape, such as \\x1b."""
     return "".join(char if _is_shown(char) else char.encode("unicode_escape").decode() for char in text)
 

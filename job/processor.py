@@ -3,6 +3,7 @@
 Elsewhere, and where a flag has another name, nothing is known of it, and nothing is refused.
 """
 
+import functools
 from pathlib import Path
 
 from job.errors import DeviceUnavailable
@@ -17,6 +18,7 @@ NEEDED_FLAG = "avx"
 
 
 def name() -> str:
+    """As its maker calls it, or `CPU` where that is not known."""
     return next((line.partition(":")[2].strip() for line in cpu_info() if line.startswith("model name")), "CPU")
 
 
@@ -47,7 +49,8 @@ def _words(*names: str) -> set[str]:
     return {word for line in cpu_info() if line.startswith(names) for word in line.split()}
 
 
+@functools.cache
 def cpu_info() -> list[str]:
-    """The lines in which Linux describes the processors; none elsewhere."""
+    """The lines in which Linux describes the processors; none elsewhere. They are many where it has many cores."""
     path = Path("/proc/cpuinfo")
     return path.read_text().splitlines() if path.exists() else []

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from job.paths import UnsafeName, checked_name, inside, one_line
+from job.paths import UnsafeName, checked_name, escaped, inside
 
 PARTS = st.sampled_from(["", ".", "..", "a", "b.c", " ", "~", "C:", "..a", "猫", "\0", "\n"])
 
@@ -44,8 +44,8 @@ def test_a_name_that_is_none_is_refused_and_shown(name: str) -> None:
 
 def test_a_text_is_shown_as_it_is_but_for_what_moves_the_cursor() -> None:
     """Any kind of space is shown; a line's end, an escape, a change of direction and half a letter are not."""
-    assert one_line("a\u00a0b\u3000猫") == "a\u00a0b\u3000猫"
-    assert one_line("a\nb\x1b[2J\u202e\u2028\ud800") == r"a\nb\x1b[2J\u202e\u2028\ud800"
+    assert escaped("a\u00a0b\u3000猫") == "a\u00a0b\u3000猫"
+    assert escaped("a\nb\x1b[2J\u202e\u2028\ud800") == r"a\nb\x1b[2J\u202e\u2028\ud800"
 
 
 def test_a_link_that_leads_out_is_refused(tmp_path: Path) -> None:

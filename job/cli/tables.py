@@ -13,7 +13,7 @@ from rich.text import Text
 from job.errors import Interrupted
 from job.observe.wording import duration as duration
 from job.observe.wording import size as size
-from job.paths import one_line
+from job.paths import escaped
 
 WIDTH_ELSEWHERE = 200
 """Columns where there is no terminal: rich would fold at 80."""
@@ -79,7 +79,7 @@ def digits(value: float | None) -> str:
 
 def plain(text: str, style: str = "") -> Text:
     """A name from outside, which may hold anything: no markup, and nothing that moves the cursor."""
-    return Text(one_line(text), style=style)
+    return Text(escaped(text), style=style)
 
 
 def setting_text(value: Any) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from job.observe import data_events, events
-from job.paths import one_line
+from job.paths import escaped
 from job.redaction import redacted
 
 
@@ -49,7 +49,7 @@ def three_digits(value: float) -> str:
 
 def printable(text: str) -> str:
     """Without the secrets of URLs, and with nothing but lines that moves the cursor: names come from outside."""
-    return "\n".join(one_line(line) for line in redacted(text).split("\n"))
+    return "\n".join(escaped(line) for line in redacted(text).split("\n"))
 
 
 def sentence(event: events.Event) -> str:

@@ -37,7 +37,8 @@ Row = dict[str, Any]
 def is_labelled(name: str, read: Callable[[str], bytes]) -> bool:
     """Whether a table has columns of paths and of labels. One that is text without a header that can be read has none.
 
-    One that cannot be read, or is wrong below its header, is no reason to pass it over: who uses it gets the error.
+    One that cannot be read counts as labelled, so that it is not passed over: to use it raises the error, as it does
+    for what is wrong below the header.
     """
     found: set[str] = set()
     try:
