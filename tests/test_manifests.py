@@ -345,16 +345,22 @@ def test_a_mirror_is_where_the_command_puts_it_and_replaces_the_internet() -> No
         assert all(block.startswith(("199.36.153.", "169.254.", "fd00:ec2::")) for block in blocks)
 
 
-def test_the_pushgateway_can_be_reached() -> None:
-    """The policy allows the port and the namespace of the URL."""
-    manifests = component("pushgateway")
-    match = re.fullmatch(r"http://[a-z-]+\.([a-z-]+)\.svc:(\d+)", manifests.settings.pushgateway_url or "")
+@pytest.mark.parametrize(("name", "variable"), [("minio", "AWS_ENDPOINT_URL"), ("pushgateway", "THAW_PUSHGATEWAY_URL")])
+def test_the_way_to_a_server_in_the_cluster_is_open(name: str, variable: str) -> None:
+    """To the port and the namespace of its URL, and for nothing else than without it."""
+    manifests = component(name)
+    match = re.fullmatch(r"http://[a-z-]+\.([a-z-]+)\.svc:(\d+)", manifests.config[variable])
     assert match
-    (policy,) = [item for item in manifests.of_kind("NetworkPolicy") if "pushgateway" in item["metadata"]["name"]]
-    assert policy["spec"]["egress"] == [{
-        "ports": [{"protocol": "TCP", "port": int(match[2])}],
-        "to": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": match[1]}}}],
-    }]  # fmt: skip
+    names = {policy["metadata"]["name"] for policy in base().of_kind("NetworkPolicy")}
+    (policy,) = [it for it in manifests.of_kind("NetworkPolicy") if it["metadata"]["name"] not in names]
+    assert policy["spec"] == {
+        "podSelector": {"matchLabels": {"app.kubernetes.io/name": "thaw"}},
+        "policyTypes": ["Egress"],
+        "egress": [{
+            "ports": [{"protocol": "TCP", "port": int(match[2])}],
+            "to": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": match[1]}}}],
+        }],
+    }  # fmt: skip
 
 
 def test_labels_and_annotations_are_those_that_other_programs_read() -> None:
