@@ -52,10 +52,10 @@ def without_native_notes() -> Iterator[None]:
         yield
         return
     sys.stderr.flush()
-    # In a session of its own, or Ctrl-C would end it first.
-    command, options = [grep, "-aEv", "--line-buffered", _NATIVE_NOTE], {"LC_ALL": "C"}
+    command, env = [grep, "-aEv", "--line-buffered", _NATIVE_NOTE], {"LC_ALL": "C"}
     stderr = os.dup(2)
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=stderr, env=options, start_new_session=True) as kept:
+    # In a session of its own, or Ctrl-C would end it too.
+    with subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=stderr, start_new_session=True) as kept:
         assert kept.stdin
         os.dup2(kept.stdin.fileno(), 2)
         try:
