@@ -3,7 +3,6 @@
 import contextlib
 import gc
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -48,14 +47,18 @@ def without_native_notes() -> Iterator[None]:
     TensorFlow 2.21 logs about oneDNN while it is imported, before it reads the variable that would silence it. Another
     process drops the lines, because what this one holds back is lost when a native library ends it.
     """
-    if (grep := shutil.which("grep")) is None:
+    sys.stderr.flush()
+    command, env = ["grep", "-aEv", "--line-buffered", _NATIVE_NOTE], {"LC_ALL": "C"}
+    stderr = os.dup(2)
+    try:
+        # In a session of its own, or Ctrl-C would end it too.
+        filtering = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=stderr, start_new_session=True)
+    except OSError:
+        # No such program, or no process more: then all is shown.
+        os.close(stderr)
         yield
         return
-    sys.stderr.flush()
-    command, env = [grep, "-aEv", "--line-buffered", _NATIVE_NOTE], {"LC_ALL": "C"}
-    stderr = os.dup(2)
-    # In a session of its own, or Ctrl-C would end it too.
-    with subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=stderr, start_new_session=True) as kept:
+    with filtering as kept:
         assert kept.stdin
         os.dup2(kept.stdin.fileno(), 2)
         try:

@@ -53,7 +53,7 @@ def test_the_last_words_of_a_native_library_that_ends_the_process_are_kept() -> 
 
 def test_without_grep_everything_is_kept(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     """It is in the image; elsewhere a note is better than nothing."""
-    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(os, "defpath", "/nowhere")
     with without_native_notes():
         os.write(2, b"I0000 a note\n")
     assert capfd.readouterr().err == "I0000 a note\n"
