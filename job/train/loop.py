@@ -15,6 +15,7 @@ import tensorflow as tf
 from job.data.order import epoch_order, num_batches
 from job.data.splits import Split
 from job.errors import TrainingDiverged
+from job.model.draws import HOST
 from job.observe.events import EpochFinished, StepDone
 from job.observe.ledger import Category, Ledger
 from job.train import numerics, schedule
@@ -105,12 +106,14 @@ def train_phase(
                     schedule.learning_rate(state.phase, at, steps_per_epoch=batches_per_epoch, history=history)
                     for at in steps
                 ]
+                with tf.device(HOST):
+                    # Made where it is: else a copy to the GPU would wait there for the steps before.
+                    floats = tf.constant(rates, tf.float32), tf.constant(float(team.is_stopping))
                 category: Category = "recompute" if is_lost else "productive"
                 with ledger.during("compile" if is_first else category):
                     state.totals, num_stops = call(
                         tf.constant([[key, at] for at in steps], tf.int32), tf.constant(batches.places),
-                        tf.constant(rates, tf.float32), state.totals, tf.constant(float(team.is_stopping)),
-                        *batches.examples,
+                        floats[0], state.totals, floats[1], *batches.examples,
                     )  # fmt: skip
                     step = steps.stop
                     if is_first or step // DIVERGENCE_CHECK_STEPS > steps.start // DIVERGENCE_CHECK_STEPS:
