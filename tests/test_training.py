@@ -141,7 +141,7 @@ def test_accuracy_is_that_of_the_model_on_the_split(splits: Splits) -> None:
         logits.append(state.classifier.logits(state.classifier.features(images)))
         labels.append(batch_labels)
     every_logit, every_label = tf.concat(logits, 0), tf.concat(labels, 0)
-    assert last.validation_accuracy == np.mean(predicted_classes(every_logit) == every_label)
+    assert last.validation_accuracy == np.mean(predicted_classes(every_logit).numpy() == every_label)
     assert last.validation_loss == pytest.approx(float(tf.reduce_mean(loss_of(every_logit, every_label))), rel=1e-5)
 
 
