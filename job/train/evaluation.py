@@ -47,7 +47,11 @@ class Evaluation:
 
 
 def forward_of(model: keras.Model) -> Forward:
-    """The function from uint8 [b, s, s, 3], for any b, to logits float32 [b, 1 or k]; traced once."""
+    """The function from uint8 [b, s, s, 3], for any b, to logits float32 [b, 1 or k]; traced once.
+
+    From now on GPUs compute in this process with all bits of float32, and not with the ten of TensorFloat-32.
+    """
+    tf.config.experimental.enable_tensor_float_32_execution(False)
     return tf.function(
         lambda images: model(tf.cast(images, tf.float32), training=False),
         input_signature=[tf.TensorSpec([None, *model.input_shape[1:]], tf.uint8)],
