@@ -260,6 +260,28 @@ def test_with_a_gpu_the_image_is_the_one_for_it(name: str, tmp_path: Path) -> No
         of_one_run(refused)
 
 
+@pytest.mark.parametrize("resource", ["nvidia.com/mig-1g.10gb", "nvidia.com/gpu.shared"])
+def test_a_part_of_a_gpu_needs_the_image_for_it_too(resource: str, tmp_path: Path) -> None:
+    """It has a name of its own in the place of `nvidia.com/gpu`."""
+    whole = "/spec/template/spec/containers/0/resources/limits/nvidia.com~1gpu"
+    change = {"op": "move", "from": whole, "path": whole.replace("nvidia.com~1gpu", resource.replace("/", "~1"))}
+    patches = [{"target": {"kind": "Job", "name": "thaw"}, "patch": yaml.safe_dump([change])}]
+    images = [{"name": "thaw", "newTag": "0a1b2c3-cpu"}]
+    parts = {"resources": ["base"], "components": ["components/gpu"]}
+    refused = kustomize(write_kustomization(tmp_path, **parts, patches=patches, images=images))
+    assert [name for name in Manifests(refused).container["resources"]["limits"] if "/" in name] == [resource]
+    with pytest.raises(CannotRender, match="thaw:0a1b2c3-cpu has no libraries for a GPU"):
+        of_one_run(refused)
+
+
+def test_the_taints_of_nodes_with_gpus_are_tolerated() -> None:
+    """Any value of NVIDIA's, as Google and Karpenter set it; on AKS also the one of Microsoft's pages."""
+    nvidia = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
+    microsoft = {"key": "sku", "operator": "Equal", "value": "gpu", "effect": "NoSchedule"}
+    tolerated = {name: overlay(name).pod["tolerations"] for name in ("gke", "eks", "aks")}
+    assert tolerated == {"gke": [nvidia], "eks": [nvidia], "aks": [nvidia, microsoft]}
+
+
 @pytest.mark.parametrize(
     "components",
     [
