@@ -73,7 +73,9 @@ LABEL org.opencontainers.image.version=$VERSION org.opencontainers.image.revisio
 FROM runtime AS gpu
 # Where GKE mounts the driver. Elsewhere the container runtime puts it where it is found anyway.
 ENV LD_LIBRARY_PATH=/usr/local/nvidia/lib64 \
-    NVIDIA_DRIVER_CAPABILITIES=compute,utility
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility \
+    # Bytes. For an H100 or a newer GPU the driver compiles most kernels, and its own limit may be too small to keep them all.
+    CUDA_CACHE_MAXSIZE=2147483648
 COPY --from=gpu-packages /opt/venv /opt/venv
 COPY --from=weights / /weights/
 COPY --from=source /app /app

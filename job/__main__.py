@@ -239,9 +239,15 @@ def _carry_out(name: str, words: Sequence[str]) -> int:
         stop.grace_seconds = settings.grace_seconds
         ending.path = str(settings.termination_log) if settings.termination_log else None
         if name == "run":
+            from job import nvidia
             from job.cli import devices, run
 
             run.check_worker(settings)
+            if settings.device != "cpu":
+                if settings.cache_dir:
+                    # A GPU's driver reads it when it starts, and keeps there what it compiles, for the next pods too.
+                    os.environ.setdefault("CUDA_CACHE_PATH", str(cache_folder.place(settings.cache_dir) / "cuda"))
+                nvidia.wait_until_ready(stop.pause)
             count = devices.num_devices(settings, os.environ)
             if count > 1 and not run.is_complete(settings, pause=stop.pause):
                 # Each process has the whole grace period for itself; this one only waits for them.

@@ -7,10 +7,12 @@
     │   ├── DataUnavailable         the data set is not where it was looked for, and cannot be downloaded
     │   ├── DataCorrupt             examples, which the message names, cannot be decoded
     │   ├── WeightsUnusable         weights are missing, unreadable, or not of this backbone
-    │   ├── DeviceUnavailable       the GPU that was asked for is not there, or cannot be used
+    │   ├── DeviceUnavailable       the GPU that was asked for cannot be used
+    │   │   └── DeviceMissing           there is none
     │   ├── DiskTooSmall            what the run has still to write does not fit; nothing of it was written
     │   ├── RunUnavailable          a run is not there, or has not come far enough for the question
     │   └── RecordDamaged           run.json is missing beside checkpoints, unreadable, or of another run
+    ├── DeviceFailed            1   the driver cannot start its GPU: not yet, or on this node
     ├── TrainingDiverged        5   the loss or a weight stopped being a finite number; no such state was committed
     ├── QualityGateMissed       6   the result is committed, and its test accuracy below MIN_TEST_ACCURACY
     ├── MemoryExhausted         7   a device or the host has no memory left for a step; what was committed stands
@@ -55,7 +57,7 @@ class ExitCode(IntEnum):
         return member
 
     COMPLETE = 0, "complete: the result is committed, now or earlier", "does nothing"
-    UNEXPECTED = 1, "unexpected error: a bug", "may help"
+    UNEXPECTED = 1, "unexpected error: a bug, or a GPU that its driver cannot start", "may help"
     INVALID_SETTINGS = 2, "invalid settings", "will not help"
     RUN_MISMATCH = 3, "the run id belongs to other settings", "will not help"
     BAD_INPUT = (
@@ -112,6 +114,9 @@ class WeightsUnusable(InputError): ...
 class DeviceUnavailable(InputError): ...
 
 
+class DeviceMissing(DeviceUnavailable): ...
+
+
 class DiskTooSmall(InputError): ...
 
 
@@ -119,6 +124,9 @@ class RunUnavailable(InputError): ...
 
 
 class RecordDamaged(InputError): ...
+
+
+class DeviceFailed(ThawError): ...
 
 
 class TrainingDiverged(ThawError, exit_code=ExitCode.DIVERGED): ...

@@ -1,26 +1,48 @@
-"""NVIDIA's libraries, which come with the driver and not with an image: which GPUs this process has, what they do.
+"""NVIDIA's libraries: which GPUs this process has, whether TensorFlow can work on them, what they do.
 
-They are called through ctypes: so few functions need no package, and they answer without TensorFlow. Written from
-NVIDIA's reference of CUDA's driver API and of its management library (NVML); not tried on a GPU yet.
+Those of the driver are called through ctypes: so few functions need no package, and they answer without TensorFlow.
+Written from NVIDIA's reference of CUDA's driver API and of its management library (NVML); not tried on a GPU yet.
 """
 
+import contextlib
 import ctypes
-from collections.abc import Mapping
+import importlib.util
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID
 
-from job.errors import DeviceUnavailable
+from job.errors import DeviceFailed, DeviceMissing, DeviceUnavailable
 
-CUDA, NVML = "libcuda.so.1", "libnvidia-ml.so.1"
+CUDA, NVML, CUSOLVER = "libcuda.so.1", "libnvidia-ml.so.1", "libcusolver.so.11"
 ERRORS = {
-    34: " (only a stub of the driver is here)", 100: " (no device)", 802: " (system not yet initialized)",
-    803: " (driver and its library do not fit)", 804: " (driver is too old for this CUDA)", 999: " (unknown)",
+    3: " (not initialized)", 34: " (only a stub of the driver is here)", 46: " (device unavailable)",
+    100: " (no device)", 802: " (system not yet initialized)", 803: " (driver and its library do not fit)",
+    804: " (driver is too old for this CUDA)", 999: " (unknown)",
 }  # fmt: skip
 """Of CUresult in cuda.h, those that a container meets."""
+NO_GPU, LASTING, NOT_READY = (0, 34, 100), (803, 804), 802
+"""None is there; the driver is the wrong one; its services are still starting. All else is taken as of one node."""
+READY_LOOKS, READY_LOOK_SECONDS = 60, 2.0
+LEAST_CAPABILITY = (7, 5)
+"""Compute capability; of cuDNN from 9.11 on, which has no code for older GPUs (fat binaries of nvidia-cudnn-cu12)."""
+LEAST_CUDA = (12, 0), "R525"
+"""Of the driver, and its name: by NVIDIA's rules of compatibility the least that runs what was built for CUDA 12."""
+PTX_CAPABILITY, LEAST_CUDA_OF_PTX = (9, 0), ((12, 5), "R555")
+"""From this one on TensorFlow 2.21 has most kernels only as PTX 8.5, which drivers know since CUDA 12.5."""
+COMPUTE_CAPABILITY = 75, 76
+"""Major and minor, of CUdevice_attribute in cuda.h."""
 NO_GPU_HINT = (
     "in Kubernetes the pod must ask for nvidia.com/gpu (components/gpu); elsewhere the container needs --gpus all and "
     "the machine NVIDIA's driver; CUDA_VISIBLE_DEVICES may hide a GPU; THAW_DEVICE=auto trains without a GPU"
+)
+UNFIT_HINT = (
+    "take a machine with a newer driver, or a newer GPU; CUDA_VISIBLE_DEVICES chooses one of several GPUs, and "
+    "THAW_DEVICE=cpu leaves all alone"
+)
+FAILED_HINT = (
+    "another start may find it working, or another machine: look at this one with `nvidia-smi` and `dmesg | grep Xid`; "
+    "error 802 is that of NVIDIA's Fabric Manager, if it is not running"
 )
 KINDS_OF_UUID = ("GPU", "MIG")
 
@@ -33,6 +55,15 @@ class Reading:
     """Share of the driver's last sample, of a sixth of a second to a second, in which the GPU ran anything; 0 to 1."""
     memory: Mapping[str, int] = field(default_factory=dict)
     """Bytes: "used" by all processes, and "total"."""
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """Of the driver: how many GPUs this process has; if none, why, and CUDA's error if that is the reason."""
+
+    num_gpus: int = 0
+    reason: str = ""
+    code: int = 0
 
 
 class _Utilization(ctypes.Structure):
@@ -57,25 +88,63 @@ def models(root: Path = Path("/proc/driver/nvidia/gpus")) -> list[str]:
 
 
 def visible_gpus(environ: Mapping[str, str], driver: str = CUDA) -> list[str]:
-    """The GPUs that a process with this environment may use, by what CUDA_VISIBLE_DEVICES calls them.
+    """The GPUs that a process with this environment can use, by what CUDA_VISIBLE_DEVICES calls them.
 
     `driver` counts them; where it is not, or fails, there are none.
     """
-    count, _ = _counted_gpus(driver)
+    count = _ask(driver).num_gpus
     named = [name.strip() for name in environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
-    return (named or [str(index) for index in range(count)])[:count]
+    gpus = (named or [str(index) for index in range(count)])[:count]
+    return [gpu for index, gpu in enumerate(gpus) if not _unfitness(ctypes.CDLL(driver), index)]
 
 
-def check_gpu(driver: str = CUDA) -> None:
-    """Raise DeviceUnavailable, with what the driver says, where it gives this process no GPU."""
-    _, reason = _counted_gpus(driver)
-    if reason:
-        raise DeviceUnavailable(f"THAW_DEVICE=gpu: {reason}", hint=NO_GPU_HINT)
+def wait_until_ready(pause: Callable[[float], None], driver: str = CUDA) -> None:
+    """Wait while the driver's services are still starting, as after the start of a machine with NVSwitch.
+
+    For two minutes at most; `check_gpu` says how it is then. `pause` waits for so many seconds, and may raise.
+    """
+    for _ in range(READY_LOOKS):
+        if _ask(driver).code != NOT_READY:
+            return
+        pause(READY_LOOK_SECONDS)
+
+
+def check_gpu(device: str, driver: str = CUDA) -> None:
+    """Raise an error, with what was found and what is needed, where TensorFlow cannot work on the first GPU.
+
+    DeviceMissing if there is none, DeviceFailed if its driver cannot start it now, else DeviceUnavailable. `device` is
+    the setting.
+    """
+    answer = _ask(driver)
+    reason = answer.reason or _unfitness(ctypes.CDLL(driver), 0)
+    if not reason:
+        return
+    kind: type[DeviceUnavailable | DeviceFailed] = DeviceUnavailable
+    hint = NO_GPU_HINT
+    if answer.num_gpus:
+        hint = UNFIT_HINT
+    elif answer.code in NO_GPU:
+        kind = DeviceMissing
+    elif answer.code not in LASTING:
+        kind, hint = DeviceFailed, FAILED_HINT
+    raise kind(f"THAW_DEVICE={device}: {reason}", hint=hint)
+
+
+def load_cusolver() -> None:
+    """Load NVIDIA's package cuSOLVER, if it is installed. Call it before TensorFlow looks for GPUs.
+
+    TensorFlow (2.21) refuses all GPUs unless it can load this library, and does not look into that one of NVIDIA's
+    packages (`tests/test_cuda.py` shows it); what the process has already, it finds. Its own warning says if it cannot.
+    """
+    spec = importlib.util.find_spec("nvidia")
+    for folder in (spec and spec.submodule_search_locations) or ():
+        with contextlib.suppress(OSError):
+            ctypes.CDLL(str(Path(folder, "cusolver", "lib", CUSOLVER)))
 
 
 def memory_bytes(driver: str = CUDA) -> int | None:
     """Memory of the first GPU that the driver gives this process, all of it; None where it gives none."""
-    if _counted_gpus(driver)[0] == 0:
+    if _ask(driver).num_gpus == 0:
         return None
     cuda, device, size = ctypes.CDLL(driver), ctypes.c_int(), ctypes.c_size_t()
     code = cuda.cuDeviceGet(ctypes.byref(device), 0) or cuda.cuDeviceTotalMem_v2(ctypes.byref(size), device)
@@ -103,20 +172,48 @@ def read(index: int) -> Reading:
     )
 
 
-def _counted_gpus(driver: str) -> tuple[int, str]:
-    """How many GPUs the driver gives this process, and why there is none."""
+def _ask(driver: str) -> _Answer:
     try:
         cuda, count = ctypes.CDLL(driver), ctypes.c_int()
     except OSError:
-        return 0, f"NVIDIA's driver is not here: {driver} cannot be loaded"
+        return _Answer(reason=f"NVIDIA's driver is not here: {driver} cannot be loaded")
     try:
         # The driver itself follows CUDA_VISIBLE_DEVICES.
         code = cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count))
     except AttributeError:
-        return 0, f"{driver} is not NVIDIA's driver"
+        return _Answer(reason=f"{driver} is not NVIDIA's driver")
+    if code == 0 and count.value:
+        return _Answer(count.value)
+    error = f": error {code}{ERRORS.get(code, '')}" if code else ""
+    return _Answer(reason=f"NVIDIA's driver gives this process no GPU{error}", code=code)
+
+
+def _unfitness(cuda: ctypes.CDLL, index: int) -> str:
+    """Why TensorFlow cannot work on the GPU with this index; nothing where it can, or the driver does not say."""
+    version, device, numbers = ctypes.c_int(), ctypes.c_int(), [ctypes.c_int() for _ in COMPUTE_CAPABILITY]
+    try:
+        code = cuda.cuDriverGetVersion(ctypes.byref(version)) or cuda.cuDeviceGet(ctypes.byref(device), index)
+        for number, attribute in zip(numbers, COMPUTE_CAPABILITY, strict=True):
+            code = code or cuda.cuDeviceGetAttribute(ctypes.byref(number), attribute, device)
+    except AttributeError:
+        return ""
+    # As CUDA writes it: 12050 is 12.5.
+    found, capability = divmod(version.value // 10, 100), (numbers[0].value, numbers[1].value)
+    needed, name = LEAST_CUDA_OF_PTX if capability >= PTX_CAPABILITY else LEAST_CUDA
     if code:
-        return 0, f"NVIDIA's driver gives this process no GPU: error {code}{ERRORS.get(code, '')}"
-    return count.value, "" if count.value else "NVIDIA's driver gives this process no GPU"
+        return ""
+    if capability < LEAST_CAPABILITY:
+        return f"the GPU has compute capability {_dotted(capability)}, and cuDNN needs {_dotted(LEAST_CAPABILITY)}"
+    if found < needed:
+        return (
+            f"NVIDIA's driver is for CUDA {_dotted(found)}, and TensorFlow needs one for {_dotted(needed)} ({name}) or "
+            f"newer on a GPU of compute capability {_dotted(capability)}"
+        )
+    return ""
+
+
+def _dotted(numbers: tuple[int, int]) -> str:
+    return ".".join(map(str, numbers))
 
 
 def _handle(cuda: ctypes.CDLL, nvml: ctypes.CDLL, index: int) -> ctypes.c_void_p | None:

@@ -1,14 +1,20 @@
 """THAW_DEVICE: what a run that wants a GPU does where it has none, and what one does that wants none."""
 
 import json
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import tensorflow as tf
 
-from job.cli import devices
-from job.errors import DeviceUnavailable, ExitCode
+from job import nvidia
+from job.cli import checks, devices
+from job.errors import DeviceFailed, DeviceMissing, DeviceUnavailable, ExitCode, Interrupted, InvalidSettings
 from job.nvidia import check_gpu
 from job.settings.settings import Settings
+from job.train import numerics
 from tests.conftest import job
 from tests.manifests import OVERLAYS, needs_kustomize, overlay
 from tests.processes import Environment
@@ -16,8 +22,17 @@ from tests.processes import Environment
 HIDDEN = {"CUDA_VISIBLE_DEVICES": "-1"}
 
 
-def driver(*, init: int = 0, num_gpus: int = 0) -> type:
-    """NVIDIA's library with so many GPUs, of 40 GiB, 41 GiB and so on, or one that answers with an error."""
+def driver(
+    *,
+    init: int = 0,
+    num_gpus: int = 0,
+    cuda: int = 12090,
+    capabilities: Sequence[tuple[int, int]] = ((8, 0),),
+) -> type:
+    """NVIDIA's library with so many GPUs, of 40 GiB, 41 GiB and so on, or one that answers with an error.
+
+    Further GPUs have the last of the compute capabilities.
+    """
 
     class Driver:
         def __init__(self, name: str) -> None: ...
@@ -36,34 +51,188 @@ def driver(*, init: int = 0, num_gpus: int = 0) -> type:
             size._obj.value = device.value << 30
             return 0
 
+        def cuDriverGetVersion(self, version: Any) -> int:  # noqa: N802
+            version._obj.value = cuda
+            return 0
+
+        def cuDeviceGetAttribute(self, value: Any, attribute: int, device: Any) -> int:  # noqa: N802
+            value._obj.value = capabilities[min(device.value - 40, len(capabilities) - 1)][{75: 0, 76: 1}[attribute]]
+            return 0
+
     return Driver
 
 
+NO_GPU = "NVIDIA's driver gives this process no GPU"
+OF = "or newer on a GPU of compute capability "
+
+
 @pytest.mark.parametrize(
-    ("library", "reason"),
+    ("library", "kind", "reason"),
     [
-        (driver(num_gpus=1), ""),
-        (driver(), "NVIDIA's driver gives this process no GPU"),
-        (driver(init=100), "NVIDIA's driver gives this process no GPU: error 100 (no device)"),
-        (driver(init=7), "NVIDIA's driver gives this process no GPU: error 7"),
-        (object, "/no/driver is not NVIDIA's driver"),
+        (driver(), DeviceMissing, NO_GPU),
+        (driver(init=100), DeviceMissing, f"{NO_GPU}: error 100 (no device)"),
+        (driver(init=34), DeviceMissing, f"{NO_GPU}: error 34 (only a stub of the driver is here)"),
+        (driver(init=803), DeviceUnavailable, f"{NO_GPU}: error 803 (driver and its library do not fit)"),
+        (driver(init=802), DeviceFailed, f"{NO_GPU}: error 802 (system not yet initialized)"),
+        (driver(init=999), DeviceFailed, f"{NO_GPU}: error 999 (unknown)"),
+        (driver(init=7), DeviceFailed, f"{NO_GPU}: error 7"),
+        (lambda name: object(), DeviceMissing, "/no/driver is not NVIDIA's driver"),
     ],
 )  # fmt: skip
-def test_the_driver_says_why_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch, library: type, reason: str) -> None:
-    monkeypatch.setattr("ctypes.CDLL", library if library is not object else lambda name: object())
-    if not reason:
-        check_gpu("/no/driver")
-        return
-    with pytest.raises(DeviceUnavailable) as caught:
-        check_gpu("/no/driver")
-    assert caught.value.message == f"THAW_DEVICE=gpu: {reason}"
+def test_the_driver_says_why_there_is_no_gpu(
+    monkeypatch: pytest.MonkeyPatch, library: type, kind: type[DeviceUnavailable | DeviceFailed], reason: str
+) -> None:
+    """What passes, or is of one node, is tried again; the rest ends a Job."""
+    monkeypatch.setattr("ctypes.CDLL", library)
+    with pytest.raises(kind) as caught:
+        check_gpu("gpu", "/no/driver")
+    assert (type(caught.value), caught.value.message) == (kind, f"THAW_DEVICE=gpu: {reason}")
+    assert caught.value.exit_code == (ExitCode.UNEXPECTED if kind is DeviceFailed else ExitCode.BAD_INPUT)
 
 
 def test_without_a_driver_the_error_says_what_to_do() -> None:
-    with pytest.raises(DeviceUnavailable, match=r"^THAW_DEVICE=gpu: NVIDIA's driver is not here: /no/driver") as caught:
-        check_gpu("/no/driver")
-    assert caught.value.exit_code == ExitCode.BAD_INPUT
+    with pytest.raises(DeviceMissing, match=r"^THAW_DEVICE=gpu: NVIDIA's driver is not here: /no/driver") as caught:
+        check_gpu("gpu", "/no/driver")
     assert "nvidia.com/gpu" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("cuda", "capability", "reason"),
+    [
+        (12000, (7, 5), ""), (12000, (8, 9), ""), (12050, (9, 0), ""), (13000, (12, 0), ""),
+        (11080, (8, 0), f"11.8, and TensorFlow needs one for 12.0 (R525) {OF}8.0"),
+        (12040, (9, 0), f"12.4, and TensorFlow needs one for 12.5 (R555) {OF}9.0"),
+        (12090, (7, 0), "the GPU has compute capability 7.0, and cuDNN needs 7.5"),
+    ],
+)  # fmt: skip
+def test_a_gpu_has_a_least_age_and_its_driver_too(
+    monkeypatch: pytest.MonkeyPatch, cuda: int, capability: tuple[int, int], reason: str
+) -> None:
+    """Otherwise the first kernel would fail, on each retry. `plan` and a start say the same."""
+    monkeypatch.setattr("ctypes.CDLL", driver(num_gpus=1, cuda=cuda, capabilities=[capability]))
+    monkeypatch.setattr(tf.test, "is_built_with_cuda", lambda: True)
+    if not reason:
+        check_gpu("gpu")
+        return
+    for look in (lambda: check_gpu("gpu"), lambda: checks.device(Settings(device="gpu"))):
+        with pytest.raises(DeviceUnavailable) as caught:
+            look()
+        assert caught.value.message.endswith(reason)
+    check = checks.device(Settings(device="auto"))
+    assert check.outcome == "warning"
+    assert "THAW_DEVICE=auto: " in check.text
+    assert check.text.endswith(reason)
+    unused = numerics.use_device("auto")
+    assert unused is not None
+    assert unused.message.endswith(reason)
+
+
+def test_only_gpus_that_work_have_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An old one beside a new one has none, by the name that CUDA_VISIBLE_DEVICES has for it."""
+    monkeypatch.setattr("ctypes.CDLL", driver(num_gpus=3, capabilities=[(8, 0), (6, 1), (8, 6)]))
+    assert nvidia.visible_gpus({}) == ["0", "2"]
+    assert nvidia.visible_gpus({"CUDA_VISIBLE_DEVICES": "5,4,3"}) == ["5", "3"]
+
+
+def test_a_driver_that_still_starts_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two minutes at most; nothing else is waited for, and a signal ends it."""
+    pauses: list[float] = []
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 3:
+            monkeypatch.setattr("ctypes.CDLL", driver(num_gpus=1))
+
+    def interrupt(seconds: float) -> None:
+        raise Interrupted("stopped")
+
+    for init in (0, 100, 999):
+        monkeypatch.setattr("ctypes.CDLL", driver(init=init))
+        nvidia.wait_until_ready(interrupt)
+    monkeypatch.setattr("ctypes.CDLL", driver(init=802))
+    with pytest.raises(Interrupted):
+        nvidia.wait_until_ready(interrupt)
+    nvidia.wait_until_ready(pause)
+    assert len(pauses) == 3
+    monkeypatch.setattr("ctypes.CDLL", driver(init=802))
+    nvidia.wait_until_ready(pause)
+    assert sum(pauses[3:]) == 120
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, names: Sequence[str]) -> list[Any]:
+    """A TensorFlow with CUDA that lists GPUs of these names; returns what of them is made visible."""
+    visible: list[Any] = []
+    monkeypatch.setattr(tf.test, "is_built_with_cuda", lambda: True)
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda _: list(names))
+    monkeypatch.setattr(tf.config, "set_visible_devices", lambda gpus, _: visible.append(gpus))
+    return visible
+
+
+def test_a_process_takes_one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On others it would have a context, and its report and series would name them."""
+    monkeypatch.setattr("ctypes.CDLL", driver(num_gpus=2))
+    visible = pretend(monkeypatch, ["first", "second"])
+    assert [numerics.use_device(device) for device in ("auto", "gpu", "cpu")] == [None, None, None]
+    assert visible == [["first"], ["first"], []]
+
+
+@pytest.mark.parametrize("init", [0, 999])
+def test_a_gpu_that_cannot_be_used_is_an_error_or_said(monkeypatch: pytest.MonkeyPatch, init: int) -> None:
+    """Here TensorFlow finds no library, or the driver fails. That there is no GPU at all, `auto` does not say."""
+    monkeypatch.setattr("ctypes.CDLL", driver(num_gpus=1, init=init))
+    visible = pretend(monkeypatch, [] if init == 0 else ["first"])
+    with pytest.raises((DeviceUnavailable, DeviceFailed), match="THAW_DEVICE=gpu: "):
+        numerics.use_device("gpu")
+    unused = numerics.use_device("auto")
+    assert unused is not None
+    assert unused.message.startswith("THAW_DEVICE=auto: ")
+    monkeypatch.setattr("ctypes.CDLL", driver(init=100))
+    assert numerics.use_device("auto") is None
+    assert visible == [[], []]
+
+
+def test_a_tensorflow_for_processors_says_so_where_there_is_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And takes what a plugin of TensorFlow brings, whatever NVIDIA's driver is."""
+    monkeypatch.setattr("ctypes.CDLL", driver(num_gpus=1))
+    visible = pretend(monkeypatch, [])
+    monkeypatch.setattr(tf.test, "is_built_with_cuda", lambda: False)
+    with pytest.raises(DeviceUnavailable, match="built for processors alone"):
+        numerics.use_device("gpu")
+    monkeypatch.setattr("ctypes.CDLL", driver())
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda _: ["of a plugin"])
+    assert numerics.use_device("gpu") is None
+    assert visible == [["of a plugin"]]
+
+
+def test_determinism_with_xla_is_refused_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a processor it is not, and neither is one alone."""
+    monkeypatch.setattr(tf.config.experimental, "enable_op_determinism", lambda: None)
+    for gpus in ([], [SimpleNamespace(name="gpu:0")]):
+        monkeypatch.setattr(tf.config, "get_visible_devices", lambda _, gpus=gpus: gpus)
+        numerics.prepare_process(deterministic=True, xla=False)
+        numerics.prepare_process(deterministic=False, xla=True)
+        if not gpus:
+            numerics.prepare_process(deterministic=True, xla=True)
+    with pytest.raises(InvalidSettings, match="THAW_DETERMINISTIC=true and THAW_XLA=on: on a GPU"):
+        numerics.prepare_process(deterministic=True, xla=True)
+
+
+def test_a_library_of_nvidias_package_is_loaded_if_it_is_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Without the package nothing is loaded, and a file that is no library is for TensorFlow to say."""
+    loaded: list[str] = []
+    monkeypatch.setattr("ctypes.CDLL", loaded.append)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    nvidia.load_cusolver()
+    assert loaded == []
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: SimpleNamespace(submodule_search_locations=[tmp_path]))
+    nvidia.load_cusolver()
+    assert loaded == [str(tmp_path / "cusolver/lib/libcusolver.so.11")]
+
+    def fail(name: str) -> None:
+        raise OSError(name)
+
+    monkeypatch.setattr("ctypes.CDLL", fail)
+    nvidia.load_cusolver()
 
 
 def test_a_run_on_the_processor_is_one_process_whatever_gpus_there_are(monkeypatch: pytest.MonkeyPatch) -> None:

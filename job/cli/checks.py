@@ -17,7 +17,15 @@ from job.data import mirror
 from job.data.files.names import is_archive, is_place
 from job.data.split_spec import SPLIT_NAMES
 from job.data.tfds import prepared
-from job.errors import DiskTooSmall, MemoryExhausted, ThawError, WeightsUnusable
+from job.errors import (
+    DeviceFailed,
+    DeviceMissing,
+    DeviceUnavailable,
+    DiskTooSmall,
+    MemoryExhausted,
+    ThawError,
+    WeightsUnusable,
+)
 from job.run import disk_space
 from job.run.disk_space import Space
 from job.settings import machine
@@ -155,10 +163,16 @@ def weights(settings: Settings) -> Check:
 
 
 def device(settings: Settings) -> Check:
-    """What the network would run on. TensorFlow is not asked. Raises DeviceUnavailable."""
-    if settings.device == "gpu":
-        nvidia.check_gpu()
+    """What the network would run on. TensorFlow is not asked. Raises DeviceUnavailable, DeviceFailed."""
     processor.check()
+    try:
+        if settings.device != "cpu":
+            nvidia.check_gpu(settings.device)
+    except (DeviceUnavailable, DeviceFailed) as error:
+        if settings.device == "gpu":
+            raise
+        if not isinstance(error, DeviceMissing):
+            return Check("device", "warning", f"{processor.name()}: {error.message}", error.hint)
     found = nvidia.models() if settings.device != "cpu" else []
     return Check("device", "ok", ", ".join(found) or f"{processor.name()}, no GPU", facts={"accelerators": found})
 

@@ -57,6 +57,9 @@ def answer(options: Options) -> ExitCode:
     record = _finished(store)
     with importing_tensorflow():
         from job.cli.labelling import Labeller
+        from job.train import numerics
+    if unused := numerics.use_device("auto"):
+        print(f"warning: the processor is used: {unused}", file=sys.stderr)
 
     with scratch.folder(options.cache_dir) as folder:
         labeller = Labeller(store, record, folder)

@@ -108,6 +108,13 @@ class RunAlreadyDone(Event, name="run_already_done"):
     model_sha256: str
 
 
+class GpuNotUsed(Event, name="gpu_not_used", level="warning"):
+    """There is a GPU on which TensorFlow cannot work. The processor is used, as THAW_DEVICE=auto allows."""
+
+    reason: str
+    hint: str
+
+
 class DataLoaded(Event, name="data_loaded"):
     """The splits are known: examples of each split, training steps of each phase, examples and weight of each class."""
 

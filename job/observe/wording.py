@@ -67,6 +67,8 @@ def sentence(event: events.Event) -> str:
             limit = f"; the limit here is {size(event.memory_limit_bytes)}" if event.memory_limit_bytes else ""
             needed = f"; the run needs about {size(event.needed_bytes)}" if event.needed_bytes else ""
             return f"{event.reason}{limit}{needed}"
+        case events.GpuNotUsed():
+            return f"the processor is used: {event.reason}"
         case events.WaitingForLock():
             return f"waiting for the lock {event.lock}, at most {duration(event.at_most_seconds)}"
         case events.WaitingForStore():

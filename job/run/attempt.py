@@ -174,7 +174,8 @@ def _do_what_is_left(settings: Settings, store: ObjectStore, record: RunRecord, 
                 from job.run.pipeline import Pipeline
                 from job.train import numerics
                 from job.train.collective import assemble
-        numerics.use_device(settings.device)
+        if unused := numerics.use_device(settings.device):
+            context.observer.event(events.GpuNotUsed(unused.message, unused.hint))
         context.check_stop()
         with progress.entering("meet", "idle"):
             team.meet()

@@ -82,7 +82,7 @@ class Pipeline:
 
     def run(self) -> None:
         """The straight line; afterwards the outcome is in the record."""
-        numerics.prepare_process(deterministic=self.settings.deterministic)
+        numerics.prepare_process(deterministic=self.settings.deterministic, xla=self.arithmetic["xla"])
         with self.collective.explained():
             inputs = self.fetch()
             with self.load_data(inputs) as splits:

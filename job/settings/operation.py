@@ -67,7 +67,7 @@ class OperationSettings(BaseModel):
 
     device: Literal["auto", "cpu", "gpu"] = _operation(
         "auto",
-        "what trains: auto is a GPU where there is one; gpu ends at once where there is none; cpu leaves GPUs alone",
+        "what trains: auto is a GPU where one works; gpu ends at once where none does; cpu leaves GPUs alone",
     )
     steps_per_execution: int = _operation(
         1, "steps in one call of the device, as in Keras's compile; a stop, and a commit that is due, wait for its end",

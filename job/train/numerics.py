@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from job import nvidia, processor
-from job.errors import DeviceUnavailable
+from job.errors import DeviceFailed, DeviceMissing, DeviceUnavailable, InvalidSettings
 
 NATIVE_BFLOAT16_CAPABILITY = (8, 0)
 
@@ -22,32 +22,57 @@ def choose(*, precision: str, xla: str) -> dict[str, Any]:
     return {"precision": precision, "xla": xla == "on"}
 
 
-def prepare_process(*, deterministic: bool) -> None:
-    """Silence Keras; if `deterministic`, refuse operations without a deterministic implementation."""
+def prepare_process(*, deterministic: bool, xla: bool) -> None:
+    """Silence Keras; if `deterministic`, refuse operations without a deterministic implementation.
+
+    Raises InvalidSettings where a phase would meet one after hours.
+    """
+    if deterministic and xla and tf.config.get_visible_devices("GPU"):
+        raise InvalidSettings(
+            "THAW_DETERMINISTIC=true and THAW_XLA=on: on a GPU TensorFlow has no deterministic gradient of max pooling "
+            "with XLA",
+            hint="set THAW_XLA=off",
+        )
     # Keras shows progress on standard output, which belongs to the log.
     keras.config.disable_interactive_logging()
     if deterministic:
         tf.config.experimental.enable_op_determinism()
 
 
-def use_device(device: Literal["auto", "cpu", "gpu"]) -> None:
-    """Leave GPUs alone, or insist on one. Call it before TensorFlow has used any.
+def use_device(device: Literal["auto", "cpu", "gpu"]) -> DeviceUnavailable | DeviceFailed | None:
+    """Take one GPU, the first, or none: a process has one device. Call it before TensorFlow has used any.
 
-    Raises DeviceUnavailable with what the driver says, or TensorFlow, which may have no CUDA or not find its libraries.
+    With `gpu`, raises DeviceUnavailable or DeviceFailed with what the driver says, or TensorFlow, which may have no
+    CUDA or not find its libraries. With `auto` the processor is used then; returns the error if a GPU is there at all.
     """
-    if device == "cpu":
-        tf.config.set_visible_devices([], "GPU")
-    if device != "gpu" or tf.config.list_physical_devices("GPU"):
-        return
-    nvidia.check_gpu()
-    if not tf.test.is_built_with_cuda():
+    gpus, problem = [], None
+    try:
+        gpus = [] if device == "cpu" else _gpus(device)
+    except (DeviceUnavailable, DeviceFailed) as error:
+        if device == "gpu":
+            raise
+        problem = None if isinstance(error, DeviceMissing) else error
+    tf.config.set_visible_devices(gpus[:1], "GPU")
+    return problem
+
+
+def _gpus(device: str) -> list[tf.config.PhysicalDevice]:
+    is_for_cuda = tf.test.is_built_with_cuda()
+    if not is_for_cuda and (gpus := tf.config.list_physical_devices("GPU")):
+        # Of another maker, by a plugin of TensorFlow.
+        return list(gpus)
+    nvidia.check_gpu(device)
+    if not is_for_cuda:
         raise DeviceUnavailable(
-            f"THAW_DEVICE=gpu: this TensorFlow {tf.__version__} is built for processors alone",
+            f"THAW_DEVICE={device}: there is a GPU, and this TensorFlow {tf.__version__} is built for processors alone",
             hint="take the image for GPUs, or install the extra `gpu`",
         )
+    nvidia.load_cusolver()
+    if gpus := tf.config.list_physical_devices("GPU"):
+        return list(gpus)
     raise DeviceUnavailable(
-        "THAW_DEVICE=gpu: the driver has a GPU, and TensorFlow cannot use it; its warnings in this log say why",
-        hint="often a library of CUDA is missing, or the driver is older than CUDA needs",
+        f"THAW_DEVICE={device}: the driver has a GPU, and TensorFlow cannot use it; its warnings in this log say why",
+        hint="often a library of CUDA is missing",
     )
 
 
@@ -58,11 +83,8 @@ def dtype_policy(precision: Literal["float32", "bfloat16"]) -> str:
 
 def device_name() -> str:
     """The processor that the network runs on, for the report."""
-    gpus = tf.config.get_visible_devices("GPU")
-    if gpus:
-        return ", ".join(
-            str(tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)) for gpu in gpus
-        )
+    for gpu in tf.config.get_visible_devices("GPU"):
+        return str(tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name))
     return processor.name()
 
 
