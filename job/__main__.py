@@ -245,9 +245,9 @@ def _carry_out(name: str, words: Sequence[str]) -> int:
             run.check_worker(settings)
             if settings.device != "cpu":
                 if settings.cache_dir:
-                    # A GPU's driver reads it when it starts, and keeps there what it compiles, for the next pods too.
+                    # Where a GPU's driver keeps what it compiles; it reads this when it starts.
                     os.environ.setdefault("CUDA_CACHE_PATH", str(cache_folder.place(settings.cache_dir) / "cuda"))
-                nvidia.wait_until_ready(stop.pause)
+                nvidia.wait_until_ready(stop.pause, lambda reason: print(reason, file=sys.stderr, flush=True))
             count = devices.num_devices(settings, os.environ)
             if count > 1 and not run.is_complete(settings, pause=stop.pause):
                 # Each process has the whole grace period for itself; this one only waits for them.

@@ -98,14 +98,18 @@ def visible_gpus(environ: Mapping[str, str], driver: str = CUDA) -> list[str]:
     return [gpu for index, gpu in enumerate(gpus) if not _unfitness(ctypes.CDLL(driver), index)]
 
 
-def wait_until_ready(pause: Callable[[float], None], driver: str = CUDA) -> None:
+def wait_until_ready(pause: Callable[[float], None], say: Callable[[str], None], driver: str = CUDA) -> None:
     """Wait while the driver's services are still starting, as after the start of a machine with NVSwitch.
 
-    For two minutes at most; `check_gpu` says how it is then. `pause` waits for so many seconds, and may raise.
+    For two minutes at most; `check_gpu` says how it is then. `pause` waits for so many seconds, and may raise; `say`
+    is called once, with the reason, if there is a wait.
     """
-    for _ in range(READY_LOOKS):
-        if _ask(driver).code != NOT_READY:
+    for look in range(READY_LOOKS):
+        answer = _ask(driver)
+        if answer.code != NOT_READY:
             return
+        if look == 0:
+            say(f"waiting, at most {READY_LOOKS * READY_LOOK_SECONDS:.0f} s: {answer.reason}")
         pause(READY_LOOK_SECONDS)
 
 
@@ -119,15 +123,12 @@ def check_gpu(device: str, driver: str = CUDA) -> None:
     reason = answer.reason or _unfitness(ctypes.CDLL(driver), 0)
     if not reason:
         return
-    kind: type[DeviceUnavailable | DeviceFailed] = DeviceUnavailable
-    hint = NO_GPU_HINT
-    if answer.num_gpus:
-        hint = UNFIT_HINT
-    elif answer.code in NO_GPU:
-        kind = DeviceMissing
-    elif answer.code not in LASTING:
-        kind, hint = DeviceFailed, FAILED_HINT
-    raise kind(f"THAW_DEVICE={device}: {reason}", hint=hint)
+    message = f"THAW_DEVICE={device}: {reason}"
+    if answer.num_gpus or answer.code in LASTING:
+        raise DeviceUnavailable(message, hint=UNFIT_HINT)
+    if answer.code in NO_GPU:
+        raise DeviceMissing(message, hint=NO_GPU_HINT)
+    raise DeviceFailed(message, hint=FAILED_HINT)
 
 
 def load_cusolver() -> None:

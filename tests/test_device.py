@@ -146,17 +146,20 @@ def test_a_driver_that_still_starts_is_waited_for(monkeypatch: pytest.MonkeyPatc
     def interrupt(seconds: float) -> None:
         raise Interrupted("stopped")
 
+    said: list[str] = []
     for init in (0, 100, 999):
         monkeypatch.setattr("ctypes.CDLL", driver(init=init))
-        nvidia.wait_until_ready(interrupt)
+        nvidia.wait_until_ready(interrupt, said.append)
+    assert said == []
     monkeypatch.setattr("ctypes.CDLL", driver(init=802))
     with pytest.raises(Interrupted):
-        nvidia.wait_until_ready(interrupt)
-    nvidia.wait_until_ready(pause)
-    assert len(pauses) == 3
+        nvidia.wait_until_ready(interrupt, said.append)
+    assert said == [f"waiting, at most 120 s: {NO_GPU}: error 802 (system not yet initialized)"]
+    nvidia.wait_until_ready(pause, said.append)
+    assert (len(pauses), len(said)) == (3, 2)
     monkeypatch.setattr("ctypes.CDLL", driver(init=802))
-    nvidia.wait_until_ready(pause)
-    assert sum(pauses[3:]) == 120
+    nvidia.wait_until_ready(pause, said.append)
+    assert (sum(pauses[3:]), len(said)) == (120, 3)
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, names: Sequence[str]) -> list[Any]:
