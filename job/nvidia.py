@@ -144,8 +144,8 @@ def load_cusolver() -> None:
 
 
 def memory_bytes(driver: str = CUDA) -> int | None:
-    """Memory of the first GPU that the driver gives this process, all of it; None where it gives none."""
-    if _ask(driver).num_gpus == 0:
+    """Memory of the first GPU that the driver gives this process, all of it; None without one that can be used."""
+    if _ask(driver).num_gpus == 0 or _unfitness(ctypes.CDLL(driver), 0):
         return None
     cuda, device, size = ctypes.CDLL(driver), ctypes.c_int(), ctypes.c_size_t()
     code = cuda.cuDeviceGet(ctypes.byref(device), 0) or cuda.cuDeviceTotalMem_v2(ctypes.byref(size), device)

@@ -125,6 +125,7 @@ def test_a_gpu_has_a_least_age_and_its_driver_too(
     unused = numerics.use_device("auto")
     assert unused is not None
     assert unused.message.endswith(reason)
+    assert nvidia.memory_bytes() is None
 
 
 def test_only_gpus_that_work_have_a_process(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,7 @@ def prepare_process(*, deterministic: bool, xla: bool) -> None:
         raise InvalidSettings(
             "THAW_DETERMINISTIC=true and THAW_XLA=on: on a GPU TensorFlow has no deterministic gradient of max pooling "
             "with XLA",
-            hint="set THAW_XLA=off",
+            hint="set THAW_XLA=off, or THAW_DEVICE=cpu",
         )
     # Keras shows progress on standard output, which belongs to the log.
     keras.config.disable_interactive_logging()
