@@ -97,16 +97,19 @@ def check(settings: Settings, need: Need | None, *, to_fetch: int = 0) -> None:
 
 
 def of_device(settings: Settings, need: Need | None) -> Space | None:
-    """Of the GPU where images are to be kept on it; None where they are not, or there is no GPU."""
-    if settings.cache != "device" or settings.device == "cpu" or (left := nvidia.memory_bytes()) is None:
+    """Of the GPU that would train; None where there is none."""
+    if settings.device == "cpu" or (size := nvidia.memory_bytes()) is None:
         return None
-    hint = "set THAW_CACHE=memory, which keeps only the images of a call on the GPU"
-    return Space("device memory", need.device if need else None, left, "on the GPU", hint)
+    hint = (
+        "set THAW_CACHE=memory, which keeps only the images of a call on the GPU" if settings.cache == "device"
+        else "a smaller THAW_BATCH_SIZE, or a GPU with more memory"
+    )  # fmt: skip
+    return Space("device memory", need.device if need else None, size, "on the GPU", hint)
 
 
 def check_device(settings: Settings, need: Need) -> None:
     """Raise MemoryExhausted when images that are to be kept on a GPU do not fit there, beside the training."""
-    if (found := of_device(settings, need)) is not None and not found.is_enough:
+    if settings.cache == "device" and (found := of_device(settings, need)) is not None and not found.is_enough:
         raise MemoryExhausted(f"THAW_CACHE=device: the GPU is too small: {found}", hint=found.hint)
 
 
