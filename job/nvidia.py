@@ -113,7 +113,7 @@ def wait_until_ready(pause: Callable[[float], None], say: Callable[[str], None],
         pause(READY_LOOK_SECONDS)
 
 
-def check_gpu(device: str, driver: str = CUDA) -> None:
+def check_gpu(device: str = "gpu", driver: str = CUDA) -> None:
     """Raise an error, with what was found and what is needed, where TensorFlow cannot work on the first GPU.
 
     DeviceMissing if there is none, DeviceFailed if its driver cannot start it now, else DeviceUnavailable. `device` is
