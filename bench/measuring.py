@@ -18,6 +18,7 @@ REPOSITORY = Path(__file__).parent.parent
 JOB = [sys.executable, "-m", "job"]
 LOOK_SECONDS = 0.1
 REASON_LENGTH = 400
+NO_REASONS = ("Graph execution error", "Detected at node", "File ", "<stack", "[[", "[Op:", "Hint:")
 
 T = TypeVar("T")
 
@@ -62,9 +63,12 @@ class Said:
 
 
 def failure(what: str, error: BaseException) -> Said:
-    """The row of a measurement that raised: the last line that its error has, which says most."""
-    lines = str(error).strip().splitlines() or [""]
-    return Said(what, f"{type(error).__name__}: {lines[-1].strip()[:REASON_LENGTH]}", is_failure=True)
+    """The row of a measurement that raised, with the line of the error that says most."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    # TensorFlow's begin with where in the graph it was, and end with advice; others end with the reason.
+    lines = [line for line in lines if line and not line.startswith(NO_REASONS)] or [str(error).strip()]
+    line = lines[0 if type(error).__module__.startswith("tensorflow.") else -1]
+    return Said(what, f"{type(error).__name__}: {line[:REASON_LENGTH]}", is_failure=True)
 
 
 def against(

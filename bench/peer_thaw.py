@@ -10,7 +10,7 @@ import time
 
 import tensorflow as tf
 
-from bench.training import PHASES, drawn_steps, new_state, steps_in_a_row
+from bench.training import PHASES, drawn_steps, new_state
 from job.train.step import Recipe
 
 
@@ -25,11 +25,11 @@ def main() -> None:
         asked = json.loads(line)
         if asked["batch_size"] != batch_size:
             batch_size = asked["batch_size"]
-            facts = drawn_steps(state, Recipe(batch_size, 0, xla=False))
-            steps_in_a_row(state, facts, options["warm_up_steps"])
+            steps = drawn_steps(state, Recipe(batch_size, 0, xla=False))
+            steps(options["warm_up_steps"])
         used = time.process_time()
-        steps, seconds = steps_in_a_row(state, facts, asked["num_steps"])
-        found = {"steps": steps, "seconds": seconds, "processor_seconds": time.process_time() - used}
+        done, seconds = steps(asked["num_steps"])
+        found = {"steps": done, "seconds": seconds, "processor_seconds": time.process_time() - used}
         print(json.dumps(found), flush=True)
 
 

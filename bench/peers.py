@@ -13,8 +13,7 @@ from functools import partial
 from typing import Any
 
 from bench.measuring import REPOSITORY, Row, interleaved
-from bench.training import BATCH_SIZE
-from bench.workload import Workload
+from bench.workload import BATCH_SIZE, Workload
 from job import processor
 
 PYTHON = "PEERS_PYTHON"

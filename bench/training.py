@@ -1,14 +1,14 @@
 """The recipe's training in this process, a step at a time."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import tensorflow as tf
 
-from bench.workload import Workload
+from bench.workload import BATCH_SIZE, Workload
 from job.data.decoding import Decoding, Part
 from job.data.images import NOT_KEPT, cached
 from job.data.on_device import OnDevice
@@ -25,7 +25,6 @@ from job.train.state import PhaseState
 from job.train.step import Recipe
 from job.workers.team import Alone
 
-BATCH_SIZE = 32
 HEAD = Phase(name="head", unfreeze="none", learning_rate=1e-3, epochs=10**6)
 FINE_TUNE = Phase(name="fine_tune", unfreeze="all", learning_rate=1e-5, epochs=10**6)
 PHASES = {"head": HEAD, "fine_tune": FINE_TUNE}
@@ -77,13 +76,27 @@ def new_state(
     return PhaseState(build_classifier(model), phase)
 
 
-def drawn_steps(state: PhaseState, recipe: Recipe, *, on_device: bool = False) -> Iterator[loop.Fact]:
-    """Steps without an end on drawn pixels: the job's own loop, and images in memory or on the device."""
+def drawn_steps(state: PhaseState, recipe: Recipe, *, on_device: bool = False) -> Callable[[int], tuple[int, float]]:
+    """The job's own loop on drawn pixels, in memory or on the device.
+
+    The function makes at least so many steps, and waits for the device once, at their end. It gives the steps that were
+    made, and their seconds.
+    """
     train = drawn_split(state.classifier.image_size, DRAWN_EXAMPLES, on_device=on_device)
-    return loop.train_phase(
+    facts = loop.train_phase(
         state, train=train, validation=train, recipe=recipe, position=loop.Position(), ledger=Ledger(),
         collective=Collective(Alone(lambda: None)),
     )  # fmt: skip
+
+    def steps(num_steps: int) -> tuple[int, float]:
+        began, done = time.monotonic(), 0
+        while done < num_steps:
+            fact = next(facts)
+            done += fact.num_steps_done if isinstance(fact, StepDone) else 0
+        state.running_means()
+        return done, time.monotonic() - began
+
+    return steps
 
 
 def drawn_split(image_size: int, num_examples: int, *, on_device: bool = False) -> Split:
@@ -103,16 +116,6 @@ def drawn_split(image_size: int, num_examples: int, *, on_device: bool = False) 
 
 def _never(order: np.ndarray, batch_size: int) -> tf.data.Dataset:
     raise AssertionError("every drawn image is kept")
-
-
-def steps_in_a_row(state: PhaseState, facts: Iterator[loop.Fact], num_steps: int) -> tuple[int, float]:
-    """Make at least so many steps, and wait for the device once, at their end: steps that were made, and seconds."""
-    began, done = time.monotonic(), 0
-    while done < num_steps:
-        fact = next(facts)
-        done += fact.num_steps_done if isinstance(fact, StepDone) else 0
-    state.running_means()
-    return done, time.monotonic() - began
 
 
 def step_seconds(facts: Iterator[loop.Fact]) -> float:
