@@ -1,16 +1,17 @@
 """What the card allows, and where its time goes: each convolution of the network alone, and a profile of a step."""
 
+import functools
 import itertools
 import re
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from bench.gpu_steps import PHASES, PRECISIONS, VARIANTS, Measurement, Scale, best_rate
+from bench.gpu_steps import PHASES, PRECISIONS, VARIANTS, Measurement, Scale, Variant, best_rate, step_name
 from bench.measuring import Row, Said, failure
 
 COPIES = 8
@@ -56,12 +57,12 @@ def roof(scale: Scale, results: Mapping[str, Any]) -> Iterable[Measurement]:
 
 
 def where(scale: Scale, results: Mapping[str, Any]) -> Iterable[Measurement]:
-    """A profile of ten steps."""
+    """A profile of ten steps; of steps that are called one at a time only with few images, where launches may count."""
     del results
-    for phase, precision, batch_size in itertools.product(PHASES, PRECISIONS, scale.compared):
-        yield Measurement(
-            f"{phase}, {precision}, batch {batch_size}", _profile_rows, (scale, phase, precision, batch_size)
-        )
+    for variant, batch_sizes in ((VARIANTS[0], scale.compared), (VARIANTS[1], scale.compared[:1])):
+        for batch_size, precision, phase in itertools.product(batch_sizes, PRECISIONS, PHASES):
+            name = f"{step_name(phase, precision, batch_size)}: {variant.name}"
+            yield Measurement(name, _profile_rows, (scale, phase, precision, batch_size, variant))
 
 
 def convolutions(network: Any) -> Counter[Convolution]:
@@ -101,8 +102,7 @@ def _roof_rows(scale: Scale, precision: str, batch_size: int, ours: Mapping[str,
             found, reasons = [], []
             for layout in layouts:
                 try:
-                    operation = _operation(convolution, direction, layout, batch_size, getattr(tf, precision))
-                    found.append(_seconds(operation))
+                    found.append(_seconds(convolution, direction, layout, batch_size, getattr(tf, precision)))
                 except Exception as error:
                     reasons.append(error)
             if found:
@@ -119,57 +119,45 @@ def _roof_rows(scale: Scale, precision: str, batch_size: int, ours: Mapping[str,
             yield Row(f"{what}: our best {phase} step, of that roof", "%", [100 * own / rate], "at least 60 %")
 
 
-def _operation(
-    convolution: Convolution, direction: str, layout: str, batch_size: int, dtype: Any
-) -> Callable[[], list[Any]]:
-    """A function that does it `COPIES` times, in a graph."""
+def _seconds(convolution: Convolution, direction: str, layout: str, batch_size: int, dtype: Any) -> float:
+    """Of one convolution, forward or backward: the least of some loops on the device."""
     import tensorflow as tf
 
-    def drawn(*shape: int) -> Any:
-        return tf.Variable(tf.cast(tf.random.normal(shape), dtype))
+    def drawn(shape: Sequence[int], count: int) -> list[Any]:
+        return [tf.cast(tf.random.normal(shape), dtype) for _ in range(count)]
 
     def laid_out(height: int, width: int, channels: int) -> list[int]:
         return [batch_size, channels, height, width] if layout == "NCHW" else [batch_size, height, width, channels]
 
-    stride = convolution.stride
-    options = {
-        "strides": [1, 1, stride, stride] if layout == "NCHW" else [1, stride, stride, 1],
-        "padding": convolution.padding, "data_format": layout,
-    }  # fmt: skip
+    stride, kernel = convolution.stride, convolution.kernel
+    maps, out = laid_out(*convolution.maps), laid_out(*convolution.out)
     name = "DepthwiseConv2dNative" if convolution.is_depthwise else "Conv2D"
-    maps, out, kernel = laid_out(*convolution.maps), laid_out(*convolution.out), convolution.kernel
-    if direction == "forward":
-        source, kernels, forward = drawn(*maps), [drawn(*kernel) for _ in range(COPIES)], getattr(tf.raw_ops, name)
-        return lambda: [forward(input=source.value(), filter=one.value(), **options) for one in kernels]
-    if direction == "gradient of the input":
-        gradient, kernels = drawn(*out), [drawn(*kernel) for _ in range(COPIES)]
-        of_input = getattr(tf.raw_ops, f"{name}BackpropInput")
-        return lambda: [
-            of_input(input_sizes=maps, filter=one.value(), out_backprop=gradient.value(), **options) for one in kernels
-        ]
-    source, gradients = drawn(*maps), [drawn(*out) for _ in range(COPIES)]
-    of_kernel = getattr(tf.raw_ops, f"{name}BackpropFilter")
-    return lambda: [
-        of_kernel(input=source.value(), filter_sizes=kernel, out_backprop=one.value(), **options) for one in gradients
-    ]
+    suffix = {"forward": "", "gradient of the input": "BackpropInput", "gradient of the kernel": "BackpropFilter"}
+    one = functools.partial(
+        getattr(tf.raw_ops, name + suffix[direction]), padding=convolution.padding, data_format=layout,
+        strides=[1, 1, stride, stride] if layout == "NCHW" else [1, stride, stride, 1],
+    )  # fmt: skip
 
+    def repeated(rounds: Any, shared: Any, *others: Any) -> Any:
+        def body(number: Any) -> list[Any]:
+            if direction == "forward":
+                made = [one(input=shared, filter=other) for other in others]
+            elif direction == "gradient of the input":
+                made = [one(input_sizes=maps, filter=other, out_backprop=shared) for other in others]
+            else:
+                made = [one(input=shared, filter_sizes=kernel, out_backprop=other) for other in others]
+            with tf.control_dependencies(made):
+                return [number + 1]
 
-def _seconds(operation: Callable[[], list[Any]]) -> float:
-    """Of the operation once: the least of some loops on the device."""
-    import tensorflow as tf
-
-    def body(number: Any) -> list[Any]:
-        with tf.control_dependencies(operation()):
-            return [number + 1]
-
-    def repeated(rounds: Any) -> Any:
         return tf.while_loop(lambda number: number < rounds, body, [tf.constant(0)], parallel_iterations=1)
 
-    loop = tf.function(repeated, input_signature=[tf.TensorSpec([], tf.int32)], autograph=False)
+    loop = tf.function(repeated, autograph=False)
+    (shared,) = drawn(out if direction == "gradient of the input" else maps, 1)
+    others = drawn(out if direction == "gradient of the kernel" else kernel, COPIES)
 
     def timed(rounds: int) -> float:
         began = time.monotonic()
-        loop(tf.constant(rounds))
+        loop(tf.constant(rounds), shared, *others)
         tf.test.experimental.sync_devices()
         return time.monotonic() - began
 
@@ -179,7 +167,7 @@ def _seconds(operation: Callable[[], list[Any]]) -> float:
 
 
 def _profile_rows(
-    scale: Scale, phase: str, precision: Literal["bfloat16", "float32"], batch_size: int
+    scale: Scale, phase: str, precision: Literal["bfloat16", "float32"], batch_size: int, variant: Variant
 ) -> Iterable[Row | Said]:
     import tensorflow as tf
     from tensorflow.tsl.profiler.protobuf import xplane_pb2
@@ -189,7 +177,7 @@ def _profile_rows(
     from job.train.step import Recipe
 
     numerics.use_device(scale.device)
-    size, variant = scale.image_size, VARIANTS[0]
+    size = scale.image_size
     state = training.new_state(training.PHASES[phase], backbone=scale.backbone, image_size=size, precision=precision)
     recipe = Recipe(batch_size, 0, xla=variant.xla, steps_per_execution=variant.steps_per_execution)
     steps = training.drawn_steps(state, recipe, on_device=variant.on_device)
@@ -201,7 +189,7 @@ def _profile_rows(
         trace = xplane_pb2.XSpace()
         trace.ParseFromString(next(Path(folder).rglob("*.xplane.pb")).read_bytes())
     profile = profile_of(trace, "/device:GPU:0" if scale.device == "gpu" else "/host:CPU")
-    what = f"profile of {phase}, {precision}, batch {batch_size}, {variant.name}"
+    what = f"{step_name(phase, precision, batch_size)}: {variant.name}"
     kinds = sorted(profile.by_kind.items(), key=lambda item: -item[1])
     for kind, seconds in kinds[:SHOWN_KINDS]:
         yield Row(f"{what}: {kind}", "ms a step", [1e3 * seconds / done])
@@ -227,7 +215,7 @@ def profile_of(trace: Any, device: str) -> Profile:
                     continue
                 stats = {plane.stat_metadata[stat.metadata_id].name: stat for stat in event.stats}
                 operation = name.name
-                if (stat := stats.get("tf_op")) is not None:
+                if (stat := stats.get("tf_op")) is not None and not operation.startswith("Mem"):
                     operation = stat.str_value or plane.stat_metadata[stat.ref_value].name
                 by_kind[_kind(operation)] += event.duration_ps / 1e12
                 start = line.timestamp_ns * 1000 + event.offset_ps

@@ -129,7 +129,7 @@ def peers(scale: Scale, results: Mapping[str, Any]) -> Iterable[Measurement]:
 
 def best_rate(results: Mapping[str, Any], phase: str, precision: str, batch_size: int) -> float | None:
     """Images a second of our fastest variant, if section `step` has one."""
-    what = f"{_what(phase, precision, batch_size)}: "
+    what = f"{step_name(phase, precision, batch_size)}: "
     rows = (row for row in results.get("step", {}).get("rows", []) if row.get("unit") == RATE)
     return max((row["median"] for row in rows if row["what"].startswith(what)), default=None)
 
@@ -144,7 +144,8 @@ def rates(steps: Callable[[int], tuple[int, float]], scale: Scale, batch_size: i
     return [batch_size * done / seconds for done, seconds in timed]
 
 
-def _what(phase: str, precision: str, batch_size: int) -> str:
+def step_name(phase: str, precision: str, batch_size: int) -> str:
+    """With which the names of its rows begin."""
     return f"{phase} step, {precision}, batch {batch_size}"
 
 
@@ -163,7 +164,7 @@ def _step_rows(scale: Scale, phase: str, precision: Literal["bfloat16", "float32
     def measured(variant: Variant, batch_sizes: Iterable[int]) -> Iterable[Row | Said]:
         """Up to the first that fails: the next ones need more memory."""
         for batch_size in batch_sizes:
-            what = f"{_what(phase, precision, batch_size)}: {variant.name}"
+            what = f"{step_name(phase, precision, batch_size)}: {variant.name}"
             try:
                 with memory.explained(lambda: f"at batch {batch_size}", lambda: ""):  # noqa: B023
                     if numerics.gpu_memory():
@@ -207,7 +208,7 @@ def _peer_rows(
             return int(answer["steps"]), answer["seconds"]
 
         for batch_size in scale.compared:
-            what = f"{_what(phase, precision, batch_size)}: {name}"
+            what = f"{step_name(phase, precision, batch_size)}: {name}"
             row = Row(what, RATE, rates(steps, scale, batch_size))
             yield row
             if own := ours[batch_size]:
