@@ -3,6 +3,7 @@
 Many steps are timed between two waits for the device, since the host runs ahead of it.
 """
 
+import itertools
 import os
 import statistics
 import sys
@@ -110,21 +111,18 @@ def card(scale: Scale) -> Iterable[Said]:
 def step(scale: Scale, results: Mapping[str, Any]) -> Iterable[Measurement]:
     """The step of each phase and precision; with XLA at the end, because it compiles for long."""
     del results
-    for xla in (False, True):
-        for precision in PRECISIONS:
-            for phase in PHASES:
-                name = f"{phase}, {precision}{', XLA' * xla}"
-                yield Measurement(name, _step_rows, (scale, phase, precision, xla))
+    for xla, precision, phase in itertools.product((False, True), PRECISIONS, PHASES):
+        yield Measurement(f"{phase}, {precision}{', XLA' * xla}", _step_rows, (scale, phase, precision, xla))
 
 
 def peers(scale: Scale, results: Mapping[str, Any]) -> Iterable[Measurement]:
     """The same of other programs: phases, precisions and programs in the order of their importance."""
-    for precision in PRECISIONS:
-        for phase in PHASES:
-            ours = {batch_size: best_rate(results, phase, precision, batch_size) for batch_size in scale.compared}
-            for name in PEERS:
-                arguments = (scale, phase, precision, name, ours)
-                yield Measurement(f"{phase}, {precision}: {name}", _peer_rows, arguments)
+    combinations = list(itertools.product(PRECISIONS, PHASES))
+    # On a processor the others would take an hour.
+    for precision, phase in combinations[-1:] if scale.is_quick else combinations:
+        ours = {batch_size: best_rate(results, phase, precision, batch_size) for batch_size in scale.compared}
+        for name in PEERS:
+            yield Measurement(f"{phase}, {precision}: {name}", _peer_rows, (scale, phase, precision, name, ours))
 
 
 def best_rate(results: Mapping[str, Any], phase: str, precision: str, batch_size: int) -> float | None:
