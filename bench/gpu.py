@@ -2,13 +2,15 @@
 
 `python -m bench.gpu [SECTION ...] [--quick] [--minutes N] [--results FILE]` writes each row down as soon as it is
 there. Each measurement is a process of its own: one that fails, crashes or hangs is a row with the reason, and the next
-goes on. Started again on the same card and commit it goes on where it was; a section that is named is measured anew.
+goes on. Started again on the same card with the same sources it goes on where it was; a section that is named is
+measured anew.
 
 `--quick` makes a few steps of a very small network, on a processor too: it shows that all of this works.
 """
 
 import argparse
 import contextlib
+import hashlib
 import json
 import multiprocessing
 import os
@@ -76,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 class Results:
-    """The sections so far, in a file that is whole after every row; `facts` say where they are measured."""
+    """The sections so far, in a file that is whole after every row; `facts` say where, and with which sources."""
 
     def __init__(self, path: Path, facts: dict[str, Any]) -> None:
         self._path, self._facts = path, facts
@@ -150,12 +152,15 @@ def _measure(measurement: Measurement, sending: Connection) -> None:
 
 
 def _machine(is_quick: bool) -> dict[str, Any]:
-    smi, git = shutil.which("nvidia-smi"), ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    smi, sources = shutil.which("nvidia-smi"), hashlib.sha256()
+    for path in sorted([*REPOSITORY.glob("job/**/*.py"), *REPOSITORY.glob("bench/*.py")]):
+        sources.update(path.read_bytes())
     return {
         "driver": _output([smi, "--query-gpu=driver_version", "--format=csv,noheader"]) if smi else "",
         "processor": processor.name(),
         "cores": os.cpu_count(),
-        "commit": _output(git),
+        "commit": _output(["git", "rev-parse", "--short=12", "HEAD"]) if shutil.which("git") else "",
+        "sources": sources.hexdigest()[:12],
         "quick": is_quick,
     }
 

@@ -103,7 +103,7 @@ class Finished:
 
     def entries(self, event: str, **fields: object) -> list[dict[str, Any]]:
         """The lines of the log that have this event and these fields, at least one."""
-        entries = [json.loads(line) for line in self.output.splitlines()]
+        entries = [json.loads(line) for line in self.output.splitlines() if line.startswith("{")]
         named = [entry for entry in entries if entry["event"] == event]
         if found := [entry for entry in named if all(entry.get(name) == value for name, value in fields.items())]:
             return found
