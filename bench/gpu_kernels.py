@@ -73,7 +73,8 @@ def convolutions(network: Any) -> Counter[Convolution]:
             continue
         maps, out, stride = layer.input.shape[1:], layer.output.shape[1:], layer.strides[0]
         for weight in (weight for weight in layer.weights if "kernel" in weight.name):
-            kernel, is_depthwise = tuple(weight.shape), kernel_is_depthwise(layer, weight)
+            kernel = tuple(weight.shape)
+            is_depthwise = type(layer).__name__ == "DepthwiseConv2D" or "depthwise" in weight.name
             middle = (*out[:2], kernel[2] * kernel[3]) if is_depthwise else out
             found[Convolution(maps, middle, kernel, stride, layer.padding.upper(), is_depthwise)] += 1
             # What is left of a separable one is pointwise.
@@ -81,17 +82,12 @@ def convolutions(network: Any) -> Counter[Convolution]:
     return found
 
 
-def kernel_is_depthwise(layer: Any, weight: Any) -> bool:
-    return type(layer).__name__ == "DepthwiseConv2D" or "depthwise" in weight.name
-
-
 def _roof_rows(scale: Scale, precision: str, batch_size: int, ours: Mapping[str, float | None]) -> Iterable[Row | Said]:
+    scale.use_device()
     import tensorflow as tf
 
     from job.model import networks
-    from job.train import numerics
 
-    numerics.use_device(scale.device)
     # Grappler would remove what is not used, and change the layout.
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     layouts = ("NHWC", "NCHW") if scale.device == "gpu" else ("NHWC",)
@@ -169,14 +165,13 @@ def _seconds(convolution: Convolution, direction: str, layout: str, batch_size: 
 def _profile_rows(
     scale: Scale, phase: str, precision: Literal["bfloat16", "float32"], batch_size: int, variant: Variant
 ) -> Iterable[Row | Said]:
+    scale.use_device()
     import tensorflow as tf
     from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
     from bench import training
-    from job.train import numerics
     from job.train.step import Recipe
 
-    numerics.use_device(scale.device)
     size = scale.image_size
     state = training.new_state(training.PHASES[phase], backbone=scale.backbone, image_size=size, precision=precision)
     recipe = Recipe(batch_size, 0, xla=variant.xla, steps_per_execution=variant.steps_per_execution)

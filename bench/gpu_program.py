@@ -113,23 +113,20 @@ def _deterministic(scale: Scale) -> Iterable[Row | Said]:
 
 
 def _beside_training(scale: Scale) -> Iterable[Row]:
+    scale.use_device()
     from bench.around import beside_training
-    from job.train import numerics
 
-    load = scale.load()
-    numerics.use_device(scale.device)
-    yield from beside_training(load, window_seconds=0 if scale.is_quick else WINDOW_SECONDS)
+    yield from beside_training(scale.load(), window_seconds=0 if scale.is_quick else WINDOW_SECONDS)
 
 
 def _evaluation(scale: Scale) -> Iterable[Row]:
     """The exported model, in float32, as `predict_logits` has it in a run."""
+    scale.use_device()
     from bench.training import HEAD, drawn_split, new_state
-    from job.train import numerics
     from job.train.collective import Collective
     from job.train.evaluation import forward_of, predict_logits
     from job.workers.team import Alone
 
-    numerics.use_device(scale.device)
     size = scale.image_size
     state = new_state(HEAD, backbone=scale.backbone, image_size=size, precision="float32")
     forward, alone = forward_of(state.classifier.export()), Collective(Alone(lambda: None))

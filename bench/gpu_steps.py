@@ -16,6 +16,7 @@ from bench.measuring import Row, Said, failure
 from bench.peers import PYTHON, Peer
 from bench.workload import Workload, workload
 from job import memory
+from job.imports import importing_tensorflow
 
 PHASES = ("fine_tune", "head")
 PRECISIONS: tuple[Literal["bfloat16", "float32"], ...] = ("bfloat16", "float32")
@@ -40,6 +41,12 @@ class Scale:
     device: Literal["gpu", "cpu"] = "gpu"
     place: Path = field(default_factory=Path)
     is_quick: bool = False
+
+    def use_device(self) -> None:
+        """Import TensorFlow, for this device alone. Raises DeviceUnavailable."""
+        with importing_tensorflow():
+            from job.train import numerics
+        numerics.use_device(self.device)
 
     def load(self) -> Workload:
         """Photographs or drawn pictures; the first call in a place draws them."""
@@ -95,12 +102,12 @@ PEERS: dict[str, tuple[str, dict[str, str]]] = {
 
 def card(scale: Scale) -> Iterable[Said]:
     """What TensorFlow says of the device, if it can use it."""
+    scale.use_device()
     import keras
     import tensorflow as tf
 
     from job.train import numerics
 
-    numerics.use_device(scale.device)
     built = tf.sysconfig.get_build_info()
     yield Said("device", numerics.device_name())
     yield Said("tensorflow", tf.__version__)
@@ -148,13 +155,13 @@ def step_name(phase: str, precision: str, batch_size: int) -> str:
 
 
 def _step_rows(scale: Scale, phase: str, precision: Literal["bfloat16", "float32"], xla: bool) -> Iterable[Row | Said]:
+    scale.use_device()
     import tensorflow as tf
 
     from bench import training
     from job.train import numerics
     from job.train.step import Recipe
 
-    numerics.use_device(scale.device)
     size = scale.image_size
     state = training.new_state(training.PHASES[phase], backbone=scale.backbone, image_size=size, precision=precision)
     found: dict[Variant, list[float]] = {}
