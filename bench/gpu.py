@@ -2,8 +2,8 @@
 
 `python -m bench.gpu [SECTION ...] [--quick] [--minutes N] [--results FILE]` writes each row down as soon as it is
 there. Each measurement is a process of its own: one that fails, crashes or hangs is a row with the reason, and the next
-goes on. Started again on the same card with the same sources it goes on where it was; a section that is named is
-measured anew.
+goes on. Started again on the same card and with the same sources of the job, it goes on where it was; a section that is
+named is measured anew.
 
 `--quick` makes a few steps of a very small network, on a processor too: it shows that all of this works.
 """
@@ -86,7 +86,9 @@ class Results:
 
     def measure(self, name: str, measurements: Iterable[Measurement], until: float, *, is_anew: bool) -> None:
         """Measure what is left of a section, or all `is_anew`; begin nothing after `until`, in monotonic seconds."""
-        if is_anew or self.found.get(name, {}).get("on") != self._facts:
+        on = self.found.get(name, {}).get("on", {})
+        # The sources say more than the commit, which may be one of other files.
+        if is_anew or on | {"commit": ""} != self._facts | {"commit": ""}:
             self.found[name] = {"measured": f"{datetime.now(UTC):%Y-%m-%d}", "on": self._facts, "done": [], "rows": []}
         section = self.found[name]
         for measurement in measurements:
@@ -123,6 +125,7 @@ def rows_of(measurement: Measurement, seconds: float) -> Iterator[Row | Said]:
     receiving, sending = PROCESSES.Pipe(duplex=False)
     process = PROCESSES.Process(target=_measure, args=(measurement, sending))
     process.start()
+    assert process.pid is not None
     sending.close()
     try:
         while receiving.poll(max(0.0, until - time.monotonic())):
@@ -136,7 +139,7 @@ def rows_of(measurement: Measurement, seconds: float) -> Iterator[Row | Said]:
     finally:
         # With all that it has started; there may be none left, or it has not come so far.
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid or 0, signal.SIGKILL)
+            os.killpg(process.pid, signal.SIGKILL)
         process.kill()
         process.join()
 
@@ -153,7 +156,7 @@ def _measure(measurement: Measurement, sending: Connection) -> None:
 
 def _machine(is_quick: bool) -> dict[str, Any]:
     smi, sources = shutil.which("nvidia-smi"), hashlib.sha256()
-    for path in sorted([*REPOSITORY.glob("job/**/*.py"), *REPOSITORY.glob("bench/*.py")]):
+    for path in sorted(REPOSITORY.glob("job/**/*.py")):
         sources.update(path.read_bytes())
     return {
         "driver": _output([smi, "--query-gpu=driver_version", "--format=csv,noheader"]) if smi else "",
