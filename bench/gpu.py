@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         facts = {row.what: row.text for row in card if isinstance(row, Said)} | _machine(options.quick)
         results = Results(options.results or RESULTS.with_stem(f"{RESULTS.stem}{'-quick' * options.quick}"), facts)
         for name in options.sections or SECTIONS:
-            results.measure(name, SECTIONS[name](scale, results.found), until, is_anew=name in options.sections)
+            results.measure(name, SECTIONS[name](scale, results.here()), until, is_anew=name in options.sections)
 
 
 class Results:
@@ -84,11 +84,14 @@ class Results:
         self._path, self._facts = path, facts
         self.found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
 
+    def here(self) -> dict[str, Any]:
+        """The sections that were measured with the same facts; the commit may be a later one of other files."""
+        facts = self._facts | {"commit": ""}
+        return {name: section for name, section in self.found.items() if section["on"] | {"commit": ""} == facts}
+
     def measure(self, name: str, measurements: Iterable[Measurement], until: float, *, is_anew: bool) -> None:
         """Measure what is left of a section, or all `is_anew`; begin nothing after `until`, in monotonic seconds."""
-        on = self.found.get(name, {}).get("on", {})
-        # The sources say more than the commit, which may be one of other files.
-        if is_anew or on | {"commit": ""} != self._facts | {"commit": ""}:
+        if is_anew or name not in self.here():
             self.found[name] = {"measured": f"{datetime.now(UTC):%Y-%m-%d}", "on": self._facts, "done": [], "rows": []}
         section = self.found[name]
         for measurement in measurements:

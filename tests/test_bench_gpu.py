@@ -86,6 +86,8 @@ def test_a_second_start_measures_only_what_is_not_there(tmp_path: Path) -> None:
         section = measured(path, Measurement("good", two_rows, (5.0,)), **changes)
         assert [row["what"] for row in section["rows"]] == ["first", "second"]
         assert section["rows"][0]["median"] == 6.0
+    assert list(Results(path, ELSEWHERE | {"commit": "later"}).here()) == ["step"]
+    assert Results(path, HERE).here() == {}
 
 
 def test_without_time_nothing_is_begun(tmp_path: Path) -> None:
