@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from bench import gpu
+from bench import gpu, gpu_steps
 from bench.gpu import Results
 from bench.gpu_kernels import Convolution, convolutions, profile_of
-from bench.gpu_steps import QUICK, RATE, Measurement, best_rate, rates
+from bench.gpu_steps import QUICK, RATE, Measurement, Scale, best_rate, rates
 from bench.measuring import Row, Said, failure
 from job import nvidia
 from job.errors import DeviceUnavailable
@@ -134,6 +134,25 @@ def test_the_best_rate_is_that_of_the_fastest_variant() -> None:
     assert best_rate(results, "head", "float32", 32) == 4.0
     assert best_rate(results, "head", "bfloat16", 32) is None
     assert best_rate({}, "head", "float32", 32) is None
+
+
+def test_a_batch_without_memory_is_a_row_and_the_next_variant_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No larger batch is tried with a variant for which there was no memory."""
+    import tensorflow as tf
+
+    def rates_up_to_2(steps: object, scale: Scale, batch_size: int) -> list[float]:
+        if batch_size > 2:
+            raise tf.errors.ResourceExhaustedError(None, None, "Graph execution error:\n\nOOM when allocating\n [Op:f]")
+        return [float(batch_size)]
+
+    monkeypatch.setattr(Scale, "use_device", lambda scale: None)
+    monkeypatch.setattr(gpu_steps, "rates", rates_up_to_2)
+    scale = replace(QUICK, batch_sizes=(1, 2, 4, 8), compared=(2, 4, 8))
+    rows = list(gpu_steps._step_rows(scale, "head", "float32", xla=False))
+    kinds = [(row.what.removeprefix("head step, float32, batch ")[0], isinstance(row, Said)) for row in rows]
+    assert kinds == [("2", False), ("4", True)] * 3 + [("1", False)]
+    failures = {row.text for row in rows if isinstance(row, Said)}
+    assert failures == {"MemoryExhausted: no memory is left at batch 4: OOM when allocating"}
 
 
 def test_a_rate_is_of_the_steps_that_were_made() -> None:
