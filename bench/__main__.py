@@ -11,9 +11,9 @@ import json
 import os
 import platform
 import tempfile
-from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import tensorflow as tf
@@ -24,16 +24,17 @@ from bench.table import PAGE, README, RESULTS, SCALING, markdown, with_table
 from bench.workload import Workload, workload
 from job import processor
 
-SECTIONS: dict[str, Callable[[Workload], Iterable[Row]]] = {
-    "around": around.rows,
-    "input": input_pipeline.rows,
-    "growth": growth.rows,
-    "scale": scale.rows,
-    "batch": batch.rows,
-    "article": against_article.rows,
-    "peers": peers.rows,
-    "backbones": backbones.rows,
+SECTIONS: dict[str, ModuleType] = {
+    "around": around,
+    "input": input_pipeline,
+    "growth": growth,
+    "scale": scale,
+    "batch": batch,
+    "article": against_article,
+    "peers": peers,
+    "backbones": backbones,
 }
+"""The `rows` of each; where they are not of the workload, its `DATA` says of what."""
 
 
 def main() -> None:
@@ -55,8 +56,8 @@ def main() -> None:
                 for row in backbones.rows(load, names):
                     before = results[name]["rows"] if name in results else []
                     _keep(results, name, _section(load, [row]), before)
-            elif measured := list(SECTIONS[name](load)):
-                _keep(results, name, _section(load, measured, peers.DATA if name == "peers" else ""), [])
+            elif measured := list(SECTIONS[name].rows(load)):
+                _keep(results, name, _section(load, measured, getattr(SECTIONS[name], "DATA", "")), [])
     for path in (README, PAGE, SCALING):
         path.write_text(with_table(path, results))
     print("\n" + markdown(results))

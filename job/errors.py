@@ -160,10 +160,14 @@ class AnswerMalformed(StorageError):
 
 
 class ObjectDamaged(StorageError):
-    """`written` is the version of the object, where it is this process that wrote it so."""
+    """`written` is the version of the object, where it is this process that wrote it so.
+
+    `stored` are bytes and version of a small object that is not what it was written with, as it arrived.
+    """
 
     code = "damaged"
     written = ""
+    stored: tuple[bytes, str] | None = None
 
 
 class ObjectMissing(StorageError):

@@ -3,15 +3,13 @@
 import contextlib
 import gc
 import os
-import re
+import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
-from typing import BinaryIO
 
 from job import processor
 
-_NATIVE_NOTE = re.compile(rb"^(I\d{4} |WARNING: All log messages before absl::InitializeLog)")
+_NATIVE_NOTE = "^(I[0-9]{4} |WARNING: All log messages before absl::InitializeLog)"
 
 
 @contextlib.contextmanager
@@ -21,8 +19,10 @@ def importing_tensorflow() -> Iterator[None]:
     Raises DeviceUnavailable where TensorFlow cannot be imported on this processor.
     """
     processor.check()
-    is_first = "tensorflow" not in sys.modules
-    with without_native_notes(), without_garbage_collection() if is_first else contextlib.nullcontext():
+    if "tensorflow" in sys.modules:
+        yield
+        return
+    with without_garbage_collection(), without_native_notes():
         yield
 
 
@@ -44,26 +44,26 @@ def without_garbage_collection() -> Iterator[None]:
 def without_native_notes() -> Iterator[None]:
     """Drop what native libraries write to standard error inside with level "info"; keep all else.
 
-    TensorFlow 2.21 logs about oneDNN while it is imported, before it reads the variable that would silence it.
+    TensorFlow 2.21 logs about oneDNN while it is imported, before it reads the variable that would silence it. Another
+    process drops the lines, because what this one holds back is lost when a native library ends it.
     """
     sys.stderr.flush()
+    command, env = ["grep", "-aEv", "--line-buffered", _NATIVE_NOTE], {"LC_ALL": "C"}
     stderr = os.dup(2)
-    with _nameless_file() as captured:
-        os.dup2(captured.fileno(), 2)
+    try:
+        # In a session of its own, or Ctrl-C would end it too.
+        filtering = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=stderr, start_new_session=True)
+    except OSError:
+        # No such program, or no process more: then all is shown.
+        os.close(stderr)
+        yield
+        return
+    with filtering as kept:
+        assert kept.stdin
+        os.dup2(kept.stdin.fileno(), 2)
         try:
             yield
         finally:
             sys.stderr.flush()
             os.dup2(stderr, 2)
             os.close(stderr)
-            captured.seek(0)
-            for line in captured:
-                if not _NATIVE_NOTE.match(line):
-                    os.write(2, line)
-
-
-def _nameless_file() -> BinaryIO:
-    """In memory on Linux, where there may be no folder for temporary files."""
-    if hasattr(os, "memfd_create"):
-        return os.fdopen(os.memfd_create("stderr"), "w+b")
-    return tempfile.TemporaryFile()

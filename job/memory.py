@@ -13,11 +13,13 @@ from collections.abc import Callable, Iterator
 from job.errors import MemoryExhausted
 
 _TEXTS_OF_TENSORFLOW = re.compile(
-    r"\bOOM\b|out of memory|failed to allocate|cannot allocate memory|MemoryError|ALLOC_FAILED"
-    r"|Dst tensor is not initialized",
+    r"\bOOM\b|out.of.memory|failed to (sub)?alloc|cannot allocate memory|MemoryError|ALLOC(ATION)?_FAILED"
+    r"|failed to satisfy suballocation|failed to CUDA calloc|Dst tensor is not initialized",
     re.IGNORECASE,
 )
 """Its ResourceExhaustedError alone is no proof: a full disk is one too. A failed copy to a GPU is an InternalError."""
+
+_TEXTS_OF_GPUS = re.compile(r"device:GPU|\bGPU_\d|cuda|cudnn|cublas|nccl|Dst tensor", re.IGNORECASE)
 
 MIN_ADDRESS_SPACE_BYTES = 2_500_000_000
 """Most of this space is never used. The smallest run ended well with 3.1 GB, and was aborted with 2.0 GB."""
@@ -47,8 +49,11 @@ def check_address_space(limit: int | None = None) -> None:
 
 
 @contextlib.contextmanager
-def explained(where: Callable[[], str], hint: Callable[[], str]) -> Iterator[None]:
-    """Turn every error that says so inside into MemoryExhausted; both texts are asked for only then."""
+def explained(where: Callable[[], str], hint: Callable[[str], str]) -> Iterator[None]:
+    """Turn every error that says so inside into MemoryExhausted; both texts are asked for only then.
+
+    `hint` gets the whole text of the error, which `is_of_gpu` can be asked about.
+    """
     try:
         yield
     except Exception as error:
@@ -57,4 +62,9 @@ def explained(where: Callable[[], str], hint: Callable[[], str]) -> Iterator[Non
         # TensorFlow's text begins with where in the program, and has the reason further down.
         lines = str(error).strip().splitlines() or [type(error).__name__]
         reason = next((line.strip() for line in lines if _TEXTS_OF_TENSORFLOW.search(line)), lines[0])
-        raise MemoryExhausted(f"no memory is left {where()}: {reason}", hint=hint()) from error
+        raise MemoryExhausted(f"no memory is left {where()}: {reason}", hint=hint(str(error))) from error
+
+
+def is_of_gpu(text: str) -> bool:
+    """Whether the text of such an error names a GPU, or one of NVIDIA's libraries."""
+    return bool(_TEXTS_OF_GPUS.search(text))

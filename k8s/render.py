@@ -300,7 +300,8 @@ def settings_of(container: Manifest, data: dict[str, str]) -> Settings:
 
 
 def _asks_for_gpu(container: Manifest) -> bool:
-    return any(name.endswith("/gpu") for name in container.get("resources", {}).get("limits", {}))
+    """For a whole one, a part of one (nvidia.com/mig-1g.10gb) or a shared one (nvidia.com/gpu.shared)."""
+    return any(name.startswith("nvidia.com/") for name in container.get("resources", {}).get("limits", {}))
 
 
 def _is_for_cpus(image: str) -> bool:

@@ -35,10 +35,10 @@ DRAWN_SECONDS = 0.4
 
 
 class Clock:
-    """Seconds that pass only where the run says so."""
+    """Seconds that pass only where `now` is moved."""
 
-    def __init__(self) -> None:
-        self.now = 0.0
+    def __init__(self, now: float = 0.0) -> None:
+        self.now = now
 
     def __call__(self) -> float:
         return self.now

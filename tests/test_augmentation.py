@@ -117,7 +117,7 @@ def recipe_3(images: tf.Tensor, rotation: float, seed: tf.Tensor, rows: Rows) ->
 
 
 def test_flip_and_rotation_are_what_they_were(images: tf.Tensor) -> None:
-    """The same pixels, bit for bit, by as many operations of each kind: nothing is added that is not used."""
+    """The same pixels, bit for bit, by no more operations of any kind: nothing is added that is not used."""
 
     def now(images: tf.Tensor, rotation: float, seed: tf.Tensor, rows: Rows) -> tf.Tensor:
         return augment(images, Augmentation(flip="horizontal", rotation=rotation), seed=seed, rows=rows)
@@ -129,7 +129,7 @@ def test_flip_and_rotation_are_what_they_were(images: tf.Tensor) -> None:
         concrete = graph.get_concrete_function(images, 0.1, seed(8, 0), Rows(0, 64))
         operations.append(Counter(operation.type for operation in concrete.graph.get_operations()))
     np.testing.assert_array_equal(*results)
-    assert operations[0] == operations[1]
+    assert not operations[1] - operations[0]
 
 
 def test_what_is_drawn_for_the_flip_stays(images: tf.Tensor) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from bench import scale_model
+from bench.__main__ import SECTIONS
 from bench.scale_model import Parts
 from bench.table import PAGE, README, RESULTS, SCALING, number, of_page, with_table
 
@@ -16,6 +17,13 @@ def test_the_tables_show_the_results(path: Path) -> None:
     results = json.loads(RESULTS.read_text())
     assert of_page(path, results) in path.read_text()
     assert with_table(path, results) == path.read_text()
+
+
+def test_a_section_that_does_not_measure_the_workload_says_on_what_it_measures() -> None:
+    """As its results have it; any other says nothing."""
+    results = json.loads(RESULTS.read_text())
+    said = {name: section.DATA for name, section in SECTIONS.items() if hasattr(section, "DATA")}
+    assert said == {"peers": results["peers"]["on"]["data"]}
 
 
 def test_numbers_keep_three_digits() -> None:

@@ -1,5 +1,6 @@
 """Images on the device: the batches of memory, bit for bit, with the same errors; and whether they fit there."""
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from job import nvidia
+from job.cli import checks
 from job.data.order import Portion, epoch_order
 from job.data.splits import ALL, Splits
 from job.errors import DataCorrupt, MemoryExhausted
@@ -141,13 +143,18 @@ def test_images_on_the_device_count_there_and_in_memory() -> None:
 
 
 def test_a_gpu_that_is_too_small_is_found_before_the_images_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error names another cache; without a GPU, and without this cache, nothing is compared."""
+    """The error names another cache. Without this cache a start goes on, and `plan` warns."""
     settings, needed = Settings(cache="device"), need(cache="device")
     monkeypatch.setattr(nvidia, "memory_bytes", lambda: needed.device - 1)
     with pytest.raises(MemoryExhausted, match="THAW_CACHE=device: the GPU is too small") as caught:
         disk_space.check_device(settings, needed)
     assert "THAW_CACHE=memory" in caught.value.hint
-    assert disk_space.of_device(Settings(), needed) is None
+    disk_space.check_device(Settings(), needed)
+    (warning,) = checks.device_memory(Settings(), need())
+    assert (warning.outcome, warning.exit_code) == ("ok", 0)
+    (warning,) = checks.device_memory(Settings(), dataclasses.replace(need(), device=needed.device))
+    assert (warning.outcome, warning.exit_code) == ("warning", 0)
+    assert "THAW_BATCH_SIZE" in warning.hint
     assert disk_space.of_device(Settings(cache="device", device="cpu"), needed) is None
     monkeypatch.setattr(nvidia, "memory_bytes", lambda: needed.device)
     disk_space.check_device(settings, needed)

@@ -30,29 +30,45 @@ def write(path: Path, num_bytes: int) -> None:
 
 
 def test_the_limit_of_the_volume_counts_what_is_there_and_what_is_still_to_come(tmp_path: Path) -> None:
-    """Temporary files, what is fetched, and the run, but for what the run has kept so far."""
+    """Temporary files with the exported model, what is fetched, and the run, but for what the run has kept so far."""
     settings = wide(tmp_path, work_bytes=4000 * MIB, cache="disk")
     need = estimate(settings, num_examples=1000, precision="float32")
+    written = need.scratch + need.model + need.storage + 7
 
     def needed_and_left() -> tuple[int | None, int]:
         (found,) = [found for found in disk_space.spaces(settings, need, to_fetch=7) if found.name == "work volume"]
         return found.needed, found.left
 
-    assert needed_and_left() == (need.scratch + need.storage + 7, 4000 * MIB)
+    assert needed_and_left() == (written, 4000 * MIB)
     write(tmp_path / "thaw-0/mirror/data", 3 * MIB)
-    assert needed_and_left() == (need.scratch + need.storage + 7, 3997 * MIB)
+    assert needed_and_left() == (written, 3997 * MIB)
     write(tmp_path / "runs/r/checkpoints/a", 2 * MIB)
-    assert needed_and_left() == (need.scratch + need.storage + 7 - 2 * MIB, 3995 * MIB)
+    assert needed_and_left() == (written - 2 * MIB, 3995 * MIB)
 
 
-def test_a_limit_is_for_all_processes_of_a_host(tmp_path: Path) -> None:
-    """What both workers of this host are going to write counts; what is fetched is fetched once."""
-    several = {"workers": 4, "worker": 3, "worker_host": "a,a,b,b", "worker_port": 7000}
+@pytest.mark.parametrize(("worker", "exported", "exported_on_host"), [(0, 1, 1), (1, 0, 1), (3, 0, 0)])
+def test_a_limit_is_for_all_processes_of_a_host(
+    tmp_path: Path, worker: int, exported: int, exported_on_host: int
+) -> None:
+    """What both workers of this host are going to write; worker 0 alone exports, and data is fetched once."""
+    several = {"workers": 4, "worker": worker, "worker_host": "a,a,b,b", "worker_port": 7000}
     settings = wide(tmp_path / "cache", work_bytes=4000 * MIB, cache="disk", **several)
     settings = settings.model_copy(update={"storage_uri": "gs://bucket"})
     need = estimate(settings, num_examples=1000, precision="float32", num_workers=4)
     found = {space.name: space.needed for space in disk_space.spaces(settings, need, to_fetch=7)}
-    assert found == {"scratch disk": need.scratch + 7, "work volume": 2 * need.scratch + 7}
+    assert found == {
+        "scratch disk": need.scratch + exported * need.model + 7,
+        "work volume": 2 * need.scratch + exported_on_host * need.model + 7,
+    }
+
+
+def test_a_worker_that_writes_nothing_needs_nothing(tmp_path: Path) -> None:
+    """With images in memory, and a checkpoint of a head alone; that is not the same as a need that is not known."""
+    several = {"workers": 2, "worker": 1, "worker_host": "a,b", "worker_port": 7000, "fine_tune_epochs": 0}
+    settings = wide(tmp_path / "cache", work_bytes=MIB, **several).model_copy(update={"storage_uri": "gs://bucket"})
+    need = estimate(settings, num_examples=1000, precision="float32", num_workers=2)
+    assert [space.needed for space in disk_space.spaces(settings, need)] == [0, 0]
+    assert [space.needed for space in disk_space.spaces(settings, None)] == [None, None]
 
 
 def test_a_volume_that_is_over_its_limit_is_too_small_for_anything(tmp_path: Path) -> None:

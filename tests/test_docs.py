@@ -18,7 +18,17 @@ from job.errors import ExitCode
 from job.settings.fields import PREFIX
 from k8s.render import examples_in, kustomize, of_one_run, settings_of, shared_by_runs
 from tests.conftest import REPOSITORY
-from tests.manifests import COMPONENTS, K8S, OVERLAYS, Manifests, demo_settings, needs_kustomize, of_kind, variables
+from tests.manifests import (
+    COMPONENTS,
+    K8S,
+    OVERLAYS,
+    Manifests,
+    demo_settings,
+    needs_kustomize,
+    of_kind,
+    variables,
+    write_kustomization,
+)
 
 PAGES = {
     str(path.relative_to(REPOSITORY)): path.read_text()
@@ -171,6 +181,21 @@ def test_the_account_of_a_cloud_is_one_line_or_none(overlay: str | None, key: st
     assert examples_in(manifests) == []
 
 
+@needs_kustomize
+def test_a_part_of_a_gpu_and_a_cache_of_its_kernels_are_patches_of_a_pod(tmp_path: Path) -> None:
+    """Both examples, on top of an overlay with `components/gpu`, which gives image, toleration and THAW_DEVICE."""
+    section = KUBERNETES[KUBERNETES.index("\n## GPUs\n") : KUBERNETES.index("\n## Several workers\n")]
+    part, cache = (yaml.safe_load(textwrap.dedent(it)) for it in re.findall(r"^((?: {4}.*\n)+)", section, re.MULTILINE))
+    both = cache | {"patches": part["patches"] + cache["patches"]}
+    run = Manifests(of_one_run(kustomize(write_kustomization(tmp_path, resources=["overlays/gke"], **both))))
+    limits = run.container["resources"]["limits"]
+    assert {name: number for name, number in limits.items() if "/" in name} == {"nvidia.com/mig-1g.10gb": "1"}
+    assert (run.settings.device, [it["key"] for it in run.pod["tolerations"]]) == ("gpu", ["nvidia.com/gpu"])
+    (claim,) = [it["name"] for it in run.pod["volumes"] if "persistentVolumeClaim" in it]
+    (path,) = [it["mountPath"] for it in run.container["volumeMounts"] if it["name"] == claim]
+    assert Path(run.config["CUDA_CACHE_PATH"]).parent == Path(path)
+
+
 def test_the_log_is_followed_when_the_pod_has_started() -> None:
     """Before that, `kubectl logs` ends at once with an error. The pods are those of the Job that is waited for."""
     words = "make deploy|kubectl wait|kubectl logs"
@@ -196,7 +221,9 @@ def test_the_gitlab_job_has_good_settings_and_retries_what_a_retry_may_help() ->
     (block,) = re.findall(r"```yaml\n(thaw:.+?)```", KUBERNETES, re.DOTALL)
     job = yaml.safe_load(block)["thaw"]
     values = {name: str(text) for name, text in job["variables"].items() if name.startswith(PREFIX)}
-    assert settings_of({}, values | {"THAW_RUN_ID": "0a1b2c3"}).min_test_accuracy is not None
+    settings = settings_of({}, values | {"THAW_RUN_ID": "0a1b2c3"})
+    assert settings.min_test_accuracy is not None
+    assert (job["tags"], settings.device) == (["gpu"], "gpu"), "a processor would pass the gate too"
     assert job["retry"]["exit_codes"] == [code for code in ExitCode if code and code.retry != "will not help"]
     assert job["script"] == ["python -m job"]
     assert "$CI_PIPELINE_IID" in values["THAW_RUN_ID"], "each night is a run of its own"

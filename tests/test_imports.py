@@ -1,6 +1,7 @@
 """What goes with the import of TensorFlow."""
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -33,6 +34,29 @@ def test_notes_of_native_libraries_are_dropped_and_the_rest_is_kept(capfd: pytes
         raise KeyError(os.write(2, b"I0000 port.cc:153] a note\nW0000 x.cc:1] a warning\nE0000 an error\n"))
     os.write(2, b"later")
     assert capfd.readouterr().err == "W0000 x.cc:1] a warning\nE0000 an error\nlater"
+
+
+ABORTS = """
+import os
+from job.imports import without_native_notes
+with without_native_notes():
+    os.write(2, b"I0000 a note\\nF0000 a check has failed")
+    os.abort()
+"""
+
+
+def test_the_last_words_of_a_native_library_that_ends_the_process_are_kept() -> None:
+    """Also without the end of a line."""
+    done = subprocess.run([sys.executable, "-c", ABORTS], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (-signal.SIGABRT, "F0000 a check has failed\n")
+
+
+def test_without_grep_everything_is_kept(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """It is in the image; elsewhere a note is better than nothing."""
+    monkeypatch.setattr(os, "defpath", "/nowhere")
+    with without_native_notes():
+        os.write(2, b"I0000 a note\n")
+    assert capfd.readouterr().err == "I0000 a note\n"
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, flags: str) -> None:

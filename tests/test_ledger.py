@@ -5,21 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from job.observe.ledger import CATEGORIES, Ledger, by_category, by_stage, goodput
-
-
-class Clock:
-    """Goes on when a test moves it."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.shown import Clock
 
 
 def test_seconds_belong_to_the_innermost_category_of_the_open_stage() -> None:
     """And to the outer one again afterwards; what is before the first stage is the start."""
-    clock = Clock()
+    clock = Clock(100.0)
     ledger = Ledger(clock=clock)
     clock.now += 1
     with ledger.stage("head", "idle"):
@@ -34,7 +25,7 @@ def test_seconds_belong_to_the_innermost_category_of_the_open_stage() -> None:
 @given(st.lists(st.tuples(st.sampled_from(CATEGORIES), st.booleans(), st.integers(0, 50)), max_size=30))
 def test_the_seconds_of_an_attempt_add_up_to_its_wall_time(moves: list[tuple[str, bool, int]]) -> None:
     """However stages and categories nest, and at every instant."""
-    clock = Clock()
+    clock = Clock(100.0)
     ledger = Ledger(clock=clock)
 
     def go(left: list[tuple[str, bool, int]]) -> None:
@@ -55,7 +46,7 @@ def test_the_seconds_of_an_attempt_add_up_to_its_wall_time(moves: list[tuple[str
 
 def test_an_error_inside_closes_what_it_left() -> None:
     """The time is kept, and what follows is counted elsewhere."""
-    clock = Clock()
+    clock = Clock(100.0)
     ledger = Ledger(clock=clock)
 
     def fail() -> None:
@@ -71,7 +62,7 @@ def test_an_error_inside_closes_what_it_left() -> None:
 
 def test_a_run_adds_up_its_attempts() -> None:
     """By stage and by category; goodput is the share of new steps in all of it."""
-    ledger = Ledger(clock=Clock())
+    ledger = Ledger(clock=Clock(100.0))
     ledger.earlier = ({"head": {"productive": 6.0, "compile": 2.0}}, {"head": {"recompute": 1.0, "productive": 1.0}})
     assert by_stage(ledger.of_run()) == {"head": 10.0, "start": 0.0}
     seconds = by_category(ledger.of_run())

@@ -260,6 +260,28 @@ def test_with_a_gpu_the_image_is_the_one_for_it(name: str, tmp_path: Path) -> No
         of_one_run(refused)
 
 
+@pytest.mark.parametrize("resource", ["nvidia.com/mig-1g.10gb", "nvidia.com/gpu.shared"])
+def test_a_part_of_a_gpu_needs_the_image_for_it_too(resource: str, tmp_path: Path) -> None:
+    """It has a name of its own in the place of `nvidia.com/gpu`."""
+    whole = "/spec/template/spec/containers/0/resources/limits/nvidia.com~1gpu"
+    change = {"op": "move", "from": whole, "path": whole.replace("nvidia.com~1gpu", resource.replace("/", "~1"))}
+    patches = [{"target": {"kind": "Job", "name": "thaw"}, "patch": yaml.safe_dump([change])}]
+    images = [{"name": "thaw", "newTag": "0a1b2c3-cpu"}]
+    parts = {"resources": ["base"], "components": ["components/gpu"]}
+    refused = kustomize(write_kustomization(tmp_path, **parts, patches=patches, images=images))
+    assert [name for name in Manifests(refused).container["resources"]["limits"] if "/" in name] == [resource]
+    with pytest.raises(CannotRender, match="thaw:0a1b2c3-cpu has no libraries for a GPU"):
+        of_one_run(refused)
+
+
+def test_the_taints_of_nodes_with_gpus_are_tolerated() -> None:
+    """Any value of NVIDIA's, as Google and Karpenter set it; on AKS also the one of Microsoft's pages."""
+    nvidia = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
+    microsoft = {"key": "sku", "operator": "Equal", "value": "gpu", "effect": "NoSchedule"}
+    tolerated = {name: overlay(name).pod["tolerations"] for name in ("gke", "eks", "aks")}
+    assert tolerated == {"gke": [nvidia], "eks": [nvidia], "aks": [nvidia, microsoft]}
+
+
 @pytest.mark.parametrize(
     "components",
     [
@@ -345,16 +367,22 @@ def test_a_mirror_is_where_the_command_puts_it_and_replaces_the_internet() -> No
         assert all(block.startswith(("199.36.153.", "169.254.", "fd00:ec2::")) for block in blocks)
 
 
-def test_the_pushgateway_can_be_reached() -> None:
-    """The policy allows the port and the namespace of the URL."""
-    manifests = component("pushgateway")
-    match = re.fullmatch(r"http://[a-z-]+\.([a-z-]+)\.svc:(\d+)", manifests.settings.pushgateway_url or "")
+@pytest.mark.parametrize(("name", "variable"), [("minio", "AWS_ENDPOINT_URL"), ("pushgateway", "THAW_PUSHGATEWAY_URL")])
+def test_the_way_to_a_server_in_the_cluster_is_open(name: str, variable: str) -> None:
+    """To the port and the namespace of its URL, and for nothing else than without it."""
+    manifests = component(name)
+    match = re.fullmatch(r"http://[a-z-]+\.([a-z-]+)\.svc:(\d+)", manifests.config[variable])
     assert match
-    (policy,) = [item for item in manifests.of_kind("NetworkPolicy") if "pushgateway" in item["metadata"]["name"]]
-    assert policy["spec"]["egress"] == [{
-        "ports": [{"protocol": "TCP", "port": int(match[2])}],
-        "to": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": match[1]}}}],
-    }]  # fmt: skip
+    names = {policy["metadata"]["name"] for policy in base().of_kind("NetworkPolicy")}
+    (policy,) = [it for it in manifests.of_kind("NetworkPolicy") if it["metadata"]["name"] not in names]
+    assert policy["spec"] == {
+        "podSelector": {"matchLabels": {"app.kubernetes.io/name": "thaw"}},
+        "policyTypes": ["Egress"],
+        "egress": [{
+            "ports": [{"protocol": "TCP", "port": int(match[2])}],
+            "to": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": match[1]}}}],
+        }],
+    }  # fmt: skip
 
 
 def test_labels_and_annotations_are_those_that_other_programs_read() -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import mmap
+import re
 import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -57,7 +58,7 @@ def test_memory_that_is_not_there_is_recognized_in_every_form(ask: Callable[[], 
     """By what really is raised; the message says why in one line."""
     with (
         pytest.raises(MemoryExhausted, match=r"no memory is left here: .*(llocat|memory|OOM)") as caught,
-        memory.explained(lambda: "here", lambda: "a hint"),
+        memory.explained(lambda: "here", lambda _: "a hint"),
     ):
         ask()
     assert (caught.value.hint, "\n" in caught.value.message) == ("a hint", False)
@@ -74,8 +75,33 @@ def test_memory_that_is_not_there_is_recognized_in_every_form(ask: Callable[[], 
 )
 def test_other_errors_are_left_alone(error: Exception) -> None:
     """A full disk is TensorFlow's ResourceExhaustedError too."""
-    with pytest.raises(type(error)), memory.explained(lambda: "", lambda: ""):
+    with pytest.raises(type(error)), memory.explained(lambda: "", lambda _: ""):
         raise error
+
+
+OOM = "OOM when allocating tensor with shape[32,728] and type float on /job:localhost/device:{} by allocator {}"
+
+
+@pytest.mark.parametrize(
+    ("text", "is_of_gpu"),
+    [
+        (OOM.format("GPU:0", "GPU_0_bfc"), True),
+        (OOM.format("CPU:0", "mklcpu"), False),
+        ("Failed to allocate memory for the batch of component 0", False),
+        ("CUDA_ERROR_OUT_OF_MEMORY", True),
+        ("CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED", True),
+        ("CUBLAS_STATUS_ALLOC_FAILED", True),
+        ("NCCL: Failed to CUDA calloc 4194304 bytes", True),
+        ("Dst tensor is not initialized.", True),
+    ],
+)  # fmt: skip
+def test_what_gpus_say_when_they_are_full_is_recognized(text: str, is_of_gpu: bool) -> None:
+    """By texts in the libraries that are locked; the hint is then about the GPU."""
+    error = tf.errors.InternalError(None, None, f"Graph execution error:\n{text}")
+    with pytest.raises(MemoryExhausted, match=re.escape(text)) as caught, memory.explained(lambda: "", str.upper):
+        raise error
+    assert text.upper() in caught.value.hint
+    assert memory.is_of_gpu(str(error)) == is_of_gpu
 
 
 def test_exhausted_memory_is_not_taken_for_damaged_data_or_a_bad_disk() -> None:
@@ -106,6 +132,13 @@ class AsksForTooMuch(Recorder):
         in_numpy()
 
 
+class FillsTheGpu(Recorder):
+    """Fails as TensorFlow does when a GPU has no memory left."""
+
+    def step(self, done: events.StepDone, running_means: RunningMeans) -> None:
+        raise tf.errors.ResourceExhaustedError(None, None, OOM.format("GPU:0", "GPU_0_bfc"))
+
+
 @pytest.fixture
 def _unlimited() -> Iterator[None]:
     """The limit of the process, given back afterwards."""
@@ -118,7 +151,8 @@ def _unlimited() -> Iterator[None]:
 @pytest.mark.parametrize(
     ("observer", "settings", "expected"),
     [
-        (AsksForTooMuch, {}, "the run needs about "),
+        (AsksForTooMuch, {}, "give it more memory (the run needs about "),
+        (FillsTheGpu, {}, "more memory of the pod does not help"),
         pytest.param(
             LimitOnceBuilt, {"image_size": 1024, "batch_size": 40, "cache": "none"}, "the run needs about 3.8 GB",
             marks=pytest.mark.slow,

@@ -91,7 +91,7 @@ def test_to_know_what_is_left_out_each_worker_keeps_all_images() -> None:
 def test_without_fine_tuning_no_state_of_the_backbone_is_kept() -> None:
     """No moments, the values of a few layers at a time, and checkpoints of kilobytes."""
     head = need(fine_tune_epochs=0)
-    assert head.checkpoint == 0
+    assert head.checkpoint == head.scratch == 0
     assert head.activations == head.evaluated == int(32 * 150**2 * 75.8 * 4)
     assert head.storage == head.model
 

@@ -9,17 +9,6 @@ import pytest
 
 from job.data import images
 from job.errors import InvalidSettings
-from job.imports import without_native_notes
-
-
-def test_standard_error_is_captured_without_files_in_memory(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """`os.memfd_create` is Linux's."""
-    monkeypatch.delattr(os, "memfd_create")
-    with without_native_notes():
-        os.write(2, b"I0000 port.cc:153] a note\nW0000 x.cc:1] a warning\n")
-    assert capfd.readouterr().err == "W0000 x.cc:1] a warning\n"
 
 
 def test_images_are_kept_on_disk_without_posix_fallocate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

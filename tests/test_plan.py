@@ -16,6 +16,7 @@ from job.cli import plan as plan_command
 from job.data.files import image_files
 from job.data.split_spec import DEFAULT_SPECS
 from job.errors import ExitCode, Interrupted
+from job.model.backbones import BACKBONES
 from job.observe.events import Restored
 from job.run.holder import this_process
 from job.run.lease import claim
@@ -219,16 +220,18 @@ def test_who_shares_a_run_is_shown(ask: Ask, small: Small) -> None:
         assert f"{host} has no address here: " in found["text"]
 
 
-def test_memory_of_a_machine_is_that_of_its_processes(ask: Ask, small: Small) -> None:
-    """Of each with its rows; pods on other machines take nothing here."""
+def test_memory_and_disk_of_a_machine_are_those_of_its_processes(ask: Ask, small: Small) -> None:
+    """Of each with its rows; pods on other machines take nothing here. Worker 0 alone writes the exported model."""
 
-    def needed(**values: Any) -> int:
-        settings = small(run_id="new", **values)
-        (check,) = [check for check in ask(settings)["checks"] if check["name"] == "memory"]
+    def needed(name: str, **values: Any) -> int:
+        (check,) = [check for check in ask(small(run_id="new", **values))["checks"] if check["name"] == name]
         return int(check["facts"]["needed_bytes"])
 
-    assert needed(devices="2") == 2 * needed(workers=2, devices="1")
-    assert needed(workers=2, devices="1") < needed()
+    assert needed("memory", devices="2") == 2 * needed("memory", workers=2, devices="1")
+    assert needed("memory", workers=2, devices="1") < needed("memory")
+    first, second = (needed("scratch disk", workers=2, devices="1", worker=worker) for worker in (0, 1))
+    assert needed("scratch disk", devices="2") == first + second
+    assert first - second == 4 * BACKBONES["Tiny"].num_parameters
 
 
 def test_data_and_weights_in_a_mirror_are_found(

@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +19,14 @@ from job.run.description import CheckpointName
 from job.run.record import RECORD_NAME, Identity, RunRecord, read
 from job.schema import CHECKPOINTS, Holder, Record
 from job.storage import MISSING, LocalStore, ObjectStore
-from tests.conftest import job
+from job.storage.cloud import CloudStore
+from job.storage.retrying import RetryingStore
+from tests.conftest import REPOSITORY, job
+from tests.fault_proxy import CORRUPT, FaultProxy, flipped
 from tests.processes import Environment
 from tests.recorded import INPUTS, epoch
 from tests.runs import ONE_PHASE, Small, StopAtStep, Whole, record_of, result_of, start
+from tests.servers import Azurite
 from tests.stores import Crash, CrashingStore
 
 HISTORY = [epoch("head", 0), epoch("head", 1)]
@@ -221,6 +228,43 @@ def test_a_kill_at_any_moment_of_a_repair_loses_nothing(
         assert (found.checkpoints, found.history) == (run.checkpoints, run.history)
         assert data is None or data in [copied.read(name).data for name in copied.list("") if ".damaged-" in name]
     assert num_calls >= 5
+
+
+WRITES = """
+import sys
+from job.storage.cloud import CloudStore
+_, uri, name, version = sys.argv
+CloudStore(uri).write(name, sys.stdin.buffer.read(), if_version=version)
+"""
+
+
+@pytest.mark.parametrize("is_altered", [False, True])
+def test_azure_keeps_a_record_whose_writer_is_killed_before_it_has_looked(
+    azurite: Azurite, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, is_altered: bool
+) -> None:
+    """Whole, or as it was altered on its way: then it is rebuilt, and what arrived is kept."""
+    store = RetryingStore(CloudStore(f"{azurite.uri}/{tmp_path.name}/run"), first_delay_seconds=0.01)
+    name = commit(open_run(store, tmp_path), 5, 0)
+    data, version = store.read(RECORD_NAME).data + b" ", store.version(RECORD_NAME)
+    with FaultProxy(azurite.url) as proxy:
+        monkeypatch.setenv("AZURE_STORAGE_ENDPOINT", f"{proxy.url}/{azurite.account}")
+        command = [sys.executable, "-c", WRITES, store.uri, RECORD_NAME, version]
+        writer = subprocess.Popen(command, stdin=subprocess.PIPE, cwd=REPOSITORY)
+        if is_altered:
+            proxy.fail(CORRUPT, method="PUT")
+        proxy.fail(writer.kill, method="GET")
+        writer.communicate(data)
+        assert (writer.returncode, [method for method, _ in proxy.requests]) == (-signal.SIGKILL, ["PUT", "GET"])
+    if not is_altered:
+        assert store.read(RECORD_NAME).data == data
+        assert read(store) is not None
+        return
+    with pytest.raises(RecordDamaged, match="is damaged") as caught:
+        read(store)
+    assert "thaw repair" in caught.value.hint
+    shown = mended(store, tmp_path)
+    assert store.read(shown["damaged_record_kept_as"]).data == flipped(data)
+    assert [entry.name for entry in record_of(store).checkpoints] == [name]
 
 
 @pytest.mark.slow

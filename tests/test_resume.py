@@ -15,7 +15,6 @@ import pytest
 from job.errors import (
     InputError,
     Interrupted,
-    RunMismatch,
     ScratchUnavailable,
     StorageError,
     Superseded,
@@ -64,15 +63,6 @@ def exit_codes(store: LocalStore) -> list[int | None]:
 
 
 # The resume cases
-
-
-def test_another_fingerprint_is_refused(undisturbed_run: Undisturbed, small: Small) -> None:
-    """The run is untouched."""
-    store, _, _ = undisturbed_run
-    before = store.read(RECORD_NAME)
-    with pytest.raises(RunMismatch, match="THAW_SEED: the run has 0, this start 5"):
-        start(small(seed=5), store)
-    assert store.read(RECORD_NAME) == before
 
 
 @pytest.mark.slow

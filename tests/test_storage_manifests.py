@@ -89,23 +89,6 @@ def test_entra_sees_the_pods_and_not_only_the_job(on: list[str], tmp_path: Path)
     assert key not in manifests.workload["metadata"]["labels"]
 
 
-def test_the_way_to_minio_is_open() -> None:
-    """To the port and the namespace of the URL, and for nothing else than without it."""
-    manifests = component("minio")
-    match = re.fullmatch(r"http://[a-z-]+\.([a-z-]+)\.svc:(\d+)", manifests.config["AWS_ENDPOINT_URL"])
-    assert match
-    names = {policy["metadata"]["name"] for policy in base().of_kind("NetworkPolicy")}
-    (policy,) = [it for it in manifests.of_kind("NetworkPolicy") if it["metadata"]["name"] not in names]
-    assert policy["spec"] == {
-        "podSelector": {"matchLabels": {"app.kubernetes.io/name": "thaw"}},
-        "policyTypes": ["Egress"],
-        "egress": [{
-            "ports": [{"protocol": "TCP", "port": int(match[2])}],
-            "to": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": match[1]}}}],
-        }],
-    }  # fmt: skip
-
-
 def test_credentials_of_each_cloud_can_be_fetched() -> None:
     """From metadata servers and the agent of EKS Pod Identity; tokens of IRSA and of Entra are exchanged over HTTPS."""
     rules = [rule for policy in base().of_kind("NetworkPolicy") for rule in policy["spec"]["egress"]]

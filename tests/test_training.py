@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ from job.model.classifier import Classifier
 from job.observe.events import EpochFinished, StepDone
 from job.observe.ledger import Ledger
 from job.phases import Phase
+from job.train import loop
 from job.train.loop import Position, train_phase
 from job.train.loss import loss_of, predicted_classes
 from job.train.state import PhaseState
@@ -141,7 +142,7 @@ def test_accuracy_is_that_of_the_model_on_the_split(splits: Splits) -> None:
         logits.append(state.classifier.logits(state.classifier.features(images)))
         labels.append(batch_labels)
     every_logit, every_label = tf.concat(logits, 0), tf.concat(labels, 0)
-    assert last.validation_accuracy == np.mean(predicted_classes(every_logit) == every_label)
+    assert last.validation_accuracy == np.mean(predicted_classes(every_logit).numpy() == every_label)
     assert last.validation_loss == pytest.approx(float(tf.reduce_mean(loss_of(every_logit, every_label))), rel=1e-5)
 
 
@@ -170,6 +171,35 @@ def test_divergence_is_an_error_with_the_value_and_the_step(splits: Splits) -> N
     state.classifier.head.kernel.assign(np.full(state.classifier.head.kernel.shape, np.nan, np.float32))
     with pytest.raises(TrainingDiverged, match="the loss is nan after step 1 of phase fine_tune"):
         train(state, splits)
+
+
+class Read(NamedTuple):
+    """Totals that note when they are waited for."""
+
+    call: int
+    log: list[str]
+
+    def numpy(self) -> np.ndarray:
+        self.log.append(f"wait for {self.call}")
+        return np.ones(3)
+
+
+def test_no_more_than_two_calls_are_ever_under_way(splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call of a GPU returns before it is done. The first, which compiles, and the last of an epoch are waited for."""
+    log: list[str] = []
+
+    def call(*_: Any) -> tuple[Read, None]:
+        number = sum(line.startswith("call") for line in log) + 1
+        log.append(f"call {number}")
+        return Read(number, log), None
+
+    monkeypatch.setattr(loop, "train_steps", lambda *_, **__: call)
+    num_calls = -(-len(splits.train) // 10)
+    train(new_state("head", epochs=1), splits, recipe=Recipe(10, 0, xla=False), max_steps=num_calls)
+    assert num_calls == 4
+    assert log == [
+        "call 1", "wait for 1", "call 2", "wait for 1", "call 3", "wait for 2", "call 4", "wait for 4",
+    ]  # fmt: skip
 
 
 def test_a_logit_is_judged_at_zero() -> None:

@@ -128,6 +128,21 @@ def test_the_gpu_run_has_good_settings_and_its_exit_code_decides() -> None:
     assert "continue-on-error" not in TEXTS["gpu.yml"]
 
 
+def test_what_runs_on_a_gpu_runner_insists_on_the_gpu() -> None:
+    """A processor would pass the gate too. With several GPUs, processes share more in /dev/shm than docker gives."""
+    runs = [
+        command
+        for name in TEXTS
+        for job in workflow(name)["jobs"].values()
+        if "gpu" in job["runs-on"]
+        for step in job["steps"]
+        for command in re.findall(r"docker run (?:.*\\\n)*.*", step.get("run", ""))
+    ]
+    assert runs
+    for word in ("--gpus all", "--env THAW_DEVICE=gpu", "--shm-size=2g"):
+        assert all(f" {word} " in command for command in runs), word
+
+
 def test_each_night_is_a_run_of_its_own() -> None:
     """The number of the workflow's run is new each night, and stays when its jobs are run again."""
     template = workflow("gpu.yml")["env"]["RUN_ID"]

@@ -194,9 +194,10 @@ def memory(need: Need | None) -> Check:
 
 
 def device_memory(settings: Settings, need: Need | None) -> list[Check]:
-    """Whether images that are to be kept on the GPU fit there; of one process."""
+    """Whether what one process keeps on its GPU fits there; images to be kept there that do not would stop a start."""
     found = disk_space.of_device(settings, need)
-    return [] if found is None else [_compared(found, "failed", exit_code=int(MemoryExhausted.exit_code))]
+    otherwise: Literal["failed", "warning"] = "failed" if settings.cache == "device" else "warning"
+    return [] if found is None else [_compared(found, otherwise, exit_code=int(MemoryExhausted.exit_code))]
 
 
 def disks(settings: Settings, need: Need | None, to_fetch: int) -> list[Check]:

@@ -68,7 +68,7 @@ def answer(options: Options) -> ExitCode:
     batch_size = options.batch_size or min(recorded_setting(record.settings, "BATCH_SIZE"), MAX_EVALUATION_BATCH)
     with (
         scratch.folder(options.cache_dir) as folder,
-        memory.explained(lambda: f"for {batch_size} images at a time", lambda: "give a smaller --batch-size"),
+        memory.explained(lambda: f"for {batch_size} images at a time", lambda _: "give a smaller --batch-size"),
     ):
         for batch in labeller.label_files(paths, batch_size, folder):
             if console is None:

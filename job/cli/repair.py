@@ -21,7 +21,15 @@ from rich.table import Table
 from job.cli.arguments import AsJson, CacheDir, CommandOptions, Flag, RunPlace
 from job.cli.asked import open_asked
 from job.cli.tables import plain, show
-from job.errors import ExitCode, ObjectMissing, PreconditionFailed, RecordDamaged, StorageError, Superseded
+from job.errors import (
+    ExitCode,
+    ObjectDamaged,
+    ObjectMissing,
+    PreconditionFailed,
+    RecordDamaged,
+    StorageError,
+    Superseded,
+)
 from job.run import record
 from job.run.checkpoint import Inspected, inspect
 from job.run.description import CheckpointName, Description
@@ -78,6 +86,11 @@ def mend(
         damaged = store.read(RECORD_NAME)
     except ObjectMissing:
         damaged = StoredObject(b"", MISSING)
+    except ObjectDamaged as error:
+        # Only what is the same each time is so in the store.
+        if error.stored is None or not damage.message.startswith(error.message):
+            raise
+        damaged = StoredObject(*error.stored)
     data, version = damaged.data, damaged.version
     with contextlib.suppress(RecordDamaged):
         record.parsed(data, store.uri, run_id=record.run_id_of(store.uri))

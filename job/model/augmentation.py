@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from job.model import colour, geometry, randaugment
+from job.model import colour, draws, geometry, randaugment
 from job.model.augmentation_policy import OFF, Augmentation
 
 
@@ -51,7 +51,7 @@ class Draws:
         self._seed = seed
         self._rows = rows
         self._images = images
-        self._first_seeds = tf.unstack(tf.random.split(seed, Stream.ZOOM, alg="philox"))
+        self._first_seeds = draws.split(seed, Stream.ZOOM)
 
     def coins(self, stream: Stream, *shape: int) -> tf.Tensor:
         """True in half of all cases: bool [b, *shape]."""
@@ -70,8 +70,8 @@ class Draws:
     ) -> tf.Tensor:
         # Flip, mirror and rotation have seeds of an older scheme, which they keep.
         is_first = stream < len(self._first_seeds)
-        seed = self._first_seeds[stream] if is_first else tf.random.fold_in(self._seed, int(stream), alg="philox")
-        drawn = tf.random.stateless_uniform([self._rows.batch_size, *shape], seed, low, high, dtype, alg="philox")
+        seed = self._first_seeds[stream] if is_first else draws.folded(self._seed, int(stream))
+        drawn = draws.uniform([self._rows.batch_size, *shape], seed, low, high, dtype)
         return self._rows.of(drawn, self._images)
 
 

@@ -23,6 +23,7 @@ from job.model import networks
 from job.model.augmentation import Rows, augment
 from job.model.augmentation_policy import Augmentation
 from job.model.backbones import BACKBONES, CUSTOM
+from job.model.draws import HOST
 from job.model.folding import folded
 
 
@@ -109,7 +110,7 @@ class Classifier:
         scale, offset = tf.constant(self._rescaling.scale), tf.constant(self._rescaling.offset)
         pixels = tf.cast(images, tf.float32) * scale + offset
         maps = network(tf.reverse(pixels, [-1]) if self._is_bgr else pixels, training=False)
-        return tf.reduce_mean(tf.cast(maps, tf.float32), axis=[1, 2])
+        return _mean_of_pixels(tf.cast(maps, tf.float32))
 
     def logits(self, features: tf.Tensor) -> tf.Tensor:
         """Features [b, d] -> logits float32 [b, num_logits]."""
@@ -204,6 +205,22 @@ class Classifier:
         backbone.set_weights(self.backbone.get_weights())
         head.set_weights(self.head.get_weights())
         return model
+
+
+@tf.custom_gradient
+def _mean_of_pixels(maps: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+    """[b, h, w, c] -> [b, c].
+
+    With TensorFlow's own gradient of a mean (2.21) the backward pass begins with a shape that comes from the GPU.
+    """
+
+    def gradient(of_means: tf.Tensor) -> tf.Tensor:
+        shape = tf.shape(maps)
+        with tf.device(HOST):
+            num_pixels = tf.cast(tf.reduce_prod(tf.gather(shape, [1, 2])), of_means.dtype)
+        return tf.broadcast_to((of_means / num_pixels)[:, tf.newaxis, tf.newaxis], shape)
+
+    return tf.reduce_mean(maps, axis=[1, 2]), gradient
 
 
 def layer_row(

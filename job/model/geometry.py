@@ -1,7 +1,8 @@
 """Images moved by one affine transform: bilinear, the outside filled by reflection."""
 
-import keras
 import tensorflow as tf
+
+from job.model.draws import HOST
 
 
 def moved(
@@ -43,10 +44,11 @@ def sheared(images: tf.Tensor, shears: tf.Tensor, *, axis: int) -> tf.Tensor:
 def _transformed(images: tf.Tensor, *matrix: tf.Tensor) -> tf.Tensor:
     """By the six numbers of the first two rows of a matrix, each float32 [b]."""
     zero = tf.zeros_like(matrix[0])
-    return keras.ops.image.affine_transform(
-        images,
-        tf.stack([*matrix, zero, zero], axis=1),
-        interpolation="bilinear",
-        fill_mode="reflect",
-        data_format="channels_last",
-    )
+    with tf.device(HOST):
+        # Where a kernel for GPUs reads it: a constant beside the images would come back from the GPU in every step.
+        no_fill = tf.constant(0.0)
+    moved = tf.raw_ops.ImageProjectiveTransformV3(
+        images=images, transforms=tf.stack([*matrix, zero, zero], axis=1), output_shape=images.shape[1:3],
+        fill_value=no_fill, interpolation="BILINEAR", fill_mode="REFLECT",
+    )  # fmt: skip
+    return tf.ensure_shape(moved, images.shape)

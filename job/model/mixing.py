@@ -4,8 +4,10 @@ The caller provides the other images, and mixes the losses of both labels by the
 for a whole batch, of which each worker uses its rows, as those of `augmentation` are.
 """
 
+import numpy as np
 import tensorflow as tf
 
+from job.model import draws
 from job.model.augmentation import Rows
 from job.model.colour import for_pixels
 
@@ -18,11 +20,10 @@ def beta_shares(alpha: float, seed: tf.Tensor, rows: Rows, like: tf.Tensor) -> t
     2000, section 6). In logarithms, so that a small alpha, where both are 0 in float64, does not give 0 / 0; with one
     division by alpha, so that the smallest does not give the difference of two infinities.
     """
-    gamma_seed, uniform_seed = tf.unstack(tf.random.split(seed, 2, alg="philox"))
+    gamma_seed, uniform_seed = draws.split(seed, 2)
     shape = [rows.batch_size, 2]
-    # On CPU and GPU its algorithm is Philox; it has no argument for that (TensorFlow 2.21).
-    gammas = tf.random.stateless_gamma(shape, gamma_seed, alpha + 1, dtype=tf.float64)
-    uniforms = 1 - tf.random.stateless_uniform(shape, uniform_seed, dtype=tf.float64, alg="philox")
+    gammas = draws.gamma(shape, gamma_seed, alpha + 1)
+    uniforms = 1 - draws.uniform(shape, uniform_seed, dtype=tf.float64)
     of_gammas, of_uniforms = (tf.math.log(drawn[:, 0]) - tf.math.log(drawn[:, 1]) for drawn in (gammas, uniforms))
     shares = tf.sigmoid(of_gammas + of_uniforms / alpha)
     return tf.cast(rows.of(shares, like), tf.float32)
@@ -49,13 +50,13 @@ def cutmix(
     """
     images, partners = tf.cast(images, tf.float32), tf.cast(partners, tf.float32)
     size = tf.constant(images.shape[1:3].as_list(), tf.float32)
-    drawn = tf.random.stateless_uniform([rows.batch_size, 2], seed, alg="philox")
+    drawn = draws.uniform([rows.batch_size, 2], seed)
     centres = tf.floor(rows.of(drawn, images) * size)
     halves = tf.floor(tf.floor(size * tf.sqrt(1 - shares)[:, tf.newaxis]) / 2)
     first, end = tf.maximum(centres - halves, 0), tf.minimum(centres + halves, size)
     is_row, is_column = (
-        (tf.range(size[axis]) >= first[:, axis, tf.newaxis]) & (tf.range(size[axis]) < end[:, axis, tf.newaxis])
-        for axis in (0, 1)
+        (pixels >= first[:, axis, tf.newaxis]) & (pixels < end[:, axis, tf.newaxis])
+        for axis, pixels in enumerate(np.arange(length, dtype=np.float32) for length in images.shape[1:3])
     )
     is_pasted = is_row[:, :, tf.newaxis, tf.newaxis] & is_column[:, tf.newaxis, :, tf.newaxis]
     return tf.where(is_pasted, partners, images), 1 - tf.reduce_prod(end - first, axis=1) / tf.reduce_prod(size)
@@ -69,7 +70,7 @@ def mix(
     If both are, each image is mixed in one of the two ways, with equal probability (as `Mixup` of timm with
     `mode="elem"` and `switch_prob=0.5`). Takes and returns what `mixup` and `cutmix` do.
     """
-    mixup_seed, cutmix_seed, box_seed, switch_seed = tf.unstack(tf.random.split(seed, 4, alg="philox"))
+    mixup_seed, cutmix_seed, box_seed, switch_seed = draws.split(seed, 4)
     ways = []
     if mixup_alpha > 0:
         ways.append(mixup(images, partners, beta_shares(mixup_alpha, mixup_seed, rows, images)))
@@ -79,7 +80,7 @@ def mix(
     if len(ways) == 1:
         return ways[0]
     (blended, blended_shares), (pasted, pasted_shares) = ways
-    drawn = tf.random.stateless_uniform([rows.batch_size], switch_seed, alg="philox")
+    drawn = draws.uniform([rows.batch_size], switch_seed)
     is_pasted = rows.of(drawn, images) < 0.5
     mixed = tf.where(for_pixels(is_pasted), pasted, blended)
     return mixed, tf.where(is_pasted, pasted_shares, blended_shares)

@@ -13,10 +13,12 @@ import math
 from collections.abc import Callable
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from job.model import colour, geometry
 from job.model.colour import for_pixels, keras_layer
+from job.model.draws import HOST
 
 Change = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
@@ -29,8 +31,10 @@ def randaugmented(images: tf.Tensor, choices: tf.Tensor, amounts: tf.Tensor) -> 
     """
     for chosen, amount in zip(tf.unstack(choices, axis=1), tf.unstack(amounts, axis=1), strict=True):
         # The images of an operation are brought together, so that each is changed once and by one operation only.
-        order = tf.argsort(chosen, stable=True)
-        counts = tf.reduce_sum(tf.one_hot(chosen, len(OPERATIONS), dtype=tf.int32), axis=0)
+        with tf.device(HOST):
+            order = tf.argsort(chosen, stable=True)
+            back = tf.argsort(order)
+            counts = tf.reduce_sum(tf.one_hot(chosen, len(OPERATIONS), dtype=tf.int32), axis=0)
         parts = zip(
             OPERATIONS.values(),
             tf.split(tf.gather(images, order), counts, num=len(OPERATIONS)),
@@ -38,7 +42,7 @@ def randaugmented(images: tf.Tensor, choices: tf.Tensor, amounts: tf.Tensor) -> 
             strict=True,
         )
         changed = tf.concat([operation(part, of_part) for operation, part, of_part in parts], axis=0)
-        images = tf.gather(changed, tf.argsort(order))
+        images = tf.gather(changed, back)
     return images
 
 
@@ -59,19 +63,23 @@ def equalized(images: tf.Tensor, amounts: tf.Tensor) -> tf.Tensor:
 
     With the table of values of `PIL.ImageOps.equalize`.
     """
-    channels = tf.transpose(tf.cast(tf.round(images), tf.int32), [0, 3, 1, 2])
+    # The numbers are whole, and exact as float32; TensorFlow computes with int32 in the memory of the host (2.21).
+    channels = tf.transpose(tf.round(images), [0, 3, 1, 2])
     values = tf.reshape(channels, [-1, images.shape[1] * images.shape[2]])
+    num_rows = tf.shape(values)[0]
+    rows = tf.cast(tf.range(num_rows), tf.float32)[:, tf.newaxis]
     # As a sum over segments, since a count (`bincount`) has no deterministic kernel for GPUs (TensorFlow 2.21).
-    segments = tf.reshape(values + 256 * tf.range(tf.shape(values)[0])[:, tf.newaxis], [-1])
-    histograms = tf.math.unsorted_segment_sum(tf.ones_like(segments), segments, 256 * tf.shape(values)[0])
-    histograms = tf.reshape(histograms, [-1, 256])
-    brightest = tf.reduce_max(values, axis=1)
+    segments = tf.reshape(values + 256 * rows, [-1])
+    ones = tf.cast(tf.ones_like(segments), tf.int32)
+    counts = tf.math.unsorted_segment_sum(ones, tf.cast(segments, tf.int32), 256 * num_rows)
+    histograms = tf.reshape(tf.cast(counts, tf.float32), [-1, 256])
+    brightest = tf.cast(tf.reduce_max(values, axis=1), tf.int32)
     others = tf.reduce_sum(histograms, axis=1) - tf.gather(histograms, brightest, batch_dims=1)
     step = (others // 255)[:, tf.newaxis]
     tables = (step // 2 + tf.cumsum(histograms, axis=1, exclusive=True)) // tf.maximum(step, 1)
-    tables = tf.where(step > 0, tf.minimum(tables, 255), tf.range(256))
-    changed = tf.reshape(tf.gather(tables, values, batch_dims=1), tf.shape(channels))
-    return tf.cast(tf.transpose(changed, [0, 2, 3, 1]), tf.float32)
+    tables = tf.where(step > 0, tf.minimum(tables, 255), np.arange(256, dtype=np.float32))
+    changed = tf.gather(tables, tf.cast(values, tf.int32), batch_dims=1)
+    return tf.transpose(tf.reshape(changed, tf.shape(channels)), [0, 2, 3, 1])
 
 
 def rotated(images: tf.Tensor, amounts: tf.Tensor) -> tf.Tensor:

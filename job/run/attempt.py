@@ -161,7 +161,7 @@ def _meeting(settings: Settings, store: ObjectStore, context: Context) -> tuple[
 def _do_what_is_left(settings: Settings, store: ObjectStore, record: RunRecord, team: Team, context: Context) -> None:
     progress = context.progress
     with (
-        memory.explained(lambda: _position(progress), lambda: _memory_hint(settings, record.content)),
+        memory.explained(lambda: _position(progress), lambda text: _memory_hint(settings, record.content, text)),
         scratch.folder(settings.cache_dir) as folder,
     ):
         memory.check_address_space()
@@ -201,7 +201,7 @@ def _report_killed(settings: Settings, record: Record, context: Context) -> None
             killed.attempt.holder,
             killed.stage,
             reason=str(killed),
-            hint=_memory_hint(settings, record) if is_short else hint,
+            hint=_memory_hint(settings, record, "") if is_short else hint,
             in_a_row=killed.in_a_row,
             last_step=killed.step,
             memory_limit_bytes=limit,
@@ -224,8 +224,16 @@ def _need(settings: Settings, record: Record) -> Need | None:
     )
 
 
-def _memory_hint(settings: Settings, record: Record) -> str:
+def _memory_hint(settings: Settings, record: Record, text: str) -> str:
+    """What to do about exhausted memory, of which an error of TensorFlow's has this text."""
     need = _need(settings, record)
+    if memory.is_of_gpu(text):
+        needed = f"about {need.device / 1e9:.1f} GB of a GPU's memory" if need else "more memory of a GPU"
+        cache = "set THAW_CACHE=memory, " if settings.cache == "device" else ""
+        return (
+            f"the run needs {needed}: {cache}see that no other program uses the GPU, take a larger one, or begin "
+            "another run with a smaller THAW_BATCH_SIZE or THAW_IMAGE_SIZE; more memory of the pod does not help"
+        )
     needed = f" (the run needs about {need.memory / 1e9:.1f} GB)" if need else ""
     cache = {"memory": "set THAW_CACHE=disk, ", "device": "set THAW_CACHE=memory or disk, "}.get(settings.cache, "")
     return (

@@ -49,10 +49,14 @@ def spaces(settings: Settings, need: Need | None, *, to_fetch: int = 0) -> list[
     `to_fetch` are bytes of data and weights that go to the first.
     """
     cache, run = cache_folder.place(settings.cache_dir).absolute(), local_folder(settings.run_uri())
-    kept = need.scratch if need else 0
-    scratch = kept + to_fetch
+    worker = settings.worker or 0
+
+    def known(num_bytes: int) -> int | None:
+        return num_bytes if need or to_fetch else None
+
+    scratch = _written(need, [worker]) + to_fetch
     hint = "point THAW_CACHE_DIR at a larger volume"
-    found = [Space("scratch disk", scratch or None, machine.free_disk_bytes(cache), f"free in {cache}", hint)]
+    found = [Space("scratch disk", known(scratch), machine.free_disk_bytes(cache), f"free in {cache}", hint)]
     storage = 0
     if run is not None:
         run = run.absolute()
@@ -67,7 +71,7 @@ def spaces(settings: Settings, need: Need | None, *, to_fetch: int = 0) -> list[
         volume = cache.parent if mount == mount.parent else mount
         # Of free space the other processes of this host take their part; of a limit nothing says what they will take.
         hosts = settings.addresses().hosts
-        scratch += kept * (hosts.count(hosts[settings.worker or 0]) - 1)
+        scratch = _written(need, [one for one, host in enumerate(hosts) if host == hosts[worker]]) + to_fetch
         if run is not None and run.is_relative_to(volume) and _mount(run) == mount:
             scratch += storage
         left = settings.work_bytes - used_bytes(volume)
@@ -76,8 +80,13 @@ def spaces(settings: Settings, need: Need | None, *, to_fetch: int = 0) -> list[
             "raise the sizeLimit of the volume (`make render` gives it to THAW_WORK_BYTES) and the limit of "
             "ephemeral-storage; or set THAW_CACHE=none, or a smaller THAW_KEEP_CHECKPOINTS"
         )
-        found.append(Space("work volume", scratch or None, left, where, hint))
+        found.append(Space("work volume", known(scratch), left, where, hint))
     return found
+
+
+def _written(need: Need | None, workers: list[int]) -> int:
+    """Bytes of the temporary files of these workers. Each keeps images and a checkpoint; worker 0 alone exports."""
+    return need.scratch * len(workers) + (need.model if 0 in workers else 0) if need else 0
 
 
 def check(settings: Settings, need: Need | None, *, to_fetch: int = 0) -> None:
@@ -88,16 +97,19 @@ def check(settings: Settings, need: Need | None, *, to_fetch: int = 0) -> None:
 
 
 def of_device(settings: Settings, need: Need | None) -> Space | None:
-    """Of the GPU where images are to be kept on it; None where they are not, or there is no GPU."""
-    if settings.cache != "device" or settings.device == "cpu" or (left := nvidia.memory_bytes()) is None:
+    """Of the GPU that would train; None where there is none."""
+    if settings.device == "cpu" or (size := nvidia.memory_bytes()) is None:
         return None
-    hint = "set THAW_CACHE=memory, which keeps only the images of a call on the GPU"
-    return Space("device memory", need.device if need else None, left, "on the GPU", hint)
+    hint = (
+        "set THAW_CACHE=memory, which keeps only the images of a call on the GPU" if settings.cache == "device"
+        else "a smaller THAW_BATCH_SIZE, or a GPU with more memory"
+    )  # fmt: skip
+    return Space("device memory", need.device if need else None, size, "on the GPU", hint)
 
 
 def check_device(settings: Settings, need: Need) -> None:
     """Raise MemoryExhausted when images that are to be kept on a GPU do not fit there, beside the training."""
-    if (found := of_device(settings, need)) is not None and not found.is_enough:
+    if settings.cache == "device" and (found := of_device(settings, need)) is not None and not found.is_enough:
         raise MemoryExhausted(f"THAW_CACHE=device: the GPU is too small: {found}", hint=found.hint)
 
 

@@ -274,7 +274,8 @@ def _read(
     first, second = errors
     if isinstance(second, ObjectDamaged) and first.message == second.message:
         # For example a folder under that name. Bytes damaged on their way differ each time, and may yet arrive whole.
-        raise RecordDamaged(f"{second.message}. Nothing was written or deleted", hint=second.hint) from second
+        hint = _rebuilding(place) if second.stored else second.hint
+        raise RecordDamaged(f"{second.message}. Nothing was written or deleted", hint=hint) from second
     raise second
 
 
@@ -298,9 +299,13 @@ def parsed(data: bytes, place: str, *, run_id: str) -> Record:
         newer = "use the newer program that wrote it, or " if has_unknown_field else ""
         raise RecordDamaged(
             f"{place}/{RECORD_NAME} is not a record of this run: {problem_of(error)}. Nothing was written or deleted",
-            hint=f"{newer}restore the object, or rebuild it from the checkpoints: thaw repair --run {place}",
+            hint=f"{newer}{_rebuilding(place)}",
         ) from error
     return content
+
+
+def _rebuilding(place: str) -> str:
+    return f"restore the object, or rebuild it from the checkpoints: thaw repair --run {place}"
 
 
 def _missing(place: str, names: list[str]) -> RecordDamaged:

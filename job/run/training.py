@@ -5,7 +5,7 @@
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -15,7 +15,7 @@ from job.model.classifier import Classifier
 from job.observe import events
 from job.observe.progress import Context
 from job.phases import Phase
-from job.run.checkpoint import Checkpoints, Restored
+from job.run.checkpoint import Arrays, Checkpoints, Restored
 from job.run.committer import Committer
 from job.run.following import NoCommits
 from job.run.record import RunRecord
@@ -39,6 +39,7 @@ class Training:
     checkpoint_every_seconds: float
     _restored: Restored | None = field(default=None, init=False)
     _committed_at: float = field(default=0.0, init=False)
+    _taken: tuple[int, Arrays] | None = field(default=None, init=False)
 
     def restore(self) -> None:
         """Read the newest good checkpoint, for its phase to load, and the history up to it."""
@@ -96,11 +97,11 @@ class Training:
                     step = self.context.progress.step = self.context.progress.reached[phase.name] = fact.step
                     if isinstance(fact, events.EpochFinished):
                         self._report_epoch(fact)
-                        self._commit(state, step, reason="epoch", must_stay=self._is_best(phase))
+                        self._taken = None
+                        self._commit(state.arrays, phase, step, reason="epoch", must_stay=self._is_best(phase))
                     else:
                         self._report_step(fact, state)
-                        if time.monotonic() - self._committed_at >= self.checkpoint_every_seconds:
-                            self._commit(state, step, reason="interval")
+                        self._commit_now_and_then(state, step)
                     self.committer.report()
                     self.context.check_stop()
                 self._flush()
@@ -108,7 +109,7 @@ class Training:
                 if step > 0:
                     # If the store fails now, which is reported, the last commit stands.
                     with contextlib.suppress(StorageError):
-                        self._commit(state, step, reason="stop")
+                        self._commit(state.arrays, phase, step, reason="stop")
                         self._flush()
                 raise
             self._end_phase(state, step)
@@ -136,9 +137,27 @@ class Training:
             ))  # fmt: skip
         state.finish()
 
-    def _commit(self, state: PhaseState, step: int, *, reason: str, must_stay: bool = False) -> None:
+    def _commit_now_and_then(self, state: PhaseState, step: int) -> None:
+        """Inside an epoch; of several workers, the state after a step once the next one has followed it.
+
+        Between GPUs a sum that is broken off, as a worker is gone, counts as done (TensorFlow 2.21): the step ends with
+        numbers that are no sum, and only the next one fails.
+        """
+        if self._taken is not None:
+            (taken_step, arrays), self._taken = self._taken, None
+            self._commit(lambda: arrays, state.phase, taken_step, reason="interval")
+        elif time.monotonic() - self._committed_at >= self.checkpoint_every_seconds:
+            share = self.collective.share
+            if share.num_workers == 1:
+                self._commit(state.arrays, state.phase, step, reason="interval")
+            elif share.worker == 0:
+                self._taken = step, state.arrays()
+
+    def _commit(
+        self, arrays: Callable[[], Arrays], phase: Phase, step: int, *, reason: str, must_stay: bool = False
+    ) -> None:
         with self.context.progress.ledger.during("checkpoint_blocking"):
-            self.committer.submit(state.arrays, phase=state.phase.name, step=step, reason=reason, must_stay=must_stay)
+            self.committer.submit(arrays, phase=phase.name, step=step, reason=reason, must_stay=must_stay)
         self._committed_at = time.monotonic()
 
     def _flush(self) -> None:

@@ -17,7 +17,7 @@ these are there at once:
                             + two checkpoints on their way into the store + activations
                 evaluation  0.1 GB for the export + the model twice, Adam's moments + evaluated
     device      images on the device + the model, its gradients and moments + activations
-    scratch     images on disk + a checkpoint + the exported model
+    scratch     images on disk + a checkpoint; worker 0 also writes the exported model
     storage     THAW_KEEP_CHECKPOINTS + 2 checkpoints + the exported model
 
 Images on the device are in memory too. A moving average of the weights is one more array of p, in training and in
@@ -49,7 +49,7 @@ CHECKPOINTS_BESIDE_THE_KEPT = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Need:
-    """Bytes; see the formulas above."""
+    """Bytes; see the formulas above. `scratch` is without the exported model, which has as many bytes as `model`."""
 
     images: int
     model: int
@@ -77,7 +77,7 @@ def evaluation_batch_size(settings: Settings, precision: Precision) -> int:
 def estimate(settings: Settings, *, num_examples: int, precision: Precision, num_workers: int = 1) -> Need:
     """The need of a run on so many examples in its three splits, at a precision that is decided.
 
-    Memory and scratch are those of worker 0 of `num_workers`: none needs more.
+    Memory is that of worker 0 of `num_workers`: none needs more. Scratch is that of each worker.
     """
     backbone, pixels = BACKBONES[settings.backbone], settings.image_size**2
     trains_backbone = _trains_backbone(settings)
@@ -108,7 +108,7 @@ def estimate(settings: Settings, *, num_examples: int, precision: Precision, num
         evaluated=evaluated,
         memory=LIBRARIES_BYTES + (images if settings.cache in ("memory", "device") else 0) + max(training, evaluation),
         device=(images if settings.cache == "device" else 0) + step,
-        scratch=(images if settings.cache == "disk" else 0) + checkpoint + model,
+        scratch=(images if settings.cache == "disk" else 0) + checkpoint,
         storage=(settings.keep_checkpoints + CHECKPOINTS_BESIDE_THE_KEPT) * checkpoint + model,
     )
 

@@ -11,6 +11,7 @@ Every object is verified in both directions:
 
 - It is written with its SHA-256 as metadata. S3 also compares what arrives with a SHA-256 of the request. A write is
   confirmed when the ETag in its answer is the MD5 of what was sent; otherwise (Azure, keys of KMS) it is read back.
+  Azure takes what was altered on its way: if the process is killed before it has read it back, the object stays so.
 - What is received is hashed, and compared with that metadata. An object of another program has none: then with the ETag
   where that is the MD5; otherwise it is fetched twice, and both must be the same.
 """
@@ -215,9 +216,11 @@ class CloudStore:
         if re.fullmatch("[0-9a-f]{64}", stated):
             if arrived.digest.sha256 != stated:
                 shown = _shown(arrived.digest)
-                raise ObjectDamaged(
+                damaged = ObjectDamaged(
                     f"{self.uri}/{name} is damaged: {shown} arrived, it was written with {stated}", hint=PASSING
                 )
+                damaged.stored = (file.getvalue(), version) if isinstance(file, io.BytesIO) else None
+                raise damaged
         elif arrived.md5 != version and self._again(client, name, version) != arrived:
             raise ObjectDamaged(f"{self.uri}/{name} has no checksum, and arrived in two ways", hint=PASSING)
         return version, arrived.digest

@@ -47,7 +47,11 @@ class Evaluation:
 
 
 def forward_of(model: keras.Model) -> Forward:
-    """The function from uint8 [b, s, s, 3], for any b, to logits float32 [b, 1 or k]; traced once."""
+    """The function from uint8 [b, s, s, 3], for any b, to logits float32 [b, 1 or k]; traced once.
+
+    From now on GPUs compute in this process with all bits of float32, and not with the ten of TensorFloat-32.
+    """
+    tf.config.experimental.enable_tensor_float_32_execution(False)
     return tf.function(
         lambda images: model(tf.cast(images, tf.float32), training=False),
         input_signature=[tf.TensorSpec([None, *model.input_shape[1:]], tf.uint8)],
@@ -63,11 +67,15 @@ def predict_logits(
     Workers share the batches of `batch_size`; each is computed in parts of `at_once` images, so that the parts are the
     same for any number of workers.
     """
+    parts = [
+        (first + start, forward(images[start : start + at_once]))
+        for first, images, _ in split.evaluation_batches(batch_size, collective.share)
+        for start in range(0, len(images), at_once)
+    ]
     logits = np.zeros((len(split), num_logits), np.float32)
-    for first, images, _ in split.evaluation_batches(batch_size, collective.share):
-        for start in range(0, len(images), at_once):
-            part = images[start : start + at_once]
-            logits[first + start : first + start + len(part)] = forward(part).numpy()
+    # Read at the end, so that a GPU has the next images while it computes.
+    for start, of_part in parts:
+        logits[start : start + len(of_part)] = of_part.numpy()
     return collective.total(logits).astype(np.float64)
 
 

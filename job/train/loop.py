@@ -15,6 +15,7 @@ import tensorflow as tf
 from job.data.order import epoch_order, num_batches
 from job.data.splits import Split
 from job.errors import TrainingDiverged
+from job.model.draws import HOST
 from job.observe.events import EpochFinished, StepDone
 from job.observe.ledger import Category, Ledger
 from job.train import numerics, schedule
@@ -24,7 +25,6 @@ from job.train.schedule import Validated
 from job.train.state import PhaseState
 from job.train.step import Recipe, train_steps, validator
 
-DIVERGENCE_CHECK_STEPS = 50
 STOP_DELAY_CALLS = 1
 """Calls after which the workers look whether one of them must stop: a GPU has the next one meanwhile."""
 
@@ -105,16 +105,20 @@ def train_phase(
                     schedule.learning_rate(state.phase, at, steps_per_epoch=batches_per_epoch, history=history)
                     for at in steps
                 ]
+                with tf.device(HOST):
+                    # Made where it is: else a copy to the GPU would wait there for the steps before.
+                    floats = tf.constant(rates, tf.float32), tf.constant(float(team.is_stopping))
                 category: Category = "recompute" if is_lost else "productive"
                 with ledger.during("compile" if is_first else category):
+                    before, end_before = state.totals, step
                     state.totals, num_stops = call(
                         tf.constant([[key, at] for at in steps], tf.int32), tf.constant(batches.places),
-                        tf.constant(rates, tf.float32), state.totals, tf.constant(float(team.is_stopping)),
-                        *batches.examples,
+                        floats[0], state.totals, floats[1], *batches.examples,
                     )  # fmt: skip
                     step = steps.stop
-                    if is_first or step // DIVERGENCE_CHECK_STEPS > steps.start // DIVERGENCE_CHECK_STEPS:
-                        check_finite(state.totals.numpy()[0], f"after step {step} of phase {phase}")
+                    # A GPU has this call while the one before is waited for, so that it never has more than two.
+                    waited = (state.totals, step) if is_first or step == epoch_end else (before, end_before)
+                    check_finite(waited[0].numpy()[0], f"after step {waited[1]} of phase {phase}")
                 done = StepDone(
                     phase=phase,
                     epoch=epoch,
@@ -134,6 +138,9 @@ def train_phase(
                 if share.num_workers > 1:
                     stops.append(num_stops)
                     if len(stops) > STOP_DELAY_CALLS and stops.pop(0).numpy() > 0:
+                        # A sum that is broken off as a worker is gone counts as done between GPUs (TensorFlow 2.21),
+                        # and only the next one fails: this one shows that the last step was whole.
+                        collective.total(np.zeros(1))
                         raise team.interrupted()
         # Here a worker may stop by itself: no other can come to the end of the validation without it.
         finished = _finished_epoch(state, epoch=epoch, step=step, validate=validate, timer=timer, ledger=ledger)

@@ -31,17 +31,18 @@ def loss_of(logits: tf.Tensor, labels: tf.Tensor, *, label_smoothing: float = 0.
 
 
 def predicted_classes(logits: tf.Tensor) -> tf.Tensor:
-    """The class of each example, int32 [b]; for one logit, class 1 above 0."""
+    """The class of each example, int64 [b]; for one logit, class 1 above 0."""
     if logits.shape[-1] == 1:
-        return tf.cast(logits[:, 0] > 0, tf.int32)
-    return tf.argmax(logits, axis=-1, output_type=tf.int32)
+        return tf.cast(logits[:, 0] > 0, tf.int64)
+    return tf.argmax(logits, axis=-1)
 
 
 def sums_of(logits: tf.Tensor, labels: tf.Tensor, losses: tf.Tensor) -> tf.Tensor:
     """Loss, correct answers and number of examples with these losses, float32 [b]: float64 [3]."""
-    correct = tf.reduce_sum(tf.cast(predicted_classes(logits) == labels, tf.float64))
+    # Not as int32, which TensorFlow compares in the memory of the host: a step would wait for the GPU (2.21).
+    correct = tf.reduce_sum(tf.cast(predicted_classes(logits) == tf.cast(labels, tf.int64), tf.float64))
     total = tf.reduce_sum(tf.cast(losses, tf.float64))
-    return tf.stack([total, correct, tf.cast(tf.shape(labels)[0], tf.float64)])
+    return tf.stack([total, correct, tf.cast(tf.shape(logits)[0], tf.float64)])
 
 
 def means_of(sums: np.ndarray) -> tuple[float, float]:

@@ -10,6 +10,7 @@ import tensorflow as tf
 from job.data.on_device import OnDevice
 from job.data.order import num_batches
 from job.data.splits import Split
+from job.model import draws
 from job.model.augmentation import Rows
 from job.model.mixing import mix
 from job.train.collective import Collective
@@ -102,7 +103,7 @@ def train_steps(
     ) -> tuple[tf.Tensor, tf.Tensor]:  # fmt: skip
         rows = Rows(place[0], place[2])
         optimizer.learning_rate.assign(rate)
-        augment_seed, dropout_seed, *more = tf.unstack(tf.random.split(seed, 4 if partners else 2, alg="philox"))
+        augment_seed, dropout_seed, *more = draws.split(seed, 4 if partners else 2)
         images = classifier.augmented(images, augment_seed, rows)
         mixed: tuple[tf.Tensor, ...] = ()
         if partners:
