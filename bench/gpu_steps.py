@@ -171,7 +171,7 @@ def _step_rows(scale: Scale, phase: str, precision: Literal["bfloat16", "float32
         for batch_size in batch_sizes:
             what = f"{step_name(phase, precision, batch_size)}: {variant.name}"
             try:
-                with memory.explained(lambda: f"at batch {batch_size}", lambda: ""):  # noqa: B023
+                with memory.explained(lambda: f"at batch {batch_size}", lambda reason: ""):  # noqa: B023
                     if numerics.gpu_memory():
                         tf.config.experimental.reset_memory_stats("GPU:0")
                     recipe = Recipe(batch_size, 0, xla=xla, steps_per_execution=variant.steps_per_execution)
