@@ -53,10 +53,8 @@ def training(
         portion=Portion(share=collective.share, batch_size=BATCH_SIZE, evaluation_batch_size=BATCH_SIZE, seed=0),
     )  # fmt: skip
     splits = load_splits(request, check_stop=lambda: None)
-    weights, precision = (
-        "none" if backbone else load.weights,
-        numerics.choose(precision="auto", xla="auto")["precision"],
-    )
+    weights = "none" if backbone else load.weights
+    precision = numerics.choose(precision="auto", xla="auto")["precision"]
     state = new_state(phase, backbone=backbone or "Xception", weights=weights, image_size=size, precision=precision)
     facts = loop.train_phase(
         state, train=splits.train, validation=splits.validation, recipe=Recipe(BATCH_SIZE, 0, xla=False),
