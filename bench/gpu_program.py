@@ -18,10 +18,10 @@ from job.settings.settings import Settings
 
 DEMO = {"BACKBONE": "Tiny", "WEIGHTS": "none", "IMAGE_SIZE": 64, "FINE_TUNE_LEARNING_RATE": 2e-3}
 """Of `make demo`; the epochs are below."""
+ON_DEVICE: dict[str, object] = {"CACHE": "device", "STEPS_PER_EXECUTION": 8}
 RUNS: dict[str, dict[str, object]] = {
     "as it is": {},
-    "images on the device, 8 steps a call": {"CACHE": "device", "STEPS_PER_EXECUTION": 8},
-    "images on the device, 8 steps a call, XLA": {"CACHE": "device", "STEPS_PER_EXECUTION": 8, "XLA": "on"},
+    "images on the device, 8 steps a call": ON_DEVICE,
     "float32": {"PRECISION": "float32"},
 }
 EVALUATED = 2048
@@ -42,12 +42,15 @@ def program(scale: Scale, results: Mapping[str, Any]) -> Iterable[Measurement]:
 
 
 def around(scale: Scale, results: Mapping[str, Any]) -> Iterable[Measurement]:
-    """What is around the training."""
+    """What is around the training, and a run with XLA."""
     del results
     yield Measurement("commits and metrics beside training", _beside_training, (scale,))
     yield Measurement("evaluation", _evaluation, (scale,))
     yield Measurement("more than the memory has", _too_large, (scale,))
     yield Measurement("starts", _starts, (scale,))
+    # Last, because it may compile for minutes.
+    name = "images on the device, 8 steps a call, XLA"
+    yield Measurement(f"{scale.backbone}, {name}", _run, (scale, name, ON_DEVICE | {"XLA": "on"}))
 
 
 def _demo(scale: Scale) -> Iterable[Row | Said]:
