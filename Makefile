@@ -20,7 +20,7 @@ DEMO := THAW_DATASET=drawn_cats_vs_dogs THAW_DATA_DIR=.demo/data THAW_STORAGE_UR
 	THAW_HEAD_EPOCHS=2 THAW_FINE_TUNE_EPOCHS=10 THAW_FINE_TUNE_LEARNING_RATE=2e-3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-services demo run test test-all soak lint types docs bench image image-gpu image-test render render-shared deploy undeploy e2e dashboard lock release-notes clean
+.PHONY: help setup setup-services demo run test test-all soak lint types docs bench bench-gpu image image-gpu image-test render render-shared deploy undeploy e2e dashboard lock release-notes clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -88,6 +88,12 @@ docs: setup ## write docs/reference from the code
 bench: setup ## measure speed and memory, side by side
 	$(BIN)/python -m bench
 
+.gpu/.installed: requirements/gpu.txt
+	@requirements/setup $(PYTHON) .gpu $<
+
+bench-gpu: .gpu/.installed ## measure on a GPU what is not measured yet: make bench-gpu [BENCH='step --minutes 20']
+	.gpu/bin/python -m bench.gpu $(BENCH)
+
 # podman and buildah would call an image without a registry localhost/..., and a cluster looks for it at docker.io/library, as
 # docker means it. buildah would put all that this adds to the base image into one layer of 1.6 GB.
 define build_image
@@ -140,4 +146,4 @@ release-notes: ## print the section of the changelog for a release: make release
 		printf '%s\n' "$$notes"
 
 clean: ## remove what the targets above wrote
-	rm -rf $(VENV) .demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .gpu .demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -2,11 +2,12 @@
 
 import sys
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
+from pathlib import Path
 
 from bench.measuring import JOB, Row, finished, interleaved
-from bench.training import step_seconds, training
-from bench.workload import Workload
+from bench.training import FINE_TUNE, drawn_steps, new_state
+from bench.workload import BATCH_SIZE, Workload
 from job.observe import events
 from job.observe.events import StepDone
 from job.observe.metrics import Metrics
@@ -17,8 +18,9 @@ from job.run.committer import Committer
 from job.run.record import Identity, RunRecord
 from job.schema import Holder
 from job.storage import LocalStore
-from job.train.collective import Collective
-from job.workers.team import Alone
+from job.train import numerics
+from job.train.state import PhaseState
+from job.train.step import Recipe
 
 REPETITIONS = 5
 RECORDED_STEPS = 10_000
@@ -30,19 +32,18 @@ WINDOWS = 24
 
 def rows(load: Workload) -> Iterable[Row]:
     """Everything around a run, in seconds and in shares of what it is around."""
-    yield from _starts(load)
+    yield from starts(load, REPETITIONS)
     yield from _answers(load)
-    seconds_of_step = yield from _commits(load)
-    yield from _recording(seconds_of_step)
+    yield from beside_training(load)
 
 
-def _starts(load: Workload) -> Iterable[Row]:
+def starts(load: Workload, repetitions: int) -> Iterable[Row]:
     """From the start of the process to the first step: of a new run, and of one that was killed after a commit."""
     splits = load.splits(64, 32, 32)
     fresh: list[float] = []
     resumed: list[float] = []
     compiled: dict[str, list[float]] = {"head": [], "fine_tune": []}
-    for repetition in range(REPETITIONS):
+    for repetition in range(repetitions):
         settings = {"HEAD_EPOCHS": 0, "FINE_TUNE_EPOCHS": 2, "CHECKPOINT_EVERY_SECONDS": 0}
         env = load.environment(f"resume-{repetition}", splits, **settings)
         begun = finished(JOB, env, kill_at='"event": "committed"')
@@ -70,49 +71,58 @@ def _answers(load: Workload) -> Iterable[Row]:
     yield Row("Python with NumPy and pydantic, imported", "s", [process.seconds for process in imports])
 
 
-def _commits(load: Workload) -> Generator[Row, None, float]:
+def beside_training(load: Workload, *, window_seconds: float = 0.0) -> Iterable[Row]:
+    """A step of fine-tuning, and what commits and metrics cost it.
+
+    The steps beside a commit should take longer than it does: on a GPU a few would be over before.
+    """
+    precision = numerics.choose(precision="auto", xla="auto")["precision"]
+    state = new_state(
+        FINE_TUNE, backbone=str(load.settings.get("BACKBONE", "Xception")), weights=load.weights,
+        image_size=load.image_size, precision=precision,
+    )  # fmt: skip
+    steps = drawn_steps(state, Recipe(BATCH_SIZE, 0, xla=False))
+    steps(WARM_UP_STEPS)
+    done, seconds = steps(WARM_UP_STEPS)
+    num_steps = max(WINDOW_STEPS, round(window_seconds * done / seconds))
+    seconds_of_step = yield from _commits(load.place / "commits", state, lambda: steps(num_steps))
+    yield from _recording(seconds_of_step)
+
+
+def _commits(
+    scratch: Path, state: PhaseState, some_steps: Callable[[], tuple[int, float]]
+) -> Generator[Row, None, float]:
     """Some steps of fine-tuning beside which a commit is made against as many without one, in turn, in one process.
 
     Returns the seconds of a step.
     """
-    scratch = load.place / "commits"
     scratch.mkdir()
-    state, facts = training(load, scratch, Collective(Alone(lambda: None)), num_examples=320)
     store = LocalStore(scratch / "store")
     record = RunRecord.open(store, Identity(run_id="commits", fingerprint="", settings={}))
     record.take(Holder(host="bench", pid=1, started=0.0), lease_seconds=3600)
     context = Context(Observers(), Progress(), check_stop=lambda: None)
     committer = Committer(Checkpoints(store, record, keep=2, scratch=scratch), context)
-    for _ in range(WARM_UP_STEPS):
-        step_seconds(facts)
 
-    def window(*, commits_first: bool) -> float:
-        """Seconds of some steps, validation left out; a commit that the first begins is also done in them."""
-        steps, spent = 0, 0.0
-        while steps < WINDOW_STEPS:
-            began = time.monotonic()
-            if commits_first and not steps:
-                step = int(state.optimizer.iterations.numpy())
-                committer.submit(state.arrays, phase=state.phase.name, step=step, reason="")
-            fact = next(facts)
-            committer.report()
-            if isinstance(fact, StepDone):
-                spent += time.monotonic() - began
-                steps += 1
+    def window(*, with_commit: bool) -> tuple[int, float]:
+        """Steps, and their seconds; a commit that is begun before them is also done in them."""
         began = time.monotonic()
+        if with_commit:
+            step = int(state.optimizer.iterations.numpy())
+            committer.submit(state.arrays, phase=state.phase.name, step=step, reason="")
+        done, _ = some_steps()
         committer.flush()
-        return spent + time.monotonic() - began
+        return done, time.monotonic() - began
 
     with committer:
-        with_commit, without = interleaved(
-            WINDOWS, lambda: window(commits_first=True), lambda: window(commits_first=False)
-        )
+        windows = interleaved(WINDOWS, lambda: window(with_commit=True), lambda: window(with_commit=False))
+    with_commit, without = ([seconds for _, seconds in some] for some in windows)
+    num_steps = windows[0][0][0]
     costs = [a - b for a, b in zip(with_commit, without, strict=True)]
-    yield Row("a fine-tune step", "s", [seconds / WINDOW_STEPS for seconds in without])
+    yield Row("a fine-tune step", "s", [seconds / num_steps for seconds in without])
     yield Row("a commit: how much longer the steps beside it take", "s", costs)
     shares = [100 * cost / COMMIT_EVERY_SECONDS for cost in costs]
     yield Row(f"commits, one every {COMMIT_EVERY_SECONDS} s, of fine-tuning", "%", shares, "at most 2 %")
-    return min(without) / WINDOW_STEPS
+    return min(without) / num_steps
 
 
 def _recording(seconds_of_step: float) -> Iterable[Row]:

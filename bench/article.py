@@ -9,6 +9,7 @@ fine-tuning: Keras 3 overrides `training=False` inside `fit`.
 import json
 import sys
 import time
+from typing import Any
 
 BATCH_SIZE = 32
 
@@ -20,11 +21,9 @@ def main() -> None:
     import tensorflow as tf
     import tensorflow_datasets as tfds
     from tensorflow import keras
-    from tensorflow.keras import layers
 
     keras.utils.set_random_seed(options["seed"])
     size = (options["image_size"],) * 2
-    augmentation = keras.Sequential([layers.RandomFlip("horizontal"), layers.RandomRotation(0.1)])
     splits = tfds.load(
         options["dataset"], split=options["splits"], as_supervised=True, data_dir=options["data_dir"], download=False
     )
@@ -33,30 +32,45 @@ def main() -> None:
         for split in splits
     )
 
-    base = keras.applications.Xception(weights=options["weights"], input_shape=(*size, 3), include_top=False)
-    base.trainable = False
-    inputs = keras.Input(shape=(*size, 3))
-    x = augmentation(inputs)
-    x = layers.Rescaling(scale=1 / 127.5, offset=-1)(x)
-    x = base(x, training=False)
-    x = layers.GlobalAveragePooling2D()(x)
-    x = layers.Dropout(0.2)(x)
-    model = keras.Model(inputs, layers.Dense(1)(x))
+    model, base = classifier(size=options["image_size"], weights=options["weights"])
 
     seconds = {}
     for phase, learning_rate, epochs in options["phases"]:
-        base.trainable = phase == "fine_tune"
-        model.compile(
-            optimizer=keras.optimizers.Adam(learning_rate),
-            loss=keras.losses.BinaryCrossentropy(from_logits=True),
-            metrics=[keras.metrics.BinaryAccuracy(threshold=0.0)],
-        )
+        compile_for(phase, model, base, learning_rate=learning_rate)
         began = time.monotonic()
         model.fit(train, epochs=epochs, validation_data=validation, verbose=0)
         seconds[phase] = time.monotonic() - began
 
     _, accuracy = model.evaluate(test, verbose=0)
     print(json.dumps({"accuracy": accuracy, "wall_seconds": time.monotonic() - started, "seconds": seconds}))
+
+
+def classifier(*, size: int, weights: str | None) -> tuple[Any, Any]:
+    """The model, from pixels [b, size, size, 3] to a logit, and the frozen backbone in it."""
+    import keras
+    from keras import layers
+
+    augmentation = keras.Sequential([layers.RandomFlip("horizontal"), layers.RandomRotation(0.1)])
+    base = keras.applications.Xception(weights=weights, input_shape=(size, size, 3), include_top=False)
+    base.trainable = False
+    inputs = keras.Input(shape=(size, size, 3))
+    x = augmentation(inputs)
+    x = layers.Rescaling(scale=1 / 127.5, offset=-1)(x)
+    x = base(x, training=False)
+    x = layers.GlobalAveragePooling2D()(x)
+    x = layers.Dropout(0.2)(x)
+    return keras.Model(inputs, layers.Dense(1)(x)), base
+
+
+def compile_for(phase: str, model: Any, base: Any, *, learning_rate: float) -> None:
+    import keras
+
+    base.trainable = phase == "fine_tune"
+    model.compile(
+        optimizer=keras.optimizers.Adam(learning_rate),
+        loss=keras.losses.BinaryCrossentropy(from_logits=True),
+        metrics=[keras.metrics.BinaryAccuracy(threshold=0.0)],
+    )
 
 
 if __name__ == "__main__":

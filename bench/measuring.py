@@ -17,6 +17,8 @@ from typing import Any, TypeVar
 REPOSITORY = Path(__file__).parent.parent
 JOB = [sys.executable, "-m", "job"]
 LOOK_SECONDS = 0.1
+REASON_LENGTH = 400
+NO_REASONS = ("Graph execution error", "Detected at node", "File ", "<stack", "[[", "[Op:", "Hint:")
 
 T = TypeVar("T")
 
@@ -45,6 +47,30 @@ class Row:
         }
 
 
+@dataclass(frozen=True)
+class Said:
+    """What was found in words; or why something could not be measured, in one line."""
+
+    what: str
+    text: str
+    is_failure: bool = False
+
+    def __post_init__(self) -> None:
+        print(f"  {self.what}: {'FAILED: ' if self.is_failure else ''}{self.text}", flush=True)
+
+    def as_json(self) -> dict[str, Any]:
+        return {"what": self.what, "failed" if self.is_failure else "said": self.text}
+
+
+def failure(what: str, error: BaseException) -> Said:
+    """The row of a measurement that raised, with the line of the error that says most."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    # TensorFlow's begin with where in the graph it was, and end with advice; others end with the reason.
+    lines = [line for line in lines if line and not line.startswith(NO_REASONS)] or [str(error).strip()]
+    line = lines[0 if type(error).__module__.startswith("tensorflow.") else -1]
+    return Said(what, f"{type(error).__name__}: {line[:REASON_LENGTH]}", is_failure=True)
+
+
 def against(
     what: str, unit: str, others: list[float], ours: list[float], *, names: tuple[str, str], goal: str = ""
 ) -> Iterable[Row]:
@@ -63,7 +89,7 @@ def interleaved(repetitions: int, *alternatives: Callable[[], T]) -> list[list[T
 
 @dataclass(frozen=True)
 class Finished:
-    """A process that has ended: wall seconds, most memory in bytes, and what it wrote to standard output.
+    """A process that has ended: wall seconds, most memory in bytes, what it wrote to standard output, its exit code.
 
     Anonymous memory is what the system cannot take back; pages of files, such as a cache on disk, are not in it.
     """
@@ -73,18 +99,25 @@ class Finished:
     peak_anonymous_bytes: int
     output: str
     started: float
+    exit_code: int
+
+    def entries(self, event: str, **fields: object) -> list[dict[str, Any]]:
+        """The lines of the log that have this event and these fields, at least one."""
+        entries = [json.loads(line) for line in self.output.splitlines() if line.startswith("{")]
+        named = [entry for entry in entries if entry["event"] == event]
+        if found := [entry for entry in named if all(entry.get(name) == value for name, value in fields.items())]:
+            return found
+        raise LookupError(f"{self.output}\nno {event} with {fields} in this log")
 
     def seconds_until(self, event: str, **fields: object) -> float:
         """From the start of the process to the first line of the log that has this event and these fields."""
-        for line in self.output.splitlines():
-            entry = json.loads(line)
-            if entry["event"] == event and all(entry.get(name) == value for name, value in fields.items()):
-                return datetime.fromisoformat(entry["time"]).timestamp() - self.started
-        raise LookupError(f"no {event} with {fields} in the log:\n{self.output}")
+        return datetime.fromisoformat(self.entries(event, **fields)[0]["time"]).timestamp() - self.started
 
 
-def finished(command: list[str], env: Mapping[str, str], *, kill_at: str = "") -> Finished:
-    """Run to the end, or to SIGKILL when a line of output has `kill_at`. Raises when it fails by itself."""
+def finished(command: list[str], env: Mapping[str, str], *, kill_at: str = "", may_fail: bool = False) -> Finished:
+    """Run to the end, or to SIGKILL when a line of output has `kill_at`. Raises when it fails by itself, but for
+    `may_fail`.
+    """
     started, began = time.time(), time.monotonic()
     process = subprocess.Popen(
         command, env=env, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
@@ -99,11 +132,11 @@ def finished(command: list[str], env: Mapping[str, str], *, kill_at: str = "") -
         if kill_at and kill_at in line:
             process.kill()
     code = process.wait()
-    if code and not kill_at:
+    if code and not kill_at and not may_fail:
         raise RuntimeError(f"{command} ended with {code}:\n{''.join(lines)}")
     ended = time.monotonic()
     watching.join()
-    return Finished(ended - began, peak["VmHWM"], peak["RssAnon"], "".join(lines), started)
+    return Finished(ended - began, peak["VmHWM"], peak["RssAnon"], "".join(lines), started, code)
 
 
 def memory_of(process: int | str) -> dict[str, int]:

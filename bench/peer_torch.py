@@ -1,14 +1,19 @@
 """PyTorch's side of `bench peers`: the same step as a user of PyTorch and timm would write it.
 
-`PYTHON bench/peer_torch.py OPTIONS` takes a JSON object, and answers each line of input with a JSON object. It is run
-by another interpreter, which has torch, torchvision and timm, so it shares no code with the rest. The network is timm's
-`legacy_xception` in channels-last layout, the optimizer the fused Adam. As in Thaw, no statistic of BatchNorm moves,
-and the gradient of a frozen backbone is not computed.
+`PYTHON bench/peer_torch.py OPTIONS` takes a JSON object, and answers each line of input, as `bench/peer_thaw.py` does.
+It is run by another interpreter, which has torch, torchvision and timm, so it shares no code with the rest. The network
+is timm's `legacy_xception` in channels-last layout, the optimizer the fused Adam. As in Thaw, no statistic of BatchNorm
+moves, and the gradient of a frozen backbone is not computed.
+
+`compiled` is the mode of `torch.compile`, or nothing. On a GPU the pixels lie there, TensorFloat-32 is allowed, and the
+whole batch is flipped and rotated at once, by angles of its own for each image; on a processor each image by itself, as
+torchvision has it.
 """
 
 import json
 import sys
 import time
+from typing import Any
 
 import numpy as np
 import timm
@@ -19,32 +24,30 @@ from torchvision.transforms import InterpolationMode, v2
 
 def main() -> None:
     options = json.loads(sys.argv[1])
+    device, size = options["device"], options["image_size"]
     torch.set_num_threads(options["threads"])
     torch.manual_seed(0)
-    generator = np.random.default_rng(0)
-    batch_size, size = options["batch_size"], options["image_size"]
-    pixels = generator.integers(0, 256, (batch_size, size, size, 3), np.uint8)
-    labels = torch.from_numpy(generator.integers(0, 2, batch_size, np.int32)).float()
-    images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-    augment = v2.Compose([v2.RandomHorizontalFlip(), v2.RandomRotation(36, interpolation=InterpolationMode.BILINEAR)])
-
+    if device == "cuda":
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.benchmark = True
     backbone = timm.create_model("legacy_xception", pretrained=False, num_classes=0)
-    backbone = backbone.to(memory_format=torch.channels_last).eval()
-    head = nn.Sequential(nn.Dropout(0.2), nn.Linear(backbone.num_features, 1))
+    backbone = backbone.to(device, memory_format=torch.channels_last).eval()
+    head = nn.Sequential(nn.Dropout(0.2), nn.Linear(backbone.num_features, 1)).to(device)
     is_frozen = options["phase"] == "head"
     for parameter in backbone.parameters():
         parameter.requires_grad_(not is_frozen)
     trained = [parameter for module in (backbone, head) for parameter in module.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(trained, lr=1e-3 if is_frozen else 1e-5, eps=1e-7, fused=True)
     if options["compiled"]:
-        backbone = torch.compile(backbone)
+        backbone = torch.compile(backbone, mode=options["compiled"], dynamic=False)
+    augmented = _augmented_one_by_one if device == "cpu" else _augmented_at_once
     is_bfloat16 = options["precision"] == "bfloat16"
 
-    def step() -> None:
-        # The draws of these classes are for all that one call gets, so each image has a call.
-        batch = torch.stack([augment(image) for image in images])
-        batch = (batch.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16, enabled=is_bfloat16):
+    def step(images: Any, labels: Any) -> None:
+        if device == "cuda":
+            torch.compiler.cudagraph_mark_step_begin()
+        batch = (augmented(images) / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(device, torch.bfloat16, enabled=is_bfloat16):
             with torch.set_grad_enabled(not is_frozen):
                 features = backbone(batch)
             logits = head(features).float().squeeze(1)
@@ -53,14 +56,49 @@ def main() -> None:
         loss.backward()
         optimizer.step()
 
-    for _ in range(options["warm_up_steps"]):
-        step()
-    print(json.dumps({"version": torch.__version__}), flush=True)
-    for _ in sys.stdin:
+    def steps(num_steps: int) -> dict[str, float]:
         began, used = time.monotonic(), time.process_time()
-        step()
-        seconds = {"seconds": time.monotonic() - began, "processor_seconds": time.process_time() - used}
-        print(json.dumps(seconds), flush=True)
+        for _ in range(num_steps):
+            step(*examples)
+        if device == "cuda":
+            torch.cuda.synchronize()
+        seconds, processor_seconds = time.monotonic() - began, time.process_time() - used
+        return {"steps": num_steps, "seconds": seconds, "processor_seconds": processor_seconds}
+
+    print(json.dumps({"version": torch.__version__}), flush=True)
+    batch_size = 0
+    for line in sys.stdin:
+        asked = json.loads(line)
+        if asked["batch_size"] != batch_size:
+            batch_size = asked["batch_size"]
+            examples = _drawn(batch_size, size, device)
+            steps(options["warm_up_steps"])
+        print(json.dumps(steps(asked["num_steps"])), flush=True)
+
+
+def _drawn(batch_size: int, size: int, device: str) -> tuple[Any, Any]:
+    """Images uint8 [b, 3, s, s] and labels float32 [b]."""
+    generator = np.random.default_rng(0)
+    pixels = generator.integers(0, 256, (batch_size, size, size, 3), np.uint8)
+    labels = torch.from_numpy(generator.integers(0, 2, batch_size, np.int32)).float()
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).to(device), labels.to(device)
+
+
+ONE_BY_ONE = v2.Compose([v2.RandomHorizontalFlip(), v2.RandomRotation(36, interpolation=InterpolationMode.BILINEAR)])
+
+
+def _augmented_one_by_one(images: Any) -> Any:
+    # The draws of these classes are for all that one call gets, so each image has a call.
+    return torch.stack([ONE_BY_ONE(image) for image in images]).float()
+
+
+def _augmented_at_once(images: Any) -> Any:
+    angles = (torch.rand(len(images), device=images.device) * 2 - 1) * (torch.pi / 5)
+    flips = torch.where(torch.rand(len(images), device=images.device) < 0.5, -1.0, 1.0)
+    cos, sin, zero = angles.cos(), angles.sin(), torch.zeros_like(angles)
+    matrices = torch.stack([cos * flips, -sin, zero, sin * flips, cos, zero], 1).reshape(-1, 2, 3)
+    grid = nn.functional.affine_grid(matrices, images.shape, align_corners=False)
+    return nn.functional.grid_sample(images.float(), grid, align_corners=False)
 
 
 if __name__ == "__main__":

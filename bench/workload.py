@@ -2,16 +2,18 @@
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bench.measuring import JOB, Finished, finished
 
+BATCH_SIZE = 32
+
 
 @dataclass(frozen=True)
 class Workload:
-    """A prepared data set, weights, and a folder for the runs that are measured."""
+    """A prepared data set, weights, a folder for the runs that are measured, and more `settings` of all of them."""
 
     is_real: bool
     dataset: str
@@ -19,6 +21,7 @@ class Workload:
     weights: str
     image_size: int
     place: Path
+    settings: dict[str, object] = field(default_factory=dict)
 
     def splits(self, train: int, validation: int, test: int) -> tuple[str, str, str]:
         """Three parts of the data set without a common example, of these sizes."""
@@ -35,7 +38,7 @@ class Workload:
         }  # fmt: skip
         # What `import bench` has set is the job's choice, and not the article's.
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("THAW_", "TF_ENABLE_"))}
-        return clean | {f"THAW_{name}": str(value) for name, value in (values | settings).items()}
+        return clean | {f"THAW_{name}": str(value) for name, value in (values | self.settings | settings).items()}
 
     def run(self, run_id: str, splits: tuple[str, str, str], **settings: object) -> tuple[Finished, dict[str, Any]]:
         """The process of such a run, which has ended, and its record."""
