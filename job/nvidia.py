@@ -30,6 +30,8 @@ LEAST_CUDA = (12, 0), "R525"
 """Of the driver, and its name: by NVIDIA's rules of compatibility the least that runs what was built for CUDA 12."""
 PTX_CAPABILITY, LEAST_CUDA_OF_PTX = (9, 0), ((12, 5), "R555")
 """From this one on TensorFlow 2.21 has most kernels only as PTX 8.5, which drivers know since CUDA 12.5."""
+BFLOAT16_CAPABILITY = (8, 0)
+"""From this one on GPUs multiply bfloat16."""
 COMPUTE_CAPABILITY = 75, 76
 """Major and minor, of CUdevice_attribute in cuda.h."""
 NO_GPU_HINT = (
@@ -145,11 +147,19 @@ def load_cusolver() -> None:
 
 def memory_bytes(driver: str = CUDA) -> int | None:
     """Memory of the first GPU that the driver gives this process, all of it; None without one that can be used."""
-    if _ask(driver).num_gpus == 0 or _unfitness(ctypes.CDLL(driver), 0):
+    if not _is_usable(driver):
         return None
     cuda, device, size = ctypes.CDLL(driver), ctypes.c_int(), ctypes.c_size_t()
     code = cuda.cuDeviceGet(ctypes.byref(device), 0) or cuda.cuDeviceTotalMem_v2(ctypes.byref(size), device)
     return None if code else size.value
+
+
+def has_bfloat16(driver: str = CUDA) -> bool | None:
+    """Whether that GPU multiplies bfloat16; None without one that can be used."""
+    if not _is_usable(driver):
+        return None
+    facts = _versions(ctypes.CDLL(driver), 0)
+    return facts is not None and facts[1] >= BFLOAT16_CAPABILITY
 
 
 def read(index: int) -> Reading:
@@ -189,20 +199,29 @@ def _ask(driver: str) -> _Answer:
     return _Answer(reason=f"NVIDIA's driver gives this process no GPU{error}", code=code)
 
 
-def _unfitness(cuda: ctypes.CDLL, index: int) -> str:
-    """Why TensorFlow cannot work on the GPU with this index; nothing where it can, or the driver does not say."""
+def _is_usable(driver: str) -> bool:
+    return _ask(driver).num_gpus > 0 and not _unfitness(ctypes.CDLL(driver), 0)
+
+
+def _versions(cuda: ctypes.CDLL, index: int) -> tuple[tuple[int, int], tuple[int, int]] | None:
+    """CUDA's version of the driver, and the compute capability of a GPU; None where the driver does not say."""
     version, device, numbers = ctypes.c_int(), ctypes.c_int(), [ctypes.c_int() for _ in COMPUTE_CAPABILITY]
     try:
         code = cuda.cuDriverGetVersion(ctypes.byref(version)) or cuda.cuDeviceGet(ctypes.byref(device), index)
         for number, attribute in zip(numbers, COMPUTE_CAPABILITY, strict=True):
             code = code or cuda.cuDeviceGetAttribute(ctypes.byref(number), attribute, device)
     except AttributeError:
-        return ""
+        return None
     # As CUDA writes it: 12050 is 12.5.
-    found, capability = divmod(version.value // 10, 100), (numbers[0].value, numbers[1].value)
-    needed, name = LEAST_CUDA_OF_PTX if capability >= PTX_CAPABILITY else LEAST_CUDA
-    if code:
+    return None if code else (divmod(version.value // 10, 100), (numbers[0].value, numbers[1].value))
+
+
+def _unfitness(cuda: ctypes.CDLL, index: int) -> str:
+    """Why TensorFlow cannot work on the GPU with this index; nothing where it can, or the driver does not say."""
+    if (versions := _versions(cuda, index)) is None:
         return ""
+    found, capability = versions
+    needed, name = LEAST_CUDA_OF_PTX if capability >= PTX_CAPABILITY else LEAST_CUDA
     if capability < LEAST_CAPABILITY:
         return f"the GPU has compute capability {_dotted(capability)}, and cuDNN needs {_dotted(LEAST_CAPABILITY)}"
     if found < needed:

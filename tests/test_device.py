@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import tensorflow as tf
 
-from job import nvidia
-from job.cli import checks, devices
+from job import nvidia, processor
+from job.cli import checks, devices, plan
 from job.errors import DeviceFailed, DeviceMissing, DeviceUnavailable, ExitCode, Interrupted, InvalidSettings
 from job.nvidia import check_gpu
+from job.settings.resources import Precision, estimate
 from job.settings.settings import Settings
 from job.train import numerics
 from tests.conftest import job
@@ -272,3 +273,29 @@ def test_a_manifest_with_a_gpu_insists_on_it(name: str) -> None:
     """Otherwise a run on a node without a driver would train on its processor for hours."""
     text = json.dumps(overlay(name))
     assert ('"nvidia.com/gpu": "' in text) == ('"THAW_DEVICE"' in text)
+
+
+@pytest.mark.parametrize(
+    ("library", "of_gpu", "precision"),
+    [
+        (driver(num_gpus=1, capabilities=[(8, 0)]), True, "bfloat16"),
+        (driver(num_gpus=1, capabilities=[(7, 5)]), False, "float32"),
+        # One that is not used, or none: the processor decides.
+        (driver(num_gpus=1, capabilities=[(6, 1)]), None, "float32"),
+        (driver(), None, "float32"),
+    ],
+)
+def test_plan_reckons_with_the_precision_that_a_start_would_choose(
+    monkeypatch: pytest.MonkeyPatch, library: type, of_gpu: bool | None, precision: Precision
+) -> None:
+    """On a GPU that of the GPU, whatever the processor is."""
+    monkeypatch.setattr("ctypes.CDLL", library)
+    monkeypatch.setattr(processor, "has_fast_bfloat16", lambda: False)
+    assert nvidia.has_bfloat16() is of_gpu
+    settings = Settings()
+    assert plan.need_of(settings, {"train": 1000}, None, 1) == estimate(
+        settings, num_examples=1000, precision=precision
+    )
+    assert plan.need_of(Settings(device="cpu"), {"train": 1000}, None, 1) == estimate(
+        settings, num_examples=1000, precision="float32"
+    )

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from rich.console import Group
 from rich.table import Table
 
-from job import processor
+from job import nvidia, processor
 from job.cli import checks, devices
 from job.cli.arguments import AsJson, Flag, SettingsOptions
 from job.cli.asked import open_asked
@@ -123,7 +123,7 @@ def look(settings: Settings, store: ObjectStore, record: Record | None) -> list[
     num_processes = settings.workers * num_devices
     if num_processes > 1:
         found.append(checks.workers(settings, num_devices))
-    need = _need(settings, data.facts.get("examples", {}), record, num_processes)
+    need = need_of(settings, data.facts.get("examples", {}), record, num_processes)
     here = need and dataclasses.replace(
         need,
         memory=(need.memory + _images_again(settings, need)) * num_devices,
@@ -140,7 +140,7 @@ def _images_again(settings: Settings, need: Need) -> int:
     return need.images if settings.cache == "device" and disk_space.of_device(settings, need) is None else 0
 
 
-def _need(settings: Settings, examples: Mapping[str, int], record: Record | None, num_workers: int) -> Need | None:
+def need_of(settings: Settings, examples: Mapping[str, int], record: Record | None, num_workers: int) -> Need | None:
     """Of one of the workers."""
     if not examples:
         return None
@@ -148,8 +148,14 @@ def _need(settings: Settings, examples: Mapping[str, int], record: Record | None
         precision: Precision = settings.precision
     else:
         recorded = record.inputs.get("arithmetic", {}).get("precision") if record else None
-        precision = recorded or ("bfloat16" if processor.has_fast_bfloat16() else "float32")
+        precision = recorded or ("bfloat16" if _has_fast_bfloat16(settings) else "float32")
     return estimate(settings, num_examples=sum(examples.values()), precision=precision, num_workers=num_workers)
+
+
+def _has_fast_bfloat16(settings: Settings) -> bool:
+    """What a start would ask TensorFlow, which is not imported here."""
+    of_gpu = None if settings.device == "cpu" else nvidia.has_bfloat16()
+    return processor.has_fast_bfloat16() if of_gpu is None else of_gpu
 
 
 def _values(options: Options) -> dict[str, dict[str, Any]]:

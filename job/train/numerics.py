@@ -11,8 +11,6 @@ import tensorflow as tf
 from job import nvidia, processor
 from job.errors import DeviceFailed, DeviceMissing, DeviceUnavailable, InvalidSettings
 
-NATIVE_BFLOAT16_CAPABILITY = (8, 0)
-
 
 def choose(*, precision: str, xla: str) -> dict[str, Any]:
     """The arithmetic that settings ask for, with `auto` decided for this machine; JSON values."""
@@ -98,5 +96,5 @@ def _has_fast_bfloat16() -> bool:
     gpus = tf.config.get_visible_devices("GPU")
     if gpus:
         details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
-        return all(detail.get("compute_capability", (0, 0)) >= NATIVE_BFLOAT16_CAPABILITY for detail in details)
+        return all(detail.get("compute_capability", (0, 0)) >= nvidia.BFLOAT16_CAPABILITY for detail in details)
     return processor.has_fast_bfloat16()
