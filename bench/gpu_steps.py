@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 from bench.measuring import Row, Said, failure
 from bench.peers import PYTHON, Peer
 from bench.workload import Workload, workload
-from job import memory
+from job import memory, nvidia
 from job.imports import importing_tensorflow
 
 PHASES = ("fine_tune", "head")
@@ -206,6 +206,10 @@ def _peer_rows(
     # What `import bench` has set is the job's choice.
     env = {name: value for name, value in os.environ.items() if not name.startswith("TF_ENABLE_")}
     env |= {"KERAS_BACKEND": more.get("backend", ""), "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    if more.get("backend") == "tensorflow":
+        # As `nvidia.load_cusolver` does for the job.
+        folders = [env.get("LD_LIBRARY_PATH", ""), *nvidia.cusolver_folders()]
+        env["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, folders))
     with Peer([python, f"bench/{script}"], options, env) as peer:
 
         def steps(num_steps: int) -> tuple[int, float]:

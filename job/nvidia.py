@@ -139,10 +139,15 @@ def load_cusolver() -> None:
     TensorFlow (2.21) refuses all GPUs unless it can load this library, and does not look into that one of NVIDIA's
     packages (`tests/test_cuda.py` shows it); what the process has already, it finds. Its own warning says if it cannot.
     """
-    spec = importlib.util.find_spec("nvidia")
-    for folder in (spec and spec.submodule_search_locations) or ():
+    for folder in cusolver_folders():
         with contextlib.suppress(OSError):
-            ctypes.CDLL(str(Path(folder, "cusolver", "lib", CUSOLVER)))
+            ctypes.CDLL(f"{folder}/{CUSOLVER}")
+
+
+def cusolver_folders() -> list[str]:
+    """Where NVIDIA's package cuSOLVER has its libraries, if it is installed."""
+    spec = importlib.util.find_spec("nvidia")
+    return [str(Path(folder, "cusolver", "lib")) for folder in (spec and spec.submodule_search_locations) or ()]
 
 
 def memory_bytes(driver: str = CUDA) -> int | None:
