@@ -1,6 +1,6 @@
 """The article's model in `fit`, on drawn pixels; KERAS_BACKEND says whether Keras trains with TensorFlow or with JAX.
 
-`PYTHON bench/peer_keras.py OPTIONS` takes a JSON object, and answers each line of input, as `bench/peer_thaw.py` does.
+`PYTHON bench/peer_keras.py OPTIONS` takes a JSON object, and answers as `bench/peer_answers.py` has it.
 It shares no code with the job. One batch of float32 pixels, as the article caches them, comes from the host's memory
 again and again. With JAX, TensorFlow only hands over the batches.
 """

@@ -1,8 +1,8 @@
 """PyTorch's side of `bench peers`: the same step as a user of PyTorch and timm would write it.
 
-`PYTHON bench/peer_torch.py OPTIONS` takes a JSON object, and answers each line of input, as `bench/peer_thaw.py` does.
-It is run by another interpreter, which has torch, torchvision and timm, so it shares no code with the rest. The network
-is timm's `legacy_xception` in channels-last layout, the optimizer the fused Adam. As in Thaw, no statistic of BatchNorm
+`PYTHON bench/peer_torch.py OPTIONS` takes a JSON object, and answers as `bench/peer_answers.py` has it, which is all
+that it shares with the rest: it is run by another interpreter, which has torch, torchvision and timm. The network is
+timm's `legacy_xception` in channels-last layout, the optimizer the fused Adam. As in Thaw, no statistic of BatchNorm
 moves, and the gradient of a frozen backbone is not computed.
 
 `compiled` is the mode of `torch.compile`, or nothing. On a GPU the pixels lie there, TensorFloat-32 is allowed, and the
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import timm
 import torch
+from peer_answers import Steps, answer  # type: ignore[import-not-found] # beside this script
 from torch import nn
 from torchvision.transforms import InterpolationMode, v2
 
@@ -56,24 +57,20 @@ def main() -> None:
         loss.backward()
         optimizer.step()
 
-    def steps(num_steps: int) -> dict[str, float]:
-        began, used = time.monotonic(), time.process_time()
-        for _ in range(num_steps):
-            step(*examples)
-        if device == "cuda":
-            torch.cuda.synchronize()
-        seconds, processor_seconds = time.monotonic() - began, time.process_time() - used
-        return {"steps": num_steps, "seconds": seconds, "processor_seconds": processor_seconds}
+    def steps_of(batch_size: int) -> Steps:
+        examples = _drawn(batch_size, size, device)
 
-    print(json.dumps({"version": torch.__version__}), flush=True)
-    batch_size = 0
-    for line in sys.stdin:
-        asked = json.loads(line)
-        if asked["batch_size"] != batch_size:
-            batch_size = asked["batch_size"]
-            examples = _drawn(batch_size, size, device)
-            steps(options["warm_up_steps"])
-        print(json.dumps(steps(asked["num_steps"])), flush=True)
+        def steps(num_steps: int) -> tuple[int, float]:
+            began = time.monotonic()
+            for _ in range(num_steps):
+                step(*examples)
+            if device == "cuda":
+                torch.cuda.synchronize()
+            return num_steps, time.monotonic() - began
+
+        return steps
+
+    answer(torch.__version__, steps_of, warm_up_steps=options["warm_up_steps"])
 
 
 def _drawn(batch_size: int, size: int, device: str) -> tuple[Any, Any]:

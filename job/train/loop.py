@@ -110,14 +110,14 @@ def train_phase(
                     floats = tf.constant(rates, tf.float32), tf.constant(float(team.is_stopping))
                 category: Category = "recompute" if is_lost else "productive"
                 with ledger.during("compile" if is_first else category):
-                    before, end_before = state.totals, step
+                    before = state.totals
                     state.totals, num_stops = call(
                         tf.constant([[key, at] for at in steps], tf.int32), tf.constant(batches.places),
                         floats[0], state.totals, floats[1], *batches.examples,
                     )  # fmt: skip
                     step = steps.stop
                     # A GPU has this call while the one before is waited for, so that it never has more than two.
-                    waited = (state.totals, step) if is_first or step == epoch_end else (before, end_before)
+                    waited = (state.totals, step) if is_first or step == epoch_end else (before, steps.start)
                     check_finite(waited[0].numpy()[0], f"after step {waited[1]} of phase {phase}")
                 done = StepDone(
                     phase=phase,
