@@ -154,7 +154,7 @@ def test_a_gpu_that_is_too_small_is_found_before_the_images_are_read(monkeypatch
     assert (warning.outcome, warning.exit_code) == ("ok", 0)
     (warning,) = checks.device_memory(Settings(), dataclasses.replace(need(), device=needed.device))
     assert (warning.outcome, warning.exit_code) == ("warning", 0)
-    assert "THAW_BATCH_SIZE" in warning.hint
+    assert warning.hint.startswith("set THAW_MICROBATCH_SIZE=16, ")
     assert disk_space.of_device(Settings(cache="device", device="cpu"), needed) is None
     monkeypatch.setattr(nvidia, "memory_bytes", lambda: needed.device)
     disk_space.check_device(settings, needed)

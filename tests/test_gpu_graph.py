@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
-from tensorflow.python.framework import kernels
+from tensorflow.python.framework import function_def_to_graph, kernels
 
 from job.data.on_device import OnDevice
 from job.model.augmentation_policy import Augmentation
@@ -77,8 +77,13 @@ def _is_made_on_host(value: tf.Tensor) -> bool:
 
 
 def waits(graph: tf.Graph) -> Iterator[str]:
-    """Each value that goes from the GPU to the host within a graph, and what reads it there."""
-    for operation in graph.get_operations():
+    """Each value that goes from the GPU to the host within a graph, and what reads it there; also in its functions.
+
+    What a function is given is taken to be where it reads it.
+    """
+    functions = graph.as_graph_def().library.function
+    graphs = [graph, *map(function_def_to_graph.function_def_to_graph, functions)]
+    for operation in (operation for one in graphs for operation in one.get_operations()):
         for value, port in zip(operation.inputs, _ports(operation.op_def.input_arg, operation), strict=True):
             if value.dtype not in OF_NO_DEVICE and _is_on_host(operation, port) and not _is_made_on_host(value):
                 yield f"{value.op.type} {value.dtype.name} {value.name} -> {operation.type} {operation.name}"
@@ -121,6 +126,13 @@ def test_nor_does_one_with_more_of_everything() -> None:
     assert list(waits(graph)) == []
 
 
+@pytest.mark.parametrize("recipe", [{"microbatch_size": 3}, {"microbatch_size": 3, "steps_per_execution": 2}])
+def test_nor_does_one_in_parts(recipe: dict[str, Any]) -> None:
+    """Nor the loops around them."""
+    graph = step_graph(FINE_TUNE, ARTICLE, policy="float32", on_device=False, **recipe)
+    assert list(waits(graph)) == []
+
+
 def test_each_operation_has_a_kernel_for_gpus() -> None:
     """But those that int32 has none of, and the draws, which are the processor's."""
     graph = step_graph(FINE_TUNE, ARTICLE, policy="mixed_bfloat16", on_device=True)
@@ -134,7 +146,12 @@ def test_each_operation_has_a_kernel_for_gpus() -> None:
 
 def test_a_wait_is_seen() -> None:
     """Of a comparison of int32, which has no kernel for GPUs, and of a constant that a kernel for GPUs reads."""
-    (wait,) = waits(graph_of(lambda x: tf.argmax(x, output_type=tf.int32) == 1, tf.TensorSpec([4, 2])))
-    assert wait.startswith("ArgMax int32")
+
+    def compared(x: tf.Tensor) -> tf.Tensor:
+        return tf.argmax(x, output_type=tf.int32) == 1
+
+    for function in (compared, tf.function(compared, autograph=False)):
+        (wait,) = waits(graph_of(function, tf.TensorSpec([4, 2])))
+        assert wait.startswith("ArgMax int32")
     of_range = waits(graph_of(lambda x: tf.range(2.0) + x, tf.TensorSpec([2])))
     assert any(wait.startswith("Const float32") for wait in of_range)

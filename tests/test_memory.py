@@ -170,6 +170,19 @@ def test_a_run_without_memory_ends_with_7_and_says_what_it_needs(
     assert (record.attempts[-1].exit_code, record.lease) == (ExitCode.MEMORY_EXHAUSTED, None)
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("_unlimited")
+def test_such_a_run_goes_on_with_a_batch_in_parts(small: Small, store: LocalStore) -> None:
+    """In the memory in which it failed."""
+    too_large: dict[str, Any] = {"image_size": 1024, "batch_size": 40, "cache": "none", "fine_tune_epochs": 0}
+    with pytest.raises(MemoryExhausted) as caught:
+        start(small(**too_large), store, observer=LimitOnceBuilt())
+    assert "set THAW_MICROBATCH_SIZE=20, " in caught.value.hint
+    resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    start(small(**too_large, microbatch_size=2), store, observer=LimitOnceBuilt())
+    assert record_of(store).state == "done"
+
+
 def test_a_limit_of_addresses_that_tensorflow_would_die_of_is_an_error() -> None:
     """It would abort the process, without a word of ours; a limit that suffices, or none, is no matter."""
     with pytest.raises(MemoryExhausted, match=r"may address 2\.0 GB, and TensorFlow needs 2\.5 GB") as caught:

@@ -92,15 +92,15 @@ def test_the_structure_counts_what_trains(name: str) -> None:
 
 def test_dropout_is_a_function_of_its_seed() -> None:
     """The same seed drops the same features of a row, whichever rows of a batch are at hand; the rest is scaled."""
-    classifier = build()
-    features = tf.ones([8, classifier.head.kernel.shape[0]])
+    classifier, images = build(), tf.zeros([8, 1])
     seeds = [tf.constant(pair) for pair in ([1, 2], [1, 2], [1, 3])]
-    first, again, other = (classifier.dropped(features, seed, Rows(0, 8)).numpy() for seed in seeds)
+    first, again, other = (classifier.dropout_mask(seed, Rows(0, 8), images).numpy() for seed in seeds)
+    assert first.shape == (8, classifier.head.kernel.shape[0])
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
     np.testing.assert_allclose(np.unique(first), [0, 1 / 0.8])
-    np.testing.assert_array_equal(classifier.dropped(features[3:5], seeds[0], Rows(3, 8)).numpy(), first[3:5])
-    assert build(dropout=0.0).dropped(features, seeds[0], Rows(0, 8)) is features
+    np.testing.assert_array_equal(classifier.dropout_mask(seeds[0], Rows(3, 8), images[3:5]).numpy(), first[3:5])
+    assert build(dropout=0.0).dropout_mask(seeds[0], Rows(0, 8), images).numpy().tolist() == [[1.0]] * 8
 
 
 def test_new_weights_are_a_function_of_the_seed_and_the_digest_is_over_each_bit() -> None:

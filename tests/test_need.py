@@ -107,6 +107,24 @@ def test_averages_and_partners_need_memory_in_training() -> None:
         assert need(**mixing).checkpoint == plain.checkpoint
 
 
+def test_a_batch_in_parts_needs_the_memory_of_one() -> None:
+    """And another gradient. Parts of all rows change nothing."""
+    whole, parts = need(batch_size=512), need(batch_size=512, microbatch_size=32)
+    assert (parts.at_once, parts.activations, parts.evaluated) == (32, need().activations, need().evaluated)
+    assert parts.device == need().device + parts.model
+    assert (parts.storage, parts.checkpoint) == (whole.storage, whole.checkpoint)
+    assert need(microbatch_size=32) == need(microbatch_size=64) == need()
+    one_part = need(batch_size=512, microbatch_size=32, num_workers=16)
+    assert one_part.device == need(batch_size=512, num_workers=16).device
+
+
+def test_a_run_that_lacks_memory_is_told_of_smaller_parts() -> None:
+    """Half of what is computed at a time, as long as that is an image."""
+    assert need().with_less_memory.startswith("set THAW_MICROBATCH_SIZE=16, ")
+    assert need(microbatch_size=3, num_workers=4).with_less_memory.startswith("set THAW_MICROBATCH_SIZE=1, ")
+    assert need(microbatch_size=1).with_less_memory == ""
+
+
 def test_the_checkpoint_of_xception_is_as_large_as_measured() -> None:
     """249,979,208 bytes: a run of Xception in fine-tuning wrote it."""
     assert need().checkpoint == pytest.approx(249_979_208, rel=0.01)
@@ -117,6 +135,7 @@ def test_the_checkpoint_of_xception_is_as_large_as_measured() -> None:
     [
         ({"num_examples": 256}, 2.86e9),
         ({"num_examples": 256, "precision": "bfloat16"}, 2.25e9),
+        ({"num_examples": 288, "microbatch_size": 8}, 2.08e9),
         ({"backbone": "MobileNetV2", "image_size": 512, "batch_size": 2, "cache": "disk"}, 1.46e9),
         (
             {"backbone": "MobileNetV2", "image_size": 512, "batch_size": 16, "fine_tune_epochs": 0, "cache": "disk"},
@@ -145,9 +164,9 @@ def test_the_memory_is_near_the_peaks_of_runs_that_were_measured(values: dict[st
 @pytest.mark.parametrize("precision", ["bfloat16", "float32"])
 def test_an_evaluation_fits_where_a_step_of_training_did(precision: Precision, fine_tune_epochs: int) -> None:
     """Of every backbone, though it is in float32: it takes fewer images where it must, one at least, at most 64."""
-    for batch_size in (2, 8, 32, 100, 512):
-        values = {"batch_size": batch_size, "fine_tune_epochs": fine_tune_epochs}
-        assert evaluation_batch_size(small_settings(values), precision) <= min(64, batch_size)
+    for batch_size, microbatch_size in ((2, None), (8, None), (32, None), (100, None), (512, None), (512, 3)):
+        values = {"batch_size": batch_size, "microbatch_size": microbatch_size, "fine_tune_epochs": fine_tune_epochs}
+        assert evaluation_batch_size(small_settings(values), precision) <= min(64, batch_size, microbatch_size or 64)
         for backbone in BACKBONES.keys() - {CUSTOM}:
             of_run = need(backbone=backbone, weights="none", precision=precision, **values)
             assert of_run.evaluated <= of_run.activations, backbone

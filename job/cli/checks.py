@@ -203,7 +203,9 @@ def workers(settings: Settings, num_devices: int) -> Check:
 
 def memory(need: Need | None) -> Check:
     """Whether the estimate fits into what is free."""
-    free, hint = machine.available_memory_bytes(), "a smaller THAW_BATCH_SIZE, or a larger limit"
+    parts = need.with_less_memory if need else ""
+    hint = ", or ".join(filter(None, ("give it a larger limit of memory", parts)))
+    free = machine.available_memory_bytes()
     return _compared(Space("memory", need.memory if need else None, free, "free here", hint), "warning")
 
 

@@ -116,14 +116,16 @@ class Classifier:
         """Features [b, d] -> logits float32 [b, num_logits]."""
         return self.head(features)
 
-    def dropped(self, features: tf.Tensor, seed: tf.Tensor, rows: Rows) -> tf.Tensor:
-        """Features [b, d] of these rows of a batch, after dropout by a seed, int32 [2]."""
+    def dropout_mask(self, seed: tf.Tensor, rows: Rows, images: tf.Tensor) -> tf.Tensor:
+        """What the features [b, d] of these rows of a batch are multiplied with in training, by a seed, int32 [2].
+
+        float32 [b, d]; without dropout ones [b, 1].
+        """
         rate = self._request.dropout
         if rate == 0:
-            return features
-        ones = tf.ones([rows.batch_size, features.shape[-1]], features.dtype)
-        mask = tf.nn.experimental.stateless_dropout(ones, rate=rate, seed=seed, rng_alg="philox")
-        return features * rows.of(mask, features)
+            return tf.ones([tf.shape(images)[0], 1])
+        ones = tf.ones([rows.batch_size, self.backbone.output_shape[-1]])
+        return rows.of(tf.nn.experimental.stateless_dropout(ones, rate=rate, seed=seed, rng_alg="philox"), images)
 
     def trainable_variables(self, first: int = 0) -> list[keras.Variable]:
         """The variables that train with the layers of the backbone from `first` on and the head; never a statistic."""

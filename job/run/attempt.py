@@ -228,18 +228,21 @@ def _need(settings: Settings, record: Record) -> Need | None:
 def _memory_hint(settings: Settings, record: Record, text: str) -> str:
     """What to do about exhausted memory, of which an error of TensorFlow's has this text."""
     need = _need(settings, record)
+    parts = need.with_less_memory if need else ""
     if memory.is_of_gpu(text):
         needed = f"about {need.device / 1e9:.1f} GB of a GPU's memory" if need else "more memory of a GPU"
-        cache = "set THAW_CACHE=memory, " if settings.cache == "device" else ""
+        cache = "set THAW_CACHE=memory" if settings.cache == "device" else ""
+        ways = [cache, parts, "see that no other program uses the GPU", "take a larger one"]
         return (
-            f"the run needs {needed}: {cache}see that no other program uses the GPU, take a larger one, or begin "
-            "another run with a smaller THAW_BATCH_SIZE or THAW_IMAGE_SIZE; more memory of the pod does not help"
+            f"the run needs {needed}: {', '.join(filter(None, ways))}, or begin another run with a smaller "
+            "THAW_IMAGE_SIZE or THAW_BACKBONE; more memory of the pod does not help"
         )
     needed = f" (the run needs about {need.memory / 1e9:.1f} GB)" if need else ""
-    cache = {"memory": "set THAW_CACHE=disk, ", "device": "set THAW_CACHE=memory or disk, "}.get(settings.cache, "")
+    cache = {"memory": "set THAW_CACHE=disk", "device": "set THAW_CACHE=memory or disk"}.get(settings.cache, "")
+    ways = [f"give it more memory{needed}", cache, parts]
     return (
-        f"give it more memory{needed}, {cache}or begin another run with a smaller THAW_BATCH_SIZE or THAW_IMAGE_SIZE, "
-        "or a smaller THAW_BACKBONE; the same again ends the same"
+        f"{', '.join(filter(None, ways))}, or begin another run with a smaller THAW_IMAGE_SIZE or THAW_BACKBONE; "
+        "the same again ends the same"
     )
 
 

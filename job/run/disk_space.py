@@ -100,9 +100,10 @@ def of_device(settings: Settings, need: Need | None) -> Space | None:
     """Of the GPU that would train; None where there is none."""
     if settings.device == "cpu" or (size := nvidia.memory_bytes()) is None:
         return None
+    parts = need.with_less_memory if need else ""
     hint = (
         "set THAW_CACHE=memory, which keeps only the images of a call on the GPU" if settings.cache == "device"
-        else "a smaller THAW_BATCH_SIZE, or a GPU with more memory"
+        else ", or ".join(filter(None, (parts, "take a GPU with more memory")))
     )  # fmt: skip
     return Space("device memory", need.device if need else None, size, "on the GPU", hint)
 

@@ -245,6 +245,7 @@ class Pipeline:
             mixup=settings.mixup,
             cutmix=settings.cutmix,
             steps_per_execution=settings.steps_per_execution,
+            microbatch_size=settings.microbatch_size,
         )
 
     def predict(self, exported: keras.Model, splits: Splits) -> Logits:

@@ -8,8 +8,8 @@ these are there at once:
     images      n * r / b * s^2 * 3             decoded, as uint8; all n with THAW_ON_UNREADABLE=skip
     model       4 * p                           float32
     checkpoint  3 * 4 * p                       in fine-tuning: weights and Adam's two moments
-    activations r * s^2 * a * 2 or 4            in fine-tuning, in bfloat16 or float32
-                r * s^2 * m * 2 or 4            in training the head alone
+    activations c * s^2 * a * 2 or 4            in fine-tuning, in bfloat16 or float32; c is r, or a smaller
+                c * s^2 * m * 2 or 4            THAW_MICROBATCH_SIZE; this in training the head alone
     evaluated   evaluation batch * s^2 * m * 4  in the evaluation, always float32
 
     memory      0.8 GB for the libraries + images in memory + the larger of
@@ -21,9 +21,9 @@ these are there at once:
     storage     THAW_KEEP_CHECKPOINTS + 2 checkpoints + the exported model
 
 Images on the device are in memory too. A moving average of the weights is one more array of p, in training and in
-checkpoints; the partners that images are mixed with are r * s^2 * 3 * 4 more in training, and the images of k > 1 steps
-in one call k * r * s^2 * 3, unless they are on the device. The head is left out: it is a thousandth of any backbone.
-tests/test_need.py holds the estimate against a run.
+checkpoints; the partners that images are mixed with are c * s^2 * 3 * 4 more in training, a batch in parts has one more
+gradient, and the images of k > 1 steps in one call are k * r * s^2 * 3, unless they are on the device. The head is left
+out: it is a thousandth of any backbone. tests/test_need.py holds the estimate against a run.
 """
 
 import math
@@ -49,8 +49,12 @@ CHECKPOINTS_BESIDE_THE_KEPT = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Need:
-    """Bytes; see the formulas above. `scratch` is without the exported model, which has as many bytes as `model`."""
+    """Bytes; see the formulas above. `scratch` is without the exported model, which has as many bytes as `model`.
 
+    `at_once` is no size, but the number of images that a training step computes at a time.
+    """
+
+    at_once: int
     images: int
     model: int
     checkpoint: int
@@ -61,6 +65,12 @@ class Need:
     scratch: int
     storage: int
 
+    @property
+    def with_less_memory(self) -> str:
+        """A hint for a run that lacks it; empty where nothing smaller can be computed at a time."""
+        smaller = self.at_once // 2
+        return f"set THAW_MICROBATCH_SIZE={smaller}, which changes the result only by rounding" if smaller else ""
+
 
 def evaluation_batch_size(settings: Settings, precision: Precision) -> int:
     """How many images an evaluation, in float32, takes at a time: no more than fit where a step of training did.
@@ -68,9 +78,9 @@ def evaluation_batch_size(settings: Settings, precision: Precision) -> int:
     For each image fine-tuning keeps more than an evaluation ever has at once. A step of the head alone has as many
     values as an evaluation, of the size that `precision` gives them.
     """
-    fitting = settings.batch_size
+    fitting = min(settings.batch_size, settings.microbatch_size or settings.batch_size)
     if not _trains_backbone(settings):
-        fitting = settings.batch_size * VALUE_BYTES[precision] // FLOAT32_BYTES
+        fitting = fitting * VALUE_BYTES[precision] // FLOAT32_BYTES
     return min(max(1, fitting), MAX_EVALUATION_BATCH)
 
 
@@ -91,16 +101,20 @@ def estimate(settings: Settings, *, num_examples: int, precision: Precision, num
     averages = 1 if settings.ema_decay > 0 else 0
     checkpoint = (ARRAYS_OF_A_CHECKPOINT + averages) * trained
     values_at_once = backbone.values_per_pixel if trains_backbone else backbone.peak_per_pixel
-    activations = int(num_rows * pixels * values_at_once * VALUE_BYTES[precision])
+    at_once = min(num_rows, settings.microbatch_size or num_rows)
+    activations = int(at_once * pixels * values_at_once * VALUE_BYTES[precision])
     evaluated = int(evaluation_batch_size(settings, precision) * pixels * backbone.peak_per_pixel * FLOAT32_BYTES)
     step = max(model, (ARRAYS_IN_TRAINING + averages) * trained) + activations
+    if at_once < num_rows:
+        step += trained
     if settings.mixup > 0 or settings.cutmix > 0:
-        step += num_rows * pixels * 3 * FLOAT32_BYTES
+        step += at_once * pixels * 3 * FLOAT32_BYTES
     if settings.steps_per_execution > 1 and settings.cache != "device":
         step += settings.steps_per_execution * num_rows * pixels * 3
     training = step + CHECKPOINTS_UNDER_WAY * checkpoint
     evaluation = EXPORT_BYTES + model + max(model, checkpoint) + evaluated
     return Need(
+        at_once=at_once,
         images=images,
         model=model,
         checkpoint=checkpoint,

@@ -66,7 +66,7 @@ def train_phase(
     classifier, phase, batch_size = state.classifier, state.phase.name, recipe.batch_size
     team, share = collective.team, collective.share
     features_of = classifier.features_training(state.first)
-    validate = validator(state, features_of, validation, batch_size, collective)
+    validate = validator(state, features_of, validation, recipe, collective)
     if train.on_device is not None:
         with ledger.during("data_wait"):
             train.wait()

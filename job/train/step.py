@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -15,6 +14,7 @@ from job.model.augmentation import Rows
 from job.model.mixing import mix
 from job.train.collective import Collective
 from job.train.loss import loss_of, means_of, sums_of
+from job.train.microbatches import in_parts
 from job.train.state import PhaseState
 
 FeaturesOf = Callable[[tf.Tensor], tf.Tensor]
@@ -26,7 +26,8 @@ class Recipe:
 
     The loss of a training example is multiplied by the weight of its class, as `class_weight` of Keras's `fit` does;
     `label_smoothing` is that of `job.train.loss`, `mixup` and `cutmix` are the alphas of `job.model.mixing.mix`.
-    `steps_per_execution` are done in one call, and change no result.
+    `steps_per_execution` are done in one call, and change no result. No more than `microbatch_size` images are computed
+    at once, if it is given.
     """
 
     batch_size: int
@@ -37,6 +38,12 @@ class Recipe:
     mixup: float = 0.0
     cutmix: float = 0.0
     steps_per_execution: int = 1
+    microbatch_size: int | None = None
+
+    @property
+    def at_once(self) -> int:
+        """The most images that the network is given at once."""
+        return min(self.batch_size, self.microbatch_size or self.batch_size)
 
     @property
     def mixes(self) -> bool:
@@ -75,14 +82,15 @@ def train_steps(
             losses *= tf.gather(tf.constant(recipe.class_weights, losses.dtype), labels)
         return losses
 
-    def gradients(seed: tf.Tensor, place: tf.Tensor, images: tf.Tensor, labels: tf.Tensor, *mixed: tf.Tensor) -> Any:
-        first, num_rows, batch_size = tf.unstack(place)
-        rows = Rows(first, batch_size)
+    def gradients(
+        num_rows: tf.Tensor, batch_size: tf.Tensor, images: tf.Tensor, labels: tf.Tensor, mask: tf.Tensor,
+        *mixed: tf.Tensor,
+    ) -> tuple[list[tf.Tensor], tf.Tensor]:  # fmt: skip
         frozen_features = None if state.trains_backbone else features_of(images)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch([variable.value for variable in variables])
             features = features_of(images) if frozen_features is None else frozen_features
-            logits = classifier.logits(classifier.dropped(features, seed, rows))[:num_rows]
+            logits = classifier.logits(features * mask)[:num_rows]
             labels = labels[:num_rows]
             losses = losses_of(logits, labels)
             if mixed:
@@ -97,12 +105,11 @@ def train_steps(
         # Augmentation and mixing stay outside: the image transform has no XLA kernel.
         gradients = tf.function(gradients, jit_compile=True, reduce_retracing=True, autograph=False)
 
-    def step(
-        seed: tf.Tensor, place: tf.Tensor, rate: tf.Tensor, is_stopping: tf.Tensor, images: tf.Tensor,
-        labels: tf.Tensor, *partners: tf.Tensor,
-    ) -> tuple[tf.Tensor, tf.Tensor]:  # fmt: skip
-        rows = Rows(place[0], place[2])
-        optimizer.learning_rate.assign(rate)
+    def compute(
+        seed: tf.Tensor, place: tf.Tensor, images: tf.Tensor, labels: tf.Tensor, *partners: tf.Tensor
+    ) -> tuple[list[tf.Tensor], tf.Tensor]:
+        first, num_rows, batch_size = tf.unstack(place)
+        rows = Rows(first, batch_size)
         augment_seed, dropout_seed, *more = draws.split(seed, 4 if partners else 2)
         images = classifier.augmented(images, augment_seed, rows)
         mixed: tuple[tf.Tensor, ...] = ()
@@ -113,7 +120,18 @@ def train_steps(
                 images, others, mixup_alpha=recipe.mixup, cutmix_alpha=recipe.cutmix, seed=mix_seed, rows=rows
             )
             mixed = (partners[1], shares)
-        values, sums = gradients(dropout_seed, place[:3], images, labels, *mixed)
+        mask = classifier.dropout_mask(dropout_seed, rows, images)
+        return gradients(num_rows, batch_size, images, labels, mask, *mixed)
+
+    own_rows = collective.share.of(recipe.batch_size)
+    if recipe.at_once < own_rows.stop - own_rows.start:
+        compute = in_parts(compute, variables, recipe.at_once)
+
+    def step(
+        seed: tf.Tensor, place: tf.Tensor, rate: tf.Tensor, is_stopping: tf.Tensor, *examples: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        optimizer.learning_rate.assign(rate)
+        values, sums = compute(seed, place[:3], *examples)
         if collective.share.num_workers > 1:
             *values, all_sums, is_stopping = collective.summed([*values, tf.cast(sums, tf.float32), is_stopping])
             sums = tf.cast(all_sums, sums.dtype)
@@ -162,14 +180,14 @@ def train_steps(
 
 
 def validator(
-    state: PhaseState, features_of: FeaturesOf, split: Split, batch_size: int, collective: Collective
+    state: PhaseState, features_of: FeaturesOf, split: Split, recipe: Recipe, collective: Collective
 ) -> Callable[[], tuple[float, float]]:
     """A function that returns mean loss and accuracy over `split` with the model as it is then.
 
     Workers share the batches; the sums of the batches are added in order, whatever the number of workers. While the
     backbone is frozen its features are computed once, at the first call.
     """
-    classifier = state.classifier
+    classifier, batch_size, at_once = state.classifier, recipe.batch_size, recipe.at_once
     traced_features_of = tf.function(
         features_of,
         autograph=False,
@@ -179,7 +197,8 @@ def validator(
 
     def features() -> Iterator[tuple[int, tf.Tensor, tf.Tensor]]:
         for start, images, labels in split.evaluation_batches(batch_size, collective.share):
-            yield start, traced_features_of(images), labels
+            parts = [traced_features_of(images[first : first + at_once]) for first in range(0, len(images), at_once)]
+            yield start, parts[0] if len(parts) == 1 else tf.concat(parts, 0), labels
 
     def sums_of_batch(pooled: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         logits = classifier.logits(pooled)

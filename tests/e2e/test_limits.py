@@ -88,7 +88,7 @@ def test_killed_for_memory_until_no_retry_is_left_it_goes_on_with_more(
     killed = _killed(namespace, pod)
     assert killed is not None
     assert (killed["attempt"], killed["in_a_row"]) == (2, 2)
-    assert "THAW_BATCH_SIZE" in killed["hint"]
+    assert "THAW_MICROBATCH_SIZE" in killed["hint"]
     outcome = namespace.log(pod["metadata"]["name"])[-1]
     assert outcome["model_sha256"] == undisturbed.outcome["model_sha256"]
     see(f"attempt 3, with 2Gi: {killed['reason']!r}; same digest {outcome['model_sha256'][:12]}")

@@ -1,0 +1,126 @@
+"""A batch in parts: the same step but for rounding, for every size of the parts, and as exact as any other run."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from job.data.splits import Splits
+from job.errors import Interrupted
+from job.observe.ledger import Ledger
+from job.phases import Phase
+from job.storage import LocalStore
+from job.train.loop import Position, train_phase
+from job.train.state import PhaseState
+from job.train.step import Recipe, train_steps
+from tests import shapes
+from tests.classifiers import ALONE, build
+from tests.processes import Environment, result
+from tests.runs import Small, StopAtStep, record_of, result_of, start
+from tests.teams import TeamRun
+
+HEAD = Phase(name="head", unfreeze="none", learning_rate=1e-2, epochs=1)
+FINE_TUNE = Phase(name="fine_tune", unfreeze="all", learning_rate=1e-3, epochs=1)
+MIXED: dict[str, Any] = {"mixup": 0.4, "cutmix": 1.0, "class_weights": (0.6, 2.5)}
+
+pytestmark = pytest.mark.usefixtures("_deterministic")
+
+
+@pytest.fixture
+def splits(prepared: Path, load_and_close: Callable[..., Splits]) -> Splits:
+    return load_and_close(shapes.request(prepared))
+
+
+def trained(splits: Splits, phase: Phase, **recipe: Any) -> tuple[dict[str, np.ndarray], list[float]]:
+    """The state after an epoch of batches of 16, 16 and 8, and the losses of training and validation."""
+    state = PhaseState(build(dropout=0.5), phase)
+    *_, epoch = train_phase(
+        state, train=splits.train, validation=splits.validation, recipe=Recipe(16, 0, xla=False, **recipe),
+        position=Position(), ledger=Ledger(), collective=ALONE,
+    )  # fmt: skip
+    return state.arrays(), [epoch.train_loss, epoch.validation_loss]
+
+
+@pytest.mark.parametrize("phase", [HEAD, FINE_TUNE], ids=lambda phase: phase.name)
+@pytest.mark.parametrize("recipe", [{}, pytest.param(MIXED, marks=pytest.mark.slow)], ids=["plain", "mixed"])
+def test_a_step_is_that_of_the_whole_batch(splits: Splits, phase: Phase, recipe: dict[str, Any]) -> None:
+    """Of parts that come out even, of some that do not, and of single images; the draws of each image are its own."""
+    whole, losses = trained(splits, phase, **recipe)
+    for size in (8, 5, 1):
+        arrays, own_losses = trained(splits, phase, microbatch_size=size, **recipe)
+        np.testing.assert_allclose(own_losses, losses, rtol=1e-5)
+        for name, expected in whole.items():
+            np.testing.assert_allclose(arrays[name], expected, rtol=1e-3, atol=2e-5, err_msg=f"{name}, {size}")
+
+
+@pytest.mark.slow
+def test_parts_that_are_not_smaller_change_no_bit(splits: Splits) -> None:
+    whole, losses = trained(splits, FINE_TUNE)
+    arrays, own_losses = trained(splits, FINE_TUNE, microbatch_size=16)
+    assert own_losses == losses
+    for name, expected in whole.items():
+        np.testing.assert_array_equal(arrays[name], expected, err_msg=name)
+
+
+def test_a_worker_without_a_row_of_a_batch_adds_nothing() -> None:
+    """Its gradient is 0, and so are its sums."""
+    state = PhaseState(build(), FINE_TUNE)
+    before = state.arrays()
+    call = train_steps(state, state.classifier.features_training(0), Recipe(16, 0, xla=False, microbatch_size=4), ALONE)
+    size = state.classifier.image_size
+    totals, _ = call(
+        tf.constant([[1, 2]]), tf.constant([[0, 0, 8, 0]]), tf.constant([1e-3]), tf.zeros([3], tf.float64),
+        tf.constant(0.0), tf.zeros([1, size, size, 3], tf.uint8), tf.zeros([1], tf.int32),
+    )  # fmt: skip
+    assert totals.numpy().tolist() == [0, 0, 0]
+    after = state.arrays()
+    for name in state.classifier.named_variables():
+        np.testing.assert_array_equal(after[name], before[name], err_msg=name)
+
+
+@pytest.mark.slow
+def test_several_steps_a_call_change_no_bit(splits: Splits) -> None:
+    """Loops in a loop."""
+    one, losses = trained(splits, FINE_TUNE, microbatch_size=5)
+    several, own_losses = trained(splits, FINE_TUNE, microbatch_size=5, steps_per_execution=4)
+    assert own_losses == losses
+    for name, expected in one.items():
+        np.testing.assert_array_equal(several[name], expected, err_msg=name)
+
+
+@pytest.mark.slow
+def test_a_run_in_parts_that_is_stopped_ends_with_the_same_bits(
+    small: Small, store: LocalStore, tmp_path: Path
+) -> None:
+    settings = small(microbatch_size=3)
+    whole = LocalStore(tmp_path / "whole")
+    start(settings, whole)
+    observer = StopAtStep("fine_tune", 1)
+    with pytest.raises(Interrupted):
+        start(settings, store, observer=observer, check_stop=observer.check_stop)
+    start(settings, store)
+    assert result_of(store) == result_of(whole)
+
+
+@pytest.mark.slow
+def test_a_run_may_go_on_in_smaller_parts(small: Small, store: LocalStore) -> None:
+    """As one does that was ended for memory: the size of the parts is no part of its identity."""
+    observer = StopAtStep("fine_tune", 1)
+    with pytest.raises(Interrupted):
+        start(small(), store, observer=observer, check_stop=observer.check_stop)
+    start(small(microbatch_size=2), store)
+    assert record_of(store).state == "done"
+
+
+@pytest.mark.slow
+def test_workers_compute_their_rows_in_parts(environment: Environment, tmp_path: Path) -> None:
+    """Of three workers the last has no row of the last batch; two runs have the same bits."""
+    short = {"head_epochs": 1, "fine_tune_epochs": 1, "microbatch_size": 2}
+    envs = [environment(**short, storage_uri=tmp_path / name) for name in ("one", "two")]
+    for env in envs:
+        with TeamRun(env, 3) as team:
+            assert team.codes() == [0] * 3, team.told()
+    assert result(envs[1]) == result(envs[0])
