@@ -49,6 +49,9 @@ def around(scale: Scale, results: Mapping[str, Any]) -> Iterable[Measurement]:
     yield Measurement("evaluation", _evaluation, (scale,))
     yield Measurement("more than the memory has", _too_large, (scale,))
     yield Measurement("starts", _starts, (scale,))
+    for xla in (False, True):
+        for is_padded in (False, True):
+            yield Measurement(_of_smaller(xla, is_padded), _smaller_batch, (scale, xla, is_padded))
     # Last, because it may compile for minutes.
     name = "images on the device, 8 steps a call, XLA"
     yield Measurement(f"{scale.backbone}, {name}", _run, (scale, name, ON_DEVICE | {"XLA": "on"}))
@@ -160,6 +163,38 @@ def _too_large(scale: Scale) -> Iterable[Row | Said]:
         # The same run goes on.
         process = finished(JOB, env | {"THAW_MICROBATCH_SIZE": str(PARTS)}, may_fail=True)
         yield from _ending(f"too large a batch, in parts of {PARTS}", process)
+
+
+def _of_smaller(xla: bool, is_padded: bool) -> str:
+    return f"a smaller batch, {'padded' if is_padded else 'as it is'}" + (", XLA" if xla else "")
+
+
+def _smaller_batch(scale: Scale, xla: bool, is_padded: bool) -> Iterable[Row]:
+    """The first step of a batch that is not full, after some that are: with a shape of its own, or with theirs."""
+    scale.use_device()
+    import tensorflow as tf
+
+    from bench.training import FINE_TUNE, new_state
+    from job.train.collective import Collective
+    from job.train.step import Recipe, train_steps
+    from job.workers.team import Alone
+
+    size, full, smaller = scale.image_size, max(scale.compared), max(scale.compared) - 1
+    state = new_state(FINE_TUNE, backbone=scale.backbone, image_size=size, precision="float32")
+    recipe, alone = Recipe(full, 0, xla=xla, fixed_shapes=is_padded), Collective(Alone(lambda: None))
+    call = train_steps(state, state.classifier.features_training(0), recipe, alone)
+    seconds = []
+    for rows in (full, full, smaller, smaller):
+        began = time.monotonic()
+        totals, _ = call(
+            tf.constant([[0, len(seconds)]]), tf.constant([[0, rows, rows, 0]]), tf.constant([1e-5]),
+            tf.zeros([3], tf.float64), tf.constant(0.0), tf.zeros([rows, size, size, 3], tf.uint8),
+            tf.zeros([rows], tf.int32),
+        )  # fmt: skip
+        totals.numpy()
+        seconds.append(time.monotonic() - began)
+    for what, value in zip(("full, first", "full", "smaller, first", "smaller"), seconds, strict=True):
+        yield Row(f"{_of_smaller(xla, is_padded)}: {what}", "s", [value])
 
 
 def _starts(scale: Scale) -> Iterable[Row]:

@@ -133,6 +133,14 @@ def load_and_close() -> "Iterator[Callable[..., Splits]]":
         yield load
 
 
+@pytest.fixture
+def splits(prepared: Path, load_and_close: "Callable[..., Splits]") -> "Splits":
+    """Of `tests.shapes`: 40 training images."""
+    from tests import shapes
+
+    return load_and_close(shapes.request(prepared))
+
+
 @pytest.fixture(scope="session")
 def _deterministic() -> None:
     """TensorFlow's operations are so from here on, to the end of the process."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
-from tensorflow.python.framework import function_def_to_graph, kernels
+from tensorflow.python.framework import kernels
 
 from job.data.on_device import OnDevice
 from job.model.augmentation_policy import Augmentation
@@ -21,6 +21,7 @@ from job.train.collective import Collective
 from job.train.state import PhaseState
 from job.train.step import Recipe, train_steps
 from job.workers.team import Alone
+from tests.graphs import with_functions
 
 pytestmark = pytest.mark.skipif(
     not tf.test.is_built_with_cuda(), reason="this TensorFlow is built for processors alone"
@@ -81,9 +82,7 @@ def waits(graph: tf.Graph) -> Iterator[str]:
 
     What a function is given is taken to be where it reads it.
     """
-    functions = graph.as_graph_def().library.function
-    graphs = [graph, *map(function_def_to_graph.function_def_to_graph, functions)]
-    for operation in (operation for one in graphs for operation in one.get_operations()):
+    for operation in (operation for one in with_functions(graph) for operation in one.get_operations()):
         for value, port in zip(operation.inputs, _ports(operation.op_def.input_arg, operation), strict=True):
             if value.dtype not in OF_NO_DEVICE and _is_on_host(operation, port) and not _is_made_on_host(value):
                 yield f"{value.op.type} {value.dtype.name} {value.name} -> {operation.type} {operation.name}"
@@ -121,13 +120,15 @@ def test_nor_does_one_with_more_of_everything() -> None:
     """Of RandAugment and changes of saturation, which are Keras's layers inside, nothing is promised."""
     graph = step_graph(
         REGULARIZED, MORE, policy="float32", on_device=True,
-        mixup=0.2, cutmix=1.0, label_smoothing=0.1, class_weights=(1.0, 2.0, 3.0),
+        mixup=0.2, cutmix=1.0, label_smoothing=0.1, class_weights=(1.0, 2.0, 3.0), fixed_shapes=True,
     )  # fmt: skip
     assert list(waits(graph)) == []
 
 
-@pytest.mark.parametrize("recipe", [{"microbatch_size": 3}, {"microbatch_size": 3, "steps_per_execution": 2}])
-def test_nor_does_one_in_parts(recipe: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "recipe", [{"fixed_shapes": True}, {"microbatch_size": 3}, {"microbatch_size": 3, "steps_per_execution": 2}]
+)
+def test_nor_does_one_of_fixed_shapes_or_in_parts(recipe: dict[str, Any]) -> None:
     """Nor the loops around them."""
     graph = step_graph(FINE_TUNE, ARTICLE, policy="float32", on_device=False, **recipe)
     assert list(waits(graph)) == []

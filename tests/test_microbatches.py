@@ -1,6 +1,5 @@
 """A batch in parts: the same step but for rounding, for every size of the parts, and as exact as any other run."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,38 +9,17 @@ import tensorflow as tf
 
 from job.data.splits import Splits
 from job.errors import Interrupted
-from job.observe.ledger import Ledger
 from job.phases import Phase
 from job.storage import LocalStore
-from job.train.loop import Position, train_phase
 from job.train.state import PhaseState
 from job.train.step import Recipe, train_steps
-from tests import shapes
 from tests.classifiers import ALONE, build
+from tests.one_epoch import FINE_TUNE, HEAD, MIXED, trained
 from tests.processes import Environment, result
 from tests.runs import Small, StopAtStep, record_of, result_of, start
 from tests.teams import TeamRun
 
-HEAD = Phase(name="head", unfreeze="none", learning_rate=1e-2, epochs=1)
-FINE_TUNE = Phase(name="fine_tune", unfreeze="all", learning_rate=1e-3, epochs=1)
-MIXED: dict[str, Any] = {"mixup": 0.4, "cutmix": 1.0, "class_weights": (0.6, 2.5)}
-
 pytestmark = pytest.mark.usefixtures("_deterministic")
-
-
-@pytest.fixture
-def splits(prepared: Path, load_and_close: Callable[..., Splits]) -> Splits:
-    return load_and_close(shapes.request(prepared))
-
-
-def trained(splits: Splits, phase: Phase, **recipe: Any) -> tuple[dict[str, np.ndarray], list[float]]:
-    """The state after an epoch of batches of 16, 16 and 8, and the losses of training and validation."""
-    state = PhaseState(build(dropout=0.5), phase)
-    *_, epoch = train_phase(
-        state, train=splits.train, validation=splits.validation, recipe=Recipe(16, 0, xla=False, **recipe),
-        position=Position(), ledger=Ledger(), collective=ALONE,
-    )  # fmt: skip
-    return state.arrays(), [epoch.train_loss, epoch.validation_loss]
 
 
 @pytest.mark.parametrize("phase", [HEAD, FINE_TUNE], ids=lambda phase: phase.name)

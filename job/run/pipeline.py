@@ -39,7 +39,7 @@ from job.schema import StoredFile
 from job.settings.resources import estimate, evaluation_batch_size
 from job.settings.settings import Settings
 from job.storage import ObjectStore, scratch
-from job.train import numerics
+from job.train import fixed_shapes, numerics
 from job.train.collective import Collective
 from job.train.loss import class_weights, weights_summary
 from job.train.step import Recipe
@@ -246,6 +246,7 @@ class Pipeline:
             cutmix=settings.cutmix,
             steps_per_execution=settings.steps_per_execution,
             microbatch_size=settings.microbatch_size,
+            fixed_shapes=fixed_shapes.are_faster(xla=self.arithmetic["xla"]),
         )
 
     def predict(self, exported: keras.Model, splits: Splits) -> Logits:

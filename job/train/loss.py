@@ -37,12 +37,14 @@ def predicted_classes(logits: tf.Tensor) -> tf.Tensor:
     return tf.argmax(logits, axis=-1)
 
 
-def sums_of(logits: tf.Tensor, labels: tf.Tensor, losses: tf.Tensor) -> tf.Tensor:
-    """Loss, correct answers and number of examples with these losses, float32 [b]: float64 [3]."""
+def sums_of(logits: tf.Tensor, labels: tf.Tensor, losses: tf.Tensor, counts: tf.Tensor) -> tf.Tensor:
+    """Loss, correct answers and number of examples with these losses, float32 [b]: float64 [3].
+
+    `counts`, float32 [b], is 1 for each row that counts and else 0, as its loss is then.
+    """
     # Not as int32, which TensorFlow compares in the memory of the host: a step would wait for the GPU (2.21).
-    correct = tf.reduce_sum(tf.cast(predicted_classes(logits) == tf.cast(labels, tf.int64), tf.float64))
-    total = tf.reduce_sum(tf.cast(losses, tf.float64))
-    return tf.stack([total, correct, tf.cast(tf.shape(logits)[0], tf.float64)])
+    is_correct = tf.cast(predicted_classes(logits) == tf.cast(labels, tf.int64), counts.dtype)
+    return tf.stack([tf.reduce_sum(tf.cast(each, tf.float64)) for each in (losses, is_correct * counts, counts)])
 
 
 def means_of(sums: np.ndarray) -> tuple[float, float]:

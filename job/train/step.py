@@ -13,6 +13,7 @@ from job.model import draws
 from job.model.augmentation import Rows
 from job.model.mixing import mix
 from job.train.collective import Collective
+from job.train.fixed_shapes import padded
 from job.train.loss import loss_of, means_of, sums_of
 from job.train.microbatches import in_parts
 from job.train.state import PhaseState
@@ -27,7 +28,7 @@ class Recipe:
     The loss of a training example is multiplied by the weight of its class, as `class_weight` of Keras's `fit` does;
     `label_smoothing` is that of `job.train.loss`, `mixup` and `cutmix` are the alphas of `job.model.mixing.mix`.
     `steps_per_execution` are done in one call, and change no result. No more than `microbatch_size` images are computed
-    at once, if it is given.
+    at once, if it is given; with `fixed_shapes` always as many, of which some may not count.
     """
 
     batch_size: int
@@ -39,6 +40,7 @@ class Recipe:
     cutmix: float = 0.0
     steps_per_execution: int = 1
     microbatch_size: int | None = None
+    fixed_shapes: bool = False
 
     @property
     def at_once(self) -> int:
@@ -75,6 +77,8 @@ def train_steps(
     of the larger share.
     """
     classifier, optimizer, variables = state.classifier, state.optimizer, state.variables
+    own_rows = collective.share.of(recipe.batch_size)
+    num_own_rows = own_rows.stop - own_rows.start
 
     def losses_of(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         losses = loss_of(logits, labels, label_smoothing=recipe.label_smoothing)
@@ -90,16 +94,17 @@ def train_steps(
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch([variable.value for variable in variables])
             features = features_of(images) if frozen_features is None else frozen_features
-            logits = classifier.logits(features * mask)[:num_rows]
-            labels = labels[:num_rows]
+            logits = classifier.logits(features * mask)
             losses = losses_of(logits, labels)
             if mixed:
-                partner_labels, shares = (values[:num_rows] for values in mixed)
+                partner_labels, shares = mixed
                 losses = shares * losses + (1 - shares) * losses_of(logits, partner_labels)
                 labels = tf.where(shares < 0.5, partner_labels, labels)
             # Divided by the examples of all workers, not by weights: the gradients of the workers add up.
+            counts = tf.cast(tf.range(tf.shape(labels)[0]) < num_rows, losses.dtype)
+            losses *= counts
             loss = tf.reduce_sum(losses) / tf.cast(batch_size, losses.dtype)
-        return tape.gradient(loss, [variable.value for variable in variables]), sums_of(logits, labels, losses)
+        return tape.gradient(loss, [variable.value for variable in variables]), sums_of(logits, labels, losses, counts)
 
     if recipe.xla:
         # Augmentation and mixing stay outside: the image transform has no XLA kernel.
@@ -120,11 +125,12 @@ def train_steps(
                 images, others, mixup_alpha=recipe.mixup, cutmix_alpha=recipe.cutmix, seed=mix_seed, rows=rows
             )
             mixed = (partners[1], shares)
-        mask = classifier.dropout_mask(dropout_seed, rows, images)
-        return gradients(num_rows, batch_size, images, labels, mask, *mixed)
+        examples = [images, labels, classifier.dropout_mask(dropout_seed, rows, images), *mixed]
+        if recipe.fixed_shapes:
+            examples = [padded(tensor, min(recipe.at_once, num_own_rows)) for tensor in examples]
+        return gradients(num_rows, batch_size, *examples)
 
-    own_rows = collective.share.of(recipe.batch_size)
-    if recipe.at_once < own_rows.stop - own_rows.start:
+    if recipe.at_once < num_own_rows:
         compute = in_parts(compute, variables, recipe.at_once)
 
     def step(
@@ -188,8 +194,14 @@ def validator(
     backbone is frozen its features are computed once, at the first call.
     """
     classifier, batch_size, at_once = state.classifier, recipe.batch_size, recipe.at_once
+
+    def features_of_part(images: tf.Tensor) -> tf.Tensor:
+        return (
+            features_of(padded(images, at_once))[: tf.shape(images)[0]] if recipe.fixed_shapes else features_of(images)
+        )
+
     traced_features_of = tf.function(
-        features_of,
+        features_of_part,
         autograph=False,
         input_signature=[tf.TensorSpec([None, classifier.image_size, classifier.image_size, 3], tf.uint8)],
     )
@@ -202,7 +214,8 @@ def validator(
 
     def sums_of_batch(pooled: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         logits = classifier.logits(pooled)
-        return sums_of(logits, labels, loss_of(logits, labels))
+        losses = loss_of(logits, labels)
+        return sums_of(logits, labels, losses, tf.ones_like(losses))
 
     def validate() -> tuple[float, float]:
         if not state.trains_backbone:
