@@ -183,7 +183,7 @@ def _smaller_batch(scale: Scale, xla: bool, is_padded: bool) -> Iterable[Row]:
     state = new_state(FINE_TUNE, backbone=scale.backbone, image_size=size, precision="float32")
     recipe, alone = Recipe(full, 0, xla=xla, fixed_shapes=is_padded), Collective(Alone(lambda: None))
     call = train_steps(state, state.classifier.features_training(0), recipe, alone)
-    seconds = []
+    seconds: list[float] = []
     for rows in (full, full, smaller, smaller):
         began = time.monotonic()
         totals, _ = call(

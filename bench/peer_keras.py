@@ -14,6 +14,7 @@ import article  # type: ignore[import-not-found] # beside this script
 import keras
 import numpy as np
 import tensorflow as tf
+from peer_answers import Steps, answer  # type: ignore[import-not-found] # beside this script
 
 
 class Stopwatch(keras.callbacks.Callback):  # type: ignore[misc]
@@ -38,16 +39,21 @@ def main() -> None:
         keras.config.set_dtype_policy("mixed_bfloat16")
     model, base = article.classifier(size=size, weights=None)
     article.compile_for(phase, model, base, learning_rate=1e-3 if phase == "head" else 1e-5)
-    print(json.dumps({"version": keras.__version__}), flush=True)
     generator, stopwatch = np.random.default_rng(0), Stopwatch()
-    for line in sys.stdin:
-        batch_size, num_steps = (json.loads(line)[name] for name in ("batch_size", "num_steps"))
+
+    def steps_of(batch_size: int) -> Steps:
         images = generator.integers(0, 256, (batch_size, size, size, 3)).astype(np.float32)
         batch = images, generator.integers(0, 2, (batch_size, 1)).astype(np.float32)
         data = tf.data.Dataset.from_tensors(batch).repeat().prefetch(10)
-        # The first epoch is the warm-up, and compiles.
-        model.fit(data, epochs=2, steps_per_epoch=num_steps, callbacks=[stopwatch], verbose=0)
-        print(json.dumps({"steps": num_steps, "seconds": stopwatch.seconds}), flush=True)
+
+        def steps(num_steps: int) -> tuple[int, float]:
+            # The first epoch of a call is a warm-up too.
+            model.fit(data, epochs=2, steps_per_epoch=num_steps, callbacks=[stopwatch], verbose=0)
+            return num_steps, stopwatch.seconds
+
+        return steps
+
+    answer(keras.__version__, steps_of, warm_up_steps=options["warm_up_steps"])
 
 
 if __name__ == "__main__":

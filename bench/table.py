@@ -32,12 +32,13 @@ def markdown(results: dict[str, Any], *, goals_only: bool = False, only: tuple[s
         if name not in results:
             continue
         section = results[name]
+        rows = [row for row in section["rows"] if row["goal"] or not goals_only]
+        if not rows:
+            continue
         on = section["on"]
         numbers = "bfloat16" if on["bfloat16"] else "float32"
         lines.append(f"| **{TITLES[name]}** ({on['data']}; {on['cores']} cores, {numbers}) | | | |")
-        for row in section["rows"]:
-            if goals_only and not row["goal"]:
-                continue
+        for row in rows:
             unit = f" {row['unit']}" if row["unit"] else ""
             spread = f"{number(row['lowest'])} to {number(row['highest'])}" if len(row["values"]) > 1 else "once"
             lines.append(f"| {row['what']} | {number(row['median'])}{unit} | {spread} | {row['goal']} |")

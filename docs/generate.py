@@ -183,8 +183,8 @@ def _backbones() -> Iterator[str]:
     phases = PHASE_NAMES if costs else ()
     yield from table(
         (
-            "backbone", "smallest image, pixels", "default", "parameters", "MB", "ImageNet weights", "top-1, %",
-            *(f"step: {name}" for name in phases),
+            "backbone", "smallest image, pixels", "trained at, pixels", "parameters", "MB", "ImageNet weights",
+            "top-1, %", *(f"step: {name}" for name in phases),
         ),
         (
             (

@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from job import cli
-from job.errors import ExitCode, Interrupted, ThawError
+from job.errors import RESUME, ExitCode, Interrupted, ThawError
 from job.observe import termination
 from job.observe.events import RunFailed, Stopping
 from job.observe.observer import Observer
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from job.observe.log import Log
     from job.settings.settings import Settings
 
-RESUME = "start the same run again to carry on"
 GRACE_USED = 0.9
 """Of the grace period; the rest is for leaving before the process is killed."""
 REPORTING_SECONDS = 0.5

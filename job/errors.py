@@ -31,13 +31,16 @@
         └── CheckpointDamaged       a checkpoint is not, byte for byte, what the record names
 
 An error says what failed, on which value, and what was expected; its `hint` says what to do next.
-Nothing but `__main__` turns an error into an exit code.
+Of the program nothing but `__main__` turns an error into an exit code.
 """
 
 from enum import IntEnum
 from typing import ClassVar
 
 from job.redaction import redacted
+
+RESUME = "start the same run again to carry on"
+"""A hint."""
 
 
 class ExitCode(IntEnum):

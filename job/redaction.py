@@ -30,7 +30,7 @@ def redacted_value(value: str) -> str:
 
 
 def redacted_facts(facts: Any) -> Any:
-    """The same of each text in JSON values of any depth."""
+    """JSON values of any depth, each text of them as it may be shown."""
     if isinstance(facts, str):
         return redacted(facts)
     if isinstance(facts, dict):

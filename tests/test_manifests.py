@@ -298,6 +298,19 @@ def test_on_openshift_the_cluster_assigns_user_and_groups(components: list[str],
     }  # fmt: skip
 
 
+def test_on_openshift_names_are_found_and_its_prometheus_reads_the_metrics() -> None:
+    """The pods of its DNS listen at 5353, and that is what a policy of egress is compared with."""
+    policies = component("openshift").of_kind("NetworkPolicy")
+    (policy,) = (it["spec"] for it in policies if it["metadata"]["name"] == "thaw-openshift")
+    places = {
+        direction: rules[0][peers][0]["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"]
+        for direction, peers, rules in (("out", "to", policy["egress"]), ("in", "from", policy["ingress"]))
+    }
+    assert places == {"out": "openshift-dns", "in": "openshift-user-workload-monitoring"}
+    assert policy["egress"][0]["ports"] == [{"protocol": name, "port": 5353} for name in ("UDP", "TCP")]
+    assert policy["ingress"][0]["ports"] == [{"protocol": "TCP", "port": "metrics"}]
+
+
 def test_gke_is_the_recipe_on_one_l4() -> None:
     """On Spot capacity it is the same run, which commits more often."""
     gke, spot = overlay("gke"), overlay("gke-spot")

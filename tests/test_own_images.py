@@ -16,6 +16,7 @@ from job.data import image_table
 from job.data.splits import DataRequest, Splits, load_splits
 from job.errors import DataCorrupt, InputError, InvalidSettings
 from job.observe import data_events, events
+from job.observe.wording import sentence
 from job.storage import LocalStore
 from tests import shapes
 from tests.runs import CrashOn, Small, never, record_of, start
@@ -113,6 +114,15 @@ def test_splits_that_the_data_brings_stay_as_they_are(load: Any, folder: Path, t
     hinted = dict(re.findall(r"THAW_(\w+)_SPLIT=(\S+?)(?:,|$| )", caught.value.hint))
     cut = load(tmp_path / "own", specs=tuple(hinted[name] for name in ("TRAIN", "VALIDATION", "TEST")))
     assert cut.identity["splits"] == {"train": 26, "validation": 32, "test": 6}
+
+
+def test_images_that_no_split_has_are_counted(load: Any, folder: Path) -> None:
+    """Of the 96, by default all but 40, 10 and 10 per cent; of splits that have all, none."""
+    defaults = load(folder, specs=("train[:40%]", "train[40%:50%]", "train[50%:60%]"))
+    (finding,) = defaults.findings()
+    assert finding == data_events.ImagesUnused(96 - sum(defaults.identity["splits"].values()))
+    assert "images are not used" in sentence(finding)
+    assert list(load(folder).findings()) == []
 
 
 def test_the_same_image_is_in_one_split_only(load: Any, copied: Path) -> None:

@@ -20,7 +20,7 @@ TEXTS: dict[str, Any] = {
     "classes": "dog,cat", "threshold": "auto", "worker": 0, "worker_host": "host-{worker}", "devices": "2",
     "sweep": "/sweep", "sweep_index": 0,
     "cache_dir": "/cache", "termination_log": "/log", "min_test_accuracy": 0.9, "pushgateway_url": "http://push:9091",
-    "unfreeze": "top:3", "patience": 3, "phases": PHASES,
+    "unfreeze": "top:3", "patience": 3, "phases": PHASES, "microbatch_size": 8,
 }  # fmt: skip
 """Another value of each setting that is free text, or has no default."""
 OWN = {"dataset": "./images"}

@@ -26,6 +26,7 @@ from job.errors import (
     ThawError,
     WeightsUnusable,
 )
+from job.model.backbones import TINY
 from job.run import disk_space
 from job.run.disk_space import Space
 from job.settings import machine
@@ -85,7 +86,7 @@ def data(settings: Settings) -> Check:
 
 
 def _own_images(settings: Settings) -> Check:
-    """The same of image files, by their names alone; of an archive or a table in a bucket, only that it is there."""
+    """Whether own images are there, by their names alone; of an archive or table in a bucket, only that it is there."""
     from job.data.files import places, remote
     from job.data.files.judge import check_whole_splits, judge
 
@@ -109,7 +110,7 @@ def _own_images(settings: Settings) -> Check:
 
 
 def _data_in_mirror(settings: Settings, place: str) -> Check:
-    """The same of a mirror: its description alone is read."""
+    """Whether a mirror has the data set, from its description alone."""
     from job.data.tfds.builders import find_builder
 
     store = open_asked(place)
@@ -148,7 +149,10 @@ def weights(settings: Settings) -> Check:
     """Whether the pre-trained weights are here. Raises WeightsUnusable."""
     place = settings.weights
     if place == "none":
-        return Check("weights", "ok", "none: the backbone begins at random")
+        if settings.backbone == TINY:
+            return Check("weights", "ok", "none: the backbone begins at random")
+        text = "none: the backbone begins at random, and statistics of BatchNorm that it has stay as they are then"
+        return Check("weights", "warning", text, "for a result that is of use, name a file of weights, or imagenet")
     if place == "imagenet":
         return Check("weights", "ok", "imagenet: from Keras's cache, or downloaded at the start, which was not tried")
     if is_bucket(place):

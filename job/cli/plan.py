@@ -141,7 +141,7 @@ def _images_again(settings: Settings, need: Need) -> int:
 
 
 def need_of(settings: Settings, examples: Mapping[str, int], record: Record | None, num_workers: int) -> Need | None:
-    """Of one of the workers."""
+    """What one of the workers needs of memory and disk; None while the number of examples is not known."""
     if not examples:
         return None
     if settings.precision != "auto":

@@ -149,7 +149,7 @@ def as_json(seen: Seen) -> dict[str, Any]:
 
 
 def as_table(seen: Seen) -> Group:
-    """The same for a person."""
+    """What was seen of a run, for a person."""
     found, entry = seen.record, standing.newest_checkpoint(seen.record)
     rows = Table.grid(padding=(0, 2))
     rows.add_row("run", plain(found.run_id, "bold"))

@@ -40,13 +40,15 @@ class Composition:
     """`counts` are int64 [classes] by split: examples of each class.
 
     `duplicates` has for each pair of splits, as `train_test`, how many examples of the second have an image that is,
-    byte for byte, in the first too. `skipped` are the images that cannot be decoded, where those are left out.
+    byte for byte, in the first too. `skipped` are the images that cannot be decoded, where those are left out;
+    `num_unused` own images are in no split.
     """
 
     class_names: tuple[str, ...]
     counts: Mapping[str, np.ndarray]
     duplicates: Mapping[str, int]
     skipped: tuple[Skipped, ...] = ()
+    num_unused: int = 0
 
     @classmethod
     def of(
@@ -55,6 +57,8 @@ class Composition:
         labels: Mapping[str, np.ndarray],
         digests: Mapping[str, np.ndarray],
         skipped: tuple[Skipped, ...] = (),
+        *,
+        num_unused: int = 0,
     ) -> "Composition":
         """From the labels, int32 [n] by split, and the digests of the images, uint8 [n, 32] by split."""
         rows = {name: np.ascontiguousarray(found).view("V32").ravel() for name, found in digests.items()}
@@ -66,6 +70,7 @@ class Composition:
                 for first, second in itertools.combinations(rows, 2)
             },
             skipped,
+            num_unused,
         )
 
     def as_json(self) -> dict[str, dict[str, int]]:
@@ -75,7 +80,7 @@ class Composition:
         }
 
     def summary(self) -> dict[str, dict[str, int]]:
-        """The same for a line of the log, which is short however many classes there are."""
+        """Examples by split and class name for a line of the log; of many classes, their number and sizes."""
         if len(self.class_names) <= MAX_CLASSES:
             return self.as_json()
         return {
@@ -125,6 +130,8 @@ class Composition:
         if self.skipped:
             names = [image.name for image in self.skipped[:MAX_CLASSES]]
             yield data_events.ImagesSkipped(len(self.skipped), kinds(image.reason for image in self.skipped), names)
+        if self.num_unused:
+            yield data_events.ImagesUnused(self.num_unused)
 
     def _named(self, chosen: np.ndarray) -> dict[str, Any]:
         indices = np.flatnonzero(chosen)

@@ -80,7 +80,9 @@ class Decoding:
             raise self._state.failure()
 
     def wait_in_batch(self, name: str, indices: np.ndarray) -> None:
-        """The same in a thread of TensorFlow's, where no stop is seen. Raises RuntimeError if they never will be.
+        """Return when these images are decoded, in a thread of TensorFlow's, where no stop is seen.
+
+        Raises RuntimeError if they never will be.
 
         What is decoded can be read whatever became of the others: damage that is found between `wait` and the batch is
         for the next `wait` to name.

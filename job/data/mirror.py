@@ -73,7 +73,10 @@ def folder_of_copies(cache_dir: Path | None, place: str) -> Path:
 
 
 def folder_of_images(cache_dir: Path | None, uri: str) -> Path:
-    """The same for own images: not the folder of data or weights from the same place, which would be removed."""
+    """The folder on this machine for the copies of own images from a place.
+
+    It is not that of data or weights from the same place, which would be removed.
+    """
     return folder_of_copies(cache_dir, f"images of {uri}")
 
 

@@ -46,7 +46,8 @@ class Source:
     """Labelled images, all read once. `examples` are those of train, validation and test.
 
     `identity` says of which data set, where its content alone does not, `has_names` whether each example has a name of
-    its own, which costs nothing to look up, `repair_hint` what to do about images that cannot be read.
+    its own, which costs nothing to look up, `repair_hint` what to do about images that cannot be read. `num_unused` own
+    images are in none of the splits.
     """
 
     identity: str
@@ -54,3 +55,4 @@ class Source:
     has_names: bool
     repair_hint: str
     examples: Mapping[str, Examples]
+    num_unused: int = 0

@@ -242,7 +242,7 @@ def _content(
     """Composition and identity of the examples that are kept. Raises InputError when the classes do not fit."""
     labels = {name: split.labels[kept[name]] for name, split in source.examples.items()}
     digests = {name: split.digests[kept[name]] for name, split in source.examples.items()}
-    composition = Composition.of(source.class_names, labels, digests, skipped)
+    composition = Composition.of(source.class_names, labels, digests, skipped, num_unused=source.num_unused)
     composition.check()
     # Microsoft writes Cat where Kaggle writes cat: the same images are the same data.
     names = [name.casefold() for name in source.class_names] if source.has_names else source.class_names

@@ -66,7 +66,7 @@ class Classifier:
 
     @property
     def num_layers(self) -> int:
-        """Of the backbone."""
+        """The number of layers of the backbone."""
         return len(self.backbone.layers)
 
     def first_trained(self, unfreeze: str) -> int:

@@ -71,8 +71,8 @@ def _application(name: str, image_size: int, *, imagenet: bool) -> keras.Model:
         reason = str(error).replace(": None -- ", ": ")
         raise WeightsUnusable(
             f"the ImageNet weights of {name} are not in Keras's cache and cannot be downloaded: {reason}",
-            hint="point THAW_WEIGHTS at a file of them, or start where there is a network, or set THAW_WEIGHTS=none, "
-            f"which trains all weights from the beginning{proxy_hint()}",
+            hint="point THAW_WEIGHTS at a file of them (`thaw mirror` makes one), or start where there is a network"
+            f"{proxy_hint()}",
         ) from error
     finally:
         socket.setdefaulttimeout(timeout)

@@ -38,6 +38,12 @@ class ImagesSkipped(Event, name="images_skipped", level="warning"):
     images: Sequence[str]
 
 
+class ImagesUnused(Event, name="images_unused", level="warning"):
+    """So many own images are in none of the three splits."""
+
+    num_images: int
+
+
 class Fetching(Event, name="fetching"):
     """Files are being copied from a mirror."""
 

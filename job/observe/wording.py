@@ -92,6 +92,9 @@ def sentence(event: events.Event) -> str:
         case data_events.ImagesSkipped():
             left_out = f"{event.num_images:,} images cannot be read and are left out ({counts(event.kinds)})"
             return f"{left_out}: {', '.join(event.images)}"
+        case data_events.ImagesUnused():
+            splits = "THAW_TRAIN_SPLIT, THAW_VALIDATION_SPLIT and THAW_TEST_SPLIT"
+            return f"{event.num_images:,} images are not used: they are in none of {splits}"
         case events.CheckpointDamaged():
             return f"{event.checkpoint} cannot be used, so the one before it is tried: {event.reason}"
         case events.NothingRestored():

@@ -126,7 +126,10 @@ def _finished(store: ObjectStore, identity: Identity) -> Record | None:
 
 
 def _finished_by_now(store: ObjectStore, identity: Identity) -> Record | None:
-    """The same for a worker that has another error, or may wait: a store that does not answer is none of its own."""
+    """The record of the run if it is finished, for a worker that has another error, or may wait.
+
+    A store that does not answer is no error of its own.
+    """
     with contextlib.suppress(StorageError):
         return _finished(store, identity)
     return None
@@ -213,7 +216,7 @@ def _report_killed(settings: Settings, record: Record, context: Context) -> None
 
 
 def _need(settings: Settings, record: Record) -> Need | None:
-    """Of this worker; None before the data is known."""
+    """What this worker needs of memory and disk; None before the data is known."""
     inputs = record.inputs
     if not inputs:
         return None

@@ -1,6 +1,6 @@
 """The straight line of a run: load, build, restore, train each phase with commits, evaluate, export, finish.
 
-Only this module and `training` use the store, the record and the observers; the modules below take and return values.
+The modules of `job.run` use the store, the record and the observers; those that compute take and return values.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ from job.run.checkpoint import Checkpoints
 from job.run.committer import Committer
 from job.run.following import FollowedCheckpoints, FollowedRecord, NoCommits
 from job.run.record import RunRecord
-from job.run.results import AnswerRequest, Logits, measure, predict
+from job.run.results import Logits, measure, predict
 from job.run.training import Training
 from job.schema import StoredFile
 from job.settings.resources import estimate, evaluation_batch_size
@@ -261,10 +261,10 @@ class Pipeline:
     def evaluate(self, logits: Logits, exported: keras.Model, classifier: Classifier, splits: Splits) -> Results:
         """Metrics over the test split, and examples of images for the report."""
         with self.progress.entering("evaluate", "evaluate"):
-            request = AnswerRequest(calibrate=self.settings.calibrate, threshold=self.settings.threshold)
+            settings = self.settings
             results = measure(
-                logits, classifier, splits, exported=exported, request=request, phases=self.phases,
-                seed=self.settings.seed,
+                logits, classifier, splits, exported=exported, calibrate=settings.calibrate,
+                threshold=settings.threshold, phases=self.phases, seed=settings.seed,
             )  # fmt: skip
         test = results.test
         self.observer.event(events.Evaluated(test.accuracy, test.loss, test.num_examples))

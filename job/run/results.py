@@ -28,14 +28,6 @@ class Logits:
     test: np.ndarray
 
 
-@dataclass(frozen=True, kw_only=True)
-class AnswerRequest:
-    """How the model of a run answers: `calibrate` and `threshold` are those of the settings."""
-
-    calibrate: bool
-    threshold: str
-
-
 def predict(exported: keras.Model, splits: Splits, collective: Collective, *, batch_size: int, at_once: int) -> Logits:
     """The logits of the exported model, once every image is known to be good.
 
@@ -58,29 +50,31 @@ def measure(
     splits: Splits,
     *,
     exported: keras.Model,
-    request: AnswerRequest,
+    calibrate: bool,
+    threshold: str,
     phases: Sequence[Phase],
     seed: int,
 ) -> Results:
     """The results of a classifier and its exported model, which give these logits.
 
-    Temperature and threshold are fitted on the validation split; nothing of the test split decides anything. Raises
+    `calibrate` and `threshold` are those of the settings. Temperature and threshold are fitted on the validation split;
+    nothing of the test split decides anything. Raises
     TrainingDiverged when a loss is not finite.
     """
     labels, validation_labels = (split.labels.astype(np.int64) for split in (splits.test, splits.validation))
     check_finite(cross_entropy(logits.test, labels), "over the test split")
     check_finite(cross_entropy(logits.validation, validation_labels), "over the validation split")
     fitted = fit_temperature(logits.validation, validation_labels)
-    temperature = fitted if request.calibrate and fitted is not None else DEFAULT_TEMPERATURE
+    temperature = fitted if calibrate and fitted is not None else DEFAULT_TEMPERATURE
     of_validation, of_test = logits.validation / temperature, logits.test / temperature
-    threshold, best = DEFAULT_THRESHOLD, None
+    used, best = DEFAULT_THRESHOLD, None
     if len(splits.class_names) == 2:
         best = fit_threshold(of_validation, validation_labels)
-        threshold = best if request.threshold == "auto" else float(request.threshold)
+        used = best if threshold == "auto" else float(threshold)
     layers = classifier.structure()
     if temperature != DEFAULT_TEMPERATURE:
         layers.append(layer_row("head", "temperature", "Rescaling", exported.output_shape[1:]))
-    test = evaluate(of_test, labels, splits.class_names, threshold=threshold)
+    test = evaluate(of_test, labels, splits.class_names, threshold=used)
     return Results(
         outcome={
             "test_accuracy": test.accuracy,
@@ -90,15 +84,13 @@ def measure(
         },
         test=test,
         temperature=temperature,
-        threshold=threshold,
-        temperature_scaling=temperature_scaling(logits.test, labels, fitted=fitted, is_used=request.calibrate),
-        thresholds=None if best is None else thresholds(of_test, labels, used=threshold, best=best),
-        gallery=gather(
-            classifier, splits, exported=exported, logits=of_test, labels=labels, threshold=threshold, seed=seed
-        ),
+        threshold=used,
+        temperature_scaling=temperature_scaling(logits.test, labels, fitted=fitted, is_used=calibrate),
+        thresholds=None if best is None else thresholds(of_test, labels, used=used, best=best),
+        gallery=gather(classifier, splits, exported=exported, logits=of_test, labels=labels, threshold=used, seed=seed),
         predictions=predictions.written(
             probabilities(of_test),
-            predicted_classes(of_test, threshold),
+            predicted_classes(of_test, used),
             labels,
             splits.class_names,
             names=names_of_test(splits),

@@ -1,4 +1,4 @@
-"""What the fields of `Settings` are declared with: groups, types, and what texts are names of."""
+"""What the fields of `Settings` are declared with: groups, types, and how THAW_PHASES and THAW_CLASSES are parsed."""
 
 import json
 import math

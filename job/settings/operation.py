@@ -70,8 +70,9 @@ class OperationSettings(BaseModel):
         "what trains: auto is a GPU where one works; gpu ends at once where none does; cpu leaves GPUs alone",
     )
     microbatch_size: int | None = _operation(
-        None, "most images that a device computes at once in training: of a larger batch it adds up the gradients of "
-        "parts, which takes less memory [default: no limit]", ge=1, le=65_536,
+        None, "gradient accumulation: most images that a device computes at once; of a larger batch it adds up the "
+        "gradients of parts, which takes less memory and changes the result only by rounding [default: no limit]",
+        ge=1, le=65_536,
     )  # fmt: skip
     steps_per_execution: int = _operation(
         1, "steps in one call of the device, as in Keras's compile; a stop, and a commit that is due, wait for its end",

@@ -12,7 +12,7 @@ from job.settings.fields import Backbone, ImageSize, Threshold, Weights, phase_r
 _model = setting_group("model", changes_result=True)
 _augmentation = setting_group("augmentation", changes_result=True)
 _phases = setting_group("phases", changes_result=True)
-_regularisation = setting_group("regularisation", changes_result=True)
+_regularization = setting_group("regularization", changes_result=True)
 _answers = setting_group("answers", changes_result=True)
 _numerics = setting_group("numerics", changes_result=True)
 
@@ -66,7 +66,7 @@ class RecipeSettings(BaseModel):
     )  # fmt: skip
     phases: str | None = _phases(
         None, "any number of phases instead of these two, as JSON or YAML: a list of name, epochs, learning_rate, and "
-        "optionally unfreeze, schedule, warmup_epochs", max_length=20_000,
+        "optionally unfreeze, schedule, warmup_epochs [default: head and fine_tune]", max_length=20_000,
     )  # fmt: skip
     schedule: Schedule = _phases(
         "constant", "of the learning rate in each phase: constant, linear, cosine, or plateau (lower when validation "
@@ -87,27 +87,27 @@ class RecipeSettings(BaseModel):
     monitor: Monitor = _phases("loss", "what improves: loss or accuracy of validation")
     keep: Keep = _phases("last", "the result of a phase: its last epoch, or its best one")
 
-    class_weights: Literal["none", "balanced"] = _regularisation(
+    class_weights: Literal["none", "balanced"] = _regularization(
         "none", "of the training loss: balanced gives every class the same part in it, however few its examples"
     )
-    weight_decay: float = _regularisation(
+    weight_decay: float = _regularization(
         0.0, "AdamW: the fraction of each kernel that a step takes off, times the learning rate; 0 is Adam", ge=0, le=10
     )
-    clip_norm: float = _regularisation(
+    clip_norm: float = _regularization(
         0.0, "largest global norm of a step's gradient, which is scaled down; 0 = off", ge=0
     )
-    ema_decay: float = _regularisation(
+    ema_decay: float = _regularization(
         0.0, "moving average of the weights over the steps of a phase, which is what is validated and shipped: the "
         "part that a step leaves of it, such as 0.99; 0 = off", ge=0, lt=1,
     )  # fmt: skip
-    label_smoothing: float = _regularisation(
+    label_smoothing: float = _regularization(
         0.0, "part of each training label that is spread evenly over all classes; 0 = off", ge=0, lt=1
     )
-    mixup: float = _regularisation(
+    mixup: float = _regularization(
         0.0, "alpha of mixup, which blends each training image and its label with another: shares are drawn from "
         "Beta(alpha, alpha); 0 = off", ge=0, le=100,
     )  # fmt: skip
-    cutmix: float = _regularisation(
+    cutmix: float = _regularization(
         0.0, "alpha of CutMix, which pastes a box of another training image into each, and mixes the labels by area; 0 "
         "= off. With mixup too, each image gets one of the two", ge=0, le=100,
     )  # fmt: skip
@@ -122,7 +122,9 @@ class RecipeSettings(BaseModel):
 
     seed: int = _numerics(0, "of data order, augmentation, dropout and new weights", ge=0, lt=2**31)
     precision: Literal["auto", "float32", "bfloat16"] = _numerics(
-        "auto", "arithmetic of the network: auto is bfloat16 where the processor is faster in it, else float32"
+        "auto",
+        "arithmetic of the network: auto is mixed bfloat16 on GPUs from compute capability 8.0 on, and on CPUs "
+        "that are faster in it; else float32",
     )
     xla: Literal["auto", "on", "off"] = _numerics(
         "auto", "compile the train step with XLA: auto is off (depthwise convolutions are slower with it)"

@@ -11,10 +11,10 @@ will not help (no permission, no bucket), StorageError when it may.
 
 from job.storage.local import LocalStore
 from job.storage.probe import check_conditional_writes, probe
-from job.storage.protocol import MISSING, Digest, ObjectStore, Observer, StoredObject, digest_of
+from job.storage.protocol import MISSING, Digest, ObjectStore, StoredObject, digest_of
 from job.storage.uri import open_store
 
 __all__ = [
-    "MISSING", "Digest", "LocalStore", "ObjectStore", "Observer", "StoredObject", "check_conditional_writes",
+    "MISSING", "Digest", "LocalStore", "ObjectStore", "StoredObject", "check_conditional_writes",
     "digest_of", "open_store", "probe",
 ]  # fmt: skip

@@ -103,15 +103,13 @@ PROVIDERS = {
 """By the scheme of a URI."""
 
 
-def connect(
-    scheme: str, bucket: str, *, timeout: timedelta, read_timeout: timedelta, environ: Mapping[str, str] = os.environ
-) -> Client:
+def connect(scheme: str, bucket: str, *, timeout: timedelta, read_timeout: timedelta) -> Client:
     """A client that tries each request once. `timeout` is for a request and its answer, `read_timeout` for silence.
 
     Nothing is requested yet. Raises StorageRefused when the variables cannot be used, or there are no credentials.
     """
     provider = PROVIDERS[scheme]
-    given = _given(provider, environ)
+    given = _given(provider, os.environ)
     if not any(all(name in given for name in group) for group in provider.credentials):
         names = " or ".join(" with ".join(group) for group in provider.credentials)
         raise AccessDenied(

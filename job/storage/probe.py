@@ -61,7 +61,7 @@ class _WaitsOnly(Unobserved):
 
 
 def try_conditional_writes(store: ObjectStore) -> None:
-    """The same of any store. Raises InputError, StorageError."""
+    """Write an object under right and wrong versions. Raises InputError where a wrong one is accepted, StorageError."""
     name = f"{NAME}-{secrets.token_hex(8)}"
     with _removed(store, name):
         old = store.write(name, CONTENT + b"1", if_version=MISSING)

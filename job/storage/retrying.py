@@ -43,7 +43,7 @@ class RemoteStore(ObjectStore, Protocol):
 
 
 class RetryingStore:
-    """A remote store with retries; see above.
+    """A remote store with retries, as the docstring of this module has them.
 
     The first delay is a random part of `first_delay_seconds`; each one after that is a part of twice as much, up to
     twenty times the first. `pause` waits for so many seconds, and may raise to give up.

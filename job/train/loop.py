@@ -107,13 +107,13 @@ def train_phase(
                 ]
                 with tf.device(HOST):
                     # Made where it is: else a copy to the GPU would wait there for the steps before.
-                    floats = tf.constant(rates, tf.float32), tf.constant(float(team.is_stopping))
+                    learning_rates, is_stopping = tf.constant(rates, tf.float32), tf.constant(float(team.is_stopping))
                 category: Category = "recompute" if is_lost else "productive"
                 with ledger.during("compile" if is_first else category):
                     before = state.totals
                     state.totals, num_stops = call(
                         tf.constant([[key, at] for at in steps], tf.int32), tf.constant(batches.places),
-                        floats[0], state.totals, floats[1], *batches.examples,
+                        learning_rates, state.totals, is_stopping, *batches.examples,
                     )  # fmt: skip
                     step = steps.stop
                     # A GPU has this call while the one before is waited for, so that it never has more than two.

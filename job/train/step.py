@@ -15,7 +15,7 @@ from job.model.mixing import mix
 from job.train.collective import Collective
 from job.train.fixed_shapes import padded
 from job.train.loss import loss_of, means_of, sums_of
-from job.train.microbatches import in_parts
+from job.train.microbatches import Compute, in_parts
 from job.train.state import PhaseState
 
 FeaturesOf = Callable[[tf.Tensor], tf.Tensor]
@@ -76,9 +76,69 @@ def train_steps(
     the other, by the same operations however many there are. An answer to a mixed example is right if it is the label
     of the larger share.
     """
-    classifier, optimizer, variables = state.classifier, state.optimizer, state.variables
+    optimizer, variables = state.optimizer, state.variables
     own_rows = collective.share.of(recipe.batch_size)
     num_own_rows = own_rows.stop - own_rows.start
+
+    compute = _gradients(state, features_of, recipe, size=min(recipe.at_once, num_own_rows))
+    if recipe.at_once < num_own_rows:
+        compute = in_parts(compute, variables, recipe.at_once)
+
+    def step(
+        seed: tf.Tensor, place: tf.Tensor, rate: tf.Tensor, is_stopping: tf.Tensor, *examples: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        optimizer.learning_rate.assign(rate)
+        values, sums = compute(seed, place[:3], *examples)
+        if collective.share.num_workers > 1:
+            *values, all_sums, is_stopping = collective.summed([*values, tf.cast(sums, tf.float32), is_stopping])
+            sums = tf.cast(all_sums, sums.dtype)
+        optimizer.apply(values, variables)
+        return sums, is_stopping
+
+    is_loop = recipe.steps_per_execution > 1
+    step_together = collective.together(step)
+    if is_loop:
+        # Not inlined: in a loop TensorFlow fuses less, so other bits came out (2.21; the reason that a step has no
+        # function inside is the same: tests/test_steps_per_execution.py).
+        step_together = tf.function(
+            step_together, reduce_retracing=True, autograph=False, experimental_attributes={"_noinline": True}
+        )
+
+    def steps(
+        seeds: tf.Tensor, places: tf.Tensor, rates: tf.Tensor, totals: tf.Tensor, is_stopping: tf.Tensor,
+        *examples: tf.Tensor,
+    ) -> tuple[tf.Tensor, tf.Tensor]:  # fmt: skip
+        def one(index: tf.Tensor, totals: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            start = places[index, 3]
+            end = start + tf.maximum(places[index, 1], 1)
+            own = [tensor[start:end] for tensor in examples]
+            if on_device is not None:
+                own[::2] = [on_device.gathered(places_there) for places_there in own[::2]]
+            sums, num_stops = step_together(seeds[index], places[index], rates[index], is_stopping, *own)
+            return index + 1, totals + sums, num_stops
+
+        first = (tf.constant(0), totals, tf.constant(0.0))
+        # One at a time: each step reads the variables that the one before it writes.
+        _, totals, num_stops = (
+            tf.while_loop(lambda index, *_: index < tf.shape(seeds)[0], one, first, parallel_iterations=1)
+            if is_loop
+            else one(*first)
+        )
+        return totals, num_stops
+
+    size = state.classifier.image_size
+    images = tf.TensorSpec([None, size, size, 3], tf.uint8) if on_device is None else tf.TensorSpec([None], tf.int64)
+    signature = [
+        tf.TensorSpec([None, 2], tf.int32), tf.TensorSpec([None, 4], tf.int32), tf.TensorSpec([None], tf.float32),
+        tf.TensorSpec([3], tf.float64), tf.TensorSpec([], tf.float32),
+        *(images, tf.TensorSpec([None], tf.int32)) * (2 if recipe.mixes else 1),
+    ]  # fmt: skip
+    return tf.function(steps, input_signature=signature, autograph=False)
+
+
+def _gradients(state: PhaseState, features_of: FeaturesOf, recipe: Recipe, *, size: int) -> Compute:
+    """The gradients of at most `size` rows of a batch."""
+    classifier, variables = state.classifier, state.variables
 
     def losses_of(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         losses = loss_of(logits, labels, label_smoothing=recipe.label_smoothing)
@@ -127,62 +187,10 @@ def train_steps(
             mixed = (partners[1], shares)
         examples = [images, labels, classifier.dropout_mask(dropout_seed, rows, images), *mixed]
         if recipe.fixed_shapes:
-            examples = [padded(tensor, min(recipe.at_once, num_own_rows)) for tensor in examples]
+            examples = [padded(tensor, size) for tensor in examples]
         return gradients(num_rows, batch_size, *examples)
 
-    if recipe.at_once < num_own_rows:
-        compute = in_parts(compute, variables, recipe.at_once)
-
-    def step(
-        seed: tf.Tensor, place: tf.Tensor, rate: tf.Tensor, is_stopping: tf.Tensor, *examples: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        optimizer.learning_rate.assign(rate)
-        values, sums = compute(seed, place[:3], *examples)
-        if collective.share.num_workers > 1:
-            *values, all_sums, is_stopping = collective.summed([*values, tf.cast(sums, tf.float32), is_stopping])
-            sums = tf.cast(all_sums, sums.dtype)
-        optimizer.apply(values, variables)
-        return sums, is_stopping
-
-    is_loop = recipe.steps_per_execution > 1
-    step_together = collective.together(step)
-    if is_loop:
-        # Not inlined: in a loop TensorFlow fuses less, so other bits came out (2.21; the reason that a step has no
-        # function inside is the same: tests/test_steps_per_execution.py).
-        step_together = tf.function(
-            step_together, reduce_retracing=True, autograph=False, experimental_attributes={"_noinline": True}
-        )
-
-    def steps(
-        seeds: tf.Tensor, places: tf.Tensor, rates: tf.Tensor, totals: tf.Tensor, is_stopping: tf.Tensor,
-        *examples: tf.Tensor,
-    ) -> tuple[tf.Tensor, tf.Tensor]:  # fmt: skip
-        def one(index: tf.Tensor, totals: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-            start = places[index, 3]
-            end = start + tf.maximum(places[index, 1], 1)
-            own = [tensor[start:end] for tensor in examples]
-            if on_device is not None:
-                own[::2] = [on_device.gathered(places_there) for places_there in own[::2]]
-            sums, num_stops = step_together(seeds[index], places[index], rates[index], is_stopping, *own)
-            return index + 1, totals + sums, num_stops
-
-        first = (tf.constant(0), totals, tf.constant(0.0))
-        # One at a time: each step reads the variables that the one before it writes.
-        _, totals, num_stops = (
-            tf.while_loop(lambda index, *_: index < tf.shape(seeds)[0], one, first, parallel_iterations=1)
-            if is_loop
-            else one(*first)
-        )
-        return totals, num_stops
-
-    size = classifier.image_size
-    images = tf.TensorSpec([None, size, size, 3], tf.uint8) if on_device is None else tf.TensorSpec([None], tf.int64)
-    signature = [
-        tf.TensorSpec([None, 2], tf.int32), tf.TensorSpec([None, 4], tf.int32), tf.TensorSpec([None], tf.float32),
-        tf.TensorSpec([3], tf.float64), tf.TensorSpec([], tf.float32),
-        *(images, tf.TensorSpec([None], tf.int32)) * (2 if recipe.mixes else 1),
-    ]  # fmt: skip
-    return tf.function(steps, input_signature=signature, autograph=False)
+    return compute
 
 
 def validator(

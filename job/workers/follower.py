@@ -5,10 +5,10 @@ import time
 from collections import deque
 from typing import Any
 
-from job.errors import InvalidSettings, PeerLost
+from job.errors import RESUME, InvalidSettings, PeerLost
 from job.workers.meeting import Hooks, Meeting
 from job.workers.messages import MAX_BYTES, Link, MalformedMessage, Message, framed, number, one_line, text
-from job.workers.peers import RESUME, Peers, Stage
+from job.workers.peers import Peers, Stage
 
 
 class Follower(Peers):

@@ -19,7 +19,7 @@ from enum import IntEnum
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from job.errors import ExitCode, Interrupted, PeerLost, ThawError
+from job.errors import RESUME, ExitCode, Interrupted, PeerLost, ThawError
 from job.observe.events import WaitingForWorkers
 from job.workers import ports
 from job.workers.meeting import Hooks, Meeting
@@ -28,7 +28,6 @@ from job.workers.share import Share
 from job.workers.team import Team
 
 T = TypeVar("T")
-RESUME = "start the same run again to carry on"
 LOOK_SECONDS = 0.1
 FINISH_SECONDS = 2.0
 

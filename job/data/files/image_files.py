@@ -168,10 +168,6 @@ def _object(uri: str) -> tuple[ObjectStore, str]:
     """The bucket of a URI, and the name in it, which may hold any character."""
     scheme, _, rest = uri.partition("://")
     bucket, _, name = rest.partition("/")
-    if "@" in bucket:
-        raise InvalidSettings(
-            f"a URI with {scheme}:// has a user before the bucket", hint=f"give {scheme}://bucket/name"
-        )
     return _store(f"{scheme}://{bucket}"), name
 
 

@@ -1,4 +1,4 @@
-"""Names of files: what each is by its name alone, which are hidden, and how a few of many are shown.
+"""Names of files: what each is by its name alone, and which are hidden.
 
 Names are relative, with `/` between their parts; one that ends with `/` is a folder.
 """

@@ -115,7 +115,7 @@ class Folder:
 
 
 def listed(place: str, files: Files, labels: Labels, classes: Sequence[str]) -> Listing:
-    """The images of a folder or an archive that has these files; the arguments, and what is raised, as above."""
+    """The images of a folder or an archive that has these files; arguments and errors are those of `open_place`."""
     labelled = [name for name in layout.tables(files.names) if table.is_labelled(name, files.read)]
     return _listing(place, files, layout.read(place, files.names, labels=labels, labelled_tables=labelled), classes)
 

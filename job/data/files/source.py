@@ -40,6 +40,7 @@ def read_own_images(
         has_names=True,
         repair_hint="repair or remove them, or set THAW_ON_UNREADABLE=skip, which leaves such images out",
         examples={name: FileExamples(files, labels[found], found) for name, found in chosen.items()},
+        num_unused=len(listing.images) - len(np.unique(np.concatenate(list(chosen.values())))),
     )
 
 
