@@ -9,10 +9,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from bench.gpu_steps import PHASES, PRECISIONS, VARIANTS, Measurement, Scale, Variant, best_rate, step_name
 from bench.measuring import Row, Said, failure
+from job.settings.fields import Precision
 
 COPIES = 8
 """Of an operation in a round of the loop, with kernels or gradients of their own: the loop itself then costs little."""
@@ -163,7 +164,7 @@ def _seconds(convolution: Convolution, direction: str, layout: str, batch_size: 
 
 
 def _profile_rows(
-    scale: Scale, phase: str, precision: Literal["bfloat16", "float32"], batch_size: int, variant: Variant
+    scale: Scale, phase: str, precision: Precision, batch_size: int, variant: Variant
 ) -> Iterable[Row | Said]:
     scale.use_device()
     import tensorflow as tf

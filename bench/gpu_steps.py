@@ -17,9 +17,10 @@ from bench.peers import PYTHON, Peer
 from bench.workload import Workload, workload
 from job import memory, nvidia
 from job.imports import importing_tensorflow
+from job.settings.fields import Precision
 
 PHASES = ("fine_tune", "head")
-PRECISIONS: tuple[Literal["bfloat16", "float32"], ...] = ("bfloat16", "float32")
+PRECISIONS: tuple[Precision, ...] = ("bfloat16", "float32")
 REPETITIONS = 3
 RATE = "images/s"
 
@@ -118,7 +119,8 @@ def card(scale: Scale) -> Iterable[Said]:
 def step(scale: Scale, results: Mapping[str, Any]) -> Iterable[Measurement]:
     """The step of each phase and precision; with XLA at the end, because it compiles for long."""
     del results
-    for xla, precision, phase in itertools.product((False, True), PRECISIONS, PHASES):
+    plain = [*itertools.product((False,), PRECISIONS, PHASES), (False, "float16", "fine_tune")]
+    for xla, precision, phase in [*plain, *itertools.product((True,), PRECISIONS, PHASES)]:
         yield Measurement(f"{phase}, {precision}{', XLA' * xla}", _step_rows, (scale, phase, precision, xla))
 
 
@@ -154,7 +156,7 @@ def step_name(phase: str, precision: str, batch_size: int) -> str:
     return f"{phase} step, {precision}, batch {batch_size}"
 
 
-def _step_rows(scale: Scale, phase: str, precision: Literal["bfloat16", "float32"], xla: bool) -> Iterable[Row | Said]:
+def _step_rows(scale: Scale, phase: str, precision: Precision, xla: bool) -> Iterable[Row | Said]:
     scale.use_device()
     import tensorflow as tf
 

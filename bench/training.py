@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import tensorflow as tf
@@ -19,6 +18,7 @@ from job.model.classifier import ModelRequest, build_classifier
 from job.observe.events import StepDone
 from job.observe.ledger import Ledger
 from job.phases import Phase
+from job.settings.fields import Precision
 from job.train import loop, numerics
 from job.train.collective import Collective
 from job.train.state import PhaseState
@@ -64,7 +64,7 @@ def training(
 
 
 def new_state(
-    phase: Phase, *, backbone: str, image_size: int, precision: Literal["float32", "bfloat16"], weights: str = "none"
+    phase: Phase, *, backbone: str, image_size: int, precision: Precision, weights: str = "none"
 ) -> PhaseState:
     """A model before its first step, with the recipe's augmentation and dropout, for two classes."""
     model = ModelRequest(

@@ -8,7 +8,7 @@ import functools
 import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from pydantic import (
     AfterValidator,
@@ -23,6 +23,7 @@ from pydantic import (
 
 from job.paths import checked_name, is_one_line
 from job.phases import STATES_AFTER, STATES_BEFORE, Phase, PhaseName
+from job.settings.fields import Precision
 from job.settings.settings import Settings, group_of
 
 CHECKPOINTS = "checkpoints/"
@@ -136,7 +137,7 @@ class _Data(_Open):
 
 
 class _Arithmetic(_Open):
-    precision: Literal["float32", "bfloat16"]
+    precision: Precision
     xla: bool
 
 

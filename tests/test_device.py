@@ -13,7 +13,8 @@ from job import nvidia, processor
 from job.cli import checks, devices, plan
 from job.errors import DeviceFailed, DeviceMissing, DeviceUnavailable, ExitCode, Interrupted, InvalidSettings
 from job.nvidia import check_gpu
-from job.settings.resources import Precision, estimate
+from job.settings.fields import Precision
+from job.settings.resources import estimate
 from job.settings.settings import Settings
 from job.train import numerics
 from tests.conftest import job

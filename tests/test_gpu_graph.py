@@ -4,6 +4,7 @@ It needs a TensorFlow that is built with CUDA, as in requirements/gpu.txt. A val
 kernel reads in the memory of the host makes the program wait for all that the GPU was given before.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -132,6 +133,14 @@ def test_nor_does_one_of_fixed_shapes_or_in_parts(recipe: dict[str, Any]) -> Non
     """Nor the loops around them."""
     graph = step_graph(FINE_TUNE, ARTICLE, policy="float32", on_device=False, **recipe)
     assert list(waits(graph)) == []
+
+
+def test_float16_waits_to_know_whether_the_gradients_are_finite() -> None:
+    """And then whether the scale is to grow; for nothing else."""
+    graph = step_graph(FINE_TUNE, ARTICLE, policy="mixed_float16", on_device=True)
+    assert [re.sub(r" \S+:0 -> (\w+) .*", r" -> \1", wait) for wait in waits(graph)] == [
+        "All bool -> If", "Equal bool -> If"
+    ]  # fmt: skip
 
 
 def test_each_operation_has_a_kernel_for_gpus() -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from job.model.backbones import BACKBONES, CUSTOM
-from job.settings.resources import Need, Precision, estimate, evaluation_batch_size
+from job.settings.fields import Precision
+from job.settings.resources import Need, estimate, evaluation_batch_size
 from job.settings.settings import Settings
 
 LARGE = (
@@ -161,7 +162,7 @@ def test_the_memory_is_near_the_peaks_of_runs_that_were_measured(values: dict[st
 
 
 @pytest.mark.parametrize("fine_tune_epochs", [10, 0])
-@pytest.mark.parametrize("precision", ["bfloat16", "float32"])
+@pytest.mark.parametrize("precision", ["bfloat16", "float16", "float32"])
 def test_an_evaluation_fits_where_a_step_of_training_did(precision: Precision, fine_tune_epochs: int) -> None:
     """Of every backbone, though it is in float32: it takes fewer images where it must, one at least, at most 64."""
     for batch_size, microbatch_size in ((2, None), (8, None), (32, None), (100, None), (512, None), (512, 3)):

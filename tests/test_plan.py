@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from job import nvidia
-from job.cli import checks
 from job.cli import plan as plan_command
 from job.data.files import image_files
 from job.data.split_spec import DEFAULT_SPECS
@@ -163,12 +162,6 @@ def test_what_would_stop_a_start_is_reported(
     assert (found["outcome"], found["exit_code"], answer["exit_code"]) == ("failed", code, code)
     assert expected in found["text"]
     assert outcomes(answer)["device"] == "ok"
-
-
-def test_random_weights_of_a_backbone_that_cannot_learn_from_them_are_a_warning() -> None:
-    """But not those of the demo, whose network is made for it."""
-    weights = [checks.weights(Settings(backbone=name, weights="none")) for name in ("Xception", "Tiny")]
-    assert [check.outcome for check in weights] == ["warning", "ok"]
 
 
 def test_a_class_that_train_lacks_is_known_by_the_names_alone(ask: Ask, small: Small, tmp_path: Path) -> None:

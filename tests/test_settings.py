@@ -134,7 +134,7 @@ def test_all_problems_are_reported_together() -> None:
         "--dropout='2': must be less than 1",
         "--nope: no such flag",
         "THAW_BATCH_SIZE='0': must be greater than or equal to 1",
-        "THAW_PRECISION='bf16': must be 'auto', 'float32' or 'bfloat16'; did you mean bfloat16?",
+        "THAW_PRECISION='bf16': must be 'auto', 'float32', 'bfloat16' or 'float16'; did you mean bfloat16?",
         "did you mean Xception?",
         "THAW_IMAGE_SIZE='big': must be a whole number",
         "THAW_VALIDATION_SPLIT='train[40%:50%]': overlaps THAW_TRAIN_SPLIT='train[:50%]'",

@@ -178,6 +178,9 @@ def device(settings: Settings) -> Check:
         if not isinstance(error, DeviceMissing):
             return Check("device", "warning", f"{processor.name()}: {error.message}", error.hint)
     found = nvidia.models() if settings.device != "cpu" else []
+    if settings.precision == "float16" and not found:
+        hint = "set THAW_PRECISION=auto: on a processor fine-tuning in float16 takes many times as long"
+        return Check("device", "warning", f"{processor.name()}, no GPU, and THAW_PRECISION=float16", hint)
     return Check("device", "ok", ", ".join(found) or f"{processor.name()}, no GPU", facts={"accelerators": found})
 
 

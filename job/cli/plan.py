@@ -23,8 +23,8 @@ from job.run import disk_space, holder, lease, standing
 from job.run.lease import Hold
 from job.run.record import Identity, RunRecord
 from job.schema import Record
-from job.settings.fields import variable
-from job.settings.resources import Need, Precision, estimate
+from job.settings.fields import Precision, variable
+from job.settings.resources import Need, estimate
 from job.settings.settings import Settings, changes_result
 from job.storage import ObjectStore
 

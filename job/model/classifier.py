@@ -65,6 +65,11 @@ class Classifier:
         return folded(self.backbone)
 
     @property
+    def is_float16(self) -> bool:
+        """Whether small gradients would be lost without a loss scale."""
+        return self._request.policy == "mixed_float16"
+
+    @property
     def num_layers(self) -> int:
         """The number of layers of the backbone."""
         return len(self.backbone.layers)

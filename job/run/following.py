@@ -5,7 +5,7 @@ Worker 0 alone holds the run, so a sibling that runs beside it never counts as i
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ValidationError
 
@@ -14,6 +14,7 @@ from job.run import checkpoint
 from job.run.checkpoint import Arrays, Checkpoints, OnDamaged, Restored
 from job.run.record import OTHER_CARRIES_ON, Identity, RunRecord
 from job.schema import CheckpointEntry, EpochResult, Outcome, Record, problem_of
+from job.settings.fields import Precision
 from job.storage import MISSING, ObjectStore
 from job.workers.messages import one_line
 from job.workers.team import Team
@@ -53,7 +54,7 @@ class FollowedRecord(RunRecord):
     def arithmetic(self) -> dict[str, Any]:
         """That of the run, which worker 0 decides."""
         received = self._team.hear("arithmetic")
-        if not isinstance(received, dict) or received.get("precision") not in ("float32", "bfloat16"):
+        if not isinstance(received, dict) or received.get("precision") not in get_args(Precision):
             raise _nonsense("arithmetic", received)
         return {"precision": received["precision"], "xla": bool(received.get("xla"))}
 

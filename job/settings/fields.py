@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo
 
@@ -20,6 +20,7 @@ PREFIX = "THAW_"
 TFDS_NAME = re.compile(r"[a-z][a-z0-9_]*(/[\w-][\w.-]*)?(:\d+\.\d+\.\d+|:\d+\.\*\.\*)?")
 
 Split = Annotated[str, Field(min_length=1)]
+Precision = Literal["float32", "bfloat16", "float16"]
 
 
 def _local(path: Any) -> Any:

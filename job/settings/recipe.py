@@ -121,10 +121,10 @@ class RecipeSettings(BaseModel):
     )  # fmt: skip
 
     seed: int = _numerics(0, "of data order, augmentation, dropout and new weights", ge=0, lt=2**31)
-    precision: Literal["auto", "float32", "bfloat16"] = _numerics(
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = _numerics(
         "auto",
         "arithmetic of the network: auto is mixed bfloat16 on GPUs from compute capability 8.0 on, and on CPUs "
-        "that are faster in it; else float32",
+        "that are faster in it, else float32; float16, with a loss scale, is for GPUs before that, such as a T4",
     )
     xla: Literal["auto", "on", "off"] = _numerics(
         "auto", "compile the train step with XLA: auto is off (depthwise convolutions are slower with it)"

@@ -8,7 +8,7 @@ these are there at once:
     images      n * r / b * s^2 * 3             decoded, as uint8; all n with THAW_ON_UNREADABLE=skip
     model       4 * p                           float32
     checkpoint  3 * 4 * p                       in fine-tuning: weights and Adam's two moments
-    activations c * s^2 * a * 2 or 4            in fine-tuning, in bfloat16 or float32; c is r, or a smaller
+    activations c * s^2 * a * 2 or 4            in fine-tuning, in 16 or 32 bits; c is r, or a smaller
                 c * s^2 * m * 2 or 4            THAW_MICROBATCH_SIZE; this in training the head alone
     evaluated   evaluation batch * s^2 * m * 4  in the evaluation, always float32
 
@@ -28,17 +28,15 @@ out: it is a thousandth of any backbone. tests/test_need.py holds the estimate a
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 from job.model.backbones import BACKBONES
+from job.settings.fields import Precision
 from job.settings.settings import Settings
-
-Precision = Literal["float32", "bfloat16"]
 
 LIBRARIES_BYTES = 800_000_000
 EXPORT_BYTES = 100_000_000
 FLOAT32_BYTES = 4
-VALUE_BYTES = {"float32": FLOAT32_BYTES, "bfloat16": 2}
+VALUE_BYTES: dict[Precision, int] = {"float32": FLOAT32_BYTES, "bfloat16": 2, "float16": 2}
 MAX_EVALUATION_BATCH = 64
 ARRAYS_OF_A_CHECKPOINT = 3
 ARRAYS_IN_TRAINING = 4

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from job import nvidia, processor
 from job.errors import DeviceFailed, DeviceMissing, DeviceUnavailable, InvalidSettings
+from job.settings.fields import Precision
 
 
 def choose(*, precision: str, xla: str) -> dict[str, Any]:
@@ -74,9 +75,9 @@ def _gpus(device: str) -> list[tf.config.PhysicalDevice]:
     )
 
 
-def dtype_policy(precision: Literal["float32", "bfloat16"]) -> str:
-    """The Keras policy of a precision; variables are float32 in either."""
-    return "mixed_bfloat16" if precision == "bfloat16" else "float32"
+def dtype_policy(precision: Precision) -> str:
+    """The Keras policy of a precision; variables are float32 in each."""
+    return precision if precision == "float32" else f"mixed_{precision}"
 
 
 def device_name() -> str:

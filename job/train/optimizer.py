@@ -1,4 +1,4 @@
-"""Adam and AdamW, updating each variable with TensorFlow's one kernel for it."""
+"""Adam and AdamW, updating each variable with TensorFlow's one kernel for it; and the loss scale of float16."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -58,3 +58,18 @@ class FusedAdam(keras.optimizers.Adam):
             epsilon=self.epsilon,
             grad=tf.cast(gradient, variable.dtype),
         )
+
+
+class LossScaling(keras.optimizers.LossScaleOptimizer):
+    """Keras's dynamic loss scale (Micikevicius et al. 2018, arXiv:1710.03740, section 3.2) around an optimizer.
+
+    A step whose gradients are not all finite changes no weight and halves the scale; after 2,000 others in a row it is
+    doubled. It counts as a step, as the order of the examples goes on. All workers have the same sum of gradients.
+    """
+
+    def _tf_apply(self, grads: Any, trainable_variables: Any = None) -> None:
+        self._common_apply(grads, trainable_variables)
+
+    def _stateful_handle_non_finite_grads(self) -> None:
+        super()._stateful_handle_non_finite_grads()
+        self.iterations.assign_add(1)

@@ -138,7 +138,7 @@ def train_steps(
 
 def _gradients(state: PhaseState, features_of: FeaturesOf, recipe: Recipe, *, size: int) -> Compute:
     """The gradients of at most `size` rows of a batch."""
-    classifier, variables = state.classifier, state.variables
+    classifier, optimizer, variables = state.classifier, state.optimizer, state.variables
 
     def losses_of(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         losses = loss_of(logits, labels, label_smoothing=recipe.label_smoothing)
@@ -163,7 +163,7 @@ def _gradients(state: PhaseState, features_of: FeaturesOf, recipe: Recipe, *, si
             # Divided by the examples of all workers, not by weights: the gradients of the workers add up.
             counts = tf.cast(tf.range(tf.shape(labels)[0]) < num_rows, losses.dtype)
             losses *= counts
-            loss = tf.reduce_sum(losses) / tf.cast(batch_size, losses.dtype)
+            loss = optimizer.scale_loss(tf.reduce_sum(losses) / tf.cast(batch_size, losses.dtype))
         return tape.gradient(loss, [variable.value for variable in variables]), sums_of(logits, labels, losses, counts)
 
     if recipe.xla:

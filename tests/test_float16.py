@@ -1,0 +1,107 @@
+"""Training in float16: a loss scale keeps small gradients, a step that overflows is left out, and a run resumes."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import Variable
+
+from job.data.splits import Splits
+from job.errors import Interrupted
+from job.observe.events import EpochFinished
+from job.observe.ledger import Ledger
+from job.phases import Phase
+from job.storage import LocalStore
+from job.train.loop import Position, train_phase
+from job.train.optimizer import FusedAdam, LossScaling
+from job.train.state import PhaseState
+from job.train.step import Recipe
+from tests.classifiers import ALONE, build
+from tests.one_epoch import FINE_TUNE
+from tests.processes import Environment, result
+from tests.runs import Small, StopAtStep, result_of, start
+from tests.teams import TeamRun
+
+FIRST_SCALE = 2.0**15
+
+
+def scaled_adam(start: float) -> tuple[LossScaling, Variable]:
+    variable = Variable(np.array([start], np.float32), name="kernel")
+    optimizer = LossScaling(FusedAdam.of(Phase(name="only", epochs=1, learning_rate=0.1), [variable]))
+    optimizer.build([variable])
+    return optimizer, variable
+
+
+def test_a_step_is_that_of_adam_on_the_gradient_without_the_scale() -> None:
+    """The loss is multiplied by the scale, and the gradient divided by it."""
+    optimizer, variable = scaled_adam(1.0)
+    plain = Variable(np.array([1.0], np.float32), name="kernel")
+    adam = FusedAdam.of(Phase(name="only", epochs=1, learning_rate=0.1), [plain])
+    assert float(optimizer.scale_loss(tf.constant(3.0))) == 3 * FIRST_SCALE
+    for gradient in (0.5, -0.25, 1e-6):
+        optimizer.apply([tf.constant([gradient]) * FIRST_SCALE], [variable])
+        adam.apply([tf.constant([gradient])], [plain])
+    np.testing.assert_array_equal(variable.numpy(), plain.numpy())
+    assert int(optimizer.iterations.numpy()) == 3
+
+
+@pytest.mark.parametrize("gradient", [np.inf, np.nan])
+def test_a_step_that_overflows_changes_no_weight_and_halves_the_scale(gradient: float) -> None:
+    """It counts as a step of the phase, which goes on with the next examples."""
+    optimizer, variable = scaled_adam(1.0)
+    optimizer.apply([tf.constant([gradient])], [variable])
+    assert variable.numpy().tolist() == [1.0]
+    assert (float(optimizer.dynamic_scale.numpy()), int(optimizer.iterations.numpy())) == (FIRST_SCALE / 2, 1)
+    moments = [one.numpy() for one in optimizer.inner_optimizer.variables if one.shape == (1,)]
+    assert [moment.tolist() for moment in moments] == [[0.0], [0.0]]
+
+
+def losses(splits: Splits, policy: str) -> list[float]:
+    """Of training and validation over three epochs."""
+    state = PhaseState(build(policy=policy), Phase(name="all", unfreeze="all", learning_rate=1e-3, epochs=3))
+    facts = train_phase(
+        state, train=splits.train, validation=splits.validation, recipe=Recipe(16, 0, xla=False),
+        position=Position(), ledger=Ledger(), collective=ALONE,
+    )  # fmt: skip
+    epochs = [fact for fact in facts if isinstance(fact, EpochFinished)]
+    return [loss for epoch in epochs for loss in (epoch.train_loss, epoch.validation_loss)]
+
+
+def test_the_losses_are_near_those_of_float32(splits: Splits) -> None:
+    np.testing.assert_allclose(losses(splits, "mixed_float16"), losses(splits, "float32"), rtol=0.02)
+
+
+def test_only_float16_has_a_scale_and_it_is_in_the_state() -> None:
+    """With the number of steps since it changed."""
+    plain, scaled = (PhaseState(build(policy=policy), FINE_TUNE) for policy in ("mixed_bfloat16", "mixed_float16"))
+    plain_names, names = ({one.name for one in state.optimizer.variables} for state in (plain, scaled))
+    assert names - plain_names == {"step_counter", "dynamic_scale"}
+    scaled.optimizer.dynamic_scale.assign(64.0)
+    again = PhaseState(build(policy="mixed_float16"), FINE_TUNE)
+    again.load(scaled.arrays(), step=0)
+    assert float(again.optimizer.dynamic_scale.numpy()) == 64.0
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_deterministic")
+def test_a_run_that_is_stopped_ends_with_the_same_bits(small: Small, store: LocalStore, tmp_path: Path) -> None:
+    settings = small(precision="float16")
+    whole = LocalStore(tmp_path / "whole")
+    start(settings, whole)
+    observer = StopAtStep("fine_tune", 1)
+    with pytest.raises(Interrupted):
+        start(settings, store, observer=observer, check_stop=observer.check_stop)
+    start(settings, store)
+    assert result_of(store) == result_of(whole)
+
+
+@pytest.mark.slow
+def test_workers_decide_alike_whether_a_step_counts(environment: Environment, tmp_path: Path) -> None:
+    """Two runs of two workers have the same bits, in parts of a batch too."""
+    short = {"head_epochs": 1, "fine_tune_epochs": 1, "precision": "float16", "microbatch_size": 3}
+    envs = [environment(**short, storage_uri=tmp_path / name) for name in ("one", "two")]
+    for env in envs:
+        with TeamRun(env, 2) as team:
+            assert team.codes() == [0] * 2, team.told()
+    assert result(envs[1]) == result(envs[0])
