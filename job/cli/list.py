@@ -9,6 +9,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -123,7 +124,7 @@ def _row(store: ObjectStore, folder: str, now: datetime) -> Row | None:
         found = record.read(store, name)
         if found is None:
             return None
-        hold = lease.estimated(found, store, now=now, name=name)
+        hold = lease.estimated(found, partial(store.age_seconds, name), now=now)
     except (RecordDamaged, StorageError) as error:
         condition = "damaged" if isinstance(error, RecordDamaged) else "unreadable"
         return {"run_id": folder, "condition": condition, "problem": error.message}

@@ -6,6 +6,7 @@ The exit code is that of a start, so that a pipeline can ask before it applies.
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from rich.console import Group
@@ -21,7 +22,7 @@ from job.errors import ExitCode, StorageError, Superseded, ThawError
 from job.report.gate import missed_gate
 from job.run import disk_space, holder, lease, standing
 from job.run.lease import Hold
-from job.run.record import Identity, RunRecord
+from job.run.record import RECORD_NAME, Identity, RunRecord
 from job.schema import Record
 from job.settings.fields import Precision, variable
 from job.settings.resources import Need, estimate
@@ -71,7 +72,7 @@ def what_next(settings: Settings, store: ObjectStore) -> tuple[Next, Record | No
         record = RunRecord.open(store, Identity.of(settings)).content
         if record.state == "done":
             return _of_done(record, settings), record
-        hold = lease.look(record, store, holder.this_process(settings.job_uid))
+        hold = lease.look(record, partial(store.age_seconds, RECORD_NAME), holder.this_process(settings.job_uid))
     except ThawError as error:
         action: Literal["unknown", "refused"] = "unknown" if isinstance(error, StorageError) else "refused"
         return Next(action, error.message, error.hint, int(error.exit_code)), None

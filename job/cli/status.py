@@ -8,6 +8,7 @@ import sys
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated, Any
 
 from pydantic import model_validator
@@ -77,7 +78,7 @@ def answer(options: Options) -> ExitCode:
 
 def look(store: ObjectStore) -> Seen:
     """Read the record of a run."""
-    return _seen(existing_record(store), store, store)
+    return _seen(existing_record(store), store, partial(store.age_seconds, RECORD_NAME))
 
 
 class Watch:
@@ -98,16 +99,16 @@ class Watch:
             held = self._record.lease is not None
             self._age_seconds = self._store.age_seconds(RECORD_NAME) if held else None
             self._looked_at = time.monotonic()
-        return _seen(self._record, self._store, self)
+        return _seen(self._record, self._store, self._age)
 
-    def age_seconds(self, name: str) -> float | None:
-        """Of the record: what has not changed is older by the time since it was read."""
+    def _age(self) -> float | None:
+        """A record that has not changed is older by the time since it was read."""
         return None if self._age_seconds is None else self._age_seconds + time.monotonic() - self._looked_at
 
 
-def _seen(found: Record, store: ObjectStore, ages: lease.Ages) -> Seen:
+def _seen(found: Record, store: ObjectStore, age: lease.Age) -> Seen:
     now = datetime.now(UTC)
-    hold = lease.estimated(found, ages, now=now)
+    hold = lease.estimated(found, age, now=now)
     condition = standing.condition(found, held_seconds=hold.seconds)
     phases = standing.phases(found, is_running=condition == "running")
     return Seen(found, store.uri, hold, now, condition, phases, standing.seconds_left(found, phases))

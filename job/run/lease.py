@@ -12,7 +12,8 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import datetime
-from typing import NamedTuple, Protocol
+from functools import partial
+from typing import NamedTuple
 
 from job.errors import Superseded
 from job.observe import events
@@ -42,10 +43,8 @@ class Hold(NamedTuple):
     is_known: bool
 
 
-class Ages(Protocol):
-    """The part of a store that says how long ago an object was written."""
-
-    def age_seconds(self, name: str) -> float | None: ...
+Age = Callable[[], float | None]
+"""Asks for the seconds since the record was written, by the clock of its store; None where that has none."""
 
 
 def request_seconds(lease_seconds: float) -> float:
@@ -82,7 +81,7 @@ def claim(
             seen, seen_at = record.version, time.monotonic()
         lease = record.content.lease
         unchanged_seconds = time.monotonic() - seen_at
-        hold = look(record.content, store, holder)
+        hold = look(record.content, partial(store.age_seconds, RECORD_NAME), holder)
         if lease is None or hold.seconds <= 0 or unchanged_seconds >= lease.seconds:
             if tries == 0:
                 check_conditional_writes(store)
@@ -108,25 +107,22 @@ def claim(
         _pause(seconds, context.check_stop)
 
 
-def look(record: Record, store: Ages, holder: Holder, *, name: str = RECORD_NAME) -> Hold:
-    """How another process than `holder` holds the run, as far as one look shows. Raises StorageError.
-
-    The record was read from `name` in the store.
-    """
+def look(record: Record, age: Age, holder: Holder) -> Hold:
+    """How another process than `holder` holds the run, as far as one look shows; raises what `age` does."""
     lease = record.lease
     if lease is None or can_be_taken_over_by(lease.holder, holder):
         return Hold(0.0, is_known=True)
-    age = store.age_seconds(name)
-    if age is None:
+    seconds = age()
+    if seconds is None:
         return Hold(lease.seconds, is_known=bool(is_there(lease.holder, observer=holder)))
-    return Hold(max(0.0, lease.seconds - age), is_known=True)
+    return Hold(max(0.0, lease.seconds - seconds), is_known=True)
 
 
-def estimated(record: Record, store: Ages, *, now: datetime, name: str = RECORD_NAME) -> Hold:
+def estimated(record: Record, age: Age, *, now: datetime) -> Hold:
     """As `look` of this process, for people: what is not known is estimated by the clock of the holder's host."""
     if record.lease is None:
         return Hold(0.0, is_known=True)
-    hold = look(record, store, this_process(None), name=name)
+    hold = look(record, age, this_process(None))
     if hold.is_known:
         return hold
     renewed = record.lease.renewed or record.attempts[-1].start
