@@ -17,6 +17,7 @@ from PIL import Image
 
 from job.cli import predict
 from job.data.pixels import decode_bytes
+from job.data.resizing import Resizing
 from job.report import saved_model
 from job.report.card import card
 from job.train import evaluation
@@ -102,7 +103,7 @@ def test_its_code_answers_for_three_classes(photographs: list[Path], tmp_path: P
     saved_model.save(model, names, tmp_path / "saved_model")
     (tmp_path / "labels.json").write_text(json.dumps(names))
     (tmp_path / "README.md").write_text(card(content(names, image_size=16)))
-    images = np.stack([decode_bytes(path.read_bytes(), 16) for path in photographs])
+    images = np.stack([decode_bytes(path.read_bytes(), Resizing(16)) for path in photographs])
     probabilities = evaluation.probabilities(np.array(model(images, training=False), np.float64))
     expected = [(names[row.argmax()], float(row.max())) for row in probabilities]
     assert_the_same(answers_of_the_card(tmp_path, photographs), expected)

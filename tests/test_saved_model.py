@@ -10,6 +10,7 @@ import tensorflow as tf
 from PIL import Image
 
 from job.data.pixels import decode_bytes
+from job.data.resizing import Resizing
 from job.errors import ScratchUnavailable
 from job.report import saved_model
 from tests.classifiers import build
@@ -32,7 +33,7 @@ def test_every_signature_gives_the_numbers_of_the_model(tmp_path: Path, class_na
     model = build(num_classes=len(class_names)).export()
     saved_model.save(model, class_names, tmp_path / "saved_model")
     encoded = [encode(image) for image in pictures()]
-    images = np.stack([decode_bytes(content, 16) for content in encoded])
+    images = np.stack([decode_bytes(content, Resizing(16)) for content in encoded])
     expected = np.array(model(images.astype(np.float32), training=False))
     of_classes = np.concatenate([np.zeros_like(expected), expected], axis=1) if len(class_names) == 2 else expected
     signatures = tf.saved_model.load(tmp_path / "saved_model").signatures
