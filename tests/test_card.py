@@ -22,7 +22,9 @@ from job.report import saved_model
 from job.report.card import card
 from job.train import evaluation
 from tests.classifiers import build
+from tests.conftest import CALIBRATED_RUN
 from tests.reports import content, epoch
+from tests.runs import Whole
 
 MORE = """
 import sys
@@ -73,17 +75,15 @@ def assert_the_same(answers: list[list[Answer]], expected: list[Answer]) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("run", ["undisturbed_run", "calibrated_run"])
+@pytest.mark.parametrize(
+    "settings", [{}, CALIBRATED_RUN, {"resize": "crop"}, {"resize": "pad"}],
+    ids=["small", "calibrated", "crop", "pad"],
+)  # fmt: skip
 def test_its_code_answers_as_predict_does(
-    photographs: list[Path],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    request: pytest.FixtureRequest,
-    run: str,
+    photographs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], whole: Whole, settings: dict[str, Any]
 ) -> None:
     """The label, and the probability to within 1e-6, without this package; with temperature and threshold too."""
-    found = request.getfixturevalue(run)
-    store = found if run == "calibrated_run" else found[0]
+    store = whole(**settings)[0]
     for name in store.list("model/"):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
