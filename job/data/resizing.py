@@ -1,4 +1,4 @@
-"""How an image of any size becomes the square of pixels that a network takes: what a run says of it."""
+"""How an image of any size becomes the square of pixels that a network takes; without TensorFlow."""
 
 from typing import Literal, NamedTuple
 
@@ -6,13 +6,10 @@ Way = Literal["stretch", "crop", "pad"]
 
 
 class Resizing(NamedTuple):
-    """The side of the square in pixels, and the way to it.
+    """The side of the square in pixels, and the way to it; all interpolate bilinearly.
 
-    | way | of the image | aspect ratio | antialiased | elsewhere |
-    |---|---|---|---|---|
-    | `stretch` | all of it | lost | no | `tf.image.resize`; timm's `squash` and fastai's `Squish`, which antialias |
-    | `crop` | the largest square in the middle | kept | yes | Keras's `crop_to_aspect_ratio`, timm's `center` |
-    | `pad` | all of it, between black borders | kept | yes | Keras's `pad_to_aspect_ratio`, timm's `border` |
+    `stretch` takes the whole image without antialiasing, and loses its aspect ratio. The others antialias and keep it:
+    `crop` takes the largest square in the middle, `pad` the whole image and puts black borders around it.
     """
 
     size: int
