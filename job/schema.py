@@ -8,7 +8,7 @@ import functools
 import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, get_args
 
 from pydantic import (
     AfterValidator,
@@ -21,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 
+from job.data.resizing import Way
 from job.paths import checked_name, is_one_line
 from job.phases import STATES_AFTER, STATES_BEFORE, Phase, PhaseName
 from job.settings.fields import Precision
@@ -58,6 +59,8 @@ def _checked_settings(settings: dict[str, Any]) -> dict[str, Any]:
         value = recorded_setting(settings, name)
         if type(value) is not int or not lowest <= value <= 65_536:
             raise ValueError(f"{name} is {value!r}, expected a whole number from {lowest} to 65536")
+    if (way := recorded_setting(settings, "RESIZE")) not in get_args(Way):
+        raise ValueError(f"RESIZE is {way!r}, expected one of {', '.join(get_args(Way))}")
     recorded_phases(settings)
     return settings
 

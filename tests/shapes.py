@@ -24,10 +24,11 @@ FIRST_OF_TEST = 56
 
 def request(data_dir: Path | str, /, **changes: Any) -> "DataRequest":
     """The prepared `two_shapes` for three splits, in images of 16 pixels; keywords override."""
+    from job.data.resizing import Resizing
     from job.data.splits import DataRequest
 
     values = {
-        "dataset": "two_shapes", "data_dir": str(data_dir), "specs": SPECS, "image_size": 16, "cache": "memory",
+        "dataset": "two_shapes", "data_dir": str(data_dir), "specs": SPECS, "resizing": Resizing(16), "cache": "memory",
         "cache_dir": Path(data_dir),
     }  # fmt: skip
     return DataRequest(**(values | changes))

@@ -17,11 +17,14 @@ from PIL import Image
 
 from job.cli import predict
 from job.data.pixels import decode_bytes
+from job.data.resizing import Resizing
 from job.report import saved_model
 from job.report.card import card
 from job.train import evaluation
 from tests.classifiers import build
+from tests.conftest import CALIBRATED_RUN
 from tests.reports import content, epoch
+from tests.runs import Whole
 
 MORE = """
 import sys
@@ -72,17 +75,15 @@ def assert_the_same(answers: list[list[Answer]], expected: list[Answer]) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("run", ["undisturbed_run", "calibrated_run"])
+@pytest.mark.parametrize(
+    "settings", [{}, CALIBRATED_RUN, {"resize": "crop"}, {"resize": "pad"}],
+    ids=["small", "calibrated", "crop", "pad"],
+)  # fmt: skip
 def test_its_code_answers_as_predict_does(
-    photographs: list[Path],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    request: pytest.FixtureRequest,
-    run: str,
+    photographs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], whole: Whole, settings: dict[str, Any]
 ) -> None:
     """The label, and the probability to within 1e-6, without this package; with temperature and threshold too."""
-    found = request.getfixturevalue(run)
-    store = found if run == "calibrated_run" else found[0]
+    store = whole(**settings)[0]
     for name in store.list("model/"):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -102,7 +103,7 @@ def test_its_code_answers_for_three_classes(photographs: list[Path], tmp_path: P
     saved_model.save(model, names, tmp_path / "saved_model")
     (tmp_path / "labels.json").write_text(json.dumps(names))
     (tmp_path / "README.md").write_text(card(content(names, image_size=16)))
-    images = np.stack([decode_bytes(path.read_bytes(), 16) for path in photographs])
+    images = np.stack([decode_bytes(path.read_bytes(), Resizing(16)) for path in photographs])
     probabilities = evaluation.probabilities(np.array(model(images, training=False), np.float64))
     expected = [(names[row.argmax()], float(row.max())) for row in probabilities]
     assert_the_same(answers_of_the_card(tmp_path, photographs), expected)

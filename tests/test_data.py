@@ -12,6 +12,7 @@ import pytest
 import tensorflow as tf
 
 from job.data.order import epoch_order
+from job.data.resizing import Resizing
 from job.data.splits import Split, Splits, load_splits
 from job.errors import DataCorrupt, DataUnavailable, InputError, Interrupted, InvalidSettings
 from tests import shapes
@@ -24,7 +25,7 @@ Load = Callable[..., Splits]
 @pytest.fixture
 def load(prepared: Path, tmp_path: Path) -> Load:
     def load_with(*, check_stop: Callable[[], None] = never, **changes: Any) -> Splits:
-        request = shapes.request(prepared, **({"image_size": 24, "cache_dir": tmp_path} | changes))
+        request = shapes.request(prepared, **({"resizing": Resizing(24), "cache_dir": tmp_path} | changes))
         return load_splits(request, check_stop=check_stop)
 
     return load_with

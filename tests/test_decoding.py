@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from job.data import decoding
 from job.data.order import epoch_order
+from job.data.resizing import Resizing
 from job.data.splits import Splits, load_splits
 from job.data.tfds.records import RecordReader
 from job.errors import DataCorrupt, Interrupted, InvalidSettings
@@ -25,7 +26,7 @@ Load = Callable[..., Splits]
 @pytest.fixture
 def load(prepared: Path, tmp_path: Path, load_and_close: Load) -> Load:
     def load_with(*, check_stop: Callable[[], None] = never, first_order: Any = np.arange, **changes: Any) -> Splits:
-        request = shapes.request(prepared, **({"image_size": 24, "cache_dir": tmp_path} | changes))
+        request = shapes.request(prepared, **({"resizing": Resizing(24), "cache_dir": tmp_path} | changes))
         return load_and_close(request, check_stop=check_stop, first_order=first_order)
 
     return load_with

@@ -8,6 +8,7 @@ import pytest
 
 from job.data.order import Portion
 from job.data.pixels import decode_bytes
+from job.data.resizing import Resizing
 from job.data.split_spec import DEFAULT_SPECS
 from job.data.splits import Splits, load_splits
 from job.model.activation_maps import activation_maps
@@ -124,4 +125,4 @@ def test_own_images_have_their_names(tmp_path: Path) -> None:
         assert rows
         for row, image in zip(rows, images, strict=True):
             assert row["name"].startswith(f"{row['label']}/")
-            np.testing.assert_array_equal(image, decode_bytes((folder / row["name"]).read_bytes(), 16))
+            np.testing.assert_array_equal(image, decode_bytes((folder / row["name"]).read_bytes(), Resizing(16)))

@@ -10,6 +10,7 @@ import pytest
 
 from job.data import images
 from job.data.order import Portion, epoch_order, own_rows
+from job.data.resizing import Resizing
 from job.data.split_spec import DEFAULT_SPECS
 from job.data.splits import Split, Splits
 from job.data.tfds.records import RecordReader
@@ -32,7 +33,7 @@ def load(prepared: Path, tmp_path: Path, load_and_close: Load) -> Load:
 
     def load_share(share: Share, **changes: Any) -> Splits:
         portion = Portion(share=share, batch_size=BATCH_SIZE, evaluation_batch_size=EVALUATION_BATCH_SIZE, seed=0)
-        values = {"image_size": 24, "cache_dir": tmp_path, "portion": portion} | changes
+        values = {"resizing": Resizing(24), "cache_dir": tmp_path, "portion": portion} | changes
         return load_and_close(shapes.request(prepared, **values), first_order=order_of)
 
     return load_share

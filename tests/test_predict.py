@@ -1,5 +1,6 @@
 """Labels of images: the numbers of the report, whatever is among the images."""
 
+import csv
 import io
 import json
 import os
@@ -9,16 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import pytest
 from PIL import Image
 
 from job.cli import predict
+from job.data.resizing import Way
 from job.errors import ExitCode, InputError, RunUnavailable
-from job.storage import MISSING, digest_of, open_store
-from tests.conftest import REPOSITORY, job
+from job.report.files import PREDICTIONS
+from job.storage import MISSING, LocalStore, digest_of, open_store
+from tests.conftest import REPOSITORY, job, slowly
 from tests.gcs_server import BUCKET, GcsServer
-from tests.runs import Undisturbed, result_of
-from tests.shapes import FIRST_OF_TEST, draw, encoded
+from tests.runs import ONE_PHASE, Small, Undisturbed, result_of, start
+from tests.shapes import FIRST_OF_TEST, draw, encoded, write_images
 from tests.terminal import run_in_terminal
 
 
@@ -64,6 +68,33 @@ def test_the_numbers_are_those_of_the_report(
         assert answers(lines)[:16] == reported(undisturbed_run[0])
         right = [line["label"] == ("disc", "bar")[index % 2] for index, line in enumerate(lines)]
         assert sum(right) / 24 == result_of(undisturbed_run[0])["outcome"]["test_accuracy"]
+
+
+@pytest.mark.parametrize(("way", "other"), [("pad", "crop"), *slowly(("crop", "pad"), ("stretch", "pad"))])
+def test_wide_and_tall_images_are_resized_as_in_the_run(
+    ask: Callable[..., Any], small: Small, store: LocalStore, tmp_path: Path, way: Way, other: Way
+) -> None:
+    """In each way to a square; another one in the record gives other numbers."""
+    folder = write_images(tmp_path / "photos")
+    for number, path in enumerate(sorted(folder.rglob("*.png"))):
+        sides = [(0, 0), (3, 12)] if number % 2 else [(3, 12), (0, 0)]
+        Image.fromarray(np.pad(np.asarray(Image.open(path)), [*sides, (0, 0)], mode="reflect")).save(path)
+    splits = {"train_split": "train[:40%]", "validation_split": "train[40%:50%]", "test_split": "train[50%:]"}
+    start(small(run_id="run", dataset=str(folder), resize=way, **splits, **ONE_PHASE), store)
+    rows = list(csv.DictReader(store.read(PREDICTIONS).data.decode().splitlines()))
+    expected = [(row["predicted"], pytest.approx(float(row["probability"]), abs=2e-6)) for row in rows]
+    files = [folder / row["name"] for row in rows]
+    assert answers(ask(*files, run=store.uri)[1]) == expected
+    rewrite_settings(store.root, RESIZE=other)
+    assert answers(ask(*files, run=store.uri)[1]) != expected
+
+
+def test_a_run_from_before_the_ways_to_resize_is_answered_as_it_was(
+    ask: Callable[..., Any], undisturbed_run: Undisturbed, copied: Path, test_split: Path
+) -> None:
+    """Its record says nothing of them."""
+    rewrite_settings(copied, RESIZE=None)
+    assert answers(ask(test_split, run=str(copied))[1])[:16] == reported(undisturbed_run[0])
 
 
 def test_images_that_cannot_be_read_are_named_and_the_others_go_on(
@@ -143,6 +174,12 @@ def test_names_of_classes_are_checked_even_when_the_record_has_their_digest(
         rewrite_record(copied, files=files | {"model/labels.json": {"size": digest.size, "sha256": digest.sha256}})
         with pytest.raises(InputError, match=expected):
             ask("a.png", run=str(copied))
+
+
+def rewrite_settings(run: Path, **changes: Any) -> None:
+    """Those that are None are taken away."""
+    settings = json.loads((run / "run.json").read_text())["settings"] | changes
+    rewrite_record(run, settings={name: value for name, value in settings.items() if changes.get(name, 0) is not None})
 
 
 def rewrite_record(run: Path, **changes: Any) -> None:

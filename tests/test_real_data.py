@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 
+from job.data.resizing import Resizing
 from job.data.splits import DataRequest, Splits, load_splits
 from job.errors import ExitCode, WeightsUnusable
 from job.model.classifier import Classifier
@@ -37,7 +38,7 @@ def classifier(real_data: Path, backbone: str, weights: str) -> Classifier:
 def photographs(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Splits:
     request = DataRequest(
         dataset="cats_vs_dogs", data_dir=str(real_data / "tfds"),
-        specs=("train[:64]", "train[6400:6432]", "train[8000:8032]"), image_size=71, cache="memory",
+        specs=("train[:64]", "train[6400:6432]", "train[8000:8032]"), resizing=Resizing(71), cache="memory",
         cache_dir=tmp_path_factory.mktemp("cache"),
     )  # fmt: skip
     return load_splits(request, check_stop=lambda: None)

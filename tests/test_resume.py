@@ -98,6 +98,22 @@ def test_a_finished_run_is_answered_and_nothing_is_written(undisturbed_run: Undi
 
 
 @pytest.mark.slow
+def test_a_run_from_before_a_setting_goes_on_with_its_default(
+    ends_the_same: Ends, small: Small, store: LocalStore
+) -> None:
+    """Its record does not have it, and its fingerprint is the same."""
+    with pytest.raises(Crash):
+        start(small(), store, observer=CrashOn(events.Committed, step=3))
+    path = store.root / RECORD_NAME
+    record = json.loads(path.read_text())
+    del record["settings"]["RESIZE"]
+    path.write_text(json.dumps(record))
+    start(small(), store)
+    assert "RESIZE" not in record_of(store).settings
+    ends_the_same(store)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("num_damaged", "restored"), [(1, [("head", 3)]), (2, [("prepare", 0)])])
 def test_damaged_checkpoints_are_reported_and_kept(
     whole: Whole, small: Small, store: LocalStore, num_damaged: int, restored: list[tuple[str, int]]

@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from typing import get_args
 
 import keras
 import numpy as np
@@ -10,6 +11,7 @@ import tensorflow as tf
 from PIL import Image
 
 from job.data.pixels import decode_bytes
+from job.data.resizing import Resizing, Way
 from job.errors import ScratchUnavailable
 from job.report import saved_model
 from tests.classifiers import build
@@ -32,7 +34,7 @@ def test_every_signature_gives_the_numbers_of_the_model(tmp_path: Path, class_na
     model = build(num_classes=len(class_names)).export()
     saved_model.save(model, class_names, tmp_path / "saved_model")
     encoded = [encode(image) for image in pictures()]
-    images = np.stack([decode_bytes(content, 16) for content in encoded])
+    images = np.stack([decode_bytes(content, Resizing(16)) for content in encoded])
     expected = np.array(model(images.astype(np.float32), training=False))
     of_classes = np.concatenate([np.zeros_like(expected), expected], axis=1) if len(class_names) == 2 else expected
     signatures = tf.saved_model.load(tmp_path / "saved_model").signatures
@@ -45,6 +47,18 @@ def test_every_signature_gives_the_numbers_of_the_model(tmp_path: Path, class_na
         np.testing.assert_allclose(answer["probabilities"], keras.ops.softmax(of_classes), rtol=1e-5, atol=1e-5)
         labels = [class_names[index] for index in of_classes.argmax(axis=1)]
         assert answer["label"].numpy().astype(str).tolist() == labels
+
+
+@pytest.mark.parametrize("way", get_args(Way))
+def test_files_are_resized_in_the_way_of_the_run(way: Way) -> None:
+    """Other ways give other numbers."""
+    signatures = saved_model.signatures(build().export(), ("cat", "dog"), resize=way)
+    files = [encode(image) for image in pictures()]
+    answer = signatures["serving_default"](tf.constant(files))["logits"].numpy()
+    for other in get_args(Way):
+        images = np.stack([decode_bytes(content, Resizing(16, other)) for content in files])
+        expected = signatures["uint8_images"](tf.constant(images))["logits"]
+        assert np.allclose(answer, expected, rtol=1e-5, atol=1e-5) == (other == way)
 
 
 def test_one_bad_image_does_not_fail_the_batch() -> None:

@@ -159,6 +159,7 @@ WRONG: dict[str, Change] = {
     "a holder that moves the cursor": lambda r: r["attempts"][0].update(holder="\x1b[2J"),
     "a file outside": lambda r: r["files"].update({"../x": {"size": 1, "sha256": "0" * 64}}),
     "a field that is not known": lambda r: r.update(more=1),
+    "a way to resize that is none": lambda r: r["settings"].update(RESIZE=["crop"]),
     "splits that are text": lambda r: r["inputs"]["data"].update(splits="many"),
 }
 

@@ -81,7 +81,7 @@ def test_the_recipe_and_its_fingerprint_stay_what_they_are() -> None:
         "WEIGHT_DECAY": 0, "CLIP_NORM": 0, "EMA_DECAY": 0, "LABEL_SMOOTHING": 0, "MIXUP": 0, "CUTMIX": 0,
         "CALIBRATE": False, "THRESHOLD": "0.5",
         "ZOOM": 0.0, "TRANSLATION": 0.0, "BRIGHTNESS": 0.0, "CONTRAST": 0.0, "SATURATION": 0.0, "HUE": 0.0,
-        "RANDAUGMENT_OPERATIONS": 0, "RANDAUGMENT_MAGNITUDE": 9.0,
+        "RANDAUGMENT_OPERATIONS": 0, "RANDAUGMENT_MAGNITUDE": 9.0, "RESIZE": "stretch",
     }  # fmt: skip
     assert RECIPE_VERSION == 3
     assert Settings().fingerprint() == "ace4e3ecf903"

@@ -16,12 +16,13 @@ from pydantic import Field, TypeAdapter, ValidationError
 from job.data import pixels
 from job.data.files import image_files
 from job.data.files.image_files import Unreadable
+from job.data.resizing import Resizing
 from job.errors import InputError
 from job.model import networks
 from job.model.answers import DEFAULT_THRESHOLD, predicted_classes
 from job.report.files import LABELS, MODEL, THRESHOLD
 from job.run.artefacts import verified_file
-from job.schema import Record
+from job.schema import Record, recorded_setting
 from job.storage import ObjectStore
 from job.train import evaluation
 
@@ -55,7 +56,7 @@ class Labeller:
         if len(self.class_names) != num_classes:
             raise InputError(f"{LABELS} has {len(self.class_names)} names, and the model has {num_classes} classes")
         self._forward = evaluation.forward_of(network)
-        self._image_size = int(network.input_shape[1])
+        self._resizing = Resizing(int(network.input_shape[1]), recorded_setting(record.settings, "RESIZE"))
 
     def label(self, batch: np.ndarray) -> list[tuple[str, float]]:
         """Label and its probability of each of uint8 [b, s, s, 3]."""
@@ -75,7 +76,7 @@ class Labeller:
             if isinstance(path, Unreadable):
                 return path.reason
             try:
-                return pixels.decode_bytes(image_files.read(path, folder), self._image_size)
+                return pixels.decode_bytes(image_files.read(path, folder), self._resizing)
             except ValueError as error:
                 return str(error)
 

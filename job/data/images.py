@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from job.data.pixels import decode
+from job.data.resizing import Resizing
 from job.data.source import Examples
 from job.errors import InvalidSettings
 
@@ -109,7 +110,7 @@ def cached(
     return batches
 
 
-def decoded_again(examples: Examples, image_size: int) -> ImageBatches:
+def decoded_again(examples: Examples, resizing: Resizing) -> ImageBatches:
     """Images that are decoded each time they are wanted, from examples that are in any order."""
-    load = partial(decode, image_size=image_size)
+    load = partial(decode, resizing=resizing)
     return lambda order, batch_size: examples.mapped(order, load).batch(batch_size)

@@ -20,6 +20,7 @@ from PIL import Image
 
 from job import memory
 from job.data.formats import LARGE_PIXELS, MAX_PIXELS, is_jpeg, opened, orientation, rgb, turned
+from job.data.resizing import Resizing
 
 _PLAIN_JPEG = r"\C{6}JFIF\C*"
 # Both sides under 4096; 8 bits; grey or RGB; no chunk between header and pixels that could give them another meaning.
@@ -33,21 +34,21 @@ _is_like = tf.strings.regex_full_match
 _jpeg = partial(tf.io.decode_jpeg, channels=3)
 
 
-def decode(encoded: tf.Tensor, image_size: int) -> tf.Tensor:
-    """In a graph: encoded bytes of an image, a scalar -> uint8 [size, size, 3], resized bilinearly.
+def decode(encoded: tf.Tensor, resizing: Resizing) -> tf.Tensor:
+    """In a graph: encoded bytes of an image, a scalar -> uint8 [size, size, 3], resized as `resizing` says.
 
     When they are no image that can be read, the operation fails with InvalidArgumentError.
     """
-    return _decoder(image_size)(encoded)
+    return _decoder(resizing)(encoded)
 
 
 @lru_cache(maxsize=8)
-def _decoder(image_size: int) -> Callable[[tf.Tensor], tf.Tensor]:
-    """`decode` of one size. Every split, and with no cache every epoch, calls one function that is traced once."""
+def _decoder(resizing: Resizing) -> Callable[[tf.Tensor], tf.Tensor]:
+    """`decode` of one resizing. Every split, and with no cache every epoch, calls one function that is traced once."""
 
     # TensorFlow itself keeps it no longer than the graph in which it is traced first.
     def read(data: bytes) -> tuple[np.ndarray, bytes]:
-        return _read_or_reason(data, image_size)
+        return _read_or_reason(data, resizing)
 
     def decoded(encoded: tf.Tensor) -> tf.Tensor:
         def in_python() -> tf.Tensor:
@@ -55,10 +56,10 @@ def _decoder(image_size: int) -> Callable[[tf.Tensor], tf.Tensor]:
             # A reason is no number, which is an error. An assertion would have state, and with that in its functions a
             # deterministic tf.data decodes one image after the other.
             zero = tf.strings.to_number(tf.strings.join([b"0", reason]), tf.int32)
-            shape = (image_size, image_size, 3)
+            shape = (resizing.size, resizing.size, 3)
             return tf.ensure_shape(tf.reshape(image, tf.constant(shape) + zero), shape)
 
-        return _plain_or(in_python, encoded, image_size)
+        return _plain_or(in_python, encoded, resizing)
 
     traced: Callable[[tf.Tensor], tf.Tensor] = tf.function(
         decoded, input_signature=[tf.TensorSpec((), tf.string)], autograph=False
@@ -66,7 +67,7 @@ def _decoder(image_size: int) -> Callable[[tf.Tensor], tf.Tensor]:
     return traced
 
 
-def decode_without_python(encoded: tf.Tensor, image_size: int) -> tf.Tensor:
+def decode_without_python(encoded: tf.Tensor, resizing: Resizing) -> tf.Tensor:
     """The same as far as TensorFlow's operations can, for a graph that leaves this program.
 
     Plain JPEG and PNG files give the same pixels, other PNG files too, to within 1. What else it does not read, or not
@@ -75,7 +76,7 @@ def decode_without_python(encoded: tf.Tensor, image_size: int) -> tf.Tensor:
 
     def other() -> tf.Tensor:
         which = tf.where(_is_like(encoded, _PNG), 0, tf.where(_is_like(encoded, _PALETTE_BMP), 1, 2))
-        return _resized(tf.switch_case(which, [lambda: _png_of_any_kind(encoded), palette, any_format]), image_size)
+        return _resized(tf.switch_case(which, [lambda: _png_of_any_kind(encoded), palette, any_format]), resizing)
 
     def palette() -> tf.Tensor:
         with tf.control_dependencies([tf.debugging.Assert(False, ["a BMP image with a palette"])]):
@@ -84,17 +85,17 @@ def decode_without_python(encoded: tf.Tensor, image_size: int) -> tf.Tensor:
     def any_format() -> tf.Tensor:
         return tf.io.decode_image(encoded, channels=3, expand_animations=False)
 
-    return _plain_or(other, encoded, image_size)
+    return _plain_or(other, encoded, resizing)
 
 
-def decode_bytes(encoded: bytes, image_size: int) -> np.ndarray:
+def decode_bytes(encoded: bytes, resizing: Resizing) -> np.ndarray:
     """The same of bytes at hand, as `decode` gives it. Raises ValueError, which says why they cannot be read.
 
     Raises MemoryError where memory does not suffice, in TensorFlow too.
     """
     with opened(encoded) as file, tf.device("CPU"):
         try:
-            return np.asarray(_resized(_upright(encoded, file), image_size))
+            return np.asarray(_resized(_upright(encoded, file), resizing))
         except tf.errors.OpError as error:
             if memory.is_exhausted(error):
                 raise MemoryError(_in_short(error)) from error
@@ -113,15 +114,15 @@ def _in_short(error: tf.errors.OpError) -> str:
     return text.splitlines()[0] if text else "no reason given"
 
 
-def _plain_or(otherwise: Callable[[], tf.Tensor], encoded: tf.Tensor, image_size: int) -> tf.Tensor:
+def _plain_or(otherwise: Callable[[], tf.Tensor], encoded: tf.Tensor, resizing: Resizing) -> tf.Tensor:
     """Decode a plain JPEG or PNG that is not large; what anything else is, uint8 [size, size, 3], `otherwise` says."""
 
     def jpeg() -> tf.Tensor:
         num_pixels = tf.reduce_prod(tf.cast(tf.io.extract_jpeg_shape(encoded)[:2], tf.float32))
-        return tf.cond(num_pixels <= LARGE_PIXELS, lambda: _resized(_jpeg(encoded), image_size), otherwise)
+        return tf.cond(num_pixels <= LARGE_PIXELS, lambda: _resized(_jpeg(encoded), resizing), otherwise)
 
     def png() -> tf.Tensor:
-        return _resized(tf.io.decode_png(encoded, channels=3), image_size)
+        return _resized(tf.io.decode_png(encoded, channels=3), resizing)
 
     plain = tf.where(_is_like(encoded, _PLAIN_JPEG), 0, tf.where(_is_like(encoded, _PLAIN_PNG), 1, 2))
     return tf.switch_case(tf.where(_is_like(encoded, _ORIENTED), 2, plain), [jpeg, png, otherwise])
@@ -146,15 +147,44 @@ def _png_of_any_kind(encoded: tf.Tensor) -> tf.Tensor:
     return tf.saturate_cast(tf.round(image), tf.uint8)
 
 
-def _resized(image: tf.Tensor, image_size: int) -> tf.Tensor:
-    resized = tf.image.resize(image, (image_size, image_size), method="bilinear")
+def _resized(image: tf.Tensor, resizing: Resizing) -> tf.Tensor:
+    """Bilinear, rounded to uint8 [size, size, 3]. `Resizing` has the ways."""
+    size, way = resizing
+    if way == "pad":
+        resized = _between_borders(image, size)
+    elif way == "crop":
+        resized = tf.image.resize(_largest_square(image), (size, size), antialias=True)
+    else:
+        resized = tf.image.resize(image, (size, size))
     return tf.saturate_cast(tf.round(resized), tf.uint8)
 
 
-def _read_or_reason(encoded: bytes, image_size: int) -> tuple[np.ndarray, bytes]:
+# TensorFlow's own functions that crop and pad have assertions, which would make a deterministic tf.data slow.
+def _largest_square(image: tf.Tensor) -> tf.Tensor:
+    """The middle of [h, w, 3], as `tf.image.resize_with_crop_or_pad` has it."""
+    height, width = tf.unstack(tf.shape(image)[:2])
+    side = tf.minimum(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return image[top : top + side, left : left + side]
+
+
+def _between_borders(image: tf.Tensor, size: int) -> tf.Tensor:
+    """float32 [size, size, 3]: all of [h, w, 3] with its aspect ratio, and black on both sides of it.
+
+    It is as high and as wide as `tf.image.resize` with `preserve_aspect_ratio` makes it, but never of no pixel.
+    """
+    sides = tf.cast(tf.shape(image)[:2], tf.float32)
+    scaled = tf.maximum(1, tf.cast(tf.round(tf.reduce_min(size / sides) * sides), tf.int32))
+    before = (size - scaled) // 2
+    borders = tf.stack([before, size - scaled - before], axis=1)
+    padded = tf.pad(tf.image.resize(image, scaled, antialias=True), tf.concat([borders, [[0, 0]]], axis=0))
+    return tf.ensure_shape(padded, (size, size, 3))
+
+
+def _read_or_reason(encoded: bytes, resizing: Resizing) -> tuple[np.ndarray, bytes]:
     """The image and nothing, or nothing and the reason: TensorFlow logs a traceback of what is raised here."""
     try:
-        return decode_bytes(encoded, image_size), b""
+        return decode_bytes(encoded, resizing), b""
     except ValueError as error:
         return np.empty((0, 0, 3), np.uint8), str(error).encode("ascii", "backslashreplace")
 

@@ -27,6 +27,7 @@ from job.data.images import NOT_KEPT, PREFETCHED_BATCHES, Cache, ImageBatches, a
 from job.data.on_device import OnDevice
 from job.data.order import Portion, evaluated, own_rows
 from job.data.pixels import decode
+from job.data.resizing import Resizing
 from job.data.source import Examples, Source
 from job.data.tfds.builders import prepared_builder
 from job.data.tfds.examples import read_data_set
@@ -162,7 +163,7 @@ class DataRequest:
     """Which data a run wants, and how it keeps the decoded images.
 
     `dataset` is the name of a TFDS data set or a local place of image files, `specs` are the TFDS split specs of train,
-    validation and test, `image_size` the pixels of a side. `files` counts for image files only.
+    validation and test, `resizing` what every image becomes. `files` counts for image files only.
 
     `portion` is what of the images this process decodes and keeps: all by default. It keeps all the same where
     unreadable images are skipped, because all must be decoded to know which, and where files can only be read in turn.
@@ -173,7 +174,7 @@ class DataRequest:
     dataset: str
     data_dir: str | None
     specs: tuple[str, str, str]
-    image_size: int
+    resizing: Resizing
     cache: Cache
     cache_dir: Path
     files: FilesRequest = field(default_factory=FilesRequest)
@@ -250,7 +251,7 @@ def _content(
 
 
 def _part(name: str, split: Examples, request: DataRequest, first_order: Callable[[int], np.ndarray]) -> Part:
-    num_examples, side = len(split.labels), request.image_size
+    num_examples, side = len(split.labels), request.resizing.size
     own = np.arange(num_examples)
     if request.portion is not None and split.is_in_any_order and request.on_unreadable == "fail":
         own = request.portion.of(name, num_examples)
@@ -261,12 +262,12 @@ def _part(name: str, split: Examples, request: DataRequest, first_order: Callabl
         guess = first_order(num_examples)
         order = guess[places[guess] != NOT_KEPT]
     pixels = allocate((len(own), side, side, 3), request.cache, request.cache_dir)
-    images = split.mapped(order, partial(decode, image_size=side))
+    images = split.mapped(order, partial(decode, resizing=request.resizing))
     return Part(name=name, order=order, images=images, places=places, pixels=pixels)
 
 
 def _split(part: Part, examples: Examples, kept: np.ndarray, request: DataRequest, decoding: Decoding) -> Split:
-    images = decoded_again(examples, request.image_size)
+    images = decoded_again(examples, request.resizing)
     on_device = None
     if part.pixels is not None:
         wait = partial(decoding.wait_in_batch, part.name)

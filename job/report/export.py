@@ -10,6 +10,7 @@ from typing import Any
 
 import keras
 
+from job.data.resizing import Way
 from job.model.answers import DEFAULT_THRESHOLD
 from job.report import saved_model, tensorboard
 from job.report.content import Results
@@ -27,10 +28,12 @@ Files = Iterator[tuple[str, Path]]
 """Names in the store, and the temporary files to upload."""
 
 
-def model_files(model: keras.Model, class_names: Sequence[str], folder: Path, *, threshold: float) -> Files:
+def model_files(
+    model: keras.Model, class_names: Sequence[str], folder: Path, *, threshold: float, resize: Way
+) -> Files:
     """The model in both formats, the names of its outputs, its threshold if it has one. Raises ScratchUnavailable."""
     yield MODEL, save(model.save, folder / "model.keras")
-    write = partial(saved_model.save, model, class_names, threshold=threshold)
+    write = partial(saved_model.save, model, class_names, threshold=threshold, resize=resize)
     exported = save(write, folder / "saved_model")
     for name in saved_model.FILES:
         yield f"{SAVED_MODEL}/{name}", exported / name

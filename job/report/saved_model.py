@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from job import memory
 from job.data.pixels import decode_without_python
+from job.data.resizing import Resizing, Way
 from job.model.answers import DEFAULT_THRESHOLD, logit_of
 from job.storage import scratch
 
@@ -23,15 +24,15 @@ Signature = Callable[[tf.Tensor], dict[str, tf.Tensor]]
 
 
 def signatures(
-    model: keras.Model, class_names: Sequence[str], *, threshold: float = DEFAULT_THRESHOLD
+    model: keras.Model, class_names: Sequence[str], *, threshold: float = DEFAULT_THRESHOLD, resize: Way = "stretch"
 ) -> dict[str, Signature]:
     """The functions that a server calls, by name, of a model: pixels 0..255 float32 [b, s, s, 3] -> logits [b, 1 or k].
 
-    `serving_default` takes `encoded_images`, string [b] of any image format; `uint8_images` and `float32_images` take
-    `images`, pixels 0..255 [b, s, s, 3] of that type. Each returns `logits` float32 [b, 1 or k], `probabilities`
-    float32 [b, k] in the order of the classes, and `label` string [b], the name of the most probable class; of two
-    classes that of the second where its probability is above the threshold. The logits of a calibrated model are those
-    that its temperature has divided (see `job.model.answers`).
+    `serving_default` takes `encoded_images`, string [b] of any image format, and resizes them in the way `resize`;
+    `uint8_images` and `float32_images` take `images`, pixels 0..255 [b, s, s, 3] of that type. Each returns `logits`
+    float32 [b, 1 or k], `probabilities` float32 [b, k] in the order of the classes, and `label` string [b], the name of
+    the most probable class; of two classes that of the second where its probability is above the threshold. The logits
+    of a calibrated model are those that its temperature has divided (see `job.model.answers`).
     `serving_default` returns `valid` too, bool [b]: where bytes cannot be read as an image it is false, the label is
     empty, and the numbers are 0, which JSON has and NaN is not; the other images of the batch are answered.
     """
@@ -58,7 +59,7 @@ def signatures(
         return float32_images(tf.cast(images, tf.float32))
 
     def answer_encoded(encoded_images: tf.Tensor) -> dict[str, tf.Tensor]:
-        images, valid = _decoded(encoded_images, image_shape[0])
+        images, valid = _decoded(encoded_images, Resizing(image_shape[0], resize))
         size, nothing = tf.size(encoded_images), {"logits": 0.0, "probabilities": 0.0, "label": ""}
         # Never of no image: the convolutions of oneDNN, which TensorFlow takes on some processors, fail on it.
         answered = {name: value[:size] for name, value in answer_uint8(images[: tf.maximum(size, 1)]).items()}
@@ -77,32 +78,37 @@ def signatures(
     }
 
 
-def _decoded(encoded: tf.Tensor, image_size: int) -> tuple[tf.Tensor, tf.Tensor]:
+def _decoded(encoded: tf.Tensor, resizing: Resizing) -> tuple[tf.Tensor, tf.Tensor]:
     """Pixels uint8 [b + 1, size, size, 3] of string [b], and bool [b + 1]: which could be decoded.
 
     The others are black, and so is the last row, which is of no image.
 
     An operation that fails ends its graph, but for those of tf.data: there what fails can be left out.
     """
-    size = tf.size(encoded, out_type=tf.int64)
+    size, side = tf.size(encoded, out_type=tf.int64), resizing.size
     images = (
         tf.data.Dataset.from_tensor_slices(encoded)
         .enumerate()
-        .map(
-            lambda index, image: (index, decode_without_python(image, image_size)), num_parallel_calls=tf.data.AUTOTUNE
-        )
+        .map(lambda index, image: (index, decode_without_python(image, resizing)), num_parallel_calls=tf.data.AUTOTUNE)
         .ignore_errors()
     )
     # One more, so that there is one: it goes to a row of its own.
-    last = tf.data.Dataset.from_tensors((size, tf.zeros((image_size, image_size, 3), tf.uint8)))
+    last = tf.data.Dataset.from_tensors((size, tf.zeros((side, side, 3), tf.uint8)))
     rows, pixels = images.concatenate(last).batch(size + 1).get_single_element()
     rows = rows[:, tf.newaxis]
-    black = tf.zeros((size + 1, image_size, image_size, 3), tf.uint8)
+    black = tf.zeros((size + 1, side, side, 3), tf.uint8)
     valid = tf.tensor_scatter_nd_update(tf.zeros([size + 1], tf.bool), rows, tf.ones_like(rows[:, 0], tf.bool))
     return tf.tensor_scatter_nd_update(black, rows, pixels), valid
 
 
-def save(model: keras.Model, class_names: Sequence[str], folder: Path, *, threshold: float = DEFAULT_THRESHOLD) -> None:
+def save(
+    model: keras.Model,
+    class_names: Sequence[str],
+    folder: Path,
+    *,
+    threshold: float = DEFAULT_THRESHOLD,
+    resize: Way = "stretch",
+) -> None:
     """Write a model with its `signatures` as a SavedModel: the files of `FILES` in `folder`.
 
     Raises ScratchUnavailable when the disk does not take them.
@@ -110,7 +116,7 @@ def save(model: keras.Model, class_names: Sequence[str], folder: Path, *, thresh
     module = tf.Module()
     # The bare variables: through Keras's layers, or its export archive (3.15), each would be written twice.
     module.weights = [variable.value for variable in model.variables]
-    answers = signatures(model, class_names, threshold=threshold)
+    answers = signatures(model, class_names, threshold=threshold, resize=resize)
     # A served model needs no gradients, and tracing them takes as long as the rest.
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
     try:

@@ -150,7 +150,7 @@ class Pipeline:
                 dataset=inputs.dataset,
                 data_dir=inputs.data_dir,
                 specs=settings.specs(),
-                image_size=settings.image_size,
+                resizing=settings.resizing(),
                 cache=settings.cache,
                 cache_dir=self.scratch,
                 files=settings.files_request(),
@@ -276,8 +276,8 @@ class Pipeline:
         self.record.update(state="export")
         with self.progress.entering("export", "export"):
             model = calibrated(exported, results.temperature)
-            threshold = results.threshold
-            self.write(artefacts, export.model_files(model, splits.class_names, self.scratch, threshold=threshold))
+            options: dict[str, Any] = {"threshold": results.threshold, "resize": self.settings.resize}
+            self.write(artefacts, export.model_files(model, splits.class_names, self.scratch, **options))
             self.write(artefacts, export.log_files(self.committer.history, self.scratch))
             content = compose(
                 self.record.content,

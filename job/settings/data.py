@@ -7,6 +7,7 @@ from pydantic import BaseModel, ValidationInfo, field_validator
 from job.data import split_spec
 from job.data.files.listing import Labels
 from job.data.files.names import is_place
+from job.data.resizing import Way
 from job.paths import expanded
 from job.settings.fields import PREFIX, TFDS_NAME, Split, class_list, setting_group
 from job.storage.uri import checked_bucket, checked_store
@@ -36,6 +37,10 @@ class DataSettings(BaseModel):
     on_unreadable: Literal["fail", "skip"] = _data(
         "fail", "images that cannot be decoded: fail names them all; skip leaves them out, and decodes all images first"
     )
+    resize: Way = _data(
+        "stretch", "how an image becomes a square of IMAGE_SIZE: stretch, without antialiasing; or with it and the "
+        "aspect ratio kept, crop to the largest square in the middle, or pad with black",
+    )  # fmt: skip
     train_split: Split = _data(
         split_spec.DEFAULT_SPECS[0], "examples to train on; own images in folders train, validation and test: those"
     )

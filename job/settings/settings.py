@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from job.data.files.listing import FilesRequest
 from job.data.files.names import is_place
+from job.data.resizing import Resizing
 from job.errors import InvalidSettings
 from job.model.augmentation_policy import Augmentation
 from job.phases import Phase, phases_of
@@ -96,6 +97,10 @@ class Settings(OperationSettings, RecipeSettings, DataSettings, RunSettings, Bas
         return FilesRequest(
             shown=self.dataset, labels=self.labels, classes=class_list(self.classes), stratify=self.stratify
         )
+
+    def resizing(self) -> Resizing:
+        """What every image becomes before the network sees it."""
+        return Resizing(self.image_size, self.resize)
 
     def augmentation(self) -> Augmentation:
         """What is done to training images at random."""
