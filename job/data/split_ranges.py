@@ -45,5 +45,5 @@ def split_ranges(specs: Specs, splits: Mapping[str, Any], *, of: str) -> dict[st
         found[name] = ranges
     if problems:
         lines = "\n".join(f"  {problem}" for problem in problems)
-        raise InvalidSettings(f"the splits do not fit the data; nothing was trained.\n{lines}")
+        raise InvalidSettings(f"the splits do not fit the data.\n{lines}")
     return found
