@@ -14,9 +14,17 @@ import pytest
 from rich.console import Console
 
 from job import cli
-from job.cli import evaluate, labelling
+from job.cli import evaluate, evaluating, labelling
 from job.cli.evaluating import class_indices
-from job.errors import DataCorrupt, ExitCode, InputError, InvalidSettings, QualityGateMissed, RunUnavailable
+from job.errors import (
+    DataCorrupt,
+    ExitCode,
+    InputError,
+    InvalidSettings,
+    MemoryExhausted,
+    QualityGateMissed,
+    RunUnavailable,
+)
 from job.storage import MISSING, LocalStore, open_store
 from tests.conftest import job
 from tests.gcs_server import BUCKET, GcsServer
@@ -287,6 +295,16 @@ def test_a_run_that_is_not_finished_is_refused(ask: Ask, copied: Path, tmp_path:
     path.write_text(json.dumps(json.loads(path.read_text()) | {"state": "export", "outcome": None}))
     with pytest.raises(RunUnavailable, match="is not finished: it is in export"):
         ask(run=str(copied))
+
+
+def test_exhausted_memory_says_what_to_make_smaller(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted(*_: Any, **__: Any) -> None:
+        raise MemoryError("cannot allocate")
+
+    monkeypatch.setattr(evaluating, "load_splits", exhausted)
+    with pytest.raises(MemoryExhausted, match="for 16 images at a time, with --cache memory") as caught:
+        ask()
+    assert caught.value.hint == "give a smaller --batch-size, or --cache disk or none"
 
 
 def test_a_run_and_images_in_a_bucket(ask: Ask, undisturbed_run: Undisturbed, gcs: GcsServer, tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ from job.data.files.names import is_place
 from job.errors import ExitCode, InvalidSettings
 from job.imports import importing_tensorflow
 from job.report.gate import missed_by_evaluation
-from job.schema import Record
+from job.schema import Record, recorded_setting
 from job.settings import environment
 from job.settings.environment import Given
 from job.settings.fields import Split
@@ -154,8 +154,9 @@ def answer(options: Options) -> ExitCode:
 
 def _settings(options: Options, record: Record) -> tuple[Settings, bool]:
     """The settings of the run, with the data that the options name, and whether that is the run's own data set."""
-    recorded = {field: value for name, value in record.settings.items() if (field := name.lower()) in _recipe()}
-    is_own = options.dataset in (None, recorded.get("dataset", Settings.model_fields["dataset"].default))
+    known = Settings.recipe()
+    recorded = {name.lower(): value for name, value in record.settings.items() if name in known}
+    is_own = options.dataset in (None, recorded_setting(record.settings, "DATASET"))
     if not is_own:
         recorded = {field: value for field, value in recorded.items() if field not in ("labels", "classes")}
     chosen = {field: value for field in _OF_THE_DATA if (value := getattr(options, field)) is not None}
@@ -168,10 +169,6 @@ def _settings(options: Options, record: Record) -> tuple[Settings, bool]:
             "\n".join(f"evaluate: {problem}" for problem in problems), hint="thaw evaluate --help lists the options"
         )
     return settings, is_own
-
-
-def _recipe() -> Mapping[str, Any]:
-    return {name.lower(): value for name, value in Settings.recipe().items()}
 
 
 def _content(at: str, record: Record, dataset: str, found: "Evaluated", min_accuracy: float | None) -> dict[str, Any]:
@@ -207,11 +204,12 @@ def _as_table(content: Mapping[str, Any], of: str) -> Group:
 
 
 def _headlines(content: Mapping[str, Any]) -> Table:
-    found, of_run = content["evaluation"], content["run_test"]
-    rows = table("", "these images", "95 % interval", "run's own test", "95 % interval", right=("these images",))
+    both = content["evaluation"], content["run_test"]
+    rows = table("", *(columns := ("these images", "run's own test")), right=columns)
     for name, path in HEADLINES.items():
-        intervals = [_interval(it["accuracy_interval"]) if name == "accuracy" else "" for it in (found, of_run)]
-        rows.add_row(name, digits(_at(found, path)), intervals[0], digits(_at(of_run, path)), intervals[1])
+        rows.add_row(name, *(digits(_at(found, path)) for found in both))
+        if name == "accuracy":
+            rows.add_row("95 % interval", *("{:.4f} to {:.4f}".format(*found["accuracy_interval"]) for found in both))
     return rows
 
 
@@ -219,10 +217,6 @@ def _at(evaluation: Any, path: Sequence[str]) -> float | None:
     for name in path:
         evaluation = (evaluation or {}).get(name)
     return evaluation
-
-
-def _interval(interval: Sequence[float]) -> str:
-    return f"{interval[0]:.4f} to {interval[1]:.4f}"
 
 
 def _classes(per_class: Sequence[Mapping[str, Any]]) -> Table:
