@@ -8,6 +8,7 @@ from bench.measuring import Row, interleaved
 from bench.workload import Workload
 from job.data.order import epoch_order
 from job.data.resizing import Resizing
+from job.data.split_spec import SPLIT_NAMES
 from job.data.splits import DataRequest, Split, load_splits
 
 REPETITIONS = 5
@@ -33,7 +34,8 @@ def rows(load: Workload) -> Iterable[Row]:
 
 def _split(load: Workload, cache: Literal["memory", "none"]) -> Split:
     request = DataRequest(
-        dataset=load.dataset, data_dir=str(load.data_dir), specs=load.splits(IMAGES, 8, 8),
+        dataset=load.dataset, data_dir=str(load.data_dir),
+        specs=dict(zip(SPLIT_NAMES, load.splits(IMAGES, 8, 8), strict=True)),
         resizing=Resizing(load.image_size), cache=cache, cache_dir=load.place,
     )  # fmt: skip
     split = load_splits(request, check_stop=lambda: None).train

@@ -13,6 +13,7 @@ from job.data.images import NOT_KEPT, cached
 from job.data.on_device import OnDevice
 from job.data.order import Portion
 from job.data.resizing import Resizing
+from job.data.split_spec import SPLIT_NAMES
 from job.data.splits import DataRequest, Split, load_splits
 from job.model.augmentation_policy import Augmentation
 from job.model.classifier import ModelRequest, build_classifier
@@ -49,8 +50,9 @@ def training(
     """
     size = load.image_size
     request = DataRequest(
-        dataset=load.dataset, data_dir=str(load.data_dir), specs=load.splits(num_examples, 32, 32),
-        resizing=Resizing(size), cache="memory", cache_dir=scratch,
+        dataset=load.dataset, data_dir=str(load.data_dir),
+        specs=dict(zip(SPLIT_NAMES, load.splits(num_examples, 32, 32), strict=True)), resizing=Resizing(size),
+        cache="memory", cache_dir=scratch,
         portion=Portion(share=collective.share, batch_size=BATCH_SIZE, evaluation_batch_size=BATCH_SIZE, seed=0),
     )  # fmt: skip
     splits = load_splits(request, check_stop=lambda: None)

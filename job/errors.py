@@ -14,7 +14,7 @@
     │   └── RecordDamaged           run.json is missing beside checkpoints, unreadable, or of another run
     ├── DeviceFailed            1   the driver cannot start its GPU: not yet, or on this node
     ├── TrainingDiverged        5   the loss or a weight stopped being a finite number; no such state was committed
-    ├── QualityGateMissed       6   the result is committed, and its test accuracy below MIN_TEST_ACCURACY
+    ├── QualityGateMissed       6   the accuracy is below the gate; the result of a run is committed
     ├── MemoryExhausted         7   a device or the host has no memory left for a step; what was committed stands
     ├── Interrupted            42   asked to stop, by a signal; what was committed stands
     ├── Superseded             43   another attempt has written the record since this one last did

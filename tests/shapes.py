@@ -12,6 +12,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from job.data.split_spec import SPLIT_NAMES
+
 if TYPE_CHECKING:
     from job.data.splits import DataRequest
 
@@ -23,15 +25,19 @@ FIRST_OF_TEST = 56
 
 
 def request(data_dir: Path | str, /, **changes: Any) -> "DataRequest":
-    """The prepared `two_shapes` for three splits, in images of 16 pixels; keywords override."""
+    """The prepared `two_shapes` for three splits, in images of 16 pixels; keywords override.
+
+    `specs` are given in the order of the splits.
+    """
     from job.data.resizing import Resizing
     from job.data.splits import DataRequest
 
-    values = {
+    values: dict[str, Any] = {
         "dataset": "two_shapes", "data_dir": str(data_dir), "specs": SPECS, "resizing": Resizing(16), "cache": "memory",
         "cache_dir": Path(data_dir),
     }  # fmt: skip
-    return DataRequest(**(values | changes))
+    values |= changes
+    return DataRequest(**(values | {"specs": dict(zip(SPLIT_NAMES, values["specs"], strict=True))}))
 
 
 def draw(kind: int, index: int) -> np.ndarray:

@@ -68,7 +68,7 @@ def inspected(
     of: Listing, specs: tuple[str, ...] = ALL_OF_IT, *, skips: bool = False
 ) -> tuple[dict[str, Any], list[survey.Facts]]:
     seen = survey.look(of, lambda: None)
-    content = inspection.content(of, seen, specs, stratify=True, skips=skips)
+    content = inspection.content(of, seen, dict(zip(SPLIT_NAMES, specs, strict=True)), stratify=True, skips=skips)
     assert json.loads(json.dumps(content)) == content
     return content, seen
 

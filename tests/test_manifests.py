@@ -333,7 +333,8 @@ def test_own_images_come_from_a_bucket_or_a_claim_that_stays_as_it_is() -> None:
     (mount,) = [mount for mount in claim.container["volumeMounts"] if mount["mountPath"] == "/data"]
     (volume,) = [volume for volume in claim.pod["volumes"] if volume["name"] == mount["name"]]
     assert mount["readOnly"] is volume["persistentVolumeClaim"]["readOnly"] is True
-    assert bucket.settings.specs() == claim.settings.specs() == ("train[:80%]", "train[80%:90%]", "train[90%:]")
+    assert bucket.settings.specs() == claim.settings.specs()
+    assert list(claim.settings.specs().values()) == ["train[:80%]", "train[80%:90%]", "train[90%:]"]
     assert volume["persistentVolumeClaim"]["claimName"] not in {name for _, name in claim.names}
 
 

@@ -66,6 +66,10 @@ def test_the_numbers_are_those_of_the_report(
         assert code == ExitCode.COMPLETE
         assert [line["image"] for line in lines] == sorted(str(path) for path in test_split.iterdir())
         assert answers(lines)[:16] == reported(undisturbed_run[0])
+        for line in lines:
+            assert max(line["probabilities"], key=line["probabilities"].get) == line["label"]
+            assert line["probabilities"][line["label"]] == line["probability"]
+            assert sum(line["probabilities"].values()) == pytest.approx(1)
         right = [line["label"] == ("disc", "bar")[index % 2] for index, line in enumerate(lines)]
         assert sum(right) / 24 == result_of(undisturbed_run[0])["outcome"]["test_accuracy"]
 

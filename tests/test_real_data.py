@@ -38,8 +38,8 @@ def classifier(real_data: Path, backbone: str, weights: str) -> Classifier:
 def photographs(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Splits:
     request = DataRequest(
         dataset="cats_vs_dogs", data_dir=str(real_data / "tfds"),
-        specs=("train[:64]", "train[6400:6432]", "train[8000:8032]"), resizing=Resizing(71), cache="memory",
-        cache_dir=tmp_path_factory.mktemp("cache"),
+        specs={"train": "train[:64]", "validation": "train[6400:6432]", "test": "train[8000:8032]"},
+        resizing=Resizing(71), cache="memory", cache_dir=tmp_path_factory.mktemp("cache"),
     )  # fmt: skip
     return load_splits(request, check_stop=lambda: None)
 

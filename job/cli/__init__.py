@@ -22,6 +22,7 @@ COMMANDS = {
     "list": "list the runs of a store",
     "compare": "show finished runs side by side, and test whether their models differ",
     "predict": "label images with the model of a finished run",
+    "evaluate": "test the model of a finished run on other labelled images",
     "verify": "read every object of a run, and compare it with the record",
     "repair": "rebuild the record of a run, run.json, from the checkpoints",
     "mirror": "put the data and weights of the settings into object storage",

@@ -149,13 +149,14 @@ def add_options(parser: Parser, options: type[CommandOptions]) -> None:
     """Add a flag for each option, and for each setting where the command takes them."""
     flags = flags_of(options)
     for field, flag in flags.items():
+        text = flag.help.replace("%", "%%")
         if flag.is_word:
             many = "*" if get_origin(options.model_fields[field].annotation) is tuple else "?"
-            parser.add_argument(field, nargs=many, metavar=flag.metavar, help=flag.help)
+            parser.add_argument(field, nargs=many, metavar=flag.metavar, help=text)
         elif flag.metavar:
-            parser.add_argument(_shown(field, flag), dest=field, metavar=flag.metavar, help=flag.help)
+            parser.add_argument(_shown(field, flag), dest=field, metavar=flag.metavar, help=text)
         else:
-            parser.add_argument(_shown(field, flag), dest=field, action="store_true", help=flag.help)
+            parser.add_argument(_shown(field, flag), dest=field, action="store_true", help=text)
     takes_settings = issubclass(options, SettingsOptions)
     if takes_settings or any(flag.default_of or flag.setting for flag in flags.values()):
         parser.add_argument(

@@ -15,7 +15,6 @@ from job.cli.asked import open_asked
 from job.cli.tables import size
 from job.data import mirror
 from job.data.files.names import is_archive, is_place
-from job.data.split_spec import SPLIT_NAMES
 from job.data.tfds import prepared
 from job.errors import (
     DeviceFailed,
@@ -103,8 +102,7 @@ def _own_images(settings: Settings) -> Check:
             listing = places.open_place(place, labels=labels, classes=classes, scratch=folder)
         judged = judge(listing, settings.specs())
         check_whole_splits(listing, judged)
-    of_splits = zip(SPLIT_NAMES, judged[1], strict=True)
-    sizes = {name: sum(part.stop - part.start for part in parts) for name, parts in of_splits}
+    sizes = {name: sum(part.stop - part.start for part in parts) for name, parts in judged[1].items()}
     text = f"{len(listing.images):,} images of {len(listing.class_names):,} classes, read as {listing.layout}"
     return _of_splits(text, sizes, fetch_bytes=to_fetch)
 
@@ -136,7 +134,7 @@ def _judged(settings: Settings, builder: Any, text: str, is_there: Callable[[Pat
 
     specs = settings.specs()
     judge(builder, specs, cache=settings.cache, is_there=is_there)
-    sizes = {name: builder.info.splits[spec].num_examples for name, spec in zip(SPLIT_NAMES, specs, strict=True)}
+    sizes = {name: builder.info.splits[spec].num_examples for name, spec in specs.items()}
     return _of_splits(text, sizes)
 
 

@@ -3,18 +3,17 @@
 Every image is read and decoded once, without TensorFlow; only numbers are kept of it.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from rich import progress as bars
-from rich.console import Console, Group
+from rich.console import Group
 from rich.table import Table
 
 from job.cli import page_file
 from job.cli.arguments import AsJson, Flag, SettingsOptions
 from job.cli.tables import plain, show, size, table
+from job.cli.waits import image_bar, waiting
 from job.data.files import inspection, survey
 from job.data.files.names import is_place
 from job.data.files.places import open_place
@@ -54,7 +53,7 @@ def answer(options: Options) -> ExitCode:
         listing = open_place(
             place, labels=request.labels, classes=request.classes, scratch=folder, shown=settings.dataset
         )
-        with _bar(len(listing.images)) as advance:
+        with image_bar(len(listing.images)) as advance:
             seen = survey.look(listing, advance)
         content = inspection.content(
             listing, seen, settings.specs(), stratify=request.stratify, skips=settings.on_unreadable == "skip"
@@ -72,20 +71,8 @@ def _local(settings: Settings, folder: Path) -> str:
     if "://" not in settings.dataset:
         return settings.dataset
     fetching = Fetching(settings.cache_dir, scratch=folder, observer=Observers(), check_stop=lambda: None)
-    with Console(stderr=True).status(f"fetching {settings.dataset}"):
+    with waiting(f"fetching {settings.dataset}"):
         return fetching.images(settings.dataset)
-
-
-@contextmanager
-def _bar(total: int) -> Iterator[Callable[[], None]]:
-    """Yields what moves a bar on the terminal by an image, where standard error is one."""
-    console = Console(stderr=True)
-    with bars.Progress(
-        bars.TextColumn("images"), bars.BarColumn(bar_width=30), bars.MofNCompleteColumn(), bars.TimeRemainingColumn(),
-        console=console, transient=True, disable=not console.is_terminal,
-    ) as shown:  # fmt: skip
-        task = shown.add_task("", total=total)
-        yield lambda: shown.advance(task)
 
 
 def _as_table(content: Mapping[str, Any], page: Path | None) -> Group:

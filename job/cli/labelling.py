@@ -8,7 +8,7 @@ import itertools
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from pydantic import Field, TypeAdapter, ValidationError
@@ -28,44 +28,77 @@ from job.train import evaluation
 
 NUM_THREADS = 4
 
+MAX_PROBABILITIES, TOP_K = 20, 5
+"""An answer has the probabilities of so many classes; of more, those of the most probable ones."""
+
 Probability = Annotated[float, Field(gt=0, lt=1)]
-Labelled = tuple[str, float] | str
-"""Label and probability of an image, or why there are none."""
+
+
+class Answer(NamedTuple):
+    """The label of an image, its probability, and the probabilities of the classes, the most probable first."""
+
+    label: str
+    probability: float
+    probabilities: dict[str, float]
+
+
+Labelled = Answer | str
+"""The answer for an image, or why there is none."""
+
+
+class FinishedModel(NamedTuple):
+    """The Keras model of a finished run, names of its classes, of two the threshold of the second, and its resizing."""
+
+    network: Any
+    class_names: list[str]
+    threshold: float
+    resizing: Resizing
+
+
+def read_model(store: ObjectStore, record: Record, folder: Path) -> FinishedModel:
+    """The files are verified before anything looks inside; `folder` holds them meanwhile. Raises InputError."""
+
+    def content(name: str, kind: Any, expected: str) -> Any:
+        data = verified_file(store, record, name, folder / Path(name).name).read_bytes()
+        try:
+            return TypeAdapter(kind).validate_json(data, strict=True)
+        except ValidationError as error:
+            raise InputError(f"{name} is {expected}: {error.errors()[0]['msg']}") from error
+
+    model_file = verified_file(store, record, MODEL, folder / Path(MODEL).name)
+    class_names = content(LABELS, list[str], "not a list of names")
+    threshold = content(THRESHOLD, Probability, "no threshold") if THRESHOLD in record.files else DEFAULT_THRESHOLD
+    network = networks.load_exported(model_file)
+    num_classes = max(2, network.output_shape[-1])
+    if len(class_names) != num_classes:
+        raise InputError(f"{LABELS} has {len(class_names)} names, and the model has {num_classes} classes")
+    resizing = Resizing(int(network.input_shape[1]), recorded_setting(record.settings, "RESIZE"))
+    return FinishedModel(network, class_names, threshold, resizing)
 
 
 class Labeller:
-    """The model of a finished run and the names of its classes."""
+    """Labels images with the model of a finished run."""
 
-    def __init__(self, store: ObjectStore, record: Record, folder: Path) -> None:
-        """The files are verified before anything looks inside; `folder` holds them meanwhile. Raises InputError."""
+    def __init__(self, model: FinishedModel) -> None:
+        self.class_names = model.class_names
+        self._threshold = model.threshold
+        self._forward = evaluation.forward_of(model.network)
+        self._resizing = model.resizing
 
-        def content(name: str, kind: Any, expected: str) -> Any:
-            data = verified_file(store, record, name, folder / Path(name).name).read_bytes()
-            try:
-                return TypeAdapter(kind).validate_json(data, strict=True)
-            except ValidationError as error:
-                raise InputError(f"{name} is {expected}: {error.errors()[0]['msg']}") from error
-
-        model_file = verified_file(store, record, MODEL, folder / Path(MODEL).name)
-        self.class_names: list[str] = content(LABELS, list[str], "not a list of names")
-        self._threshold: float = DEFAULT_THRESHOLD
-        if THRESHOLD in record.files:
-            self._threshold = content(THRESHOLD, Probability, "no threshold")
-        network = networks.load_exported(model_file)
-        num_classes = max(2, network.output_shape[-1])
-        if len(self.class_names) != num_classes:
-            raise InputError(f"{LABELS} has {len(self.class_names)} names, and the model has {num_classes} classes")
-        self._forward = evaluation.forward_of(network)
-        self._resizing = Resizing(int(network.input_shape[1]), recorded_setting(record.settings, "RESIZE"))
-
-    def label(self, batch: np.ndarray) -> list[tuple[str, float]]:
-        """Label and its probability of each of uint8 [b, s, s, 3]."""
+    def label(self, batch: np.ndarray) -> list[Answer]:
+        """The answer for each of uint8 [b, s, s, 3]."""
         logits = self._forward(batch).numpy().astype(np.float64)
         predicted = predicted_classes(logits, self._threshold)
         return [
-            (self.class_names[index], float(row[index]))
+            Answer(self.class_names[index], float(row[index]), self._most_probable(row))
             for index, row in zip(predicted, evaluation.probabilities(logits), strict=True)
         ]
+
+    def _most_probable(self, row: np.ndarray) -> dict[str, float]:
+        """Of the probabilities of the classes, float64 [k]."""
+        num_shown = len(row) if len(row) <= MAX_PROBABILITIES else TOP_K
+        order = np.argsort(-row, kind="stable")[:num_shown]
+        return {self.class_names[index]: float(row[index]) for index in order}
 
     def label_files(
         self, paths: Iterator[str | Unreadable], batch_size: int, folder: Path

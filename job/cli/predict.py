@@ -6,7 +6,7 @@ Images are taken a batch at a time, so there may be any number of them.
 import sys
 from collections.abc import Sequence
 from io import BufferedReader
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from pydantic import Field
 from rich.cells import cell_len
@@ -14,23 +14,23 @@ from rich.table import Table
 
 from job import memory
 from job.cli.arguments import AsJson, CacheDir, CommandOptions, Flag, RunPlace
-from job.cli.asked import open_asked
+from job.cli.asked import finished, open_asked
 from job.cli.tables import TableConsole, plain, print_json
 from job.data.files import image_files
-from job.errors import ExitCode, InputError, RunUnavailable
+from job.errors import ExitCode, InputError
 from job.imports import importing_tensorflow
-from job.run.record import existing_record
-from job.schema import Record, recorded_setting
+from job.schema import recorded_setting
 from job.settings.resources import MAX_EVALUATION_BATCH
-from job.storage import ObjectStore, scratch
+from job.storage import scratch
 
 if TYPE_CHECKING:
     from job.cli.labelling import Labelled
 
 
 class Options(CommandOptions):
-    """A table of label and probability on a terminal, and JSON lines elsewhere: one for each image, in order. An image
-    that cannot be read has an error in its place; the others go on, and the exit code is then 4.
+    """A table of label and probability on a terminal, and JSON lines elsewhere: one for each image, in order, with
+    the probabilities of all classes, or of the first five of more than twenty. An image that cannot be read has an
+    error in its place; the others go on, and the exit code is then 4.
     """
 
     images: Annotated[
@@ -54,15 +54,15 @@ class Options(CommandOptions):
 def answer(options: Options) -> ExitCode:
     """Show a label for each image. Raises RunUnavailable, InputError, StorageError; BAD_INPUT when some had none."""
     store = open_asked(options.run)
-    record = _finished(store)
+    record = finished(store)
     with importing_tensorflow():
-        from job.cli.labelling import Labeller
+        from job.cli.labelling import Labeller, read_model
         from job.train import numerics
     if unused := numerics.use_device("auto"):
         print(f"warning: the processor is used: {unused}", file=sys.stderr)
 
     with scratch.folder(options.cache_dir) as folder:
-        labeller = Labeller(store, record, folder)
+        labeller = Labeller(read_model(store, record, folder))
     console = None if options.as_json or not sys.stdout.isatty() else TableConsole()
     num_images, num_failed = 0, 0
     paths = image_files.find(
@@ -92,21 +92,8 @@ def _passed_over(path: str) -> None:
     print(f"{plain(path)}: a link to a folder is not followed; name it to have its images", file=sys.stderr)
 
 
-def _finished(store: ObjectStore) -> Record:
-    found = existing_record(store)
-    if found.outcome is None:
-        raise RunUnavailable(
-            f"run {found.run_id!r} is not finished: it is in {found.state}, and has no model yet",
-            hint=f"thaw status --run {store.uri}",
-        )
-    return found
-
-
-def _as_json(path: str, labelled: "Labelled") -> dict[str, str | float]:
-    if isinstance(labelled, str):
-        return {"image": path, "error": labelled}
-    label, probability = labelled
-    return {"image": path, "label": label, "probability": probability}
+def _as_json(path: str, labelled: "Labelled") -> dict[str, Any]:
+    return {"image": path, **({"error": labelled} if isinstance(labelled, str) else labelled._asdict())}
 
 
 def _as_table(batch: Sequence[tuple[str, "Labelled"]], *, show_header: bool, class_names: Sequence[str]) -> Table:
@@ -120,5 +107,5 @@ def _as_table(batch: Sequence[tuple[str, "Labelled"]], *, show_header: bool, cla
         if isinstance(labelled, str):
             table.add_row("", "", plain(f"{path}: {labelled}", "red"))
         else:
-            table.add_row(plain(labelled[0]), f"{labelled[1]:.4f}", plain(path))
+            table.add_row(plain(labelled.label), f"{labelled.probability:.4f}", plain(path))
     return table

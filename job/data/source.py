@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from job.data.split_spec import Specs
+
 if TYPE_CHECKING:
     import tensorflow as tf
 
@@ -43,7 +45,7 @@ class Examples(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Labelled images, all read once. `examples` are those of train, validation and test.
+    """Labelled images, all read once. `examples` are those of each split, and `specs` what the splits are of the data.
 
     `identity` says of which data set, where its content alone does not, `has_names` whether each example has a name of
     its own, which costs nothing to look up, `repair_hint` what to do about images that cannot be read. `num_unused` own
@@ -54,5 +56,6 @@ class Source:
     class_names: tuple[str, ...]
     has_names: bool
     repair_hint: str
+    specs: Specs
     examples: Mapping[str, Examples]
     num_unused: int = 0

@@ -1,10 +1,11 @@
-"""The three splits of a run, and the part of TFDS's split grammar that can be judged before the data set is known.
+"""The splits of a run, or that of an evaluation, and as much of TFDS's split grammar as can be judged without the data.
 
 `train[:40%]` and `train[40%:50%]` can be compared as they stand; `train[:960]` and `train[40%:]` only once the
 number of examples is known. `split_ranges` judges the rest then.
 """
 
 import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from sys import maxsize
 
@@ -19,7 +20,24 @@ SPLIT_NAMES = ("train", "validation", "test")
 DEFAULT_SPECS = ("train[:40%]", "train[40%:50%]", "train[50%:60%]")
 """Of train, validation and test: the recipe's, which leave 40 % of the data alone."""
 
+EVALUATED = "evaluated"
+"""The name of the split of `thaw evaluate`, which is of no run."""
+
+Specs = Mapping[str, str]
+"""The spec of each split that is wanted, by the name of the split; an empty one is `resolved`."""
+
 GRAMMAR = "NAME, NAME[FROM:TO] in examples or NAME[FROM%:TO%], joined by +, for example train[:40%]"
+
+
+def given_as(name: str) -> str:
+    """The setting, or the flag, that gives the spec of a split."""
+    return "--split" if name == EVALUATED else f"THAW_{name.upper()}_SPLIT"
+
+
+def resolved(specs: Specs, splits: Collection[str]) -> Specs:
+    """Of data that has these splits; an empty spec means its split test, and all of it where there is none."""
+    default = "test" if "test" in splits else "+".join(splits)
+    return {name: spec or default for name, spec in specs.items()}
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from job.data.order import Portion, evaluated, own_rows
 from job.data.pixels import decode
 from job.data.resizing import Resizing
 from job.data.source import Examples, Source
+from job.data.split_spec import Specs
 from job.data.tfds.builders import prepared_builder
 from job.data.tfds.examples import read_data_set
 from job.observe import data_events, events
@@ -122,19 +123,31 @@ class Split:
 class Splits(contextlib.AbstractContextManager["Splits"]):
     """The data of a run. Leaving the context ends the decode, and raises DataCorrupt when images were lost meanwhile.
 
-    `identity` is what a resumed run must find again, `composition` what the splits are made of, `table` that of
-    `image_table`, for images that have names. `lost` makes the error of images that cannot be read any more, if any.
+    `by_name` are those of a run, or the one of an evaluation, and `specs` what they are of the data. `identity` is what
+    a resumed run must find again, `composition` what the splits are made of, `table` that of `image_table`, for images
+    that have names. `lost` makes the error of images that cannot be read any more, if any.
     """
 
-    train: Split
-    validation: Split
-    test: Split
+    by_name: Mapping[str, Split]
+    specs: Specs
     class_names: tuple[str, ...]
     identity: dict[str, Any]
     composition: Composition
     table: bytes | None
     decoding: Decoding
     lost: Callable[[], BaseException | None]
+
+    @property
+    def train(self) -> Split:
+        return self.by_name["train"]
+
+    @property
+    def validation(self) -> Split:
+        return self.by_name["validation"]
+
+    @property
+    def test(self) -> Split:
+        return self.by_name["test"]
 
     def findings(self) -> Iterator[events.Event]:
         """What a person should look at."""
@@ -146,7 +159,7 @@ class Splits(contextlib.AbstractContextManager["Splits"]):
 
     def wait(self) -> None:
         """Return when every image of this worker is decoded; raises as `Split.wait` does."""
-        for split in (self.train, self.validation, self.test):
+        for split in self.by_name.values():
             split.wait()
 
     def close(self) -> None:
@@ -163,7 +176,8 @@ class DataRequest:
     """Which data a run wants, and how it keeps the decoded images.
 
     `dataset` is the name of a TFDS data set or a local place of image files, `specs` are the TFDS split specs of train,
-    validation and test, `resizing` what every image becomes. `files` counts for image files only.
+    validation and test, or of one split that is only evaluated, `resizing` what every image becomes. `files` counts for
+    image files only.
 
     `portion` is what of the images this process decodes and keeps: all by default. It keeps all the same where
     unreadable images are skipped, because all must be decoded to know which, and where files can only be read in turn.
@@ -173,7 +187,7 @@ class DataRequest:
 
     dataset: str
     data_dir: str | None
-    specs: tuple[str, str, str]
+    specs: Specs
     resizing: Resizing
     cache: Cache
     cache_dir: Path
@@ -186,7 +200,7 @@ class DataRequest:
 def load_splits(
     request: DataRequest, *, check_stop: Callable[[], None], first_order: Callable[[int], np.ndarray] = np.arange
 ) -> Splits:
-    """Load train, validation and test, of a TFDS data set after downloading and preparing it if need be.
+    """Load the splits, of a TFDS data set after downloading and preparing it if need be.
 
     Labels and encoded images are read, and decoding is left to the background: wait for images before they are used,
     and close the splits. Only where unreadable images are skipped, all images are decoded first. `check_stop` is called
@@ -216,7 +230,8 @@ def load_splits(
             composition, found_identity = _content(source, kept, skipped)
             on_error.pop_all()
     return Splits(
-        **{part.name: _split(part, examples[part.name], kept[part.name], request, decoding) for part in parts},
+        by_name={part.name: _split(part, examples[part.name], kept[part.name], request, decoding) for part in parts},
+        specs=source.specs,
         class_names=source.class_names,
         identity=found_identity,
         composition=composition,
@@ -240,11 +255,12 @@ def _source(request: DataRequest, check_stop: Callable[[], None]) -> Source:
 def _content(
     source: Source, kept: Mapping[str, np.ndarray], skipped: tuple[Skipped, ...] = ()
 ) -> tuple[Composition, dict[str, Any]]:
-    """Composition and identity of the examples that are kept. Raises InputError when the classes do not fit."""
+    """Composition and identity of the examples that are kept. Raises InputError when those of a run do not fit."""
     labels = {name: split.labels[kept[name]] for name, split in source.examples.items()}
     digests = {name: split.digests[kept[name]] for name, split in source.examples.items()}
     composition = Composition.of(source.class_names, labels, digests, skipped, num_unused=source.num_unused)
-    composition.check()
+    if "train" in labels:
+        composition.check()
     # Microsoft writes Cat where Kaggle writes cat: the same images are the same data.
     names = [name.casefold() for name in source.class_names] if source.has_names else source.class_names
     return composition, identity(source.identity, names, labels, digests, skipped)

@@ -14,3 +14,13 @@ def missed_gate(outcome: dict[str, Any], min_test_accuracy: float | None) -> Qua
         f"test accuracy {accuracy:.4f} is below THAW_MIN_TEST_ACCURACY={min_test_accuracy}; the results are committed",
         hint="train with other settings under another run id, or lower the gate: it is not part of the run",
     )
+
+
+def missed_by_evaluation(accuracy: float, min_accuracy: float | None) -> QualityGateMissed | None:
+    """The same of the accuracy of a finished run's model over other images, which no run keeps."""
+    if min_accuracy is None or accuracy >= min_accuracy:
+        return None
+    return QualityGateMissed(
+        f"accuracy {accuracy:.4f} is below --min-accuracy {min_accuracy}",
+        hint="train another run with images such as these among its own, or lower the gate",
+    )

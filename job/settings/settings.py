@@ -19,6 +19,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from job.data.files.listing import FilesRequest
 from job.data.files.names import is_place
 from job.data.resizing import Resizing
+from job.data.split_spec import Specs
 from job.errors import InvalidSettings
 from job.model.augmentation_policy import Augmentation
 from job.phases import Phase, phases_of
@@ -88,9 +89,9 @@ class Settings(OperationSettings, RecipeSettings, DataSettings, RunSettings, Bas
             name = name.rpartition("/")[2].partition(".")[0].lower()
         return self.run_id or f"{re.sub(r'[^a-z0-9_]+', '-', name).strip('-') or 'images'}-{self.fingerprint()}"
 
-    def specs(self) -> tuple[str, str, str]:
+    def specs(self) -> Specs:
         """The split specs of train, validation and test."""
-        return self.train_split, self.validation_split, self.test_split
+        return {"train": self.train_split, "validation": self.validation_split, "test": self.test_split}
 
     def files_request(self) -> FilesRequest:
         """How own images are understood."""

@@ -31,6 +31,7 @@ from job.data.composition import Composition, kinds
 from job.data.files.judge import divided, judge, label_indices
 from job.data.files.listing import Listing
 from job.data.files.survey import TRAITS, Facts
+from job.data.split_spec import Specs
 from job.data.wording import counted, numbered
 from job.errors import ExitCode, ThawError
 from job.observe import data_events
@@ -54,9 +55,7 @@ class Finding:
     exit_code: int = 0
 
 
-def content(
-    listing: Listing, seen: Sequence[Facts], specs: Sequence[str], *, stratify: bool, skips: bool
-) -> dict[str, Any]:
+def content(listing: Listing, seen: Sequence[Facts], specs: Specs, *, stratify: bool, skips: bool) -> dict[str, Any]:
     """The content of an inspection of a listing whose facts are `seen`.
 
     `specs` are those of train, validation and test, `skips` says whether a run leaves unreadable images out.
@@ -87,7 +86,7 @@ def content(
 
 
 def _judged(
-    listing: Listing, seen: Sequence[Facts], specs: Sequence[str], *, stratify: bool, skips: bool
+    listing: Listing, seen: Sequence[Facts], specs: Specs, *, stratify: bool, skips: bool
 ) -> tuple[Mapping[str, np.ndarray], list[Finding]]:
     """The images of each class, int64 [classes], by split that a run could make; and the findings, the worst first."""
     chosen: dict[str, np.ndarray] = {}

@@ -5,7 +5,7 @@ A start, `plan` and `inspect` call the same functions.
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,34 +14,35 @@ from job.data.composition import Composition
 from job.data.files import order
 from job.data.files.listing import Listing
 from job.data.split_ranges import split_ranges
-from job.data.split_spec import DEFAULT_SPECS, SPLIT_NAMES, Interval
+from job.data.split_spec import DEFAULT_SPECS, SPLIT_NAMES, Interval, Specs, given_as, resolved
 from job.data.wording import some
 from job.errors import DataCorrupt, InputError, InvalidSettings, ThawError
 
 _NO_BYTES = hashlib.sha256().digest()
 
 
-def judge(listing: Listing, specs: Sequence[str]) -> tuple[Sequence[str], list[list[Interval]]]:
-    """The specs of train, validation and test, and the ranges of images that they mean.
+def judge(listing: Listing, specs: Specs) -> tuple[Specs, dict[str, list[Interval]]]:
+    """The specs as they are meant, and the ranges of images that they mean, by split.
 
-    At their defaults, on data that brings its own splits, the three specs mean these splits as they are. Raises
-    InputError when there are fewer than two classes, InvalidSettings when the specs do not fit the data.
+    At their defaults, on data that brings its own splits, the specs of a run mean these splits as they are. Raises
+    InputError when there are fewer than two classes to learn, InvalidSettings when the specs do not fit the data.
     """
-    if len(listing.class_names) < 2:
+    if len(listing.class_names) < 2 and "train" in specs:
         found = ", ".join(map(repr, listing.class_names)) or "none"
         raise InputError(
             f"{listing.place}: expected images of two classes or more, found {found} (read as {listing.layout})",
             hint="put the images of each class into a folder of its own, or name a table of paths and labels",
         )
     counts = Counter(image.split for image in listing.images)
-    if listing.has_splits and tuple(specs) == DEFAULT_SPECS:
-        if missing := [name for name in SPLIT_NAMES if name not in counts]:
+    if listing.has_splits and specs.items() <= dict(zip(SPLIT_NAMES, DEFAULT_SPECS, strict=True)).items():
+        if missing := [name for name in specs if name not in counts]:
             brings = ", ".join(f"{name} ({counts[name]:,})" for name in SPLIT_NAMES if name in counts)
             raise InvalidSettings(
                 f"{listing.place} brings the splits {brings}, and no {' and no '.join(missing)}",
                 hint=f"say which examples are for what, for example {_example(counts)}",
             )
-        specs = SPLIT_NAMES
+        specs = {name: name for name in specs}
+    specs = resolved(specs, sorted(counts))
     splits = {
         name: SimpleNamespace(num_examples=count, shard_lengths=[count]) for name, count in sorted(counts.items())
     }
@@ -65,7 +66,7 @@ def label_indices(listing: Listing) -> np.ndarray:
     return np.array([index[image.label] for image in listing.images], np.int32)
 
 
-def check_whole_splits(listing: Listing, judged: tuple[Sequence[str], list[list[Interval]]]) -> None:
+def check_whole_splits(listing: Listing, judged: tuple[Specs, dict[str, list[Interval]]]) -> None:
     """Raise InputError where the splits that the data brings have classes that do not fit together.
 
     `judged` is what `judge` returned. What is in a slice is not known before the images are read.
@@ -73,7 +74,7 @@ def check_whole_splits(listing: Listing, judged: tuple[Sequence[str], list[list[
     sizes = Counter(image.split for image in listing.images)
     labels, splits = label_indices(listing), np.array([image.split for image in listing.images])
     chosen = {}
-    for name, parts in zip(SPLIT_NAMES, judged[1], strict=True):
+    for name, parts in judged[1].items():
         if any((part.start, part.stop) != (0, sizes[part.name]) for part in parts):
             return
         chosen[name] = labels[np.isin(splits, [part.name for part in parts])]
@@ -82,9 +83,9 @@ def check_whole_splits(listing: Listing, judged: tuple[Sequence[str], list[list[
 
 
 def divided(
-    listing: Listing, judged: tuple[Sequence[str], list[list[Interval]]], digests: np.ndarray, *, stratify: bool
+    listing: Listing, judged: tuple[Specs, dict[str, list[Interval]]], digests: np.ndarray, *, stratify: bool
 ) -> dict[str, np.ndarray]:
-    """The indices of the images in train, validation and test, int64 [n], in their order.
+    """The indices of the images in each split, int64 [n], in their order.
 
     `judged` is what `judge` returned, `digests` the SHA-256 of each image, uint8 [n, 32]. Raises InvalidSettings when a
     split has no image, DataCorrupt when that is because many cannot be read.
@@ -94,8 +95,8 @@ def divided(
     for split in np.unique(splits).tolist():
         found = np.flatnonzero(splits == split)
         orders[split] = found[order.shuffled(labels[found], digests[found], stratify=stratify)]
-    chosen = {}
-    for name, spec, parts in zip(SPLIT_NAMES, *judged, strict=True):
+    chosen, (specs, ranges) = {}, judged
+    for name, parts in ranges.items():
         pieces = []
         for part in parts:
             ordered = digests[orders[part.name]]
@@ -103,7 +104,7 @@ def divided(
             pieces.append(orders[part.name][start:stop])
         chosen[name] = np.concatenate(pieces)
         if not len(chosen[name]):
-            raise _no_examples(listing, f"THAW_{name.upper()}_SPLIT={spec!r}", digests)
+            raise _no_examples(listing, f"{given_as(name)}={specs[name]!r}", digests)
     return chosen
 
 

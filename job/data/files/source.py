@@ -15,15 +15,14 @@ from job.data.files.listing import Listing
 from job.data.formats import EMPTY
 from job.data.images import mapped
 from job.data.source import Source
+from job.data.split_spec import Specs
 from job.data.together import together
 
 NUM_READERS = 16
 OWN_IMAGES = "own images"
 
 
-def read_own_images(
-    listing: Listing, specs: Sequence[str], *, stratify: bool, check_stop: Callable[[], None]
-) -> Source:
+def read_own_images(listing: Listing, specs: Specs, *, stratify: bool, check_stop: Callable[[], None]) -> Source:
     """The images of a listing; `check_stop` is called now and then, and raises to leave.
 
     Raises InputError, InvalidSettings and DataCorrupt as `judge` and `divided` do.
@@ -38,6 +37,7 @@ def read_own_images(
         identity=OWN_IMAGES,
         class_names=listing.class_names,
         has_names=True,
+        specs=judged[0],
         repair_hint="repair or remove them, or set THAW_ON_UNREADABLE=skip, which leaves such images out",
         examples={name: FileExamples(files, labels[found], found) for name, found in chosen.items()},
         num_unused=len(listing.images) - len(np.unique(np.concatenate(list(chosen.values())))),

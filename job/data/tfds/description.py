@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from job.data.split_ranges import split_ranges
+from job.data.split_spec import Specs
 from job.data.wording import numbered, some
 from job.errors import DataCorrupt, InputError, InvalidSettings
 
@@ -33,7 +34,7 @@ class Supervision:
 
 def judge(
     builder: tfds.core.DatasetBuilder,
-    specs: tuple[str, str, str],
+    specs: Specs,
     *,
     cache: str,
     is_there: Callable[[Path], bool] = Path.is_file,
@@ -58,7 +59,7 @@ def judge(
             f"{builder.info.file_format}",
             hint="set THAW_CACHE=memory or disk",
         )
-    wanted = {Path(part.filename) for spec in specs for part in builder.info.splits[spec].file_instructions}
+    wanted = {Path(part.filename) for spec in specs.values() for part in builder.info.splits[spec].file_instructions}
     missing = sorted(path.name for path in wanted if not is_there(path))
     if missing:
         raise DataCorrupt(

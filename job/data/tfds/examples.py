@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 
 from job.data.images import PARALLEL_DECODES, PREFETCHED_BATCHES, Cache, as_it_is, mapped, untuned
 from job.data.source import Source
-from job.data.split_spec import SPLIT_NAMES
+from job.data.split_spec import Specs, resolved
 from job.data.tfds.description import Supervision, has_random_access, judge
 from job.data.tfds.records import RecordReader, cut_short
 from job.errors import DataCorrupt, InputError
@@ -23,23 +23,25 @@ EXAMPLES_READ_TOGETHER = 64
 
 
 def read_data_set(
-    builder: tfds.core.DatasetBuilder, specs: tuple[str, str, str], *, cache: Cache, check_stop: Callable[[], None]
+    builder: tfds.core.DatasetBuilder, specs: Specs, *, cache: Cache, check_stop: Callable[[], None]
 ) -> Source:
     """The examples of a prepared data set; `check_stop` is called now and then, and raises to leave.
 
     Raises InputError, InvalidSettings and DataCorrupt as `description.judge` does, DataCorrupt when the files are not
     as the description says, InputError when this installation cannot read them.
     """
+    specs = resolved(specs, list(builder.info.splits))
     found = judge(builder, specs, cache=cache)
-    splits = [TfdsExamples(builder, spec, found) for spec in specs]
-    for split in splits:
+    examples = {name: TfdsExamples(builder, spec, found) for name, spec in specs.items()}
+    for split in examples.values():
         split.read(check_stop)
     return Source(
         identity=builder.info.full_name,
         class_names=found.class_names,
         has_names=False,
         repair_hint=f"repair or remove them and prepare {builder.info.full_name} again in {builder.data_dir}",
-        examples=dict(zip(SPLIT_NAMES, splits, strict=True)),
+        specs=specs,
+        examples=examples,
     )
 
 
