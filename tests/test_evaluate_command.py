@@ -168,6 +168,8 @@ def test_names_are_the_same_whatever_their_case_unless_the_model_has_both() -> N
     labels = np.array([0, 1, 1], np.int32)
     assert class_indices(["dog", "cat"], ["Cat", "Dog"], labels, dataset="x").tolist() == [1, 0, 0]
     assert class_indices(["cat", "Cat"], ["Cat", "cat"], labels, dataset="x").tolist() == [1, 0, 0]
+    with pytest.raises(InputError, match=r"'CAT' \(1\)"):
+        class_indices(["cat", "Cat"], ["CAT", "cat"], labels, dataset="x")
     # One without an image may have any name.
     assert class_indices(["cat", "dog"], ["cat", "dog", "bird"], labels, dataset="x").tolist() == [0, 1, 1]
 

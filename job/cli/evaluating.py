@@ -1,5 +1,6 @@
 """The work of `thaw evaluate`: one split of labelled images through the model of a finished run, and its metrics."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,7 +117,8 @@ def class_indices(
     an image is of a class that the model does not know.
     """
     exact = {name: number for number, name in enumerate(model_names)}
-    folded = {name.casefold(): number for name, number in exact.items()}
+    counts_folded = Counter(map(str.casefold, exact))
+    folded = {key: number for name, number in exact.items() if counts_folded[key := name.casefold()] == 1}
     indices = np.array([exact.get(name, folded.get(name.casefold(), -1)) for name in data_names], np.int64)
     found = indices[labels]
     if (found < 0).any():
