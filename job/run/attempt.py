@@ -23,7 +23,7 @@ from job.run.following import FollowedRecord
 from job.run.record import Identity, RunRecord
 from job.schema import Holder, Record
 from job.settings import machine
-from job.settings.resources import Need, estimate
+from job.settings.resources import Need, estimate, images_at_once, with_smaller_parts
 from job.settings.settings import Settings
 from job.storage import ObjectStore, scratch
 from job.workers.follower import Follower
@@ -231,7 +231,7 @@ def _need(settings: Settings, record: Record) -> Need | None:
 def _memory_hint(settings: Settings, record: Record, text: str) -> str:
     """What to do about exhausted memory, of which an error of TensorFlow's has this text."""
     need = _need(settings, record)
-    parts = need.with_less_memory if need else ""
+    parts = with_smaller_parts(images_at_once(settings, settings.share().num_workers))
     if memory.is_of_gpu(text):
         needed = f"about {need.device / 1e9:.1f} GB of a GPU's memory" if need else "more memory of a GPU"
         cache = "set THAW_CACHE=memory" if settings.cache == "device" else ""

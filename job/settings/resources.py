@@ -65,9 +65,20 @@ class Need:
 
     @property
     def with_less_memory(self) -> str:
-        """A hint for a run that lacks it; empty where nothing smaller can be computed at a time."""
-        smaller = self.at_once // 2
-        return f"set THAW_MICROBATCH_SIZE={smaller}, which changes the result only by rounding" if smaller else ""
+        """A hint for a run that lacks it, as `with_smaller_parts` has it."""
+        return with_smaller_parts(self.at_once)
+
+
+def images_at_once(settings: Settings, num_workers: int) -> int:
+    """How many images a training step of a worker computes at a time."""
+    num_rows = math.ceil(settings.batch_size / num_workers)
+    return min(num_rows, settings.microbatch_size or num_rows)
+
+
+def with_smaller_parts(at_once: int) -> str:
+    """A hint for a run that lacks memory; empty where nothing smaller can be computed at a time."""
+    smaller = at_once // 2
+    return f"set THAW_MICROBATCH_SIZE={smaller}, which changes the result only by rounding" if smaller else ""
 
 
 def evaluation_batch_size(settings: Settings, precision: Precision) -> int:
@@ -76,7 +87,7 @@ def evaluation_batch_size(settings: Settings, precision: Precision) -> int:
     For each image fine-tuning keeps more than an evaluation ever has at once. A step of the head alone has as many
     values as an evaluation, of the size that `precision` gives them.
     """
-    fitting = min(settings.batch_size, settings.microbatch_size or settings.batch_size)
+    fitting = images_at_once(settings, num_workers=1)
     if not _trains_backbone(settings):
         fitting = fitting * VALUE_BYTES[precision] // FLOAT32_BYTES
     return min(max(1, fitting), MAX_EVALUATION_BATCH)
@@ -99,7 +110,7 @@ def estimate(settings: Settings, *, num_examples: int, precision: Precision, num
     averages = 1 if settings.ema_decay > 0 else 0
     checkpoint = (ARRAYS_OF_A_CHECKPOINT + averages) * trained
     values_at_once = backbone.values_per_pixel if trains_backbone else backbone.peak_per_pixel
-    at_once = min(num_rows, settings.microbatch_size or num_rows)
+    at_once = images_at_once(settings, num_workers)
     activations = int(at_once * pixels * values_at_once * VALUE_BYTES[precision])
     evaluated = int(evaluation_batch_size(settings, precision) * pixels * backbone.peak_per_pixel * FLOAT32_BYTES)
     step = max(model, (ARRAYS_IN_TRAINING + averages) * trained) + activations
