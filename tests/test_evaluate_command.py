@@ -257,6 +257,7 @@ def test_what_is_for_own_images_is_refused_of_a_tfds_data_set(ask: Ask) -> None:
         ask("--dataset", "X")
 
 
+@pytest.mark.slow
 def test_a_run_on_own_images_is_evaluated_on_its_own_test(
     ask: Ask, whole: Whole, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
 ) -> None:

@@ -13,6 +13,7 @@ from job.train.fixed_shapes import padded
 from job.train.state import PhaseState
 from job.train.step import Recipe, train_steps
 from tests.classifiers import ALONE, build
+from tests.conftest import slowly
 from tests.graphs import with_functions
 from tests.one_epoch import FINE_TUNE, HEAD, MIXED, trained
 
@@ -24,7 +25,7 @@ def test_rows_of_zeros_follow() -> None:
     assert rows.numpy().tolist() == [[1, 1], [1, 1], [1, 1], [0, 0]]
 
 
-@pytest.mark.parametrize("phase", [HEAD, FINE_TUNE], ids=lambda phase: phase.name)
+@pytest.mark.parametrize("phase", [FINE_TUNE, *slowly(HEAD)], ids=lambda phase: phase.name)
 @pytest.mark.parametrize("recipe", [{}, pytest.param(MIXED, marks=pytest.mark.slow)], ids=["plain", "mixed"])
 def test_a_last_batch_that_is_smaller_gives_the_same(splits: Splits, phase: Phase, recipe: dict[str, Any]) -> None:
     """In training and in validation, whole and in parts of which the last is smaller too."""
@@ -37,7 +38,9 @@ def test_a_last_batch_that_is_smaller_gives_the_same(splits: Splits, phase: Phas
             np.testing.assert_allclose(arrays[name], expected, rtol=1e-3, atol=2e-5, err_msg=f"{name}, {size}")
 
 
-@pytest.mark.parametrize("recipe", [{}, {"microbatch_size": 3}, {"microbatch_size": 3, "steps_per_execution": 2}])
+@pytest.mark.parametrize(
+    "recipe", [{}, *slowly({"microbatch_size": 3}), {"microbatch_size": 3, "steps_per_execution": 2}]
+)
 def test_the_network_meets_one_shape(recipe: dict[str, Any]) -> None:
     """Known when the step is traced, for the forward and the backward pass."""
 

@@ -68,6 +68,7 @@ def losses(splits: Splits, policy: str) -> list[float]:
     return [loss for epoch in epochs for loss in (epoch.train_loss, epoch.validation_loss)]
 
 
+@pytest.mark.slow
 def test_the_losses_are_near_those_of_float32(splits: Splits) -> None:
     np.testing.assert_allclose(losses(splits, "mixed_float16"), losses(splits, "float32"), rtol=0.02)
 

@@ -14,6 +14,7 @@ from job.storage import LocalStore
 from job.train.state import PhaseState
 from job.train.step import Recipe, train_steps
 from tests.classifiers import ALONE, build
+from tests.conftest import slowly
 from tests.one_epoch import FINE_TUNE, HEAD, MIXED, trained
 from tests.processes import Environment, result
 from tests.runs import Small, StopAtStep, record_of, result_of, start
@@ -24,14 +25,14 @@ pytestmark = pytest.mark.usefixtures("_deterministic")
 
 @pytest.mark.parametrize("phase", [HEAD, FINE_TUNE], ids=lambda phase: phase.name)
 @pytest.mark.parametrize("recipe", [{}, pytest.param(MIXED, marks=pytest.mark.slow)], ids=["plain", "mixed"])
-def test_a_step_is_that_of_the_whole_batch(splits: Splits, phase: Phase, recipe: dict[str, Any]) -> None:
+@pytest.mark.parametrize("size", [5, *slowly(8, 1)])
+def test_a_step_is_that_of_the_whole_batch(splits: Splits, phase: Phase, recipe: dict[str, Any], size: int) -> None:
     """Of parts that come out even, of some that do not, and of single images; the draws of each image are its own."""
     whole, losses = trained(splits, phase, **recipe)
-    for size in (8, 5, 1):
-        arrays, own_losses = trained(splits, phase, microbatch_size=size, **recipe)
-        np.testing.assert_allclose(own_losses, losses, rtol=1e-5)
-        for name, expected in whole.items():
-            np.testing.assert_allclose(arrays[name], expected, rtol=1e-3, atol=2e-5, err_msg=f"{name}, {size}")
+    arrays, own_losses = trained(splits, phase, microbatch_size=size, **recipe)
+    np.testing.assert_allclose(own_losses, losses, rtol=1e-5)
+    for name, expected in whole.items():
+        np.testing.assert_allclose(arrays[name], expected, rtol=1e-3, atol=2e-5, err_msg=name)
 
 
 @pytest.mark.slow
