@@ -4,6 +4,8 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import pytest
+
 from job.errors import Interrupted
 from job.observe.events import Event, StepDone
 from job.observe.observer import Observer, Observers, RunningMeans
@@ -83,6 +85,13 @@ def start(
     observer = observer or Recorder()
     run_attempt(settings, store=store, holder=HOLDER, context=context(observer, progress, check_stop))
     return observer
+
+
+def stop(settings: Settings, store: ObjectStore, phase: str, step: int) -> None:
+    """One attempt that is stopped after this step of a phase, counted from 0."""
+    observer = StopAtStep(phase, step)
+    with pytest.raises(Interrupted):
+        start(settings, store, observer=observer, check_stop=observer.check_stop)
 
 
 def record_of(store: ObjectStore) -> Record:

@@ -1,6 +1,4 @@
-"""Training in float16: a loss scale keeps small gradients, a step that overflows is left out, and a run resumes."""
-
-from pathlib import Path
+"""Training in float16: a loss scale keeps small gradients, and a step that overflows is left out."""
 
 import numpy as np
 import pytest
@@ -8,20 +6,15 @@ import tensorflow as tf
 from keras import Variable
 
 from job.data.splits import Splits
-from job.errors import Interrupted
 from job.observe.events import EpochFinished
 from job.observe.ledger import Ledger
 from job.phases import Phase
-from job.storage import LocalStore
 from job.train.loop import Position, train_phase
 from job.train.optimizer import FusedAdam, LossScaling
 from job.train.state import PhaseState
 from job.train.step import Recipe
 from tests.classifiers import ALONE, build
 from tests.one_epoch import FINE_TUNE
-from tests.processes import Environment, result
-from tests.runs import Small, StopAtStep, result_of, start
-from tests.teams import TeamRun
 
 FIRST_SCALE = 2.0**15
 
@@ -82,27 +75,3 @@ def test_only_float16_has_a_scale_and_it_is_in_the_state() -> None:
     again = PhaseState(build(policy="mixed_float16"), FINE_TUNE)
     again.load(scaled.arrays(), step=0)
     assert float(again.optimizer.dynamic_scale.numpy()) == 64.0
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("_deterministic")
-def test_a_run_that_is_stopped_ends_with_the_same_bits(small: Small, store: LocalStore, tmp_path: Path) -> None:
-    settings = small(precision="float16")
-    whole = LocalStore(tmp_path / "whole")
-    start(settings, whole)
-    observer = StopAtStep("fine_tune", 1)
-    with pytest.raises(Interrupted):
-        start(settings, store, observer=observer, check_stop=observer.check_stop)
-    start(settings, store)
-    assert result_of(store) == result_of(whole)
-
-
-@pytest.mark.slow
-def test_workers_decide_alike_whether_a_step_counts(environment: Environment, tmp_path: Path) -> None:
-    """Two runs of two workers have the same bits, in parts of a batch too."""
-    short = {"head_epochs": 1, "fine_tune_epochs": 1, "precision": "float16", "microbatch_size": 3}
-    envs = [environment(**short, storage_uri=tmp_path / name) for name in ("one", "two")]
-    for env in envs:
-        with TeamRun(env, 2) as team:
-            assert team.codes() == [0] * 2, team.told()
-    assert result(envs[1]) == result(envs[0])

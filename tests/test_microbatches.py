@@ -1,4 +1,4 @@
-"""A batch in parts: the same step but for rounding, for every size of the parts, and as exact as any other run."""
+"""A batch in parts: the same step but for rounding, whatever their size; and as exact as any run, also in float16."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,6 @@ import pytest
 import tensorflow as tf
 
 from job.data.splits import Splits
-from job.errors import Interrupted
 from job.phases import Phase
 from job.storage import LocalStore
 from job.train.state import PhaseState
@@ -17,7 +16,7 @@ from tests.classifiers import ALONE, build
 from tests.conftest import slowly
 from tests.one_epoch import FINE_TUNE, HEAD, MIXED, trained
 from tests.processes import Environment, result
-from tests.runs import Small, StopAtStep, record_of, result_of, start
+from tests.runs import Small, record_of, result_of, start, stop
 from tests.teams import TeamRun
 
 pytestmark = pytest.mark.usefixtures("_deterministic")
@@ -71,15 +70,15 @@ def test_several_steps_a_call_change_no_bit(splits: Splits) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_in_parts_that_is_stopped_ends_with_the_same_bits(
-    small: Small, store: LocalStore, tmp_path: Path
+@pytest.mark.parametrize("changes", [{"microbatch_size": 3}, {"precision": "float16"}], ids=["parts", "float16"])
+def test_a_run_that_is_stopped_ends_with_the_same_bits(
+    small: Small, store: LocalStore, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
-    settings = small(microbatch_size=3)
+    """With the same parts, and with the loss scale that it had."""
+    settings = small(**changes)
     whole = LocalStore(tmp_path / "whole")
     start(settings, whole)
-    observer = StopAtStep("fine_tune", 1)
-    with pytest.raises(Interrupted):
-        start(settings, store, observer=observer, check_stop=observer.check_stop)
+    stop(settings, store, "fine_tune", 1)
     start(settings, store)
     assert result_of(store) == result_of(whole)
 
@@ -87,19 +86,26 @@ def test_a_run_in_parts_that_is_stopped_ends_with_the_same_bits(
 @pytest.mark.slow
 def test_a_run_may_go_on_in_smaller_parts(small: Small, store: LocalStore) -> None:
     """As one does that was ended for memory: the size of the parts is no part of its identity."""
-    observer = StopAtStep("fine_tune", 1)
-    with pytest.raises(Interrupted):
-        start(small(), store, observer=observer, check_stop=observer.check_stop)
+    stop(small(), store, "fine_tune", 1)
     start(small(microbatch_size=2), store)
     assert record_of(store).state == "done"
 
 
 @pytest.mark.slow
-def test_workers_compute_their_rows_in_parts(environment: Environment, tmp_path: Path) -> None:
-    """Of three workers the last has no row of the last batch; two runs have the same bits."""
-    short = {"head_epochs": 1, "fine_tune_epochs": 1, "microbatch_size": 2}
-    envs = [environment(**short, storage_uri=tmp_path / name) for name in ("one", "two")]
+@pytest.mark.parametrize(
+    ("num_workers", "changes"),
+    [(3, {"microbatch_size": 2}), (2, {"microbatch_size": 3, "precision": "float16"})],
+    ids=["parts", "float16"],
+)
+def test_workers_compute_their_rows_in_parts(
+    environment: Environment, tmp_path: Path, num_workers: int, changes: dict[str, Any]
+) -> None:
+    """Two runs have the same bits: of three workers, of which the last has no row of the last batch, and of two, which
+    decide alike whether a step in float16 counts.
+    """
+    short = {"head_epochs": 1, "fine_tune_epochs": 1}
+    envs = [environment(**short, **changes, storage_uri=tmp_path / name) for name in ("one", "two")]
     for env in envs:
-        with TeamRun(env, 3) as team:
-            assert team.codes() == [0] * 3, team.told()
+        with TeamRun(env, num_workers) as team:
+            assert team.codes() == [0] * num_workers, team.told()
     assert result(envs[1]) == result(envs[0])

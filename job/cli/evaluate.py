@@ -141,13 +141,15 @@ def answer(options: Options) -> ExitCode:
     ):
         specs = evaluating.specs(settings, options.split, is_own=is_own)
         found = evaluating.evaluate(store, record, settings, specs, at_once=at_once, folder=folder)
-    content = _content(store.uri, record, settings.dataset, found, options.min_accuracy)
+    missed = missed_by_evaluation(found.evaluation.accuracy, options.min_accuracy)
+    gate = {"min_accuracy": options.min_accuracy, "passed": None if options.min_accuracy is None else missed is None}
+    content = _content(store.uri, record, settings.dataset, found, gate)
     is_all = options.split is None and is_place(settings.dataset) and found.split == "train"
     of = settings.dataset if is_all else f"{settings.dataset}, {found.split}"
     show(content, _as_table(content, of), as_json=options.as_json)
     for warning in found.warnings:
         print(f"warning: {plain(warning)}", file=sys.stderr)
-    if missed := missed_by_evaluation(found.evaluation.accuracy, options.min_accuracy):
+    if missed is not None:
         raise missed
     return ExitCode.COMPLETE
 
@@ -171,9 +173,8 @@ def _settings(options: Options, record: Record) -> tuple[Settings, bool]:
     return settings, is_own
 
 
-def _content(at: str, record: Record, dataset: str, found: "Evaluated", min_accuracy: float | None) -> dict[str, Any]:
+def _content(at: str, record: Record, dataset: str, found: "Evaluated", gate: dict[str, Any]) -> dict[str, Any]:
     assert record.outcome is not None
-    missed = missed_by_evaluation(found.evaluation.accuracy, min_accuracy)
     return {
         "run_id": record.run_id,
         "at": at,
@@ -186,7 +187,7 @@ def _content(at: str, record: Record, dataset: str, found: "Evaluated", min_accu
         "skipped": found.skipped,
         "evaluation": found.evaluation.as_json(),
         "run_test": found.run_test,
-        "gate": {"min_accuracy": min_accuracy, "passed": None if min_accuracy is None else missed is None},
+        "gate": gate,
         "warnings": found.warnings,
     }
 

@@ -26,7 +26,7 @@ from job.schema import Ratio, Record, problem_of, recorded_setting
 from job.settings.resources import evaluation_batch_size
 from job.settings.settings import Settings
 from job.storage import ObjectStore
-from job.train import evaluation, fixed_shapes
+from job.train import evaluation
 from job.train.collective import Collective
 from job.train.evaluation import Evaluation
 from job.workers.team import Alone
@@ -160,7 +160,7 @@ def _go_on() -> None:
 
 def _logits(model: FinishedModel, split: Split, at_once: int) -> np.ndarray:
     """Logits float64 [n, 1 or k] of the images in order, computed as in the run's own test."""
-    forward = evaluation.forward_of(model.network, pad_to=at_once if fixed_shapes.are_faster(xla=False) else None)
+    forward = evaluation.forward_of(model.network, at_once=at_once)
     num_logits = int(model.network.output_shape[-1])
     with image_bar(len(split)) as advance:
 

@@ -13,7 +13,6 @@ from job.phases import Phase
 from job.report import predictions
 from job.report.content import Results
 from job.report.gallery import gather, names_of_test
-from job.train import fixed_shapes
 from job.train.calibration import cross_entropy, fit_temperature, fit_threshold
 from job.train.collective import Collective
 from job.train.evaluation import evaluate, forward_of, predict_logits, probabilities, temperature_scaling, thresholds
@@ -35,7 +34,7 @@ def predict(exported: keras.Model, splits: Splits, collective: Collective, *, ba
     how many images are taken at a time. Raises DataCorrupt when an image of any split is damaged.
     """
     splits.wait()
-    forward = forward_of(exported, pad_to=at_once if fixed_shapes.are_faster(xla=False) else None)
+    forward = forward_of(exported, at_once=at_once)
 
     def over(split: Split, batch_size: int) -> np.ndarray:
         num_logits = exported.output_shape[-1]

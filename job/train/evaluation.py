@@ -14,10 +14,9 @@ import tensorflow as tf
 
 from job.data.splits import Split
 from job.model.answers import DEFAULT_TEMPERATURE, DEFAULT_THRESHOLD, of_classes, predicted_classes
-from job.train import metrics
+from job.train import fixed_shapes, metrics
 from job.train.calibration import calibration, cross_entropy, log_probabilities
 from job.train.collective import Collective
-from job.train.fixed_shapes import padded
 
 Forward = Callable[[np.ndarray], tf.Tensor]
 
@@ -47,20 +46,20 @@ class Evaluation:
         return dict(vars(self))
 
 
-def forward_of(model: keras.Model, *, pad_to: int | None = None) -> Forward:
+def forward_of(model: keras.Model, *, at_once: int | None = None) -> Forward:
     """The function from uint8 [b, s, s, 3], for any b, to logits float32 [b, 1 or k]; traced once.
 
-    With `pad_to` the model is always given so many images, of which b count. From now on GPUs compute in this process
-    with all bits of float32, and not with the ten of TensorFloat-32.
+    With `at_once` b is at most that, and where it saves time the model is always given so many. From now on GPUs
+    compute in this process with all bits of float32, and not with the ten of TensorFloat-32.
     """
     tf.config.experimental.enable_tensor_float_32_execution(False)
 
     def forward(images: tf.Tensor) -> tf.Tensor:
-        inputs = images if pad_to is None else padded(images, pad_to)
-        return model(tf.cast(inputs, tf.float32), training=False)[: tf.shape(images)[0]]
+        return model(tf.cast(images, tf.float32), training=False)
 
+    size = at_once if fixed_shapes.are_faster(xla=False) else None
     return tf.function(
-        forward,
+        forward if size is None else fixed_shapes.of_size(forward, size),
         input_signature=[tf.TensorSpec([None, *model.input_shape[1:]], tf.uint8)],
         autograph=False,
     )

@@ -4,6 +4,8 @@ For each shape that it has not met, a GPU tries out ways to compute each convolu
 That takes longer than to compute some rows that do not count. On a processor a smaller batch takes less time.
 """
 
+from collections.abc import Callable
+
 import tensorflow as tf
 
 
@@ -18,3 +20,8 @@ def padded(rows: tf.Tensor, size: int) -> tf.Tensor:
     whole = tf.pad(rows, [[0, missing], *[[0, 0]] * (rows.shape.rank - 1)])
     whole.set_shape([size, *rows.shape[1:]])
     return whole
+
+
+def of_size(function: Callable[[tf.Tensor], tf.Tensor], size: int) -> Callable[[tf.Tensor], tf.Tensor]:
+    """`function` of at most `size` rows, in a graph, which is always given so many; the others' answers are dropped."""
+    return lambda rows: function(padded(rows, size))[: tf.shape(rows)[0]]

@@ -1,6 +1,7 @@
 """A batch that is computed in parts, one after the other, whose gradients are added: less memory, and the same step."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -12,14 +13,24 @@ whole batch has.
 """
 
 
+def not_inlined(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function for the body of a loop, as fast as outside of it and with the same bits.
+
+    Inlined into a loop TensorFlow fuses less of it (2.21; tests/test_steps_per_execution.py).
+    """
+    traced: Callable[..., Any] = tf.function(
+        function, reduce_retracing=True, autograph=False, experimental_attributes={"_noinline": True}
+    )
+    return traced
+
+
 def in_parts(compute: Compute, variables: Sequence[keras.Variable], size: int) -> Compute:
     """`compute` as the sum over parts of `size` rows, in order; the last may be smaller.
 
     That is the same but for rounding where each row's part in the loss is divided by the rows of the whole batch, and
     nothing else is taken from other rows.
     """
-    # Not inlined, as in a loop TensorFlow fuses less (2.21): so a part is as fast as a step of its size.
-    of_part = tf.function(compute, reduce_retracing=True, autograph=False, experimental_attributes={"_noinline": True})
+    of_part = not_inlined(compute)
 
     def of_all(seed: tf.Tensor, place: tf.Tensor, *rows: tf.Tensor) -> tuple[list[tf.Tensor], tf.Tensor]:
         first, num_rows, batch_size = tf.unstack(place)

@@ -13,9 +13,9 @@ from job.model import draws
 from job.model.augmentation import Rows
 from job.model.mixing import mix
 from job.train.collective import Collective
-from job.train.fixed_shapes import padded
+from job.train.fixed_shapes import of_size, padded
 from job.train.loss import loss_of, means_of, sums_of
-from job.train.microbatches import Compute, in_parts
+from job.train.microbatches import Compute, in_parts, not_inlined
 from job.train.state import PhaseState
 
 FeaturesOf = Callable[[tf.Tensor], tf.Tensor]
@@ -98,11 +98,8 @@ def train_steps(
     is_loop = recipe.steps_per_execution > 1
     step_together = collective.together(step)
     if is_loop:
-        # Not inlined: in a loop TensorFlow fuses less, so other bits came out (2.21; the reason that a step has no
-        # function inside is the same: tests/test_steps_per_execution.py).
-        step_together = tf.function(
-            step_together, reduce_retracing=True, autograph=False, experimental_attributes={"_noinline": True}
-        )
+        # For the reason that this has, a step has no function inside.
+        step_together = not_inlined(step_together)
 
     def steps(
         seeds: tf.Tensor, places: tf.Tensor, rates: tf.Tensor, totals: tf.Tensor, is_stopping: tf.Tensor,
@@ -202,14 +199,8 @@ def validator(
     backbone is frozen its features are computed once, at the first call.
     """
     classifier, batch_size, at_once = state.classifier, recipe.batch_size, recipe.at_once
-
-    def features_of_part(images: tf.Tensor) -> tf.Tensor:
-        return (
-            features_of(padded(images, at_once))[: tf.shape(images)[0]] if recipe.fixed_shapes else features_of(images)
-        )
-
     traced_features_of = tf.function(
-        features_of_part,
+        of_size(features_of, at_once) if recipe.fixed_shapes else features_of,
         autograph=False,
         input_signature=[tf.TensorSpec([None, classifier.image_size, classifier.image_size, 3], tf.uint8)],
     )
