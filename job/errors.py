@@ -70,7 +70,11 @@ class ExitCode(IntEnum):
         "will not help",
     )
     DIVERGED = 5, "training diverged: the loss or a weight is not a finite number", "will not help"
-    QUALITY_GATE = 6, "test accuracy below THAW_MIN_TEST_ACCURACY; the results are committed", "will not help"
+    QUALITY_GATE = (
+        6,
+        "an accuracy below its gate (THAW_MIN_TEST_ACCURACY); the results are committed",
+        "will not help",
+    )
     MEMORY_EXHAUSTED = 7, "memory exhausted, of the GPU or of the host; what was committed stands", "will not help"
     INTERRUPTED = 42, "interrupted; what was committed stands", "carries on"
     SUPERSEDED = 43, "held by another attempt, or superseded by one", "waits, then carries on or finds the run complete"

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 Schedule = Literal["constant", "linear", "cosine", "plateau"]
-Monitor = Literal["loss", "accuracy"]
+Monitor = Literal["loss", "accuracy", "balanced_accuracy"]
 Keep = Literal["last", "best"]
 Unfreeze = Annotated[str, Field(pattern=r"^(all|none|top:[1-9][0-9]{0,3}|block:[A-Za-z0-9_.]{1,64})$")]
 PhaseName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
@@ -59,8 +59,9 @@ class Phase:
     `learning_rate` is the highest of the phase. It rises from 0 in the first `warmup_epochs`, and then follows the
     schedule to `end_factor` of its value; a plateau multiplies it by `plateau_factor` after `plateau_patience` epochs
     without improvement. The phase ends after `patience` epochs without improvement, if that is a number. Improvement is
-    that of the validation loss or accuracy, as `monitor` says. Its result is the last or the best of its epochs. The
-    other fields are those of the optimizer (`job.train.optimizer`), and 0 where it does nothing of the kind.
+    that of the validation loss, accuracy or balanced accuracy, as `monitor` says. Its result is the last or the best of
+    its epochs. The other fields are those of the optimizer (`job.train.optimizer`), and 0 where it does nothing of the
+    kind.
     """
 
     name: str

@@ -227,7 +227,8 @@ class StoredFile(Part):
 class EpochResult(Part):
     """One finished epoch: mean loss in nats and accuracy in 0..1 over both splits, its speed, and when it ended.
 
-    `step` counts the steps of the phase that were done by then; `learning_rate` is that of the last one.
+    `step` counts the steps of the phase that were done by then; `learning_rate` is that of the last one. Records of
+    earlier versions have no balanced accuracy, here and in the outcome.
     """
 
     phase: PhaseName
@@ -238,6 +239,7 @@ class EpochResult(Part):
     train_accuracy: FiniteFloat
     validation_loss: FiniteFloat
     validation_accuracy: FiniteFloat
+    validation_balanced_accuracy: Ratio | None = None
     train_seconds: Seconds
     validation_seconds: Seconds
     images_per_second: Annotated[FiniteFloat, Field(ge=0)]
@@ -245,13 +247,14 @@ class EpochResult(Part):
 
 
 class Outcome(Part):
-    """Of a finished run over the test split: accuracy in 0..1 with its 95 % interval, mean loss in nats.
+    """Of a finished run over the test split: accuracy in 0..1 with its 95 % interval, and mean loss in nats.
 
     `model_sha256` is the digest of the model's weights.
     """
 
     test_accuracy: Ratio
     test_accuracy_interval: tuple[Ratio, Ratio]
+    test_balanced_accuracy: Ratio | None = None
     test_loss: Annotated[FiniteFloat, Field(ge=0)]
     model_sha256: Sha256
 

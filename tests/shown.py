@@ -78,7 +78,7 @@ class Run:
             if self.is_resized and phase == "head":
                 self.wait_for_another_width()
         say(StoppedEarly("fine_tune", 4, best_epoch=0))
-        say(Evaluated(0.9766666, 0.0989, 300))
+        say(Evaluated(0.9766666, 0.9766, 0.0989, 300))
         say(RunFinished(self.place, 0.9766666, (0.952628, 0.988652), 0.0989, "93b0c0a7"))
         self.log.closing("Run cats is complete", {"report": f"{self.place}/report/index.html"})
 
@@ -94,7 +94,7 @@ class Run:
             self.clock.now += 30.0
         loss = 0.71 / (step * (1 if phase == "head" else 10))
         done_epoch = EpochFinished(
-            phase, epoch, step, loss, 1 - loss / 2, loss / 3, 0.98765, 60.0, 1.5, images_per_second=23.33,
+            phase, epoch, step, loss, 1 - loss / 2, loss / 3, 0.98765, 0.9, 60.0, 1.5, images_per_second=23.33,
             learning_rate=1e-3,
         )  # fmt: skip
         self.log.event(done_epoch)

@@ -37,7 +37,18 @@ def test_a_line_that_is_written_while_another_thread_draws_stays(monkeypatch: py
         for epoch in epochs:
             log.event(
                 events.EpochFinished(
-                    "head", epoch, epoch + 1, 0.5, 0.9, 0.5, 0.9, 1.0, 1.0, images_per_second=9.0, learning_rate=1e-3
+                    "head",
+                    epoch,
+                    epoch + 1,
+                    0.5,
+                    0.9,
+                    0.5,
+                    0.9,
+                    0.9,
+                    1.0,
+                    1.0,
+                    images_per_second=9.0,
+                    learning_rate=1e-3,
                 )
             )
             log.event(events.Committed("epoch", "head", epoch + 1, 10, 1.0, 0.1, f"checkpoints/{epoch}"))

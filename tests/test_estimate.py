@@ -33,7 +33,7 @@ class Attempt:
 
     def validate(self, index: int, *, seconds: float) -> None:
         self.now += seconds
-        self.estimate.event(EpochFinished(self.phase, index, 10 * (index + 1), 0, 0, 0, 0, 1, seconds, 50, 1e-3))
+        self.estimate.event(EpochFinished(self.phase, index, 10 * (index + 1), 0, 0, 0, 0, 0, 1, seconds, 50, 1e-3))
 
 
 def test_progress_counts_steps_by_what_they_cost() -> None:

@@ -118,7 +118,7 @@ def test_the_answer_has_these_keys(ask: Ask) -> None:
         "num_examples", "loss", "accuracy", "accuracy_interval", "top_5_accuracy", "auroc", "macro", "confusion",
         "per_class", "precision_recall", "calibration",
     ]  # fmt: skip
-    assert found["gate"] == {"min_accuracy": 0.0, "passed": True}
+    assert found["gate"] == {"min_accuracy": 0.0, "min_balanced_accuracy": None, "passed": True}
     assert (found["skipped"], found["warnings"]) == ([], [])
 
 
@@ -214,7 +214,19 @@ def test_an_accuracy_below_the_gate_is_an_error_after_the_answer(ask: Ask, tmp_p
     with pytest.raises(QualityGateMissed, match=r"accuracy 0\.\d{4} is below --min-accuracy 1\.0") as caught:
         ask("--dataset", images, "--min-accuracy", "1")
     assert caught.value.exit_code == 6
-    assert ask.answer()["gate"] == {"min_accuracy": 1.0, "passed": False}
+    assert ask.answer()["gate"] == {"min_accuracy": 1.0, "min_balanced_accuracy": None, "passed": False}
+
+
+def test_balanced_accuracy_has_a_gate_of_its_own(ask: Ask, tmp_path: Path) -> None:
+    """One wrong label of an image of `disc` among those of `bar`: each is a share of its own class."""
+    images = write_test_split(tmp_path / "photos", named={0: "bar"})
+    found = ask("--dataset", images)["evaluation"]
+    balanced = sum(row["recall"] for row in found["per_class"]) / 2
+    assert balanced != found["accuracy"]
+    assert ask("--dataset", images, "--min-balanced-accuracy", repr(balanced))["gate"]["passed"] is True
+    with pytest.raises(QualityGateMissed, match=r"^balanced accuracy 0\.\d{4} is below --min-balanced-accuracy 1\.0$"):
+        ask("--dataset", images, "--min-accuracy", "0", "--min-balanced-accuracy", "1")
+    assert ask.answer()["gate"] == {"min_accuracy": 0.0, "min_balanced_accuracy": 1.0, "passed": False}
 
 
 @pytest.mark.slow
@@ -228,6 +240,17 @@ def test_the_gate_is_the_exit_code_of_the_process(undisturbed_run: Undisturbed, 
         assert done.returncode == expected, done.stderr
         assert json.loads(done.stdout)["gate"]["passed"] == (expected == ExitCode.COMPLETE)
         assert ("is below --min-accuracy" in done.stderr) == (expected == ExitCode.QUALITY_GATE)
+
+
+def test_validation_is_measured_as_in_the_last_epoch(ask: Ask, undisturbed_run: Undisturbed) -> None:
+    """Loss, accuracy and balanced accuracy, batch by batch and with folded weights."""
+    store, _, settings = undisturbed_run
+    found, last = ask("--split", settings.validation_split)["evaluation"], record_of(store).history[-1]
+    assert last.validation_balanced_accuracy == found["macro"]["recall"] != found["accuracy"]
+    assert (last.validation_accuracy, last.validation_loss) == (
+        found["accuracy"],
+        pytest.approx(found["loss"], rel=1e-5),
+    )
 
 
 def test_another_split_of_a_tfds_data_set(ask: Ask) -> None:

@@ -85,8 +85,8 @@ def test_the_status_of_a_run_arrives_and_ends_with_100_percent(
         assert (status["progressPercentage"], status["estimatedRemainingSeconds"] >= 0) == (50, True)
         reporter.event(events.EpochFinished(
             "head", epoch=0, step=4, train_loss=0.5, train_accuracy=0.75, validation_loss=0.25,
-            validation_accuracy=0.875, train_seconds=1.0, validation_seconds=1.0, images_per_second=1.0,
-            learning_rate=1e-3,
+            validation_accuracy=0.875, validation_balanced_accuracy=0.625, train_seconds=1.0, validation_seconds=1.0,
+            images_per_second=1.0, learning_rate=1e-3,
         ))  # fmt: skip
         (tmp_path / "token").write_text("second\n")
         reporter.event(events.RunFinished("", 0.9, (0.8, 1.0), test_loss=0.2, model_sha256=""))
@@ -95,7 +95,8 @@ def test_the_status_of_a_run_arrives_and_ends_with_100_percent(
     assert authorization == "Bearer second"
     assert (status["progressPercentage"], status["estimatedRemainingSeconds"]) == (100, 0)
     assert {metric["name"]: metric["value"] for metric in status["metrics"]} == {
-        "loss": "0.5", "accuracy": "0.75", "eval_loss": "0.25", "eval_accuracy": "0.875", "epoch": "1",
+        "loss": "0.5", "accuracy": "0.75", "eval_loss": "0.25", "eval_accuracy": "0.875",
+        "eval_balanced_accuracy": "0.625", "epoch": "1",
         "test_loss": "0.2", "test_accuracy": "0.9",
     }  # fmt: skip
 

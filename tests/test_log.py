@@ -21,7 +21,7 @@ def test_events_are_lines_of_json_off_a_terminal(capsys: pytest.CaptureFixture[s
     """With what was bound, the position, six digits of each number, and nothing for a table."""
     log = JsonLines(Progress(stage="evaluate"))
     log.bind(run_id="r")
-    log.event(Evaluated(accuracy=0.123456789, loss=1.0, num_examples=3))
+    log.event(Evaluated(accuracy=0.123456789, balanced_accuracy=0.5, loss=1.0, num_examples=3))
     log.closing("title", {"a": "b"})
     (line,) = map(json.loads, capsys.readouterr().out.splitlines())
     assert line.pop("time").endswith("Z")
@@ -36,7 +36,7 @@ def test_a_line_is_one_write(monkeypatch: pytest.MonkeyPatch) -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     with ours, os.fdopen(theirs.detach(), "wb", buffering=0) as raw:
         monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, write_through=True))
-        JsonLines(Progress()).event(Evaluated(accuracy=0.5, loss=1.0, num_examples=3))
+        JsonLines(Progress()).event(Evaluated(accuracy=0.5, balanced_accuracy=0.5, loss=1.0, num_examples=3))
         packet = ours.recv(65536)
         assert packet.endswith(b"}\n")
         sys.stdout.detach()  # type: ignore[attr-defined]
@@ -95,7 +95,7 @@ def test_a_terminal_gets_only_what_it_can_show(
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(sys, "stdout", TerminalText())
     log = ConsoleLines(Progress(stage="head"))
-    log.event(Evaluated(accuracy=0.5, loss=1.0, num_examples=3))
+    log.event(Evaluated(accuracy=0.5, balanced_accuracy=0.5, loss=1.0, num_examples=3))
     assert ("\x1b[" in sys.stdout.getvalue()) == has_colors
     log.step(step_done(1), lambda: (1.0, 0.5))
     log.closing("title", {})
@@ -130,7 +130,9 @@ def test_a_terminal_shows_what_goes_on_how_fast_and_how_long_the_run_still_takes
         now += 0.5
         if step == 2:
             log.event(
-                EpochFinished("head", 0, 2, 0.1, 0.9, 0.2, 0.8, 1.0, 0.0, images_per_second=0.0, learning_rate=1e-3)
+                EpochFinished(
+                    "head", 0, 2, 0.1, 0.9, 0.2, 0.8, 0.8, 1.0, 0.0, images_per_second=0.0, learning_rate=1e-3
+                )
             )
         shown.append(out.getvalue().removeprefix("".join(shown)))
     log.closing("title", {})

@@ -275,10 +275,11 @@ def test_the_gateway_keeps_the_time_of_the_last_success(gateway: Pushgateway) ->
     """Not a failure sets it, and an old success does not become a new one when the run is started again."""
     metrics, success = metrics_of(), "thaw_last_success_timestamp_seconds"
     metrics.event(events.RunClaimed(at="", attempt=1, state="prepare"))
-    metrics.event(events.Evaluated(accuracy=0.9, loss=0.3, num_examples=10))
+    metrics.event(events.Evaluated(accuracy=0.9, balanced_accuracy=0.8, loss=0.3, num_examples=10))
     first = pushed(metrics, 0, gateway)
     assert {series.name for series in OUTCOME} <= first.keys()
     assert (first["thaw_exit_code"], first["thaw_test_accuracy_ratio"], first["thaw_attempts"]) == (0, 0.9, 1)
+    assert first["thaw_test_balanced_accuracy_ratio"] == 0.8
     second = pushed(metrics_of(), 42, gateway)
     assert (second["thaw_exit_code"], second[success]) == (42, first[success])
     assert second["thaw_last_completion_timestamp_seconds"] > first["thaw_last_completion_timestamp_seconds"]

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from job.data.order import epoch_order
-from job.errors import DataCorrupt, QualityGateMissed
+from job.errors import DataCorrupt, InputError, QualityGateMissed
 from job.observe import events
 from job.report import export, tensorboard
 from job.report.files import FILES
 from job.run.pipeline import Pipeline
-from job.run.record import Identity, RunRecord
+from job.run.record import RECORD_NAME, Identity, RunRecord
 from job.settings.settings import Settings
 from job.storage import LocalStore
 from tests.classifiers import ALONE
@@ -171,6 +171,20 @@ def test_the_gate_commits_the_results_and_then_fails(small: Small, store: LocalS
     assert (record.state, record.attempts[-1].exit_code) == ("done", 6)
     with pytest.raises(QualityGateMissed):
         start(small(min_test_accuracy=1.0, **settings), store)
+    assert start(small(min_test_accuracy=0.0, **settings), store).kinds()[0] == events.RunAlreadyDone
+
+
+def test_a_gate_that_the_record_cannot_answer_is_an_error(small: Small, store: LocalStore) -> None:
+    """Records of earlier versions have no balanced accuracy; that of this run is beside the other in the message."""
+    settings = {"head_epochs": 1, "fine_tune_epochs": 0, "head_learning_rate": 1e-6}
+    with pytest.raises(QualityGateMissed, match=r"test balanced accuracy 0\.\d{4} is below THAW_MIN_TEST_BALANCED_ACC"):
+        start(small(min_test_accuracy=0.0, min_test_balanced_accuracy=1.0, **settings), store)
+    found = store.read(RECORD_NAME)
+    content = json.loads(found.data)
+    del content["outcome"]["test_balanced_accuracy"]
+    store.write(RECORD_NAME, json.dumps(content).encode(), if_version=found.version)
+    with pytest.raises(InputError, match="its record has no test balanced accuracy"):
+        start(small(min_test_balanced_accuracy=0.0, **settings), store)
     assert start(small(min_test_accuracy=0.0, **settings), store).kinds()[0] == events.RunAlreadyDone
 
 

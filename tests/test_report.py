@@ -71,10 +71,18 @@ def test_the_same_values_give_the_same_bytes() -> None:
 def test_the_verdict_says_accuracy_and_gate(gate: float | None, passed: bool | None, words: str) -> None:
     """In words, before anything else. 57 of 60 are 0.95."""
     report = content(min_test_accuracy=gate)
-    assert report["gate"] == {"min_test_accuracy": gate, "passed": passed}
+    assert report["gate"] == {"min_test_accuracy": gate, "min_test_balanced_accuracy": None, "passed": passed}
     verdict = render(report).split("<main>")[0]
     for wanted in ("95.0 %</p>", "57 of 60 images are classified correctly", words):
         assert wanted in verdict
+
+
+def test_the_verdict_names_the_gate_of_the_balanced_accuracy() -> None:
+    """Alone, and beside the other one; either of them can be the one that is missed."""
+    alone = render(content(min_test_balanced_accuracy=0.9))
+    assert "gate passed: at least 90 % balanced accuracy was required" in alone
+    both = render(content(min_test_accuracy=0.5, min_test_balanced_accuracy=0.99))
+    assert "gate missed: at least 50 % and 99 % balanced accuracy was required" in both
 
 
 @pytest.mark.slow

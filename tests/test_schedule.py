@@ -19,8 +19,13 @@ def phase(**changes: Any) -> Phase:
 
 
 def epochs(*losses: float) -> list[Any]:
-    """The accuracy is the better, the lower the loss."""
-    return [SimpleNamespace(validation_loss=loss, validation_accuracy=1 - loss) for loss in losses]
+    """The accuracy is the better, the lower the loss, and the balanced accuracy, the farther it is from 0.45."""
+    return [
+        SimpleNamespace(
+            validation_loss=loss, validation_accuracy=1 - loss, validation_balanced_accuracy=abs(loss - 0.45)
+        )
+        for loss in losses
+    ]
 
 
 def rates(one: Phase, history: list[Any] = []) -> list[float]:  # noqa: B006
@@ -72,7 +77,7 @@ class Model:
         self.stop_training = False
 
 
-@pytest.mark.parametrize("monitor", ["loss", "accuracy"])
+@pytest.mark.parametrize("monitor", ["loss", "accuracy", "balanced_accuracy"])
 @pytest.mark.parametrize("losses", LOSSES)
 @pytest.mark.parametrize("patience", [1, 2, 3])
 def test_plateaus_are_those_of_keras(patience: int, losses: list[float], monitor: str) -> None:
@@ -85,7 +90,7 @@ def test_plateaus_are_those_of_keras(patience: int, losses: list[float], monitor
     theirs.on_train_begin()
     one = phase(schedule="plateau", plateau_patience=patience, plateau_factor=0.5, epochs=20, monitor=monitor)
     for index, epoch in enumerate(epochs(*losses)):
-        theirs.on_epoch_end(index, {"val_loss": epoch.validation_loss, "val_accuracy": epoch.validation_accuracy})
+        theirs.on_epoch_end(index, {f"val_{monitor}": getattr(epoch, f"validation_{monitor}")})
         history = epochs(*losses[: index + 1])
         ours = schedule.learning_rate(one, STEPS * (index + 1), steps_per_epoch=STEPS, history=history)
         np.testing.assert_allclose(ours, float(model.optimizer.learning_rate), rtol=1e-5)

@@ -94,7 +94,7 @@ def ask_every_reader(store: MemoryStore) -> str:
     json.dumps([ledger.by_stage(seconds), ledger.by_category(seconds), ledger.goodput(seconds)], allow_nan=False)
     if found.outcome is not None:
         outcome = found.outcome.model_dump(mode="json")
-        missed_gate(outcome, 0.5)
+        missed_gate(outcome, {"test_accuracy": 0.5})
         summary(outcome, "here", {})
         f"{found.attempts[-1].end:%FT%TZ}"
     assert RunRecord.open(store, Identity(run_id="r", fingerprint=found.fingerprint, settings={})).version

@@ -32,6 +32,8 @@ def test_every_epoch_is_a_point_at_its_step_and_time(undisturbed_run: Undisturbe
             expected = {
                 "epoch_loss": getattr(result, f"{split}_loss"), "epoch_accuracy": getattr(result, f"{split}_accuracy"),
             }  # fmt: skip
+            if split == "validation":
+                expected["epoch_balanced_accuracy"] = result.validation_balanced_accuracy
             if split == "train":
                 expected |= {"epoch_learning_rate": rate, "epoch_images_per_second": result.images_per_second}
             assert values_of(point) == {tag: tf.constant(value).numpy() for tag, value in expected.items()}

@@ -11,7 +11,7 @@ The content of the answer are JSON values, which the command shows as JSON and a
 | `skipped` | images that cannot be read and were left out: name, reason, sha256 |
 | `evaluation` | the metrics, as `test` in the report of a run has them |
 | `run_test` | the same numbers over all classes, of the run's own test; what the run does not have is null |
-| `gate` | `min_accuracy` and whether it `passed`; both null without one |
+| `gate` | `min_accuracy`, `min_balanced_accuracy`, and whether both are `passed`; null without one |
 | `warnings` | what a person should know of these numbers |
 
 Nothing is written into the run. Images become pixels as in training, and the metrics are those of the final evaluation.
@@ -68,8 +68,7 @@ def _not_empty(split: str) -> str:
 
 class Options(CommandOptions):
     """The images are the run's own test split, or others: of another split, or of another data set, whose classes are
-    those of the run by name. Nothing is written into the run. The exit code is 6 when the accuracy is below
-    --min-accuracy.
+    those of the run by name. Nothing is written into the run. The exit code is 6 when an accuracy is below its gate.
     """
 
     run: RunPlace
@@ -115,6 +114,10 @@ class Options(CommandOptions):
         Annotated[float, Field(ge=0, le=1)] | None,
         Flag("quality gate, 0 to 1: below it the exit code is 6 [default: no gate]", metavar="NUMBER"),
     ] = None  # fmt: skip
+    min_balanced_accuracy: Annotated[
+        Annotated[float, Field(ge=0, le=1)] | None,
+        Flag("the same of the mean over the classes of the share that is found [default: no gate]", metavar="NUMBER"),
+    ] = None  # fmt: skip
     cache_dir: CacheDir = None
     as_json: AsJson = False
 
@@ -141,8 +144,10 @@ def answer(options: Options) -> ExitCode:
     ):
         specs = evaluating.specs(settings, options.split, is_own=is_own)
         found = evaluating.evaluate(store, record, settings, specs, at_once=at_once, folder=folder)
-    missed = missed_by_evaluation(found.evaluation.accuracy, options.min_accuracy)
-    gate = {"min_accuracy": options.min_accuracy, "passed": None if options.min_accuracy is None else missed is None}
+    gates = {"accuracy": options.min_accuracy, "balanced_accuracy": options.min_balanced_accuracy}
+    given = {name: gate for name, gate in gates.items() if gate is not None}
+    missed = missed_by_evaluation({name: getattr(found.evaluation, name) for name in given}, given)
+    gate = {f"min_{name}": gate for name, gate in gates.items()} | {"passed": missed is None if given else None}
     content = _content(store.uri, record, settings.dataset, found, gate)
     is_all = options.split is None and is_place(settings.dataset) and found.split == "train"
     of = settings.dataset if is_all else f"{settings.dataset}, {found.split}"

@@ -138,6 +138,7 @@ def _row(store: ObjectStore, folder: str, now: datetime) -> Row | None:
         "state": found.state,
         "test_accuracy": found.outcome.test_accuracy if found.outcome else None,
         "test_accuracy_interval": found.outcome.test_accuracy_interval if found.outcome else None,
+        "test_balanced_accuracy": found.outcome.test_balanced_accuracy if found.outcome else None,
         "num_attempts": len(found.attempts),
         "time_seconds": sum(ledger.by_category([attempt.seconds for attempt in found.attempts]).values()),
         "images_per_second": _images_per_second(found),

@@ -90,7 +90,7 @@ def _of_held(record: Record, hold: Hold) -> Next:
 
 def _of_done(record: Record, settings: Settings) -> Next:
     assert record.outcome is not None
-    missed = missed_gate(record.outcome.model_dump(), settings.min_test_accuracy)
+    missed = missed_gate(record.outcome.model_dump(), settings.gates())
     accuracy = record.outcome.test_accuracy
     text = f"nothing: the run is complete, with a test accuracy of {accuracy:.4f}"
     if missed is None:

@@ -106,6 +106,7 @@ class RunAlreadyDone(Event, name="run_already_done"):
     test_accuracy_interval: tuple[float, float]
     test_loss: float
     model_sha256: str
+    test_balanced_accuracy: float | None = None
 
 
 class GpuNotUsed(Event, name="gpu_not_used", level="warning"):
@@ -195,6 +196,7 @@ class EpochFinished(Event, name="epoch_finished"):
     train_accuracy: float
     validation_loss: float
     validation_accuracy: float
+    validation_balanced_accuracy: float
     train_seconds: float
     validation_seconds: float
     images_per_second: float
@@ -218,6 +220,7 @@ class BestRestored(Event, name="best_restored"):
     checkpoint: str
     validation_loss: float
     validation_accuracy: float
+    validation_balanced_accuracy: float | None = None
 
 
 class Committed(Event, name="committed"):
@@ -242,9 +245,10 @@ class CommitFailed(Event, name="commit_failed", level="warning"):
 
 
 class Evaluated(Event, name="evaluated"):
-    """The exported model was measured over the test split: accuracy in 0..1, mean loss in nats."""
+    """The exported model was measured over the test split: accuracies in 0..1, mean loss in nats."""
 
     accuracy: float
+    balanced_accuracy: float
     loss: float
     num_examples: int
 
@@ -263,6 +267,7 @@ class RunFinished(Event, name="run_finished"):
     test_accuracy_interval: tuple[float, float]
     test_loss: float
     model_sha256: str
+    test_balanced_accuracy: float | None = None
 
 
 class Stopping(Event, name="stopping", level="warning"):

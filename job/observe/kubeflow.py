@@ -53,6 +53,7 @@ class Reporter(Observer):
                 self._metrics = {
                     "loss": event.train_loss, "accuracy": event.train_accuracy,
                     "eval_loss": event.validation_loss, "eval_accuracy": event.validation_accuracy,
+                    "eval_balanced_accuracy": event.validation_balanced_accuracy,
                     "epoch": event.epoch + 1,
                 }  # fmt: skip
             case events.RunFinished():

@@ -109,6 +109,8 @@ def sentence(event: events.Event) -> str:
             return f"{event.phase} ends early: no improvement since epoch {event.best_epoch + 1}"
         case events.BestRestored():
             best = f"validation loss {three_digits(event.validation_loss)}, accuracy {event.validation_accuracy:.3f}"
+            if event.validation_balanced_accuracy is not None:
+                best += f", balanced {event.validation_balanced_accuracy:.3f}"
             return f"{event.phase} keeps its best epoch, {event.epoch + 1}: {best}"
         case _:
             facts = (f"{name} {value}" for name, value in event.fields().items() if name != "hint")

@@ -4,7 +4,7 @@
 |---|---|
 | `run_id`, `fingerprint` | the run |
 | `outcome` | as in the record: test accuracy with its 95 % interval, test loss in nats, digest of the weights |
-| `gate` | the quality gate when the report was written: `min_test_accuracy`, `passed`; both null without one |
+| `gate` | quality gates at that time: `min_test_accuracy`, `min_test_balanced_accuracy`, `passed`; null without one |
 | `test` | metrics over the test split, with `confusion`, `per_class`, `macro`, `precision_recall` and `calibration` |
 | `temperature_scaling` | temperature from the validation split; loss and calibration over test before and after it |
 | `thresholds` | of two classes: threshold in use, best one on validation, and what both and 0.5 give over test |
@@ -90,14 +90,15 @@ def compose(
 
     Of two runs that end with the same weights only times, attempts, names of images and settings of operation differ.
     """
-    gate = settings.min_test_accuracy
+    gates = settings.gates()
     return {
         "run_id": record.run_id,
         "fingerprint": record.fingerprint,
         "outcome": results.outcome,
         "gate": {
-            "min_test_accuracy": gate,
-            "passed": None if gate is None else missed_gate(results.outcome, gate) is None,
+            "min_test_accuracy": settings.min_test_accuracy,
+            "min_test_balanced_accuracy": settings.min_test_balanced_accuracy,
+            "passed": missed_gate(results.outcome, gates) is None if gates else None,
         },
         "test": results.test.as_json(),
         "temperature_scaling": results.temperature_scaling,

@@ -1,26 +1,50 @@
 """The quality gate: a judgement of a committed outcome, not a part of the run."""
 
+from collections.abc import Mapping
 from typing import Any
 
-from job.errors import QualityGateMissed
+from job.errors import InputError, QualityGateMissed
+
+Gates = Mapping[str, float]
+"""The lowest value that is good enough, 0 to 1, by the name of a number of an outcome: test_accuracy."""
 
 
-def missed_gate(outcome: dict[str, Any], min_test_accuracy: float | None) -> QualityGateMissed | None:
-    """The error of an outcome that is below the gate; None when it is not, or there is no gate."""
-    accuracy = outcome["test_accuracy"]
-    if min_test_accuracy is None or accuracy >= min_test_accuracy:
+def missed_gate(outcome: Mapping[str, Any], gates: Gates) -> QualityGateMissed | None:
+    """The error of an outcome that is below a gate; None when it is not, or there is no gate.
+
+    Raises InputError when the outcome lacks the number, as those of earlier versions lack the balanced accuracy.
+    """
+    missed = []
+    for name, gate in gates.items():
+        setting = f"THAW_MIN_{name.upper()}={gate}"
+        if outcome[name] is None:
+            raise InputError(
+                f"{setting}: the run was finished by an earlier version, and its record has no {_words(name)}",
+                hint="thaw evaluate computes it again, with a gate of its own",
+            )
+        if outcome[name] < gate:
+            missed.append(f"{_words(name)} {outcome[name]:.4f} is below {setting}")
+    if not missed:
         return None
     return QualityGateMissed(
-        f"test accuracy {accuracy:.4f} is below THAW_MIN_TEST_ACCURACY={min_test_accuracy}; the results are committed",
+        f"{' and '.join(missed)}; the results are committed",
         hint="train with other settings under another run id, or lower the gate: it is not part of the run",
     )
 
 
-def missed_by_evaluation(accuracy: float, min_accuracy: float | None) -> QualityGateMissed | None:
-    """The same of the accuracy of a finished run's model over other images, which no run keeps."""
-    if min_accuracy is None or accuracy >= min_accuracy:
+def missed_by_evaluation(found: Mapping[str, float], gates: Gates) -> QualityGateMissed | None:
+    """The same of a finished run's model over other images, which no run keeps; the names are accuracy and so on."""
+    missed = [
+        f"{_words(name)} {found[name]:.4f} is below --min-{name.replace('_', '-')} {gate}"
+        for name, gate in gates.items()
+        if found[name] < gate
+    ]
+    if not missed:
         return None
     return QualityGateMissed(
-        f"accuracy {accuracy:.4f} is below --min-accuracy {min_accuracy}",
-        hint="train another run with images such as these among its own, or lower the gate",
+        " and ".join(missed), hint="train another run with images such as these among its own, or lower the gate"
     )
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")

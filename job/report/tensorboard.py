@@ -27,12 +27,15 @@ def event_files(history: Sequence[EpochResult], folder: Path) -> Iterator[tuple[
     """Write the event files into `folder`; yields their names and paths. Raises ScratchUnavailable.
 
     Tags are `epoch_loss` (nats) and `epoch_accuracy` (0 to 1), as of Keras's callback, and for `train` also
-    `epoch_learning_rate` and `epoch_images_per_second`. Steps are counted over the phases.
+    `epoch_learning_rate` and `epoch_images_per_second`, for `validation` `epoch_balanced_accuracy`. Steps are counted
+    over the phases.
     """
     for name, split in zip(NAMES, SPLITS, strict=True):
         points = []
         for epoch, step in zip(history, _steps(history), strict=True):
             values = {"loss": getattr(epoch, f"{split}_loss"), "accuracy": getattr(epoch, f"{split}_accuracy")}
+            if split == "validation" and epoch.validation_balanced_accuracy is not None:
+                values["balanced_accuracy"] = epoch.validation_balanced_accuracy
             if split == "train":
                 values |= {"learning_rate": epoch.learning_rate, "images_per_second": epoch.images_per_second}
             summary = Summary(value=[Summary.Value(tag=f"epoch_{tag}", simple_value=it) for tag, it in values.items()])

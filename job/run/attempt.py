@@ -50,7 +50,7 @@ def run_attempt(settings: Settings, *, store: ObjectStore, holder: Holder, conte
         f"Run {record.run_id} is complete",
         summary(outcome, report_at=store.uri, durations=by_stage(progress.ledger.of_run())),
     )
-    missed = missed_gate(outcome, settings.min_test_accuracy)
+    missed = missed_gate(outcome, settings.gates())
     if missed is not None:
         raise missed
     return outcome

@@ -113,7 +113,10 @@ def _described(run: Compared) -> dict[str, Any]:
         "at": run.at,
         "state": record.state,
         "fingerprint": record.fingerprint,
-        **{name: outcome.get(name) for name in ("test_accuracy", "test_accuracy_interval", "test_loss")},
+        **{
+            name: outcome.get(name)
+            for name in ("test_accuracy", "test_accuracy_interval", "test_balanced_accuracy", "test_loss")
+        },
         "auroc": run.auroc,
         "num_epochs": len(record.history),
         "time_seconds": sum(ledger.by_category(seconds).values()),

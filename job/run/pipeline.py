@@ -267,7 +267,7 @@ class Pipeline:
                 threshold=settings.threshold, phases=self.phases, seed=settings.seed,
             )  # fmt: skip
         test = results.test
-        self.observer.event(events.Evaluated(test.accuracy, test.loss, test.num_examples))
+        self.observer.event(events.Evaluated(test.accuracy, test.balanced_accuracy, test.loss, test.num_examples))
         return results
 
     def export(self, exported: keras.Model, splits: Splits, results: Results) -> dict[str, StoredFile]:
@@ -299,7 +299,7 @@ class Pipeline:
             artefacts.write(name, path)
 
     def finish(self, outcome: dict[str, Any], files: dict[str, StoredFile]) -> None:
-        exit_code = getattr(missed_gate(outcome, self.settings.min_test_accuracy), "exit_code", ExitCode.COMPLETE)
+        exit_code = getattr(missed_gate(outcome, self.settings.gates()), "exit_code", ExitCode.COMPLETE)
         self.checkpoints.prune()
         self.record.finish(outcome, exit_code=exit_code, files=files)
         self.team.tell("outcome", outcome)

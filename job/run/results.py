@@ -78,6 +78,7 @@ def measure(
         outcome={
             "test_accuracy": test.accuracy,
             "test_accuracy_interval": test.accuracy_interval,
+            "test_balanced_accuracy": test.balanced_accuracy,
             "test_loss": test.loss,
             "model_sha256": classifier.digest(),
         },

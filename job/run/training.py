@@ -134,6 +134,7 @@ class Training:
             self.context.observer.event(events.BestRestored(
                 phase.name, index, checkpoint=entry.name, validation_loss=best.validation_loss,
                 validation_accuracy=best.validation_accuracy,
+                validation_balanced_accuracy=best.validation_balanced_accuracy,
             ))  # fmt: skip
         state.finish()
 

@@ -114,6 +114,9 @@ class OperationSettings(BaseModel):
     min_test_accuracy: float | None = _operation(
         None, "quality gate, 0 to 1: below it the exit code is 6 [default: no gate]", ge=0, le=1
     )
+    min_test_balanced_accuracy: float | None = _operation(
+        None, "the same of the balanced accuracy, in which every class counts the same [default: no gate]", ge=0, le=1
+    )  # fmt: skip
     metrics_port: int = _operation(9090, "port of /metrics; 0 = off", ge=0, le=65535)
     pushgateway_url: str | None = _operation(
         None, "Pushgateway for the outcome metrics, without user, password or query [default: no push]",

@@ -84,7 +84,10 @@ class RecipeSettings(BaseModel):
     patience: int | None = _phases(
         None, "a phase ends early after so many epochs without improvement [default: never]", ge=1, le=10_000
     )
-    monitor: Monitor = _phases("loss", "what improves: loss or accuracy of validation")
+    monitor: Monitor = _phases(
+        "loss",
+        "what improves: loss or accuracy of validation, or its balanced accuracy, in which every class counts the same",
+    )
     keep: Keep = _phases("last", "the result of a phase: its last epoch, or its best one")
 
     class_weights: Literal["none", "balanced"] = _regularization(

@@ -125,6 +125,11 @@ class Settings(OperationSettings, RecipeSettings, DataSettings, RunSettings, Bas
         store = local_folder(self.storage_uri)
         return folders if store is None else [*folders, store]
 
+    def gates(self) -> dict[str, float]:
+        """The quality gates, by the number of the outcome that each is of."""
+        found = {"test_accuracy": self.min_test_accuracy, "test_balanced_accuracy": self.min_test_balanced_accuracy}
+        return {name: gate for name, gate in found.items() if gate is not None}
+
     def check_classes(self, class_names: Sequence[str]) -> None:
         """Raise InvalidSettings when a setting does not fit the number of classes, which only the data has."""
         if len(class_names) > 2 and self.threshold != Settings.model_fields["threshold"].default:

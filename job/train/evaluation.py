@@ -41,6 +41,13 @@ class Evaluation:
     precision_recall: list[dict[str, Any]]
     calibration: dict[str, Any]
 
+    @property
+    def balanced_accuracy(self) -> float:
+        """The mean recall of the classes that have examples."""
+        recall = self.macro["recall"]
+        assert recall is not None
+        return recall
+
     def as_json(self) -> dict[str, Any]:
         # Not asdict: of a thousand classes it would copy a million counts, one by one.
         return dict(vars(self))
@@ -156,7 +163,7 @@ def thresholds(logits: np.ndarray, labels: np.ndarray, *, used: float, best: flo
         return {
             "threshold": threshold,
             "accuracy": found.accuracy,
-            "balanced_accuracy": found.macro["recall"],
+            "balanced_accuracy": found.balanced_accuracy,
             **second,
         }
 

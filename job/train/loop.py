@@ -23,7 +23,7 @@ from job.train.collective import Collective
 from job.train.feed import Feed
 from job.train.schedule import Validated
 from job.train.state import PhaseState
-from job.train.step import Recipe, train_steps, validator
+from job.train.step import Recipe, Validation, train_steps, validator
 
 STOP_DELAY_CALLS = 1
 """Calls after which the workers look whether one of them must stop: a GPU has the next one meanwhile."""
@@ -154,7 +154,7 @@ def _finished_epoch(
     *,
     epoch: int,
     step: int,
-    validate: Callable[[], tuple[float, float]],
+    validate: Callable[[], Validation],
     timer: "_EpochTimer",
     ledger: Ledger,
 ) -> EpochFinished:
@@ -163,16 +163,17 @@ def _finished_epoch(
     train_loss, train_accuracy = state.running_means()
     train_seconds = timer.seconds()
     with ledger.during("validate"), state.averaged():
-        validation_loss, validation_accuracy = validate()
-    check_finite(validation_loss, f"in validation {where}")
+        validation = validate()
+    check_finite(validation.loss, f"in validation {where}")
     return EpochFinished(
         phase=state.phase.name,
         epoch=epoch,
         step=step,
         train_loss=train_loss,
         train_accuracy=train_accuracy,
-        validation_loss=validation_loss,
-        validation_accuracy=validation_accuracy,
+        validation_loss=validation.loss,
+        validation_accuracy=validation.accuracy,
+        validation_balanced_accuracy=validation.balanced_accuracy,
         train_seconds=train_seconds,
         validation_seconds=timer.seconds() - train_seconds,
         images_per_second=timer.images_per_second(),

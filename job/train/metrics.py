@@ -66,6 +66,12 @@ def macro(rows: Sequence[dict[str, Any]]) -> dict[str, float | None]:
     }
 
 
+def balanced_accuracy(num_correct: np.ndarray, num_examples: np.ndarray) -> float:
+    """The mean recall of the classes that have examples, of these numbers of each class; 0 without any example."""
+    there = num_examples > 0
+    return float(np.mean(num_correct[there] / num_examples[there])) if there.any() else 0.0
+
+
 def top_k_accuracy(logits: np.ndarray, labels: np.ndarray, k: int = TOP_K) -> float | None:
     """The share of examples with fewer than k classes above their own; None unless there are more than k classes.
 

@@ -14,7 +14,7 @@ MIN_DELTA = 1e-4
 
 
 class Validated(Protocol):
-    """An epoch of a phase, with its mean validation loss in nats and its validation accuracy in 0..1."""
+    """An epoch of a phase, with its mean validation loss in nats and its validation accuracies in 0..1."""
 
     @property
     def phase(self) -> str: ...
@@ -22,6 +22,8 @@ class Validated(Protocol):
     def validation_loss(self) -> float: ...
     @property
     def validation_accuracy(self) -> float: ...
+    @property
+    def validation_balanced_accuracy(self) -> float | None: ...
 
 
 Epoch = TypeVar("Epoch", bound=Validated)
@@ -85,4 +87,12 @@ def _num_plateaus(phase: Phase, history: Sequence[Validated]) -> int:
 
 
 def _badness(phase: Phase, epoch: Validated) -> float:
-    return epoch.validation_loss if phase.monitor == "loss" else -epoch.validation_accuracy
+    match phase.monitor:
+        case "loss":
+            return epoch.validation_loss
+        case "accuracy":
+            return -epoch.validation_accuracy
+        case "balanced_accuracy":
+            # Only epochs of a version that could not monitor it have none.
+            assert epoch.validation_balanced_accuracy is not None
+            return -epoch.validation_balanced_accuracy

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -14,7 +15,8 @@ from job.model.augmentation import Rows
 from job.model.mixing import mix
 from job.train.collective import Collective
 from job.train.fixed_shapes import of_size, padded
-from job.train.loss import loss_of, means_of, sums_of
+from job.train.loss import loss_of, means_of, predicted_classes, sums_of
+from job.train.metrics import balanced_accuracy
 from job.train.microbatches import Compute, in_parts, not_inlined
 from job.train.state import PhaseState
 
@@ -51,6 +53,14 @@ class Recipe:
     def mixes(self) -> bool:
         """Whether each example is mixed with another one, its partner."""
         return self.mixup > 0 or self.cutmix > 0
+
+
+class Validation(NamedTuple):
+    """Of a model over a split: mean loss in nats, and accuracies in 0..1."""
+
+    loss: float
+    accuracy: float
+    balanced_accuracy: float
 
 
 def train_steps(
@@ -192,8 +202,8 @@ def _gradients(state: PhaseState, features_of: FeaturesOf, recipe: Recipe, *, si
 
 def validator(
     state: PhaseState, features_of: FeaturesOf, split: Split, recipe: Recipe, collective: Collective
-) -> Callable[[], tuple[float, float]]:
-    """A function that returns mean loss and accuracy over `split` with the model as it is then.
+) -> Callable[[], Validation]:
+    """A function that measures the model as it is then over `split`.
 
     Workers share the batches; the sums of the batches are added in order, whatever the number of workers. While the
     backbone is frozen its features are computed once, at the first call.
@@ -211,19 +221,28 @@ def validator(
             parts = [traced_features_of(images[first : first + at_once]) for first in range(0, len(images), at_once)]
             yield start, parts[0] if len(parts) == 1 else tf.concat(parts, 0), labels
 
-    def sums_of_batch(pooled: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    num_examples = np.bincount(split.labels, minlength=max(2, classifier.num_logits))
+
+    def of_batch(pooled: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         logits = classifier.logits(pooled)
         losses = loss_of(logits, labels)
-        return sums_of(logits, labels, losses, tf.ones_like(losses))
+        return sums_of(logits, labels, losses, tf.ones_like(losses)), predicted_classes(logits)
 
-    def validate() -> tuple[float, float]:
+    def validate() -> Validation:
         if not state.trains_backbone:
             kept[:] = kept or features()
         batches = features() if state.trains_backbone else kept
-        own = [(start // batch_size, sums_of_batch(pooled, labels)) for start, pooled, labels in batches]
+        own = [(start, *of_batch(pooled, labels)) for start, pooled, labels in batches]
         sums = np.zeros((num_batches(len(split), batch_size), 3))
-        if own:
-            sums[[batch for batch, _ in own]] = tf.stack([of_batch for _, of_batch in own]).numpy()
-        return means_of(sum(collective.total(sums), np.zeros(3)))
+        num_correct = np.zeros(len(num_examples))
+        # Read at the end, so that a GPU has the next images while it computes.
+        for start, own_sums, predicted in own:
+            sums[start // batch_size] = own_sums.numpy()
+            labels = split.labels[start : start + len(predicted)]
+            num_correct += np.bincount(labels[predicted.numpy() == labels], minlength=len(num_correct))
+        totals = collective.total(np.concatenate([sums.ravel(), num_correct]))
+        sums, num_correct = totals[: sums.size].reshape(sums.shape), totals[sums.size :]
+        loss, accuracy = means_of(sum(sums, np.zeros(3)))
+        return Validation(loss, accuracy, balanced_accuracy(num_correct, num_examples))
 
     return validate

@@ -59,6 +59,8 @@ class Metrics(Observer):
             case events.RunAlreadyDone():
                 self._set_outcome("thaw_attempts", event.attempts)
                 self._set_outcome("thaw_test_accuracy_ratio", event.test_accuracy)
+                if event.test_balanced_accuracy is not None:
+                    self._set_outcome("thaw_test_balanced_accuracy_ratio", event.test_balanced_accuracy)
                 self._set_outcome("thaw_test_loss", event.test_loss)
                 self._completed_at = datetime.fromisoformat(event.ended).timestamp()
             case events.DataLoaded():
@@ -87,6 +89,7 @@ class Metrics(Observer):
                 self._series("thaw_loss", event.phase, "validation").set(event.validation_loss)
                 self._series("thaw_accuracy_ratio", event.phase, "train").set(event.train_accuracy)
                 self._series("thaw_accuracy_ratio", event.phase, "validation").set(event.validation_accuracy)
+                self._series("thaw_balanced_accuracy_ratio", event.phase).set(event.validation_balanced_accuracy)
                 self._set_gpu_memory(event.gpu_memory)
             case events.Committed():
                 self._series("thaw_checkpoint_commits_total", event.reason).inc()
@@ -100,6 +103,7 @@ class Metrics(Observer):
                 self._series("thaw_interrupted_total", event.signal).inc()
             case events.Evaluated():
                 self._set_outcome("thaw_test_accuracy_ratio", event.accuracy)
+                self._set_outcome("thaw_test_balanced_accuracy_ratio", event.balanced_accuracy)
                 self._set_outcome("thaw_test_loss", event.loss)
 
     def step(self, done: events.StepDone, running_means: RunningMeans) -> None:
