@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 Schedule = Literal["constant", "linear", "cosine", "plateau"]
 Monitor = Literal["loss", "accuracy", "balanced_accuracy"]
 Keep = Literal["last", "best"]
+OptimizerName = Literal["adam", "sgd", "lion"]
 Unfreeze = Annotated[str, Field(pattern=r"^(all|none|top:[1-9][0-9]{0,3}|block:[A-Za-z0-9_.]{1,64})$")]
 PhaseName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
 
@@ -31,7 +32,7 @@ STAGES = frozenset(
 
 
 class PhaseRow(BaseModel):
-    """A phase as THAW_PHASES has it. Without a schedule or a warm-up it has those of the settings."""
+    """A phase as THAW_PHASES has it. Without a schedule, a warm-up or an optimizer it has those of the settings."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -41,6 +42,7 @@ class PhaseRow(BaseModel):
     unfreeze: Unfreeze = "all"
     schedule: Schedule | None = None
     warmup_epochs: Annotated[float, Field(ge=0, le=10_000)] | None = None
+    optimizer: OptimizerName | None = None
 
     @model_validator(mode="after")
     def _name_is_free(self) -> "PhaseRow":
@@ -76,6 +78,7 @@ class Phase:
     patience: int | None = None
     monitor: Monitor = "loss"
     keep: Keep = "last"
+    optimizer: OptimizerName = "adam"
     weight_decay: float = 0.0
     clip_norm: float = 0.0
     ema_decay: float = 0.0

@@ -10,7 +10,7 @@ from job.observe.events import EpochFinished
 from job.observe.ledger import Ledger
 from job.phases import Phase
 from job.train.loop import Position, train_phase
-from job.train.optimizer import FusedAdam, LossScaling
+from job.train.optimizer import LossScaling, optimizer_of
 from job.train.state import PhaseState
 from job.train.step import Recipe
 from tests.classifiers import ALONE, build
@@ -21,7 +21,7 @@ FIRST_SCALE = 2.0**15
 
 def scaled_adam(start: float) -> tuple[LossScaling, Variable]:
     variable = Variable(np.array([start], np.float32), name="kernel")
-    optimizer = LossScaling(FusedAdam.of(Phase(name="only", epochs=1, learning_rate=0.1), [variable]))
+    optimizer = LossScaling(optimizer_of(Phase(name="only", epochs=1, learning_rate=0.1), [variable]))
     optimizer.build([variable])
     return optimizer, variable
 
@@ -30,7 +30,7 @@ def test_a_step_is_that_of_adam_on_the_gradient_without_the_scale() -> None:
     """The loss is multiplied by the scale, and the gradient divided by it."""
     optimizer, variable = scaled_adam(1.0)
     plain = Variable(np.array([1.0], np.float32), name="kernel")
-    adam = FusedAdam.of(Phase(name="only", epochs=1, learning_rate=0.1), [plain])
+    adam = optimizer_of(Phase(name="only", epochs=1, learning_rate=0.1), [plain])
     assert float(optimizer.scale_loss(tf.constant(3.0))) == 3 * FIRST_SCALE
     for gradient in (0.5, -0.25, 1e-6):
         optimizer.apply([tf.constant([gradient]) * FIRST_SCALE], [variable])

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from job.phases import Phase
+from job.phases import OptimizerName, Phase
+from job.settings.resources import MOMENTS
 from job.train.loss import loss_of
-from job.train.optimizer import FusedAdam
+from job.train.optimizer import KINDS, FusedAdam, optimizer_of
 from tests.classifiers import build
 
 
@@ -38,8 +39,8 @@ def test_it_makes_the_steps_that_adam_of_keras_makes() -> None:
     assert not np.allclose(ours["kernel"], start)
 
 
-def of(variables: list[keras.Variable], **options: Any) -> FusedAdam:
-    return FusedAdam.of(Phase(name="only", epochs=1, learning_rate=1e-2, **options), variables)
+def of(variables: list[keras.Variable], **options: Any) -> keras.Optimizer:
+    return optimizer_of(Phase(name="only", epochs=1, learning_rate=1e-2, **options), variables)
 
 
 def applying(optimizer: keras.Optimizer, variables: list[keras.Variable]) -> Any:
@@ -52,12 +53,14 @@ def applying(optimizer: keras.Optimizer, variables: list[keras.Variable]) -> Any
         ({"weight_decay": 0.3}, keras.optimizers.AdamW(1e-2, weight_decay=0.3)),
         ({"clip_norm": 0.5}, keras.optimizers.Adam(1e-2, global_clipnorm=0.5)),
         ({"ema_decay": 0.9}, keras.optimizers.Adam(1e-2, use_ema=True, ema_momentum=0.9)),
+        ({"optimizer": "sgd"}, keras.optimizers.SGD(1e-2, momentum=0.9, nesterov=True)),
+        ({"optimizer": "lion", "weight_decay": 0.3}, keras.optimizers.Lion(1e-2, weight_decay=0.3)),
         (
             {"weight_decay": 0.3, "clip_norm": 0.5, "ema_decay": 0.9},
             keras.optimizers.AdamW(1e-2, weight_decay=0.3, global_clipnorm=0.5, use_ema=True, ema_momentum=0.9),
         ),
     ],
-    ids=["AdamW", "clipping", "average", "all"],
+    ids=["AdamW", "clipping", "average", "SGD", "Lion", "all"],
 )
 def test_its_options_are_those_of_keras(options: dict[str, Any], theirs: keras.Optimizer) -> None:
     """Two kernels and a bias over several steps: variables, moments, averages; the bias does not decay."""
@@ -83,6 +86,14 @@ def test_its_options_are_those_of_keras(options: dict[str, Any], theirs: keras.O
     assert len(found[0]) == len(found[1])
     for ours, expected in zip(*found, strict=True):
         np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_estimate_counts_the_moments_of_each(name: OptimizerName) -> None:
+    """Arrays of the size of the variable, which are in each checkpoint."""
+    variable = keras.Variable(np.zeros((3, 5), np.float32), name="kernel")
+    optimizer = of([variable], optimizer=name)
+    assert sum(one.shape == variable.shape for one in optimizer.variables) == MOMENTS[name]
 
 
 def test_only_kernels_decay() -> None:

@@ -93,6 +93,14 @@ def unfrozen(unfreeze: str) -> str:
     return f"the head{parts.get(kind, f' and the backbone from {which} on')}"
 
 
+def optimizer(phase: Mapping[str, Any]) -> str:
+    """The optimizer of a phase by its usual name, such as `AdamW`."""
+    name = {"adam": "Adam", "sgd": "SGD with momentum", "lion": "Lion"}[phase["optimizer"]]
+    if not phase["weight_decay"]:
+        return name
+    return "AdamW" if name == "Adam" else f"{name} and weight decay"
+
+
 def augmentation(settings: Mapping[str, Any]) -> str:
     """What was done to training images at random, such as `flip horizontal, rotation up to 36°`; empty if nothing."""
     texts = {
@@ -150,6 +158,6 @@ def setting(value: Any) -> str:
 
 
 FILTERS = (
-    bare_percent, percent, exact_percent, percent_or_none, decimal_or_none, share, duration, words, unfrozen,
+    bare_percent, percent, exact_percent, percent_or_none, decimal_or_none, share, duration, words, unfrozen, optimizer,
     augmentation, moment, shape, listed, markdown, printable, setting,
 )  # fmt: skip

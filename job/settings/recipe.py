@@ -6,7 +6,7 @@ from pydantic import BaseModel, ValidationInfo, field_validator
 
 from job.model.augmentation_policy import Flip
 from job.model.backbones import BACKBONES
-from job.phases import PHASE_NAMES, Keep, Monitor, Schedule, Unfreeze, canonical
+from job.phases import PHASE_NAMES, Keep, Monitor, OptimizerName, Schedule, Unfreeze, canonical
 from job.settings.fields import Backbone, ImageSize, Threshold, Weights, phase_rows, setting_group, variable
 
 _model = setting_group("model", changes_result=True)
@@ -57,17 +57,20 @@ class RecipeSettings(BaseModel):
     )
 
     head_epochs: int = _phases(5, "epochs with the backbone frozen", ge=0, le=10_000)
-    head_learning_rate: float = _phases(1e-3, "Adam's learning rate with the backbone frozen", gt=0, le=10)
+    head_learning_rate: float = _phases(1e-3, "learning rate with the backbone frozen", gt=0, le=10)
     fine_tune_epochs: int = _phases(5, "epochs with every weight trained", ge=0, le=10_000)
-    fine_tune_learning_rate: float = _phases(1e-5, "Adam's learning rate with every weight trained", gt=0, le=10)
+    fine_tune_learning_rate: float = _phases(1e-5, "learning rate with every weight trained", gt=0, le=10)
     unfreeze: Unfreeze = _phases(
         "all", "what fine-tuning trains of the backbone: all, none, top:N (its last N layers), or block:NAME (from the "
         "first layer whose name begins so)",
     )  # fmt: skip
     phases: str | None = _phases(
         None, "any number of phases instead of these two, as JSON or YAML: a list of name, epochs, learning_rate, and "
-        "optionally unfreeze, schedule, warmup_epochs [default: head and fine_tune]", max_length=20_000,
+        "optionally unfreeze, schedule, warmup_epochs, optimizer [default: head and fine_tune]", max_length=20_000,
     )  # fmt: skip
+    optimizer: OptimizerName = _phases(
+        "adam", "adam, sgd (with Nesterov's momentum of 0.9), or lion; each has a learning rate of its own size"
+    )
     schedule: Schedule = _phases(
         "constant", "of the learning rate in each phase: constant, linear, cosine, or plateau (lower when validation "
         "stops improving)",
@@ -94,7 +97,7 @@ class RecipeSettings(BaseModel):
         "none", "of the training loss: balanced gives every class the same part in it, however few its examples"
     )
     weight_decay: float = _regularization(
-        0.0, "AdamW: the fraction of each kernel that a step takes off, times the learning rate; 0 is Adam", ge=0, le=10
+        0.0, "the fraction of each kernel that a step takes off, times the learning rate: AdamW; 0 = off", ge=0, le=10
     )
     clip_norm: float = _regularization(
         0.0, "largest global norm of a step's gradient, which is scaled down; 0 = off", ge=0

@@ -7,15 +7,15 @@ these are there at once:
 
     images      n * r / b * s^2 * 3             decoded, as uint8; all n with THAW_ON_UNREADABLE=skip
     model       4 * p                           float32
-    checkpoint  3 * 4 * p                       in fine-tuning: weights and Adam's two moments
+    checkpoint  3 * 4 * p                       in fine-tuning: weights, and two moments of Adam or one of others
     activations c * s^2 * a * 2 or 4            in fine-tuning, in 16 or 32 bits; c is r, or a smaller
                 c * s^2 * m * 2 or 4            THAW_MICROBATCH_SIZE; this in training the head alone
     evaluated   evaluation batch * s^2 * m * 4  in the evaluation, always float32
 
     memory      0.8 GB for the libraries + images in memory + the larger of
-                training    the model, its gradients and Adam's moments (4 * 4 * p)
+                training    the model, its gradients and moments (4 * 4 * p)
                             + two checkpoints on their way into the store + activations
-                evaluation  0.1 GB for the export + the model twice, Adam's moments + evaluated
+                evaluation  0.1 GB for the export + the model twice, the moments + evaluated
     device      images on the device + the model, its gradients and moments + activations
     scratch     images on disk + a checkpoint; worker 0 also writes the exported model
     storage     THAW_KEEP_CHECKPOINTS + 2 checkpoints + the exported model
@@ -30,6 +30,7 @@ import math
 from dataclasses import dataclass
 
 from job.model.backbones import BACKBONES
+from job.phases import OptimizerName
 from job.settings.fields import Precision
 from job.settings.settings import Settings
 
@@ -38,8 +39,7 @@ EXPORT_BYTES = 100_000_000
 FLOAT32_BYTES = 4
 VALUE_BYTES: dict[Precision, int] = {"float32": FLOAT32_BYTES, "bfloat16": 2, "float16": 2}
 MAX_EVALUATION_BATCH = 64
-ARRAYS_OF_A_CHECKPOINT = 3
-ARRAYS_IN_TRAINING = 4
+MOMENTS: dict[OptimizerName, int] = {"adam": 2, "sgd": 1, "lion": 1}
 CHECKPOINTS_UNDER_WAY = 2
 CHECKPOINTS_BESIDE_THE_KEPT = 2
 """The last one of the phase before, and the next one before the oldest is pruned."""
@@ -107,13 +107,13 @@ def estimate(settings: Settings, *, num_examples: int, precision: Precision, num
     model = FLOAT32_BYTES * backbone.num_parameters
     # With a frozen backbone no moments of it are kept, and a checkpoint has kilobytes.
     trained = model if trains_backbone else 0
-    averages = 1 if settings.ema_decay > 0 else 0
-    checkpoint = (ARRAYS_OF_A_CHECKPOINT + averages) * trained
+    kept = max(MOMENTS[phase.optimizer] for phase in settings.training_phases()) + (settings.ema_decay > 0)
+    checkpoint = (1 + kept) * trained
     values_at_once = backbone.values_per_pixel if trains_backbone else backbone.peak_per_pixel
     at_once = images_at_once(settings, num_workers)
     activations = int(at_once * pixels * values_at_once * VALUE_BYTES[precision])
     evaluated = int(evaluation_batch_size(settings, precision) * pixels * backbone.peak_per_pixel * FLOAT32_BYTES)
-    step = max(model, (ARRAYS_IN_TRAINING + averages) * trained) + activations
+    step = max(model, (2 + kept) * trained) + activations
     if at_once < num_rows:
         step += trained
     if settings.mixup > 0 or settings.cutmix > 0:

@@ -1,47 +1,40 @@
-"""Adam and AdamW, updating each variable with TensorFlow's one kernel for it; and the loss scale of float16."""
+"""The optimizers, which are Keras's, on variables that each worker has for itself; and the loss scale of float16.
 
-from collections.abc import Sequence
+Weight decay, clipping by the global norm and moving averages of the weights are Keras's own options of all of them.
+"""
+
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from job.phases import Phase
+from job.phases import OptimizerName, Phase
 
 
-class FusedAdam(keras.optimizers.Adam):
-    """`keras.optimizers.Adam`, with the same variables and formula (Kingma & Ba 2015, arXiv:1412.6980, section 2, where
-    epsilon is their epsilon-hat), in one pass over a variable where Keras makes ten.
+class _OfOneWorker:
+    """What an optimizer of Keras does with the variables of a strategy, on variables that are no strategy's."""
 
-    Weight decay, clipping by the global norm and moving averages of the weights are Keras's own options.
-    """
-
-    @classmethod
-    def of(cls, phase: Phase, variables: Sequence[keras.Variable]) -> "FusedAdam":
-        """The optimizer of a phase that trains these variables; of them only kernels decay, no bias and no scale."""
-        optimizer = cls(
-            phase.learning_rate,
-            weight_decay=phase.weight_decay or None,
-            global_clipnorm=phase.clip_norm or None,
-            use_ema=phase.ema_decay > 0,
-            **({"ema_momentum": phase.ema_decay} if phase.ema_decay > 0 else {}),
-        )
-        optimizer.exclude_from_weight_decay(var_list=[one for one in variables if not one.name.endswith("kernel")])
-        optimizer.build(variables)
-        return optimizer
+    weight_decay: float | None
+    learning_rate: keras.Variable
 
     def _apply_weight_decay(self, variables: Any) -> None:
-        # As Keras does, decoupled from the gradient (Loshchilov & Hutter 2019, arXiv:1711.05101), but on variables that
-        # are no strategy's.
+        # As Keras does, decoupled from the gradient (Loshchilov & Hutter 2019, arXiv:1711.05101).
         for variable in variables if self.weight_decay is not None else ():
-            if self._use_weight_decay(variable):
+            if self._use_weight_decay(variable):  # type: ignore[attr-defined]
                 value = variable.value
                 value.assign_sub(value * tf.cast(self.weight_decay * self.learning_rate.value, value.dtype))
 
     def _backend_update_step(self, grads: Any, trainable_variables: Any, learning_rate: Any) -> None:
-        # Each worker has variables of its own, which are no strategy's: all get the same sum of gradients.
+        # All workers get the same sum of gradients.
         for gradient, variable in zip(grads, trainable_variables, strict=True):
-            self.update_step(gradient, variable.value, learning_rate)
+            self.update_step(gradient, variable.value, learning_rate)  # type: ignore[attr-defined]
+
+
+class FusedAdam(_OfOneWorker, keras.optimizers.Adam):
+    """`keras.optimizers.Adam`, with the same variables and formula (Kingma & Ba 2015, arXiv:1412.6980, section 2, where
+    epsilon is their epsilon-hat), in one pass over a variable, with TensorFlow's kernel for it, where Keras makes ten.
+    """
 
     def update_step(self, gradient: tf.Tensor, variable: Any, learning_rate: Any) -> None:
         index = self._get_variable_index(variable)
@@ -58,6 +51,34 @@ class FusedAdam(keras.optimizers.Adam):
             epsilon=self.epsilon,
             grad=tf.cast(gradient, variable.dtype),
         )
+
+
+class Momentum(_OfOneWorker, keras.optimizers.SGD):
+    """Nesterov's momentum (Sutskever et al. 2013, On the importance of initialization and momentum, ICML)."""
+
+    def __init__(self, learning_rate: float, **options: Any) -> None:
+        super().__init__(learning_rate, momentum=0.9, nesterov=True, **options)
+
+
+class Lion(_OfOneWorker, keras.optimizers.Lion):
+    """The sign of a momentum (Chen et al. 2023, arXiv:2302.06675)."""
+
+
+KINDS: Mapping[OptimizerName, type[keras.optimizers.Optimizer]] = {"adam": FusedAdam, "sgd": Momentum, "lion": Lion}
+
+
+def optimizer_of(phase: Phase, variables: Sequence[keras.Variable]) -> keras.optimizers.Optimizer:
+    """The optimizer of a phase that trains these variables; of them only kernels decay, no bias and no scale."""
+    optimizer = KINDS[phase.optimizer](
+        phase.learning_rate,
+        weight_decay=phase.weight_decay or None,
+        global_clipnorm=phase.clip_norm or None,
+        use_ema=phase.ema_decay > 0,
+        **({"ema_momentum": phase.ema_decay} if phase.ema_decay > 0 else {}),
+    )
+    optimizer.exclude_from_weight_decay(var_list=[one for one in variables if not one.name.endswith("kernel")])
+    optimizer.build(variables)
+    return optimizer
 
 
 class LossScaling(keras.optimizers.LossScaleOptimizer):

@@ -11,7 +11,7 @@ from job.errors import InputError
 from job.model.classifier import Classifier
 from job.phases import Phase
 from job.train.loss import means_of
-from job.train.optimizer import FusedAdam, LossScaling
+from job.train.optimizer import LossScaling, optimizer_of
 
 
 class PhaseState:
@@ -28,7 +28,7 @@ class PhaseState:
         self.first = classifier.first_trained(phase.unfreeze)
         self.variables = classifier.trainable_variables(self.first)
         self._changed_from = self.first if changed_from is None else changed_from
-        self.optimizer: keras.optimizers.Optimizer = FusedAdam.of(phase, self.variables)
+        self.optimizer = optimizer_of(phase, self.variables)
         if classifier.is_float16:
             self.optimizer = LossScaling(self.optimizer)
             self.optimizer.build(self.variables)

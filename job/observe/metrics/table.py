@@ -77,7 +77,7 @@ SERIES = (
     Series("thaw_balanced_accuracy_ratio", "gauge",
            "The same in validation after the last epoch: mean over the classes of the share of each that is found.",
            ("phase",)),
-    Series("thaw_learning_rate", "gauge", "Adam's learning rate in a phase.", ("phase",)),
+    Series("thaw_learning_rate", "gauge", "Learning rate in a phase.", ("phase",)),
     Series("thaw_step_duration_seconds", "histogram", "From one step to the next, without waiting for data.",
            ("phase",), is_of_phase=True, buckets=STEP_BUCKETS),
     Series("thaw_data_wait_seconds_total", "counter", "Seconds that the train step has waited for its images."),
