@@ -6,6 +6,7 @@ import os
 import threading
 import time
 import weakref
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -45,7 +46,8 @@ def recorder() -> Recorder:
 
 
 def committer(checkpoints: Slow, recorder: Recorder) -> Committer:
-    return Committer(checkpoints, context(recorder))  # type: ignore[arg-type]
+    curves = SimpleNamespace(write=lambda _: None)
+    return Committer(checkpoints, context(recorder), curves)  # type: ignore[arg-type]
 
 
 def submit(committer: Committer, step: int) -> None:

@@ -62,8 +62,9 @@ def test_workers_with_few_rows_or_none_end_as_one_does(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_regularised_training_does_not_depend_on_the_number_of_workers(
-    environment: Environment, tmp_path: Path
+    environment: Environment, tmp_path: Path, optimizer: str
 ) -> None:
     """Partners are among a worker's own examples, and the gradient is clipped after it was summed; of three classes.
 
@@ -71,7 +72,7 @@ def test_regularised_training_does_not_depend_on_the_number_of_workers(
     """
     settings: dict[str, Any] = {
         "dataset": "three_shapes", "mixup": 0.4, "cutmix": 1.0, "label_smoothing": 0.1, "weight_decay": 0.05,
-        "clip_norm": 0.1, "ema_decay": 0.8, "class_weights": "balanced",
+        "clip_norm": 0.1, "ema_decay": 0.8, "class_weights": "balanced", "optimizer": optimizer,
     }  # fmt: skip
     whole = environment(**settings, storage_uri=tmp_path / "whole")
     assert job(env=whole).returncode == 0

@@ -96,8 +96,9 @@ def test_a_run_that_is_not_done_is_looked_at_as_it_is(ask: Callable[..., Any], s
     store = LocalStore(tmp_path / "runs/small")
     with pytest.raises(Crash):
         start(small(head_epochs=1), store, observer=CrashOn(Committed, phase="head"))
+    store.write("logs/train/events.out.tfevents.thaw", b"", if_version=MISSING)
     code, found, answer = ask(store.uri)
-    assert (code, answer["state"], list(found.values())) == (0, "head", ["ok"])
+    assert (code, answer["state"], list(found.values())) == (0, "head", ["ok", "under way"])
     with pytest.raises(RunUnavailable, match="there is no run"):
         ask(tmp_path / "nothing")
 

@@ -14,13 +14,15 @@ from job.cli.arguments import AsJson, CacheDir, CommandOptions, RunPlace
 from job.cli.asked import open_asked
 from job.cli.tables import plain, show, size, table
 from job.errors import ExitCode, ObjectMissing
-from job.run.artefacts import PREFIXES, problem_with
+from job.run.artefacts import CURVES, PREFIXES, problem_with
 from job.run.record import RECORD_NAME, existing_record
 from job.schema import CheckpointEntry, Record, StoredFile
 from job.storage import ObjectStore, scratch
 
-Condition = Literal["ok", "missing", "damaged", "not named", "set aside", "left over"]
-"""`not named` lies beside the files of the run and is not in the record; `left over` lies elsewhere, without harm."""
+Condition = Literal["ok", "missing", "damaged", "not named", "set aside", "under way", "left over"]
+"""`not named` lies beside the files of the run and is not in the record; `left over` lies elsewhere, without harm; what is
+`under way` the record names once the run is done.
+"""
 
 FAULTS: frozenset[Condition] = frozenset({"missing", "damaged", "not named"})
 
@@ -80,6 +82,8 @@ def look(store: ObjectStore, record: Record, path: Path) -> Iterator[Found]:
             yield Found(name, "set aside", text="damaged when it was last read, and kept")
         elif name.startswith(PREFIXES) and record.state == "done":
             yield Found(name, "not named", text="the record of the finished run does not name it")
+        elif name.startswith(CURVES):
+            yield Found(name, "under way", text="written after each epoch; the record names it at the end")
         elif name not in _named(existing_record(store)):
             yield Found(name, "left over", text="the record does not name it; nothing reads it")
 

@@ -25,7 +25,8 @@ from job.run.record import RunRecord
 from job.schema import CheckpointEntry, Record, StoredFile
 from job.storage import ObjectStore
 
-PREFIXES = ("model/", "report/", "logs/")
+CURVES = "logs/"
+PREFIXES = ("model/", "report/", CURVES)
 WRITE_TRIES = 5
 READ_TRIES = 2
 

@@ -1,7 +1,7 @@
 """Commits in the background: training goes on while a state is on its way to the store.
 
 One thread commits one snapshot at a time. At most one more waits, and a newer one takes its place: what counts is the
-newest state, and its history contains that of the older one. The training thread blocks only while it reads the state,
+newest state, and its history contains that of the older one. The curves of the epochs so far are written in between. The training thread blocks only while it reads the state,
 and learns the results when it asks. A commit that fails because the store or the disk does is reported, and training
 goes on: the next commit has a newer state anyway. Only the end of a phase needs the newest state committed.
 """
@@ -19,6 +19,7 @@ from job.errors import StorageError, StorageRefused
 from job.observe import events
 from job.observe.progress import Context
 from job.run.checkpoint import Arrays, Checkpoints, Snapshot
+from job.run.curves import Curves
 from job.schema import CheckpointEntry, EpochResult
 
 NICENESS = 10
@@ -46,11 +47,13 @@ class Committer:
     Leaving the context waits for the commit under way, and drops the one that waits.
     """
 
-    def __init__(self, checkpoints: Checkpoints, context: Context) -> None:
+    def __init__(self, checkpoints: Checkpoints, context: Context, curves: Curves) -> None:
         self._checkpoints = checkpoints
+        self._curves = curves
         self._context = context
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="commits", initializer=lower_priority)
         self._commits: list[_Commit] = []
+        self._drawing: Future[None] | None = None
         self._failed: StorageError | None = None
         self.history: list[EpochResult] = []
 
@@ -80,12 +83,17 @@ class Committer:
             self._commits.pop().forget_state()
         commit.done = self._executor.submit(self._carry_out, commit)
         self._commits.append(commit)
+        if reason == "epoch" and self._drawing is None:
+            self._drawing = self._executor.submit(self._curves.write, snapshot.history)
 
     def report(self) -> None:
         """Report the results so far. Raises the errors that end the run.
 
         Those are all but a StorageError, and of these StorageRefused and that of a commit that must stay.
         """
+        if self._drawing is not None and self._drawing.done():
+            drawn, self._drawing = self._drawing, None
+            drawn.result()
         while self._commits and self._commits[0].done.done():
             commit = self._commits.pop(0)
             phase, step, error = commit.snapshot.phase, commit.snapshot.step, commit.done.exception()

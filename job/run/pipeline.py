@@ -31,6 +31,7 @@ from job.run import inputs as run_inputs
 from job.run.artefacts import Artefacts
 from job.run.checkpoint import Checkpoints
 from job.run.committer import Committer
+from job.run.curves import Curves
 from job.run.following import FollowedCheckpoints, FollowedRecord, NoCommits
 from job.run.record import RunRecord
 from job.run.results import Logits, measure, predict
@@ -72,7 +73,7 @@ class Pipeline:
             self.arithmetic = record.arithmetic()
         else:
             self.checkpoints = Checkpoints(store, record, keep=settings.keep_checkpoints, scratch=self.scratch)
-            self.committer = Committer(self.checkpoints, context)
+            self.committer = Committer(self.checkpoints, context, Curves(store, record, self.scratch))
             # `auto` is decided once for a run: later attempts may be on other processors.
             self.arithmetic = record.content.inputs.get("arithmetic") or numerics.choose(
                 precision=settings.precision, xla=settings.xla
