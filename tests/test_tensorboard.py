@@ -17,6 +17,7 @@ from tests.conftest import Recorder
 from tests.reports import epoch
 from tests.runs import HOLDER, Small, Undisturbed, record_of, start
 
+IDENTITY = Identity(run_id="small", fingerprint="f", settings={})
 VALIDATION = "logs/validation/events.out.tfevents.thaw"
 
 
@@ -82,7 +83,7 @@ def test_they_are_there_while_the_run_trains(small: Small, store: LocalStore) ->
 @pytest.fixture
 def record(store: LocalStore) -> RunRecord:
     """That of a run which this attempt holds."""
-    record = RunRecord.open(store, Identity(run_id="small", fingerprint="f", settings={}))
+    record = RunRecord.open(store, IDENTITY)
     record.take(HOLDER, lease_seconds=60)
     return record
 
@@ -97,7 +98,7 @@ def test_what_another_process_wrote_meanwhile_is_written_over_only_by_who_holds_
     assert store.read(VALIDATION).data == b"late"
     curves.write(history)
     assert steps_in(store) == [3]
-    RunRecord.open(store, record.identity).take(HOLDER, lease_seconds=60)
+    RunRecord.open(store, IDENTITY).take(HOLDER, lease_seconds=60)
     store.write(VALIDATION, b"the winner's", if_version=store.version(VALIDATION))
     with pytest.raises(Superseded):
         curves.write(history)

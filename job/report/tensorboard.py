@@ -1,8 +1,8 @@
 """The curves of a run for TensorBoard: an event file for each split, over all phases.
 
-They are written from the history, after each epoch and when the run ends, so a repeated export gives the same files, and
-those of a run that was resumed have each epoch once. `tensorboard --logdir <run>/logs` shows two curves in each chart, `train` and
-`validation`, as of Keras's callback.
+They are written from the history, after each epoch and when the run ends, so a repeated export gives the same files,
+and those of a run that was resumed have each epoch once. `tensorboard --logdir <run>/logs` shows two curves in each
+chart, `train` and `validation`, as of Keras's callback.
 """
 
 import itertools

@@ -1,9 +1,10 @@
 """Commits in the background: training goes on while a state is on its way to the store.
 
 One thread commits one snapshot at a time. At most one more waits, and a newer one takes its place: what counts is the
-newest state, and its history contains that of the older one. The curves of the epochs so far are written in between. The training thread blocks only while it reads the state,
+newest state, and its history contains that of the older one. The training thread blocks only while it reads the state,
 and learns the results when it asks. A commit that fails because the store or the disk does is reported, and training
-goes on: the next commit has a newer state anyway. Only the end of a phase needs the newest state committed.
+goes on: the next commit has a newer state anyway. Only the end of a phase needs the newest state committed. The same
+thread draws the curves of the epochs so far.
 """
 
 import contextlib
