@@ -16,6 +16,7 @@ from job import cli
 from job.cli import page_file
 from job.data.files import inspection, listing, survey
 from job.data.files.listing import Listing
+from job.data.resizing import Resizing
 from job.data.split_spec import DEFAULT_SPECS, SPLIT_NAMES
 from job.data.together import AHEAD
 from job.errors import ExitCode, Interrupted, InvalidSettings
@@ -65,10 +66,11 @@ def listed(files: Mapping[str, bytes], *, has_splits: bool = False, **fields: An
 
 
 def inspected(
-    of: Listing, specs: tuple[str, ...] = ALL_OF_IT, *, skips: bool = False
+    of: Listing, specs: tuple[str, ...] = ALL_OF_IT, *, skips: bool = False, resizing: Resizing = Resizing(20)
 ) -> tuple[dict[str, Any], list[survey.Facts]]:
     seen = survey.look(of, lambda: None)
-    content = inspection.content(of, seen, dict(zip(SPLIT_NAMES, specs, strict=True)), stratify=True, skips=skips)
+    of_splits = dict(zip(SPLIT_NAMES, specs, strict=True))
+    content = inspection.content(of, seen, of_splits, resizing, stratify=True, skips=skips)
     assert json.loads(json.dumps(content)) == content
     return content, seen
 
@@ -82,6 +84,31 @@ TWO_CLASSES = {
     for label, start in (("cat", 0), ("dog", 100))
     for number in range(24)
 }
+
+
+@pytest.mark.parametrize(
+    ("size", "resizing", "says"),
+    [
+        ((80, 80), Resizing(20), None),
+        ((80, 81), Resizing(20), "24.7% of the pixels of the median image are used"),
+        ((40, 20), Resizing(20), None),
+        ((20, 41), Resizing(20), "its sides are as 1 to 2.0"),
+        ((200, 50), Resizing(20), "16.0% of the pixels of the median image are used, its sides are as 1 to 4.0"),
+        ((200, 50), Resizing(20, "crop"), None),
+        ((200, 50), Resizing(20, "pad"), None),
+    ],
+)
+def test_images_that_lose_much_when_they_are_stretched_are_a_warning(
+    size: tuple[int, int], resizing: Resizing, says: str | None
+) -> None:
+    """Four pixels of an image are used for each of the square; the other ways lose nothing of the kind."""
+    files = {f"{label}/{number}.png": picture(number, size=size) for number, label in enumerate(["cat", "dog"] * 12)}
+    found = by_kind(inspected(listed(files), resizing=resizing)[0])
+    if says is None:
+        assert "stretched" not in found
+    else:
+        assert found["stretched"]["text"] == f"images are stretched to 20 x 20 pixels: {says}"
+        assert "THAW_RESIZE=crop" in found["stretched"]["advice"]
 
 
 @pytest.mark.parametrize(

@@ -56,8 +56,9 @@ def answer(options: Options) -> ExitCode:
         with image_bar(len(listing.images)) as advance:
             seen = survey.look(listing, advance)
         content = inspection.content(
-            listing, seen, settings.specs(), stratify=request.stratify, skips=settings.on_unreadable == "skip"
-        )
+            listing, seen, settings.specs(), settings.resizing(),
+            stratify=request.stratify, skips=settings.on_unreadable == "skip",
+        )  # fmt: skip
         if options.page is not None:
             from job.report import contact_sheet
 

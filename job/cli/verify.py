@@ -20,8 +20,8 @@ from job.schema import CheckpointEntry, Record, StoredFile
 from job.storage import ObjectStore, scratch
 
 Condition = Literal["ok", "missing", "damaged", "not named", "set aside", "under way", "left over"]
-"""`not named` lies beside the files of the run and is not in the record, which names what is `under way` once the run is
-done; `left over` lies elsewhere, without harm.
+"""`not named` lies beside the files of the run and is not in the record;
+`under way` is what it will name at the end of the run; `left over` lies elsewhere, without harm.
 """
 
 FAULTS: frozenset[Condition] = frozenset({"missing", "damaged", "not named"})

@@ -31,12 +31,15 @@ from job.data.composition import Composition, kinds
 from job.data.files.judge import divided, judge, label_indices
 from job.data.files.listing import Listing
 from job.data.files.survey import TRAITS, Facts
+from job.data.resizing import Resizing
 from job.data.split_spec import Specs
 from job.data.wording import counted, numbered
 from job.errors import ExitCode, ThawError
 from job.observe import data_events
 
 MAX_NAMED = 10
+LEAST_USED = 0.25
+MOST_STRETCHED = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,12 +58,14 @@ class Finding:
     exit_code: int = 0
 
 
-def content(listing: Listing, seen: Sequence[Facts], specs: Specs, *, stratify: bool, skips: bool) -> dict[str, Any]:
+def content(
+    listing: Listing, seen: Sequence[Facts], specs: Specs, resizing: Resizing, *, stratify: bool, skips: bool
+) -> dict[str, Any]:
     """The content of an inspection of a listing whose facts are `seen`.
 
     `specs` are those of train, validation and test, `skips` says whether a run leaves unreadable images out.
     """
-    counts, findings = _judged(listing, seen, specs, stratify=stratify, skips=skips)
+    counts, findings = _judged(listing, seen, specs, resizing, stratify=stratify, skips=skips)
     names = [image.name for image in listing.images]
     readable = [facts for facts in seen if not facts.reason]
     by_size = sorted((facts.width * facts.height, facts.width, facts.height) for facts in readable)
@@ -86,7 +91,7 @@ def content(listing: Listing, seen: Sequence[Facts], specs: Specs, *, stratify: 
 
 
 def _judged(
-    listing: Listing, seen: Sequence[Facts], specs: Specs, *, stratify: bool, skips: bool
+    listing: Listing, seen: Sequence[Facts], specs: Specs, resizing: Resizing, *, stratify: bool, skips: bool
 ) -> tuple[Mapping[str, np.ndarray], list[Finding]]:
     """The images of each class, int64 [classes], by split that a run could make; and the findings, the worst first."""
     chosen: dict[str, np.ndarray] = {}
@@ -111,6 +116,7 @@ def _judged(
         *refused,
         *_of_unreadable(listing, seen, num_used=num_used, skips=skips),
         *_of_unused(listing, sum(map(len, chosen.values()))),
+        *_of_sizes(seen, resizing),
         *_of_copies(listing, seen),
         *(_of_composition(composition) if composition else ()),
         *_of_other_files(listing),
@@ -186,6 +192,26 @@ def _of_unused(listing: Listing, num_used: int) -> Iterator[Finding]:
             if listing.has_splits
             else "to use all: THAW_TRAIN_SPLIT=train[:80%], THAW_VALIDATION_SPLIT=train[80%:90%] and "
             "THAW_TEST_SPLIT=train[90%:]",
+        )
+
+
+def _of_sizes(seen: Sequence[Facts], resizing: Resizing) -> Iterator[Finding]:
+    """What is lost when most images are stretched to a square without antialiasing."""
+    sides = np.array([(facts.width, facts.height) for facts in seen if not facts.reason])
+    if resizing.way != "stretch" or not len(sides):
+        return
+    lost = []
+    # Each pixel of the square is interpolated between four of the image.
+    if (used := float(np.median(4 * resizing.size**2 / sides.prod(axis=1)))) < LEAST_USED:
+        lost.append(f"{used:.1%} of the pixels of the median image are used")
+    if (ratio := float(np.median(sides.max(axis=1) / sides.min(axis=1)))) > MOST_STRETCHED:
+        lost.append(f"its sides are as 1 to {ratio:.1f}")
+    if lost:
+        yield Finding(
+            kind="stretched",
+            level="warning",
+            text=f"images are stretched to {resizing.size} x {resizing.size} pixels: {', '.join(lost)}",
+            advice="set THAW_RESIZE=crop or pad, which keep the aspect ratio and look at every pixel",
         )
 
 
