@@ -29,6 +29,7 @@ from tests.test_report_browser import SCREENS, browser, check_fits
 __all__ = ["browser"]
 
 ALL_OF_IT = ("train[:50%]", "train[50%:75%]", "train[75%:]")
+SQUARE = Resizing(20)
 HEIC = b"\0\0\0\x18ftypheic" + b"\0" * 40
 
 
@@ -66,7 +67,7 @@ def listed(files: Mapping[str, bytes], *, has_splits: bool = False, **fields: An
 
 
 def inspected(
-    of: Listing, specs: tuple[str, ...] = ALL_OF_IT, *, skips: bool = False, resizing: Resizing = Resizing(20)
+    of: Listing, specs: tuple[str, ...] = ALL_OF_IT, *, skips: bool = False, resizing: Resizing = SQUARE
 ) -> tuple[dict[str, Any], list[survey.Facts]]:
     seen = survey.look(of, lambda: None)
     of_splits = dict(zip(SPLIT_NAMES, specs, strict=True))
