@@ -46,8 +46,8 @@ class Scale:
     def use_device(self) -> None:
         """Import TensorFlow, for this device alone. Raises DeviceUnavailable."""
         with importing_tensorflow():
-            from job.train import numerics
-        numerics.use_device(self.device)
+            from job.train import device
+        device.use(self.device)
 
     def load(self) -> Workload:
         """Photographs or drawn pictures; the first call in a place draws them."""
@@ -107,10 +107,10 @@ def card(scale: Scale) -> Iterable[Said]:
     import keras
     import tensorflow as tf
 
-    from job.train import numerics
+    from job.train import device
 
     built = tf.sysconfig.get_build_info()
-    yield Said("device", numerics.device_name())
+    yield Said("device", device.name())
     yield Said("tensorflow", tf.__version__)
     yield Said("keras", keras.__version__)
     yield Said("cuda", f"{built.get('cuda_version', 'none')}, cuDNN {built.get('cudnn_version', 'none')}")
@@ -161,7 +161,7 @@ def _step_rows(scale: Scale, phase: str, precision: Precision, xla: bool) -> Ite
     import tensorflow as tf
 
     from bench import training
-    from job.train import numerics
+    from job.train import device
     from job.train.step import Recipe
 
     size = scale.image_size
@@ -174,13 +174,13 @@ def _step_rows(scale: Scale, phase: str, precision: Precision, xla: bool) -> Ite
             what = f"{step_name(phase, precision, batch_size)}: {variant.name}"
             try:
                 with memory.explained(lambda: f"at batch {batch_size}", lambda reason: ""):  # noqa: B023
-                    if numerics.gpu_memory():
+                    if device.gpu_memory():
                         tf.config.experimental.reset_memory_stats("GPU:0")
                     recipe = Recipe(batch_size, 0, xla=xla, steps_per_execution=variant.steps_per_execution)
                     steps = training.drawn_steps(state, recipe, on_device=variant.on_device)
                     found[variant] = rates(steps, scale, batch_size)
                 yield Row(what, RATE, found[variant])
-                if held := numerics.gpu_memory():
+                if held := device.gpu_memory():
                     yield Row(f"{what}: most memory that TensorFlow held", "GB", [held["GPU:0"]["peak"] / 1e9])
             except Exception as error:
                 yield failure(what, error)

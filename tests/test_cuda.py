@@ -37,12 +37,12 @@ set_up_tensorflow(log_level="3")
 with importing_tensorflow():
     import job.run.pipeline
     import tensorflow as tf
-    from job.train import numerics
+    from job.train import device
 if "without" in sys.argv:
     nvidia.load_cusolver = lambda: None
 # No driver is here.
 nvidia.check_gpu = lambda device: None
-unused = numerics.use_device("auto")
+unused = device.use("auto")
 library = ctypes.CDLL(str(Path(tf.__file__).parent / "libtensorflow_framework.so.2"))
 names = ["Cublas", "CublasLt", "Cudnn", "Cufft", "Cusolver", "Cusparse", "CudaRuntime", "Cupti", "Nccl"]
 functions = [f"Get{name}DsoHandle" for name in names] + ["MaybeTryDlopenGPULibraries"]

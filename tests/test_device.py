@@ -16,7 +16,7 @@ from job.nvidia import check_gpu
 from job.settings.fields import Precision
 from job.settings.resources import estimate
 from job.settings.settings import Settings
-from job.train import numerics
+from job.train import device, numerics
 from tests.conftest import job
 from tests.manifests import OVERLAYS, needs_kustomize, overlay
 from tests.processes import Environment
@@ -124,7 +124,7 @@ def test_a_gpu_has_a_least_age_and_its_driver_too(
     assert check.outcome == "warning"
     assert "THAW_DEVICE=auto: " in check.text
     assert check.text.endswith(reason)
-    unused = numerics.use_device("auto")
+    unused = device.use("auto")
     assert unused is not None
     assert unused.message.endswith(reason)
     assert nvidia.memory_bytes() is None
@@ -178,7 +178,7 @@ def test_a_process_takes_one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """On others it would have a context, and its report and series would name them."""
     monkeypatch.setattr("ctypes.CDLL", driver(num_gpus=2))
     visible = pretend(monkeypatch, ["first", "second"])
-    assert [numerics.use_device(device) for device in ("auto", "gpu", "cpu")] == [None, None, None]
+    assert [device.use(kind) for kind in ("auto", "gpu", "cpu")] == [None, None, None]
     assert visible == [["first"], ["first"], []]
 
 
@@ -188,12 +188,12 @@ def test_a_gpu_that_cannot_be_used_is_an_error_or_said(monkeypatch: pytest.Monke
     monkeypatch.setattr("ctypes.CDLL", driver(num_gpus=1, init=init))
     visible = pretend(monkeypatch, [] if init == 0 else ["first"])
     with pytest.raises((DeviceUnavailable, DeviceFailed), match="THAW_DEVICE=gpu: "):
-        numerics.use_device("gpu")
-    unused = numerics.use_device("auto")
+        device.use("gpu")
+    unused = device.use("auto")
     assert unused is not None
     assert unused.message.startswith("THAW_DEVICE=auto: ")
     monkeypatch.setattr("ctypes.CDLL", driver(init=100))
-    assert numerics.use_device("auto") is None
+    assert device.use("auto") is None
     assert visible == [[], []]
 
 
@@ -203,10 +203,10 @@ def test_a_tensorflow_for_processors_says_so_where_there_is_a_gpu(monkeypatch: p
     visible = pretend(monkeypatch, [])
     monkeypatch.setattr(tf.test, "is_built_with_cuda", lambda: False)
     with pytest.raises(DeviceUnavailable, match="built for processors alone"):
-        numerics.use_device("gpu")
+        device.use("gpu")
     monkeypatch.setattr("ctypes.CDLL", driver())
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda _: ["of a plugin"])
-    assert numerics.use_device("gpu") is None
+    assert device.use("gpu") is None
     assert visible == [["of a plugin"]]
 
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from job import processor
 from job.__main__ import set_up_tensorflow
-from job.train import numerics
+from job.train import device, numerics
 
 INTEL = "vendor_id\t: GenuineIntel\nmodel name\t: Some Xeon\nflags\t\t: fpu avx512f avx512_bf16 amx_bf16\n"
 WITHOUT_AMX = INTEL.replace(" amx_bf16", "")
@@ -43,7 +43,7 @@ def test_auto_is_bfloat16_on_a_gpu_that_has_it(
     details = {"compute_capability": capability, "device_name": "Some GPU"}
     monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda _: details)
     assert numerics.choose(precision="auto", xla="auto")["precision"] == precision
-    assert numerics.device_name() == "Some GPU"
+    assert device.name() == "Some GPU"
 
 
 def test_what_is_asked_for_is_not_second_guessed() -> None:
@@ -81,5 +81,5 @@ def test_variables_are_float32_in_each_precision(precision: str) -> None:
 
 def test_the_processor_has_a_name() -> None:
     """For the report, on this very machine."""
-    assert numerics.device_name()
-    assert not Path("/proc/cpuinfo").exists() or numerics.device_name() in Path("/proc/cpuinfo").read_text()
+    assert device.name()
+    assert not Path("/proc/cpuinfo").exists() or device.name() in Path("/proc/cpuinfo").read_text()

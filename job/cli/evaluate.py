@@ -131,8 +131,8 @@ def answer(options: Options) -> ExitCode:
     settings, is_own = _settings(options, record)
     with importing_tensorflow():
         from job.cli import evaluating
-        from job.train import numerics
-    if unused := numerics.use_device("auto"):
+        from job.train import device
+    if unused := device.use("auto"):
         print(f"warning: the processor is used: {unused}", file=sys.stderr)
     at_once = options.batch_size or evaluating.default_batch_size(settings, record)
     with (

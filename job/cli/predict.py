@@ -57,8 +57,8 @@ def answer(options: Options) -> ExitCode:
     record = finished(store)
     with importing_tensorflow():
         from job.cli.labelling import Labeller, read_model
-        from job.train import numerics
-    if unused := numerics.use_device("auto"):
+        from job.train import device
+    if unused := device.use("auto"):
         print(f"warning: the processor is used: {unused}", file=sys.stderr)
 
     with scratch.folder(options.cache_dir) as folder:

@@ -175,9 +175,9 @@ def _do_what_is_left(settings: Settings, store: ObjectStore, record: RunRecord, 
 
             with record.quiet():
                 from job.run.pipeline import Pipeline
-                from job.train import numerics
+                from job.train import device
                 from job.train.collective import assemble
-        if unused := numerics.use_device(settings.device):
+        if unused := device.use(settings.device):
             context.observer.event(events.GpuNotUsed(unused.message, unused.hint))
         context.check_stop()
         with progress.entering("meet", "idle"):

@@ -40,7 +40,7 @@ from job.schema import StoredFile
 from job.settings.resources import estimate, evaluation_batch_size
 from job.settings.settings import Settings
 from job.storage import ObjectStore, scratch
-from job.train import fixed_shapes, numerics
+from job.train import device, fixed_shapes, numerics
 from job.train.collective import Collective
 from job.train.loss import class_weights, weights_summary
 from job.train.step import Recipe
@@ -215,7 +215,7 @@ class Pipeline:
                 classifier.first_trained(phase.unfreeze)  # Now, and not after hours.
             inputs = run_inputs.inputs_of(splits, classifier, self.arithmetic, self.record)
         self.observer.event(events.ModelBuilt(
-            settings.backbone, settings.weights, **self.arithmetic, device=numerics.device_name()
+            settings.backbone, settings.weights, **self.arithmetic, device=device.name()
         ))  # fmt: skip
         if not isinstance(self.record, FollowedRecord):
             run_inputs.keep_table(splits, inputs, self.store)
@@ -287,7 +287,7 @@ class Pipeline:
                 composition=splits.composition,
                 history=self.committer.history,
                 times=self.ledger.of_run(),
-                device=numerics.device_name(),
+                device=device.name(),
             )
             self.write(artefacts, export.report_files(content, results, self.scratch))
         self.observer.event(events.Exported(model=f"{self.store.uri}/{MODEL}"))

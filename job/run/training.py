@@ -20,7 +20,7 @@ from job.run.committer import Committer
 from job.run.following import NoCommits
 from job.run.record import RunRecord
 from job.schema import CheckpointEntry, EpochResult
-from job.train import loop, numerics, schedule
+from job.train import device, loop, schedule
 from job.train.collective import Collective
 from job.train.state import PhaseState
 from job.train.step import Recipe
@@ -172,5 +172,5 @@ class Training:
 
     def _report_step(self, done: events.StepDone, state: PhaseState) -> None:
         if done.is_first:
-            self.context.observer.event(events.StepCompiled(done.phase, done.seconds, gpu_memory=numerics.gpu_memory()))
+            self.context.observer.event(events.StepCompiled(done.phase, done.seconds, gpu_memory=device.gpu_memory()))
         self.context.observer.step(done, state.running_means)

@@ -18,7 +18,7 @@ from job.errors import TrainingDiverged
 from job.model.draws import HOST
 from job.observe.events import EpochFinished, StepDone
 from job.observe.ledger import Category, Ledger
-from job.train import numerics, schedule
+from job.train import device, schedule
 from job.train.collective import Collective
 from job.train.feed import Feed
 from job.train.schedule import Validated
@@ -178,7 +178,7 @@ def _finished_epoch(
         validation_seconds=timer.seconds() - train_seconds,
         images_per_second=timer.images_per_second(),
         learning_rate=state.learning_rate,
-        gpu_memory=numerics.gpu_memory(),
+        gpu_memory=device.gpu_memory(),
     )
 
 

@@ -3,13 +3,13 @@
 A run decides once: the choice of the first attempt goes into the record, and later attempts follow it on any machine.
 """
 
-from typing import Any, Literal
+from typing import Any
 
 import keras
 import tensorflow as tf
 
 from job import nvidia, processor
-from job.errors import DeviceFailed, DeviceMissing, DeviceUnavailable, InvalidSettings
+from job.errors import InvalidSettings
 from job.settings.fields import Precision
 
 
@@ -38,59 +38,9 @@ def prepare_process(*, deterministic: bool, xla: bool) -> None:
         tf.config.experimental.enable_op_determinism()
 
 
-def use_device(device: Literal["auto", "cpu", "gpu"]) -> DeviceUnavailable | DeviceFailed | None:
-    """Take one GPU, the first, or none: a process has one device. Call it before TensorFlow has used any.
-
-    With `gpu`, raises DeviceUnavailable or DeviceFailed with what the driver says, or TensorFlow, which may have no
-    CUDA or not find its libraries. With `auto` the processor is used then; returns the error if a GPU is there at all.
-    """
-    gpus, problem = [], None
-    try:
-        gpus = [] if device == "cpu" else _gpus(device)
-    except (DeviceUnavailable, DeviceFailed) as error:
-        if device == "gpu":
-            raise
-        problem = None if isinstance(error, DeviceMissing) else error
-    tf.config.set_visible_devices(gpus[:1], "GPU")
-    return problem
-
-
-def _gpus(device: str) -> list[tf.config.PhysicalDevice]:
-    is_for_cuda = tf.test.is_built_with_cuda()
-    if not is_for_cuda and (gpus := tf.config.list_physical_devices("GPU")):
-        # Of another maker, by a plugin of TensorFlow.
-        return list(gpus)
-    nvidia.check_gpu(device)
-    if not is_for_cuda:
-        raise DeviceUnavailable(
-            f"THAW_DEVICE={device}: there is a GPU, and this TensorFlow {tf.__version__} is built for processors alone",
-            hint="take the image for GPUs, or install the extra `gpu`",
-        )
-    nvidia.load_cusolver()
-    if gpus := tf.config.list_physical_devices("GPU"):
-        return list(gpus)
-    raise DeviceUnavailable(
-        f"THAW_DEVICE={device}: the driver has a GPU, and TensorFlow cannot use it; its warnings in this log say why",
-        hint="often a library of CUDA is missing",
-    )
-
-
 def dtype_policy(precision: Precision) -> str:
     """The Keras policy of a precision; variables are float32 in each."""
     return precision if precision == "float32" else f"mixed_{precision}"
-
-
-def device_name() -> str:
-    """The processor that the network runs on, for the report."""
-    for gpu in tf.config.get_visible_devices("GPU"):
-        return str(tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name))
-    return processor.name()
-
-
-def gpu_memory() -> dict[str, dict[str, int]] | None:
-    """Bytes that TensorFlow holds of each GPU, "current" and "peak"; None without a GPU."""
-    devices = [gpu.name.removeprefix("/physical_device:") for gpu in tf.config.get_visible_devices("GPU")]
-    return {device: dict(tf.config.experimental.get_memory_info(device)) for device in devices} or None
 
 
 def _has_fast_bfloat16() -> bool:
