@@ -99,7 +99,7 @@ class Run:
         )  # fmt: skip
         self.log.event(done_epoch)
         if (phase, epoch) == ("fine_tune", 0):
-            self.log.event(CommitFailed(phase, step, reason="epoch", error="the store is full"))
+            self.log.event(CommitFailed(phase, step, reason="the store is full", error="StorageError"))
         else:
             self.log.event(Committed("epoch", phase, step, 10, 1.0, 0.1, f"checkpoints/{phase}-{step}"))
 

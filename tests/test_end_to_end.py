@@ -1,6 +1,7 @@
 """The program as its users know it: a process with an environment, really killed, and its exit code."""
 
 import json
+import os
 import random
 import shutil
 import signal
@@ -108,6 +109,25 @@ def test_a_log_without_a_reader_changes_nothing(environment: Environment) -> Non
     process.terminate()
     assert process.wait(timeout=240) == ExitCode.INTERRUPTED
     assert run_json(env)["attempts"][-1]["exit_code"] == ExitCode.INTERRUPTED
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+@pytest.mark.parametrize("out", ["a closed pipe", "/dev/full"])
+def test_a_log_that_cannot_be_written_does_not_decide_the_exit_code(
+    undisturbed: dict[str, Any], log_format: str, out: str
+) -> None:
+    """Neither of a finished run nor of a wrong setting."""
+    for changes, expected in (({}, ExitCode.COMPLETE), ({"THAW_DROPOUT": "0.5"}, ExitCode.RUN_MISMATCH)):
+        env = undisturbed["env"] | {"THAW_LOG_FORMAT": log_format} | changes
+        reader, writer = os.pipe() if out == "a closed pipe" else (None, os.open(out, os.O_WRONLY))
+        if reader is not None:
+            os.close(reader)
+        try:
+            command = [sys.executable, "-m", "job"]
+            done = subprocess.run(command, cwd=REPOSITORY, env=env, stdout=writer, stderr=subprocess.PIPE, check=False)
+        finally:
+            os.close(writer)
+        assert done.returncode == expected, done.stderr
 
 
 @pytest.mark.parametrize(("closed", "num_lines"), [("2>&-", 1), ("<&- >&- 2>&-", 0)])

@@ -329,6 +329,9 @@ def test_a_place_on_this_machine_is_not_copied(tmp_path: Path) -> None:
     inputs = fetch.inputs(dataset="file:///data/photos.zip", data_dir=None, weights="none")
     assert (inputs.dataset, inputs.data_dir, inputs.weights) == ("/data/photos.zip", None, "none")
     assert fetch.inputs(dataset="two_shapes", data_dir="/data", weights="none").data_dir == "/data"
+    for own_images in ("./photos", "/data/photos"):
+        inputs = fetch.inputs(dataset=own_images, data_dir="gs://bucket/tfds", weights="none")
+        assert (inputs.dataset, inputs.data_dir) == (own_images, "gs://bucket/tfds")
 
 
 # Filling one

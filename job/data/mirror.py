@@ -22,7 +22,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from job.data.files import remote, table
-from job.data.files.names import is_table
+from job.data.files.names import is_place, is_table
 from job.data.manifest import Files, Listed, listed, named
 from job.data.tfds import prepared
 from job.data.together import together
@@ -132,7 +132,7 @@ class Fetching:
         """The same places, with a local copy instead of each remote one."""
         if "://" in dataset:
             dataset = self.images(dataset)
-        elif data_dir is not None and is_bucket(data_dir):
+        elif data_dir is not None and is_bucket(data_dir) and not is_place(dataset):
             data_dir = str(self.dataset(data_dir, dataset))
         if is_bucket(weights):
             weights = str(self.weights(weights))

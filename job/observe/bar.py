@@ -38,7 +38,10 @@ STAGES = {
 
 
 class Terminal(Console):
-    """Standard output. The cursor stays visible: a process that is ended at once could not show it again."""
+    """Standard output. The cursor stays visible: a process that is ended at once could not show it again.
+
+    Raises BrokenPipeError when it is closed, where rich would end the process.
+    """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(highlight=False, **options)
@@ -46,6 +49,9 @@ class Terminal(Console):
 
     def show_cursor(self, show: bool = True) -> bool:
         return False
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
 
 
 class Bar:
@@ -76,7 +82,8 @@ class Bar:
         """Not more than five times a second: reading the loss waits for the device."""
         self.estimate.step(done)
         self._batch_size = max(self._batch_size, done.num_examples / done.num_steps_done)
-        if self._newest is None or time.monotonic() - self._stepped_at >= STEP_SECONDS:
+        is_due = self._newest is None or time.monotonic() - self._stepped_at >= STEP_SECONDS
+        if is_due and self._terminal.can_redraw:
             self._stepped_at = time.monotonic()
             self._newest = done, *running_means()
 

@@ -236,7 +236,10 @@ class Committed(Event, name="committed"):
 
 
 class CommitFailed(Event, name="commit_failed", level="warning"):
-    """A checkpoint could not be written; training goes on, and the next one has a newer state."""
+    """A checkpoint could not be written; training goes on, and the next one has a newer state.
+
+    `reason` says why, `error` is the class of the failure, which the metrics count by.
+    """
 
     phase: str
     step: int

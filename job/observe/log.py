@@ -84,7 +84,7 @@ class ConsoleLines(Log):
 
     def __init__(self, progress: Progress) -> None:
         self._terminal = Terminal(file=sys.stdout)
-        self._bar = Bar(self._terminal, progress) if self._terminal.can_redraw else None
+        self._bar = Bar(self._terminal, progress)
         self._lock = threading.RLock()
         colors = self._terminal.color_system is not None and not self._terminal.no_color
         renderer = structlog.dev.ConsoleRenderer(colors=colors, pad_event_to=18, sort_keys=False)
@@ -93,34 +93,33 @@ class ConsoleLines(Log):
 
     def event(self, event: events.Event) -> None:
         with even_if_unwritable, self._lock:
-            if self._bar is not None:
-                self._bar.event(event)
+            self._bar.event(event)
             if not isinstance(event, events.Stopping):
                 # Below the line about a signal the bar stays: it shows what a person now waits for.
-                self.stop()
+                self._bar.hide()
             if isinstance(event, events.Stopping | events.RunFailed):
                 self._terminal.print(redacted(str(event)), markup=False, soft_wrap=True)
             else:
                 getattr(self._log, event.level)(event.name, **event.fields())
-            if isinstance(event, events.PhaseStarted) and self._bar is not None:
+            if isinstance(event, events.PhaseStarted):
                 self._bar.show()
 
     def step(self, done: events.StepDone, running_means: RunningMeans) -> None:
-        if self._bar is not None:
-            self._bar.step(done, running_means)
-            with self._lock:
-                self._bar.show()
+        self._bar.step(done, running_means)
+        with even_if_unwritable, self._lock:
+            self._bar.show()
 
     def stop(self) -> None:
-        if self._bar is not None:
+        with even_if_unwritable, self._lock:
             self._bar.hide()
 
     def closing(self, title: str, rows: dict[str, str]) -> None:
-        self.stop()
         table = Table(title=Text(title), show_header=False, title_justify="left")
         for name, value in rows.items():
             table.add_row(name, Text(redacted(value)))  # as Text, in which brackets are no markup
-        self._terminal.print(table)
+        with even_if_unwritable, self._lock:
+            self._bar.hide()
+            self._terminal.print(table)
 
 
 def _lines(*processors: structlog.typing.Processor) -> Any:

@@ -100,7 +100,7 @@ def sentence(event: events.Event) -> str:
         case events.NothingRestored():
             return "no checkpoint of the run can be used: training begins anew"
         case events.CommitFailed():
-            return f"{event.phase} step {event.step} could not be committed, and training goes on: {event.error}"
+            return f"{event.phase} step {event.step} could not be committed, and training goes on: {event.reason}"
         case events.MetricsUnavailable():
             return f"no metrics on port {event.port}: {event.reason}"
         case events.PushFailed() | events.ReportingFailed():
