@@ -26,8 +26,8 @@ def test_events_are_lines_of_json_off_a_terminal(capsys: pytest.CaptureFixture[s
     (line,) = map(json.loads, capsys.readouterr().out.splitlines())
     assert line.pop("time").endswith("Z")
     assert line == {
-        "run_id": "r", "accuracy": 0.123457, "loss": 1.0, "num_examples": 3, "event": "evaluated", "level": "info",
-        "phase": "evaluate", "step": None,
+        "run_id": "r", "accuracy": 0.123457, "balanced_accuracy": 0.5, "loss": 1.0, "num_examples": 3,
+        "event": "evaluated", "level": "info", "phase": "evaluate", "step": None,
     }  # fmt: skip
 
 

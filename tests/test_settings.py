@@ -19,7 +19,8 @@ TEXTS: dict[str, Any] = {
     "namespace": "team-a", "work_bytes": 20_000_000_000,
     "classes": "dog,cat", "threshold": "auto", "worker": 0, "worker_host": "host-{worker}", "devices": "2",
     "sweep": "/sweep", "sweep_index": 0,
-    "cache_dir": "/cache", "termination_log": "/log", "min_test_accuracy": 0.9, "pushgateway_url": "http://push:9091",
+    "cache_dir": "/cache", "termination_log": "/log", "min_test_accuracy": 0.9,
+    "min_test_balanced_accuracy": 0.9, "pushgateway_url": "http://push:9091",
     "unfreeze": "top:3", "patience": 3, "phases": PHASES, "microbatch_size": 8,
 }  # fmt: skip
 """Another value of each setting that is free text, or has no default."""
@@ -82,6 +83,7 @@ def test_the_recipe_and_its_fingerprint_stay_what_they_are() -> None:
         "CALIBRATE": False, "THRESHOLD": "0.5",
         "ZOOM": 0.0, "TRANSLATION": 0.0, "BRIGHTNESS": 0.0, "CONTRAST": 0.0, "SATURATION": 0.0, "HUE": 0.0,
         "RANDAUGMENT_OPERATIONS": 0, "RANDAUGMENT_MAGNITUDE": 9.0, "RESIZE": "stretch",
+        "OPTIMIZER": "adam",
     }  # fmt: skip
     assert RECIPE_VERSION == 3
     assert Settings().fingerprint() == "ace4e3ecf903"

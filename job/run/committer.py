@@ -84,17 +84,16 @@ class Committer:
             self._commits.pop().forget_state()
         commit.done = self._executor.submit(self._carry_out, commit)
         self._commits.append(commit)
-        if reason == "epoch" and self._drawing is None:
-            self._drawing = self._executor.submit(self._curves.write, snapshot.history)
+        if reason == "epoch":
+            self._report_drawing()
+            self._drawing = self._drawing or self._executor.submit(self._curves.write, snapshot.history)
 
     def report(self) -> None:
         """Report the results so far. Raises the errors that end the run.
 
         Those are all but a StorageError, and of these StorageRefused and that of a commit that must stay.
         """
-        if self._drawing is not None and self._drawing.done():
-            drawn, self._drawing = self._drawing, None
-            drawn.result()
+        self._report_drawing()
         while self._commits and self._commits[0].done.done():
             commit = self._commits.pop(0)
             phase, step, error = commit.snapshot.phase, commit.snapshot.step, commit.done.exception()
@@ -122,6 +121,11 @@ class Committer:
         self.report()
         if self._failed is not None:
             raise self._failed
+
+    def _report_drawing(self) -> None:
+        if self._drawing is not None and self._drawing.done():
+            drawn, self._drawing = self._drawing, None
+            drawn.result()
 
     def _carry_out(self, commit: _Commit) -> tuple[CheckpointEntry, float]:
         began = time.monotonic()
