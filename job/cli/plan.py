@@ -127,18 +127,13 @@ def look(settings: Settings, store: ObjectStore, record: Record | None) -> list[
     need = need_of(settings, data.facts.get("examples", {}), record, num_processes)
     here = need and dataclasses.replace(
         need,
-        memory=(need.memory + _images_again(settings, need)) * num_devices,
+        memory=(need.memory + disk_space.images_again(settings, need)) * num_devices,
         scratch=need.scratch * num_devices,
     )
     return [
         *found, checks.memory(here), *checks.device_memory(settings, need),
         *checks.disks(settings, here, data.facts.get("fetch_bytes", 0)),
     ]  # fmt: skip
-
-
-def _images_again(settings: Settings, need: Need) -> int:
-    """Without a GPU the device of images that are kept there is the memory."""
-    return need.images if settings.cache == "device" and disk_space.of_device(settings, need) is None else 0
 
 
 def need_of(settings: Settings, examples: Mapping[str, int], record: Record | None, num_workers: int) -> Need | None:

@@ -18,7 +18,7 @@ from job.observe.ledger import by_stage
 from job.observe.progress import Context, Progress
 from job.report.gate import missed_gate
 from job.report.summary import summary
-from job.run import lease, standing
+from job.run import disk_space, lease, standing
 from job.run.following import FollowedRecord
 from job.run.record import Identity, RunRecord
 from job.schema import Holder, Record
@@ -216,16 +216,22 @@ def _report_killed(settings: Settings, record: Record, context: Context) -> None
 
 
 def _need(settings: Settings, record: Record) -> Need | None:
-    """What this worker needs of memory and disk; None before the data is known."""
+    """What this worker needs, and of memory what all of its host need together; None before the data is known.
+
+    Those are the processes of one pod, which has one limit of memory for them all.
+    """
     inputs = record.inputs
     if not inputs:
         return None
-    return estimate(
+    need = estimate(
         settings,
         num_examples=sum(inputs["data"]["splits"].values()),
         precision=inputs["arithmetic"]["precision"],
         num_workers=settings.share().num_workers,
     )
+    hosts = settings.addresses().hosts
+    num_here = hosts.count(hosts[settings.worker or 0])
+    return replace(need, memory=(need.memory + disk_space.images_again(settings, need)) * num_here)
 
 
 def _memory_hint(settings: Settings, record: Record, text: str) -> str:

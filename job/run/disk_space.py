@@ -114,6 +114,11 @@ def check_device(settings: Settings, need: Need) -> None:
         raise MemoryExhausted(f"THAW_CACHE=device: the GPU is too small: {found}", hint=found.hint)
 
 
+def images_again(settings: Settings, need: Need) -> int:
+    """Bytes of the images that are kept on a device: without a GPU that is the memory, which has them already."""
+    return need.images if settings.cache == "device" and of_device(settings, need) is None else 0
+
+
 def is_with_the_cache(settings: Settings, folder: Path) -> bool:
     """Whether a folder is on the volume of the temporary files."""
     return _mount(folder.expanduser().absolute()) == _mount(cache_folder.place(settings.cache_dir).absolute())
