@@ -87,6 +87,7 @@ class Pipeline:
         with self.collective.explained():
             inputs = self.fetch()
             with self.load_data(inputs) as splits:
+                self.check_data(splits)
                 classifier = self.build_model(inputs.weights, splits)
                 training = self.training()
                 training.restore()
@@ -144,7 +145,7 @@ class Pipeline:
         disk_space.check_device(self.settings, need)
 
     def load_data(self, inputs: LocalInputs) -> Splits:
-        """The data, whose images are decoded in the background from now on."""
+        """The data, whose images are decoded in the background from now on, until it is closed."""
         settings = self.settings
         with self.progress.entering("data", "cache"):
             request = DataRequest(
@@ -164,7 +165,12 @@ class Pipeline:
                     seed=settings.seed,
                 ),
             )
-            splits = load_splits(request, check_stop=self.check_stop, first_order=self.first_order)
+            return load_splits(request, check_stop=self.check_stop, first_order=self.first_order)
+
+    def check_data(self, splits: Splits) -> None:
+        """Raise InvalidSettings when a setting does not fit the data, InputError when the run began with other data."""
+        settings = self.settings
+        with self.progress.entering("data", "cache"):
             settings.check_classes(splits.class_names)
             run_inputs.compare_data(splits, self.record, self.store)
         steps = num_batches(len(splits.train), settings.batch_size)
@@ -177,7 +183,6 @@ class Pipeline:
         ))  # fmt: skip
         for finding in splits.findings():
             self.observer.event(finding)
-        return splits
 
     def first_order(self, num_examples: int) -> np.ndarray:
         """The order in which this attempt first uses the training images, unless the newest checkpoint is damaged."""
