@@ -72,7 +72,7 @@ def spaces(settings: Settings, need: Need | None, *, to_fetch: int = 0) -> list[
         # Of free space the other processes of this host take their part; of a limit nothing says what they will take.
         hosts = settings.addresses().hosts
         scratch = _written(need, [one for one, host in enumerate(hosts) if host == hosts[worker]]) + to_fetch
-        if run is not None and run.is_relative_to(volume) and _mount(run) == mount:
+        if run is not None and _followed(run).is_relative_to(_followed(volume)) and _mount(run) == mount:
             scratch += storage
         left = settings.work_bytes - used_bytes(volume)
         where = f"left in {volume} of the {size(settings.work_bytes)} that THAW_WORK_BYTES allows"
@@ -121,13 +121,13 @@ def images_again(settings: Settings, need: Need) -> int:
 
 def is_with_the_cache(settings: Settings, folder: Path) -> bool:
     """Whether a folder is on the volume of the temporary files."""
-    return _mount(folder.expanduser().absolute()) == _mount(cache_folder.place(settings.cache_dir).absolute())
+    return _mount(folder.expanduser()) == _mount(cache_folder.place(settings.cache_dir))
 
 
 def used_bytes(folder: Path) -> int:
     """What is stored under a folder, without what is mounted there; 0 where there is none."""
     total, mounts = 0, _mounts()
-    for above, folders, files in os.walk(folder):
+    for above, folders, files in os.walk(_followed(folder)):
         folders[:] = [name for name in folders if Path(above, name) not in mounts]
         for name in files:
             # Another process may remove it now.
@@ -143,5 +143,10 @@ def _mounts() -> set[Path]:
 
 def _mount(path: Path) -> Path:
     """Where the volume of a path is mounted."""
-    mounts = _mounts()
+    path, mounts = _followed(path), _mounts()
     return next((folder for folder in (path, *path.parents) if folder in mounts), path.parents[-1])
+
+
+def _followed(path: Path) -> Path:
+    """Without links. Unlike `Path.resolve` this raises for no loop of them, which others report."""
+    return Path(os.path.realpath(path))
