@@ -28,7 +28,7 @@ from job.settings.settings import Settings
 from job.storage import ObjectStore, scratch
 from job.workers.follower import Follower
 from job.workers.leader import Leader
-from job.workers.meeting import Hooks, Meeting
+from job.workers.meeting import Meeting
 from job.workers.team import Alone, Team
 
 
@@ -104,8 +104,8 @@ def _follow(settings: Settings, store: ObjectStore, context: Context) -> Record:
         done = _finished(store, identity)
     if done is None:
         try:
-            meeting, hooks = _meeting(settings, store, context)
-            with Follower(meeting, replace(hooks, look_again=look_again), worker=settings.share().worker) as team:
+            meeting, worker = _meeting(settings, store), settings.share().worker
+            with Follower(meeting, context, worker=worker, look_again=look_again) as team:
                 record = FollowedRecord.read(store, identity, team, attempt=team.greeting().get("attempt"))
                 context.observer.event(events.Joined(store.uri, attempt=record.attempt.number))
                 _do_what_is_left(settings, store, record, team, replace(context, check_stop=team.check))
@@ -148,17 +148,16 @@ def _team(
     """The workers of a run that this process has claimed."""
     if settings.share().num_workers == 1:
         return contextlib.nullcontext(Alone(context.check_stop))
-    return Leader(*_meeting(settings, store, context), greeting={"attempt": record.attempt.number})
+    return Leader(_meeting(settings, store), context, greeting={"attempt": record.attempt.number})
 
 
-def _meeting(settings: Settings, store: ObjectStore, context: Context) -> tuple[Meeting, Hooks]:
+def _meeting(settings: Settings, store: ObjectStore) -> Meeting:
     addresses = settings.addresses()
     run = (
         f"{store.uri} with fingerprint {settings.fingerprint()}, thaw {__version__}, {len(addresses.hosts)} workers, "
         f"THAW_STEPS_PER_EXECUTION={settings.steps_per_execution}"
     )
-    hooks = Hooks(context.check_stop, context.observer, on_stuck=context.give_up)
-    return Meeting(addresses, run, settings.worker_wait_seconds), hooks
+    return Meeting(addresses, run, settings.worker_wait_seconds)
 
 
 def _do_what_is_left(settings: Settings, store: ObjectStore, record: RunRecord, team: Team, context: Context) -> None:

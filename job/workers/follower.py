@@ -3,10 +3,12 @@
 import asyncio
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from job.errors import RESUME, InvalidSettings, PeerLost
-from job.workers.meeting import Hooks, Meeting
+from job.observe.progress import Context
+from job.workers.meeting import Meeting
 from job.workers.messages import MAX_BYTES, Link, MalformedMessage, Message, framed, number, one_line, text
 from job.workers.peers import Peers, Stage
 
@@ -14,8 +16,10 @@ from job.workers.peers import Peers, Stage
 class Follower(Peers):
     """Connects from the beginning of the context on. What does not resolve, refuses or resets is not there yet."""
 
-    def __init__(self, meeting: Meeting, hooks: Hooks, *, worker: int) -> None:
-        super().__init__(meeting, worker, hooks)
+    def __init__(
+        self, meeting: Meeting, context: Context, *, worker: int, look_again: Callable[[], None] = lambda: None
+    ) -> None:
+        super().__init__(meeting, worker, context, look_again)
         self._link: Link | None = None
         self._is_welcome = False
         self._problem = "no connection"

@@ -8,8 +8,9 @@ from typing import Any, Self
 
 from job.errors import PeersMissing
 from job.observe.events import WorkersMet
+from job.observe.progress import Context
 from job.workers import ports
-from job.workers.meeting import Hooks, Meeting
+from job.workers.meeting import Meeting
 from job.workers.messages import SMALL_BYTES, Link, MalformedMessage, Message, framed, number, one_line, text
 from job.workers.peers import Peers, Stage
 
@@ -24,8 +25,8 @@ class Leader(Peers):
     Entering raises InvalidSettings when the port is taken.
     """
 
-    def __init__(self, meeting: Meeting, hooks: Hooks, *, greeting: dict[str, Any]) -> None:
-        super().__init__(meeting, 0, hooks)
+    def __init__(self, meeting: Meeting, context: Context, *, greeting: dict[str, Any]) -> None:
+        super().__init__(meeting, 0, context)
         self._welcome = framed("welcome", session=uuid.uuid4().hex, greeting=greeting)
         self._sock: socket.socket | None = None
         self._num_strangers = 0
@@ -43,7 +44,7 @@ class Leader(Peers):
         began = time.monotonic()
         super().meet()
         seconds = round(time.monotonic() - began, 1)
-        self.hooks.observer.event(WorkersMet(self.meeting.num_workers, seconds))
+        self.context.observer.event(WorkersMet(self.meeting.num_workers, seconds))
 
     def tell(self, subject: str, content: Any) -> None:
         self._call(self._announce, framed("tell", subject=subject, content=content))

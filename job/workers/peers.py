@@ -21,8 +21,9 @@ from typing import Any, Self, TypeVar
 
 from job.errors import RESUME, ExitCode, Interrupted, PeerLost, ThawError
 from job.observe.events import WaitingForWorkers
+from job.observe.progress import Context
 from job.workers import ports
-from job.workers.meeting import Hooks, Meeting
+from job.workers.meeting import Meeting
 from job.workers.messages import Message, framed, number, one_line, text
 from job.workers.share import Share
 from job.workers.team import Team
@@ -41,11 +42,19 @@ class Stage(IntEnum):
 
 
 class Peers(Team, ABC):
-    """One side; a context manager. Leaving it with an error tells the others why."""
+    """One side; a context manager. Leaving it with an error tells the others why.
 
-    def __init__(self, meeting: Meeting, worker: int, hooks: Hooks) -> None:
+    Another thread too calls `check_stop` of the context, and, when this worker has not left long after another one has,
+    `give_up`. `look_again` is called now and then while others are missing, and raises when there is nothing to wait
+    for any more.
+    """
+
+    def __init__(
+        self, meeting: Meeting, worker: int, context: Context, look_again: Callable[[], None] = lambda: None
+    ) -> None:
         self.share = Share(worker, meeting.num_workers)
-        self.meeting, self.times, self.hooks = meeting, meeting.times, hooks
+        self.meeting, self.times, self.context = meeting, meeting.times, context
+        self._look_again = look_again
         self._changed = threading.Condition()
         self._loss: str | None = None
         self._stop: str | None = None
@@ -177,8 +186,8 @@ class Peers(Team, ABC):
                 missing = self._look_who_is_missing(stage, now - began)
                 if missing and now >= note_at:
                     note_at = now + self.times.note
-                    self.hooks.observer.event(WaitingForWorkers(missing, at_most_seconds=self.meeting.wait_seconds))
-                    self.hooks.look_again()
+                    self.context.observer.event(WaitingForWorkers(missing, at_most_seconds=self.meeting.wait_seconds))
+                    self._look_again()
             return found
 
         return self._wait(look_or_give_up)
@@ -219,7 +228,7 @@ class Peers(Team, ABC):
     def _look_for_signal(self) -> None:
         if self._stop is None:
             try:
-                self.hooks.check_signal()
+                self.context.check_stop()
             except Interrupted as error:
                 self._stop = self._stop_text(error.message)
                 self._call(self._stopped, self._stop)
@@ -296,7 +305,7 @@ class Peers(Team, ABC):
     def _stuck(self, loss: str, seconds: float) -> None:
         if not (self._is_closing or self._is_dismissed):
             exit_code = ExitCode.PEER_LOST if self._stop is None else ExitCode.INTERRUPTED
-            self.hooks.on_stuck(exit_code, f"{loss}; this worker had not ended {seconds:g} s later")
+            self.context.give_up(exit_code, f"{loss}; this worker had not ended {seconds:g} s later")
 
     def _take(self, worker: int, message: Message) -> bool:
         """Take a message that either side may get; whether it was one."""
