@@ -15,6 +15,7 @@ from job.observe.observer import Observers
 from job.observe.progress import Context, Progress
 from job.run.checkpoint import Checkpoints
 from job.run.committer import Committer
+from job.run.curves import Curves
 from job.run.record import Identity, RunRecord
 from job.schema import Holder
 from job.storage import LocalStore
@@ -101,7 +102,8 @@ def _commits(
     record = RunRecord.open(store, Identity(run_id="commits", fingerprint="", settings={}))
     record.take(Holder(host="bench", pid=1, started=0.0), lease_seconds=3600)
     context = Context(Observers(), Progress(), check_stop=lambda: None)
-    committer = Committer(Checkpoints(store, record, keep=2, scratch=scratch), context)
+    checkpoints = Checkpoints(store, record, keep=2, scratch=scratch)
+    committer = Committer(checkpoints, context, Curves(store, record, scratch))
 
     def window(*, with_commit: bool) -> tuple[int, float]:
         """Steps, and their seconds; a commit that is begun before them is also done in them."""

@@ -12,7 +12,7 @@ import os
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 
@@ -56,7 +56,6 @@ class Committer:
         self._commits: list[_Commit] = []
         self._drawing: Future[None] | None = None
         self._failed: StorageError | None = None
-        self.history: list[EpochResult] = []
 
     def __enter__(self) -> "Committer":
         return self
@@ -65,7 +64,14 @@ class Committer:
         self._executor.shutdown(cancel_futures=True)
 
     def submit(
-        self, arrays: Callable[[], Arrays], *, phase: str, step: int, reason: str, must_stay: bool = False
+        self,
+        arrays: Callable[[], Arrays],
+        *,
+        phase: str,
+        step: int,
+        reason: str,
+        history: Sequence[EpochResult] = (),
+        must_stay: bool = False,
     ) -> None:
         """Read the state, which `arrays` does, and have it committed with the history, in place of one that waits.
 
@@ -75,7 +81,7 @@ class Committer:
             wait([self._commits[-1].done])
             self.report()
         began = time.monotonic()
-        snapshot = Snapshot(arrays=arrays(), phase=phase, step=step, history=tuple(self.history))
+        snapshot = Snapshot(arrays=arrays(), phase=phase, step=step, history=tuple(history))
         commit = _Commit(
             snapshot=snapshot, reason=reason, blocking_seconds=time.monotonic() - began, must_stay=must_stay
         )

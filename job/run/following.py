@@ -13,7 +13,7 @@ from job.errors import InputError, PeerLost, StorageError, Superseded
 from job.run import checkpoint
 from job.run.checkpoint import Arrays, Checkpoints, OnDamaged, Restored
 from job.run.record import OTHER_CARRIES_ON, Identity, RunRecord
-from job.schema import CheckpointEntry, EpochResult, Outcome, Record, problem_of
+from job.schema import CheckpointEntry, Outcome, Record, problem_of
 from job.settings.fields import Precision
 from job.storage import MISSING, ObjectStore
 from job.workers.messages import one_line
@@ -101,9 +101,6 @@ class FollowedCheckpoints(Checkpoints):
 
 class NoCommits:
     """In place of a `Committer`."""
-
-    def __init__(self) -> None:
-        self.history: list[EpochResult] = []
 
     def __enter__(self) -> "NoCommits":
         return self

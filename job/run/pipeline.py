@@ -284,13 +284,12 @@ class Pipeline:
             model = calibrated(exported, results.temperature)
             options: dict[str, Any] = {"threshold": results.threshold, "resize": self.settings.resize}
             self.write(artefacts, export.model_files(model, splits.class_names, self.scratch, **options))
-            self.write(artefacts, export.log_files(self.committer.history, self.scratch))
+            self.write(artefacts, export.log_files(self.record.content.history, self.scratch))
             content = compose(
                 self.record.content,
                 self.settings,
                 results,
                 composition=splits.composition,
-                history=self.committer.history,
                 times=self.ledger.of_run(),
                 device=device.name(),
             )
