@@ -77,7 +77,7 @@ def test_a_limit_is_for_all_processes_of_a_host(
     several = {"workers": 4, "worker": worker, "worker_host": "a,a,b,b", "worker_port": 7000}
     settings = wide(tmp_path / "cache", work_bytes=4000 * MIB, cache="disk", **several)
     settings = settings.model_copy(update={"storage_uri": "gs://bucket"})
-    need = estimate(settings, num_examples=1000, precision="float32", num_workers=4)
+    need = estimate(settings, num_examples=1000, precision="float32")
     found = {space.name: space.needed for space in disk_space.spaces(settings, need, to_fetch=7)}
     assert found == {
         "scratch disk": need.scratch + exported * need.model + 7,
@@ -89,7 +89,7 @@ def test_a_worker_that_writes_nothing_needs_nothing(tmp_path: Path) -> None:
     """With images in memory, and a checkpoint of a head alone; that is not the same as a need that is not known."""
     several = {"workers": 2, "worker": 1, "worker_host": "a,b", "worker_port": 7000, "fine_tune_epochs": 0}
     settings = wide(tmp_path / "cache", work_bytes=MIB, **several).model_copy(update={"storage_uri": "gs://bucket"})
-    need = estimate(settings, num_examples=1000, precision="float32", num_workers=2)
+    need = estimate(settings, num_examples=1000, precision="float32")
     assert [space.needed for space in disk_space.spaces(settings, need)] == [0, 0]
     assert [space.needed for space in disk_space.spaces(settings, None)] == [None, None]
 

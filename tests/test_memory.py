@@ -186,7 +186,7 @@ def test_the_memory_of_a_killed_attempt_is_that_of_all_processes_of_the_pod(
     settings = small(workers=4, worker=0, worker_host="a,a,b,b", cache=cache, device="cpu")
     content = new_record(Identity.of(settings), attempts=(recorded.attempt(),), inputs=recorded.INPUTS)
     store.write(RECORD_NAME, encoded(content), if_version=MISSING)
-    need = estimate(settings, num_examples=160, precision="float32", num_workers=4)
+    need = estimate(settings, num_examples=160, precision="float32")
     of_one = need.memory + (copies - 1) * need.images
     monkeypatch.setattr(machine, "memory_limit_bytes", lambda: 2 * of_one - 1)
     observer = CrashOn(events.PreviousKilled)

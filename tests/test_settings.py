@@ -9,7 +9,6 @@ from job.errors import InvalidSettings
 from job.settings.environment import choices
 from job.settings.fields import setting_group, variable
 from job.settings.settings import RECIPE_VERSION, Settings, changes_result
-from job.workers.share import Share
 
 PHASES = '[{"name":"only","epochs":2,"learning_rate":0.001}]'
 TEXTS: dict[str, Any] = {
@@ -241,10 +240,15 @@ def test_workers_that_could_not_meet_or_would_have_no_work_are_refused(environ: 
 def test_the_pods_of_an_indexed_job_are_workers_only_where_workers_is_given() -> None:
     """Without it they are runs of their own. Kubernetes' index is a value like any other, and THAW_WORKER wins."""
     index = {"JOB_COMPLETION_INDEX": "3"}
-    assert read(**index).share() == Share(0, 1)
-    assert read(**index, THAW_WORKERS="4").share() == Share(3, 4)
-    assert read(**index, THAW_WORKERS="4", THAW_WORKER="1").share() == Share(1, 4)
-    assert read("--worker", "2", **index, THAW_WORKERS="4").share() == Share(2, 4)
+
+    def share(*words: str, **environ: str) -> tuple[int | None, int]:
+        settings = read(*words, **index, **environ)
+        return settings.worker, settings.workers
+
+    assert share() == (None, 1)
+    assert share(THAW_WORKERS="4") == (3, 4)
+    assert share(THAW_WORKERS="4", THAW_WORKER="1") == (1, 4)
+    assert share("--worker", "2", THAW_WORKERS="4") == (2, 4)
     assert cli.read("run", [], index | {"THAW_WORKERS": "4"}).origins["worker"] == "environment"
     with pytest.raises(InvalidSettings, match="JOB_COMPLETION_INDEX='3': must be below THAW_WORKERS=2"):
         read(**index, THAW_WORKERS="2")

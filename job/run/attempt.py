@@ -39,10 +39,7 @@ def run_attempt(settings: Settings, *, store: ObjectStore, holder: Holder, conte
     gate, QualityGateMissed.
     """
     progress = context.progress
-    if settings.share().worker == 0:
-        record = _lead(settings, store, holder, context)
-    else:
-        record = _follow(settings, store, context)
+    record = _follow(settings, store, context) if settings.worker else _lead(settings, store, holder, context)
     assert record.outcome is not None
     outcome = record.outcome.model_dump(mode="json")
     progress.stage = "done"
@@ -59,7 +56,7 @@ def run_attempt(settings: Settings, *, store: ObjectStore, holder: Holder, conte
 def _lead(settings: Settings, store: ObjectStore, holder: Holder, context: Context) -> Record:
     """Claim the run and complete it, alone or with the other workers; returns the record of the finished run."""
     progress = context.progress
-    num_workers = settings.share().num_workers
+    num_workers = settings.workers
     with progress.entering("claim", "idle"):
         record = lease.claim(
             store,
@@ -104,7 +101,7 @@ def _follow(settings: Settings, store: ObjectStore, context: Context) -> Record:
         done = _finished(store, identity)
     if done is None:
         try:
-            meeting, worker = _meeting(settings, store), settings.share().worker
+            meeting, worker = _meeting(settings, store), settings.worker or 0
             with Follower(meeting, context, worker=worker, look_again=look_again) as team:
                 record = FollowedRecord.read(store, identity, team, attempt=team.greeting().get("attempt"))
                 context.observer.event(events.Joined(store.uri, attempt=record.attempt.number))
@@ -146,7 +143,7 @@ def _team(
     settings: Settings, store: ObjectStore, record: RunRecord, context: Context
 ) -> contextlib.AbstractContextManager[Team]:
     """The workers of a run that this process has claimed."""
-    if settings.share().num_workers == 1:
+    if settings.workers == 1:
         return contextlib.nullcontext(Alone(context.check_stop))
     return Leader(_meeting(settings, store), context, greeting={"attempt": record.attempt.number})
 
@@ -226,7 +223,6 @@ def _need(settings: Settings, record: Record) -> Need | None:
         settings,
         num_examples=sum(inputs["data"]["splits"].values()),
         precision=inputs["arithmetic"]["precision"],
-        num_workers=settings.share().num_workers,
     )
     hosts = settings.addresses().hosts
     num_here = hosts.count(hosts[settings.worker or 0])
@@ -236,7 +232,7 @@ def _need(settings: Settings, record: Record) -> Need | None:
 def _memory_hint(settings: Settings, record: Record, text: str) -> str:
     """What to do about exhausted memory, of which an error of TensorFlow's has this text."""
     need = _need(settings, record)
-    parts = with_smaller_parts(images_at_once(settings, settings.share().num_workers))
+    parts = with_smaller_parts(images_at_once(settings, settings.workers))
     if memory.is_of_gpu(text):
         needed = f"about {need.device / 1e9:.1f} GB of a GPU's memory" if need else "more memory of a GPU"
         cache = "set THAW_CACHE=memory" if settings.cache == "device" else ""

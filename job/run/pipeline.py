@@ -135,12 +135,7 @@ class Pipeline:
         """Raise DiskTooSmall when what this process keeps of so many examples, and writes in training, does not fit,
         and MemoryExhausted when it does not fit on the GPU where it is to be kept there.
         """
-        need = estimate(
-            self.settings,
-            num_examples=num_examples,
-            precision=self.arithmetic["precision"],
-            num_workers=self.collective.share.num_workers,
-        )
+        need = estimate(self.settings, num_examples=num_examples, precision=self.arithmetic["precision"])
         disk_space.check(self.settings, need)
         disk_space.check_device(self.settings, need)
 

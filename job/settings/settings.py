@@ -31,7 +31,6 @@ from job.settings.recipe import RecipeSettings
 from job.storage import cache_folder
 from job.storage.uri import local_folder
 from job.workers.addresses import Addresses
-from job.workers.share import Share
 
 RECIPE_VERSION = 3
 """Part of the fingerprint: raised when the code itself changes what the same settings produce.
@@ -106,10 +105,6 @@ class Settings(OperationSettings, RecipeSettings, DataSettings, RunSettings, Bas
     def augmentation(self) -> Augmentation:
         """What is done to training images at random."""
         return Augmentation(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Augmentation)})
-
-    def share(self) -> Share:
-        """Which of the workers this process is, where each has one device."""
-        return Share(self.worker or 0, self.workers)
 
     def addresses(self) -> Addresses:
         """Where the workers are. Raises ValueError."""
