@@ -30,7 +30,7 @@ def loss_of(logits: tf.Tensor, labels: tf.Tensor, *, label_smoothing: float = 0.
     return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
 
 
-def predicted_classes(logits: tf.Tensor) -> tf.Tensor:
+def most_probable(logits: tf.Tensor) -> tf.Tensor:
     """The class of each example, int64 [b]; for one logit, class 1 above 0."""
     if logits.shape[-1] == 1:
         return tf.cast(logits[:, 0] > 0, tf.int64)
@@ -43,7 +43,7 @@ def sums_of(logits: tf.Tensor, labels: tf.Tensor, losses: tf.Tensor, counts: tf.
     `counts`, float32 [b], is 1 for each row that counts and else 0, as its loss is then.
     """
     # Not as int32, which TensorFlow compares in the memory of the host: a step would wait for the GPU (2.21).
-    is_correct = tf.cast(predicted_classes(logits) == tf.cast(labels, tf.int64), counts.dtype)
+    is_correct = tf.cast(most_probable(logits) == tf.cast(labels, tf.int64), counts.dtype)
     return tf.stack([tf.reduce_sum(tf.cast(each, tf.float64)) for each in (losses, is_correct * counts, counts)])
 
 
