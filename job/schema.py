@@ -139,7 +139,7 @@ class _Data(_Open):
     splits: _Splits
 
 
-class _Arithmetic(_Open):
+class Arithmetic(_Open):
     precision: Precision
     xla: bool
 
@@ -147,7 +147,7 @@ class _Arithmetic(_Open):
 class _Inputs(_Open):
     data: _Data
     backbone_sha256: Sha256 | None = None
-    arithmetic: _Arithmetic
+    arithmetic: Arithmetic
     images: Object | None = None
 
 

@@ -147,17 +147,15 @@ class RecipeSettings(BaseModel):
 
     @field_validator("phases")
     @classmethod
-    def _rows(cls, text: str | None) -> str | None:
-        return None if text is None else canonical(phase_rows(text))
-
-    @field_validator("phases")
-    @classmethod
     def _instead_of_the_two(cls, text: str | None, info: ValidationInfo) -> str | None:
+        if text is None:
+            return None
+        rows = phase_rows(text)
         others = [f"{name}_{quantity}" for name in PHASE_NAMES for quantity in ("epochs", "learning_rate")]
         for field in (*others, "unfreeze"):
-            if text is not None and info.data.get(field) != cls.model_fields[field].default:
+            if info.data.get(field) != cls.model_fields[field].default:
                 raise ValueError(f"lists all phases, so {variable(field)} has no place: leave one of the two out")
-        return text
+        return canonical(rows)
 
     @field_validator("fine_tune_epochs")
     @classmethod
