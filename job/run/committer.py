@@ -24,7 +24,6 @@ from job.run.curves import Curves
 from job.schema import CheckpointEntry, EpochResult
 
 NICENESS = 10
-LEAST_PRIORITY = 19
 
 
 @dataclass(kw_only=True)
@@ -151,4 +150,5 @@ def lower_priority() -> None:
     """Have this thread take what training leaves of the processors. Only on Linux is a priority a thread's own."""
     thread = threading.get_native_id()
     with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, thread, min(os.getpriority(os.PRIO_PROCESS, thread) + NICENESS, LEAST_PRIORITY))
+        # Above 19, the least priority, the system takes that.
+        os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + NICENESS)

@@ -254,8 +254,8 @@ class Pipeline:
         """Logits of the exported model over validation and test; afterwards the first worker needs no other."""
         self.record.update(state="evaluate")
         with self.progress.entering("evaluate", "evaluate"):
-            sizes = {"batch_size": self.settings.batch_size, "at_once": self.evaluation_batch_size}
-            logits = predict(exported, splits, self.collective, **sizes)
+            batch_size, at_once = self.settings.batch_size, self.evaluation_batch_size
+            logits = predict(exported, splits, self.collective, batch_size=batch_size, at_once=at_once)
         self.team.dismiss()
         return logits
 
@@ -277,8 +277,10 @@ class Pipeline:
         self.record.update(state="export")
         with self.progress.entering("export", "export"):
             model = calibrated(exported, results.temperature)
-            options: dict[str, Any] = {"threshold": results.threshold, "resize": self.settings.resize}
-            self.write(artefacts, export.model_files(model, splits.class_names, self.scratch, **options))
+            model_files = export.model_files(
+                model, splits.class_names, self.scratch, threshold=results.threshold, resize=self.settings.resize
+            )
+            self.write(artefacts, model_files)
             self.write(artefacts, export.log_files(self.record.content.history, self.scratch))
             content = compose(
                 self.record.content,

@@ -19,7 +19,6 @@ from job.workers.addresses import Addresses
 PREFIX = "THAW_"
 TFDS_NAME = re.compile(r"[a-z][a-z0-9_]*(/[\w-][\w.-]*)?(:\d+\.\d+\.\d+|:\d+\.\*\.\*)?")
 
-Split = Annotated[str, Field(min_length=1)]
 Precision = Literal["float32", "bfloat16", "float16"]
 
 
