@@ -102,7 +102,7 @@ def _commits(
     record = RunRecord.open(store, Identity(run_id="commits", fingerprint="", settings={}))
     record.take(Holder(host="bench", pid=1, started=0.0), lease_seconds=3600)
     context = Context(Observers(), Progress(), check_stop=lambda: None)
-    checkpoints = Checkpoints(store, record, keep=2, scratch=scratch)
+    checkpoints = Checkpoints(store, record, keep=2, folder=scratch)
     committer = Committer(checkpoints, context, Curves(store, record, scratch))
 
     def window(*, with_commit: bool) -> tuple[int, float]:

@@ -60,7 +60,7 @@ def test_the_fingerprint_covers_what_changes_the_result_and_nothing_else() -> No
         changed = Settings(**base, **{field: another(field)})
         assert getattr(changed, field) != getattr(Settings(), field), field
         assert (changed.fingerprint() != Settings(**base).fingerprint()) == changes_result(field), field
-        assert changes_result(field) == (field.upper() in Settings.recipe())
+        assert changes_result(field) == (field.upper() in Settings.result_defaults())
 
 
 def test_the_recipe_and_its_fingerprint_stay_what_they_are() -> None:
@@ -68,7 +68,7 @@ def test_the_recipe_and_its_fingerprint_stay_what_they_are() -> None:
 
     A new setting whose default gives what was given before is added here, and the fingerprints stay.
     """
-    assert Settings.recipe() == {
+    assert Settings.result_defaults() == {
         "DATASET": "cats_vs_dogs", "TRAIN_SPLIT": "train[:40%]", "VALIDATION_SPLIT": "train[40%:50%]",
         "TEST_SPLIT": "train[50%:60%]", "BACKBONE": "Xception", "IMAGE_SIZE": 150, "BATCH_SIZE": 32,
         "FLIP": "horizontal", "ROTATION": 0.1, "WEIGHTS": "imagenet", "DROPOUT": 0.2, "HEAD_EPOCHS": 5,

@@ -160,7 +160,7 @@ def answer(options: Options) -> ExitCode:
 
 def _settings(options: Options, record: Record) -> tuple[Settings, bool]:
     """The settings of the run, with the data that the options name, and whether that is the run's own data set."""
-    known = Settings.recipe()
+    known = Settings.result_defaults()
     recorded = {name.lower(): value for name, value in record.settings.items() if name in known}
     is_own = options.dataset in (None, recorded_setting(record.settings, "DATASET"))
     if not is_own:

@@ -179,7 +179,7 @@ def _do_what_is_left(settings: Settings, store: ObjectStore, record: RunRecord, 
         with progress.entering("meet", "idle"):
             team.meet()
             collective = assemble(team, settings.addresses())
-        Pipeline(settings, store, record, context, collective, scratch=folder).run()
+        Pipeline(settings, store, record, context, collective, folder=folder).run()
 
 
 def _position(progress: Progress) -> str:

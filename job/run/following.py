@@ -82,8 +82,8 @@ class FollowedRecord(RunRecord):
 class FollowedCheckpoints(Checkpoints):
     """Has the one checkpoint with which worker 0 begins."""
 
-    def __init__(self, store: ObjectStore, record: RunRecord, team: Team, *, scratch: Path) -> None:
-        super().__init__(store, record, keep=1, scratch=scratch)
+    def __init__(self, store: ObjectStore, record: RunRecord, team: Team, *, folder: Path) -> None:
+        super().__init__(store, record, keep=1, folder=folder)
         self._team = team
 
     def restore(self, on_damaged: OnDamaged) -> Restored | None:
@@ -92,7 +92,7 @@ class FollowedCheckpoints(Checkpoints):
         if received is None:
             return None
         entry = _entry("checkpoint", received)
-        return entry, checkpoint.load(self._store, entry, scratch=self._scratch)
+        return entry, checkpoint.load(self._store, entry, folder=self._folder)
 
     def best_entry(self, phase: str, step: int) -> CheckpointEntry:
         """The one that worker 0 names."""

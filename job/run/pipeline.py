@@ -48,7 +48,7 @@ from job.train.step import Recipe
 
 @dataclass
 class Pipeline:
-    """Does what is left of a claimed run; its fields are what the stages share.
+    """Does what is left of a claimed run; its fields are what the stages share. `folder` is for temporary files.
 
     A worker that follows does the same with a record that it cannot write, and commits that do nothing.
     """
@@ -58,7 +58,7 @@ class Pipeline:
     record: RunRecord
     context: Context
     collective: Collective
-    scratch: Path
+    folder: Path
 
     def __post_init__(self) -> None:
         settings, store, record, context = self.settings, self.store, self.record, self.context
@@ -68,12 +68,12 @@ class Pipeline:
         self.phases = settings.training_phases()
         self.committer: Committer | NoCommits
         if isinstance(record, FollowedRecord):
-            self.checkpoints: Checkpoints = FollowedCheckpoints(store, record, self.team, scratch=self.scratch)
+            self.checkpoints: Checkpoints = FollowedCheckpoints(store, record, self.team, folder=self.folder)
             self.committer = NoCommits()
             self.arithmetic = record.arithmetic()
         else:
-            self.checkpoints = Checkpoints(store, record, keep=settings.keep_checkpoints, scratch=self.scratch)
-            self.committer = Committer(self.checkpoints, context, Curves(store, record, self.scratch))
+            self.checkpoints = Checkpoints(store, record, keep=settings.keep_checkpoints, folder=self.folder)
+            self.committer = Committer(self.checkpoints, context, Curves(store, record, self.folder))
             # `auto` is decided once for a run: later attempts may be on other processors.
             self.arithmetic = record.content.inputs.get("arithmetic") or numerics.choose(
                 precision=settings.precision, xla=settings.xla
@@ -117,7 +117,7 @@ class Pipeline:
 
         fetching = Fetching(
             settings.cache_dir,
-            scratch=self.scratch,
+            scratch=self.folder,
             observer=self.observer,
             check_stop=self.check_stop,
             check_space=check_space,
@@ -149,7 +149,7 @@ class Pipeline:
                 specs=settings.specs(),
                 resizing=settings.resizing(),
                 cache=settings.cache,
-                cache_dir=self.scratch,
+                cache_dir=self.folder,
                 files=settings.files_request(),
                 on_unreadable=settings.on_unreadable,
                 check_space=self.check_space_of_examples,
@@ -207,7 +207,7 @@ class Pipeline:
                 num_classes=len(splits.class_names),
                 dropout=settings.dropout,
                 augmentation=settings.augmentation(),
-                policy=numerics.dtype_policy(self.arithmetic["precision"]),
+                policy=numerics.policy_of(self.arithmetic["precision"]),
                 seed=settings.seed,
             )
             classifier = build_classifier(request)
@@ -278,10 +278,10 @@ class Pipeline:
         with self.progress.entering("export", "export"):
             model = calibrated(exported, results.temperature)
             model_files = export.model_files(
-                model, splits.class_names, self.scratch, threshold=results.threshold, resize=self.settings.resize
+                model, splits.class_names, self.folder, threshold=results.threshold, resize=self.settings.resize
             )
             self.write(artefacts, model_files)
-            self.write(artefacts, export.log_files(self.record.content.history, self.scratch))
+            self.write(artefacts, export.log_files(self.record.content.history, self.folder))
             content = compose(
                 self.record.content,
                 self.settings,
@@ -290,7 +290,7 @@ class Pipeline:
                 times=self.ledger.of_run(),
                 device=device.name(),
             )
-            self.write(artefacts, export.report_files(content, results, self.scratch))
+            self.write(artefacts, export.report_files(content, results, self.folder))
         self.observer.event(events.Exported(model=f"{self.store.uri}/{MODEL}"))
         return artefacts.files
 

@@ -111,7 +111,7 @@ def _num_bytes(size: Any) -> Any:
 StoreUri = Annotated[str, AfterValidator(checked_store)]
 NumBytes = Annotated[int, BeforeValidator(_num_bytes)]
 LocalPath = Annotated[Path, BeforeValidator(_local), AfterValidator(expanded)]
-Backbone = Annotated[str, AfterValidator(_known)]
+BackboneName = Annotated[str, AfterValidator(_known)]
 ImageSize = Annotated[int, AfterValidator(_large_enough)]
 Weights = Annotated[str, AfterValidator(_there_for_the_backbone)]
 Threshold = Annotated[str, AfterValidator(_auto_or_probability)]
