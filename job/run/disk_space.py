@@ -98,14 +98,14 @@ def check(settings: Settings, need: Need | None, *, to_fetch: int = 0) -> None:
 
 def of_device(settings: Settings, need: Need | None) -> Space | None:
     """Of the GPU that would train; None where there is none."""
-    if settings.device == "cpu" or (size := nvidia.memory_bytes()) is None:
+    if settings.device == "cpu" or (total := nvidia.memory_bytes()) is None:
         return None
     parts = need.with_less_memory if need else ""
     hint = (
         "set THAW_CACHE=memory, which keeps only the images of a call on the GPU" if settings.cache == "device"
         else ", or ".join(filter(None, (parts, "take a GPU with more memory")))
     )  # fmt: skip
-    return Space("device memory", need.device if need else None, size, "on the GPU", hint)
+    return Space("device memory", need.device if need else None, total, "on the GPU", hint)
 
 
 def check_device(settings: Settings, need: Need) -> None:

@@ -1,7 +1,7 @@
 """What a worker knows of the others; `leader` and `follower` are the two sides.
 
 All that is sent and received is in one thread with an event loop; the thread of the run only looks at what is known,
-and waits for it. They meet in stages, each of which all have reached before worker 0 lets any go on: READY, each
+and waits for it. They meet at milestones, each of which all have come to before worker 0 lets any go on: READY, each
 listens at its port for tensors; REACHED, each was answered there by every other; CLOSED, the ports are free for
 TensorFlow. Until REACHED is complete, a worker may go away and come again: importing TensorFlow keeps a process
 silent for a while, and a pod may be moved. From then on, one that goes away or falls silent is lost, and the first
@@ -33,7 +33,7 @@ LOOK_SECONDS = 0.1
 FINISH_SECONDS = 2.0
 
 
-class Stage(IntEnum):
+class Milestone(IntEnum):
     """How far a meeting is."""
 
     READY = 0
@@ -64,7 +64,7 @@ class Peers(Team, ABC):
         self._is_closing = False
         self._is_dismissed = False  # what becomes of the others does not matter any more
         self._is_bound = False  # from now on, one that goes away is lost
-        self._released = -1  # the stage that all have come to
+        self._released = -1  # the milestone that all have come to
         self._received: dict[str, deque[Any]] = {}
         self._loop = asyncio.new_event_loop()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -138,20 +138,20 @@ class Peers(Team, ABC):
             stack.callback(self._call, sock.close)
             server = self._run(ports.answer(worker, sock))
             stack.callback(self._call, server.close)
-            self._together(Stage.READY, None)
+            self._pass(Milestone.READY, None)
             problem = self._run(ports.unreachable(addresses, worker, self.times.reach))
-            self._together(Stage.REACHED, problem)
-        self._together(Stage.CLOSED, None)
+            self._pass(Milestone.REACHED, problem)
+        self._pass(Milestone.CLOSED, None)
 
     # What each side does for that.
 
     @abstractmethod
-    def _come(self, stage: Stage, problem: str | None) -> None:
-        """This worker has come to a stage, with what it cannot do there."""
+    def _come(self, milestone: Milestone, problem: str | None) -> None:
+        """This worker has come to a milestone, with what it cannot do there."""
 
     @abstractmethod
-    def _look_who_is_missing(self, stage: Stage, waited_seconds: float) -> list[int]:
-        """Who has not come to a stage yet, as far as is known here; raises when it has waited for too long."""
+    def _look_who_is_missing(self, milestone: Milestone, waited_seconds: float) -> list[int]:
+        """Who has not come to a milestone yet, as far as is known here; raises when it has waited for too long."""
 
     @abstractmethod
     def _announce(self, frame: bytes) -> None:
@@ -169,13 +169,13 @@ class Peers(Team, ABC):
     def _beat(self, stood_still: bool) -> None:
         """Give a sign of life and look for those of others, unless this process stood still and read none."""
 
-    def _together(self, stage: Stage, problem: str | None) -> None:
-        """Say that this worker has come to a stage, and wait until all have."""
-        self._call(self._come, stage, problem)
-        self._wait_for(lambda: self._released >= stage or None, stage)
+    def _pass(self, milestone: Milestone, problem: str | None) -> None:
+        """Say that this worker has come to a milestone, and wait until all have."""
+        self._call(self._come, milestone, problem)
+        self._wait_for(lambda: self._released >= milestone or None, milestone)
 
-    def _wait_for(self, look: Callable[[], T | None], stage: Stage) -> T:
-        """Wait for what `look` finds once the others are at a stage; raises when they are missing for too long."""
+    def _wait_for(self, look: Callable[[], T | None], milestone: Milestone) -> T:
+        """Wait for what `look` finds once the others are at a milestone; raises when they are missing for too long."""
         began = time.monotonic()
         note_at = began + self.times.note / 6
 
@@ -183,7 +183,7 @@ class Peers(Team, ABC):
             nonlocal note_at
             found, now = look(), time.monotonic()
             if found is None:
-                missing = self._look_who_is_missing(stage, now - began)
+                missing = self._look_who_is_missing(milestone, now - began)
                 if missing and now >= note_at:
                     note_at = now + self.times.note
                     self.context.observer.event(WaitingForWorkers(missing, at_most_seconds=self.meeting.wait_seconds))
