@@ -180,7 +180,10 @@ class Pipeline:
             self.observer.event(finding)
 
     def first_order(self, num_examples: int) -> np.ndarray:
-        """The order in which this attempt first uses the training images, unless the newest checkpoint is damaged."""
+        """The order in which this attempt first uses the training images.
+
+        It is another one if the newest checkpoint is damaged, or its phase has ended early.
+        """
         settings, checkpoints = self.settings, self.record.content.checkpoints
         epochs = [(phase.name, epoch) for phase in self.phases for epoch in range(phase.epochs)]
         done = skip_batches = 0
