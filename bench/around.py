@@ -102,7 +102,8 @@ def _commits(
     record = RunRecord.open(store, Identity(run_id="commits", fingerprint="", settings={}))
     record.take(Holder(host="bench", pid=1, started=0.0), lease_seconds=3600)
     context = Context(Observers(), Progress(), check_stop=lambda: None)
-    committer = Committer(Checkpoints(store, record, keep=2, scratch=scratch), context, Curves(store, record, scratch))
+    checkpoints = Checkpoints(store, record, keep=2, folder=scratch)
+    committer = Committer(checkpoints, context, Curves(store, record, scratch))
 
     def window(*, with_commit: bool) -> tuple[int, float]:
         """Steps, and their seconds; a commit that is begun before them is also done in them."""

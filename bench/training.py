@@ -72,7 +72,7 @@ def new_state(
     """A model before its first step, with the recipe's augmentation and dropout, for two classes."""
     model = ModelRequest(
         backbone=backbone, weights=weights, image_size=image_size, num_classes=2, dropout=0.2,
-        augmentation=Augmentation(flip="horizontal", rotation=0.1), policy=numerics.dtype_policy(precision), seed=0,
+        augmentation=Augmentation(flip="horizontal", rotation=0.1), policy=numerics.policy_of(precision), seed=0,
     )  # fmt: skip
     return PhaseState(build_classifier(model), phase)
 

@@ -40,7 +40,7 @@ from typing import ClassVar
 from job.redaction import redacted
 
 RESUME = "start the same run again to carry on"
-"""A hint."""
+"""The hint after a stop and after the loss of a worker, or the end of one."""
 
 
 class ExitCode(IntEnum):

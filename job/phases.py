@@ -90,10 +90,7 @@ class Phase:
 
 
 def phases_of(settings: Mapping[str, Any]) -> tuple[Phase, ...]:
-    """The phases that train, in order, of settings by variable name without the prefix; JSON values.
-
-    Raises ValueError when they are none of ours, which only those of a record can be.
-    """
+    """The phases that train, in order, of settings by variable name without the prefix; JSON values that are valid."""
     text = settings["PHASES"]
     rows = ROWS.validate_json(text) if text is not None else _two_rows(settings)
     phases = []
@@ -108,16 +105,10 @@ def phases_of(settings: Mapping[str, Any]) -> tuple[Phase, ...]:
 
 
 def _two_rows(settings: Mapping[str, Any]) -> list[PhaseRow]:
-    unfreeze = dict(zip(PHASE_NAMES, ("none", settings["UNFREEZE"]), strict=True))
     return [
-        PhaseRow(
-            name=name,
-            epochs=settings[f"{name.upper()}_EPOCHS"],
-            learning_rate=settings[f"{name.upper()}_LEARNING_RATE"],
-            unfreeze=unfreeze[name],
-        )
-        for name in PHASE_NAMES
-        if settings[f"{name.upper()}_EPOCHS"] != 0
+        PhaseRow(name=name, epochs=epochs, learning_rate=settings[f"{name.upper()}_LEARNING_RATE"], unfreeze=unfreeze)
+        for name, unfreeze in zip(PHASE_NAMES, ("none", settings["UNFREEZE"]), strict=True)
+        if (epochs := settings[f"{name.upper()}_EPOCHS"]) != 0
     ]
 
 

@@ -74,7 +74,7 @@ def _checked_inputs(inputs: dict[str, Any]) -> dict[str, Any]:
 
 def recorded_setting(settings: Mapping[str, Any], name: str) -> Any:
     """A setting that changes the result, or its default when the record is older; None for an unknown name."""
-    return settings.get(name, _RECIPE.get(name))
+    return settings.get(name, _DEFAULTS.get(name))
 
 
 def recorded_phases(settings: Mapping[str, Any]) -> tuple[Phase, ...]:
@@ -113,8 +113,8 @@ Values = Annotated[dict[Text, bool | int | FiniteFloat | str | None], AfterValid
 Inputs = Annotated[dict[str, Any], AfterValidator(_checked_inputs)]
 
 
-_RECIPE = Settings.recipe()
-_OF_PHASES = frozenset(name for name in _RECIPE if group_of(name.lower()) == "phases")
+_DEFAULTS = Settings.result_defaults()
+_OF_PHASES = frozenset(name for name in _DEFAULTS if group_of(name.lower()) == "phases")
 
 
 class Part(BaseModel):
@@ -139,7 +139,7 @@ class _Data(_Open):
     splits: _Splits
 
 
-class _Arithmetic(_Open):
+class Arithmetic(_Open):
     precision: Precision
     xla: bool
 
@@ -147,7 +147,7 @@ class _Arithmetic(_Open):
 class _Inputs(_Open):
     data: _Data
     backbone_sha256: Sha256 | None = None
-    arithmetic: _Arithmetic
+    arithmetic: Arithmetic
     images: Object | None = None
 
 

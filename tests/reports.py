@@ -62,6 +62,7 @@ def content(
             "backbone_sha256": "cd" * 32,
             "arithmetic": {"precision": "float32", "xla": False},
         },
+        history=history,
     )  # fmt: skip
     scaling = temperature_scaling(logits, labels, fitted=2.0 if wrong else None, is_used=chosen.calibrate)
     temperature = scaling["temperature"] if chosen.calibrate else 1.0
@@ -99,7 +100,7 @@ def content(
     )  # fmt: skip
     counts = {split: np.full(num_classes, size // num_classes) for split, size in sizes.items()}
     composed = compose(
-        record, chosen, results, history=history,
+        record, chosen, results,
         composition=Composition(class_names, counts, duplicates or {}, skipped),
         times=[{"head": {"productive": 3.0, "compile": 1.0}, "fine_tune": {"productive": 3.0, "compile": 1.0}}],
         device="a processor",

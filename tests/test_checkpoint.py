@@ -30,10 +30,10 @@ def store() -> MemoryStore:
 class Run:
     """An attempt at a run, with its record and its checkpoints."""
 
-    def __init__(self, store: ObjectStore, scratch: Path, *, keep: int = 2) -> None:
+    def __init__(self, store: ObjectStore, folder: Path, *, keep: int = 2) -> None:
         self.record = RunRecord.open(store, IDENTITY)
         self.record.take(Holder(host="me", pid=1, started=0.0), lease_seconds=60)
-        self.checkpoints = Checkpoints(store, self.record, keep=keep, scratch=scratch)
+        self.checkpoints = Checkpoints(store, self.record, keep=keep, folder=folder)
 
     def commit(self, step: int, *, phase: str = "head", value: float = 0.0, history: Sequence[EpochResult] = ()) -> str:
         arrays = {"w": np.full(3, value, np.float32), "n": np.array(step)}
@@ -202,7 +202,7 @@ def test_a_checkpoint_describes_itself(store: MemoryStore, tmp_path: Path) -> No
     run = Run(store, tmp_path)
     run.record.update(inputs=INPUTS)
     name = run.commit(10, history=[epoch("head", 0)])
-    found, content = checkpoint.inspect(store, name, scratch=tmp_path), run.record.content
+    found, content = checkpoint.inspect(store, name, folder=tmp_path), run.record.content
     assert found.entry == content.checkpoints[0]
     assert found.description is not None
     for field in ("run_id", "fingerprint", "settings", "inputs", "history"):
@@ -217,7 +217,7 @@ def test_any_flipped_bit_is_found_without_a_record(store: MemoryStore, tmp_path:
         flipped = bytearray(data)
         flipped[bit // 8] ^= 1 << bit % 8
         store.objects[name] = StoredObject(bytes(flipped), version)
-        found = checkpoint.inspect(store, name, scratch=tmp_path)
+        found = checkpoint.inspect(store, name, folder=tmp_path)
         # A blank more or less in the padding of the header is the same file.
         assert found.problem or (found.entry.step == 1 and chr(data[bit // 8]) == " "), bit
 
@@ -251,7 +251,7 @@ def test_a_hostile_file_is_a_damaged_checkpoint(store: MemoryStore, tmp_path: Pa
     run.record.update(checkpoints=(older, entry))
     store.objects[newest] = StoredObject(data, store.objects[newest].version)
     assert Run(store, tmp_path).restore() == (1, [newest])
-    found = checkpoint.inspect(store, newest, scratch=tmp_path)
+    found = checkpoint.inspect(store, newest, folder=tmp_path)
     assert found.description is None
     assert len(found.problem) < 1000
 

@@ -17,8 +17,9 @@ from job.data.resizing import Resizing
 from job.data.splits import Splits, load_splits
 from job.data.tfds.records import RecordReader
 from job.errors import DataCorrupt, Interrupted, InvalidSettings
+from job.storage import LocalStore
 from tests import shapes
-from tests.runs import never
+from tests.runs import Small, never, start
 
 Load = Callable[..., Splits]
 
@@ -263,6 +264,23 @@ def test_the_thread_ends_with_the_context(load: Load, held: Held, monkeypatch: p
     for thread in threads:
         thread.join(60)
         assert not thread.is_alive()
+
+
+def test_the_thread_ends_when_a_run_refuses_the_data(
+    small: Small, store: LocalStore, held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whose error may be kept for as long as one likes."""
+    monkeypatch.setattr(decoding, "CLOSING_SECONDS", 0.01)
+    held.places = {(40, 20)}
+    with pytest.raises(InvalidSettings, match="is for two classes") as caught:
+        start(small(dataset="three_shapes", threshold="auto"), store)
+    threads = decoding_threads()
+    held.let_go()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+    assert held.num_read < 40 + 16 + 24
+    assert "leave THAW_THRESHOLD out" in caught.value.hint
 
 
 @pytest.mark.slow

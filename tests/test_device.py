@@ -294,9 +294,7 @@ def test_plan_reckons_with_the_precision_that_a_start_would_choose(
     monkeypatch.setattr(processor, "has_fast_bfloat16", lambda: False)
     assert nvidia.has_bfloat16() is of_gpu
     settings = Settings()
-    assert plan.need_of(settings, {"train": 1000}, None, 1) == estimate(
-        settings, num_examples=1000, precision=precision
-    )
-    assert plan.need_of(Settings(device="cpu"), {"train": 1000}, None, 1) == estimate(
+    assert plan.need_of(settings, {"train": 1000}, None) == estimate(settings, num_examples=1000, precision=precision)
+    assert plan.need_of(Settings(device="cpu"), {"train": 1000}, None) == estimate(
         settings, num_examples=1000, precision="float32"
     )

@@ -2,7 +2,9 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from job.cli import mirror, plan
@@ -11,7 +13,7 @@ from job.observe import data_events
 from job.run import disk_space
 from job.settings.resources import estimate
 from job.settings.settings import Settings
-from job.storage import LocalStore
+from job.storage import LocalStore, cache_folder
 from tests.conftest import Recorder
 from tests.gcs_server import BUCKET, GcsServer
 from tests.runs import Small, record_of, start
@@ -46,6 +48,27 @@ def test_the_limit_of_the_volume_counts_what_is_there_and_what_is_still_to_come(
     assert needed_and_left() == (written - 2 * MIB, 3995 * MIB)
 
 
+def test_a_folder_that_is_a_link_is_on_the_volume_of_its_target(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that is on it counts, and the run too, under either name; paths are shown as they were given."""
+    volume, link = tmp_path / "volume", tmp_path / "link"
+    write(volume / "other", 3 * MIB)
+    (volume / "folder").mkdir()
+    link.symlink_to(volume / "folder")
+    mounts = [SimpleNamespace(mountpoint=str(path)) for path in ("/", volume)]
+    monkeypatch.setattr(psutil, "disk_partitions", lambda **_: mounts)
+    for runs in (volume / "runs", link / "runs"):
+        settings = wide(link, work_bytes=4000 * MIB).model_copy(update={"storage_uri": str(runs)})
+        need = estimate(settings, num_examples=1000, precision="float32")
+        scratch, _, found = disk_space.spaces(settings, need)
+        assert scratch.where == f"free in {cache_folder.place(link)}"
+        assert (found.needed, found.left) == (need.scratch + need.model + need.storage, 3997 * MIB)
+        assert found.where.startswith(f"left in {volume} of the ")
+    assert disk_space.is_with_the_cache(settings, volume / "data")
+    assert not disk_space.is_with_the_cache(settings, tmp_path / "data")
+
+
 @pytest.mark.parametrize(("worker", "exported", "exported_on_host"), [(0, 1, 1), (1, 0, 1), (3, 0, 0)])
 def test_a_limit_is_for_all_processes_of_a_host(
     tmp_path: Path, worker: int, exported: int, exported_on_host: int
@@ -54,7 +77,7 @@ def test_a_limit_is_for_all_processes_of_a_host(
     several = {"workers": 4, "worker": worker, "worker_host": "a,a,b,b", "worker_port": 7000}
     settings = wide(tmp_path / "cache", work_bytes=4000 * MIB, cache="disk", **several)
     settings = settings.model_copy(update={"storage_uri": "gs://bucket"})
-    need = estimate(settings, num_examples=1000, precision="float32", num_workers=4)
+    need = estimate(settings, num_examples=1000, precision="float32")
     found = {space.name: space.needed for space in disk_space.spaces(settings, need, to_fetch=7)}
     assert found == {
         "scratch disk": need.scratch + exported * need.model + 7,
@@ -66,7 +89,7 @@ def test_a_worker_that_writes_nothing_needs_nothing(tmp_path: Path) -> None:
     """With images in memory, and a checkpoint of a head alone; that is not the same as a need that is not known."""
     several = {"workers": 2, "worker": 1, "worker_host": "a,b", "worker_port": 7000, "fine_tune_epochs": 0}
     settings = wide(tmp_path / "cache", work_bytes=MIB, **several).model_copy(update={"storage_uri": "gs://bucket"})
-    need = estimate(settings, num_examples=1000, precision="float32", num_workers=2)
+    need = estimate(settings, num_examples=1000, precision="float32")
     assert [space.needed for space in disk_space.spaces(settings, need)] == [0, 0]
     assert [space.needed for space in disk_space.spaces(settings, None)] == [None, None]
 

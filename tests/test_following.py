@@ -67,7 +67,7 @@ def test_nonsense_is_not_believed(store: MemoryStore, told: Any, tmp_path: Path)
     record = followed(store, told)
     asked: list[Callable[[], Any]] = [record.arithmetic, record.wait_for_outcome]
     if told is not None:
-        checkpoints = FollowedCheckpoints(store, record, Told(told), scratch=tmp_path)
+        checkpoints = FollowedCheckpoints(store, record, Told(told), folder=tmp_path)
         asked.append(lambda: checkpoints.restore(lambda *_: None))
     for ask in asked:
         with pytest.raises(PeerLost, match="what no worker sends") as raised:

@@ -42,10 +42,10 @@ def test_the_run_of_a_process_that_is_gone_is_free_on_its_host(program: Program)
     """Killed, it cannot release the run itself."""
     here = this_process(None)
     process, holder = program("import time; time.sleep(60)")
-    assert (is_there(holder, observer=here), can_be_taken_over_by(holder, here)) == (True, False)
+    assert (is_there(holder, seen_from=here), can_be_taken_over_by(holder, here)) == (True, False)
     process.kill()
     process.wait()
-    assert (is_there(holder, observer=here), can_be_taken_over_by(holder, here)) == (False, True)
+    assert (is_there(holder, seen_from=here), can_be_taken_over_by(holder, here)) == (False, True)
 
 
 def test_a_process_that_has_ended_and_was_not_waited_for_is_gone(program: Program) -> None:
@@ -77,7 +77,7 @@ def test_a_step_of_the_clock_makes_no_holder_look_dead() -> None:
     """Ticks since the start of the host identify a process, and no clock changes them."""
     here = this_process(None)
     earlier = here.model_copy(update={"started": here.started - 90})
-    assert (is_there(earlier, observer=here), can_be_taken_over_by(earlier, here)) == (True, False)
+    assert (is_there(earlier, seen_from=here), can_be_taken_over_by(earlier, here)) == (True, False)
 
 
 def test_a_process_of_any_name_is_found(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_a_holder_of_which_too_little_is_recorded_may_be_alive(change: dict[str,
     """An earlier version wrote it, or a system without /proc: the lease decides."""
     here = this_process(None).model_copy(update=change)
     gone = here.model_copy(update={"pid": 999_999_999})
-    assert (is_there(gone, observer=here), can_be_taken_over_by(gone, here)) == (None, False)
+    assert (is_there(gone, seen_from=here), can_be_taken_over_by(gone, here)) == (None, False)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_a_holder_of_which_too_little_is_recorded_may_be_alive(change: dict[str,
 def test_a_process_of_another_host_machine_or_container_may_be_alive(change: dict[str, str]) -> None:
     """The lease decides; two machines may have one name."""
     here = this_process(None)
-    assert is_there(here.model_copy(update={**change, "pid": 999_999_999}), observer=here) is None
+    assert is_there(here.model_copy(update={**change, "pid": 999_999_999}), seen_from=here) is None
 
 
 def test_a_holder_is_shown_by_names_where_there_are_names() -> None:

@@ -18,11 +18,16 @@ from job.data.tfds.records import cut_short
 from job.errors import DataCorrupt, ExitCode, MemoryExhausted, ScratchUnavailable
 from job.observe import events
 from job.observe.observer import RunningMeans
-from job.storage import LocalStore
+from job.run.record import RECORD_NAME, Identity, encoded, new_record
+from job.settings import machine
+from job.settings.resources import estimate
+from job.storage import MISSING, LocalStore
 from job.storage.scratch import explained
+from tests import recorded
 from tests.conftest import Recorder, slowly
 from tests.processes import Environment
-from tests.runs import Small, record_of, start
+from tests.runs import CrashOn, Small, record_of, start
+from tests.stores import Crash
 
 HUGE = 1 << 50
 """Bytes that no machine has."""
@@ -171,6 +176,25 @@ def test_a_run_without_memory_ends_with_7_and_says_what_it_needs(
     assert expected in caught.value.hint
     record = record_of(store)
     assert (record.attempts[-1].exit_code, record.lease) == (ExitCode.MEMORY_EXHAUSTED, None)
+
+
+@pytest.mark.parametrize(("cache", "copies"), [("memory", 1), ("device", 2)])
+def test_the_memory_of_a_killed_attempt_is_that_of_all_processes_of_the_pod(
+    small: Small, store: LocalStore, monkeypatch: pytest.MonkeyPatch, cache: str, copies: int
+) -> None:
+    """Of four, two are on this host; without a GPU the device of images that are kept there is the memory too."""
+    settings = small(workers=4, worker=0, worker_host="a,a,b,b", cache=cache, device="cpu")
+    content = new_record(Identity.of(settings), attempts=(recorded.attempt(),), inputs=recorded.INPUTS)
+    store.write(RECORD_NAME, encoded(content), if_version=MISSING)
+    need = estimate(settings, num_examples=160, precision="float32")
+    of_one = need.memory + (copies - 1) * need.images
+    monkeypatch.setattr(machine, "memory_limit_bytes", lambda: 2 * of_one - 1)
+    observer = CrashOn(events.PreviousKilled)
+    with pytest.raises(Crash):
+        start(settings, store, observer=observer)
+    (told,) = observer.of(events.PreviousKilled)
+    assert told.needed_bytes == 2 * of_one
+    assert told.hint.startswith(f"give it more memory (the run needs about {2 * of_one / 1e9:.1f} GB)")
 
 
 @pytest.mark.slow

@@ -18,9 +18,9 @@ LARGE = (
 )  # fmt: skip
 
 
-def need(*, num_examples: int = 1000, precision: Precision = "float32", num_workers: int = 1, **values: Any) -> Need:
+def need(*, num_examples: int = 1000, precision: Precision = "float32", **values: Any) -> Need:
     """Of the recipe, but for `values`."""
-    return estimate(small_settings(values), num_examples=num_examples, precision=precision, num_workers=num_workers)
+    return estimate(small_settings(values), num_examples=num_examples, precision=precision)
 
 
 def small_settings(values: dict[str, Any]) -> Settings:
@@ -75,18 +75,18 @@ def test_images_count_where_they_are_kept() -> None:
 @pytest.mark.parametrize(("num_workers", "num_rows"), [(2, 16), (5, 7), (32, 1)])
 def test_a_worker_needs_memory_for_its_rows(num_workers: int, num_rows: int) -> None:
     """Of the 32 of a batch, and for as large a part of the images; what is stored does not change."""
-    one, several = need(num_examples=3200), need(num_examples=3200, num_workers=num_workers)
+    one, several = need(num_examples=3200), need(num_examples=3200, workers=num_workers)
     assert several.images == 100 * num_rows * 150**2 * 3
     assert several.activations == pytest.approx(one.activations * num_rows / 32, abs=1)
     assert one.memory - several.memory > one.images - several.images
-    disk = need(num_examples=3200, num_workers=num_workers, cache="disk")
+    disk = need(num_examples=3200, workers=num_workers, cache="disk")
     assert disk.scratch - several.scratch == several.images
     assert (several.storage, several.checkpoint, several.evaluated) == (one.storage, one.checkpoint, one.evaluated)
 
 
 def test_to_know_what_is_left_out_each_worker_keeps_all_images() -> None:
     """See THAW_ON_UNREADABLE=skip."""
-    assert need(num_workers=4, on_unreadable="skip").images == need().images == 4 * need(num_workers=4).images
+    assert need(workers=4, on_unreadable="skip").images == need().images == 4 * need(workers=4).images
 
 
 def test_without_fine_tuning_no_state_of_the_backbone_is_kept() -> None:
@@ -115,14 +115,14 @@ def test_a_batch_in_parts_needs_the_memory_of_one() -> None:
     assert parts.device == need().device + parts.model
     assert (parts.storage, parts.checkpoint) == (whole.storage, whole.checkpoint)
     assert need(microbatch_size=32) == need(microbatch_size=64) == need()
-    one_part = need(batch_size=512, microbatch_size=32, num_workers=16)
-    assert one_part.device == need(batch_size=512, num_workers=16).device
+    one_part = need(batch_size=512, microbatch_size=32, workers=16)
+    assert one_part.device == need(batch_size=512, workers=16).device
 
 
 def test_a_run_that_lacks_memory_is_told_of_smaller_parts() -> None:
     """Half of what is computed at a time, as long as that is an image."""
     assert need().with_less_memory.startswith("set THAW_MICROBATCH_SIZE=16, ")
-    assert need(microbatch_size=3, num_workers=4).with_less_memory.startswith("set THAW_MICROBATCH_SIZE=1, ")
+    assert need(microbatch_size=3, workers=4).with_less_memory.startswith("set THAW_MICROBATCH_SIZE=1, ")
     assert need(microbatch_size=1).with_less_memory == ""
 
 

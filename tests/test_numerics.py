@@ -75,7 +75,7 @@ def test_a_gpu_is_shared(monkeypatch: pytest.MonkeyPatch, given: str | None, fou
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
 def test_variables_are_float32_in_each_precision(precision: str) -> None:
     """Small updates would be lost in 16 bits."""
-    policy = keras.dtype_policies.DTypePolicy(numerics.dtype_policy(precision))  # type: ignore[arg-type]
+    policy = keras.dtype_policies.DTypePolicy(numerics.policy_of(precision))  # type: ignore[arg-type]
     assert (policy.variable_dtype, policy.compute_dtype) == ("float32", precision)
 
 

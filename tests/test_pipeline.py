@@ -263,10 +263,10 @@ def test_images_are_decoded_in_the_order_of_the_epoch_that_comes_first(
         assert found == [*order[16 * skipped :], *order[: 16 * skipped]]
 
 
-def pipeline_at(settings: Settings, store: LocalStore, position: tuple[str, int] | None, scratch: Path) -> Pipeline:
+def pipeline_at(settings: Settings, store: LocalStore, position: tuple[str, int] | None, folder: Path) -> Pipeline:
     """A pipeline whose record has its newest checkpoint after a step of a phase."""
     record = RunRecord.open(store, Identity.of(settings))
     record.take(HOLDER, lease_seconds=60)
     if position is not None:
         record.content = record.content.model_copy(update={"checkpoints": (checkpoint(*position),)})
-    return Pipeline(settings, store, record, context(), ALONE, scratch=scratch)
+    return Pipeline(settings, store, record, context(), ALONE, folder=folder)

@@ -32,13 +32,13 @@ from tests.stores import Crash, CrashingStore
 HISTORY = [epoch("head", 0), epoch("head", 1)]
 
 
-def open_run(store: ObjectStore, scratch: Path, *, fingerprint: str = "f", **settings: Any) -> Checkpoints:
+def open_run(store: ObjectStore, folder: Path, *, fingerprint: str = "f", **settings: Any) -> Checkpoints:
     identity = Identity(run_id="run", fingerprint=fingerprint, settings={"BATCH_SIZE": 10} | settings)
     record = RunRecord.open(store, identity)
     record.take(Holder(host="me", pid=1, started=0.0), lease_seconds=60)
     if not record.content.inputs:
         record.update(inputs=INPUTS)
-    return Checkpoints(store, record, keep=3, scratch=scratch)
+    return Checkpoints(store, record, keep=3, folder=folder)
 
 
 def commit(run: Checkpoints, step: int, num_epochs: int) -> str:

@@ -9,7 +9,6 @@ from job.errors import InvalidSettings
 from job.settings.environment import choices
 from job.settings.fields import setting_group, variable
 from job.settings.settings import RECIPE_VERSION, Settings, changes_result
-from job.workers.share import Share
 
 PHASES = '[{"name":"only","epochs":2,"learning_rate":0.001}]'
 TEXTS: dict[str, Any] = {
@@ -62,7 +61,7 @@ def test_the_fingerprint_covers_what_changes_the_result_and_nothing_else() -> No
         changed = Settings(**base, **{field: another(field)})
         assert getattr(changed, field) != getattr(Settings(), field), field
         assert (changed.fingerprint() != Settings(**base).fingerprint()) == changes_result(field), field
-        assert changes_result(field) == (field.upper() in Settings.recipe())
+        assert changes_result(field) == (field.upper() in Settings.result_defaults())
 
 
 def test_the_recipe_and_its_fingerprint_stay_what_they_are() -> None:
@@ -70,7 +69,7 @@ def test_the_recipe_and_its_fingerprint_stay_what_they_are() -> None:
 
     A new setting whose default gives what was given before is added here, and the fingerprints stay.
     """
-    assert Settings.recipe() == {
+    assert Settings.result_defaults() == {
         "DATASET": "cats_vs_dogs", "TRAIN_SPLIT": "train[:40%]", "VALIDATION_SPLIT": "train[40%:50%]",
         "TEST_SPLIT": "train[50%:60%]", "BACKBONE": "Xception", "IMAGE_SIZE": 150, "BATCH_SIZE": 32,
         "FLIP": "horizontal", "ROTATION": 0.1, "WEIGHTS": "imagenet", "DROPOUT": 0.2, "HEAD_EPOCHS": 5,
@@ -243,10 +242,15 @@ def test_workers_that_could_not_meet_or_would_have_no_work_are_refused(environ: 
 def test_the_pods_of_an_indexed_job_are_workers_only_where_workers_is_given() -> None:
     """Without it they are runs of their own. Kubernetes' index is a value like any other, and THAW_WORKER wins."""
     index = {"JOB_COMPLETION_INDEX": "3"}
-    assert read(**index).share() == Share(0, 1)
-    assert read(**index, THAW_WORKERS="4").share() == Share(3, 4)
-    assert read(**index, THAW_WORKERS="4", THAW_WORKER="1").share() == Share(1, 4)
-    assert read("--worker", "2", **index, THAW_WORKERS="4").share() == Share(2, 4)
+
+    def share(*words: str, **environ: str) -> tuple[int | None, int]:
+        settings = read(*words, **index, **environ)
+        return settings.worker, settings.workers
+
+    assert share() == (None, 1)
+    assert share(THAW_WORKERS="4") == (3, 4)
+    assert share(THAW_WORKERS="4", THAW_WORKER="1") == (1, 4)
+    assert share("--worker", "2", THAW_WORKERS="4") == (2, 4)
     assert cli.read("run", [], index | {"THAW_WORKERS": "4"}).origins["worker"] == "environment"
     with pytest.raises(InvalidSettings, match="JOB_COMPLETION_INDEX='3': must be below THAW_WORKERS=2"):
         read(**index, THAW_WORKERS="2")

@@ -17,7 +17,7 @@ from job.observe.ledger import Ledger
 from job.phases import Phase
 from job.train import loop
 from job.train.loop import Position, train_phase
-from job.train.loss import loss_of, predicted_classes
+from job.train.loss import loss_of, most_probable
 from job.train.state import PhaseState
 from job.train.step import Recipe
 from tests import shapes
@@ -142,7 +142,7 @@ def test_accuracy_is_that_of_the_model_on_the_split(splits: Splits) -> None:
         logits.append(state.classifier.logits(state.classifier.features(images)))
         labels.append(batch_labels)
     every_logit, every_label = tf.concat(logits, 0), tf.concat(labels, 0)
-    assert last.validation_accuracy == np.mean(predicted_classes(every_logit).numpy() == every_label)
+    assert last.validation_accuracy == np.mean(most_probable(every_logit).numpy() == every_label)
     assert last.validation_loss == pytest.approx(float(tf.reduce_mean(loss_of(every_logit, every_label))), rel=1e-5)
 
 
@@ -204,7 +204,7 @@ def test_no_more_than_two_calls_are_ever_under_way(splits: Splits, monkeypatch: 
 
 def test_a_logit_is_judged_at_zero() -> None:
     """The threshold of a probability, 0.5, would be wrong for a logit."""
-    assert predicted_classes(tf.constant([[0.3], [-0.3]])).numpy().tolist() == [1, 0]
+    assert most_probable(tf.constant([[0.3], [-0.3]])).numpy().tolist() == [1, 0]
 
 
 @pytest.mark.slow

@@ -17,10 +17,11 @@ from typing import Any
 from job.errors import ExitCode, Interrupted, ThawError
 from job.observe.events import Event
 from job.observe.observer import Observer
+from job.observe.progress import Context, Progress
 from job.workers.addresses import Addresses
 from job.workers.follower import Follower
 from job.workers.leader import Leader
-from job.workers.meeting import Hooks, Meeting, Times
+from job.workers.meeting import Meeting, Times
 
 received: list[int] = []
 
@@ -87,14 +88,14 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
     addresses = Addresses(tuple(facts["hosts"]), facts["port"])
     meeting = Meeting(addresses, facts["run"], facts["wait_seconds"], Times(**facts["times"]))
-    hooks = Hooks(check_signal, Saying(), on_stuck=stuck)
+    context = Context(Saying(), Progress(), check_signal, give_up=stuck)
     worker = facts["worker"]
     leader = (
-        Leader(meeting, hooks, greeting={"attempt": 3, "history": "x" * facts["history_bytes"]})
+        Leader(meeting, context, greeting={"attempt": 3, "history": "x" * facts["history_bytes"]})
         if worker == 0
         else None
     )
-    with leader or Follower(meeting, hooks, worker=worker) as team:
+    with leader or Follower(meeting, context, worker=worker) as team:
         say("open")
         if isinstance(team, Follower):
             greeting = team.greeting()

@@ -38,7 +38,6 @@ from job.report.gate import missed_by_evaluation
 from job.schema import Record, recorded_setting
 from job.settings import environment
 from job.settings.environment import Given
-from job.settings.fields import Split
 from job.settings.resources import MAX_EVALUATION_BATCH
 from job.settings.settings import Settings
 from job.storage import scratch
@@ -78,7 +77,7 @@ class Options(CommandOptions):
              metavar="NAME|DIR|URI"),
     ] = None  # fmt: skip
     split: Annotated[
-        Annotated[Split, AfterValidator(_not_empty)] | None,
+        Annotated[str, AfterValidator(_not_empty)] | None,
         Flag("examples, such as test or train[60%:] [default: the run's test split; of another data set its split "
              "test, or all of it if there is none]", metavar="SPLIT"),
     ] = None  # fmt: skip
@@ -161,7 +160,7 @@ def answer(options: Options) -> ExitCode:
 
 def _settings(options: Options, record: Record) -> tuple[Settings, bool]:
     """The settings of the run, with the data that the options name, and whether that is the run's own data set."""
-    known = Settings.recipe()
+    known = Settings.result_defaults()
     recorded = {name.lower(): value for name, value in record.settings.items() if name in known}
     is_own = options.dataset in (None, recorded_setting(record.settings, "DATASET"))
     if not is_own:

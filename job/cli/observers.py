@@ -58,7 +58,7 @@ def observing(
         },
         disks=settings.local_folders(),
     )
-    if settings.share().worker > 0:
+    if settings.worker:
         yield Observers(FollowersLog(log), metrics), metrics
         return
     exit_code = ExitCode.UNEXPECTED

@@ -124,10 +124,11 @@ def look(settings: Settings, store: ObjectStore, record: Record | None) -> list[
     num_processes = settings.workers * num_devices
     if num_processes > 1:
         found.append(checks.workers(settings, num_devices))
-    need = need_of(settings, data.facts.get("examples", {}), record, num_processes)
+    each = settings.model_copy(update={"workers": num_processes})
+    need = need_of(each, data.facts.get("examples", {}), record)
     here = need and dataclasses.replace(
         need,
-        memory=(need.memory + _images_again(settings, need)) * num_devices,
+        memory=(need.memory + disk_space.images_again(settings, need)) * num_devices,
         scratch=need.scratch * num_devices,
     )
     return [
@@ -136,12 +137,7 @@ def look(settings: Settings, store: ObjectStore, record: Record | None) -> list[
     ]  # fmt: skip
 
 
-def _images_again(settings: Settings, need: Need) -> int:
-    """Without a GPU the device of images that are kept there is the memory."""
-    return need.images if settings.cache == "device" and disk_space.of_device(settings, need) is None else 0
-
-
-def need_of(settings: Settings, examples: Mapping[str, int], record: Record | None, num_workers: int) -> Need | None:
+def need_of(settings: Settings, examples: Mapping[str, int], record: Record | None) -> Need | None:
     """What one of the workers needs of memory and disk; None while the number of examples is not known."""
     if not examples:
         return None
@@ -150,7 +146,7 @@ def need_of(settings: Settings, examples: Mapping[str, int], record: Record | No
     else:
         recorded = record.inputs.get("arithmetic", {}).get("precision") if record else None
         precision = recorded or ("bfloat16" if _has_fast_bfloat16(settings) else "float32")
-    return estimate(settings, num_examples=sum(examples.values()), precision=precision, num_workers=num_workers)
+    return estimate(settings, num_examples=sum(examples.values()), precision=precision)
 
 
 def _has_fast_bfloat16(settings: Settings) -> bool:

@@ -95,7 +95,7 @@ def mend(
     with contextlib.suppress(RecordDamaged):
         record.parsed(data, store.uri, run_id=record.run_id_of(store.uri))
         raise _written_meanwhile(store)
-    found = [inspect(store, name, scratch=scratch) for name in store.list(CHECKPOINTS)]
+    found = [inspect(store, name, folder=scratch) for name in store.list(CHECKPOINTS)]
     rebuilt = rebuild(found, store.uri, fingerprint=fingerprint)
     copy = f"{RECORD_NAME}.damaged-{hashlib.sha256(data).hexdigest()[:12]}" if version != MISSING else None
     if is_confirmed:

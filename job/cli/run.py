@@ -57,10 +57,10 @@ def answer(options: Options, *, log: Log, progress: Progress, stop: Stop, enviro
     settings = options.settings
     progress.phases = [phase.name for phase in settings.training_phases()]
     log.bind(run_id=settings.resolved_run_id())
-    share = settings.share()
-    if share.num_workers > 1:
-        log.bind(worker=share.worker)
-        progress.commits = share.worker == 0
+    if settings.workers > 1:
+        worker = settings.worker or 0
+        log.bind(worker=worker)
+        progress.commits = worker == 0
     with observing(settings, progress=progress, log=log, environ=environ) as (observer, metrics):
         stop.observer = observer
         run_attempt(

@@ -70,7 +70,7 @@ class Draws:
     ) -> tf.Tensor:
         # Flip, mirror and rotation have seeds of an older scheme, which they keep.
         is_first = stream < len(self._first_seeds)
-        seed = self._first_seeds[stream] if is_first else draws.folded(self._seed, int(stream))
+        seed = self._first_seeds[stream] if is_first else draws.numbered(self._seed, int(stream))
         drawn = draws.uniform([self._rows.batch_size, *shape], seed, low, high, dtype)
         return self._rows.of(drawn, self._images)
 
@@ -91,46 +91,46 @@ def augment(images: tf.Tensor, augmentation: Augmentation, *, seed: tf.Tensor, r
     `images` is float32 [b, h, w, c] from 0 to 255, with c = 3 if colours change, `seed` int32 [2]. Returns float32 of
     the same shape, from 0 to 255.
     """
-    draws = Draws(seed, rows, images)
+    random = Draws(seed, rows, images)
     for operation in OPERATIONS:
         if any(getattr(augmentation, setting) != getattr(OFF, setting) for setting in operation.settings):
-            images = operation.change(images, augmentation, draws)
+            images = operation.change(images, augmentation, random)
     return images
 
 
-def _flipped(images: tf.Tensor, augmentation: Augmentation, draws: Draws) -> tf.Tensor:
+def _flipped(images: tf.Tensor, augmentation: Augmentation, random: Draws) -> tf.Tensor:
     if augmentation.flip in ("horizontal", "horizontal_and_vertical"):
-        images = tf.where(draws.coins(Stream.FLIP, 1, 1, 1), tf.reverse(images, axis=[2]), images)
+        images = tf.where(random.coins(Stream.FLIP, 1, 1, 1), tf.reverse(images, axis=[2]), images)
     if augmentation.flip in ("vertical", "horizontal_and_vertical"):
-        images = tf.where(draws.coins(Stream.MIRROR, 1, 1, 1), tf.reverse(images, axis=[1]), images)
+        images = tf.where(random.coins(Stream.MIRROR, 1, 1, 1), tf.reverse(images, axis=[1]), images)
     return images
 
 
-def _moved(images: tf.Tensor, augmentation: Augmentation, draws: Draws) -> tf.Tensor:
+def _moved(images: tf.Tensor, augmentation: Augmentation, random: Draws) -> tf.Tensor:
     """Rotated, zoomed and shifted: one transform, since each costs time and sharpness."""
-    angles = draws.amounts(Stream.ROTATION, augmentation.rotation * 2 * math.pi)
+    angles = random.amounts(Stream.ROTATION, augmentation.rotation * 2 * math.pi)
     zooms = shifts = None
     if augmentation.zoom > 0:
-        zooms = 1 + draws.amounts(Stream.ZOOM, augmentation.zoom)
+        zooms = 1 + random.amounts(Stream.ZOOM, augmentation.zoom)
     if augmentation.translation > 0:
         height, width = images.shape[1], images.shape[2]
-        shifts = draws.amounts(Stream.TRANSLATION, augmentation.translation, 2) * [float(height), float(width)]
+        shifts = random.amounts(Stream.TRANSLATION, augmentation.translation, 2) * [float(height), float(width)]
     return geometry.moved(images, angles, zooms, shifts)
 
 
 def _by_amount(setting: str, stream: Stream, change: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]) -> Operation:
     """`change` by an amount for each image, at most that of the setting either way."""
 
-    def changed(images: tf.Tensor, augmentation: Augmentation, draws: Draws) -> tf.Tensor:
-        return change(images, draws.amounts(stream, getattr(augmentation, setting)))
+    def changed(images: tf.Tensor, augmentation: Augmentation, random: Draws) -> tf.Tensor:
+        return change(images, random.amounts(stream, getattr(augmentation, setting)))
 
     return Operation((setting,), changed)
 
 
-def _randaugmented(images: tf.Tensor, augmentation: Augmentation, draws: Draws) -> tf.Tensor:
+def _randaugmented(images: tf.Tensor, augmentation: Augmentation, random: Draws) -> tf.Tensor:
     number, magnitude = augmentation.randaugment_operations, augmentation.randaugment_magnitude / 10
-    choices = draws.choices(Stream.RANDAUGMENT_CHOICE, len(randaugment.OPERATIONS), number)
-    amounts = tf.where(draws.coins(Stream.RANDAUGMENT_SIGN, number), magnitude, -magnitude)
+    choices = random.choices(Stream.RANDAUGMENT_CHOICE, len(randaugment.OPERATIONS), number)
+    amounts = tf.where(random.coins(Stream.RANDAUGMENT_SIGN, number), magnitude, -magnitude)
     return randaugment.randaugmented(images, choices, amounts)
 
 

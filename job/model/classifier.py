@@ -198,7 +198,7 @@ class Classifier:
         """
         name, size = self._request.backbone, self.image_size
         inputs = keras.Input((size, size, 3), name="image")
-        with networks.dtype_policy("float32"):
+        with networks.building_with("float32"):
             backbone = networks.copied(self.backbone, size) if name == CUSTOM else networks.construct(name, size)
             scale, offset = list(self._rescaling.scale), list(self._rescaling.offset)
             x = keras.layers.Rescaling(scale, offset, name="rescaling")(inputs)
@@ -248,7 +248,7 @@ def build_classifier(request: ModelRequest) -> Classifier:
     """A classifier with the backbone's pre-trained weights and a new head. Raises WeightsUnusable."""
     # Here and not once a process: preparing data draws from the same global generator that new weights come from.
     keras.utils.set_random_seed(request.seed)
-    with networks.dtype_policy(request.policy):
+    with networks.building_with(request.policy):
         backbone = networks.construct(request.backbone, request.image_size, request.weights)
     head = keras.layers.Dense(
         1 if request.num_classes == 2 else request.num_classes,

@@ -19,7 +19,7 @@ def split(seed: tf.Tensor, number: int) -> list[tf.Tensor]:
         return seeds
 
 
-def folded(seed: tf.Tensor, number: int) -> tf.Tensor:
+def numbered(seed: tf.Tensor, number: int) -> tf.Tensor:
     """Another seed for each number."""
     with tf.device(HOST):
         return tf.random.fold_in(seed, number, alg="philox")

@@ -13,7 +13,12 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-CONVOLUTIONS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.SeparableConv2D)
+CONVOLUTIONS = {
+    keras.layers.Conv2D: keras.ops.conv,
+    keras.layers.DepthwiseConv2D: keras.ops.depthwise_conv,
+    keras.layers.SeparableConv2D: keras.ops.separable_conv,
+}
+"""The operation of each kind of layer."""
 
 
 def folded(network: keras.Model, *, num_frozen: int = 0) -> keras.Model:
@@ -79,13 +84,7 @@ class _FoldedConvolution(keras.layers.Layer):
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         *kernels, offset = self._once or self._weights()
-        inputs = tf.cast(inputs, self.compute_dtype)
-        if self._kind is keras.layers.SeparableConv2D:
-            maps = keras.ops.separable_conv(inputs, *kernels, **self._options)
-        elif self._kind is keras.layers.DepthwiseConv2D:
-            maps = keras.ops.depthwise_conv(inputs, *kernels, **self._options)
-        else:
-            maps = keras.ops.conv(inputs, *kernels, **self._options)
+        maps = CONVOLUTIONS[self._kind](tf.cast(inputs, self.compute_dtype), *kernels, **self._options)
         return tf.nn.bias_add(maps, offset)
 
     def compute_output_spec(self, inputs: keras.KerasTensor) -> keras.KerasTensor:

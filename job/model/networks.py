@@ -23,10 +23,10 @@ DOWNLOAD_TIMEOUT_SECONDS = 30.0
 
 
 @contextlib.contextmanager
-def dtype_policy(name: str) -> Iterator[None]:
+def building_with(policy: str) -> Iterator[None]:
     """Build layers with a Keras dtype policy. Keras's applications take none: it is global meanwhile."""
     before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(name)
+    keras.config.set_dtype_policy(policy)
     try:
         yield
     finally:

@@ -46,11 +46,6 @@ def randaugmented(images: tf.Tensor, choices: tf.Tensor, amounts: tf.Tensor) -> 
     return images
 
 
-def unchanged(images: tf.Tensor, amounts: tf.Tensor) -> tf.Tensor:
-    """The identity."""
-    return images
-
-
 def stretched(images: tf.Tensor, amounts: tf.Tensor) -> tf.Tensor:
     """Autocontrast: the darkest value of each channel becomes 0, the brightest 255."""
     low = tf.reduce_min(images, axis=[1, 2], keepdims=True)
@@ -82,11 +77,6 @@ def equalized(images: tf.Tensor, amounts: tf.Tensor) -> tf.Tensor:
     return tf.transpose(tf.reshape(changed, tf.shape(channels)), [0, 2, 3, 1])
 
 
-def rotated(images: tf.Tensor, amounts: tf.Tensor) -> tf.Tensor:
-    """By up to 30 degrees."""
-    return geometry.moved(images, amounts * math.radians(30))
-
-
 def solarized(images: tf.Tensor, amounts: tf.Tensor) -> tf.Tensor:
     """Values from a threshold on are inverted: at 1, all."""
     layer = keras_layer(keras.layers.Solarization, addition_factor=0.0, threshold_factor=0.0, seed=0)
@@ -106,16 +96,6 @@ def posterized(images: tf.Tensor, amounts: tf.Tensor) -> tf.Tensor:
     return layer.transform_images(tf.round(images), {"shift_factor": tf.cast(tf.round(4 * tf.abs(amounts)), tf.uint8)})
 
 
-def contrasted(images: tf.Tensor, amounts: tf.Tensor) -> tf.Tensor:
-    """More or less contrast, by up to 0.9 of the distance to the mean."""
-    return colour.contrasted(images, 0.9 * amounts)
-
-
-def brightened(images: tf.Tensor, amounts: tf.Tensor) -> tf.Tensor:
-    """All values multiplied, by up to 0.9 more or less."""
-    return tf.clip_by_value(images * for_pixels(1 + 0.9 * amounts), 0, 255)
-
-
 def sharpened(images: tf.Tensor, amounts: tf.Tensor) -> tf.Tensor:
     """More or less sharp, by up to 0.9 of the distance to the smoothed image; the border is left as it is.
 
@@ -128,41 +108,26 @@ def sharpened(images: tf.Tensor, amounts: tf.Tensor) -> tf.Tensor:
     return tf.clip_by_value(images + for_pixels(0.9 * amounts) * difference, 0, 255)
 
 
-def sheared_down(images: tf.Tensor, amounts: tf.Tensor) -> tf.Tensor:
-    """By up to 0.3 of a pixel for each column."""
-    return geometry.sheared(images, 0.3 * amounts, axis=1)
-
-
-def sheared_right(images: tf.Tensor, amounts: tf.Tensor) -> tf.Tensor:
-    """By up to 0.3 of a pixel for each row."""
-    return geometry.sheared(images, 0.3 * amounts, axis=2)
-
-
-def moved_down(images: tf.Tensor, amounts: tf.Tensor) -> tf.Tensor:
-    """By up to 150 / 331 of the height."""
-    return _moved(images, amounts, [150 / 331 * images.shape[1], 0.0])
-
-
-def moved_right(images: tf.Tensor, amounts: tf.Tensor) -> tf.Tensor:
-    """By up to 150 / 331 of the width."""
-    return _moved(images, amounts, [0.0, 150 / 331 * images.shape[2]])
-
-
 OPERATIONS: dict[str, Change] = {
-    "Identity": unchanged,
+    "Identity": lambda images, amounts: images,
     "AutoContrast": stretched,
     "Equalize": equalized,
-    "Rotate": rotated,
+    # By up to 30 degrees.
+    "Rotate": lambda images, amounts: geometry.moved(images, amounts * math.radians(30)),
     "Solarize": solarized,
     "Color": coloured,
     "Posterize": posterized,
-    "Contrast": contrasted,
-    "Brightness": brightened,
+    # By up to 0.9 of the distance to the mean.
+    "Contrast": lambda images, amounts: colour.contrasted(images, 0.9 * amounts),
+    # All values multiplied, by up to 0.9 more or less.
+    "Brightness": lambda images, amounts: tf.clip_by_value(images * for_pixels(1 + 0.9 * amounts), 0, 255),
     "Sharpness": sharpened,
-    "ShearX": sheared_right,
-    "ShearY": sheared_down,
-    "TranslateX": moved_right,
-    "TranslateY": moved_down,
+    # By up to 0.3 of a pixel for each row, and for each column.
+    "ShearX": lambda images, amounts: geometry.sheared(images, 0.3 * amounts, axis=2),
+    "ShearY": lambda images, amounts: geometry.sheared(images, 0.3 * amounts, axis=1),
+    # By up to 150 / 331 of the width, and of the height.
+    "TranslateX": lambda images, amounts: _moved(images, amounts, [0.0, 150 / 331 * images.shape[2]]),
+    "TranslateY": lambda images, amounts: _moved(images, amounts, [150 / 331 * images.shape[1], 0.0]),
 }
 """By the names of the paper; each takes images float32 [b, h, w, 3], 0..255, and amounts float32 [b], -1..1."""
 

@@ -36,7 +36,7 @@ from job.observe.ledger import Seconds, by_category, by_stage, goodput
 from job.phases import Phase
 from job.report.gallery import Gallery
 from job.report.gate import missed_gate
-from job.schema import EpochResult, Record
+from job.schema import Record
 from job.settings.settings import Settings
 from job.train.evaluation import Evaluation
 
@@ -82,7 +82,6 @@ def compose(
     results: Results,
     *,
     composition: Composition,
-    history: Sequence[EpochResult],
     times: Sequence[Seconds],
     device: str,
 ) -> dict[str, Any]:
@@ -108,7 +107,7 @@ def compose(
         "class_counts": composition.as_json(),
         "duplicates": dict(composition.duplicates),
         "skipped": [vars(image) for image in composition.skipped],
-        "history": [epoch.model_dump(mode="json") for epoch in history],
+        "history": [epoch.model_dump(mode="json") for epoch in record.history],
         "phases": [_phase(phase, results.num_trainable[phase.name]) for phase in settings.training_phases()],
         "layers": results.layers,
         "durations_seconds": by_stage(times),

@@ -18,7 +18,7 @@ from job.observe.ledger import by_stage
 from job.observe.progress import Context, Progress
 from job.report.gate import missed_gate
 from job.report.summary import summary
-from job.run import lease, standing
+from job.run import disk_space, lease, standing
 from job.run.following import FollowedRecord
 from job.run.record import Identity, RunRecord
 from job.schema import Holder, Record
@@ -28,7 +28,7 @@ from job.settings.settings import Settings
 from job.storage import ObjectStore, scratch
 from job.workers.follower import Follower
 from job.workers.leader import Leader
-from job.workers.meeting import Hooks, Meeting
+from job.workers.meeting import Meeting
 from job.workers.team import Alone, Team
 
 
@@ -39,10 +39,7 @@ def run_attempt(settings: Settings, *, store: ObjectStore, holder: Holder, conte
     gate, QualityGateMissed.
     """
     progress = context.progress
-    if settings.share().worker == 0:
-        record = _lead(settings, store, holder, context)
-    else:
-        record = _follow(settings, store, context)
+    record = _follow(settings, store, context) if settings.worker else _lead(settings, store, holder, context)
     assert record.outcome is not None
     outcome = record.outcome.model_dump(mode="json")
     progress.stage = "done"
@@ -59,7 +56,7 @@ def run_attempt(settings: Settings, *, store: ObjectStore, holder: Holder, conte
 def _lead(settings: Settings, store: ObjectStore, holder: Holder, context: Context) -> Record:
     """Claim the run and complete it, alone or with the other workers; returns the record of the finished run."""
     progress = context.progress
-    num_workers = settings.share().num_workers
+    num_workers = settings.workers
     with progress.entering("claim", "idle"):
         record = lease.claim(
             store,
@@ -104,8 +101,8 @@ def _follow(settings: Settings, store: ObjectStore, context: Context) -> Record:
         done = _finished(store, identity)
     if done is None:
         try:
-            meeting, hooks = _meeting(settings, store, context)
-            with Follower(meeting, replace(hooks, look_again=look_again), worker=settings.share().worker) as team:
+            meeting, worker = _meeting(settings, store), settings.worker or 0
+            with Follower(meeting, context, worker=worker, look_again=look_again) as team:
                 record = FollowedRecord.read(store, identity, team, attempt=team.greeting().get("attempt"))
                 context.observer.event(events.Joined(store.uri, attempt=record.attempt.number))
                 _do_what_is_left(settings, store, record, team, replace(context, check_stop=team.check))
@@ -146,19 +143,18 @@ def _team(
     settings: Settings, store: ObjectStore, record: RunRecord, context: Context
 ) -> contextlib.AbstractContextManager[Team]:
     """The workers of a run that this process has claimed."""
-    if settings.share().num_workers == 1:
+    if settings.workers == 1:
         return contextlib.nullcontext(Alone(context.check_stop))
-    return Leader(*_meeting(settings, store, context), greeting={"attempt": record.attempt.number})
+    return Leader(_meeting(settings, store), context, greeting={"attempt": record.attempt.number})
 
 
-def _meeting(settings: Settings, store: ObjectStore, context: Context) -> tuple[Meeting, Hooks]:
+def _meeting(settings: Settings, store: ObjectStore) -> Meeting:
     addresses = settings.addresses()
     run = (
         f"{store.uri} with fingerprint {settings.fingerprint()}, thaw {__version__}, {len(addresses.hosts)} workers, "
         f"THAW_STEPS_PER_EXECUTION={settings.steps_per_execution}"
     )
-    hooks = Hooks(context.check_stop, context.observer, on_stuck=context.give_up)
-    return Meeting(addresses, run, settings.worker_wait_seconds), hooks
+    return Meeting(addresses, run, settings.worker_wait_seconds)
 
 
 def _do_what_is_left(settings: Settings, store: ObjectStore, record: RunRecord, team: Team, context: Context) -> None:
@@ -183,7 +179,7 @@ def _do_what_is_left(settings: Settings, store: ObjectStore, record: RunRecord, 
         with progress.entering("meet", "idle"):
             team.meet()
             collective = assemble(team, settings.addresses())
-        Pipeline(settings, store, record, context, collective, scratch=folder).run()
+        Pipeline(settings, store, record, context, collective, folder=folder).run()
 
 
 def _position(progress: Progress) -> str:
@@ -216,22 +212,27 @@ def _report_killed(settings: Settings, record: Record, context: Context) -> None
 
 
 def _need(settings: Settings, record: Record) -> Need | None:
-    """What this worker needs of memory and disk; None before the data is known."""
+    """What this worker needs, and of memory what all of its host need together; None before the data is known.
+
+    Those are the processes of one pod, which has one limit of memory for them all.
+    """
     inputs = record.inputs
     if not inputs:
         return None
-    return estimate(
+    need = estimate(
         settings,
         num_examples=sum(inputs["data"]["splits"].values()),
         precision=inputs["arithmetic"]["precision"],
-        num_workers=settings.share().num_workers,
     )
+    hosts = settings.addresses().hosts
+    num_here = hosts.count(hosts[settings.worker or 0])
+    return replace(need, memory=(need.memory + disk_space.images_again(settings, need)) * num_here)
 
 
 def _memory_hint(settings: Settings, record: Record, text: str) -> str:
     """What to do about exhausted memory, of which an error of TensorFlow's has this text."""
     need = _need(settings, record)
-    parts = with_smaller_parts(images_at_once(settings, settings.share().num_workers))
+    parts = with_smaller_parts(images_at_once(settings, settings.workers))
     if memory.is_of_gpu(text):
         needed = f"about {need.device / 1e9:.1f} GB of a GPU's memory" if need else "more memory of a GPU"
         cache = "set THAW_CACHE=memory" if settings.cache == "device" else ""

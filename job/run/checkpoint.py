@@ -39,8 +39,7 @@ from job.run.artefacts import problem_with
 from job.run.description import CheckpointName, Description
 from job.run.record import OTHER_CARRIES_ON, RunRecord
 from job.schema import CHECKPOINTS, CheckpointEntry, EpochResult, Record, problem_of
-from job.storage import MISSING, Digest, ObjectStore
-from job.storage import scratch as temporary
+from job.storage import MISSING, Digest, ObjectStore, scratch
 from job.train import schedule
 
 DESCRIPTION, CRC32 = "thaw", "crc32"
@@ -67,14 +66,14 @@ class Snapshot:
 class Checkpoints:
     """The checkpoints of one attempt at a run, in step with the record.
 
-    `scratch` is a folder with space for one checkpoint.
+    `folder` has space for one checkpoint.
     """
 
-    def __init__(self, store: ObjectStore, record: RunRecord, *, keep: int, scratch: Path) -> None:
+    def __init__(self, store: ObjectStore, record: RunRecord, *, keep: int, folder: Path) -> None:
         self._store = store
         self._record = record
         self._keep = keep
-        self._scratch = scratch
+        self._folder = folder
         self._entries = list(record.content.checkpoints)
         self._set_aside = list(record.content.set_aside)
         self._num_uploads = 0
@@ -87,7 +86,7 @@ class Checkpoints:
         while self._entries:
             entry = self._entries[-1]
             try:
-                arrays = load(self._store, entry, scratch=self._scratch)
+                arrays = load(self._store, entry, folder=self._folder)
             except CheckpointDamaged as error:
                 on_damaged(entry, error)
                 self._set_aside.append(self._entries.pop())
@@ -127,7 +126,7 @@ class Checkpoints:
         attempt comes to the same best epoch again.
         """
         try:
-            return load(self._store, entry, scratch=self._scratch)
+            return load(self._store, entry, folder=self._folder)
         except CheckpointDamaged as error:
             self._set_aside.append(entry)
             raise self._train_again_from(entry.phase, entry.step, error.message) from error
@@ -189,7 +188,7 @@ class Checkpoints:
         name = str(
             CheckpointName(snapshot.phase, snapshot.step, description.attempt, self._num_uploads, description.lineage)
         )
-        with _temporary_file(self._scratch / "commit.safetensors") as path:
+        with _temporary_file(self._folder / "commit.safetensors") as path:
             try:
                 save_file(
                     {key: np.asarray(array, order="C") for key, array in arrays.items()},
@@ -197,7 +196,7 @@ class Checkpoints:
                     metadata={DESCRIPTION: text, CRC32: str(_crc32(text, arrays))},
                 )
             except SafetensorError as error:
-                raise temporary.unavailable(path, str(error), _os_error(error)) from error
+                raise scratch.unavailable(path, str(error), _os_error(error)) from error
             try:
                 digest = self._store.upload(name, path, if_version=MISSING, may_move=True)
             except PreconditionFailed as error:
@@ -237,10 +236,10 @@ def _os_error(error: SafetensorError) -> int | None:
     return int(match[1]) if match else None
 
 
-def load(store: ObjectStore, entry: CheckpointEntry, *, scratch: Path) -> dict[str, np.ndarray]:
+def load(store: ObjectStore, entry: CheckpointEntry, *, folder: Path) -> dict[str, np.ndarray]:
     """The arrays of a checkpoint. Raises CheckpointDamaged unless every byte is as recorded."""
     place = f"{store.uri}/{entry.name}"
-    with _temporary_file(scratch / "restore.safetensors") as path:
+    with _temporary_file(folder / "restore.safetensors") as path:
         problem = problem_with(store, entry.name, entry, path)
         if problem is not None:
             raise CheckpointDamaged(problem.text)
@@ -264,11 +263,11 @@ class Inspected:
     problem: str = ""
 
 
-def inspect(store: ObjectStore, name: str, *, scratch: Path) -> Inspected:
+def inspect(store: ObjectStore, name: str, *, folder: Path) -> Inspected:
     """Compare a checkpoint with its own description, its checksum and its name. Raises StorageError."""
     digest = None
     try:
-        with _temporary_file(scratch / "inspect.safetensors") as path:
+        with _temporary_file(folder / "inspect.safetensors") as path:
             digest = store.download(name, path)
             description, metadata, arrays = _read(path, name)
         if metadata.get(CRC32) != str(_crc32(metadata[DESCRIPTION], arrays)):
@@ -301,7 +300,7 @@ def _read(path: Path, place: str) -> tuple[Description, dict[str, str], dict[str
 @contextlib.contextmanager
 def _temporary_file(path: Path) -> Iterator[Path]:
     try:
-        with temporary.explained(path):
+        with scratch.explained(path):
             yield path
     finally:
         path.unlink(missing_ok=True)

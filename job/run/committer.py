@@ -12,7 +12,7 @@ import os
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 
@@ -24,7 +24,6 @@ from job.run.curves import Curves
 from job.schema import CheckpointEntry, EpochResult
 
 NICENESS = 10
-LEAST_PRIORITY = 19
 
 
 @dataclass(kw_only=True)
@@ -56,7 +55,6 @@ class Committer:
         self._commits: list[_Commit] = []
         self._drawing: Future[None] | None = None
         self._failed: StorageError | None = None
-        self.history: list[EpochResult] = []
 
     def __enter__(self) -> "Committer":
         return self
@@ -65,7 +63,14 @@ class Committer:
         self._executor.shutdown(cancel_futures=True)
 
     def submit(
-        self, arrays: Callable[[], Arrays], *, phase: str, step: int, reason: str, must_stay: bool = False
+        self,
+        arrays: Callable[[], Arrays],
+        *,
+        phase: str,
+        step: int,
+        reason: str,
+        history: Sequence[EpochResult] = (),
+        must_stay: bool = False,
     ) -> None:
         """Read the state, which `arrays` does, and have it committed with the history, in place of one that waits.
 
@@ -75,7 +80,7 @@ class Committer:
             wait([self._commits[-1].done])
             self.report()
         began = time.monotonic()
-        snapshot = Snapshot(arrays=arrays(), phase=phase, step=step, history=tuple(self.history))
+        snapshot = Snapshot(arrays=arrays(), phase=phase, step=step, history=tuple(history))
         commit = _Commit(
             snapshot=snapshot, reason=reason, blocking_seconds=time.monotonic() - began, must_stay=must_stay
         )
@@ -149,4 +154,5 @@ def lower_priority() -> None:
     """Have this thread take what training leaves of the processors. Only on Linux is a priority a thread's own."""
     thread = threading.get_native_id()
     with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, thread, min(os.getpriority(os.PRIO_PROCESS, thread) + NICENESS, LEAST_PRIORITY))
+        # Above 19, the least priority, the system takes that.
+        os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + NICENESS)

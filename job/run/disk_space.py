@@ -72,7 +72,7 @@ def spaces(settings: Settings, need: Need | None, *, to_fetch: int = 0) -> list[
         # Of free space the other processes of this host take their part; of a limit nothing says what they will take.
         hosts = settings.addresses().hosts
         scratch = _written(need, [one for one, host in enumerate(hosts) if host == hosts[worker]]) + to_fetch
-        if run is not None and run.is_relative_to(volume) and _mount(run) == mount:
+        if run is not None and _followed(run).is_relative_to(_followed(volume)) and _mount(run) == mount:
             scratch += storage
         left = settings.work_bytes - used_bytes(volume)
         where = f"left in {volume} of the {size(settings.work_bytes)} that THAW_WORK_BYTES allows"
@@ -98,14 +98,14 @@ def check(settings: Settings, need: Need | None, *, to_fetch: int = 0) -> None:
 
 def of_device(settings: Settings, need: Need | None) -> Space | None:
     """Of the GPU that would train; None where there is none."""
-    if settings.device == "cpu" or (size := nvidia.memory_bytes()) is None:
+    if settings.device == "cpu" or (total := nvidia.memory_bytes()) is None:
         return None
     parts = need.with_less_memory if need else ""
     hint = (
         "set THAW_CACHE=memory, which keeps only the images of a call on the GPU" if settings.cache == "device"
         else ", or ".join(filter(None, (parts, "take a GPU with more memory")))
     )  # fmt: skip
-    return Space("device memory", need.device if need else None, size, "on the GPU", hint)
+    return Space("device memory", need.device if need else None, total, "on the GPU", hint)
 
 
 def check_device(settings: Settings, need: Need) -> None:
@@ -114,15 +114,20 @@ def check_device(settings: Settings, need: Need) -> None:
         raise MemoryExhausted(f"THAW_CACHE=device: the GPU is too small: {found}", hint=found.hint)
 
 
+def images_again(settings: Settings, need: Need) -> int:
+    """Bytes of the images that are kept on a device: without a GPU that is the memory, which has them already."""
+    return need.images if settings.cache == "device" and of_device(settings, need) is None else 0
+
+
 def is_with_the_cache(settings: Settings, folder: Path) -> bool:
     """Whether a folder is on the volume of the temporary files."""
-    return _mount(folder.expanduser().absolute()) == _mount(cache_folder.place(settings.cache_dir).absolute())
+    return _mount(folder.expanduser()) == _mount(cache_folder.place(settings.cache_dir))
 
 
 def used_bytes(folder: Path) -> int:
     """What is stored under a folder, without what is mounted there; 0 where there is none."""
     total, mounts = 0, _mounts()
-    for above, folders, files in os.walk(folder):
+    for above, folders, files in os.walk(_followed(folder)):
         folders[:] = [name for name in folders if Path(above, name) not in mounts]
         for name in files:
             # Another process may remove it now.
@@ -138,5 +143,10 @@ def _mounts() -> set[Path]:
 
 def _mount(path: Path) -> Path:
     """Where the volume of a path is mounted."""
-    mounts = _mounts()
+    path, mounts = _followed(path), _mounts()
     return next((folder for folder in (path, *path.parents) if folder in mounts), path.parents[-1])
+
+
+def _followed(path: Path) -> Path:
+    """Without links. Unlike `Path.resolve` this raises for no loop of them, which others report."""
+    return Path(os.path.realpath(path))

@@ -5,20 +5,20 @@ Worker 0 alone holds the run, so a sibling that runs beside it never counts as i
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from job.errors import InputError, PeerLost, StorageError, Superseded
 from job.run import checkpoint
 from job.run.checkpoint import Arrays, Checkpoints, OnDamaged, Restored
 from job.run.record import OTHER_CARRIES_ON, Identity, RunRecord
-from job.schema import CheckpointEntry, EpochResult, Outcome, Record, problem_of
-from job.settings.fields import Precision
+from job.schema import Arithmetic, CheckpointEntry, Outcome, Record, problem_of
 from job.storage import MISSING, ObjectStore
 from job.workers.messages import one_line
 from job.workers.team import Team
 
+Model = TypeVar("Model", bound=BaseModel)
 COMPARED = ("data", "backbone_sha256", "arithmetic")
 
 
@@ -53,10 +53,8 @@ class FollowedRecord(RunRecord):
 
     def arithmetic(self) -> dict[str, Any]:
         """That of the run, which worker 0 decides."""
-        received = self._team.hear("arithmetic")
-        if not isinstance(received, dict) or received.get("precision") not in get_args(Precision):
-            raise _nonsense("arithmetic", received)
-        return {"precision": received["precision"], "xla": bool(received.get("xla"))}
+        found = self._hear("arithmetic", Arithmetic)
+        return {"precision": found.precision, "xla": found.xla}
 
     def pin_inputs(self, inputs: dict[str, Any]) -> None:
         """Raise InputError when worker 0 has other data or weights."""
@@ -72,18 +70,20 @@ class FollowedRecord(RunRecord):
 
     def wait_for_outcome(self) -> None:
         """Return when worker 0 has committed the result; `content` then has it."""
-        received = self._team.hear("outcome")
+        self.content = self.content.model_copy(update={"outcome": self._hear("outcome", Outcome)})
+
+    def _hear(self, subject: str, kind: type[Model]) -> Model:
         try:
-            self.content = self.content.model_copy(update={"outcome": Outcome.model_validate(received)})
+            return kind.model_validate(self._team.hear(subject))
         except ValidationError as error:
-            raise _nonsense("outcome", problem_of(error)) from error
+            raise _nonsense(subject, problem_of(error)) from error
 
 
 class FollowedCheckpoints(Checkpoints):
     """Has the one checkpoint with which worker 0 begins."""
 
-    def __init__(self, store: ObjectStore, record: RunRecord, team: Team, *, scratch: Path) -> None:
-        super().__init__(store, record, keep=1, scratch=scratch)
+    def __init__(self, store: ObjectStore, record: RunRecord, team: Team, *, folder: Path) -> None:
+        super().__init__(store, record, keep=1, folder=folder)
         self._team = team
 
     def restore(self, on_damaged: OnDamaged) -> Restored | None:
@@ -92,7 +92,7 @@ class FollowedCheckpoints(Checkpoints):
         if received is None:
             return None
         entry = _entry("checkpoint", received)
-        return entry, checkpoint.load(self._store, entry, scratch=self._scratch)
+        return entry, checkpoint.load(self._store, entry, folder=self._folder)
 
     def best_entry(self, phase: str, step: int) -> CheckpointEntry:
         """The one that worker 0 names."""
@@ -101,9 +101,6 @@ class FollowedCheckpoints(Checkpoints):
 
 class NoCommits:
     """In place of a `Committer`."""
-
-    def __init__(self) -> None:
-        self.history: list[EpochResult] = []
 
     def __enter__(self) -> "NoCommits":
         return self

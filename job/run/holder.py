@@ -16,12 +16,12 @@ from job.schema import Holder
 
 def can_be_taken_over_by(holder: Holder, other: Holder) -> bool:
     """Whether `other` may take the run at once: it is of the same Job, or knows that the holder's process is gone."""
-    return bool(holder.job_uid and holder.job_uid == other.job_uid) or is_there(holder, observer=other) is False
+    return bool(holder.job_uid and holder.job_uid == other.job_uid) or is_there(holder, seen_from=other) is False
 
 
-def is_there(holder: Holder, *, observer: Holder) -> bool | None:
-    """Whether the process exists, as seen by `observer`, which is this very process; None when that is unknown."""
-    if holder.start_ticks is None or not holder.boot_id or _place(holder) != _place(observer):
+def is_there(holder: Holder, *, seen_from: Holder) -> bool | None:
+    """Whether the process exists, as seen from `seen_from`, which is this very process; None when that is unknown."""
+    if holder.start_ticks is None or not holder.boot_id or _place(holder) != _place(seen_from):
         return None
     found = state_and_start(holder.pid)
     if found is None:

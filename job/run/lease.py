@@ -114,7 +114,7 @@ def look(record: Record, age: Age, holder: Holder) -> Hold:
         return Hold(0.0, is_known=True)
     seconds = age()
     if seconds is None:
-        return Hold(lease.seconds, is_known=bool(is_there(lease.holder, observer=holder)))
+        return Hold(lease.seconds, is_known=bool(is_there(lease.holder, seen_from=holder)))
     return Hold(max(0.0, lease.seconds - seconds), is_known=True)
 
 

@@ -48,7 +48,7 @@ from job.train.step import Recipe
 
 @dataclass
 class Pipeline:
-    """Does what is left of a claimed run; its fields are what the stages share.
+    """Does what is left of a claimed run; its fields are what the stages share. `folder` is for temporary files.
 
     A worker that follows does the same with a record that it cannot write, and commits that do nothing.
     """
@@ -58,7 +58,7 @@ class Pipeline:
     record: RunRecord
     context: Context
     collective: Collective
-    scratch: Path
+    folder: Path
 
     def __post_init__(self) -> None:
         settings, store, record, context = self.settings, self.store, self.record, self.context
@@ -68,12 +68,12 @@ class Pipeline:
         self.phases = settings.training_phases()
         self.committer: Committer | NoCommits
         if isinstance(record, FollowedRecord):
-            self.checkpoints: Checkpoints = FollowedCheckpoints(store, record, self.team, scratch=self.scratch)
+            self.checkpoints: Checkpoints = FollowedCheckpoints(store, record, self.team, folder=self.folder)
             self.committer = NoCommits()
             self.arithmetic = record.arithmetic()
         else:
-            self.checkpoints = Checkpoints(store, record, keep=settings.keep_checkpoints, scratch=self.scratch)
-            self.committer = Committer(self.checkpoints, context, Curves(store, record, self.scratch))
+            self.checkpoints = Checkpoints(store, record, keep=settings.keep_checkpoints, folder=self.folder)
+            self.committer = Committer(self.checkpoints, context, Curves(store, record, self.folder))
             # `auto` is decided once for a run: later attempts may be on other processors.
             self.arithmetic = record.content.inputs.get("arithmetic") or numerics.choose(
                 precision=settings.precision, xla=settings.xla
@@ -87,6 +87,7 @@ class Pipeline:
         with self.collective.explained():
             inputs = self.fetch()
             with self.load_data(inputs) as splits:
+                self.check_data(splits)
                 classifier = self.build_model(inputs.weights, splits)
                 training = self.training()
                 training.restore()
@@ -116,7 +117,7 @@ class Pipeline:
 
         fetching = Fetching(
             settings.cache_dir,
-            scratch=self.scratch,
+            scratch=self.folder,
             observer=self.observer,
             check_stop=self.check_stop,
             check_space=check_space,
@@ -134,17 +135,12 @@ class Pipeline:
         """Raise DiskTooSmall when what this process keeps of so many examples, and writes in training, does not fit,
         and MemoryExhausted when it does not fit on the GPU where it is to be kept there.
         """
-        need = estimate(
-            self.settings,
-            num_examples=num_examples,
-            precision=self.arithmetic["precision"],
-            num_workers=self.collective.share.num_workers,
-        )
+        need = estimate(self.settings, num_examples=num_examples, precision=self.arithmetic["precision"])
         disk_space.check(self.settings, need)
         disk_space.check_device(self.settings, need)
 
     def load_data(self, inputs: LocalInputs) -> Splits:
-        """The data, whose images are decoded in the background from now on."""
+        """The data, whose images are decoded in the background from now on, until it is closed."""
         settings = self.settings
         with self.progress.entering("data", "cache"):
             request = DataRequest(
@@ -153,7 +149,7 @@ class Pipeline:
                 specs=settings.specs(),
                 resizing=settings.resizing(),
                 cache=settings.cache,
-                cache_dir=self.scratch,
+                cache_dir=self.folder,
                 files=settings.files_request(),
                 on_unreadable=settings.on_unreadable,
                 check_space=self.check_space_of_examples,
@@ -164,7 +160,12 @@ class Pipeline:
                     seed=settings.seed,
                 ),
             )
-            splits = load_splits(request, check_stop=self.check_stop, first_order=self.first_order)
+            return load_splits(request, check_stop=self.check_stop, first_order=self.first_order)
+
+    def check_data(self, splits: Splits) -> None:
+        """Raise InvalidSettings when a setting does not fit the data, InputError when the run began with other data."""
+        settings = self.settings
+        with self.progress.entering("data", "cache"):
             settings.check_classes(splits.class_names)
             run_inputs.compare_data(splits, self.record, self.store)
         steps = num_batches(len(splits.train), settings.batch_size)
@@ -177,10 +178,12 @@ class Pipeline:
         ))  # fmt: skip
         for finding in splits.findings():
             self.observer.event(finding)
-        return splits
 
     def first_order(self, num_examples: int) -> np.ndarray:
-        """The order in which this attempt first uses the training images, unless the newest checkpoint is damaged."""
+        """The order in which this attempt first uses the training images.
+
+        It is another one if the newest checkpoint is damaged, or its phase has ended early.
+        """
         settings, checkpoints = self.settings, self.record.content.checkpoints
         epochs = [(phase.name, epoch) for phase in self.phases for epoch in range(phase.epochs)]
         done = skip_batches = 0
@@ -207,7 +210,7 @@ class Pipeline:
                 num_classes=len(splits.class_names),
                 dropout=settings.dropout,
                 augmentation=settings.augmentation(),
-                policy=numerics.dtype_policy(self.arithmetic["precision"]),
+                policy=numerics.policy_of(self.arithmetic["precision"]),
                 seed=settings.seed,
             )
             classifier = build_classifier(request)
@@ -254,8 +257,8 @@ class Pipeline:
         """Logits of the exported model over validation and test; afterwards the first worker needs no other."""
         self.record.update(state="evaluate")
         with self.progress.entering("evaluate", "evaluate"):
-            sizes = {"batch_size": self.settings.batch_size, "at_once": self.evaluation_batch_size}
-            logits = predict(exported, splits, self.collective, **sizes)
+            batch_size, at_once = self.settings.batch_size, self.evaluation_batch_size
+            logits = predict(exported, splits, self.collective, batch_size=batch_size, at_once=at_once)
         self.team.dismiss()
         return logits
 
@@ -277,19 +280,20 @@ class Pipeline:
         self.record.update(state="export")
         with self.progress.entering("export", "export"):
             model = calibrated(exported, results.temperature)
-            options: dict[str, Any] = {"threshold": results.threshold, "resize": self.settings.resize}
-            self.write(artefacts, export.model_files(model, splits.class_names, self.scratch, **options))
-            self.write(artefacts, export.log_files(self.committer.history, self.scratch))
+            model_files = export.model_files(
+                model, splits.class_names, self.folder, threshold=results.threshold, resize=self.settings.resize
+            )
+            self.write(artefacts, model_files)
+            self.write(artefacts, export.log_files(self.record.content.history, self.folder))
             content = compose(
                 self.record.content,
                 self.settings,
                 results,
                 composition=splits.composition,
-                history=self.committer.history,
                 times=self.ledger.of_run(),
                 device=device.name(),
             )
-            self.write(artefacts, export.report_files(content, results, self.scratch))
+            self.write(artefacts, export.report_files(content, results, self.folder))
         self.observer.event(events.Exported(model=f"{self.store.uri}/{MODEL}"))
         return artefacts.files
 

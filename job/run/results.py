@@ -57,8 +57,7 @@ def measure(
     """The results of a classifier and its exported model, which give these logits.
 
     `calibrate` and `threshold` are those of the settings. Temperature and threshold are fitted on the validation split;
-    nothing of the test split decides anything. Raises
-    TrainingDiverged when a loss is not finite.
+    nothing of the test split decides anything. Raises TrainingDiverged when a loss is not finite.
     """
     labels, validation_labels = (split.labels.astype(np.int64) for split in (splits.test, splits.validation))
     check_finite(cross_entropy(logits.test, labels), "over the test split")

@@ -120,6 +120,6 @@ def differing_settings(runs: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]
 
     A setting that a record does not have, because it is older, counts as its default.
     """
-    names = dict.fromkeys([*Settings.recipe(), *(name for settings in runs for name in settings)])
+    names = dict.fromkeys([*Settings.result_defaults(), *(name for settings in runs for name in settings)])
     values = {name: [recorded_setting(settings, name) for settings in runs] for name in names}
     return {name: found for name, found in values.items() if any(value != found[0] for value in found)}

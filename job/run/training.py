@@ -28,7 +28,7 @@ from job.train.step import Recipe
 
 @dataclass(kw_only=True)
 class Training:
-    """Restores, trains and commits, for one attempt; `phases` are all of the run."""
+    """Restores, trains and commits, for one attempt; `phases` are all of the run, `history` its epochs so far."""
 
     context: Context
     record: RunRecord
@@ -37,6 +37,7 @@ class Training:
     collective: Collective
     phases: Sequence[Phase]
     checkpoint_every_seconds: float
+    history: list[EpochResult] = field(default_factory=list, init=False)
     _restored: Restored | None = field(default=None, init=False)
     _committed_at: float = field(default=0.0, init=False)
     _taken: tuple[int, Arrays] | None = field(default=None, init=False)
@@ -57,7 +58,7 @@ class Training:
         entry, _ = self._restored
         self.context.progress.committed(entry.name, entry.phase, entry.step)
         self.context.observer.event(events.Restored(entry.name, phase=entry.phase, step=entry.step))
-        self.committer.history[:] = self.record.content.history[: entry.num_epochs]
+        self.history[:] = self.record.content.history[: entry.num_epochs]
 
     def phases_left(self) -> Sequence[Phase]:
         """The phases from the restored one on; that one may be complete."""
@@ -78,7 +79,7 @@ class Training:
             with self.context.progress.ledger.during("restore"):
                 state.load(arrays, step=step)
             del arrays
-        history = schedule.history_of(phase, self.committer.history)
+        history = schedule.history_of(phase, self.history)
         if not schedule.is_over(phase, history):
             self.context.observer.event(events.PhaseStarted(phase.name, len(history), step, phase.learning_rate))
             self.record.update(state=phase.name)
@@ -116,12 +117,12 @@ class Training:
 
     def _is_best(self, phase: Phase) -> bool:
         """Whether the phase keeps its best epoch, and this is its newest one."""
-        history = schedule.history_of(phase, self.committer.history)
+        history = schedule.history_of(phase, self.history)
         return phase.keep == "best" and schedule.best(phase, history) == len(history) - 1
 
     def _end_phase(self, state: PhaseState, step: int) -> None:
         """Give the model the weights that are the result of the phase."""
-        phase, history = state.phase, schedule.history_of(state.phase, self.committer.history)
+        phase, history = state.phase, schedule.history_of(state.phase, self.history)
         index = schedule.best(phase, history)
         if len(history) < phase.epochs:
             self.context.observer.event(events.StoppedEarly(phase.name, step, best_epoch=index))
@@ -158,7 +159,9 @@ class Training:
         self, arrays: Callable[[], Arrays], phase: Phase, step: int, *, reason: str, must_stay: bool = False
     ) -> None:
         with self.context.progress.ledger.during("checkpoint_blocking"):
-            self.committer.submit(arrays, phase=phase.name, step=step, reason=reason, must_stay=must_stay)
+            self.committer.submit(
+                arrays, phase=phase.name, step=step, reason=reason, history=self.history, must_stay=must_stay
+            )
         self._committed_at = time.monotonic()
 
     def _flush(self) -> None:
@@ -167,7 +170,7 @@ class Training:
 
     def _report_epoch(self, epoch: events.EpochFinished) -> None:
         result = {name: value for name, value in vars(epoch).items() if name != "gpu_memory"}
-        self.committer.history.append(EpochResult(**result, ended=datetime.now(UTC)))
+        self.history.append(EpochResult(**result, ended=datetime.now(UTC)))
         self.context.observer.event(epoch)
 
     def _report_step(self, done: events.StepDone, state: PhaseState) -> None:

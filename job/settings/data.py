@@ -9,7 +9,7 @@ from job.data.files.listing import Labels
 from job.data.files.names import is_place
 from job.data.resizing import Way
 from job.paths import expanded
-from job.settings.fields import PREFIX, TFDS_NAME, Split, class_list, setting_group
+from job.settings.fields import PREFIX, TFDS_NAME, class_list, setting_group
 from job.storage.uri import checked_bucket, checked_store
 
 _data = setting_group("data", changes_result=True)
@@ -41,11 +41,11 @@ class DataSettings(BaseModel):
         "stretch", "how an image becomes a square of IMAGE_SIZE: stretch, without antialiasing; or with it and the "
         "aspect ratio kept, crop to the largest square in the middle, or pad with black",
     )  # fmt: skip
-    train_split: Split = _data(
+    train_split: str = _data(
         split_spec.DEFAULT_SPECS[0], "examples to train on; own images in folders train, validation and test: those"
     )
-    validation_split: Split = _data(split_spec.DEFAULT_SPECS[1], "examples to validate on after each epoch")
-    test_split: Split = _data(split_spec.DEFAULT_SPECS[2], "examples of the final evaluation")
+    validation_split: str = _data(split_spec.DEFAULT_SPECS[1], "examples to validate on after each epoch")
+    test_split: str = _data(split_spec.DEFAULT_SPECS[2], "examples of the final evaluation")
     batch_size: int = _data(32, "examples a step, over all devices together", ge=1, le=65536)
     cache: Literal["memory", "device", "disk", "none"] = _data(
         "memory", "where decoded images are kept as uint8: memory, device (in memory and on the GPU), disk "

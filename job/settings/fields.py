@@ -19,7 +19,6 @@ from job.workers.addresses import Addresses
 PREFIX = "THAW_"
 TFDS_NAME = re.compile(r"[a-z][a-z0-9_]*(/[\w-][\w.-]*)?(:\d+\.\d+\.\d+|:\d+\.\*\.\*)?")
 
-Split = Annotated[str, Field(min_length=1)]
 Precision = Literal["float32", "bfloat16", "float16"]
 
 
@@ -112,7 +111,7 @@ def _num_bytes(size: Any) -> Any:
 StoreUri = Annotated[str, AfterValidator(checked_store)]
 NumBytes = Annotated[int, BeforeValidator(_num_bytes)]
 LocalPath = Annotated[Path, BeforeValidator(_local), AfterValidator(expanded)]
-Backbone = Annotated[str, AfterValidator(_known)]
+BackboneName = Annotated[str, AfterValidator(_known)]
 ImageSize = Annotated[int, AfterValidator(_large_enough)]
 Weights = Annotated[str, AfterValidator(_there_for_the_backbone)]
 Threshold = Annotated[str, AfterValidator(_auto_or_probability)]

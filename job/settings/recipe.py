@@ -7,7 +7,7 @@ from pydantic import BaseModel, ValidationInfo, field_validator
 from job.model.augmentation_policy import Flip
 from job.model.backbones import BACKBONES
 from job.phases import PHASE_NAMES, Keep, Monitor, OptimizerName, Schedule, Unfreeze, canonical
-from job.settings.fields import Backbone, ImageSize, Threshold, Weights, phase_rows, setting_group, variable
+from job.settings.fields import BackboneName, ImageSize, Threshold, Weights, phase_rows, setting_group, variable
 
 _model = setting_group("model", changes_result=True)
 _augmentation = setting_group("augmentation", changes_result=True)
@@ -20,7 +20,7 @@ _numerics = setting_group("numerics", changes_result=True)
 class RecipeSettings(BaseModel):
     """What is trained, and how. The defaults are the article's."""
 
-    backbone: Backbone = _model("Xception", f"pre-trained network: {', '.join(BACKBONES)}")
+    backbone: BackboneName = _model("Xception", f"pre-trained network: {', '.join(BACKBONES)}")
     image_size: ImageSize = _model(150, "side of the square input in pixels", ge=16, le=1024)
     weights: Weights = _model(
         "imagenet", "of the backbone: imagenet, a path or an object in a bucket (.h5, .weights.h5, .keras), or none"
@@ -147,17 +147,15 @@ class RecipeSettings(BaseModel):
 
     @field_validator("phases")
     @classmethod
-    def _rows(cls, text: str | None) -> str | None:
-        return None if text is None else canonical(phase_rows(text))
-
-    @field_validator("phases")
-    @classmethod
     def _instead_of_the_two(cls, text: str | None, info: ValidationInfo) -> str | None:
+        if text is None:
+            return None
+        rows = phase_rows(text)
         others = [f"{name}_{quantity}" for name in PHASE_NAMES for quantity in ("epochs", "learning_rate")]
         for field in (*others, "unfreeze"):
-            if text is not None and info.data.get(field) != cls.model_fields[field].default:
+            if info.data.get(field) != cls.model_fields[field].default:
                 raise ValueError(f"lists all phases, so {variable(field)} has no place: leave one of the two out")
-        return text
+        return canonical(rows)
 
     @field_validator("fine_tune_epochs")
     @classmethod

@@ -93,14 +93,14 @@ def evaluation_batch_size(settings: Settings, precision: Precision) -> int:
     return min(max(1, fitting), MAX_EVALUATION_BATCH)
 
 
-def estimate(settings: Settings, *, num_examples: int, precision: Precision, num_workers: int = 1) -> Need:
+def estimate(settings: Settings, *, num_examples: int, precision: Precision) -> Need:
     """The need of a run on so many examples in its three splits, at a precision that is decided.
 
-    Memory is that of worker 0 of `num_workers`: none needs more. Scratch is that of each worker.
+    Memory is that of worker 0: none needs more. Scratch is that of each worker.
     """
     backbone, pixels = BACKBONES[settings.backbone], settings.image_size**2
     trains_backbone = _trains_backbone(settings)
-    num_rows = math.ceil(settings.batch_size / num_workers)
+    num_rows = math.ceil(settings.batch_size / settings.workers)
     # Which images are left out is known only when all are decoded.
     rows_kept = settings.batch_size if settings.on_unreadable == "skip" else num_rows
     images = math.ceil(num_examples * rows_kept / settings.batch_size) * pixels * 3
@@ -110,7 +110,7 @@ def estimate(settings: Settings, *, num_examples: int, precision: Precision, num
     kept = max(MOMENTS[phase.optimizer] for phase in settings.training_phases()) + (settings.ema_decay > 0)
     checkpoint = (1 + kept) * trained
     values_at_once = backbone.values_per_pixel if trains_backbone else backbone.peak_per_pixel
-    at_once = images_at_once(settings, num_workers)
+    at_once = images_at_once(settings, settings.workers)
     activations = int(at_once * pixels * values_at_once * VALUE_BYTES[precision])
     evaluated = int(evaluation_batch_size(settings, precision) * pixels * backbone.peak_per_pixel * FLOAT32_BYTES)
     step = max(model, (2 + kept) * trained) + activations

@@ -31,7 +31,6 @@ from job.settings.recipe import RecipeSettings
 from job.storage import cache_folder
 from job.storage.uri import local_folder
 from job.workers.addresses import Addresses
-from job.workers.share import Share
 
 RECIPE_VERSION = 3
 """Part of the fingerprint: raised when the code itself changes what the same settings produce.
@@ -56,14 +55,14 @@ class Settings(OperationSettings, RecipeSettings, DataSettings, RunSettings, Bas
         return (init_settings,)
 
     @classmethod
-    def recipe(cls) -> dict[str, Any]:
+    def result_defaults(cls) -> dict[str, Any]:
         """The defaults of the settings that change the result, by variable name without the prefix; JSON values."""
         return {name.upper(): info.default for name, info in cls.model_fields.items() if _extra(info)["changes_result"]}
 
     def result_settings(self) -> dict[str, Any]:
         """The settings that change the result, by variable name without the prefix; JSON values."""
         values = self.model_dump(mode="json")
-        return {name: values[name.lower()] for name in self.recipe()}
+        return {name: values[name.lower()] for name in self.result_defaults()}
 
     def shown(self) -> dict[str, Any]:
         """Every setting by field, as it may be shown; JSON values."""
@@ -75,8 +74,8 @@ class Settings(OperationSettings, RecipeSettings, DataSettings, RunSettings, Bas
 
         Only what differs from the recipe enters it, so that a new setting leaves the runs under way what they are.
         """
-        recipe = self.recipe()
-        differing = {name: value for name, value in self.result_settings().items() if value != recipe[name]}
+        defaults = self.result_defaults()
+        differing = {name: value for name, value in self.result_settings().items() if value != defaults[name]}
         # -0.0 is 0.0.
         differing = {name: value + 0 if isinstance(value, float) else value for name, value in differing.items()}
         text = json.dumps([RECIPE_VERSION, differing], sort_keys=True)
@@ -106,10 +105,6 @@ class Settings(OperationSettings, RecipeSettings, DataSettings, RunSettings, Bas
     def augmentation(self) -> Augmentation:
         """What is done to training images at random."""
         return Augmentation(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Augmentation)})
-
-    def share(self) -> Share:
-        """Which of the workers this process is, where each has one device."""
-        return Share(self.worker or 0, self.workers)
 
     def addresses(self) -> Addresses:
         """Where the workers are. Raises ValueError."""

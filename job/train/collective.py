@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from job import memory
+from job.train import device
 from job.workers.addresses import Addresses
 from job.workers.team import Team
 
@@ -84,7 +85,7 @@ def assemble(team: Team, addresses: Addresses) -> Collective:
     share = team.share
     if share.num_workers == 1:
         return Collective(team)
-    has_gpu = bool(tf.config.get_visible_devices("GPU"))
+    has_gpu = device.gpu() is not None
     resolver = cluster_resolver(addresses, worker=share.worker, has_gpu=has_gpu)
     implementation = tf.distribute.experimental.CommunicationImplementation
     options = tf.distribute.experimental.CommunicationOptions(

@@ -25,17 +25,26 @@ def use(device: Literal["auto", "cpu", "gpu"]) -> DeviceUnavailable | DeviceFail
     return problem
 
 
+def gpu() -> tf.config.PhysicalDevice | None:
+    """The GPU of this process, which `use` has chosen; None where the processor computes."""
+    return next(iter(tf.config.get_visible_devices("GPU")), None)
+
+
 def name() -> str:
     """The processor that the network runs on, for the report."""
-    for gpu in tf.config.get_visible_devices("GPU"):
-        return str(tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name))
-    return processor.name()
+    found = gpu()
+    if found is None:
+        return processor.name()
+    return str(tf.config.experimental.get_device_details(found).get("device_name", found.name))
 
 
 def gpu_memory() -> dict[str, dict[str, int]] | None:
-    """Bytes that TensorFlow holds of each GPU, "current" and "peak"; None without a GPU."""
-    devices = [gpu.name.removeprefix("/physical_device:") for gpu in tf.config.get_visible_devices("GPU")]
-    return {device: dict(tf.config.experimental.get_memory_info(device)) for device in devices} or None
+    """Bytes that TensorFlow holds of the GPU, by its name, "current" and "peak"; None without a GPU."""
+    found = gpu()
+    if found is None:
+        return None
+    device = found.name.removeprefix("/physical_device:")
+    return {device: dict(tf.config.experimental.get_memory_info(device))}
 
 
 def _gpus(device: str) -> list[tf.config.PhysicalDevice]:

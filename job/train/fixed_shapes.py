@@ -8,10 +8,12 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from job.train import device
+
 
 def are_faster(*, xla: bool) -> bool:
     """Whether they save time on the device of this process, in a step that XLA compiles or not."""
-    return xla or bool(tf.config.get_visible_devices("GPU"))
+    return xla or device.gpu() is not None
 
 
 def padded(rows: tf.Tensor, size: int) -> tf.Tensor:

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from job.data.composition import MAX_CLASSES
 
-Weights = tuple[float, ...]
+ClassWeights = tuple[float, ...]
 
 
 def loss_of(logits: tf.Tensor, labels: tf.Tensor, *, label_smoothing: float = 0.0) -> tf.Tensor:
@@ -30,7 +30,7 @@ def loss_of(logits: tf.Tensor, labels: tf.Tensor, *, label_smoothing: float = 0.
     return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
 
 
-def predicted_classes(logits: tf.Tensor) -> tf.Tensor:
+def most_probable(logits: tf.Tensor) -> tf.Tensor:
     """The class of each example, int64 [b]; for one logit, class 1 above 0."""
     if logits.shape[-1] == 1:
         return tf.cast(logits[:, 0] > 0, tf.int64)
@@ -43,7 +43,7 @@ def sums_of(logits: tf.Tensor, labels: tf.Tensor, losses: tf.Tensor, counts: tf.
     `counts`, float32 [b], is 1 for each row that counts and else 0, as its loss is then.
     """
     # Not as int32, which TensorFlow compares in the memory of the host: a step would wait for the GPU (2.21).
-    is_correct = tf.cast(predicted_classes(logits) == tf.cast(labels, tf.int64), counts.dtype)
+    is_correct = tf.cast(most_probable(logits) == tf.cast(labels, tf.int64), counts.dtype)
     return tf.stack([tf.reduce_sum(tf.cast(each, tf.float64)) for each in (losses, is_correct * counts, counts)])
 
 
@@ -53,7 +53,7 @@ def means_of(sums: np.ndarray) -> tuple[float, float]:
     return (loss / examples, correct / examples) if examples else (0.0, 0.0)
 
 
-def class_weights(kind: Literal["none", "balanced"], counts: np.ndarray) -> Weights | None:
+def class_weights(kind: Literal["none", "balanced"], counts: np.ndarray) -> ClassWeights | None:
     """The weight of each class, from its training examples, int64 [classes]; None: the loss is not weighted.
 
     `balanced` is n / (k * n_c) for class c: n examples, n_c of them of class c, and k classes that have examples. So
@@ -67,7 +67,7 @@ def class_weights(kind: Literal["none", "balanced"], counts: np.ndarray) -> Weig
     return tuple(total / (num_present * count) if count else 1.0 for count in counts.tolist())
 
 
-def weights_summary(weights: Weights | None, class_names: Sequence[str]) -> dict[str, float] | None:
+def weights_summary(weights: ClassWeights | None, class_names: Sequence[str]) -> dict[str, float] | None:
     """For a line of the log, in four digits: each weight by class name; of many, the smallest and the largest."""
     if weights is None:
         return None

@@ -11,6 +11,7 @@ import tensorflow as tf
 from job import nvidia, processor
 from job.errors import InvalidSettings
 from job.settings.fields import Precision
+from job.train import device
 
 
 def choose(*, precision: str, xla: str) -> dict[str, Any]:
@@ -26,7 +27,7 @@ def prepare_process(*, deterministic: bool, xla: bool) -> None:
 
     Raises InvalidSettings where a phase would meet one after hours.
     """
-    if deterministic and xla and tf.config.get_visible_devices("GPU"):
+    if deterministic and xla and device.gpu() is not None:
         raise InvalidSettings(
             "THAW_DETERMINISTIC=true and THAW_XLA=on: on a GPU TensorFlow has no deterministic gradient of max pooling "
             "with XLA",
@@ -38,14 +39,14 @@ def prepare_process(*, deterministic: bool, xla: bool) -> None:
         tf.config.experimental.enable_op_determinism()
 
 
-def dtype_policy(precision: Precision) -> str:
+def policy_of(precision: Precision) -> str:
     """The Keras policy of a precision; variables are float32 in each."""
     return precision if precision == "float32" else f"mixed_{precision}"
 
 
 def _has_fast_bfloat16() -> bool:
-    gpus = tf.config.get_visible_devices("GPU")
-    if gpus:
-        details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
-        return all(detail.get("compute_capability", (0, 0)) >= nvidia.BFLOAT16_CAPABILITY for detail in details)
-    return processor.has_fast_bfloat16()
+    gpu = device.gpu()
+    if gpu is None:
+        return processor.has_fast_bfloat16()
+    details = tf.config.experimental.get_device_details(gpu)
+    return bool(details.get("compute_capability", (0, 0)) >= nvidia.BFLOAT16_CAPABILITY)

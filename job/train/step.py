@@ -15,7 +15,7 @@ from job.model.augmentation import Rows
 from job.model.mixing import mix
 from job.train.collective import Collective
 from job.train.fixed_shapes import of_size, padded
-from job.train.loss import loss_of, means_of, predicted_classes, sums_of
+from job.train.loss import loss_of, means_of, most_probable, sums_of
 from job.train.metrics import balanced_accuracy
 from job.train.microbatches import Compute, in_parts, not_inlined
 from job.train.state import PhaseState
@@ -226,7 +226,7 @@ def validator(
     def of_batch(pooled: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         logits = classifier.logits(pooled)
         losses = loss_of(logits, labels)
-        return sums_of(logits, labels, losses, tf.ones_like(losses)), predicted_classes(logits)
+        return sums_of(logits, labels, losses, tf.ones_like(losses)), most_probable(logits)
 
     def validate() -> Validation:
         if not state.trains_backbone:

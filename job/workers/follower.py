@@ -3,19 +3,23 @@
 import asyncio
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from job.errors import RESUME, InvalidSettings, PeerLost
-from job.workers.meeting import Hooks, Meeting
+from job.observe.progress import Context
+from job.workers.meeting import Meeting
 from job.workers.messages import MAX_BYTES, Link, MalformedMessage, Message, framed, number, one_line, text
-from job.workers.peers import Peers, Stage
+from job.workers.peers import Milestone, Peers
 
 
 class Follower(Peers):
     """Connects from the beginning of the context on. What does not resolve, refuses or resets is not there yet."""
 
-    def __init__(self, meeting: Meeting, hooks: Hooks, *, worker: int) -> None:
-        super().__init__(meeting, worker, hooks)
+    def __init__(
+        self, meeting: Meeting, context: Context, *, worker: int, look_again: Callable[[], None] = lambda: None
+    ) -> None:
+        super().__init__(meeting, worker, context, look_again)
         self._link: Link | None = None
         self._is_welcome = False
         self._problem = "no connection"
@@ -23,7 +27,7 @@ class Follower(Peers):
         self._session: str | None = None
         self._greeting: dict[str, Any] | None = None
         self._has_read_greeting = False
-        self._at: tuple[Stage, str | None] | None = None
+        self._at: tuple[Milestone, str | None] | None = None
         self._other_run: str | None = None
         self._refused_at: float | None = None
 
@@ -32,7 +36,7 @@ class Follower(Peers):
 
         Raises InvalidSettings when worker 0 is of another run, PeerLost when it does not answer, and as `check` does.
         """
-        return self._wait_for(self._read_greeting, Stage.READY)
+        return self._wait_for(self._read_greeting, Milestone.READY)
 
     def tell(self, subject: str, content: Any) -> None: ...
     def dismiss(self) -> None: ...
@@ -41,7 +45,7 @@ class Follower(Peers):
         self._has_read_greeting = self._has_read_greeting or self._greeting is not None
         return self._greeting
 
-    def _look_who_is_missing(self, stage: Stage, waited_seconds: float) -> list[int]:
+    def _look_who_is_missing(self, milestone: Milestone, waited_seconds: float) -> list[int]:
         """Worker 0, where that does not answer: only that one knows of the others, and says when it gives up."""
         now, link, refused_at = time.monotonic(), self._link, self._refused_at
         address, wait_seconds = self.meeting.addresses.leader_text, self.meeting.wait_seconds
@@ -104,8 +108,8 @@ class Follower(Peers):
         if not self._is_welcome:
             raise MalformedMessage("neither welcome nor refused")
         if kind == "go":
-            self._released = max(self._released, number(message, "stage", len(Stage)))
-            self._is_bound = self._released >= Stage.REACHED
+            self._released = max(self._released, number(message, "stage", len(Milestone)))
+            self._is_bound = self._released >= Milestone.REACHED
         elif kind == "tell":
             self._received.setdefault(text(message, "subject"), deque()).append(message.get("content"))
         elif not self._take(0, message):
@@ -127,10 +131,10 @@ class Follower(Peers):
             self._come(*self._at)
         return True
 
-    def _come(self, stage: Stage, problem: str | None) -> None:
-        self._at = stage, problem
+    def _come(self, milestone: Milestone, problem: str | None) -> None:
+        self._at = milestone, problem
         if self._is_welcome:
-            self._announce(framed("at", stage=stage, problem=problem))
+            self._announce(framed("at", stage=milestone, problem=problem))
 
     def _announce(self, frame: bytes) -> None:
         if self._link is not None and self._is_welcome:

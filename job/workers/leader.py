@@ -8,10 +8,11 @@ from typing import Any, Self
 
 from job.errors import PeersMissing
 from job.observe.events import WorkersMet
+from job.observe.progress import Context
 from job.workers import ports
-from job.workers.meeting import Hooks, Meeting
+from job.workers.meeting import Meeting
 from job.workers.messages import SMALL_BYTES, Link, MalformedMessage, Message, framed, number, one_line, text
-from job.workers.peers import Peers, Stage
+from job.workers.peers import Milestone, Peers
 
 MAX_STRANGERS = 256
 """Connections at a time that have not said yet which worker they are."""
@@ -24,14 +25,14 @@ class Leader(Peers):
     Entering raises InvalidSettings when the port is taken.
     """
 
-    def __init__(self, meeting: Meeting, hooks: Hooks, *, greeting: dict[str, Any]) -> None:
-        super().__init__(meeting, 0, hooks)
+    def __init__(self, meeting: Meeting, context: Context, *, greeting: dict[str, Any]) -> None:
+        super().__init__(meeting, 0, context)
         self._welcome = framed("welcome", session=uuid.uuid4().hex, greeting=greeting)
         self._sock: socket.socket | None = None
         self._num_strangers = 0
         self._claimed: set[int] = set()
         self._links: dict[int, Link] = {}
-        self._at: dict[int, Stage] = {}
+        self._at: dict[int, Milestone] = {}
         self._problems: dict[int, str] = {}
         self._refused: dict[int, str] = {}
 
@@ -43,7 +44,7 @@ class Leader(Peers):
         began = time.monotonic()
         super().meet()
         seconds = round(time.monotonic() - began, 1)
-        self.hooks.observer.event(WorkersMet(self.meeting.num_workers, seconds))
+        self.context.observer.event(WorkersMet(self.meeting.num_workers, seconds))
 
     def tell(self, subject: str, content: Any) -> None:
         self._call(self._announce, framed("tell", subject=subject, content=content))
@@ -55,11 +56,11 @@ class Leader(Peers):
         self._is_dismissed = True
         self._loss = None
 
-    def _look_who_is_missing(self, stage: Stage, waited_seconds: float) -> list[int]:
-        missing = [worker for worker in range(self.meeting.num_workers) if self._at.get(worker, -1) < stage]
+    def _look_who_is_missing(self, milestone: Milestone, waited_seconds: float) -> list[int]:
+        missing = [worker for worker in range(self.meeting.num_workers) if self._at.get(worker, -1) < milestone]
         if not missing and self._problems:
             raise self._unreachable()
-        patience = self.meeting.wait_seconds + (self.times.reach if stage is Stage.REACHED else 0)
+        patience = self.meeting.wait_seconds + (self.times.reach if milestone is Milestone.REACHED else 0)
         if missing and waited_seconds > patience:
             raise self._missing(missing)
         return missing
@@ -171,34 +172,37 @@ class Leader(Peers):
 
     def _receive(self, worker: int, message: Message) -> None:
         if message["kind"] == "at":
-            stage = Stage(number(message, "stage", len(Stage)))
-            self._arrive(worker, stage, text(message, "problem") if message.get("problem") is not None else None)
+            milestone = Milestone(number(message, "stage", len(Milestone)))
+            self._arrive(worker, milestone, text(message, "problem") if message.get("problem") is not None else None)
         elif not (self._is_dismissed or self._take(worker, message)):
             raise MalformedMessage(f"unknown: {message['kind'][:20]!r}")
 
-    def _come(self, stage: Stage, problem: str | None) -> None:
-        self._arrive(0, stage, problem)
+    def _come(self, milestone: Milestone, problem: str | None) -> None:
+        self._arrive(0, milestone, problem)
 
-    def _arrive(self, worker: int, stage: Stage, problem: str | None) -> None:
-        self._at[worker] = stage
+    def _arrive(self, worker: int, milestone: Milestone, problem: str | None) -> None:
+        self._at[worker] = milestone
         if problem is not None:
             self._problems[worker] = problem
-        if stage <= self._released:
+        if milestone <= self._released:
             # It came again, while the others are further.
             self._links[worker].send(framed("go", stage=self._released))
-        elif all(self._at.get(other, -1) >= stage for other in range(self.meeting.num_workers)) and not self._problems:
-            if stage >= Stage.REACHED:
+        elif (
+            all(self._at.get(other, -1) >= milestone for other in range(self.meeting.num_workers))
+            and not self._problems
+        ):
+            if milestone >= Milestone.REACHED:
                 self._is_bound = True
                 self._hear_all()
-            self._announce(framed("go", stage=stage))
-            self._begin(self._go_last(stage))
+            self._announce(framed("go", stage=milestone))
+            self._begin(self._go_last(milestone))
         self._notify()
 
-    async def _go_last(self, stage: Stage) -> None:
+    async def _go_last(self, milestone: Milestone) -> None:
         """Let this worker go on when the others may: what it does next may let no thread run until they do too."""
         while not all(link.has_sent_all for link in self._links.values()):
             await asyncio.sleep(0.01)
-        self._released = max(self._released, stage)
+        self._released = max(self._released, milestone)
         self._notify()
 
     def _hear_all(self) -> None:

@@ -1,9 +1,7 @@
 """The terms on which workers meet and stay together."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from job.observe.observer import Observer
 from job.workers.addresses import Addresses
 
 
@@ -35,18 +33,3 @@ class Meeting:
     @property
     def num_workers(self) -> int:
         return len(self.addresses.hosts)
-
-
-@dataclass(frozen=True)
-class Hooks:
-    """`check_signal` raises Interrupted once this process was stopped; it is also called by another thread.
-
-    `look_again` is called now and then while others are missing, and raises when there is nothing to wait for any more.
-    `on_stuck` is called, by another thread, when this worker has not left long after another one has: with exit code
-    and reason.
-    """
-
-    check_signal: Callable[[], None]
-    observer: Observer
-    on_stuck: Callable[[int, str], None]
-    look_again: Callable[[], None] = lambda: None

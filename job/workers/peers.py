@@ -1,7 +1,7 @@
 """What a worker knows of the others; `leader` and `follower` are the two sides.
 
 All that is sent and received is in one thread with an event loop; the thread of the run only looks at what is known,
-and waits for it. They meet in stages, each of which all have reached before worker 0 lets any go on: READY, each
+and waits for it. They meet at milestones, each of which all have come to before worker 0 lets any go on: READY, each
 listens at its port for tensors; REACHED, each was answered there by every other; CLOSED, the ports are free for
 TensorFlow. Until REACHED is complete, a worker may go away and come again: importing TensorFlow keeps a process
 silent for a while, and a pod may be moved. From then on, one that goes away or falls silent is lost, and the first
@@ -21,8 +21,9 @@ from typing import Any, Self, TypeVar
 
 from job.errors import RESUME, ExitCode, Interrupted, PeerLost, ThawError
 from job.observe.events import WaitingForWorkers
+from job.observe.progress import Context
 from job.workers import ports
-from job.workers.meeting import Hooks, Meeting
+from job.workers.meeting import Meeting
 from job.workers.messages import Message, framed, number, one_line, text
 from job.workers.share import Share
 from job.workers.team import Team
@@ -32,7 +33,7 @@ LOOK_SECONDS = 0.1
 FINISH_SECONDS = 2.0
 
 
-class Stage(IntEnum):
+class Milestone(IntEnum):
     """How far a meeting is."""
 
     READY = 0
@@ -41,11 +42,19 @@ class Stage(IntEnum):
 
 
 class Peers(Team, ABC):
-    """One side; a context manager. Leaving it with an error tells the others why."""
+    """One side; a context manager. Leaving it with an error tells the others why.
 
-    def __init__(self, meeting: Meeting, worker: int, hooks: Hooks) -> None:
+    Another thread too calls `check_stop` of the context, and, when this worker has not left long after another one has,
+    `give_up`. `look_again` is called now and then while others are missing, and raises when there is nothing to wait
+    for any more.
+    """
+
+    def __init__(
+        self, meeting: Meeting, worker: int, context: Context, look_again: Callable[[], None] = lambda: None
+    ) -> None:
         self.share = Share(worker, meeting.num_workers)
-        self.meeting, self.times, self.hooks = meeting, meeting.times, hooks
+        self.meeting, self.times, self.context = meeting, meeting.times, context
+        self._look_again = look_again
         self._changed = threading.Condition()
         self._loss: str | None = None
         self._stop: str | None = None
@@ -55,7 +64,7 @@ class Peers(Team, ABC):
         self._is_closing = False
         self._is_dismissed = False  # what becomes of the others does not matter any more
         self._is_bound = False  # from now on, one that goes away is lost
-        self._released = -1  # the stage that all have come to
+        self._released = -1  # the milestone that all have come to
         self._received: dict[str, deque[Any]] = {}
         self._loop = asyncio.new_event_loop()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -129,20 +138,20 @@ class Peers(Team, ABC):
             stack.callback(self._call, sock.close)
             server = self._run(ports.answer(worker, sock))
             stack.callback(self._call, server.close)
-            self._together(Stage.READY, None)
+            self._pass(Milestone.READY, None)
             problem = self._run(ports.unreachable(addresses, worker, self.times.reach))
-            self._together(Stage.REACHED, problem)
-        self._together(Stage.CLOSED, None)
+            self._pass(Milestone.REACHED, problem)
+        self._pass(Milestone.CLOSED, None)
 
     # What each side does for that.
 
     @abstractmethod
-    def _come(self, stage: Stage, problem: str | None) -> None:
-        """This worker has come to a stage, with what it cannot do there."""
+    def _come(self, milestone: Milestone, problem: str | None) -> None:
+        """This worker has come to a milestone, with what it cannot do there."""
 
     @abstractmethod
-    def _look_who_is_missing(self, stage: Stage, waited_seconds: float) -> list[int]:
-        """Who has not come to a stage yet, as far as is known here; raises when it has waited for too long."""
+    def _look_who_is_missing(self, milestone: Milestone, waited_seconds: float) -> list[int]:
+        """Who has not come to a milestone yet, as far as is known here; raises when it has waited for too long."""
 
     @abstractmethod
     def _announce(self, frame: bytes) -> None:
@@ -160,13 +169,13 @@ class Peers(Team, ABC):
     def _beat(self, stood_still: bool) -> None:
         """Give a sign of life and look for those of others, unless this process stood still and read none."""
 
-    def _together(self, stage: Stage, problem: str | None) -> None:
-        """Say that this worker has come to a stage, and wait until all have."""
-        self._call(self._come, stage, problem)
-        self._wait_for(lambda: self._released >= stage or None, stage)
+    def _pass(self, milestone: Milestone, problem: str | None) -> None:
+        """Say that this worker has come to a milestone, and wait until all have."""
+        self._call(self._come, milestone, problem)
+        self._wait_for(lambda: self._released >= milestone or None, milestone)
 
-    def _wait_for(self, look: Callable[[], T | None], stage: Stage) -> T:
-        """Wait for what `look` finds once the others are at a stage; raises when they are missing for too long."""
+    def _wait_for(self, look: Callable[[], T | None], milestone: Milestone) -> T:
+        """Wait for what `look` finds once the others are at a milestone; raises when they are missing for too long."""
         began = time.monotonic()
         note_at = began + self.times.note / 6
 
@@ -174,11 +183,11 @@ class Peers(Team, ABC):
             nonlocal note_at
             found, now = look(), time.monotonic()
             if found is None:
-                missing = self._look_who_is_missing(stage, now - began)
+                missing = self._look_who_is_missing(milestone, now - began)
                 if missing and now >= note_at:
                     note_at = now + self.times.note
-                    self.hooks.observer.event(WaitingForWorkers(missing, at_most_seconds=self.meeting.wait_seconds))
-                    self.hooks.look_again()
+                    self.context.observer.event(WaitingForWorkers(missing, at_most_seconds=self.meeting.wait_seconds))
+                    self._look_again()
             return found
 
         return self._wait(look_or_give_up)
@@ -219,7 +228,7 @@ class Peers(Team, ABC):
     def _look_for_signal(self) -> None:
         if self._stop is None:
             try:
-                self.hooks.check_signal()
+                self.context.check_stop()
             except Interrupted as error:
                 self._stop = self._stop_text(error.message)
                 self._call(self._stopped, self._stop)
@@ -296,7 +305,7 @@ class Peers(Team, ABC):
     def _stuck(self, loss: str, seconds: float) -> None:
         if not (self._is_closing or self._is_dismissed):
             exit_code = ExitCode.PEER_LOST if self._stop is None else ExitCode.INTERRUPTED
-            self.hooks.on_stuck(exit_code, f"{loss}; this worker had not ended {seconds:g} s later")
+            self.context.give_up(exit_code, f"{loss}; this worker had not ended {seconds:g} s later")
 
     def _take(self, worker: int, message: Message) -> bool:
         """Take a message that either side may get; whether it was one."""
