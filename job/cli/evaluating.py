@@ -17,7 +17,6 @@ from job.data.files.names import is_place
 from job.data.mirror import Fetching
 from job.data.split_spec import DEFAULT_SPECS, EVALUATED, Specs, overlap
 from job.data.splits import DataRequest, Split, Splits, load_splits
-from job.data.wording import counted, some
 from job.errors import InputError, ObjectMissing
 from job.observe.observer import Observers
 from job.report.files import REPORT
@@ -29,6 +28,7 @@ from job.storage import ObjectStore
 from job.train import evaluation
 from job.train.collective import Collective
 from job.train.evaluation import Evaluation
+from job.wording import counted, some
 from job.workers.team import Alone
 
 

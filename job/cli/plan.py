@@ -17,7 +17,7 @@ from job.cli import checks, devices
 from job.cli.arguments import AsJson, Flag, SettingsOptions
 from job.cli.asked import open_asked
 from job.cli.checks import Check
-from job.cli.tables import duration, plain, setting_text, show, table
+from job.cli.tables import plain, setting_text, show, table
 from job.errors import ExitCode, StorageError, Superseded, ThawError
 from job.report.gate import missed_gate
 from job.run import disk_space, holder, lease, standing
@@ -28,6 +28,7 @@ from job.settings.fields import Precision, variable
 from job.settings.resources import Need, estimate
 from job.settings.settings import Settings, changes_result
 from job.storage import ObjectStore
+from job.wording import duration
 
 COLORS = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": "dim"}
 

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from job.cli.arguments import AsJson, CommandOptions, Flag, RunPlace
 from job.cli.asked import open_asked
-from job.cli.tables import COLORS, TableConsole, duration, plain, show, size, table
+from job.cli.tables import COLORS, TableConsole, plain, show, table
 from job.errors import ExitCode, InvalidSettings
 from job.observe import estimate
 from job.observe.estimate import PhaseProgress
@@ -29,6 +29,7 @@ from job.run.record import RECORD_NAME, existing_record
 from job.run.standing import Condition
 from job.schema import Record
 from job.storage import MISSING, ObjectStore
+from job.wording import duration, size
 
 WATCH_EVERY_SECONDS = 2.0
 BAR_WIDTH = 40

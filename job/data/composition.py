@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from job.data.wording import counted, some
 from job.errors import InputError
 from job.observe import data_events, events
+from job.wording import counted, some
 
 MAX_CLASSES = 20
 """So many classes are listed one by one; of more, how many there are and the smallest and the largest."""
