@@ -245,7 +245,8 @@ def test_without_a_gpu_there_is_one_process_unless_more_are_asked_for(asked: str
 def test_the_driver_counts_the_gpus(monkeypatch: pytest.MonkeyPatch, visible: str | None, expected: list[str]) -> None:
     """It heeds CUDA_VISIBLE_DEVICES itself, whose names are passed on to the processes."""
     environ = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
-    assert visible_gpus(environ, "/no/driver") == []
+    monkeypatch.setattr("job.nvidia.CUDA", "/no/driver")
+    assert visible_gpus(environ) == []
     monkeypatch.setattr("ctypes.CDLL", driver(num_gpus=len(expected)))
     assert visible_gpus(environ) == expected
     assert devices.num_devices(Settings(), environ) == len(expected)
