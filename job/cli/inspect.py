@@ -19,7 +19,7 @@ from job.data.files.names import is_place
 from job.data.files.places import open_place
 from job.data.mirror import Fetching
 from job.errors import ExitCode, InvalidSettings
-from job.observe.observer import Observers
+from job.observe.observer import Observer
 from job.settings.fields import LocalPath
 from job.settings.settings import Settings
 from job.storage import scratch
@@ -71,7 +71,7 @@ def _local(settings: Settings, folder: Path) -> str:
     """The place on this machine, where a run would fetch it to."""
     if "://" not in settings.dataset:
         return settings.dataset
-    fetching = Fetching(settings.cache_dir, scratch=folder, observer=Observers(), check_stop=lambda: None)
+    fetching = Fetching(settings.cache_dir, scratch=folder, observer=Observer(), check_stop=lambda: None)
     with waiting(f"fetching {settings.dataset}"):
         return fetching.images(settings.dataset)
 
