@@ -144,8 +144,8 @@ def _row(store: ObjectStore, folder: str, now: datetime) -> Row | None:
         "time_seconds": sum(ledger.by_category([attempt.seconds for attempt in found.attempts]).values()),
         "images_per_second": _images_per_second(found),
         "report": PAGE if PAGE in found.files else None,
-        "changed": changed.isoformat() if changed else None,
-        "age_seconds": (now - changed).total_seconds() if changed else None,
+        "changed": changed.isoformat(),
+        "age_seconds": (now - changed).total_seconds(),
     }
 
 

@@ -104,7 +104,7 @@ def _of_open(record: Record, settings: Settings) -> Next:
     entry = standing.newest_checkpoint(record)
     if entry is None:
         return Next("start", f"start attempt {number} with the first step of {settings.training_phases()[0].name}")
-    (phase,) = (phase for phase in standing.phases(record) if phase.name == entry.phase)
+    (phase,) = (phase for phase in standing.phase_progress(record) if phase.name == entry.phase)
     text = f"carry on with attempt {number} at {entry.phase} step {entry.step}"
     if phase.num_steps is not None:
         text += f" of {phase.num_steps}"

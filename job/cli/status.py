@@ -111,7 +111,7 @@ def _seen(found: Record, store: ObjectStore, age: lease.Age) -> Seen:
     now = datetime.now(UTC)
     hold = lease.estimated(found, age, now=now)
     condition = standing.condition(found, held_seconds=hold.seconds)
-    phases = standing.phases(found, is_running=condition == "running")
+    phases = standing.phase_progress(found, is_running=condition == "running")
     return Seen(found, store.uri, hold, now, condition, phases, standing.seconds_left(found, phases))
 
 
@@ -194,8 +194,8 @@ def summary(found: Record, condition: Condition) -> str:
     """Condition and state in a few words."""
     if condition == "done":
         return "done"
-    newest = found.attempts[-1] if found.attempts else None
-    code = f" with exit code {newest.exit_code}" if newest and newest.exit_code is not None else ""
+    exit_code = found.attempts[-1].exit_code
+    code = "" if exit_code is None else f" with exit code {exit_code}"
     hint = "; the same start carries it on" if condition in ("stopped", "killed") else ""
     return f"{condition} in {found.state}{code}{hint}"
 
