@@ -50,7 +50,7 @@ def test_a_file_that_cannot_be_written_is_a_warning_and_no_error(
     ("path", "problem"),
     [
         ("~no-such-user/log", "~no-such-user/log: the home folder ~no-such-user is not known"),
-        ("https://user:secret@host/log", "https://***@host/log: No such file or directory"),
+        ("https://user:secret@host/log", "https:/***@host/log: No such file or directory"),
     ],
 )
 def test_a_path_that_is_none_is_a_warning_without_secrets(
