@@ -76,7 +76,7 @@ def content(
         predictions=b"",
         outcome={
             "test_accuracy": test.accuracy, "test_accuracy_interval": test.accuracy_interval, "test_loss": test.loss,
-            "model_sha256": "ef" * 32,
+            "test_balanced_accuracy": test.balanced_accuracy, "model_sha256": "ef" * 32,
         },
         gallery=gallery(
             {
