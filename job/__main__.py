@@ -26,7 +26,7 @@ from job.observe import termination
 from job.observe.events import RunFailed, Stopping
 from job.observe.observer import Observer
 from job.observe.progress import Progress
-from job.redaction import redacted, redacted_value
+from job.redaction import redacted
 
 if TYPE_CHECKING:
     from job.observe.log import Log
@@ -169,9 +169,7 @@ class Ending:
     def note(self, exit_code: int, reason: str, hint: str = "") -> None:
         """Write the termination message; a failure is only a warning."""
         data = termination.message(exit_code=exit_code, reason=reason, hint=hint, progress=self.progress)
-        problem = termination.write(self.path, data)
-        if problem is not None:
-            print(f"warning: no termination message: {redacted_value(problem)}", file=sys.stderr)
+        termination.leave(self.path, data)
 
 
 def set_up_streams() -> None:
@@ -252,7 +250,7 @@ def _carry_out(name: str, words: Sequence[str]) -> int:
                 # Each process has the whole grace period for itself; this one only waits for them.
                 stop.grace_seconds = settings.grace_seconds / GRACE_USED
                 flags = devices.flags_of(settings, count, may_choose_port="worker_port" not in options.origins)
-                return devices.answer(settings, words, flags, check_stop=stop.check, environ=os.environ)
+                return devices.run_all(settings, words, flags, check_stop=stop.check, environ=os.environ)
         ending.console = stop.observer = open_log(
             settings.log_format, progress, is_verbose=options.verbose, is_quiet=options.quiet
         )

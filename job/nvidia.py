@@ -89,25 +89,25 @@ def models(root: Path = Path("/proc/driver/nvidia/gpus")) -> list[str]:
     return names
 
 
-def visible_gpus(environ: Mapping[str, str], driver: str = CUDA) -> list[str]:
+def visible_gpus(environ: Mapping[str, str]) -> list[str]:
     """The GPUs that a process with this environment can use, by what CUDA_VISIBLE_DEVICES calls them.
 
-    `driver` counts them; where it is not, or fails, there are none.
+    The driver counts them; where it is not, or fails, there are none.
     """
-    count = _ask(driver).num_gpus
+    count = _ask().num_gpus
     named = [name.strip() for name in environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
     gpus = (named or [str(index) for index in range(count)])[:count]
-    return [gpu for index, gpu in enumerate(gpus) if not _unfitness(ctypes.CDLL(driver), index)]
+    return [gpu for index, gpu in enumerate(gpus) if not _unfitness(index)]
 
 
-def wait_until_ready(pause: Callable[[float], None], say: Callable[[str], None], driver: str = CUDA) -> None:
+def wait_until_ready(pause: Callable[[float], None], say: Callable[[str], None]) -> None:
     """Wait while the driver's services are still starting, as after the start of a machine with NVSwitch.
 
     For two minutes at most; `check_gpu` says how it is then. `pause` waits for so many seconds, and may raise; `say`
     is called once, with the reason, if there is a wait.
     """
     for look in range(READY_LOOKS):
-        answer = _ask(driver)
+        answer = _ask()
         if answer.code != NOT_READY:
             return
         if look == 0:
@@ -115,14 +115,14 @@ def wait_until_ready(pause: Callable[[float], None], say: Callable[[str], None],
         pause(READY_LOOK_SECONDS)
 
 
-def check_gpu(device: str = "gpu", driver: str = CUDA) -> None:
+def check_gpu(device: str = "gpu") -> None:
     """Raise an error, with what was found and what is needed, where TensorFlow cannot work on the first GPU.
 
     DeviceMissing if there is none, DeviceFailed if its driver cannot start it now, else DeviceUnavailable. `device` is
     the setting.
     """
-    answer = _ask(driver)
-    reason = answer.reason or _unfitness(ctypes.CDLL(driver), 0)
+    answer = _ask()
+    reason = answer.reason or _unfitness(0)
     if not reason:
         return
     message = f"THAW_DEVICE={device}: {reason}"
@@ -150,20 +150,20 @@ def cusolver_folders() -> list[str]:
     return [str(Path(folder, "cusolver", "lib")) for folder in (spec and spec.submodule_search_locations) or ()]
 
 
-def memory_bytes(driver: str = CUDA) -> int | None:
+def memory_bytes() -> int | None:
     """Memory of the first GPU that the driver gives this process, all of it; None without one that can be used."""
-    if not _is_usable(driver):
+    if not _is_usable():
         return None
-    cuda, device, size = ctypes.CDLL(driver), ctypes.c_int(), ctypes.c_size_t()
+    cuda, device, size = ctypes.CDLL(CUDA), ctypes.c_int(), ctypes.c_size_t()
     code = cuda.cuDeviceGet(ctypes.byref(device), 0) or cuda.cuDeviceTotalMem_v2(ctypes.byref(size), device)
     return None if code else size.value
 
 
-def has_bfloat16(driver: str = CUDA) -> bool | None:
+def has_bfloat16() -> bool | None:
     """Whether that GPU multiplies bfloat16; None without one that can be used."""
-    if not _is_usable(driver):
+    if not _is_usable():
         return None
-    facts = _versions(ctypes.CDLL(driver), 0)
+    facts = _versions(0)
     return facts is not None and facts[1] >= BFLOAT16_CAPABILITY
 
 
@@ -188,29 +188,30 @@ def read(index: int) -> Reading:
     )
 
 
-def _ask(driver: str) -> _Answer:
+def _ask() -> _Answer:
     try:
-        cuda, count = ctypes.CDLL(driver), ctypes.c_int()
+        cuda, count = ctypes.CDLL(CUDA), ctypes.c_int()
     except OSError:
-        return _Answer(reason=f"NVIDIA's driver is not here: {driver} cannot be loaded")
+        return _Answer(reason=f"NVIDIA's driver is not here: {CUDA} cannot be loaded")
     try:
         # The driver itself follows CUDA_VISIBLE_DEVICES.
         code = cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count))
     except AttributeError:
-        return _Answer(reason=f"{driver} is not NVIDIA's driver")
+        return _Answer(reason=f"{CUDA} is not NVIDIA's driver")
     if code == 0 and count.value:
         return _Answer(count.value)
     error = f": error {code}{ERRORS.get(code, '')}" if code else ""
     return _Answer(reason=f"NVIDIA's driver gives this process no GPU{error}", code=code)
 
 
-def _is_usable(driver: str) -> bool:
-    return _ask(driver).num_gpus > 0 and not _unfitness(ctypes.CDLL(driver), 0)
+def _is_usable() -> bool:
+    return _ask().num_gpus > 0 and not _unfitness(0)
 
 
-def _versions(cuda: ctypes.CDLL, index: int) -> tuple[tuple[int, int], tuple[int, int]] | None:
+def _versions(index: int) -> tuple[tuple[int, int], tuple[int, int]] | None:
     """CUDA's version of the driver, and the compute capability of a GPU; None where the driver does not say."""
-    version, device, numbers = ctypes.c_int(), ctypes.c_int(), [ctypes.c_int() for _ in COMPUTE_CAPABILITY]
+    cuda, version, device = ctypes.CDLL(CUDA), ctypes.c_int(), ctypes.c_int()
+    numbers = [ctypes.c_int() for _ in COMPUTE_CAPABILITY]
     try:
         code = cuda.cuDriverGetVersion(ctypes.byref(version)) or cuda.cuDeviceGet(ctypes.byref(device), index)
         for number, attribute in zip(numbers, COMPUTE_CAPABILITY, strict=True):
@@ -221,9 +222,9 @@ def _versions(cuda: ctypes.CDLL, index: int) -> tuple[tuple[int, int], tuple[int
     return None if code else (divmod(version.value // 10, 100), (numbers[0].value, numbers[1].value))
 
 
-def _unfitness(cuda: ctypes.CDLL, index: int) -> str:
+def _unfitness(index: int) -> str:
     """Why TensorFlow cannot work on the GPU with this index; nothing where it can, or the driver does not say."""
-    if (versions := _versions(cuda, index)) is None:
+    if (versions := _versions(index)) is None:
         return ""
     found, capability = versions
     needed, name = LEAST_CUDA_OF_PTX if capability >= PTX_CAPABILITY else LEAST_CUDA

@@ -50,7 +50,7 @@ def runs(container: Manifest, data: dict[str, str], rows: Manifest) -> list[Sett
     made = [] if problems else sweep.runs(common, found, problems)
     environment.validated(Settings, common, problems)
     if problems:
-        raise InvalidSettings(environment.listed(problems), hint="docs/sweeps.md has the rules for rows")
+        raise InvalidSettings(environment.message_of(problems), hint="docs/sweeps.md has the rules for rows")
     return [run.settings for run in made if run is not None]
 
 

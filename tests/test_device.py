@@ -85,16 +85,18 @@ def test_the_driver_says_why_there_is_no_gpu(
     monkeypatch: pytest.MonkeyPatch, library: type, kind: type[DeviceUnavailable | DeviceFailed], reason: str
 ) -> None:
     """What passes, or is of one node, is tried again; the rest ends a Job."""
+    monkeypatch.setattr("job.nvidia.CUDA", "/no/driver")
     monkeypatch.setattr("ctypes.CDLL", library)
     with pytest.raises(kind) as caught:
-        check_gpu("gpu", "/no/driver")
+        check_gpu("gpu")
     assert (type(caught.value), caught.value.message) == (kind, f"THAW_DEVICE=gpu: {reason}")
     assert caught.value.exit_code == (ExitCode.UNEXPECTED if kind is DeviceFailed else ExitCode.BAD_INPUT)
 
 
-def test_without_a_driver_the_error_says_what_to_do() -> None:
+def test_without_a_driver_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("job.nvidia.CUDA", "/no/driver")
     with pytest.raises(DeviceMissing, match=r"^THAW_DEVICE=gpu: NVIDIA's driver is not here: /no/driver") as caught:
-        check_gpu("gpu", "/no/driver")
+        check_gpu("gpu")
     assert "nvidia.com/gpu" in caught.value.hint
 
 

@@ -164,6 +164,7 @@ def test_a_gpu_that_is_too_small_is_found_before_the_images_are_read(monkeypatch
 
 def test_the_driver_says_how_much_memory_a_gpu_has(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the first that the process may use."""
-    assert nvidia.memory_bytes("/no/driver") is None
+    monkeypatch.setattr(nvidia, "CUDA", "/no/driver")
+    assert nvidia.memory_bytes() is None
     monkeypatch.setattr("ctypes.CDLL", driver(num_gpus=2))
     assert nvidia.memory_bytes() == 40 << 30

@@ -59,7 +59,7 @@ def run(tmp_path: Path) -> Callable[..., tuple[int, dict[str, Any], list[dict[st
     ) -> tuple[int, dict[str, Any], list[dict[str, Any]]]:
         settings = Settings(termination_log=tmp_path / "message", cache_dir=tmp_path / "cache", **values)
         first = (settings.worker or 0) * len(codes)
-        exit_code = devices.answer(
+        exit_code = devices.run_all(
             settings,
             ["--seed", "3"],
             devices.flags_of(settings, len(codes), may_choose_port=True),
@@ -108,6 +108,25 @@ def test_it_ends_as_the_process_that_was_the_cause(run: Any, codes: list[int], e
     assert exit_code == expected
     by_signal = "the process of device 2 was killed by signal 9; what was committed stands"
     assert message["reason"] == (by_signal if expected > 128 else f"of worker {cause}")
+
+
+def test_a_message_that_cannot_be_written_is_a_warning_without_secrets(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As that of a single process."""
+    settings = Settings(termination_log=tmp_path / "log?token=secret" / "message", cache_dir=tmp_path / "cache")
+    exit_code = devices.run_all(
+        settings,
+        [],
+        devices.flags_of(settings, 1, may_choose_port=True),
+        check_stop=never,
+        environ={"SEEN": str(tmp_path), "CODES": "[0]"},
+        child=(sys.executable, "-c", CHILD),
+    )
+    assert exit_code == 0
+    warning = capsys.readouterr().err
+    assert warning.startswith(f"warning: no termination message: {tmp_path}/log?token=*** ")
+    assert "secret" not in warning
 
 
 @pytest.fixture
@@ -170,7 +189,7 @@ def check_stop():
 settings = Settings(cache_dir=sys.argv[1], termination_log=f"{sys.argv[1]}/message")
 flags = devices.flags_of(settings, 2, may_choose_port=True)
 child = (sys.executable, "-c", sys.argv[2])
-sys.exit(devices.answer(settings, [], flags, check_stop=check_stop, environ=os.environ, child=child))
+sys.exit(devices.run_all(settings, [], flags, check_stop=check_stop, environ=os.environ, child=child))
 """
 COUNTING = """
 import os, signal, sys, time
@@ -245,7 +264,8 @@ def test_without_a_gpu_there_is_one_process_unless_more_are_asked_for(asked: str
 def test_the_driver_counts_the_gpus(monkeypatch: pytest.MonkeyPatch, visible: str | None, expected: list[str]) -> None:
     """It heeds CUDA_VISIBLE_DEVICES itself, whose names are passed on to the processes."""
     environ = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
-    assert visible_gpus(environ, "/no/driver") == []
+    monkeypatch.setattr("job.nvidia.CUDA", "/no/driver")
+    assert visible_gpus(environ) == []
     monkeypatch.setattr("ctypes.CDLL", driver(num_gpus=len(expected)))
     assert visible_gpus(environ) == expected
     assert devices.num_devices(Settings(), environ) == len(expected)

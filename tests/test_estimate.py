@@ -69,13 +69,13 @@ def test_the_time_left_is_unknown_before_the_second_step() -> None:
 
 def test_an_attempt_and_its_record_give_the_same_time() -> None:
     """Steps at the speed of their phase or of another by cost, and all evaluations at a validation's speed."""
-    assert standing.seconds_left(record(), standing.phases(record())) is None
+    assert standing.seconds_left(record(), standing.phase_progress(record())) is None
     assert standing.seconds_left(record(state="done"), []) == 0
 
     def recorded(*history: str, speed: float, phase: str, step: int) -> float | None:
         epochs = tuple(epoch(name, history[:index].count(name), speed) for index, name in enumerate(history))
         found = record(history=epochs, checkpoints=(checkpoint(phase, step),))
-        return standing.seconds_left(found, standing.phases(found))
+        return standing.seconds_left(found, standing.phase_progress(found))
 
     run = Attempt("head", "fine_tune")
     run.begin("head")
@@ -99,6 +99,6 @@ def test_an_epoch_of_one_compiled_step_says_nothing_of_the_speed() -> None:
     """So its images a second are 0, as when an attempt continues at the last step of an epoch."""
     compiled = epoch("head", 1, 0.0)
     found = record(history=(epoch("head", 0, 50), compiled), checkpoints=(checkpoint("head", 20),))
-    assert standing.seconds_left(found, standing.phases(found)) == pytest.approx(20 * 0.6 + 2 * 2 + (2 + 4))
+    assert standing.seconds_left(found, standing.phase_progress(found)) == pytest.approx(20 * 0.6 + 2 * 2 + (2 + 4))
     found = record(history=(compiled.model_copy(update={"epoch": 0}),))
-    assert standing.seconds_left(found, standing.phases(found)) is None
+    assert standing.seconds_left(found, standing.phase_progress(found)) is None

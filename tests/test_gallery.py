@@ -12,7 +12,7 @@ from job.data.resizing import Resizing
 from job.data.split_spec import DEFAULT_SPECS
 from job.data.splits import Splits, load_splits
 from job.model.activation_maps import activation_maps
-from job.report.gallery import NUM_VARIANTS, Gallery, gather, predictions, training_sample
+from job.report.gallery import NUM_VARIANTS, Gallery, gather, names_of_test, predictions, training_sample
 from job.workers.share import Share
 from tests import shapes
 from tests.classifiers import build
@@ -25,7 +25,7 @@ def gathered(splits: Splits, logits: np.ndarray) -> Gallery:
         splits,
         exported=classifier.export(),
         logits=logits,
-        labels=splits.test.labels,
+        names=names_of_test(splits),
         threshold=0.5,
         seed=0,
     )

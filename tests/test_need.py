@@ -9,7 +9,7 @@ import pytest
 
 from job.model.backbones import BACKBONES, CUSTOM
 from job.settings.fields import Precision
-from job.settings.resources import Need, estimate, evaluation_batch_size
+from job.settings.resources import Need, estimate, evaluation_batch_size, with_smaller_parts
 from job.settings.settings import Settings
 
 LARGE = (
@@ -121,9 +121,9 @@ def test_a_batch_in_parts_needs_the_memory_of_one() -> None:
 
 def test_a_run_that_lacks_memory_is_told_of_smaller_parts() -> None:
     """Half of what is computed at a time, as long as that is an image."""
-    assert need().with_less_memory.startswith("set THAW_MICROBATCH_SIZE=16, ")
-    assert need(microbatch_size=3, workers=4).with_less_memory.startswith("set THAW_MICROBATCH_SIZE=1, ")
-    assert need(microbatch_size=1).with_less_memory == ""
+    assert with_smaller_parts(need().at_once).startswith("set THAW_MICROBATCH_SIZE=16, ")
+    assert with_smaller_parts(need(microbatch_size=3, workers=4).at_once).startswith("set THAW_MICROBATCH_SIZE=1, ")
+    assert with_smaller_parts(need(microbatch_size=1).at_once) == ""
 
 
 def test_the_checkpoint_of_xception_is_as_large_as_measured() -> None:

@@ -16,7 +16,7 @@ from job.data import image_table
 from job.data.splits import DataRequest, Splits, load_splits
 from job.errors import DataCorrupt, InputError, InvalidSettings
 from job.observe import data_events, events
-from job.observe.wording import sentence
+from job.observe.sentences import sentence
 from job.storage import LocalStore
 from tests import shapes
 from tests.runs import CrashOn, Small, never, record_of, start

@@ -44,8 +44,8 @@ def test_the_condition_is_that_of_the_newest_attempt(
 def test_a_phase_is_as_far_as_it_is_committed(fields: Any, head: Any, fine_tune: Any) -> None:
     """Those before the newest checkpoint are complete. Uncommitted steps count while their attempt is running."""
     found = record(**fields, attempts=(attempt(reached={"fine_tune": 9}),))
-    assert [(phase.step, phase.num_steps) for phase in standing.phases(found)] == [head, fine_tune]
-    assert standing.phases(found, is_running=True)[1].step == 9
+    assert [(phase.step, phase.num_steps) for phase in standing.phase_progress(found)] == [head, fine_tune]
+    assert standing.phase_progress(found, is_running=True)[1].step == 9
 
 
 @pytest.mark.parametrize(
@@ -80,6 +80,5 @@ def test_attempts_without_an_end_are_counted_from_the_last_commit(
 
 def test_the_last_change_is_the_newest_time_of_the_record() -> None:
     """Of a start, an end, or a commit."""
-    assert standing.last_change(record(attempts=())) is None
     assert standing.last_change(record()) == NOON
     assert standing.last_change(record(checkpoints=(checkpoint("head", 1),))) == NOON + timedelta(hours=1)

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from job.cli import list as list_command
 from job.cli import status as status_command
-from job.cli.tables import duration, plain, size
+from job.cli.tables import plain
 from job.errors import ExitCode, RunUnavailable
 from job.run.record import RECORD_NAME
 from job.storage import MISSING, LocalStore
@@ -256,16 +256,6 @@ def test_a_full_disk_behind_standard_output_is_one_error(tmp_path: Path, options
         )  # fmt: skip
     assert done.returncode == ExitCode.INTERRUPTED
     assert done.stderr.splitlines()[0] == "error: standard output cannot be written: No space left on device"
-
-
-def test_durations_and_sizes_have_a_digit_before_the_point() -> None:
-    """A duration has at most two units; a size is in decimal ones."""
-    assert [duration(seconds) for seconds in (0.4, 59, 60, 200, 7500, 350_000)] == [
-        "0 s", "59 s", "1 min", "3 min 20 s", "2 h 5 min", "4 d 1 h"
-    ]  # fmt: skip
-    assert [size(number) for number in (12, 25_264, 249_979_208, 3.8e9, 2e13)] == [
-        "12 B", "25.3 kB", "250.0 MB", "3.8 GB", "20.0 TB"
-    ]  # fmt: skip
 
 
 def test_names_from_outside_do_not_reach_the_terminal_as_they_are() -> None:

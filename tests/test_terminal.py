@@ -22,8 +22,8 @@ from job.observe.bar import Terminal
 from job.observe.epoch_table import columns
 from job.observe.log import ConsoleLines, JsonLines, Quiet
 from job.observe.progress import Progress
+from job.observe.sentences import sentence
 from job.observe.terminal import Screen, open_log
-from job.observe.wording import sentence, short_duration, three_digits
 from tests.conftest import REPOSITORY, slowly
 from tests.terminal import plain, screen, written_in_terminal
 
@@ -288,18 +288,6 @@ def test_a_worker_that_follows_has_nothing_that_moves(capsys: pytest.CaptureFixt
 def test_events_are_sentences_or_else_their_facts(event: events.Event, expected: str) -> None:
     """For a person."""
     assert sentence(event) == expected
-
-
-def test_numbers_are_short() -> None:
-    """About three digits; durations with one unit."""
-    values = (0.0, 0.00004, 0.0709, 0.3626, 1.234, 12.34, 123.4, 1205.4, 123_456_789.0, float("nan"))
-    assert [three_digits(value) for value in values] == [
-        "0.0000", "0.0000", "0.0709", "0.363", "1.23", "12.3", "123", "1,205", "1.2e+08", "nan",
-    ]  # fmt: skip
-    seconds = (0.04, 4.44, 38.4, 99.4, 100, 5900, 6000, 50 * 3600, 400 * 86400)
-    assert [short_duration(value) for value in seconds] == [
-        "0.0 s", "4.4 s", "38 s", "99 s", "1.7 min", "98 min", "1.7 h", "2.1 d", "400 d",
-    ]  # fmt: skip
 
 
 def test_columns_drop_out_by_importance() -> None:

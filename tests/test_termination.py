@@ -10,11 +10,12 @@ from job.observe import termination
 from job.observe.progress import Progress
 
 
-def test_it_says_what_happened_where_and_what_to_do(tmp_path: Path) -> None:
+def test_it_says_what_happened_where_and_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """As one JSON object."""
     progress = Progress(stage="fine_tune", step=17, last_commit={"checkpoint": "c", "phase": "fine_tune", "step": 10})
     data = termination.message(exit_code=42, reason="stopped by SIGTERM", hint="start again", progress=progress)
-    assert termination.write(tmp_path / "log", data) is None
+    termination.leave(tmp_path / "log", data)
+    assert capsys.readouterr().err == ""
     assert json.loads((tmp_path / "log").read_text()) == {
         "exit_code": 42, "reason": "stopped by SIGTERM", "hint": "start again", "phase": "fine_tune", "step": 17,
         "last_commit": {"checkpoint": "c", "phase": "fine_tune", "step": 10},
@@ -31,20 +32,30 @@ def test_it_is_never_longer_than_kubernetes_reads(field: str, long: str) -> None
 
 
 @pytest.mark.timeout(30)
-def test_a_file_that_cannot_be_written_is_a_problem_to_report_and_no_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_file_that_cannot_be_written_is_a_warning_and_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Nor does a pipe without a reader block; outside of Kubernetes there is no such file, and nothing is written."""
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", tmp_path / "nowhere/log"):
-        assert str(path) in (termination.write(path, b"{}") or "")
+        termination.leave(path, b"{}")
+        assert capsys.readouterr().err.startswith(f"warning: no termination message: {path}: ")
     monkeypatch.setattr(termination, "DEFAULT_PATH", tmp_path / "absent")
-    assert termination.write(None, b"{}") is None
+    termination.leave(None, b"{}")
+    assert capsys.readouterr().err == ""
     assert not (tmp_path / "absent").exists()
 
 
-def test_a_home_folder_that_is_not_known_is_a_problem_like_any_other() -> None:
+@pytest.mark.parametrize(
+    ("path", "problem"),
+    [
+        ("~no-such-user/log", "~no-such-user/log: the home folder ~no-such-user is not known"),
+        ("https://user:secret@host/log", "https:/***@host/log: No such file or directory"),
+    ],
+)
+def test_a_path_that_is_none_is_a_warning_without_secrets(
+    capsys: pytest.CaptureFixture[str], path: str, problem: str
+) -> None:
     """The message is also written about wrong settings, before this path is checked."""
-    assert (
-        termination.write("~no-such-user/log", b"{}") == "~no-such-user/log: the home folder ~no-such-user is not known"
-    )
+    termination.leave(path, b"{}")
+    assert capsys.readouterr().err == f"warning: no termination message: {problem}\n"

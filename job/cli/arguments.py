@@ -138,7 +138,8 @@ def read(parser: Parser, options: type[Options], words: Sequence[str], environ: 
     if found is not None and not problems:
         return found
     command = parser.prog.removeprefix(f"{PROGRAM} ")
-    message = environment.listed(problems) if takes_settings else "\n".join(f"{command}: {line}" for line in problems)
+    lines = "\n".join(f"{command}: {line}" for line in problems)
+    message = environment.message_of(problems) if takes_settings else lines
     hint = f"{parser.prog if takes_settings or not has_wrong_settings else PROGRAM} --help"
     if takes_settings or has_wrong_settings:
         hint += " lists every setting with its unit and default"

@@ -6,11 +6,12 @@ from collections.abc import Callable
 
 from job.errors import RunUnavailable
 from job.observe import events
-from job.observe.wording import printable, sentence
+from job.observe.sentences import sentence
 from job.run.record import existing_record
 from job.schema import Record
 from job.storage import ObjectStore, open_store
 from job.storage.protocol import Unobserved
+from job.wording import printable
 
 
 class StoreWaits:

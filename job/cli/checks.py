@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 from job import nvidia, processor
 from job.cli.asked import open_asked
-from job.cli.tables import size
 from job.data import mirror
 from job.data.files.names import is_archive, is_place
 from job.data.tfds import prepared
@@ -29,10 +28,11 @@ from job.model.backbones import TINY
 from job.run import disk_space
 from job.run.disk_space import Space
 from job.settings import machine
-from job.settings.resources import Need
+from job.settings.resources import Need, with_smaller_parts
 from job.settings.settings import Settings
 from job.storage import MISSING, ObjectStore, check_conditional_writes, probe, scratch
 from job.storage.uri import is_bucket
+from job.wording import counts, either, size
 from job.workers.share import Share
 
 
@@ -139,8 +139,7 @@ def _judged(settings: Settings, builder: Any, text: str, is_there: Callable[[Pat
 
 
 def _of_splits(text: str, sizes: Mapping[str, int], **facts: int) -> Check:
-    counted = ", ".join(f"{name} {count:,}" for name, count in sizes.items())
-    return Check("data", "ok", f"{text} ({counted})", facts={"examples": sizes, **facts})
+    return Check("data", "ok", f"{text} ({counts(sizes)})", facts={"examples": sizes, **facts})
 
 
 def weights(settings: Settings) -> Check:
@@ -208,8 +207,8 @@ def workers(settings: Settings, num_devices: int) -> Check:
 
 def memory(need: Need | None) -> Check:
     """Whether the estimate fits into what is free."""
-    parts = need.with_less_memory if need else ""
-    hint = ", or ".join(filter(None, ("give it a larger limit of memory", parts)))
+    parts = with_smaller_parts(need.at_once) if need else ""
+    hint = either("give it a larger limit of memory", parts)
     free = machine.available_memory_bytes()
     return _compared(Space("memory", need.memory if need else None, free, "free here", hint), "warning")
 

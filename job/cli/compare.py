@@ -10,12 +10,13 @@ from rich.table import Table
 from job.cli import page_file
 from job.cli.arguments import AsJson, CacheDir, CommandOptions, Flag, Place
 from job.cli.asked import open_asked
-from job.cli.tables import digits, duration, plain, setting_text, show, table
+from job.cli.tables import digits, plain, setting_text, show, table
 from job.errors import ExitCode
 from job.report.significance import METHODS
 from job.run import comparison
 from job.settings.fields import LocalPath
 from job.storage import scratch
+from job.wording import duration
 
 
 def _several(runs: tuple[str, ...]) -> tuple[str, ...]:

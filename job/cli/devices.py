@@ -116,7 +116,7 @@ def free_port(first: int, count: int) -> int:
     return first
 
 
-def answer(
+def run_all(
     settings: Settings,
     words: Sequence[str],
     flags: Sequence[Sequence[str]],
@@ -145,9 +145,7 @@ def answer(
         # Worker 0 has committed the result: that another was lost meanwhile is of no account.
         exit_code = 0 if not settings.worker and codes[0] == 0 else summed_up(codes)
         index = codes.index(exit_code)
-        problem = termination.write(settings.termination_log, _last_words(messages[index], index, exit_code))
-        if problem is not None:
-            print(f"warning: no termination message: {problem}", file=sys.stderr)
+        termination.leave(settings.termination_log, _last_words(messages[index], index, exit_code))
     return exit_code
 
 

@@ -17,9 +17,8 @@ from job.data.files.names import is_place
 from job.data.mirror import Fetching
 from job.data.split_spec import DEFAULT_SPECS, EVALUATED, Specs, overlap
 from job.data.splits import DataRequest, Split, Splits, load_splits
-from job.data.wording import counted, some
 from job.errors import InputError, ObjectMissing
-from job.observe.observer import Observers
+from job.observe.observer import Observer
 from job.report.files import REPORT
 from job.run.artefacts import verified_file
 from job.schema import Ratio, Record, problem_of, recorded_setting
@@ -29,6 +28,7 @@ from job.storage import ObjectStore
 from job.train import evaluation
 from job.train.collective import Collective
 from job.train.evaluation import Evaluation
+from job.wording import counted, some
 from job.workers.team import Alone
 
 
@@ -138,7 +138,7 @@ def class_indices(
 
 def _load(settings: Settings, wanted: Specs, model: FinishedModel, folder: Path) -> Splits:
     """Raises what fetching and loading raise."""
-    fetching = Fetching(settings.cache_dir, scratch=folder, observer=Observers(), check_stop=_go_on)
+    fetching = Fetching(settings.cache_dir, scratch=folder, observer=Observer(), check_stop=_go_on)
     with waiting(f"loading {settings.dataset}"):
         inputs = fetching.inputs(dataset=settings.dataset, data_dir=settings.data_dir, weights="none")
         request = DataRequest(

@@ -12,18 +12,18 @@ from rich.table import Table
 
 from job.cli import page_file
 from job.cli.arguments import AsJson, Flag, SettingsOptions
-from job.cli.tables import plain, show, size, table
+from job.cli.tables import plain, show, table
 from job.cli.waits import image_bar, waiting
 from job.data.files import inspection, survey
 from job.data.files.names import is_place
 from job.data.files.places import open_place
 from job.data.mirror import Fetching
-from job.data.wording import counted, numbered
 from job.errors import ExitCode, InvalidSettings
-from job.observe.observer import Observers
+from job.observe.observer import Observer
 from job.settings.fields import LocalPath
 from job.settings.settings import Settings
 from job.storage import scratch
+from job.wording import counted, numbered, size
 
 COLORS = {"error": "red", "warning": "yellow", "note": ""}
 MAX_CLASSES = 20
@@ -71,7 +71,7 @@ def _local(settings: Settings, folder: Path) -> str:
     """The place on this machine, where a run would fetch it to."""
     if "://" not in settings.dataset:
         return settings.dataset
-    fetching = Fetching(settings.cache_dir, scratch=folder, observer=Observers(), check_stop=lambda: None)
+    fetching = Fetching(settings.cache_dir, scratch=folder, observer=Observer(), check_stop=lambda: None)
     with waiting(f"fetching {settings.dataset}"):
         return fetching.images(settings.dataset)
 

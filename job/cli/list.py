@@ -19,7 +19,7 @@ from rich.table import Table
 from job.cli import page_file
 from job.cli.arguments import AsJson, CommandOptions, Flag, Place
 from job.cli.asked import open_asked
-from job.cli.tables import COLORS, TableConsole, digits, duration, plain, print_json, setting_text, table
+from job.cli.tables import COLORS, TableConsole, digits, plain, print_json, setting_text, table
 from job.errors import ExitCode, ObjectMissing, RecordDamaged, RunUnavailable, StorageError
 from job.observe import ledger
 from job.report.files import PAGE
@@ -29,6 +29,7 @@ from job.schema import Record, recorded_setting
 from job.settings.fields import LocalPath
 from job.storage import MISSING, LocalStore, ObjectStore
 from job.storage.uri import PLACES
+from job.wording import duration
 
 NUM_THREADS = 32
 """With answers that take 30 ms, they ask for as many records as one process can parse."""
@@ -143,8 +144,8 @@ def _row(store: ObjectStore, folder: str, now: datetime) -> Row | None:
         "time_seconds": sum(ledger.by_category([attempt.seconds for attempt in found.attempts]).values()),
         "images_per_second": _images_per_second(found),
         "report": PAGE if PAGE in found.files else None,
-        "changed": changed.isoformat() if changed else None,
-        "age_seconds": (now - changed).total_seconds() if changed else None,
+        "changed": changed.isoformat(),
+        "age_seconds": (now - changed).total_seconds(),
     }
 
 

@@ -44,9 +44,9 @@ class FollowersLog(Observer):
 def observing(
     settings: Settings, *, progress: Progress, log: Log, environ: Mapping[str, str]
 ) -> Iterator[tuple[Observer, Metrics]]:
-    """The observers of an attempt as one, and the metrics, which are served inside.
+    """The observers of an attempt as one, and the metrics, which worker 0 serves inside.
 
-    Afterwards the outcome is pushed, with the exit code of how the inside ended.
+    Afterwards it pushes the outcome, with the exit code of how the inside ended.
     """
     metrics = Metrics(
         progress,
@@ -59,7 +59,8 @@ def observing(
         disks=settings.local_folders(),
     )
     if settings.worker:
-        yield Observers(FollowersLog(log), metrics), metrics
+        # Worker 0 serves and pushes the metrics; here they are only what a store can report to.
+        yield FollowersLog(log), metrics
         return
     exit_code = ExitCode.UNEXPECTED
     try:

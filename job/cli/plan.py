@@ -17,7 +17,7 @@ from job.cli import checks, devices
 from job.cli.arguments import AsJson, Flag, SettingsOptions
 from job.cli.asked import open_asked
 from job.cli.checks import Check
-from job.cli.tables import duration, plain, setting_text, show, table
+from job.cli.tables import plain, setting_text, show, table
 from job.errors import ExitCode, StorageError, Superseded, ThawError
 from job.report.gate import missed_gate
 from job.run import disk_space, holder, lease, standing
@@ -28,6 +28,7 @@ from job.settings.fields import Precision, variable
 from job.settings.resources import Need, estimate
 from job.settings.settings import Settings, changes_result
 from job.storage import ObjectStore
+from job.wording import duration
 
 COLORS = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": "dim"}
 
@@ -103,7 +104,7 @@ def _of_open(record: Record, settings: Settings) -> Next:
     entry = standing.newest_checkpoint(record)
     if entry is None:
         return Next("start", f"start attempt {number} with the first step of {settings.training_phases()[0].name}")
-    (phase,) = (phase for phase in standing.phases(record) if phase.name == entry.phase)
+    (phase,) = (phase for phase in standing.phase_progress(record) if phase.name == entry.phase)
     text = f"carry on with attempt {number} at {entry.phase} step {entry.step}"
     if phase.num_steps is not None:
         text += f" of {phase.num_steps}"

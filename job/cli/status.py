@@ -19,7 +19,7 @@ from rich.table import Table
 
 from job.cli.arguments import AsJson, CommandOptions, Flag, RunPlace
 from job.cli.asked import open_asked
-from job.cli.tables import COLORS, TableConsole, duration, plain, show, size, table
+from job.cli.tables import COLORS, TableConsole, plain, show, table
 from job.errors import ExitCode, InvalidSettings
 from job.observe import estimate
 from job.observe.estimate import PhaseProgress
@@ -29,6 +29,7 @@ from job.run.record import RECORD_NAME, existing_record
 from job.run.standing import Condition
 from job.schema import Record
 from job.storage import MISSING, ObjectStore
+from job.wording import duration, size
 
 WATCH_EVERY_SECONDS = 2.0
 BAR_WIDTH = 40
@@ -110,7 +111,7 @@ def _seen(found: Record, store: ObjectStore, age: lease.Age) -> Seen:
     now = datetime.now(UTC)
     hold = lease.estimated(found, age, now=now)
     condition = standing.condition(found, held_seconds=hold.seconds)
-    phases = standing.phases(found, is_running=condition == "running")
+    phases = standing.phase_progress(found, is_running=condition == "running")
     return Seen(found, store.uri, hold, now, condition, phases, standing.seconds_left(found, phases))
 
 
@@ -193,8 +194,8 @@ def summary(found: Record, condition: Condition) -> str:
     """Condition and state in a few words."""
     if condition == "done":
         return "done"
-    newest = found.attempts[-1] if found.attempts else None
-    code = f" with exit code {newest.exit_code}" if newest and newest.exit_code is not None else ""
+    exit_code = found.attempts[-1].exit_code
+    code = "" if exit_code is None else f" with exit code {exit_code}"
     hint = "; the same start carries it on" if condition in ("stopped", "killed") else ""
     return f"{condition} in {found.state}{code}{hint}"
 

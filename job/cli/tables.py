@@ -11,8 +11,6 @@ from rich.table import Table
 from rich.text import Text
 
 from job.errors import Interrupted
-from job.observe.wording import duration as duration
-from job.observe.wording import size as size
 from job.paths import escaped
 
 WIDTH_ELSEWHERE = 200

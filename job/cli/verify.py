@@ -12,12 +12,13 @@ from rich.console import Group
 
 from job.cli.arguments import AsJson, CacheDir, CommandOptions, RunPlace
 from job.cli.asked import open_asked
-from job.cli.tables import plain, show, size, table
+from job.cli.tables import plain, show, table
 from job.errors import ExitCode, ObjectMissing
 from job.run.artefacts import CURVES, PREFIXES, problem_with
 from job.run.record import RECORD_NAME, existing_record
 from job.schema import CheckpointEntry, Record, StoredFile
 from job.storage import ObjectStore, scratch
+from job.wording import size
 
 Condition = Literal["ok", "missing", "damaged", "not named", "set aside", "under way", "left over"]
 """`not named` lies beside the files of the run and is not in the record;

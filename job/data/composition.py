@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from job.data.wording import counted, some
 from job.errors import InputError
 from job.observe import data_events, events
+from job.wording import counted, some
 
 MAX_CLASSES = 20
 """So many classes are listed one by one; of more, how many there are and the smallest and the largest."""
@@ -98,10 +98,10 @@ class Composition:
             if not counts.any():
                 problems.append(f"{split} has no image that can be used")
             elif (counts > 0).sum() < 2:
-                problems.append(f"{split} has one class only: {self._listed(counts > 0, counts)}")
+                problems.append(f"{split} has one class only: {self._with_counts(counts > 0, counts)}")
             lacking = (counts > 0) & (self.counts["train"] == 0)
             if lacking.any():
-                problems.append(f"{split} has classes that train lacks: {self._listed(lacking, counts)}")
+                problems.append(f"{split} has classes that train lacks: {self._with_counts(lacking, counts)}")
         if problems:
             if self.skipped:
                 reasons = counted(kinds(image.reason for image in self.skipped))
@@ -137,9 +137,10 @@ class Composition:
         indices = np.flatnonzero(chosen)
         return {"num_classes": len(indices), "classes": [self.class_names[index] for index in indices[:MAX_CLASSES]]}
 
-    def _listed(self, chosen: np.ndarray, counts: np.ndarray) -> str:
-        listed = [f"{self.class_names[index]} ({counts[index]:,})" for index in np.flatnonzero(chosen)]
-        return some(listed, most=MAX_CLASSES, shown=str)
+    def _with_counts(self, chosen: np.ndarray, counts: np.ndarray) -> str:
+        """The chosen classes, bool [classes], each with its count."""
+        names = [f"{self.class_names[index]} ({counts[index]:,})" for index in np.flatnonzero(chosen)]
+        return some(names, most=MAX_CLASSES, shown=str)
 
 
 def kinds(reasons: Iterable[str]) -> dict[str, int]:

@@ -12,11 +12,11 @@ from pathlib import Path
 from job.data.manifest import Listed, Manifest
 from job.data.tfds import prepared
 from job.data.together import together
-from job.data.wording import some
 from job.errors import InputError
 from job.observe import data_events
 from job.observe.observer import Observer
 from job.storage import MISSING, Digest, ObjectStore, digest_of
+from job.wording import some
 
 NUM_SAVES = 20
 SAVE_EVERY_SECONDS = 30.0

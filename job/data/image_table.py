@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from job.data.source import Examples
-from job.data.wording import some
+from job.wording import some
 
 FOLDER = "data/"
 """Where a run keeps it, under a name of its content."""

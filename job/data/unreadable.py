@@ -7,8 +7,8 @@ import numpy as np
 from job.data.composition import Skipped, kinds
 from job.data.decoding import Damaged
 from job.data.source import Examples
-from job.data.wording import counted
 from job.errors import DataCorrupt
+from job.wording import counted
 
 MAX_NAMED = 20
 

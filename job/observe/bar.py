@@ -19,7 +19,7 @@ from job.observe import events
 from job.observe.estimate import Estimate
 from job.observe.observer import RunningMeans
 from job.observe.progress import Progress
-from job.observe.wording import duration, three_digits
+from job.wording import duration, three_digits
 
 DRAW_SECONDS = 0.25
 STEP_SECONDS = 0.2

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from job.observe import events
 from job.observe.bar import Terminal
-from job.observe.wording import short_duration, three_digits
+from job.wording import short_duration, three_digits
 
 MAX_DRAWN = 5
 """Lines of epochs whose commits are not reported yet."""

@@ -11,7 +11,7 @@ RunningMeans = Callable[[], tuple[float, float]]
 class Observer:
     """What a run reports to; this one ignores everything. Nothing in it may change how the run ends.
 
-    `step` must cost next to nothing. `closing` is the result of a run as a table, which only a terminal shows.
+    `step` must cost next to nothing. `closing` is the result of a run as a table, for people.
     """
 
     def event(self, event: Event) -> None: ...

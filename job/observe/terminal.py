@@ -21,7 +21,8 @@ from job.observe.ledger import by_stage
 from job.observe.log import ConsoleLines, JsonLines, Log, Quiet, even_if_unwritable
 from job.observe.observer import RunningMeans
 from job.observe.progress import Progress
-from job.observe.wording import counts, duration, printable, sentence, three_digits
+from job.observe.sentences import sentence
+from job.wording import counts, duration, printable, three_digits
 
 LABEL = 10
 ESTIMATE_AFTER_SECONDS = 2.0

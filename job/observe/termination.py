@@ -5,11 +5,13 @@ One line of JSON of at most 4096 bytes, in the file that the container's `termin
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 from job.observe.progress import Progress
 from job.paths import expanded
+from job.redaction import redacted_value
 
 MAX_BYTES = 4096
 DEFAULT_PATH = Path("/dev/termination-log")
@@ -34,11 +36,14 @@ def message(*, exit_code: int, reason: str, hint: str, progress: Progress) -> by
     return json.dumps(content).encode()
 
 
-def write(path: Path | str | None, data: bytes) -> str | None:
-    """Write a message to `path`, or to Kubernetes' default place if that exists. Returns the problem, if any."""
+def leave(path: Path | str | None, data: bytes) -> None:
+    """Write a message to `path`, or to Kubernetes' default place if that exists.
+
+    A failure is only a warning, on standard error.
+    """
     target = path or (DEFAULT_PATH if DEFAULT_PATH.exists() else None)
     if target is None:
-        return None
+        return
     try:
         target = expanded(target)
         # Not blocking: a named pipe without a reader is an error then.
@@ -46,5 +51,5 @@ def write(path: Path | str | None, data: bytes) -> str | None:
         with os.fdopen(os.open(target, flags, 0o666), "wb") as file:
             file.write(data)
     except (OSError, ValueError) as error:
-        return f"{target}: {error.strerror if isinstance(error, OSError) else error}"
-    return None
+        problem = f"{target}: {error.strerror if isinstance(error, OSError) else error}"
+        print(f"warning: no termination message: {redacted_value(problem)}", file=sys.stderr)

@@ -52,16 +52,16 @@ def gather(
     *,
     exported: keras.Model,
     logits: np.ndarray,
-    labels: np.ndarray,
+    names: Sequence[str] | None,
     threshold: float,
     seed: int,
 ) -> Gallery:
     """The gallery of a trained model and its exported one.
 
-    `logits` float64 [n, 1 or k] are over the test split with `labels` [n].
+    `logits` float64 [n, 1 or k] are over the test split, and `names` those of its n images, where they have any.
     """
     sample = training_sample(splits.train.labels, splits.class_names, seed=seed)
-    predicted = predictions(logits, labels, splits.class_names, names=names_of_test(splits), threshold=threshold)
+    predicted = predictions(logits, splits.test.labels, splits.class_names, names=names, threshold=threshold)
     training = _pixels(splits.train, sample)
     of_right, of_wrong = predicted["most_confident"]["right"], predicted["most_confident"]["wrong"]
     right, wrong = _pixels(splits.test, of_right), _pixels(splits.test, of_wrong)

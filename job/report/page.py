@@ -57,6 +57,7 @@ def page(content: Mapping[str, Any], gallery: Gallery) -> str:
     """The page of a report's content, with the pictures of its examples."""
     test, surest = content["test"], content["most_confident"]
     classes = [row["name"] for row in test["per_class"]]
+    training = _with_pictures(content["training_sample"], gallery.training)
     return render(
         "report.html",
         report=content,
@@ -69,12 +70,10 @@ def page(content: Mapping[str, Any], gallery: Gallery) -> str:
         total_seconds=sum(content["time_seconds"].values()),
         curves=_curves(test),
         scale_colors=color_scale(),
-        training=_with_pictures(content["training_sample"], gallery.training),
+        training=training,
         augmented=[
-            {**example, "picture": data_uri(image), "variants": [data_uri(variant) for variant in variants]}
-            for example, image, variants in zip(
-                content["training_sample"], gallery.training, gallery.augmented, strict=False
-            )
+            {**example, "variants": [data_uri(variant) for variant in variants]}
+            for example, variants in zip(training, gallery.augmented, strict=False)
         ],
         right=_explained(_with_pictures(surest["right"], gallery.right), gallery.right, gallery.right_maps),
         wrong=_explained(_with_pictures(surest["wrong"], gallery.wrong), gallery.wrong, gallery.wrong_maps),

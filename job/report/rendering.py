@@ -11,8 +11,8 @@ import jinja2
 from markupsafe import Markup
 
 from job import __version__
-from job.observe.wording import printable
 from job.phases import title
+from job.wording import printable, some
 
 
 def render(template: str, **values: Any) -> str:
@@ -130,9 +130,7 @@ def shape(sizes: Iterable[int]) -> str:
 
 def listed(names: Iterable[str], most: int = 20) -> str:
     """`cat, dog`; after `most` of them, how many more there are."""
-    names = list(names)
-    more = f" and {len(names) - most:,} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    return some(list(names), most=most, shown=str)
 
 
 def markdown(text: str) -> Markup:

@@ -26,10 +26,13 @@ from job.settings import machine
 from job.settings.resources import Need, estimate, images_at_once, with_smaller_parts
 from job.settings.settings import Settings
 from job.storage import ObjectStore, scratch
+from job.wording import either
 from job.workers.follower import Follower
 from job.workers.leader import Leader
 from job.workers.meeting import Meeting
 from job.workers.team import Alone, Team
+
+SMALLER_RUN = "begin another run with a smaller THAW_IMAGE_SIZE or THAW_BACKBONE"
 
 
 def run_attempt(settings: Settings, *, store: ObjectStore, holder: Holder, context: Context) -> dict[str, Any]:
@@ -236,18 +239,12 @@ def _memory_hint(settings: Settings, record: Record, text: str) -> str:
     if memory.is_of_gpu(text):
         needed = f"about {need.device / 1e9:.1f} GB of a GPU's memory" if need else "more memory of a GPU"
         cache = "set THAW_CACHE=memory" if settings.cache == "device" else ""
-        ways = [cache, parts, "see that no other program uses the GPU", "take a larger one"]
-        return (
-            f"the run needs {needed}: {', '.join(filter(None, ways))}, or begin another run with a smaller "
-            "THAW_IMAGE_SIZE or THAW_BACKBONE; more memory of the pod does not help"
-        )
+        ways = either(cache, parts, "see that no other program uses the GPU", "take a larger one", SMALLER_RUN)
+        return f"the run needs {needed}: {ways}; more memory of the pod does not help"
     needed = f" (the run needs about {need.memory / 1e9:.1f} GB)" if need else ""
     cache = {"memory": "set THAW_CACHE=disk", "device": "set THAW_CACHE=memory or disk"}.get(settings.cache, "")
-    ways = [f"give it more memory{needed}", cache, parts]
-    return (
-        f"{', '.join(filter(None, ways))}, or begin another run with a smaller THAW_IMAGE_SIZE or THAW_BACKBONE; "
-        "the same again ends the same"
-    )
+    ways = either(f"give it more memory{needed}", cache, parts, SMALLER_RUN)
+    return f"{ways}; the same again ends the same"
 
 
 @contextlib.contextmanager

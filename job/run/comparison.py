@@ -93,7 +93,7 @@ def _said(name: str, error: Exception) -> str:
 def compare(runs: Sequence[Compared]) -> dict[str, Any]:
     """The content of a comparison, as the docstring of this module has it."""
     first, *others = runs
-    tests = [{"run": number, "reference": 1, **_test(first, other)} for number, other in enumerate(others, 2)]
+    tests = [{"run": number, "reference": 1, **_compared(first, other)} for number, other in enumerate(others, 2)]
     done = [test for test in tests if "p_value" in test]
     for test, p_value in zip(done, holm([test["p_value"] for test in done]), strict=True):
         test["holm_p_value"] = p_value
@@ -128,7 +128,7 @@ def _described(run: Compared) -> dict[str, Any]:
     }
 
 
-def _test(first: Compared, other: Compared) -> dict[str, Any]:
+def _compared(first: Compared, other: Compared) -> dict[str, Any]:
     """The test of two runs over the same images, or the reason why there is none."""
     if first.predictions is None:
         return {"reason": f"run 1 {first.problems[-1]}"}

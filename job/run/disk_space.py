@@ -13,12 +13,12 @@ import psutil
 
 from job import nvidia
 from job.errors import DiskTooSmall, MemoryExhausted
-from job.observe.wording import size
 from job.settings import machine
-from job.settings.resources import Need
+from job.settings.resources import Need, with_smaller_parts
 from job.settings.settings import Settings
 from job.storage import cache_folder
 from job.storage.uri import local_folder
+from job.wording import either, size
 
 BLOCK_BYTES = 512
 
@@ -100,10 +100,10 @@ def of_device(settings: Settings, need: Need | None) -> Space | None:
     """Of the GPU that would train; None where there is none."""
     if settings.device == "cpu" or (total := nvidia.memory_bytes()) is None:
         return None
-    parts = need.with_less_memory if need else ""
+    parts = with_smaller_parts(need.at_once) if need else ""
     hint = (
         "set THAW_CACHE=memory, which keeps only the images of a call on the GPU" if settings.cache == "device"
-        else ", or ".join(filter(None, (parts, "take a GPU with more memory")))
+        else either(parts, "take a GPU with more memory")
     )  # fmt: skip
     return Space("device memory", need.device if need else None, total, "on the GPU", hint)
 

@@ -72,6 +72,7 @@ def measure(
     layers = classifier.structure()
     if temperature != DEFAULT_TEMPERATURE:
         layers.append(layer_row("head", "temperature", "Rescaling", exported.output_shape[1:]))
+    names = names_of_test(splits)
     test = evaluate(of_test, labels, splits.class_names, threshold=used)
     return Results(
         outcome={
@@ -86,13 +87,13 @@ def measure(
         threshold=used,
         temperature_scaling=temperature_scaling(logits.test, labels, fitted=fitted, is_used=calibrate),
         thresholds=None if best is None else thresholds(of_test, labels, used=used, best=best),
-        gallery=gather(classifier, splits, exported=exported, logits=of_test, labels=labels, threshold=used, seed=seed),
+        gallery=gather(classifier, splits, exported=exported, logits=of_test, names=names, threshold=used, seed=seed),
         predictions=predictions.written(
             probabilities(of_test),
             predicted_classes(of_test, used),
             labels,
             splits.class_names,
-            names=names_of_test(splits),
+            names=names,
         ),
         layers=layers,
         num_trainable={phase.name: classifier.num_trainable(phase.unfreeze) for phase in phases},

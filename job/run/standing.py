@@ -1,6 +1,7 @@
 """The status of a run by its record: its condition, its position in the training, the time that is left.
 
-Pure functions of a record, so every command gives the same answers. This module reads no store and no clock.
+Pure functions of a record, so every command gives the same answers. This module reads no store and no clock. A record
+that was read has an attempt.
 """
 
 import itertools
@@ -25,8 +26,8 @@ def condition(record: Record, *, held_seconds: float) -> Condition:
     """By the newest attempt; `held_seconds` is how long its lease still lives, 0 when it has run out."""
     if record.state == "done":
         return "done"
-    newest = record.attempts[-1] if record.attempts else None
-    if newest is None or newest.end is None:
+    newest = record.attempts[-1]
+    if newest.end is None:
         return "running" if held_seconds > 0 else "killed"
     return "stopped" if newest.exit_code in CARRIES_ON else "failed"
 
@@ -68,7 +69,7 @@ def newest_checkpoint(record: Record) -> CheckpointEntry | None:
     return record.checkpoints[-1] if record.checkpoints else None
 
 
-def phases(record: Record, *, is_running: bool = False) -> list[PhaseProgress]:
+def phase_progress(record: Record, *, is_running: bool = False) -> list[PhaseProgress]:
     """The phases that train, in order, with their committed steps; of a running attempt, with the steps it has done.
 
     The latter are as of the last write of the record, which a running attempt renews several times in a lease.
@@ -109,10 +110,10 @@ def seconds_left(record: Record, progress: list[PhaseProgress]) -> float | None:
     )
 
 
-def last_change(record: Record) -> datetime | None:
+def last_change(record: Record) -> datetime:
     """The newest time in the record: of a start, an end, or a commit."""
     moments = [moment for attempt in record.attempts for moment in (attempt.start, attempt.end) if moment is not None]
-    return max(moments + [entry.time for entry in record.checkpoints], default=None)
+    return max(moments + [entry.time for entry in record.checkpoints])
 
 
 def differing_settings(runs: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:

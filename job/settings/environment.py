@@ -64,11 +64,11 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     problems: list[str] = []
     settings = validated(Settings, from_environment(environ, problems), problems)
     if settings is None or problems:
-        raise InvalidSettings(listed(problems), hint="thaw --help lists every setting with unit and default")
+        raise InvalidSettings(message_of(problems), hint="thaw --help lists every setting with unit and default")
     return settings
 
 
-def listed(problems: list[str]) -> str:
+def message_of(problems: list[str]) -> str:
     """The message that has them all."""
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     return f"{count} with the settings; nothing was started.\n" + "\n".join(f"  {line}" for line in problems)

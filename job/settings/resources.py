@@ -63,11 +63,6 @@ class Need:
     scratch: int
     storage: int
 
-    @property
-    def with_less_memory(self) -> str:
-        """A hint for a run that lacks it, as `with_smaller_parts` has it."""
-        return with_smaller_parts(self.at_once)
-
 
 def images_at_once(settings: Settings, num_workers: int) -> int:
     """How many images a training step of a worker computes at a time."""

@@ -47,7 +47,7 @@ def place(environ: Mapping[str, str], chosen: Mapping[str, Given], problems: lis
     if len(set(bases.values())) > 1:
         listed = ", ".join(f"{name}={environ[name]}" for name in bases)
         problems.append(redacted_value(f"{listed}: are not folders of one run; {HINT}"))
-    if problems or "AIP_MODEL_DIR" not in bases:
+    if problems:
         return {}
     path = PurePosixPath(bases["AIP_MODEL_DIR"].removeprefix(_SCHEME))
     values = {"storage_uri": f"{_SCHEME}{path.parent}", "run_id": path.name}

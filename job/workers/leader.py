@@ -9,6 +9,7 @@ from typing import Any, Self
 from job.errors import PeersMissing
 from job.observe.events import WorkersMet
 from job.observe.progress import Context
+from job.wording import some
 from job.workers import ports
 from job.workers.meeting import Meeting
 from job.workers.messages import SMALL_BYTES, Link, MalformedMessage, Message, framed, number, one_line, text
@@ -71,13 +72,13 @@ class Leader(Peers):
                 return f"{worker} (came, and was not ready)"
             return f"{worker} ({self._refused[worker]})" if worker in self._refused else str(worker)
 
-        more = f" and {len(workers) - NUM_SHOWN} more" if len(workers) > NUM_SHOWN else ""
+        shown = some([state(worker) for worker in workers], most=NUM_SHOWN, shown=str)
         return PeersMissing(
-            f"of {self.meeting.num_workers} workers, these did not come within {self.meeting.wait_seconds:g} s: "
-            + ", ".join(map(state, workers[:NUM_SHOWN])) + more,
+            f"of {self.meeting.num_workers} workers, these did not come within "
+            f"{self.meeting.wait_seconds:g} s: {shown}",
             hint="see why they did not start, or set THAW_WORKER_WAIT_SECONDS higher; they are expected to reach "
             f"worker 0 at {self.meeting.addresses.leader_text}",
-        )  # fmt: skip
+        )
 
     def _unreachable(self) -> PeersMissing:
         problems = [self._problems[worker] for worker in sorted(self._problems)]

@@ -57,7 +57,7 @@ def find(
     """
     for name in names:
         if name == STANDARD_INPUT:
-            for line in _listed(standard_input()):
+            for line in _paths_in(standard_input()):
                 yield from _of(line, passed_over)
         else:
             yield from _of(name, passed_over)
@@ -171,7 +171,7 @@ def _object(uri: str) -> tuple[ObjectStore, str]:
     return _store(f"{scheme}://{bucket}"), name
 
 
-def _listed(file: BufferedReader) -> Iterator[str]:
+def _paths_in(file: BufferedReader) -> Iterator[str]:
     """Paths that end with a new line, or with a zero byte where there is one in the beginning."""
     begin = file.peek(_PIECE_BYTES)
     if begin.startswith(_SIGNATURES):

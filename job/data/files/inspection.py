@@ -33,9 +33,9 @@ from job.data.files.listing import Listing
 from job.data.files.survey import TRAITS, Facts
 from job.data.resizing import Resizing
 from job.data.split_spec import Specs
-from job.data.wording import counted, numbered
 from job.errors import ExitCode, ThawError
 from job.observe import data_events
+from job.wording import counted, numbered
 
 MAX_NAMED = 10
 LEAST_USED = 0.25

@@ -15,8 +15,8 @@ from job.data.files import order
 from job.data.files.listing import Listing
 from job.data.split_ranges import split_ranges
 from job.data.split_spec import DEFAULT_SPECS, SPLIT_NAMES, Interval, Specs, given_as, resolved
-from job.data.wording import some
 from job.errors import DataCorrupt, InputError, InvalidSettings, ThawError
+from job.wording import some
 
 _NO_BYTES = hashlib.sha256().digest()
 

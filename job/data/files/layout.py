@@ -13,8 +13,8 @@ from pathlib import PurePosixPath
 from job.data.files.image_files import SUFFIXES, is_image
 from job.data.files.listing import Image, Labels
 from job.data.files.names import SPLITS, TABLES, is_archive, is_table, normal, visible
-from job.data.wording import some
 from job.errors import DataUnavailable, InputError, InvalidSettings
+from job.wording import some
 
 FOLDER, PREFIX = "a folder for each class", "the class before the first dot of a name, as in cat.0.jpg"
 # What cannot be anything else than a class and a number: with other dots, a name may hold a date or a time.

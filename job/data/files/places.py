@@ -15,10 +15,10 @@ from typing import Protocol
 from job.data.files import archives, image_files, layout, names, table
 from job.data.files.layout import Layout
 from job.data.files.listing import Labels, Listing
-from job.data.wording import some
 from job.errors import DataUnavailable, InputError, InvalidSettings
 from job.paths import UnsafeName, checked_name
 from job.storage.uri import local_folder
+from job.wording import some
 
 
 def open_place(

@@ -17,9 +17,9 @@ from typing import Any, TextIO
 from job.data.files import image_files
 from job.data.files.listing import Image
 from job.data.files.names import SPLITS, normal
-from job.data.wording import some
 from job.errors import InputError
 from job.paths import UnsafeName, checked_name, is_one_line
+from job.wording import some
 
 PATHS = ("path", "file_name", "file", "filename", "filepath", "file_path", "image", "image_path")
 LABELS = ("label", "class", "category")

@@ -14,8 +14,8 @@ import tensorflow_datasets as tfds
 
 from job.data.split_ranges import split_ranges
 from job.data.split_spec import Specs
-from job.data.wording import numbered, some
 from job.errors import DataCorrupt, InputError, InvalidSettings
+from job.wording import numbered, some
 
 MAX_NAMED = 20
 
