@@ -264,7 +264,7 @@ class _Copy:
         if copy is None:
             return None
         with scratch.explained(self._path), copy:
-            return Digest(os.fstat(copy.fileno()).st_size, hashlib.file_digest(copy, "sha256").hexdigest())
+            return Digest.of_file(copy)
 
 
 def _below(folder: Path, name: str) -> Path:
