@@ -49,10 +49,7 @@ def answer(options: Options) -> ExitCode:
     page_file.check(options.page)
     request = settings.files_request()
     with scratch.folder(settings.cache_dir) as folder:
-        place = _local(settings, folder)
-        listing = open_place(
-            place, labels=request.labels, classes=request.classes, scratch=folder, shown=settings.dataset
-        )
+        listing = open_place(_local(settings, folder), request, scratch=folder)
         with image_bar(len(listing.images)) as advance:
             seen = survey.look(listing, advance)
         content = inspection.content(

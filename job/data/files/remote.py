@@ -44,7 +44,7 @@ def look(uri: str) -> tuple[ObjectStore, str, Files]:
 
 
 class RemoteFiles:
-    """The files of a folder in a bucket, for `places.listed`, before they are fetched; `scratch` is for copies."""
+    """The files of a folder in a bucket, for `places.listing_of`, before they are fetched; `scratch` is for copies."""
 
     def __init__(self, store: ObjectStore, names: Iterable[str], *, scratch: Path) -> None:
         self.names = list(names)
