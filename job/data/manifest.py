@@ -7,7 +7,7 @@ The names in a bucket may be chosen by an attacker. What is not safe, or not in 
 """
 
 import contextlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -73,8 +73,7 @@ def listed(store: ObjectStore, found: Mapping[str, str], *, wanted: Collection[s
     Raises InputError for names that cannot be those of files in one folder, for an object that the manifest lacks, and
     for a `wanted` file that the manifest has and `found` lacks; None stands for all that the manifest names.
     """
-    with named(store):
-        check_names(found)
+    check_names_of(store, found)
     manifest, version = Manifest.read(store)
     if version == MISSING:
         return dict(found)
@@ -93,6 +92,12 @@ def listed(store: ObjectStore, found: Mapping[str, str], *, wanted: Collection[s
                 hint="fill the mirror again, with thaw mirror",
             )
     return {name: manifest.files[name] for name in found}
+
+
+def check_names_of(store: ObjectStore, names: Iterable[str]) -> None:
+    """Raise InputError unless the names of objects can be those of files in one folder, each as it is."""
+    with named(store):
+        check_names(names)
 
 
 @contextlib.contextmanager

@@ -1,8 +1,8 @@
 """An S3 bucket or an Azure container as an object store, and every server of the S3 protocol with conditional writes.
 
-Credentials and the address come from the provider's own variables (cloud_access.py); never from a setting. Each method
-makes one attempt: see `RetryingStore`. Every write is conditional on
-an ETag, so of two that race one is refused; whether a refused write was an earlier try of the same call, `holds` tells.
+Credentials and the address come from the provider's own variables (s3_azure_access.py); never from a setting. Each
+method makes one attempt: see `RetryingStore`. Every write is conditional on an ETag, so of two that race one is
+refused; whether a refused write was an earlier try of the same call, `holds` tells.
 
 The version of an object is its ETag without quotes. On S3 that is a checksum of the bytes: it is new for other bytes,
 but writing the same bytes again leaves it as it is.

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 
 from job.errors import InputError, PreconditionFailed, StorageError
+from job.paths import nearest_existing
 from job.storage.local import LocalStore
 from job.storage.protocol import MISSING, ObjectStore, Observer, Unobserved
 from job.storage.retrying import RetryingStore
@@ -24,8 +25,7 @@ def probe(store: ObjectStore) -> None:
     if not isinstance(store, LocalStore):
         _try(store, f"{NAME}-{token}")
         return
-    parent = next(folder for folder in (store.root, *store.root.parents) if folder.exists())
-    folder = parent / f"{NAME}-{token}"
+    folder = nearest_existing(store.root) / f"{NAME}-{token}"
     try:
         _try(LocalStore(folder), "object")
     finally:

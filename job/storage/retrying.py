@@ -33,6 +33,7 @@ DELAY_GROWTH, MAX_DELAY_FACTOR = 2.0, 20.0
 _UNSEEDED = random.Random()
 """Python's own generator has the seed of the run, so all its workers would try again at the same moments."""
 PASSING = "it may pass: start the run again, nothing is lost"
+NO_BUCKET = "create it, or correct its name: in THAW_STORAGE_URI, or wherever it was given"
 
 
 class RemoteStore(ObjectStore, Protocol):

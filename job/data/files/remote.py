@@ -13,9 +13,8 @@ from pathlib import Path
 from job.data.files.image_files import content_of_object
 from job.data.files.layout import worth_fetching
 from job.data.files.names import is_archive, is_table, normal
-from job.data.manifest import Files, listed, named
+from job.data.manifest import Files, check_names_of, listed
 from job.errors import DataUnavailable
-from job.paths import check_names
 from job.storage import MISSING, ObjectStore, open_store
 
 
@@ -29,7 +28,7 @@ def look(uri: str) -> tuple[ObjectStore, str, Files]:
     parent, _, name = rest.rpartition("/")
     if parent and (is_archive(name) or is_table(name)):
         store = open_store(f"{scheme}://{parent}")
-        _check(store, [name])
+        check_names_of(store, [name])
         version = store.version(name)
         if version == MISSING:
             raise _unavailable(uri, "there is no such object")
@@ -58,18 +57,13 @@ class RemoteFiles:
 
 def named_in_table(store: ObjectStore, paths: Sequence[str]) -> Files:
     """The images that a table names, as far as they are there. Raises InputError, StorageError."""
-    _check(store, paths)
+    check_names_of(store, paths)
     # A table and a bucket may have different forms of the same letters: a letter, or that with its accent behind it.
     (beginning,) = re.findall("^(?:[ -~](?![^ -~]))*", os.path.commonpath(paths))
     objects = store.versions(beginning)
     names = {normal(name): name for name in objects} | {name: name for name in objects}
     wanted = [names.get(path) or names.get(normal(path)) or path for path in paths]
     return listed(store, {name: objects[name] for name in wanted if name in objects}, wanted=wanted)
-
-
-def _check(store: ObjectStore, names: Iterable[str]) -> None:
-    with named(store):
-        check_names(names)
 
 
 def _unavailable(uri: str, reason: str) -> DataUnavailable:
