@@ -14,7 +14,7 @@ from job.cli.waits import image_bar, waiting
 from job.data import image_table
 from job.data.composition import kinds
 from job.data.files.names import is_place
-from job.data.mirror import Fetching
+from job.data.mirror import Fetcher
 from job.data.split_spec import DEFAULT_SPECS, EVALUATED, Specs, overlap
 from job.data.splits import DataRequest, Split, Splits, load_splits
 from job.data.wording import counted, some
@@ -138,9 +138,9 @@ def class_indices(
 
 def _load(settings: Settings, wanted: Specs, model: FinishedModel, folder: Path) -> Splits:
     """Raises what fetching and loading raise."""
-    fetching = Fetching(settings.cache_dir, scratch=folder, observer=Observers(), check_stop=_go_on)
+    fetcher = Fetcher(settings.cache_dir, scratch=folder, observer=Observers(), check_stop=_go_on)
     with waiting(f"loading {settings.dataset}"):
-        inputs = fetching.inputs(dataset=settings.dataset, data_dir=settings.data_dir, weights="none")
+        inputs = fetcher.inputs(dataset=settings.dataset, data_dir=settings.data_dir, weights="none")
         request = DataRequest(
             dataset=inputs.dataset,
             data_dir=inputs.data_dir,

@@ -17,7 +17,7 @@ from job.cli.waits import image_bar, waiting
 from job.data.files import inspection, survey
 from job.data.files.names import is_place
 from job.data.files.places import open_place
-from job.data.mirror import Fetching
+from job.data.mirror import Fetcher
 from job.data.wording import counted, numbered
 from job.errors import ExitCode, InvalidSettings
 from job.observe.observer import Observers
@@ -68,9 +68,9 @@ def _local(settings: Settings, folder: Path) -> str:
     """The place on this machine, where a run would fetch it to."""
     if "://" not in settings.dataset:
         return settings.dataset
-    fetching = Fetching(settings.cache_dir, scratch=folder, observer=Observers(), check_stop=lambda: None)
+    fetcher = Fetcher(settings.cache_dir, scratch=folder, observer=Observers(), check_stop=lambda: None)
     with waiting(f"fetching {settings.dataset}"):
-        return fetching.images(settings.dataset)
+        return fetcher.images(settings.dataset)
 
 
 def _as_table(content: Mapping[str, Any], page: Path | None) -> Group:

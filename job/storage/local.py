@@ -12,7 +12,7 @@ from job.errors import ObjectDamaged, ObjectMissing, PreconditionFailed, Storage
 from job.paths import UnsafeName, checked_name
 from job.storage import files, scratch
 from job.storage.files import NotAFile, TemporaryFile
-from job.storage.protocol import MISSING, Digest, ObjectStore, Observer, StoredObject, Unobserved, digested
+from job.storage.protocol import MISSING, Digest, ObjectStore, RequestObserver, StoredObject, Unobserved, digested
 
 LOCK = ".lock"
 
@@ -59,7 +59,7 @@ class LocalStore(ObjectStore):
     failed meanwhile, which may pass: StorageError.
     """
 
-    def __init__(self, root: Path, *, observer: Observer | None = None, timeout_seconds: float = 60.0) -> None:
+    def __init__(self, root: Path, *, observer: RequestObserver | None = None, timeout_seconds: float = 60.0) -> None:
         self.root = root.absolute()
         self.uri = str(self.root)
         self._observer = observer or Unobserved()

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from job.errors import InputError, PreconditionFailed, StorageError
 from job.paths import nearest_existing
 from job.storage.local import LocalStore
-from job.storage.protocol import MISSING, ObjectStore, Observer, Unobserved
+from job.storage.protocol import MISSING, ObjectStore, RequestObserver, Unobserved
 from job.storage.retrying import RetryingStore
 
 NAME = ".thaw-probe"
@@ -53,7 +53,7 @@ def check_conditional_writes(store: ObjectStore) -> None:
 
 
 class _WaitsOnly(Unobserved):
-    def __init__(self, observer: Observer) -> None:
+    def __init__(self, observer: RequestObserver) -> None:
         self._observer = observer
 
     def unanswered(self, reason: str, at_most_seconds: float) -> None:

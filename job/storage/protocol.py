@@ -41,7 +41,7 @@ class Digest:
         return cls(os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest())
 
 
-class Observer(Protocol):
+class RequestObserver(Protocol):
     """Receives a report of each request, from several threads. `operation` is read, write, list or delete."""
 
     def request(self, operation: str, code: str, seconds: float) -> None:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from job.errors import AccessDenied, AnswerMalformed, ObjectDamaged, ObjectMissing, PreconditionFailed, StorageError
-from job.storage.protocol import Digest, ObjectStore, Observer, StoredObject, Unobserved, digest_of
+from job.storage.protocol import Digest, ObjectStore, RequestObserver, StoredObject, Unobserved, digest_of
 
 T = TypeVar("T")
 
@@ -54,7 +54,7 @@ class RetryingStore(ObjectStore):
         self,
         store: RemoteStore,
         *,
-        observer: Observer | None = None,
+        observer: RequestObserver | None = None,
         retry_seconds: float = 120.0,
         first_delay_seconds: float = 1.0,
         pause: Callable[[float], None] = time.sleep,

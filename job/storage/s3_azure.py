@@ -32,10 +32,10 @@ import obstore
 from job.errors import AnswerMalformed, ObjectDamaged, ObjectMissing, PreconditionFailed, StorageRefused
 from job.paths import UnsafeName, checked_name
 from job.storage import scratch
-from job.storage.cloud_access import PROVIDERS, Client, connect
-from job.storage.cloud_errors import explained
 from job.storage.protocol import MISSING, Digest, StoredObject, digest_of, digested
 from job.storage.retrying import PASSING, RemoteStore
+from job.storage.s3_azure_access import PROVIDERS, Client, connect
+from job.storage.s3_azure_errors import explained
 
 if TYPE_CHECKING:
     # Not there when the program runs (obstore 0.12).
@@ -64,7 +64,7 @@ class Checksums:
         return cls(digest, md5.hexdigest())
 
 
-class CloudStore(RemoteStore):
+class S3AzureStore(RemoteStore):
     """Objects under s3://bucket/prefix or az://container/prefix, one attempt a request.
 
     A small request without an answer after `timeout_seconds` is given up; one that receives a file when nothing more
