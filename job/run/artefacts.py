@@ -112,6 +112,6 @@ def content_of(store: ObjectStore, record: Record, name: str, folder: Path) -> b
     return verified_file(store, record, name, folder / Path(name).name).read_bytes()
 
 
-def said(name: str, error: InputError | ValueError) -> str:
+def said(name: str, error: Exception) -> str:
     """Why the content of a file is of no use, in a line that names it."""
     return error.message if isinstance(error, InputError) else f"{name}: {problem_of(error)}"
