@@ -66,6 +66,11 @@ def expanded(path: str | Path) -> Path:
         raise ValueError(f"the home folder {Path(path).parts[0]} is not known") from None
 
 
+def nearest_existing(path: Path) -> Path:
+    """The path, or the nearest one above it that exists."""
+    return next(place for place in (path, *path.absolute().parents) if place.exists())
+
+
 def inside(folder: Path, name: str) -> Path:
     """The path of a name inside a folder. Raises UnsafeName, also when a link on the way leads out of the folder.
 

@@ -14,6 +14,15 @@ from job.storage.gcs import GcsStore
 from job.storage.retrying import RetryingStore
 from tests.gcs_server import BUCKET
 
+HOSTILE_TABLES = (
+    b"name\nx\n",
+    b"\xff",
+    b"name,split,label,sha256\n\xff",
+    b"name,split,label,sha256\na\rb,train,cat,ab\n",
+    b"name,split,label,sha256\n" + b"x" * 200_000,
+)
+"""No tables of images as a run keeps them, two of which only a reader of CSV refuses."""
+
 
 class MemoryStore:
     """Objects with versions in a dictionary; `now` is its clock, in seconds."""

@@ -153,6 +153,22 @@ def test_a_file_that_is_not_as_recorded_is_not_believed(
     assert ("reason" in found["tests"][0]) == (name == PREDICTIONS)
 
 
+@pytest.mark.parametrize("name", [PREDICTIONS, REPORT])
+def test_a_file_that_is_too_large_is_not_fetched(
+    name: str,
+    keep: Keep,
+    tmp_path: Path,
+    compared: Callable[..., dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By the size that the record has; it is a problem of its run."""
+    runs = keep("a", {1}), keep("b", {2})
+    sizes = {path: path.stat().st_size for path in (tmp_path / "b/report").iterdir()}
+    monkeypatch.setattr("job.run.artefacts.MAX_BYTES", sizes[tmp_path / "b" / name] - 1)
+    problems = compared(*runs)["runs"][1]["problems"]
+    assert f"{tmp_path}/b/{name} is larger than {sizes[tmp_path / 'b' / name] - 1:,} bytes" in problems
+
+
 def test_a_run_that_does_not_exist_is_an_error(keep: Keep, tmp_path: Path) -> None:
     with pytest.raises(RunUnavailable):
         compare_command.answer(compare_command.Options(runs=(keep("a", set()), str(tmp_path / "nothing"))))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from job.data.mirror import Fetching
+from job.data.mirror import Fetcher
 from job.errors import ExitCode, InvalidSettings, ScratchUnavailable, StorageError, ThawError
 from job.observe import events
 from job.storage import MISSING, LocalStore, scratch
@@ -130,8 +130,8 @@ def test_fetching_to_a_full_disk_is_an_error_and_goes_on_once_there_is_space(gcs
 
     def fetch(name: str) -> Path:
         with scratch.folder(disk.place) as folder:
-            fetching = Fetching(disk.place, scratch=folder, observer=Recorder(), check_stop=lambda: None)
-            return fetching.weights(f"gs://{BUCKET}/{name}")
+            fetcher = Fetcher(disk.place, scratch=folder, observer=Recorder(), check_stop=lambda: None)
+            return fetcher.weights(f"gs://{BUCKET}/{name}")
 
     first = fetch("first.h5")
     space = disk.root / "space"

@@ -16,6 +16,7 @@ from rich.console import Console
 from job import cli
 from job.cli import evaluate, evaluating, labelling
 from job.cli.evaluating import class_indices
+from job.data import image_table
 from job.errors import (
     DataCorrupt,
     ExitCode,
@@ -30,6 +31,7 @@ from tests.conftest import job
 from tests.gcs_server import BUCKET, GcsServer
 from tests.runs import Undisturbed, Whole, record_of
 from tests.shapes import FIRST_OF_TEST, encoded, write_images
+from tests.stores import HOSTILE_TABLES
 
 NUM_TEST = 24
 CLASSES = ("disc", "bar")
@@ -313,6 +315,31 @@ def test_without_a_report_the_record_says_how_good_the_run_was(ask: Ask, copied:
     assert found["run_test"]["accuracy"] == outcome.test_accuracy
     assert found["run_test"]["auroc"] is None
     assert "report/report.json is not what the run wrote" in found["warnings"][0]
+
+
+def test_files_that_are_too_large_are_not_read(ask: Ask, copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The report only says how good the run was; without its labels a model is of no use."""
+    monkeypatch.setattr("job.run.artefacts.MAX_BYTES", 100)
+    (warning,) = ask(run=str(copied))["warnings"]
+    assert warning.endswith("only the record is used: " + f"{copied}/report/report.json is larger than 100 bytes")
+    monkeypatch.setattr("job.run.artefacts.MAX_BYTES", 5)
+    with pytest.raises(InputError, match=r"/labels\.json is larger than 5 bytes"):
+        ask(run=str(copied))
+
+
+@pytest.mark.parametrize("table", HOSTILE_TABLES)
+def test_a_table_of_images_that_another_wrote_is_not_believed(
+    ask: Ask, copied: Path, tmp_path: Path, table: bytes
+) -> None:
+    """A record may name any object. What the run trained on is then not known."""
+    path = copied / image_table.name_of(table)
+    path.parent.mkdir()
+    path.write_bytes(table)
+    record = json.loads((copied / "run.json").read_text())
+    record["inputs"]["images"] = path.relative_to(copied).as_posix()
+    (copied / "run.json").write_text(json.dumps(record))
+    found = ask("--dataset", write_images(tmp_path / "photos", 4), run=str(copied))
+    assert (found["num_images"], found["warnings"]) == (4, [])
 
 
 def test_a_run_that_is_not_finished_is_refused(ask: Ask, copied: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from job.data.files import inspection, listing, survey
 from job.data.files.listing import Listing
 from job.data.resizing import Resizing
 from job.data.split_spec import DEFAULT_SPECS, SPLIT_NAMES
-from job.data.together import AHEAD
+from job.data.threads import AHEAD
 from job.errors import ExitCode, Interrupted, InvalidSettings
 from job.report import contact_sheet
 from tests.conftest import process_environment

@@ -18,7 +18,7 @@ from job.cli.mirror import Options, answer
 from job.data import filling
 from job.data.files.names import is_place
 from job.data.manifest import MANIFEST
-from job.data.mirror import Fetching
+from job.data.mirror import Fetcher
 from job.data.tfds.prepared import files_of_dataset
 from job.errors import DataUnavailable, ExitCode, InputError, Interrupted, ScratchUnavailable, WeightsUnusable
 from job.observe import data_events, events
@@ -61,10 +61,10 @@ def send(store: Any, files: dict[str, Path]) -> Recorder:
     return observer
 
 
-def fetching(tmp_path: Path, *, check_stop: Callable[[], None] = never) -> tuple[Fetching, Recorder]:
+def fetching(tmp_path: Path, *, check_stop: Callable[[], None] = never) -> tuple[Fetcher, Recorder]:
     observer, scratch = Recorder(), tmp_path / "cache" / "scratch"
     scratch.mkdir(parents=True, exist_ok=True)
-    return Fetching(tmp_path / "cache", scratch=scratch, observer=observer, check_stop=check_stop), observer
+    return Fetcher(tmp_path / "cache", scratch=scratch, observer=observer, check_stop=check_stop), observer
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_a_fetch_that_was_stopped_goes_on_where_it_was(filled: GcsServer, tmp_pa
         fetching(tmp_path, check_stop=stop)[0].dataset(DATA, "two_shapes")
     # Outside of tests the process ends now. Here its threads would make their last requests in the next test.
     for thread in threading.enumerate():
-        if thread.name.startswith("together"):
+        if thread.name.startswith("task"):
             thread.join()
     folder = fetching(tmp_path)[0].dataset(DATA, "two_shapes")
     assert len(contents(folder)) == len([name for name in filled.objects if "/two_shapes/" in name])
@@ -169,10 +169,10 @@ FETCH = """
 import sys
 from pathlib import Path
 from job.data.manifest import MANIFEST
-from job.data.mirror import Fetching
+from job.data.mirror import Fetcher
 from job.storage import scratch
 with scratch.folder(Path(sys.argv[1])) as folder:
-    Fetching(Path(sys.argv[1]), scratch=folder, observer=None, check_stop=lambda: None).weights(sys.argv[2])
+    Fetcher(Path(sys.argv[1]), scratch=folder, observer=None, check_stop=lambda: None).weights(sys.argv[2])
 """
 
 

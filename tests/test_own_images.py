@@ -7,6 +7,7 @@ import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,12 @@ from job.data.splits import DataRequest, Splits, load_splits
 from job.errors import DataCorrupt, InputError, InvalidSettings
 from job.observe import data_events, events
 from job.observe.sentences import sentence
-from job.storage import LocalStore
+from job.run.inputs import compare_data
+from job.storage import MISSING, LocalStore
 from tests import shapes
+from tests.recorded import INPUTS
 from tests.runs import CrashOn, Small, never, record_of, start
-from tests.stores import Crash
+from tests.stores import HOSTILE_TABLES, Crash
 
 NUM_IMAGES = 96
 SHORT = {"head_epochs": 1, "fine_tune_epochs": 0}
@@ -234,6 +237,34 @@ def test_a_run_names_the_images_that_changed(small: Small, store: LocalStore, co
     shapes.write_images(copied)
     with pytest.raises(Crash):
         start(settings, store, observer=CrashOn(events.Restored))
+
+
+@pytest.mark.parametrize("table", HOSTILE_TABLES)
+def test_a_table_that_another_wrote_does_not_end_the_comparison_of_data(table: bytes, store: LocalStore) -> None:
+    """A record may name any object, and its name be that of its content. The data differs, and no more is said."""
+    name = image_table.name_of(table)
+    store.write(name, table, if_version=MISSING)
+    identity = {"dataset": None, "num_classes": None, "class_names_sha256": None, "splits": {"train": 1}}
+    splits: Any = SimpleNamespace(identity=identity, table=b"name,split,label,sha256\n")
+    of_run: Any = SimpleNamespace(content=SimpleNamespace(inputs=INPUTS | {"images": name}, checkpoints=["one"]))
+    with pytest.raises(InputError, match=r"the run has 100 examples, this attempt 1\Z"):
+        compare_data(splits, of_run, store)
+
+
+def test_a_kept_table_is_read_as_far_as_it_is_whole(store: LocalStore) -> None:
+    """A cell that is not there is empty. What is no object, or has another name, tells nothing."""
+    table = b"name,split,label,sha256\na.jpg,train\n"
+    name = image_table.name_of(table)
+    (store.root / name).mkdir(parents=True)
+    assert image_table.kept_rows(store, {"images": name}) is None
+    (store.root / name).rmdir()
+    assert image_table.kept_rows(store, {"images": name}) is None
+    store.write(name, table, if_version=MISSING)
+    (row,) = image_table.kept_rows(store, {"images": name}) or ()
+    assert row == {"name": "a.jpg", "split": "train", "label": "", "sha256": ""}
+    store.write("data/other.csv", table, if_version=MISSING)
+    assert image_table.kept_rows(store, {"images": "data/other.csv"}) is None
+    assert image_table.kept_rows(store, {}) is None
 
 
 @pytest.mark.slow

@@ -6,11 +6,12 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from job.data.files.layout import worth_fetching
-from job.data.files.listing import Listing
+from job.data.files.listing import FilesRequest, Listing
 from job.data.files.names import is_place
 from job.data.files.places import open_place
 from job.errors import DataUnavailable, InputError, InvalidSettings, ThawError
@@ -38,10 +39,10 @@ def zipped(path: Path, files: Files) -> Path:
 
 @pytest.fixture
 def listed(tmp_path: Path) -> Callable[..., Listing]:
-    """The listing of files, by name; keywords are those of `open_place`."""
+    """The listing of files, by name; keywords are those of `FilesRequest`."""
 
-    def open_made(*files: str, **options: object) -> Listing:
-        return open_place(str(make(tmp_path / "place", files)), scratch=tmp_path, **options)  # type: ignore[arg-type]
+    def open_made(*files: str, **options: Any) -> Listing:
+        return open_place(str(make(tmp_path / "place", files)), FilesRequest(**options), scratch=tmp_path)
 
     return open_made
 
@@ -216,12 +217,13 @@ def test_two_readings_are_an_error_with_what_decides(
 
 def test_the_setting_decides_between_readings(tmp_path: Path) -> None:
     place = str(make(tmp_path, ["Cat/1.jpg", "train/b.jpg", "cat.1.jpg", "dog.2.x.jpg"]))
-    assert labels(open_place(place, labels="folder", scratch=tmp_path)) == {"Cat/1.jpg": "Cat", "train/b.jpg": "train"}
-    prefix = open_place(place, labels="prefix", scratch=tmp_path)
+    folder = open_place(place, FilesRequest(labels="folder"), scratch=tmp_path)
+    assert labels(folder) == {"Cat/1.jpg": "Cat", "train/b.jpg": "train"}
+    prefix = open_place(place, FilesRequest(labels="prefix"), scratch=tmp_path)
     assert labels(prefix) == {"cat.1.jpg": "cat", "dog.2.x.jpg": "dog"}
     assert prefix.left_out == {"image without a label": 2}
     with pytest.raises(InvalidSettings, match=r"'table': .* has no table"):
-        open_place(place, labels="table", scratch=tmp_path)
+        open_place(place, FilesRequest(labels="table"), scratch=tmp_path)
 
 
 def test_a_date_before_a_dot_is_no_class(listed: Callable[..., Listing]) -> None:

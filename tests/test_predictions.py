@@ -25,7 +25,7 @@ def file_of(*names: str) -> bytes:
 def test_predictions_read_back_as_they_were() -> None:
     """Whatever classes and images are called; the bytes are the same each time."""
     expected = [Prediction(CLASSES[0], CLASSES[0]), Prediction(CLASSES[0], CLASSES[1]), Prediction(CLASSES[1], "cat")]
-    for names in ((), ("a.jpg", "b\n.jpg", "c\udcff.jpg")):
+    for names in ((), ("a.jpg", "b\n.jpg", "ä\u3000猫.jpg")):
         assert predictions.read(file_of(*names)) == expected
         assert file_of(*names) == file_of(*names)
 

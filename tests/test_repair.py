@@ -19,8 +19,8 @@ from job.run.description import CheckpointName
 from job.run.record import RECORD_NAME, Identity, RunRecord, read
 from job.schema import CHECKPOINTS, Holder, Record
 from job.storage import MISSING, LocalStore, ObjectStore
-from job.storage.cloud import CloudStore
 from job.storage.retrying import RetryingStore
+from job.storage.s3_azure import S3AzureStore
 from tests.conftest import REPOSITORY, job
 from tests.fault_proxy import CORRUPT, FaultProxy, flipped
 from tests.processes import Environment
@@ -232,9 +232,9 @@ def test_a_kill_at_any_moment_of_a_repair_loses_nothing(
 
 WRITES = """
 import sys
-from job.storage.cloud import CloudStore
+from job.storage.s3_azure import S3AzureStore
 _, uri, name, version = sys.argv
-CloudStore(uri).write(name, sys.stdin.buffer.read(), if_version=version)
+S3AzureStore(uri).write(name, sys.stdin.buffer.read(), if_version=version)
 """
 
 
@@ -243,7 +243,7 @@ def test_azure_keeps_a_record_whose_writer_is_killed_before_it_has_looked(
     azurite: Azurite, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, is_altered: bool
 ) -> None:
     """Whole, or as it was altered on its way: then it is rebuilt, and what arrived is kept."""
-    store = RetryingStore(CloudStore(f"{azurite.uri}/{tmp_path.name}/run"), first_delay_seconds=0.01)
+    store = RetryingStore(S3AzureStore(f"{azurite.uri}/{tmp_path.name}/run"), first_delay_seconds=0.01)
     name = commit(open_run(store, tmp_path), 5, 0)
     data, version = store.read(RECORD_NAME).data + b" ", store.version(RECORD_NAME)
     with FaultProxy(azurite.url) as proxy:

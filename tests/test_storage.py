@@ -20,9 +20,9 @@ from safetensors.numpy import save_file
 
 from job.errors import InvalidSettings, ObjectDamaged, ObjectMissing, PreconditionFailed, StorageError, StorageRefused
 from job.storage import MISSING, Digest, LocalStore, ObjectStore, digest_of, open_store
-from job.storage.cloud import CloudStore
 from job.storage.files import temporary_file
 from job.storage.protocol import Unobserved
+from job.storage.s3_azure import S3AzureStore
 from tests.conftest import REPOSITORY, job, process_environment, slowly
 from tests.stores import MemoryStore, plant
 
@@ -44,7 +44,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ObjectStor
         gcs.omitted = frozenset(request.param.split()[2:])
         yield request.getfixturevalue("gcs_store")
     elif request.param in ("minio", "azurite"):
-        yield CloudStore(f"{request.getfixturevalue(request.param).uri}/{secrets.token_hex(8)}/runs")
+        yield S3AzureStore(f"{request.getfixturevalue(request.param).uri}/{secrets.token_hex(8)}/runs")
     else:
         uri = os.environ.get("THAW_TEST_GCS")
         if not uri:
@@ -83,7 +83,7 @@ def test_the_age_of_an_object_is_the_time_since_it_was_written(store: ObjectStor
     with pytest.raises(ObjectMissing):
         store.age_seconds("a")
     version = store.write("a", b"", if_version=MISSING)
-    if isinstance(store, LocalStore | CloudStore):
+    if isinstance(store, LocalStore | S3AzureStore):
         assert store.age_seconds("a") is None
         return
     began = time.monotonic()
@@ -199,7 +199,7 @@ def test_compare_and_swap_holds_between_processes(tmp_path: Path) -> None:
 HOLD_A_HALF_WRITTEN_FILE = """
 import sys, time
 from pathlib import Path
-from job.storage.cloud import CloudStore
+from job.storage.s3_azure import S3AzureStore
 from job.storage.files import temporary_file
 with temporary_file(Path(sys.argv[1])) as temporary:
     temporary.path.write_bytes(b"half")

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from job.data.files import table
-from job.data.files.listing import Image, Listing
+from job.data.files.listing import FilesRequest, Image, Listing
 from job.data.files.places import open_place
 from job.errors import InputError, InvalidSettings
 from tests.test_places import NFC, NFD, make
@@ -49,7 +49,7 @@ def listed(tmp_path: Path) -> Callable[..., Listing]:
 
     def open_made(rows: Rows, name: str = "labels.csv", **options: Any) -> Listing:
         make(tmp_path, IMAGES)
-        return open_place(str(written(tmp_path / name, rows)), scratch=tmp_path, **options)
+        return open_place(str(written(tmp_path / name, rows)), FilesRequest(**options), scratch=tmp_path)
 
     return open_made
 
@@ -125,12 +125,12 @@ def test_a_table_beside_folders_of_classes_is_another_reading(tmp_path: Path) ->
     with pytest.raises(InvalidSettings, match=r"the table labels\.csv or a folder for each class") as caught:
         open_place(str(tmp_path), scratch=tmp_path)
     assert caught.value.hint == "set THAW_LABELS=table or THAW_LABELS=folder"
-    by_folder = open_place(str(tmp_path), labels="folder", scratch=tmp_path)
-    by_table = open_place(str(tmp_path), labels="table", scratch=tmp_path)
+    by_folder = open_place(str(tmp_path), FilesRequest(labels="folder"), scratch=tmp_path)
+    by_table = open_place(str(tmp_path), FilesRequest(labels="table"), scratch=tmp_path)
     assert (by_folder.class_names, by_table.class_names) == (("Cat", "Dog"), ("x", "y"))
     assert open_place(name, scratch=tmp_path).images == by_table.images
     with pytest.raises(InvalidSettings, match="which has the labels itself"):
-        open_place(name, labels="folder", scratch=tmp_path)
+        open_place(name, FilesRequest(labels="folder"), scratch=tmp_path)
 
 
 LABELLED = "path,label\n2019/1.jpg,Bär\n2020/1.jpg,cat\n"
@@ -157,8 +157,8 @@ def test_a_table_that_is_wrong_below_its_header_is_not_passed_over(
     with pytest.raises(InvalidSettings, match=f"the table {name} or a folder for each class"):
         open_place(str(tmp_path), scratch=tmp_path)
     with pytest.raises(InputError, match=f"the table {name} .*{says}"):
-        open_place(str(tmp_path), labels="table", scratch=tmp_path)
-    assert open_place(str(tmp_path), labels="folder", scratch=tmp_path).class_names == ("2019", "2020")
+        open_place(str(tmp_path), FilesRequest(labels="table"), scratch=tmp_path)
+    assert open_place(str(tmp_path), FilesRequest(labels="folder"), scratch=tmp_path).class_names == ("2019", "2020")
 
 
 def test_a_parquet_table_that_is_damaged_below_its_header_is_not_passed_over(tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def test_a_parquet_table_that_is_damaged_below_its_header_is_not_passed_over(tmp
     with pytest.raises(InvalidSettings, match=r"the table x\.parquet or a folder for each class"):
         open_place(str(tmp_path), scratch=tmp_path)
     with pytest.raises(InputError, match=r"the table x\.parquet cannot be read"):
-        open_place(str(tmp_path), labels="table", scratch=tmp_path)
+        open_place(str(tmp_path), FilesRequest(labels="table"), scratch=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -186,8 +186,8 @@ def test_a_table_that_cannot_be_read_is_not_passed_over(tmp_path: Path, name: st
     with pytest.raises(InvalidSettings, match=f"the table {name} or a folder for each class"):
         open_place(str(tmp_path), scratch=tmp_path)
     with pytest.raises(InputError, match=f"the table {name} cannot be read: .*{says}"):
-        open_place(str(tmp_path), labels="table", scratch=tmp_path)
-    assert open_place(str(tmp_path), labels="folder", scratch=tmp_path).class_names == ("2019", "2020")
+        open_place(str(tmp_path), FilesRequest(labels="table"), scratch=tmp_path)
+    assert open_place(str(tmp_path), FilesRequest(labels="folder"), scratch=tmp_path).class_names == ("2019", "2020")
 
 
 @pytest.mark.parametrize("above", ["", "\r\n \n", ";;\n"])

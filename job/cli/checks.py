@@ -90,16 +90,16 @@ def _own_images(settings: Settings) -> Check:
     from job.data.files.judge import check_whole_splits, judge
 
     to_fetch = 0
-    place, labels, classes = settings.dataset, settings.labels, settings.files_request().classes
+    place, request = settings.dataset, settings.files_request()
     with scratch.folder(settings.cache_dir) as folder:
         if is_bucket(place):
             store, name, files = remote.look(place)
             to_fetch = mirror.missing_bytes(mirror.folder_of_images(settings.cache_dir, place), files)
             if name or any(map(is_archive, files)):
                 return Check("data", "ok", f"to be fetched: {place}", facts={"examples": {}, "fetch_bytes": to_fetch})
-            listing = places.listed(place, remote.RemoteFiles(store, files, scratch=folder), labels, classes)
+            listing = places.listing_of(place, remote.RemoteFiles(store, files, scratch=folder), request)
         else:
-            listing = places.open_place(place, labels=labels, classes=classes, scratch=folder)
+            listing = places.open_place(place, request, scratch=folder)
         judged = judge(listing, settings.specs())
         check_whole_splits(listing, judged)
     sizes = {name: sum(part.stop - part.start for part in parts) for name, parts in judged[1].items()}

@@ -14,14 +14,14 @@ from job.cli.waits import image_bar, waiting
 from job.data import image_table
 from job.data.composition import kinds
 from job.data.files.names import is_place
-from job.data.mirror import Fetching
+from job.data.mirror import Fetcher
 from job.data.split_spec import DEFAULT_SPECS, EVALUATED, Specs, overlap
 from job.data.splits import DataRequest, Split, Splits, load_splits
-from job.errors import InputError, ObjectMissing
+from job.errors import InputError
 from job.observe.observer import Observer
 from job.report.files import REPORT
-from job.run.artefacts import verified_file
-from job.schema import Ratio, Record, problem_of, recorded_setting
+from job.run.artefacts import content_of, said
+from job.schema import Ratio, Record, recorded_setting
 from job.settings.resources import evaluation_batch_size
 from job.settings.settings import Settings
 from job.storage import ObjectStore
@@ -138,9 +138,9 @@ def class_indices(
 
 def _load(settings: Settings, wanted: Specs, model: FinishedModel, folder: Path) -> Splits:
     """Raises what fetching and loading raise."""
-    fetching = Fetching(settings.cache_dir, scratch=folder, observer=Observer(), check_stop=_go_on)
+    fetcher = Fetcher(settings.cache_dir, scratch=folder, observer=Observer(), check_stop=_go_on)
     with waiting(f"loading {settings.dataset}"):
-        inputs = fetching.inputs(dataset=settings.dataset, data_dir=settings.data_dir, weights="none")
+        inputs = fetcher.inputs(dataset=settings.dataset, data_dir=settings.data_dir, weights="none")
         request = DataRequest(
             dataset=inputs.dataset,
             data_dir=inputs.data_dir,
@@ -188,10 +188,10 @@ def _run_test(store: ObjectStore, record: Record, folder: Path) -> tuple[dict[st
     """The numbers of the run's own test, and a warning where only the record has some."""
     assert record.outcome is not None
     try:
-        report = verified_file(store, record, REPORT, folder / "report.json").read_bytes()
+        report = content_of(store, record, REPORT, folder)
         return _Report.model_validate_json(report).test.model_dump(mode="json"), []
     except (InputError, ValueError) as error:
-        problem = error.message if isinstance(error, InputError) else f"{REPORT}: {problem_of(error)}"
+        problem = said(REPORT, error)
     outcome = record.outcome
     known = _RunTest(
         accuracy=outcome.test_accuracy, accuracy_interval=outcome.test_accuracy_interval, loss=outcome.test_loss
@@ -207,13 +207,8 @@ def _of_training(store: ObjectStore, record: Record, settings: Settings, splits:
         same = settings.dataset == recorded_setting(record.settings, "DATASET")
         shared = [spec for spec in splits.specs.values() if same and overlap(spec, train)]
         return [f"{spec} shares examples with {train}, which the run trained on, {too_good}" for spec in shared]
-    try:
-        kept = store.read(record.inputs["images"]).data
-    except (KeyError, ObjectMissing):
-        return []
-    if image_table.name_of(kept) != record.inputs["images"]:
-        return []
-    trained = {row["sha256"] for row in image_table.rows(kept) if row["split"] == "train"}
+    kept = image_table.kept_rows(store, record.inputs)
+    trained = {row["sha256"] for row in kept or () if row["split"] == "train"}
     num_shared = sum(row["sha256"] in trained for row in image_table.rows(splits.table))
     if not num_shared:
         return []

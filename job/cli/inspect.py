@@ -17,7 +17,7 @@ from job.cli.waits import image_bar, waiting
 from job.data.files import inspection, survey
 from job.data.files.names import is_place
 from job.data.files.places import open_place
-from job.data.mirror import Fetching
+from job.data.mirror import Fetcher
 from job.errors import ExitCode, InvalidSettings
 from job.observe.observer import Observer
 from job.settings.fields import LocalPath
@@ -49,10 +49,7 @@ def answer(options: Options) -> ExitCode:
     page_file.check(options.page)
     request = settings.files_request()
     with scratch.folder(settings.cache_dir) as folder:
-        place = _local(settings, folder)
-        listing = open_place(
-            place, labels=request.labels, classes=request.classes, scratch=folder, shown=settings.dataset
-        )
+        listing = open_place(_local(settings, folder), request, scratch=folder)
         with image_bar(len(listing.images)) as advance:
             seen = survey.look(listing, advance)
         content = inspection.content(
@@ -71,9 +68,9 @@ def _local(settings: Settings, folder: Path) -> str:
     """The place on this machine, where a run would fetch it to."""
     if "://" not in settings.dataset:
         return settings.dataset
-    fetching = Fetching(settings.cache_dir, scratch=folder, observer=Observer(), check_stop=lambda: None)
+    fetcher = Fetcher(settings.cache_dir, scratch=folder, observer=Observer(), check_stop=lambda: None)
     with waiting(f"fetching {settings.dataset}"):
-        return fetching.images(settings.dataset)
+        return fetcher.images(settings.dataset)
 
 
 def _as_table(content: Mapping[str, Any], page: Path | None) -> Group:

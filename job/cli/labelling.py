@@ -21,7 +21,7 @@ from job.errors import InputError
 from job.model import networks
 from job.model.answers import DEFAULT_THRESHOLD, predicted_classes
 from job.report.files import LABELS, MODEL, THRESHOLD
-from job.run.artefacts import verified_file
+from job.run.artefacts import content_of, verified_file
 from job.schema import Record, recorded_setting
 from job.storage import ObjectStore
 from job.train import evaluation
@@ -59,7 +59,7 @@ def read_model(store: ObjectStore, record: Record, folder: Path) -> FinishedMode
     """The files are verified before anything looks inside; `folder` holds them meanwhile. Raises InputError."""
 
     def content(name: str, kind: Any, expected: str) -> Any:
-        data = verified_file(store, record, name, folder / Path(name).name).read_bytes()
+        data = content_of(store, record, name, folder)
         try:
             return TypeAdapter(kind).validate_json(data, strict=True)
         except ValidationError as error:

@@ -13,6 +13,7 @@ from job.cli import checks
 from job.cli.arguments import AttemptOptions, Flag, Place
 from job.data import filling
 from job.data.files.layout import worth_fetching
+from job.data.files.listing import FilesRequest
 from job.data.files.names import is_place, is_table
 from job.data.files.places import Folder, open_place
 from job.data.tfds import prepared
@@ -92,7 +93,7 @@ def _images(settings: Settings, temporary: Path) -> Images:
     # A link keeps its own name.
     place = Path(os.path.abspath(place))  # noqa: PTH100
     name = re.sub(r"[^\w.-]+", "-", place.name)
-    listing = open_place(settings.dataset, labels=settings.labels, scratch=temporary)
+    listing = open_place(settings.dataset, FilesRequest(labels=settings.labels), scratch=temporary)
     if place.is_dir():
         names = worth_fetching(Folder(place).names)
         found = Images(_folder(place), "", {name: place / name for name in names})

@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from job.data.manifest import Listed, Manifest
+from job.data.manifest import Entry, Manifest
 from job.data.tfds import prepared
-from job.data.together import together
+from job.data.threads import in_threads
 from job.errors import InputError
 from job.observe import data_events
 from job.observe.observer import Observer
@@ -48,7 +48,7 @@ def send(
     # Descriptions come last: a data set is found by its description, so it is not taken before it is complete.
     for is_description in (False, True):
         names = [name for name in files if name.endswith(f"/{prepared.DESCRIPTION}") == is_description]
-        together([functools.partial(filling.send, name) for name in names], use=filling.note, tick=check_stop)
+        in_threads([functools.partial(filling.send, name) for name in names], use=filling.note, tick=check_stop)
     filling.save()
     observer.event(data_events.MirrorFilled(store.uri, bytes_sent=filling.num_bytes, seconds=time.monotonic() - began))
 
@@ -84,33 +84,33 @@ class _Filling:
             name, digest = found
             before = self._manifest.files.get(name)
             if before is None or before.digest != digest or before.version != self._there.get(name):
-                self._manifest.files[name] = Listed(**vars(digest))
+                self._manifest.files[name] = Entry(**vars(digest))
 
-        together([functools.partial(digested, name) for name in self._files], use=note, tick=check_stop)
+        in_threads([functools.partial(digested, name) for name in self._files], use=note, tick=check_stop)
         self.save()
 
-    def send(self, name: str) -> tuple[str, Listed, bool]:
-        """Send a file, unless it is there; returns how it is listed, and whether it was sent."""
-        listed = self._manifest.files[name]
-        if listed.version != MISSING:
-            return name, listed, False
+    def send(self, name: str) -> tuple[str, Entry, bool]:
+        """Send a file, unless it is there; returns its entry, and whether it was sent."""
+        entry = self._manifest.files[name]
+        if entry.version != MISSING:
+            return name, entry, False
         digest = self._store.upload(name, self._files[name], if_version=self._there.get(name, MISSING))
-        return name, Listed(**vars(digest), version=self._store.version(name)), True
+        return name, Entry(**vars(digest), version=self._store.version(name)), True
 
-    def note(self, sent: tuple[str, Listed, bool]) -> None:
-        name, listed, is_new = sent
+    def note(self, sent: tuple[str, Entry, bool]) -> None:
+        name, entry, is_new = sent
         num_files = len(self._files)
-        self._manifest.files[name] = listed
+        self._manifest.files[name] = entry
         self._num_done += 1
         if is_new:
-            self.num_bytes += listed.size
+            self.num_bytes += entry.size
             self._num_unsaved += 1
             # The manifest has all files: to write it with each would be work in the square of their number.
             is_long_ago = time.monotonic() - self._saved_at > SAVE_EVERY_SECONDS
             if is_long_ago or self._num_unsaved >= num_files / NUM_SAVES:
                 self.save()
         self._observer.event(
-            data_events.Mirrored(file=name, number=self._num_done, num_files=num_files, bytes=listed.size)
+            data_events.Mirrored(file=name, number=self._num_done, num_files=num_files, bytes=entry.size)
         )
 
     def save(self) -> None:

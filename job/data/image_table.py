@@ -7,10 +7,13 @@ import csv
 import hashlib
 import io
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from job.data.source import Examples
+from job.errors import ObjectDamaged, ObjectMissing
+from job.storage import ObjectStore
 from job.wording import some
 
 FOLDER = "data/"
@@ -18,6 +21,9 @@ FOLDER = "data/"
 
 COLUMNS = ("name", "split", "label", "sha256")
 MAX_NAMED = 5
+
+Row: TypeAlias = dict[str, str]
+"""By column."""
 
 
 def written(examples: Mapping[str, Examples], kept: Mapping[str, np.ndarray], class_names: Sequence[str]) -> bytes:
@@ -38,9 +44,25 @@ def name_of(table: bytes) -> str:
     return f"{FOLDER}images-{hashlib.sha256(table).hexdigest()[:12]}.csv"
 
 
-def changes(before: bytes, now: bytes) -> Iterator[str]:
+def kept_rows(store: ObjectStore, inputs: Mapping[str, Any]) -> list[Row] | None:
+    """The rows of the table that a run keeps in `store`, which the inputs of its record name.
+
+    None when they name none, when it is lost or damaged, and when it is no such table. Raises StorageError.
+    """
+    name = inputs.get("images")
+    if name is None:
+        return None
+    try:
+        table = store.read(name).data
+        is_one = name_of(table) == name and table.startswith(f"{','.join(COLUMNS)}\n".encode())
+        return rows(table) if is_one else None
+    except (ObjectMissing, ObjectDamaged, UnicodeDecodeError, csv.Error):
+        return None
+
+
+def changes(before: Sequence[Row], now: Sequence[Row]) -> Iterator[str]:
     """What happened to the images between two tables, a line for each kind of change; no line where nothing did."""
-    old, new = ({row["name"]: row for row in rows(table)} for table in (before, now))
+    old, new = ({row["name"]: row for row in table} for table in (before, now))
     both = [name for name in old if name in new]
     kinds = {
         "have another label": [name for name in both if old[name]["label"] != new[name]["label"]],
@@ -56,13 +78,13 @@ def changes(before: bytes, now: bytes) -> Iterator[str]:
 
 def duplicates(table: bytes) -> list[str]:
     """Some of the images that are in more than one split, as `cat/1.jpg (train) = cat/9.jpg (test)`."""
-    by_digest: dict[str, list[dict[str, str]]] = {}
+    by_digest: dict[str, list[Row]] = {}
     for row in rows(table):
         by_digest.setdefault(row["sha256"], []).append(row)
     found = [same for same in by_digest.values() if len({row["split"] for row in same}) > 1]
     return [" = ".join(f"{row['name']} ({row['split']})" for row in same) for same in found[:MAX_NAMED]]
 
 
-def rows(table: bytes) -> list[dict[str, str]]:
-    """The rows of a table, by column."""
-    return list(csv.DictReader(io.StringIO(table.decode())))
+def rows(table: bytes) -> list[Row]:
+    """The rows of a table, each with all columns."""
+    return list(csv.DictReader(io.StringIO(table.decode()), restval=""))

@@ -7,7 +7,7 @@ The names in a bucket may be chosen by an attacker. What is not safe, or not in 
 """
 
 import contextlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -18,7 +18,7 @@ from job.storage import MISSING, Digest, ObjectStore
 MANIFEST = "thaw-mirror.json"
 
 
-class Listed(BaseModel):
+class Entry(BaseModel):
     """A file as it was when it was sent or fetched: its content, and the version of its object."""
 
     model_config = ConfigDict(frozen=True)
@@ -32,19 +32,19 @@ class Listed(BaseModel):
         return Digest(self.size, self.sha256)
 
 
-Files = dict[str, Listed | str]
+Entries = dict[str, Entry | str]
 """The files of a mirror by name, with what its manifest says of each; the version where there is no manifest."""
 
 
 class Manifest(BaseModel):
     """The files of a mirror by name."""
 
-    files: dict[str, Listed] = {}
+    files: dict[str, Entry] = {}
 
     @field_validator("files")
     @classmethod
-    def _names_are_safe(cls, files: dict[str, Listed]) -> dict[str, Listed]:
-        return {checked_name(name): listed for name, listed in files.items()}
+    def _names_are_safe(cls, files: dict[str, Entry]) -> dict[str, Entry]:
+        return {checked_name(name): entry for name, entry in files.items()}
 
     @classmethod
     def read(cls, store: ObjectStore) -> tuple["Manifest", str]:
@@ -67,14 +67,13 @@ class Manifest(BaseModel):
         return store.write(MANIFEST, content.model_dump_json(indent=1).encode(), if_version=version)
 
 
-def listed(store: ObjectStore, found: Mapping[str, str], *, wanted: Collection[str] | None) -> Files:
+def entries(store: ObjectStore, found: Mapping[str, str], *, wanted: Collection[str] | None) -> Entries:
     """What the manifest says of each object of `found`; without a manifest its version, which `found` has.
 
     Raises InputError for names that cannot be those of files in one folder, for an object that the manifest lacks, and
     for a `wanted` file that the manifest has and `found` lacks; None stands for all that the manifest names.
     """
-    with named(store):
-        check_names(found)
+    check_names_of(store, found)
     manifest, version = Manifest.read(store)
     if version == MISSING:
         return dict(found)
@@ -93,6 +92,12 @@ def listed(store: ObjectStore, found: Mapping[str, str], *, wanted: Collection[s
                 hint="fill the mirror again, with thaw mirror",
             )
     return {name: manifest.files[name] for name in found}
+
+
+def check_names_of(store: ObjectStore, names: Iterable[str]) -> None:
+    """Raise InputError unless the names of objects can be those of files in one folder, each as it is."""
+    with named(store):
+        check_names(names)
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """Data, weights and own images that are kept in object storage: fetched into the cache directory.
 
 A mirror is a folder of prepared TFDS data, file by file, files of weights, or own images. What `filling` puts there it
-also lists in a manifest with sizes and digests, with which `Fetching` compares every file. Without a manifest the
+also lists in a manifest with sizes and digests, with which `Fetcher` compares every file. Without a manifest the
 store's own checksum is all there is, and a copy is good as long as its object has the version that it was fetched at. A
 file has its name only once it is complete, so fetching may be killed anywhere, and goes on from there.
 
@@ -23,9 +23,9 @@ from pydantic import ValidationError
 
 from job.data.files import remote, table
 from job.data.files.names import is_place, is_table
-from job.data.manifest import Files, Listed, listed, named
+from job.data.manifest import Entries, Entry, entries, named
 from job.data.tfds import prepared
-from job.data.together import together
+from job.data.threads import in_threads
 from job.errors import DataUnavailable, InputError, WeightsUnusable
 from job.observe import data_events
 from job.observe.observer import Observer
@@ -36,7 +36,7 @@ from job.storage.uri import is_bucket, local_folder
 REPORT_EVERY_SECONDS = 10.0
 
 
-def files_of_dataset(store: ObjectStore, dataset: str) -> Files:
+def files_of_dataset(store: ObjectStore, dataset: str) -> Entries:
     """The files of a prepared data set in a bucket. Raises DataUnavailable when there are none.
 
     Raises InputError when the names are not all such that they may be fetched, or a file is there that should not be.
@@ -59,7 +59,7 @@ def files_of_dataset(store: ObjectStore, dataset: str) -> Files:
                 "(.json), labels (.txt) and record files",
                 hint="delete it, if you know why it is there",
             )
-    return listed(store, {name: objects[name] for name in names}, wanted=())
+    return entries(store, {name: objects[name] for name in names}, wanted=())
 
 
 def _command(place: str) -> str:
@@ -80,12 +80,12 @@ def folder_of_images(cache_dir: Path | None, uri: str) -> Path:
     return folder_of_copies(cache_dir, f"images of {uri}")
 
 
-def missing_bytes(folder: Path, files: Files) -> int:
+def missing_bytes(folder: Path, files: Entries) -> int:
     """How much is to be fetched into a folder, as far as the manifest has sizes."""
     return sum(
         expected.size
         for name, expected in files.items()
-        if isinstance(expected, Listed) and _size(folder / name) != expected.size
+        if isinstance(expected, Entry) and _size(folder / name) != expected.size
     )
 
 
@@ -105,7 +105,7 @@ class LocalInputs:
     weights: str
 
 
-class Fetching:
+class Fetcher:
     """Copies of remote places under the cache directory, which later attempts on the same disk find again.
 
     A file is downloaded into `scratch`, a folder of this process alone on the same disk, and then renamed.
@@ -153,7 +153,7 @@ class Fetching:
                 f"THAW_WEIGHTS={uri!r}: there is no such object",
                 hint=f"put it there, or fill a mirror: {_command(parent)}",
             )
-        files = listed(store, {name: version}, wanted=())
+        files = entries(store, {name: version}, wanted=())
         return self._fetch(store, folder_of_copies(self._cache_dir, parent), files) / name
 
     def images(self, uri: str) -> str:
@@ -176,7 +176,7 @@ class Fetching:
         # A relative path could be the name of a data set of TFDS.
         return str((folder / name).absolute())
 
-    def _fetch(self, store: ObjectStore, folder: Path, files: Files) -> Path:
+    def _fetch(self, store: ObjectStore, folder: Path, files: Entries) -> Path:
         """Fetch what is not here; returns the folder, which has the files then."""
         self._check_space(missing_bytes(folder, files))
         began = reported_at = time.monotonic()
@@ -195,7 +195,7 @@ class Fetching:
                 )
 
         copies = [_Copy(store, name, folder, expected) for name, expected in files.items()]
-        together([functools.partial(copy.ensure, self._scratch) for copy in copies], use=sizes.append, tick=tick)
+        in_threads([functools.partial(copy.ensure, self._scratch) for copy in copies], use=sizes.append, tick=tick)
         fetched = [size for size in sizes if size is not None]
         seconds = time.monotonic() - began
         self._observer.event(data_events.Fetched(store.uri, len(fetched), bytes=sum(fetched), seconds=seconds))
@@ -209,7 +209,7 @@ class _Copy:
     that leads out of the folder.
     """
 
-    def __init__(self, store: ObjectStore, name: str, folder: Path, expected: Listed | str) -> None:
+    def __init__(self, store: ObjectStore, name: str, folder: Path, expected: Entry | str) -> None:
         self._store = store
         self._name = name
         self._expected = expected
@@ -228,7 +228,7 @@ class _Copy:
                 path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 found = self._store.download(self._name, part)
-                if isinstance(expected, Listed) and found != expected.digest:
+                if isinstance(expected, Entry) and found != expected.digest:
                     raise InputError(
                         f"{self._store.uri}/{self._name} is not what the manifest of the mirror says: {found.size} "
                         f"bytes with SHA-256 {found.sha256[:12]}, expected {expected.size} bytes with "
@@ -238,7 +238,7 @@ class _Copy:
                 part.rename(self._path)
                 # The version of before: if another file took the place meanwhile, the next attempt fetches that.
                 version = expected if isinstance(expected, str) else MISSING
-                part.write_text(Listed(**vars(found), version=version).model_dump_json())
+                part.write_text(Entry(**vars(found), version=version).model_dump_json())
                 part.rename(self._note)
             finally:
                 part.unlink(missing_ok=True)
@@ -246,14 +246,14 @@ class _Copy:
 
     def _is_here(self) -> bool:
         """Whether the file was fetched before, is still as it was then, and is what the mirror has."""
-        if isinstance(self._expected, Listed):
+        if isinstance(self._expected, Entry):
             return self._digest() == self._expected.digest
         note = cache_folder.open_own(self._note)
         if note is None:
             return False
         try:
             with note:
-                noted = Listed.model_validate_json(note.read())
+                noted = Entry.model_validate_json(note.read())
         except (OSError, ValidationError):
             return False
         return noted.version == self._expected != MISSING and self._digest() == noted.digest
@@ -264,7 +264,7 @@ class _Copy:
         if copy is None:
             return None
         with scratch.explained(self._path), copy:
-            return Digest(os.fstat(copy.fileno()).st_size, hashlib.file_digest(copy, "sha256").hexdigest())
+            return Digest.of_file(copy)
 
 
 def _below(folder: Path, name: str) -> Path:

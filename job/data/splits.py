@@ -8,7 +8,7 @@ nothing of models; augmentation happens on the device, in `model`.
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +19,7 @@ import tensorflow as tf
 from job.data import image_table, unreadable
 from job.data.composition import Composition, Skipped, identity
 from job.data.decoding import Decoding, Part
-from job.data.files.listing import FilesRequest
+from job.data.files.listing import ANY, FilesRequest
 from job.data.files.names import is_place
 from job.data.files.places import open_place
 from job.data.files.source import read_own_images
@@ -191,7 +191,7 @@ class DataRequest:
     resizing: Resizing
     cache: Cache
     cache_dir: Path
-    files: FilesRequest = field(default_factory=FilesRequest)
+    files: FilesRequest = ANY
     on_unreadable: Literal["fail", "skip"] = "fail"
     check_space: Callable[[int], None] = lambda num_examples: None
     portion: Portion | None = None
@@ -243,11 +243,8 @@ def load_splits(
 
 def _source(request: DataRequest, check_stop: Callable[[], None]) -> Source:
     if is_place(request.dataset):
-        files = request.files
-        listing = open_place(
-            request.dataset, labels=files.labels, classes=files.classes, scratch=request.cache_dir, shown=files.shown
-        )
-        return read_own_images(listing, request.specs, stratify=files.stratify, check_stop=check_stop)
+        listing = open_place(request.dataset, request.files, scratch=request.cache_dir)
+        return read_own_images(listing, request.specs, stratify=request.files.stratify, check_stop=check_stop)
     builder = prepared_builder(request.dataset, request.data_dir)
     return read_data_set(builder, request.specs, cache=request.cache, check_stop=check_stop)
 

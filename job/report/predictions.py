@@ -36,8 +36,7 @@ def written(
     for index, (of_class, label) in enumerate(zip(predicted.tolist(), labels.tolist(), strict=True)):
         name = names[index] if names is not None else ""
         writer.writerow([index, name, class_names[label], class_names[of_class], f"{probability[index, of_class]:.6f}"])
-    # The name of a file may be no text at all.
-    return text.getvalue().encode("utf-8", "backslashreplace")
+    return text.getvalue().encode()
 
 
 def read(content: bytes) -> list[Prediction]:

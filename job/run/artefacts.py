@@ -22,13 +22,15 @@ from typing import Literal, NamedTuple
 
 from job.errors import InputError, ObjectDamaged, ObjectMissing, PreconditionFailed, StorageError
 from job.run.record import RunRecord
-from job.schema import CheckpointEntry, Record, StoredFile
+from job.schema import CheckpointEntry, Record, StoredFile, problem_of
 from job.storage import ObjectStore
 
 CURVES = "logs/"
 PREFIXES = ("model/", "report/", CURVES)
 WRITE_TRIES = 5
 READ_TRIES = 2
+MAX_BYTES = 256 << 20
+"""Of a file that is read as a whole."""
 
 
 class Artefacts:
@@ -98,3 +100,18 @@ def verified_file(store: ObjectStore, record: Record, name: str, path: Path) -> 
     if problem is not None:
         raise InputError(problem.text, hint="restore the object, or train the run again under another THAW_RUN_ID")
     return path
+
+
+def content_of(store: ObjectStore, record: Record, name: str, folder: Path) -> bytes:
+    """The content of a file of a finished run; `folder` is for a copy of it.
+
+    Raises InputError when it is not as recorded, or larger than MAX_BYTES; such a one is not fetched.
+    """
+    if name in record.files and record.files[name].size > MAX_BYTES:
+        raise InputError(f"{store.uri}/{name} is larger than {MAX_BYTES:,} bytes")
+    return verified_file(store, record, name, folder / Path(name).name).read_bytes()
+
+
+def said(name: str, error: Exception) -> str:
+    """Why the content of a file is of no use, in a line that names it."""
+    return error.message if isinstance(error, InputError) else f"{name}: {problem_of(error)}"

@@ -23,13 +23,10 @@ from job.report.files import PREDICTIONS, REPORT
 from job.report.predictions import Prediction
 from job.report.significance import holm, mcnemar
 from job.run import standing
-from job.run.artefacts import verified_file
+from job.run.artefacts import content_of, said
 from job.run.record import existing_record
-from job.schema import Ratio, Record, problem_of
+from job.schema import Ratio, Record
 from job.storage import ObjectStore
-
-MAX_BYTES = 256 << 20
-"""Of a file that is read as a whole."""
 
 
 class _Test(BaseModel):
@@ -63,31 +60,21 @@ def read(store: ObjectStore, folder: Path) -> Compared:
         run.problems.append(f"is not finished: it is in {record.state}")
         return run
     try:
-        run.auroc = _Report.model_validate_json(_content(store, record, REPORT, folder), strict=True).test.auroc
+        run.auroc = _Report.model_validate_json(content_of(store, record, REPORT, folder), strict=True).test.auroc
     except (InputError, ValueError) as error:
-        run.problems.append(_said(REPORT, error))
+        run.problems.append(said(REPORT, error))
     if PREDICTIONS not in record.files:
         run.problems.append(f"was finished by a version that kept no {PREDICTIONS}")
         return run
     try:
-        found = predictions.read(_content(store, record, PREDICTIONS, folder))
+        found = predictions.read(content_of(store, record, PREDICTIONS, folder))
         num_right, num_examples = sum(it.label == it.predicted for it in found), record.inputs["data"]["splits"]["test"]
         if len(found) != num_examples or abs(num_right / num_examples - record.outcome.test_accuracy) > 1e-9:
             raise ValueError("does not have the predictions that the outcome was computed from")
         run.predictions = found
     except (InputError, ValueError, KeyError, ZeroDivisionError) as error:
-        run.problems.append(_said(PREDICTIONS, error))
+        run.problems.append(said(PREDICTIONS, error))
     return run
-
-
-def _content(store: ObjectStore, record: Record, name: str, folder: Path) -> bytes:
-    if name in record.files and record.files[name].size > MAX_BYTES:
-        raise ValueError(f"is larger than {MAX_BYTES:,} bytes")
-    return verified_file(store, record, name, folder / "file").read_bytes()
-
-
-def _said(name: str, error: Exception) -> str:
-    return error.message if isinstance(error, InputError) else f"{name}: {problem_of(error)}"
 
 
 def compare(runs: Sequence[Compared]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from job.data import composition, image_table
 from job.data.splits import Splits
-from job.errors import ObjectMissing, PreconditionFailed
+from job.errors import PreconditionFailed
 from job.model.classifier import Classifier
 from job.run.record import RunRecord
 from job.storage import MISSING, ObjectStore
@@ -22,14 +22,9 @@ def compare_data(splits: Splits, record: RunRecord, store: ObjectStore) -> None:
     recorded = pinned(record)
 
     def changes() -> list[str]:
-        try:
-            before = store.read(recorded["images"]).data
-        except (KeyError, ObjectMissing):
-            return []
-        # One that is damaged tells nothing.
-        if image_table.name_of(before) != recorded["images"]:
-            return []
-        return list(image_table.changes(before, splits.table or b""))
+        before = image_table.kept_rows(store, recorded)
+        # One that is lost or damaged tells nothing.
+        return [] if before is None else list(image_table.changes(before, image_table.rows(splits.table or b"")))
 
     composition.check_same(recorded.get("data"), splits.identity, changes=changes)
 

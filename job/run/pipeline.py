@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from job.data.files.names import is_place
-from job.data.mirror import Fetching, LocalInputs
+from job.data.mirror import Fetcher, LocalInputs
 from job.data.order import Portion, epoch_order, num_batches
 from job.data.splits import DataRequest, Splits, load_splits
 from job.data.tfds.builders import prepared_builder
@@ -115,7 +115,7 @@ class Pipeline:
             if disk_space.is_with_the_cache(settings, folder):
                 check_space(num_bytes)
 
-        fetching = Fetching(
+        fetcher = Fetcher(
             settings.cache_dir,
             scratch=self.folder,
             observer=self.observer,
@@ -126,7 +126,7 @@ class Pipeline:
         is_shared = self.collective.share.num_workers > 1
         turn = scratch.turn(settings.cache_dir, tick=self.check_stop) if is_shared else contextlib.nullcontext()
         with self.progress.entering("fetch", "download"), turn:
-            inputs = fetching.inputs(dataset=settings.dataset, data_dir=settings.data_dir, weights=settings.weights)
+            inputs = fetcher.inputs(dataset=settings.dataset, data_dir=settings.data_dir, weights=settings.weights)
             if not is_place(settings.dataset):
                 prepared_builder(settings.dataset, inputs.data_dir, check_space=check_space_of_tfds)
             return inputs

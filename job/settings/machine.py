@@ -9,6 +9,8 @@ from pathlib import Path
 
 import psutil
 
+from job.paths import nearest_existing
+
 CGROUPS = (
     (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
     (Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"), Path("/sys/fs/cgroup/memory/memory.usage_in_bytes")),
@@ -52,6 +54,4 @@ def oom_kills(events: Path = Path("/sys/fs/cgroup/memory.events")) -> int:
 
 def free_disk_bytes(place: Path) -> int:
     """Space on the disk of a folder, which need not be there yet."""
-    while not place.exists() and place != place.parent:
-        place = place.parent
-    return shutil.disk_usage(place).free
+    return shutil.disk_usage(nearest_existing(place)).free

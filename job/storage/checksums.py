@@ -1,14 +1,13 @@
 """Checksums of bytes that are sent to Cloud Storage or received from there."""
 
 import base64
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import google_crc32c
 
 from job.storage import scratch
-from job.storage.protocol import Digest
+from job.storage.protocol import Digest, digested
 
 
 @dataclass(frozen=True)
@@ -50,8 +49,5 @@ def content_of(data: bytes) -> Content:
 
 def checksums_of(path: Path) -> tuple[Digest, Content]:
     """The digest of a temporary file and its CRC32C, in one reading. Raises ScratchUnavailable."""
-    sha256, checksum = hashlib.sha256(), Checksum()
-    for chunk in scratch.chunks(path):
-        sha256.update(chunk)
-        checksum.write(chunk)
-    return Digest(checksum.size, sha256.hexdigest()), checksum.content
+    checksum = Checksum()
+    return digested(scratch.chunks(path), checksum.write), checksum.content

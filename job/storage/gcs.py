@@ -33,6 +33,7 @@ from job.storage import scratch
 from job.storage.checksums import Checksum, Content, checksums_of, content_of
 from job.storage.gcs_errors import MALFORMED, explained
 from job.storage.protocol import MISSING, Digest, StoredObject
+from job.storage.retrying import RemoteStore
 
 T = TypeVar("T")
 
@@ -45,7 +46,7 @@ NO_GENERATION = 0
 """The generation of an object that does not exist, in a condition."""
 
 
-class GcsStore:
+class GcsStore(RemoteStore):
     """Objects under gs://bucket/prefix.
 
     Each call is one try: see `RetryingStore`. A request without an answer after `timeout_seconds`, or
@@ -164,9 +165,6 @@ class GcsStore:
             blobs = self._client.list_blobs(self._bucket, prefix=self._prefix + prefix, fields=fields, **self._options)
             found = {blob.name: _version(blob) for blob in blobs}
             return dict(sorted(zip(self._relative(found, prefix), found.values(), strict=True)))
-
-    def list(self, prefix: str) -> list[str]:
-        return [*self.versions(prefix)]
 
     def _relative(self, names: Iterable[str], prefix: str) -> Iterator[str]:
         """Names relative to this store. Raises ValueError for one that was not requested."""

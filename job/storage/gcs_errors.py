@@ -20,7 +20,7 @@ from job.errors import (
     StorageRefused,
 )
 from job.redaction import redacted
-from job.storage.retrying import PASSING
+from job.storage.retrying import NO_BUCKET, PASSING
 
 PERMISSIONS = {
     "read": "storage.objects.get",
@@ -31,7 +31,6 @@ PERMISSIONS = {
 """What each action needs. The role Storage Object User has them all."""
 TIMEOUT, GONE, TOO_MANY = 408, 410, 429
 _CREDENTIALS = "give this process credentials: Workload Identity, or gcloud auth application-default login"
-_NO_BUCKET = "create the bucket, or correct its name: in THAW_STORAGE_URI, or wherever it was given"
 
 NETWORK_ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError, HTTPException, ConnectionError, TimeoutError)
 FOREIGN_ERRORS = (api.GoogleAPIError, GoogleAuthError, DataCorruption, InvalidResponse, *NETWORK_ERRORS)
@@ -68,7 +67,7 @@ def explain(error: BaseException, action: str, uri: str) -> StorageError:
     if code == 403:
         return AccessDenied(failed, hint=_permissions(action, uri))
     if code == 404:
-        return StorageRefused(failed, hint=_NO_BUCKET)
+        return StorageRefused(failed, hint=NO_BUCKET)
     if code is not None and 400 <= code < 500 and code not in (TIMEOUT, GONE, TOO_MANY):
         return StorageRefused(failed, hint="check THAW_STORAGE_URI and the settings of the bucket")
     return StorageError(failed, hint=PASSING)

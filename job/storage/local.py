@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import hashlib
 import os
 import time
 from collections.abc import Iterable, Iterator
@@ -13,7 +12,7 @@ from job.errors import ObjectDamaged, ObjectMissing, PreconditionFailed, Storage
 from job.paths import UnsafeName, checked_name
 from job.storage import files, scratch
 from job.storage.files import NotAFile, TemporaryFile
-from job.storage.protocol import MISSING, Digest, Observer, StoredObject, Unobserved
+from job.storage.protocol import MISSING, Digest, ObjectStore, RequestObserver, StoredObject, Unobserved, digested
 
 LOCK = ".lock"
 
@@ -39,7 +38,7 @@ _REFUSED = {
 """Errors that last until a person changes something."""
 
 
-class LocalStore:
+class LocalStore(ObjectStore):
     """Objects as regular files under a folder.
 
     A write goes to a temporary file in the same folder, is synced, and renamed over the name under an exclusive
@@ -60,22 +59,16 @@ class LocalStore:
     failed meanwhile, which may pass: StorageError.
     """
 
-    def __init__(self, root: Path, *, observer: Observer | None = None, timeout_seconds: float = 60.0) -> None:
+    def __init__(self, root: Path, *, observer: RequestObserver | None = None, timeout_seconds: float = 60.0) -> None:
         self.root = root.absolute()
+        self.uri = str(self.root)
         self._observer = observer or Unobserved()
         self._timeout_seconds = timeout_seconds
         self._allowed: set[str] = set()
 
-    @property
-    def uri(self) -> str:
-        return str(self.root)
-
     def read(self, name: str) -> StoredObject:
         with self._explained("read", name), os.fdopen(files.open_file(self._path(name)), "rb") as file:
             return StoredObject(file.read(), str(os.fstat(file.fileno()).st_mtime_ns))
-
-    def peek(self, name: str) -> bytes:
-        return self.read(name).data
 
     def write(self, name: str, data: bytes, *, if_version: str) -> str:
         with self._writing(name) as temporary:
@@ -249,12 +242,8 @@ def _explanation(error: OSError, action: str, uri: str) -> tuple[str, StorageErr
 
 
 def _copied(chunks: Iterable[bytes], target: Path) -> Digest:
-    hasher, size = hashlib.sha256(), 0
     with target.open("wb") as file:
-        for chunk in chunks:
-            hasher.update(chunk)
-            size += file.write(chunk)
-    return Digest(size, hasher.hexdigest())
+        return digested(chunks, file.write)
 
 
 def _set_modified_ns(path: Path, *, above: int) -> int:

@@ -6,8 +6,9 @@ import shutil
 from collections.abc import Iterator
 
 from job.errors import InputError, PreconditionFailed, StorageError
+from job.paths import nearest_existing
 from job.storage.local import LocalStore
-from job.storage.protocol import MISSING, ObjectStore, Observer, Unobserved
+from job.storage.protocol import MISSING, ObjectStore, RequestObserver, Unobserved
 from job.storage.retrying import RetryingStore
 
 NAME = ".thaw-probe"
@@ -24,8 +25,7 @@ def probe(store: ObjectStore) -> None:
     if not isinstance(store, LocalStore):
         _try(store, f"{NAME}-{token}")
         return
-    parent = next(folder for folder in (store.root, *store.root.parents) if folder.exists())
-    folder = parent / f"{NAME}-{token}"
+    folder = nearest_existing(store.root) / f"{NAME}-{token}"
     try:
         _try(LocalStore(folder), "object")
     finally:
@@ -53,7 +53,7 @@ def check_conditional_writes(store: ObjectStore) -> None:
 
 
 class _WaitsOnly(Unobserved):
-    def __init__(self, observer: Observer) -> None:
+    def __init__(self, observer: RequestObserver) -> None:
         self._observer = observer
 
     def unanswered(self, reason: str, at_most_seconds: float) -> None:

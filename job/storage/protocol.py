@@ -2,9 +2,11 @@
 
 import hashlib
 import os
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from job.storage import scratch
 
@@ -31,10 +33,15 @@ class Digest:
     def of(cls, path: Path) -> "Digest":
         """The digest of a file. Raises OSError."""
         with path.open("rb") as file:
-            return cls(os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest())
+            return cls.of_file(file)
+
+    @classmethod
+    def of_file(cls, file: BufferedReader) -> "Digest":
+        """The digest of an open file from where it stands: at its beginning. Raises OSError."""
+        return cls(os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest())
 
 
-class Observer(Protocol):
+class RequestObserver(Protocol):
     """Receives a report of each request, from several threads. `operation` is read, write, list or delete."""
 
     def request(self, operation: str, code: str, seconds: float) -> None:
@@ -69,9 +76,8 @@ class ObjectStore(Protocol):
     Methods may be called from several threads.
     """
 
-    @property
-    def uri(self) -> str:
-        """The root, as a person would write it."""
+    uri: str
+    """The root, as a person would write it."""
 
     def read(self, name: str) -> StoredObject:
         """The bytes and version of a small object. Raises ObjectMissing."""
@@ -81,6 +87,7 @@ class ObjectStore(Protocol):
 
         Raises ObjectMissing.
         """
+        return self.read(name).data
 
     def write(self, name: str, data: bytes, *, if_version: str) -> str:
         """Write a small object and return its new version.
@@ -116,12 +123,24 @@ class ObjectStore(Protocol):
 
     def list(self, prefix: str) -> list[str]:
         """The names that begin with `prefix`, sorted."""
+        return [*self.versions(prefix)]
 
     def versions(self, prefix: str) -> dict[str, str]:
         """The same names, each with its current version, for one request where many would be needed."""
 
     def delete(self, name: str) -> None:
         """Remove an object; it is no error when the object does not exist."""
+
+
+def digested(chunks: Iterable[Any], *also: Callable[[Any], object]) -> Digest:
+    """The digest of bytes that come in pieces; each piece also goes to the functions of `also`."""
+    size, sha256 = 0, hashlib.sha256()
+    for chunk in chunks:
+        sha256.update(chunk)
+        size += len(chunk)
+        for take in also:
+            take(chunk)
+    return Digest(size, sha256.hexdigest())
 
 
 def digest_of(path: Path) -> Digest:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from job.errors import AccessDenied, AnswerMalformed, ObjectDamaged, ObjectMissing, PreconditionFailed, StorageError
-from job.storage.protocol import Digest, ObjectStore, Observer, StoredObject, Unobserved, digest_of
+from job.storage.protocol import Digest, ObjectStore, RequestObserver, StoredObject, Unobserved, digest_of
 
 T = TypeVar("T")
 
@@ -33,6 +33,7 @@ DELAY_GROWTH, MAX_DELAY_FACTOR = 2.0, 20.0
 _UNSEEDED = random.Random()
 """Python's own generator has the seed of the run, so all its workers would try again at the same moments."""
 PASSING = "it may pass: start the run again, nothing is lost"
+NO_BUCKET = "create it, or correct its name: in THAW_STORAGE_URI, or wherever it was given"
 
 
 class RemoteStore(ObjectStore, Protocol):
@@ -42,7 +43,7 @@ class RemoteStore(ObjectStore, Protocol):
         """The version of the object if its bytes are those of `source`; else None. Raises ObjectMissing."""
 
 
-class RetryingStore:
+class RetryingStore(ObjectStore):
     """A remote store with retries, as the docstring of this module has them.
 
     The first delay is a random part of `first_delay_seconds`; each one after that is a part of twice as much, up to
@@ -53,21 +54,18 @@ class RetryingStore:
         self,
         store: RemoteStore,
         *,
-        observer: Observer | None = None,
+        observer: RequestObserver | None = None,
         retry_seconds: float = 120.0,
         first_delay_seconds: float = 1.0,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
         self.remote = store
+        self.uri = store.uri
         self.observer = observer or Unobserved()
         self._retry_seconds = retry_seconds
         self._first_delay_seconds = first_delay_seconds
         self.pause = pause
         self._granted: set[str] = set()
-
-    @property
-    def uri(self) -> str:
-        return self.remote.uri
 
     def read(self, name: str) -> StoredObject:
         return self._ask("read", lambda: self.remote.read(name))
@@ -76,21 +74,12 @@ class RetryingStore:
         return self._ask("read", lambda: self.remote.peek(name))
 
     def write(self, name: str, data: bytes, *, if_version: str) -> str:
-        def holds() -> str | None:
-            return self.remote.holds(name, data)
-
-        def write(expected: str) -> str:
-            return self.remote.write(name, data, if_version=expected)
-
-        # Of what was written before, the version is what `holds` returns.
-        return self._sent(name, if_version, write, holds, lambda version: version)
+        return self._sent(name, data, if_version, partial(self.remote.write, name, data), lambda version: version)
 
     def upload(self, name: str, source: Path, *, if_version: str, may_move: bool = False) -> Digest:
-        def upload(expected: str) -> Digest:
-            return self.remote.upload(name, source, if_version=expected, may_move=False)
-
+        # It is not moved: another try may need it.
         return self._sent(
-            name, if_version, upload, lambda: self.remote.holds(name, source), lambda _: digest_of(source)
+            name, source, if_version, partial(self.remote.upload, name, source), lambda _: digest_of(source)
         )
 
     def download(self, name: str, target: Path) -> Digest:
@@ -108,9 +97,6 @@ class RetryingStore:
     def folders(self) -> list[str]:
         return self._ask("list", self.remote.folders) or self._ask("list", self.remote.folders)
 
-    def list(self, prefix: str) -> list[str]:
-        return [*self.versions(prefix)]
-
     def versions(self, prefix: str) -> dict[str, str]:
         def ask() -> dict[str, str]:
             return self._ask("list", lambda: self.remote.versions(prefix))
@@ -123,14 +109,14 @@ class RetryingStore:
     def _sent(
         self,
         name: str,
+        source: bytes | Path,
         if_version: str,
-        send: Callable[[str], T],
-        holds: Callable[[], str | None],
+        send: Callable[..., T],
         result: Callable[[str], T],
     ) -> T:
-        """Write an object; `result` makes the result of a write that was done before from the object's version.
+        """Write `source` with `send`, which takes the version to write on as `if_version`.
 
-        `send` writes on the version that it is given.
+        Where an earlier try has written it, `result` makes the result from the version that the object has.
         """
         expected = if_version
         fault: StorageError | None = None
@@ -138,7 +124,7 @@ class RetryingStore:
             if number > 0:
                 self.observer.retry("write")
             try:
-                return self._ask("write", partial(send, expected), tries=1)
+                return self._ask("write", partial(send, if_version=expected), tries=1)
             except AnswerMalformed as error:
                 # The object may be there: then every further try is refused.
                 fault = error
@@ -148,7 +134,7 @@ class RetryingStore:
                 if self.version(name) == expected:
                     continue
                 with contextlib.suppress(ObjectMissing):
-                    held = self._ask("read", holds)
+                    held = self._ask("read", lambda: self.remote.holds(name, source))
                     if held is not None:
                         return result(held)
                 if fault is not None:

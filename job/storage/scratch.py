@@ -18,6 +18,7 @@ from typing import Any
 
 from job import memory
 from job.errors import InvalidSettings, ScratchUnavailable
+from job.paths import nearest_existing
 from job.storage import cache_folder, files
 
 CHUNK_BYTES = 1 << 20
@@ -73,9 +74,7 @@ def check(cache_dir: Path | None) -> None:
     """
     cache_folder.check(cache_dir)
     with _writing(cache_dir):
-        place = cache_folder.place(cache_dir)
-        nearest = next(folder for folder in (place, *place.absolute().parents) if folder.exists())
-        tempfile.TemporaryFile(dir=nearest).close()
+        tempfile.TemporaryFile(dir=nearest_existing(cache_folder.place(cache_dir))).close()
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 from job.errors import InvalidSettings
 from job.paths import checked_name, expanded
 from job.storage.local import LocalStore
-from job.storage.protocol import ObjectStore, Observer
+from job.storage.protocol import ObjectStore, RequestObserver
 from job.storage.retrying import RemoteStore, RetryingStore
 
 PLACES = "gs://bucket/prefix, s3://bucket/prefix, az://container/prefix, file:///dir, or a path"
@@ -88,7 +88,7 @@ def checked_object(uri: str) -> str:
 def open_store(
     uri: str,
     *,
-    observer: Observer | None = None,
+    observer: RequestObserver | None = None,
     timeout_seconds: float = 60.0,
     pause: Callable[[float], None] = time.sleep,
 ) -> ObjectStore:
@@ -117,9 +117,9 @@ def open_store(
 def _remote(scheme: str, bucket: str, prefix: str, timeout_seconds: float) -> RemoteStore:
     # Imported here: the one takes most of a second, and only runs on a bucket need either.
     if scheme != "gs":
-        from job.storage.cloud import CloudStore
+        from job.storage.s3_azure import S3AzureStore
 
-        return CloudStore(f"{scheme}://{bucket}/{prefix}", timeout_seconds=timeout_seconds)
+        return S3AzureStore(f"{scheme}://{bucket}/{prefix}", timeout_seconds=timeout_seconds)
     from job.storage.gcs import GcsStore
 
     return GcsStore(bucket=bucket, prefix=prefix, timeout_seconds=timeout_seconds)

@@ -21,6 +21,10 @@ class FilesRequest:
     stratify: bool = True
 
 
+ANY = FilesRequest()
+"""All classes, with the labels where they are found."""
+
+
 @dataclass(frozen=True, slots=True)
 class Image:
     """An image file of a place.

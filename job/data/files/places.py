@@ -14,28 +14,26 @@ from typing import Protocol
 
 from job.data.files import archives, image_files, layout, names, table
 from job.data.files.layout import Layout
-from job.data.files.listing import Labels, Listing
+from job.data.files.listing import ANY, FilesRequest, Listing
 from job.errors import DataUnavailable, InputError, InvalidSettings
 from job.paths import UnsafeName, checked_name
 from job.storage.uri import local_folder
 from job.wording import some
 
 
-def open_place(
-    place: str, *, labels: Labels = "auto", classes: Sequence[str] = (), scratch: Path, shown: str = ""
-) -> Listing:
+def open_place(place: str, request: FilesRequest = ANY, *, scratch: Path) -> Listing:
     """The images of a local place: of a folder, an archive, or a table beside its images.
 
-    `shown` is what messages call it, where it is a copy. `classes` selects and orders the classes; without it they are
-    all, sorted. What has to be copied out of an archive goes to `scratch`, which must outlive the listing. Raises
-    DataUnavailable when there are no images, DataCorrupt for a damaged archive, InputError for names and tables that
-    cannot be used, InvalidSettings when two readings are possible or a class is not there, ScratchUnavailable.
+    The `classes` of the request select and order the classes; without them they are all, sorted. What has to be copied
+    out of an archive goes to `scratch`, which must outlive the listing. Raises DataUnavailable when there are no
+    images, DataCorrupt for a damaged archive, InputError for names and tables that cannot be used, InvalidSettings when
+    two readings are possible or a class is not there, ScratchUnavailable.
     """
     try:
         path = local_folder(place)
     except ValueError as error:
         raise InvalidSettings(f"THAW_DATASET={place!r}: {error}") from error
-    place = shown or place
+    place = request.shown or place
     try:
         is_there = path is not None and path.exists()
     except OSError as error:
@@ -45,19 +43,19 @@ def open_place(
             f"THAW_DATASET={place!r}: there is no such folder or file", hint="name a folder, an archive or a table"
         )
     if path.is_file() and names.is_table(path.name):
-        if labels not in ("auto", "table"):
+        if request.labels not in ("auto", "table"):
             raise InvalidSettings(
-                f"THAW_LABELS={labels!r}, and THAW_DATASET={place!r} is a table, which has the labels itself",
+                f"THAW_LABELS={request.labels!r}, and THAW_DATASET={place!r} is a table, which has the labels itself",
                 hint="leave THAW_LABELS out, or name the folder with the images",
             )
-        return _listing(place, Folder(path.parent), layout.by_tables({path.name: "train"}), classes)
+        return _listing(place, Folder(path.parent), layout.by_tables({path.name: "train"}), request)
     files = Folder(path) if path.is_dir() else archives.open_archive(path, place, scratch)
     found = names.visible(files.names)
     inner = None if any(map(image_files.is_image, found)) else layout.inner_archive(place, found)
     if inner is None:
-        return listed(place, files, labels, classes)
+        return listing_of(place, files, request)
     archive = archives.open_archive(files.file(inner, scratch), f"{place}/{inner}", scratch)
-    listing = listed(f"{place}/{inner}", archive, labels, classes)
+    listing = listing_of(f"{place}/{inner}", archive, request)
     left_out = files.left_out + names.left_out(files.names, {inner}) + Counter(listing.left_out)
     images = tuple(replace(image, name=f"{inner}/{image.name}") for image in listing.images)
     return replace(listing, place=place, images=images, left_out=dict(left_out))
@@ -114,13 +112,14 @@ class Folder:
         return self._path / name
 
 
-def listed(place: str, files: Files, labels: Labels, classes: Sequence[str]) -> Listing:
+def listing_of(place: str, files: Files, request: FilesRequest) -> Listing:
     """The images of a folder or an archive that has these files; arguments and errors are those of `open_place`."""
     labelled = [name for name in layout.tables(files.names) if table.is_labelled(name, files.read)]
-    return _listing(place, files, layout.read(place, files.names, labels=labels, labelled_tables=labelled), classes)
+    found = layout.read(place, files.names, labels=request.labels, labelled_tables=labelled)
+    return _listing(place, files, found, request)
 
 
-def _listing(place: str, files: Files, found: Layout, classes: Sequence[str]) -> Listing:
+def _listing(place: str, files: Files, found: Layout, request: FilesRequest) -> Listing:
     images, unlabelled = found.images, names.NO_LABEL
     if found.tables is not None:
         images = table.images(found.tables, files.names, files.read)
@@ -130,8 +129,8 @@ def _listing(place: str, files: Files, found: Layout, classes: Sequence[str]) ->
     used = {image.name for image in images} | set(found.tables or ())
     counts = files.left_out + names.left_out(files.names, used, unlabelled)
     class_names = tuple(sorted({image.label for image in images}))
-    if classes:
-        class_names = _selected(place, classes, class_names)
+    if request.classes:
+        class_names = _selected(place, request.classes, class_names)
         selected = set(class_names)
         chosen = tuple(image for image in images if image.label in selected)
         if len(chosen) < len(images):

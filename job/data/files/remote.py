@@ -1,6 +1,6 @@
 """The objects of a bucket that a place of own images needs: of a folder, an archive, or a table and what it names.
 
-What is not needed is not judged. The name of what is needed becomes that of a file, so `listed` checks it before
+What is not needed is not judged. The name of what is needed becomes that of a file, so `entries` checks it before
 anything is fetched.
 """
 
@@ -13,13 +13,12 @@ from pathlib import Path
 from job.data.files.image_files import content_of_object
 from job.data.files.layout import worth_fetching
 from job.data.files.names import is_archive, is_table, normal
-from job.data.manifest import Files, listed, named
+from job.data.manifest import Entries, check_names_of, entries
 from job.errors import DataUnavailable
-from job.paths import check_names
 from job.storage import MISSING, ObjectStore, open_store
 
 
-def look(uri: str) -> tuple[ObjectStore, str, Files]:
+def look(uri: str) -> tuple[ObjectStore, str, Entries]:
     """The store of a place in a bucket, the name in it of the archive or table, and the files to fetch first.
 
     The name is empty for a folder. What a table names is not among the files yet. Raises DataUnavailable when there is
@@ -29,22 +28,22 @@ def look(uri: str) -> tuple[ObjectStore, str, Files]:
     parent, _, name = rest.rpartition("/")
     if parent and (is_archive(name) or is_table(name)):
         store = open_store(f"{scheme}://{parent}")
-        _check(store, [name])
+        check_names_of(store, [name])
         version = store.version(name)
         if version == MISSING:
             raise _unavailable(uri, "there is no such object")
-        return store, name, listed(store, {name: version}, wanted=())
+        return store, name, entries(store, {name: version}, wanted=())
     store = open_store(uri)
     objects = store.versions("")
     found = worth_fetching(objects)
     if not found:
         other = f", and {len(objects):,} other objects are there" if objects else ""
         raise _unavailable(uri, f"there is no image under it{other}")
-    return store, "", listed(store, {name: objects[name] for name in found}, wanted=None)
+    return store, "", entries(store, {name: objects[name] for name in found}, wanted=None)
 
 
 class RemoteFiles:
-    """The files of a folder in a bucket, for `places.listed`, before they are fetched; `scratch` is for copies."""
+    """The files of a folder in a bucket, for `places.listing_of`, before they are fetched; `scratch` is for copies."""
 
     def __init__(self, store: ObjectStore, names: Iterable[str], *, scratch: Path) -> None:
         self.names = list(names)
@@ -56,20 +55,15 @@ class RemoteFiles:
         return content_of_object(self._store, name, self._scratch)
 
 
-def named_in_table(store: ObjectStore, paths: Sequence[str]) -> Files:
+def named_in_table(store: ObjectStore, paths: Sequence[str]) -> Entries:
     """The images that a table names, as far as they are there. Raises InputError, StorageError."""
-    _check(store, paths)
+    check_names_of(store, paths)
     # A table and a bucket may have different forms of the same letters: a letter, or that with its accent behind it.
     (beginning,) = re.findall("^(?:[ -~](?![^ -~]))*", os.path.commonpath(paths))
     objects = store.versions(beginning)
     names = {normal(name): name for name in objects} | {name: name for name in objects}
     wanted = [names.get(path) or names.get(normal(path)) or path for path in paths]
-    return listed(store, {name: objects[name] for name in wanted if name in objects}, wanted=wanted)
-
-
-def _check(store: ObjectStore, names: Iterable[str]) -> None:
-    with named(store):
-        check_names(names)
+    return entries(store, {name: objects[name] for name in wanted if name in objects}, wanted=wanted)
 
 
 def _unavailable(uri: str, reason: str) -> DataUnavailable:

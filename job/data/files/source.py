@@ -16,7 +16,7 @@ from job.data.formats import EMPTY
 from job.data.images import mapped
 from job.data.source import Source
 from job.data.split_spec import Specs
-from job.data.together import together
+from job.data.threads import in_threads
 
 NUM_READERS = 16
 OWN_IMAGES = "own images"
@@ -30,7 +30,7 @@ def read_own_images(listing: Listing, specs: Specs, *, stratify: bool, check_sto
     judged = judge(listing, specs)
     files = _Files(listing)
     tasks = (partial(files.note_digest, index) for index in range(len(listing.images)))
-    together(tasks, use=lambda _: None, tick=check_stop, num_threads=NUM_READERS)
+    in_threads(tasks, use=lambda _: None, tick=check_stop, num_threads=NUM_READERS)
     chosen = divided(listing, judged, files.digests, stratify=stratify)
     labels = label_indices(listing)
     return Source(

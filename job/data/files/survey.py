@@ -16,7 +16,7 @@ from PIL import Image
 
 from job.data.files.listing import Listing
 from job.data.formats import is_jpeg, opened, orientation, rgb
-from job.data.together import together
+from job.data.threads import in_threads
 
 NUM_THREADS = min(32, 2 * (os.cpu_count() or 1))
 """Some wait for the disk while others decode."""
@@ -66,7 +66,7 @@ def look(listing: Listing, advance: Callable[[], None]) -> list[Facts]:
             found[index] = replace(found[index], reason=str(error))
 
     tasks = (partial(look_at, index) for index in range(len(found)))
-    together(tasks, use=lambda _: advance(), tick=lambda: None, num_threads=NUM_THREADS)
+    in_threads(tasks, use=lambda _: advance(), tick=lambda: None, num_threads=NUM_THREADS)
     return found
 
 

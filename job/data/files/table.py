@@ -106,7 +106,7 @@ class _Table:
             raise InputError(f"the table {name} cannot be read: {error}") from error
         if not self._rows:
             raise InputError(f"the table {name} has no rows", hint=_HINT)
-        columns = _columns(self._rows)
+        columns = {column for _, row in self._rows for column in row}
         self._name = name
         self._path = _one_of(name, columns, PATHS)
         self.label = _one_of(name, columns, LABELS)
@@ -143,10 +143,6 @@ def _one_of(table: str, columns: Collection[str], known: Sequence[str]) -> str:
         return found[0]
     reason = f"several columns for the same, {some(found)}" if found else f"no column {' or '.join(known)}"
     raise InputError(f"the table {table} has {reason}; it has {some(sorted(columns))}", hint=_HINT)
-
-
-def _columns(rows: Sequence[tuple[int, Row]]) -> set[str]:
-    return {column for _, row in rows for column in row}
 
 
 def _path(value: object) -> str:

@@ -16,7 +16,7 @@ POLL_SECONDS = 0.2
 T = TypeVar("T")
 
 
-def together(
+def in_threads(
     tasks: Iterable[Callable[[], T]],
     *,
     use: Callable[[T], None],
@@ -29,7 +29,7 @@ def together(
     begun then is not waited for.
     """
     finished: queue.SimpleQueue[Future[T]] = queue.SimpleQueue()
-    executor = ThreadPoolExecutor(num_threads, thread_name_prefix="together")
+    executor = ThreadPoolExecutor(num_threads, thread_name_prefix="task")
     remaining, num_left = iter(tasks), 0
     try:
         while True:

@@ -1,8 +1,8 @@
 """An S3 bucket or an Azure container as an object store, and every server of the S3 protocol with conditional writes.
 
-Credentials and the address come from the provider's own variables (cloud_access.py); never from a setting. Each method
-makes one attempt: see `RetryingStore`. Every write is conditional on
-an ETag, so of two that race one is refused; whether a refused write was an earlier try of the same call, `holds` tells.
+Credentials and the address come from the provider's own variables (s3_azure_access.py); never from a setting. Each
+method makes one attempt: see `RetryingStore`. Every write is conditional on an ETag, so of two that race one is
+refused; whether a refused write was an earlier try of the same call, `holds` tells.
 
 The version of an object is its ETag without quotes. On S3 that is a checksum of the bytes: it is new for other bytes,
 but writing the same bytes again leaves it as it is.
@@ -32,10 +32,10 @@ import obstore
 from job.errors import AnswerMalformed, ObjectDamaged, ObjectMissing, PreconditionFailed, StorageRefused
 from job.paths import UnsafeName, checked_name
 from job.storage import scratch
-from job.storage.cloud_access import PROVIDERS, Client, connect
-from job.storage.cloud_errors import explained
-from job.storage.protocol import MISSING, Digest, StoredObject, digest_of
-from job.storage.retrying import PASSING
+from job.storage.protocol import MISSING, Digest, StoredObject, digest_of, digested
+from job.storage.retrying import PASSING, RemoteStore
+from job.storage.s3_azure_access import PROVIDERS, Client, connect
+from job.storage.s3_azure_errors import explained
 
 if TYPE_CHECKING:
     # Not there when the program runs (obstore 0.12).
@@ -59,17 +59,12 @@ class Checksums:
     @classmethod
     def of(cls, chunks: Iterable[Any], file: IO[bytes] | None = None) -> "Checksums":
         """Of bytes that come in pieces, which are also written to a file."""
-        size, sha256, md5 = 0, hashlib.sha256(), hashlib.md5(usedforsecurity=False)
-        for chunk in chunks:
-            sha256.update(chunk)
-            md5.update(chunk)
-            size += len(chunk)
-            if file:
-                file.write(chunk)
-        return cls(Digest(size, sha256.hexdigest()), md5.hexdigest())
+        md5 = hashlib.md5(usedforsecurity=False)
+        digest = digested(chunks, md5.update, *([file.write] if file else []))
+        return cls(digest, md5.hexdigest())
 
 
-class CloudStore:
+class S3AzureStore(RemoteStore):
     """Objects under s3://bucket/prefix or az://container/prefix, one attempt a request.
 
     A small request without an answer after `timeout_seconds` is given up; one that receives a file when nothing more
@@ -95,9 +90,6 @@ class CloudStore:
         file = io.BytesIO()
         version, _ = self._received(self.client, name, file)
         return StoredObject(file.getvalue(), version)
-
-    def peek(self, name: str) -> bytes:
-        return self.read(name).data
 
     def write(self, name: str, data: bytes, *, if_version: str) -> str:
         return self._sent(self.client, name, data, Checksums.of([data]), if_version)
@@ -145,9 +137,6 @@ class CloudStore:
         with self._explained("list", ""):
             found = obstore.list_with_delimiter(self.client, self._prefix)["common_prefixes"]
         return sorted(name.rstrip("/") for name in self._relative(found))
-
-    def list(self, prefix: str) -> list[str]:
-        return [*self.versions(prefix)]
 
     def versions(self, prefix: str) -> dict[str, str]:
         # obstore lists folders, and not what begins with any text.

@@ -28,11 +28,10 @@ from job.errors import (
     StorageError,
     StorageRefused,
 )
-from job.storage import MISSING, Digest, LocalStore, ObjectStore
-from job.storage import cloud as cloud_module
-from job.storage.cloud import CloudStore
+from job.storage import MISSING, Digest, LocalStore, ObjectStore, s3_azure
 from job.storage.probe import probe, try_conditional_writes
 from job.storage.retrying import RetryingStore
+from job.storage.s3_azure import S3AzureStore
 from tests import services
 from tests.conftest import REPOSITORY
 from tests.fault_proxy import CORRUPT, FAULTS, OTHER_ETAG, SLOW, TRICKLE, TRUNCATED, WITHOUT_ETAG, Canned, FaultProxy
@@ -46,8 +45,8 @@ def digest(data: bytes) -> Digest:
     return Digest(len(data), hashlib.sha256(data).hexdigest())
 
 
-def new_store(server: StoreServer, **limits: float) -> CloudStore:
-    return CloudStore(f"{server.uri}/{secrets.token_hex(8)}", **limits)
+def new_store(server: StoreServer, **limits: float) -> S3AzureStore:
+    return S3AzureStore(f"{server.uri}/{secrets.token_hex(8)}", **limits)
 
 
 @pytest.fixture(params=["minio", "azurite"])
@@ -83,7 +82,7 @@ def file_of(folder: Path, data: bytes) -> Path:
     return path
 
 
-CALLS: dict[str, tuple[str, Callable[[CloudStore, str, Path], Any]]] = {
+CALLS: dict[str, tuple[str, Callable[[S3AzureStore, str, Path], Any]]] = {
     "read": ("GET", lambda store, version, folder: store.read("a")),
     "download": ("GET", lambda store, version, folder: store.download("a", folder / "target")),
     "holds": ("GET", lambda store, version, folder: store.holds("a", OLD)),
@@ -116,7 +115,7 @@ def test_a_fault_of_the_moment_is_no_refusal_and_the_object_is_old_or_new(
     before = len(proxy.requests)
     limits = {"timeout_seconds": 0.5, "file_timeout_seconds": 0.25} if fault == "stall" else {}
     with pytest.raises(StorageError) as caught:
-        act(CloudStore(store.uri, **limits), version, tmp_path)
+        act(S3AzureStore(store.uri, **limits), version, tmp_path)
     assert type(caught.value) is StorageError, caught.value
     assert caught.value.code == (fault[:3] if fault[:3].isdigit() else "error")
     assert ("Timeout" in caught.value.message) == (fault == "stall")
@@ -136,7 +135,7 @@ def test_a_file_may_take_long_to_come_and_no_longer_silence(
     """A small object may not: its limit is for all of it."""
     store = new_store(server)
     store.write("a", OLD, if_version=MISSING)
-    store = CloudStore(store.uri, timeout_seconds=0.9, file_timeout_seconds=0.9)
+    store = S3AzureStore(store.uri, timeout_seconds=0.9, file_timeout_seconds=0.9)
     proxy.fail(TRICKLE, method="GET")
     began = time.monotonic()
     assert store.download("a", tmp_path / "target") == digest(OLD)
@@ -155,7 +154,7 @@ def test_a_file_may_take_the_longer_to_go_the_larger_it_is(
     proxy.fail(SLOW, method="PUT")
     with pytest.raises(StorageError, match="Timeout"):
         new_store(server, file_timeout_seconds=0.5).upload("a", source, if_version=MISSING)
-    monkeypatch.setattr(cloud_module, "SLOWEST_BYTES_PER_SECOND", 10)
+    monkeypatch.setattr(s3_azure, "SLOWEST_BYTES_PER_SECOND", 10)
     proxy.fail(SLOW, method="PUT")
     new_store(server, file_timeout_seconds=0.5).upload("a", source, if_version=MISSING)
 
@@ -263,7 +262,7 @@ def test_a_write_that_a_rival_replaces_before_it_is_confirmed_was_done(
     with FaultProxy(azurite.url) as between:
         monkeypatch.setenv("AZURE_STORAGE_ENDPOINT", f"{between.url}/{azurite.account}")
         between.fail(act, method="PUT")
-        store = RetryingStore(CloudStore(other.uri), first_delay_seconds=0.01)
+        store = RetryingStore(S3AzureStore(other.uri), first_delay_seconds=0.01)
         version = store.write("a", OLD, if_version=MISSING)
     assert (other.read("a").data, other.version("a") == version) == ((OLD, True) if rival == "delete" else (NEW, False))
 
@@ -297,7 +296,7 @@ def test_each_answer_to_a_write_is_a_refusal_a_conflict_or_a_fault_of_the_moment
     s3_proxy: FaultProxy, answer: Canned, error: type[StorageError], named: str, if_version: str
 ) -> None:
     """By its status and the code in its body; the hint says what a person does."""
-    store = CloudStore(Minio.uri)
+    store = S3AzureStore(Minio.uri)
     s3_proxy.fail(answer, method="PUT")
     with pytest.raises(StorageError) as caught:
         store.write("a", NEW, if_version=if_version)
@@ -318,23 +317,23 @@ def listing(*keys: str) -> Canned:
 def test_a_folder_of_a_console_is_no_object(s3_proxy: FaultProxy) -> None:
     """It is an object without bytes, whose name ends with a slash."""
     s3_proxy.fail(listing("runs/model/", "runs/model/a", "runs/model/b/", "runs/model/b/c"))
-    assert CloudStore("s3://bucket/runs").list("") == ["model/a", "model/b/c"]
+    assert S3AzureStore("s3://bucket/runs").list("") == ["model/a", "model/b/c"]
 
 
 def test_a_listing_with_names_that_cannot_be_names_is_refused(s3_proxy: FaultProxy) -> None:
     """As a whole, with the name: it would be another object's. What lies elsewhere is a fault of the answer."""
     s3_proxy.fail(listing("runs/a//b"))
     with pytest.raises(StorageRefused, match="a//b") as caught:
-        CloudStore("s3://bucket/runs").list("")
+        S3AzureStore("s3://bucket/runs").list("")
     assert "rename" in caught.value.hint
     s3_proxy.fail(listing("others/a"))
     with pytest.raises(StorageError, match="others/a"):
-        CloudStore("s3://bucket/runs").list("")
+        S3AzureStore("s3://bucket/runs").list("")
 
 
 def test_a_listing_that_is_not_understood_is_not_an_empty_bucket(s3_proxy: FaultProxy) -> None:
     """The client takes XML of another kind for an empty listing (obstore 0.12): it is requested again."""
-    remote = CloudStore(f"s3://{BUCKET}/{secrets.token_hex(8)}")
+    remote = S3AzureStore(f"s3://{BUCKET}/{secrets.token_hex(8)}")
     store = RetryingStore(remote)
     store.write("x/a", b"", if_version=MISSING)
     for ask, found in ((lambda: store.list(""), ["x/a"]), (store.folders, ["x"])):
@@ -384,7 +383,7 @@ def test_an_object_with_the_checksum_of_other_bytes_is_damaged(server: StoreServ
 
 def test_a_missing_bucket_is_refused_and_no_missing_object(server: StoreServer, tmp_path: Path) -> None:
     """Also where the answer has no body that says so."""
-    store = CloudStore(f"{server.uri.partition(':')[0]}://no-such-bucket/runs")
+    store = S3AzureStore(f"{server.uri.partition(':')[0]}://no-such-bucket/runs")
     for method, act in CALLS.values():
         with pytest.raises(StorageRefused) as caught:
             act(store, MISSING, tmp_path)
@@ -426,7 +425,7 @@ def test_without_credentials_a_store_is_refused_at_once(uri: str, server: StoreS
     monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "half")
     began = time.monotonic()
     with pytest.raises(StorageRefused, match=f"no credentials for {uri[:11]}") as caught:
-        CloudStore(uri)
+        S3AzureStore(uri)
     assert time.monotonic() - began < 1
     assert ("AWS_SECRET_ACCESS_KEY" if uri.startswith("s3") else "AZURE_STORAGE_ACCOUNT_KEY") in caught.value.message
     assert "in a cluster" in caught.value.hint
@@ -447,7 +446,7 @@ def test_variables_that_cannot_be_meant_are_refused(
     """The client would fail on some of them without an error of its own (obstore 0.12)."""
     monkeypatch.setenv(name, value)
     with pytest.raises(StorageRefused, match=text) as caught:
-        CloudStore(minio.uri)
+        S3AzureStore(minio.uri)
     assert caught.value.hint
 
 
@@ -455,7 +454,7 @@ def test_a_key_that_is_no_key_is_refused_and_not_shown(azurite: Azurite, monkeyp
     """Azure's are base64."""
     monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", "a secret")
     with pytest.raises(StorageRefused, match="Invalid Access Key") as caught:
-        CloudStore(azurite.uri)
+        S3AzureStore(azurite.uri)
     assert "a secret" not in caught.value.message + caught.value.hint
 
 
@@ -644,19 +643,19 @@ def test_a_name_that_would_be_another_objects_is_refused(minio: Minio, name: str
 def test_a_store_sees_nothing_beside_its_prefix(server: StoreServer) -> None:
     """Also of a name that begins with it; the whole bucket is a store too."""
     store = new_store(server)
-    beside = CloudStore(f"{store.uri}-2")
+    beside = S3AzureStore(f"{store.uri}-2")
     beside.write("x/a", b"", if_version=MISSING)
     assert (store.list(""), store.folders(), beside.list(""), beside.folders()) == ([], [], ["x/a"], ["x"])
     folder = beside.uri.rpartition("/")[2]
-    assert f"{folder}/x/a" in CloudStore(server.uri).list(folder)
-    assert folder in CloudStore(server.uri).folders()
+    assert f"{folder}/x/a" in S3AzureStore(server.uri).list(folder)
+    assert folder in S3AzureStore(server.uri).folders()
 
 
 def test_a_file_that_one_request_cannot_carry_is_refused(
     minio: Minio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With its size and the limit; nothing is sent."""
-    monkeypatch.setattr(cloud_module, "LARGEST_BYTES", len(NEW) - 1)
+    monkeypatch.setattr(s3_azure, "LARGEST_BYTES", len(NEW) - 1)
     store = new_store(minio)
     with pytest.raises(StorageRefused, match=f"/a would have {len(NEW)} bytes: expected at most {len(NEW) - 1}"):
         store.upload("a", file_of(tmp_path, NEW), if_version=MISSING)
@@ -666,7 +665,7 @@ def test_a_file_that_one_request_cannot_carry_is_refused(
 MOVE_A_FILE = """
 import sys, threading, time
 from pathlib import Path
-from job.storage.cloud import CloudStore
+from job.storage.s3_azure import S3AzureStore
 
 def anonymous_kb():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon"))
@@ -676,7 +675,7 @@ def sample():
     while True:
         peak[0] = max(peak[0], anonymous_kb())
         time.sleep(0.005)
-store = CloudStore(uri)
+store = S3AzureStore(uri)
 before = anonymous_kb()
 threading.Thread(target=sample, daemon=True).start()
 store.upload("big", folder / "big", if_version="")

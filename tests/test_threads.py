@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 
-from job.data.together import AHEAD, together
+from job.data.threads import AHEAD, in_threads
 from job.errors import Interrupted
 
 
@@ -23,7 +23,7 @@ def test_a_million_tasks_are_not_begun_before_their_results_are_used() -> None:
     def tick() -> None:
         assert num_made - len(used) <= AHEAD * 2
 
-    together(tasks(), use=used.append, tick=tick, num_threads=2)
+    in_threads(tasks(), use=used.append, tick=tick, num_threads=2)
     assert sorted(used) == list(range(1000))
 
 
@@ -35,7 +35,7 @@ def test_what_a_task_or_a_tick_raises_ends_it() -> None:
         raise Interrupted("now")
 
     with pytest.raises(Interrupted):
-        together([partial(abs, 1)] * 9, use=used.append, tick=stop)
+        in_threads([partial(abs, 1)] * 9, use=used.append, tick=stop)
     assert used == [1]
     with pytest.raises(ValueError, match="invalid literal"):
-        together([partial(int, "x")], use=used.append, tick=lambda: None)
+        in_threads([partial(int, "x")], use=used.append, tick=lambda: None)

@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from obstore.exceptions import BaseError, InvalidPathError, PreconditionError
 
 from job.errors import AccessDenied, ObjectDamaged, ObjectMissing, PreconditionFailed, StorageError, StorageRefused
-from job.storage.retrying import PASSING
-
-NO_BUCKET = "create it, or correct its name: in THAW_STORAGE_URI, or wherever it was given"
+from job.storage.retrying import NO_BUCKET, PASSING
 
 FOREIGN_ERRORS = (BaseError, FileNotFoundError, ValueError)
 

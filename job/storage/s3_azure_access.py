@@ -16,7 +16,7 @@ from obstore.exceptions import BaseError
 from obstore.store import AzureStore, S3Store
 
 from job.errors import AccessDenied, StorageRefused
-from job.storage.cloud_errors import Hints, reason
+from job.storage.s3_azure_errors import Hints, reason
 
 CONNECT = timedelta(seconds=10)
 CERTIFICATES = "AWS_CA_BUNDLE"
