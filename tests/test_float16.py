@@ -50,6 +50,34 @@ def test_a_step_that_overflows_changes_no_weight_and_halves_the_scale(gradient: 
     assert [moment.tolist() for moment in moments] == [[0.0], [0.0]]
 
 
+def test_an_average_begins_with_the_weights_though_the_first_steps_overflow() -> None:
+    """As if the phase had begun with the first step that is done."""
+    variable = Variable(np.array([1.0], np.float32), name="kernel")
+    phase = Phase(name="only", epochs=1, learning_rate=0.1, ema_decay=0.9)
+    optimizer = LossScaling(optimizer_of(phase, [variable]))
+    optimizer.build([variable])
+    for gradient in (np.inf, np.inf, FIRST_SCALE):
+        optimizer.apply([tf.constant([gradient], tf.float32)], [variable])
+    raw = variable.numpy().copy()
+    optimizer.finalize_variable_values([variable])
+    np.testing.assert_allclose(variable.numpy(), 0.9 * 1.0 + 0.1 * raw, rtol=1e-6)
+    assert 0.8 < raw[0] < 1
+
+
+def test_the_scale_stays_a_number() -> None:
+    """However many steps in a row overflow, or do not."""
+    optimizer, variable = scaled_adam(1.0)
+    for _ in range(200):
+        optimizer.apply([tf.constant([np.inf])], [variable])
+    assert float(optimizer.dynamic_scale.numpy()) == 1.0
+    optimizer.apply([tf.constant([1.0])], [variable])
+    assert 0 < variable.numpy()[0] < 1
+    optimizer.dynamic_scale.assign(2.0**24)
+    optimizer.step_counter.assign(optimizer.dynamic_growth_steps - 1)
+    optimizer.apply([tf.constant([1.0])], [variable])
+    assert float(optimizer.dynamic_scale.numpy()) == 2.0**24
+
+
 def losses(splits: Splits, policy: str) -> list[float]:
     """Of training and validation over three epochs."""
     state = PhaseState(build(policy=policy), Phase(name="all", unfreeze="all", learning_rate=1e-3, epochs=3))

@@ -155,7 +155,7 @@ def _meeting(settings: Settings, store: ObjectStore) -> Meeting:
     addresses = settings.addresses()
     run = (
         f"{store.uri} with fingerprint {settings.fingerprint()}, thaw {__version__}, {len(addresses.hosts)} workers, "
-        f"THAW_STEPS_PER_EXECUTION={settings.steps_per_execution}"
+        f"THAW_STEPS_PER_EXECUTION={settings.steps_per_execution}, THAW_MICROBATCH_SIZE={settings.microbatch_size}"
     )
     return Meeting(addresses, run, settings.worker_wait_seconds)
 

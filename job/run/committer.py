@@ -53,7 +53,7 @@ class Committer:
         self._context = context
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="commits", initializer=lower_priority)
         self._commits: list[_Commit] = []
-        self._drawing: Future[None] | None = None
+        self._drawings: list[Future[None]] = []
         self._failed: StorageError | None = None
 
     def __enter__(self) -> "Committer":
@@ -90,15 +90,17 @@ class Committer:
         commit.done = self._executor.submit(self._carry_out, commit)
         self._commits.append(commit)
         if reason == "epoch":
-            self._report_drawing()
-            self._drawing = self._drawing or self._executor.submit(self._curves.write, snapshot.history)
+            if self._drawings and self._drawings[-1].cancel():
+                self._drawings.pop()
+            self._drawings.append(self._executor.submit(self._curves.write, snapshot.history))
 
     def report(self) -> None:
         """Report the results so far. Raises the errors that end the run.
 
         Those are all but a StorageError, and of these StorageRefused and that of a commit that must stay.
         """
-        self._report_drawing()
+        while self._drawings and self._drawings[0].done():
+            self._drawings.pop(0).result()
         while self._commits and self._commits[0].done.done():
             commit = self._commits.pop(0)
             phase, step, error = commit.snapshot.phase, commit.snapshot.step, commit.done.exception()
@@ -126,11 +128,6 @@ class Committer:
         self.report()
         if self._failed is not None:
             raise self._failed
-
-    def _report_drawing(self) -> None:
-        if self._drawing is not None and self._drawing.done():
-            drawn, self._drawing = self._drawing, None
-            drawn.result()
 
     def _carry_out(self, commit: _Commit) -> tuple[CheckpointEntry, float]:
         began = time.monotonic()

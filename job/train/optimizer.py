@@ -78,18 +78,29 @@ def optimizer_of(phase: Phase, variables: Sequence[keras.Variable]) -> keras.opt
     )
     optimizer.exclude_from_weight_decay(var_list=[one for one in variables if not one.name.endswith("kernel")])
     optimizer.build(variables)
+    if phase.ema_decay > 0:
+        # Keras (3.15) lets them begin at 0, and sets them in the first step, which a loss scale may leave out.
+        averages = optimizer._model_variables_moving_average
+        for average, variable in zip(averages, variables, strict=True):
+            average.assign(variable.value)
     return optimizer
+
+
+SCALES = 1.0, 2.0**24
+"""The smallest and the largest loss scale."""
 
 
 class LossScaling(keras.optimizers.LossScaleOptimizer):
     """Keras's dynamic loss scale (Micikevicius et al. 2018, arXiv:1710.03740, section 3.2) around an optimizer.
 
     A step whose gradients are not all finite changes no weight and halves the scale; after 2,000 others in a row it is
-    doubled. It counts as a step, as the order of the examples goes on. All workers have the same sum of gradients.
+    doubled. It counts as a step, as the order of the examples goes on. All workers have the same sum of gradients. The
+    scale keeps within bounds, as beyond float32's it would stay infinite, or 0, for ever.
     """
 
     def _tf_apply(self, grads: Any, trainable_variables: Any = None) -> None:
         self._common_apply(grads, trainable_variables)
+        self.dynamic_scale.assign(tf.clip_by_value(self.dynamic_scale.value, *SCALES))
 
     def _stateful_handle_non_finite_grads(self) -> None:
         super()._stateful_handle_non_finite_grads()
