@@ -19,6 +19,7 @@ from job.cli.evaluating import class_indices
 from job.data import image_table
 from job.errors import (
     DataCorrupt,
+    DataUnavailable,
     ExitCode,
     InputError,
     InvalidSettings,
@@ -159,7 +160,7 @@ def test_a_class_that_the_model_does_not_know_is_an_error_that_names_both(ask: A
     with pytest.raises(InputError, match=r"does not know: 'star' \(2\); the model knows 'disc', 'bar'") as caught:
         ask("--dataset", images)
     assert caught.value.exit_code == ExitCode.BAD_INPUT
-    assert "leave them out with --classes 'bar,disc'" in caught.value.hint
+    assert "leave them out with --classes bar,disc" in caught.value.hint
     assert ask("--dataset", images, "--classes", "bar,disc")["num_images"] == NUM_TEST - 2
     with pytest.raises(InputError, match=r"three_shapes has .*: 'across' \(32\), 'down' \(32\); the model") as caught:
         ask("--dataset", "three_shapes")
@@ -300,11 +301,30 @@ def test_a_run_on_own_images_is_evaluated_on_its_own_test(
     found = ask(run=store.uri)
     assert found["evaluation"] == reported(store)["test"]
     assert (found["split"], found["is_run_test"], found["warnings"]) == ("test", True, [])
+    assert ask("--dataset", f"{images}/", run=store.uri)["is_run_test"]
     copied = Path(shutil.copytree(images, tmp_path / "photos"))
     again = ask("--dataset", copied, run=store.uri)
     assert (again["split"], again["evaluation"]) == ("test", found["evaluation"])
     (warning,) = ask("--dataset", copied, "--split", "train[:50%]+test", run=store.uri)["warnings"]
     assert "the run trained on 12 of these images" in warning
+
+
+def test_an_error_names_the_options_of_this_command(ask: Ask, tmp_path: Path) -> None:
+    """And no variables, which it does not read."""
+    images = write_test_split(tmp_path / "photos")
+    with pytest.raises(InvalidSettings, match=r"--classes: .* has no images of 'bird'"):
+        ask("--dataset", images, "--classes", "disc,bird")
+    with pytest.raises(DataUnavailable, match=r"^--dataset='/nothing'"):
+        ask("--dataset", "/nothing")
+
+
+def test_names_with_commas_are_left_out_by_a_list(ask: Ask, tmp_path: Path) -> None:
+    """The hint can be pasted into a shell."""
+    names = {0: "red, or so", 2: "red, or so"}
+    images = write_test_split(tmp_path / "photos", named=names)
+    with pytest.raises(InputError) as caught:
+        class_indices(("disc", "red, or so"), ("disc", "red, or so", "star"), np.array([0, 1, 2]), dataset=str(images))
+    assert """--classes '["disc", "red, or so"]'""" in caught.value.hint
 
 
 def test_without_a_report_the_record_says_how_good_the_run_was(ask: Ask, copied: Path) -> None:

@@ -182,6 +182,8 @@ def test_what_does_not_fit_is_a_warning(ask: Ask, small: Small, monkeypatch: pyt
     monkeypatch.setattr(machine, "available_memory_bytes", lambda: 10_000_000)
     answer = ask(small())
     assert (outcomes(answer)["memory"], answer["exit_code"]) == ("warning", 0)
+    (memory,) = (check for check in answer["checks"] if check["name"] == "memory")
+    assert "larger limit of memory, set THAW_CACHE=disk, or set THAW_MICROBATCH_SIZE=" in memory["hint"]
     monkeypatch.setattr(machine, "free_disk_bytes", lambda place: 1000)
     answer = ask(small())
     assert {name for name, outcome in outcomes(answer).items() if outcome == "failed"} == {

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from job.errors import ExitCode
+from job.run import attempt
+from job.storage import LocalStore
 from tests.conftest import job, slowly
 from tests.processes import Environment, begin, place_of, report, result, run_json, wait_for
-from tests.runs import ONE_PHASE, Whole
+from tests.runs import ONE_PHASE, Small, Whole
 from tests.teams import TeamRun
 
 LONG = {"head_epochs": 1000, "fine_tune_epochs": 1000}
@@ -28,6 +30,14 @@ def assert_alike(
     assert [epoch[:2] for epoch in history] == [epoch[:2] for epoch in expected_history]
     for epoch, expected_epoch in zip(history, expected_history, strict=True):
         assert epoch[2:] == pytest.approx(expected_epoch[2:], **BETWEEN_WORKERS)
+
+
+@pytest.mark.parametrize("name", ["steps_per_execution", "microbatch_size"])
+def test_workers_that_would_share_the_work_differently_do_not_meet(small: Small, store: LocalStore, name: str) -> None:
+    """By settings that are no part of the fingerprint: what a call does, and how many test images a batch has."""
+    two, other = small(workers=2), small(workers=2, **{name: 3})
+    assert two.fingerprint() == other.fingerprint()
+    assert attempt._meeting(two, store).run != attempt._meeting(other, store).run
 
 
 def completed(env: dict[str, str], num_workers: int) -> TeamRun:

@@ -28,7 +28,7 @@ from job.model.backbones import TINY
 from job.run import disk_space
 from job.run.disk_space import Space
 from job.settings import machine
-from job.settings.resources import Need, with_smaller_parts
+from job.settings.resources import Need, with_other_cache, with_smaller_parts
 from job.settings.settings import Settings
 from job.storage import MISSING, ObjectStore, check_conditional_writes, probe, scratch
 from job.storage.uri import is_bucket
@@ -177,7 +177,8 @@ def device(settings: Settings) -> Check:
     found = nvidia.models() if settings.device != "cpu" else []
     if settings.precision == "float16" and not found:
         hint = "set THAW_PRECISION=auto: on a processor fine-tuning in float16 takes many times as long"
-        return Check("device", "warning", f"{processor.name()}, no GPU, and THAW_PRECISION=float16", hint)
+        text = f"{processor.name()}, no GPU, and THAW_PRECISION=float16"
+        return Check("device", "warning", text, hint, facts={"accelerators": found})
     return Check("device", "ok", ", ".join(found) or f"{processor.name()}, no GPU", facts={"accelerators": found})
 
 
@@ -205,10 +206,10 @@ def workers(settings: Settings, num_devices: int) -> Check:
     return Check("workers", "ok", text, facts=facts)
 
 
-def memory(need: Need | None) -> Check:
+def memory(settings: Settings, need: Need | None) -> Check:
     """Whether the estimate fits into what is free."""
     parts = with_smaller_parts(need.at_once) if need else ""
-    hint = either("give it a larger limit of memory", parts)
+    hint = either("give it a larger limit of memory", with_other_cache(settings), parts)
     free = machine.available_memory_bytes()
     return _compared(Space("memory", need.memory if need else None, free, "free here", hint), "warning")
 

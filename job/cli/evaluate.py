@@ -107,7 +107,7 @@ class Options(CommandOptions):
     ] = "memory"  # fmt: skip
     batch_size: Annotated[
         Annotated[int, Field(ge=1, le=4096)] | None,
-        Flag(f"images at a time [default: as in the run's own test, at most {MAX_EVALUATION_BATCH}]", metavar="INT"),
+        Flag(f"images at a time [default: the run's batch size, at most {MAX_EVALUATION_BATCH}]", metavar="INT"),
     ] = None  # fmt: skip
     min_accuracy: Annotated[
         Annotated[float, Field(ge=0, le=1)] | None,
@@ -162,7 +162,11 @@ def _settings(options: Options, record: Record) -> tuple[Settings, bool]:
     """The settings of the run, with the data that the options name, and whether that is the run's own data set."""
     known = Settings.result_defaults()
     recorded = {name.lower(): value for name, value in record.settings.items() if name in known}
-    is_own = options.dataset in (None, recorded_setting(record.settings, "DATASET"))
+    dataset = options.dataset
+    if dataset is not None and is_place(dataset):
+        # As the settings have it, and as a shell completes it.
+        dataset = dataset.rstrip("/") or "/"
+    is_own = dataset in (None, recorded_setting(record.settings, "DATASET"))
     if not is_own:
         recorded = {field: value for field, value in recorded.items() if field not in ("labels", "classes")}
     chosen = {field: value for field in _OF_THE_DATA if (value := getattr(options, field)) is not None}

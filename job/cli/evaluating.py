@@ -1,7 +1,11 @@
 """The work of `thaw evaluate`: one split of labelled images through the model of a finished run, and its metrics."""
 
+import contextlib
+import json
+import re
+import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +21,7 @@ from job.data.files.names import is_place
 from job.data.mirror import Fetcher
 from job.data.split_spec import DEFAULT_SPECS, EVALUATED, Specs, overlap
 from job.data.splits import DataRequest, Split, Splits, load_splits
-from job.errors import InputError
+from job.errors import InputError, ThawError
 from job.observe.observer import Observer
 from job.report.files import REPORT
 from job.run.artefacts import content_of, said
@@ -66,8 +70,27 @@ class Evaluated:
     warnings: list[str]
 
 
+_VARIABLE = re.compile(r"THAW_(DATASET|LABELS|CLASSES|CACHE)\b")
+"""Settings of a run that are options here, and no variables."""
+
+
+@contextlib.contextmanager
+def _by_options() -> Iterator[None]:
+    """Let errors name the options with which this command says what a run says with variables."""
+    try:
+        yield
+    except ThawError as error:
+        texts = (_VARIABLE.sub(lambda found: f"--{found[1].lower()}", it) for it in (error.message, error.hint))
+        error.message, error.hint = texts
+        error.args = (error.message,)
+        raise
+
+
 def default_batch_size(settings: Settings, record: Record) -> int:
-    """How many images the run's own test took at a time: its numbers may depend on that in the last digits."""
+    """How many images the run's own test took at a time, without THAW_MICROBATCH_SIZE, which no record has.
+
+    The numbers may depend on that in the last digits.
+    """
     return evaluation_batch_size(settings, record.inputs["arithmetic"]["precision"] if record.inputs else "float32")
 
 
@@ -85,7 +108,7 @@ def evaluate(
 ) -> Evaluated:
     """The metrics of the run's model over the images of `settings` and `wanted`; `folder` is for temporary files."""
     model = read_model(store, record, folder)
-    with _load(settings, wanted, model, folder) as splits:
+    with _by_options(), _load(settings, wanted, model, folder) as splits:
         ((name, split),) = splits.by_name.items()
         if not len(split):
             reasons = counted(kinds(image.reason for image in splits.composition.skipped))
@@ -125,9 +148,9 @@ def class_indices(
         counts = np.bincount(labels[found < 0], minlength=len(data_names)).tolist()
         unknown = [f"{name!r} ({count:,})" for name, count in zip(data_names, counts, strict=True) if count]
         known = [name for name, index in zip(data_names, indices, strict=True) if index >= 0]
-        leaving_out = (
-            f", or leave them out with --classes '{','.join(known)}'" if len(known) > 1 and is_place(dataset) else ""
-        )
+        needs_json = any("," in name or name.startswith("[") for name in known)
+        classes = shlex.quote(json.dumps(known) if needs_json else ",".join(known))
+        leaving_out = f", or leave them out with --classes {classes}" if len(known) > 1 and is_place(dataset) else ""
         raise InputError(
             f"{dataset} has images of classes that the model does not know: {some(unknown, shown=str)}; "
             f"the model knows {some(model_names)}",

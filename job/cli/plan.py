@@ -133,7 +133,7 @@ def look(settings: Settings, store: ObjectStore, record: Record | None) -> list[
         scratch=need.scratch * num_devices,
     )
     return [
-        *found, checks.memory(here), *checks.device_memory(settings, need),
+        *found, checks.memory(settings, here), *checks.device_memory(settings, need),
         *checks.disks(settings, here, data.facts.get("fetch_bytes", 0)),
     ]  # fmt: skip
 

@@ -23,7 +23,7 @@ def missed_gate(outcome: Mapping[str, Any], gates: Gates) -> QualityGateMissed |
                 hint="thaw evaluate computes it again, with a gate of its own",
             )
         if outcome[name] < gate:
-            missed.append(f"{_words(name)} {outcome[name]:.4f} is below {setting}")
+            missed.append(f"{_words(name)} {_below(outcome[name], gate)} is below {setting}")
     if not missed:
         return None
     return QualityGateMissed(
@@ -35,7 +35,7 @@ def missed_gate(outcome: Mapping[str, Any], gates: Gates) -> QualityGateMissed |
 def missed_by_evaluation(found: Mapping[str, float], gates: Gates) -> QualityGateMissed | None:
     """The same of a finished run's model over other images, which no run keeps; the names are accuracy and so on."""
     missed = [
-        f"{_words(name)} {found[name]:.4f} is below --min-{name.replace('_', '-')} {gate}"
+        f"{_words(name)} {_below(found[name], gate)} is below --min-{name.replace('_', '-')} {gate}"
         for name, gate in gates.items()
         if found[name] < gate
     ]
@@ -44,6 +44,12 @@ def missed_by_evaluation(found: Mapping[str, float], gates: Gates) -> QualityGat
     return QualityGateMissed(
         " and ".join(missed), hint="train another run with images such as these among its own, or lower the gate"
     )
+
+
+def _below(value: float, gate: float) -> str:
+    """In four digits, or in all where those would not be below the gate."""
+    shown = f"{value:.4f}"
+    return shown if float(shown) < gate else str(value)
 
 
 def _words(name: str) -> str:

@@ -23,7 +23,7 @@ from job.run.following import FollowedRecord
 from job.run.record import Identity, RunRecord
 from job.schema import Holder, Record
 from job.settings import machine
-from job.settings.resources import Need, estimate, images_at_once, with_smaller_parts
+from job.settings.resources import Need, estimate, images_at_once, with_other_cache, with_smaller_parts
 from job.settings.settings import Settings
 from job.storage import ObjectStore, scratch
 from job.wording import either
@@ -242,8 +242,7 @@ def _memory_hint(settings: Settings, record: Record, text: str) -> str:
         ways = either(cache, parts, "see that no other program uses the GPU", "take a larger one", SMALLER_RUN)
         return f"the run needs {needed}: {ways}; more memory of the pod does not help"
     needed = f" (the run needs about {need.memory / 1e9:.1f} GB)" if need else ""
-    cache = {"memory": "set THAW_CACHE=disk", "device": "set THAW_CACHE=memory or disk"}.get(settings.cache, "")
-    ways = either(f"give it more memory{needed}", cache, parts, SMALLER_RUN)
+    ways = either(f"give it more memory{needed}", with_other_cache(settings), parts, SMALLER_RUN)
     return f"{ways}; the same again ends the same"
 
 

@@ -76,6 +76,11 @@ def with_smaller_parts(at_once: int) -> str:
     return f"set THAW_MICROBATCH_SIZE={smaller}, which changes the result only by rounding" if smaller else ""
 
 
+def with_other_cache(settings: Settings) -> str:
+    """A hint for a run whose images take memory; empty where they take none."""
+    return {"memory": "set THAW_CACHE=disk", "device": "set THAW_CACHE=memory or disk"}.get(settings.cache, "")
+
+
 def evaluation_batch_size(settings: Settings, precision: Precision) -> int:
     """How many images an evaluation, in float32, takes at a time: no more than fit where a step of training did.
 
