@@ -63,6 +63,10 @@ def test_the_table_of_own_images_is_the_runs(ask: Callable[..., Any], copied: Pa
     record["inputs"]["images"] = name
     (copied / "run.json").write_text(json.dumps(record))
     (copied / name).parent.mkdir()
+    (copied / name).mkdir()
+    code, found, _ = ask(copied)
+    assert (code, found[name]) == (4, "damaged")
+    (copied / name).rmdir()
     for content, expected in ((table, (0, "ok")), (table + b"a", (4, "damaged")), (None, (4, "missing"))):
         (copied / name).unlink(missing_ok=True) if content is None else (copied / name).write_bytes(content)
         code, found, _ = ask(copied)
@@ -96,9 +100,10 @@ def test_a_run_that_is_not_done_is_looked_at_as_it_is(ask: Callable[..., Any], s
     store = LocalStore(tmp_path / "runs/small")
     with pytest.raises(Crash):
         start(small(head_epochs=1), store, observer=CrashOn(Committed, phase="head"))
-    store.write("logs/train/events.out.tfevents.thaw", b"", if_version=MISSING)
+    curve = "logs/train/events.out.tfevents.thaw"
+    store.write(curve, b"", if_version=store.version(curve))
     code, found, answer = ask(store.uri)
-    assert (code, answer["state"], list(found.values())) == (0, "head", ["ok", "under way"])
+    assert (code, answer["state"], found[curve], set(found.values())) == (0, "head", "under way", {"ok", "under way"})
     with pytest.raises(RunUnavailable, match="there is no run"):
         ask(tmp_path / "nothing")
 

@@ -13,7 +13,7 @@ from rich.console import Group
 from job.cli.arguments import AsJson, CacheDir, CommandOptions, RunPlace
 from job.cli.asked import open_asked
 from job.cli.tables import plain, show, table
-from job.errors import ExitCode, ObjectMissing
+from job.errors import ExitCode, ObjectDamaged, ObjectMissing
 from job.run.artefacts import CURVES, PREFIXES, problem_with
 from job.run.record import RECORD_NAME, existing_record
 from job.schema import CheckpointEntry, Record, StoredFile
@@ -95,6 +95,8 @@ def _of_images(store: ObjectStore, name: str) -> Found:
         content = store.read(name).data
     except ObjectMissing as error:
         return Found(name, "missing", text=error.message)
+    except ObjectDamaged as error:
+        return Found(name, "damaged", text=error.message)
     if hashlib.sha256(content).hexdigest()[:12] in name:
         return Found(name, "ok", len(content))
     return Found(name, "damaged", len(content), f"{store.uri}/{name} is not what the run wrote")
