@@ -74,6 +74,7 @@ def test_one_that_hangs_is_ended() -> None:
     assert time.monotonic() - began < 60
 
 
+@pytest.mark.slow
 def test_a_second_start_measures_only_what_is_not_there(tmp_path: Path) -> None:
     """One that was done keeps its rows, whatever they would be now; named, it is measured anew, as on another card."""
     path = tmp_path / "results.json"

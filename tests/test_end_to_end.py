@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from job.errors import ExitCode
-from tests.conftest import REPOSITORY, job
+from tests.conftest import REPOSITORY, job, slowly
 from tests.gcs_server import BUCKET, GcsServer
 from tests.processes import Environment, begin, place_of, result, run_json, run_without, wait_for
 from tests.runs import ONE_PHASE, Whole
@@ -111,7 +111,7 @@ def test_a_log_without_a_reader_changes_nothing(environment: Environment) -> Non
     assert run_json(env)["attempts"][-1]["exit_code"] == ExitCode.INTERRUPTED
 
 
-@pytest.mark.parametrize("log_format", ["json", "console"])
+@pytest.mark.parametrize("log_format", ["console", *slowly("json")])
 @pytest.mark.parametrize("out", ["a closed pipe", "/dev/full"])
 def test_a_log_that_cannot_be_written_does_not_decide_the_exit_code(
     undisturbed: dict[str, Any], log_format: str, out: str

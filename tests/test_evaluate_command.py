@@ -102,6 +102,7 @@ def test_over_the_runs_own_test_the_numbers_are_exactly_those_of_its_report(
     assert {name: store.version(name) for name in store.list("")} == before
 
 
+@pytest.mark.slow
 def test_temperature_and_threshold_are_those_of_the_run(ask: Ask, calibrated_run: LocalStore) -> None:
     """The model divides its logits in float32, which rounds."""
     found, test = ask(run=calibrated_run.uri)["evaluation"], reported(calibrated_run)["test"]
@@ -143,6 +144,7 @@ def test_own_images_are_counted_by_the_names_of_their_classes(
     assert not found["is_run_test"]
 
 
+@pytest.mark.slow
 def test_the_metrics_do_not_depend_on_where_the_images_are(ask: Ask, tmp_path: Path) -> None:
     """The run's test images as files, in an archive, and kept or not: but for the order, the same images."""
     images = write_test_split(tmp_path / "photos")
@@ -189,6 +191,7 @@ def test_a_class_without_images_has_no_metrics(ask: Ask, undisturbed_run: Undist
     assert bar["recall"] is bar["auroc"] is bar["average_precision"] is found["auroc"] is None
 
 
+@pytest.mark.slow
 def test_images_that_cannot_be_read_end_it_or_are_left_out(ask: Ask, tmp_path: Path) -> None:
     """As THAW_ON_UNREADABLE says, or the flag; all of them are named."""
     images = write_test_split(tmp_path / "photos")
@@ -257,6 +260,7 @@ def test_validation_is_measured_as_in_the_last_epoch(ask: Ask, whole: Whole) -> 
     assert epoch.validation_loss == pytest.approx(found["loss"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_another_split_of_a_tfds_data_set(ask: Ask) -> None:
     """By its own name the data set is the run's; one of other images with the same classes is as good."""
     assert ask("--dataset", "two_shapes")["is_run_test"]

@@ -26,7 +26,7 @@ def test_rows_of_zeros_follow() -> None:
     assert rows.numpy().tolist() == [[1, 1], [1, 1], [1, 1], [0, 0]]
 
 
-@pytest.mark.parametrize("phase", [FINE_TUNE, *slowly(HEAD)], ids=lambda phase: phase.name)
+@pytest.mark.parametrize("phase", [HEAD, *slowly(FINE_TUNE)], ids=lambda phase: phase.name)
 @pytest.mark.parametrize("recipe", [{}, pytest.param(MIXED, marks=pytest.mark.slow)], ids=["plain", "mixed"])
 def test_a_last_batch_that_is_smaller_gives_the_same(splits: Splits, phase: Phase, recipe: dict[str, Any]) -> None:
     """In training and in validation, whole and in parts of which the last is smaller too."""

@@ -174,6 +174,7 @@ def test_the_gate_commits_the_results_and_then_fails(small: Small, store: LocalS
     assert start(small(min_test_accuracy=0.0, **settings), store).kinds()[0] == events.RunAlreadyDone
 
 
+@pytest.mark.slow
 def test_a_gate_that_the_record_cannot_answer_is_an_error(small: Small, store: LocalStore) -> None:
     """Records of earlier versions have no balanced accuracy; that of this run is beside the other in the message."""
     settings = {"head_epochs": 1, "fine_tune_epochs": 0, "head_learning_rate": 1e-6}

@@ -74,6 +74,7 @@ def test_the_numbers_are_those_of_the_report(
         assert sum(right) / 24 == result_of(undisturbed_run[0])["outcome"]["test_accuracy"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("way", "other"), [("pad", "crop"), *slowly(("crop", "pad"), ("stretch", "pad"))])
 def test_wide_and_tall_images_are_resized_as_in_the_run(
     ask: Callable[..., Any], small: Small, store: LocalStore, tmp_path: Path, way: Way, other: Way

@@ -134,6 +134,7 @@ def test_damaged_checkpoints_are_reported_and_kept(
 # Crashes and stops
 
 
+@pytest.mark.slow
 def test_a_crash_between_a_checkpoint_and_its_record_loses_nothing(
     whole: Whole, small: Small, store: LocalStore
 ) -> None:
