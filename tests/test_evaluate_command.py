@@ -351,6 +351,7 @@ def test_files_that_are_too_large_are_not_read(ask: Ask, copied: Path, monkeypat
         ask(run=str(copied))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("table", HOSTILE_TABLES)
 def test_a_table_of_images_that_another_wrote_is_not_believed(
     ask: Ask, copied: Path, tmp_path: Path, table: bytes

@@ -40,7 +40,7 @@ def test_a_last_batch_that_is_smaller_gives_the_same(splits: Splits, phase: Phas
 
 
 @pytest.mark.parametrize(
-    "recipe", [{}, *slowly({"microbatch_size": 3}), {"microbatch_size": 3, "steps_per_execution": 2}]
+    "recipe", [*slowly({}, {"microbatch_size": 3}), {"microbatch_size": 3, "steps_per_execution": 2}]
 )
 def test_the_network_meets_one_shape(recipe: dict[str, Any]) -> None:
     """Known when the step is traced, for the forward and the backward pass."""

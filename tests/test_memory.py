@@ -158,7 +158,7 @@ def _unlimited() -> Iterator[None]:
 @pytest.mark.parametrize(
     ("observer", "settings", "expected"),
     [
-        (AsksForTooMuch, {}, "give it more memory (the run needs about "),
+        *slowly((AsksForTooMuch, {}, "give it more memory (the run needs about ")),
         (AsksForTooMuch, {}, "set THAW_MICROBATCH_SIZE=8, which changes the result only by rounding"),
         (FillsTheGpu, {}, "more memory of the pod does not help"),
         pytest.param(

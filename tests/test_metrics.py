@@ -116,6 +116,7 @@ def test_a_phase_that_stops_early_leaves_nothing_to_do() -> None:
         assert values(metrics)["thaw_progress_ratio"] == 1
 
 
+@pytest.mark.slow
 def test_a_complete_run_moves_every_series_that_it_should(prepared: Path, tmp_path: Path) -> None:
     """Two epochs of three batches in each phase; each second has a category, and the record has the same seconds."""
     progress = Progress()

@@ -22,7 +22,7 @@ from tests.teams import TeamRun
 pytestmark = pytest.mark.usefixtures("_deterministic")
 
 
-@pytest.mark.parametrize("phase", [HEAD, FINE_TUNE], ids=lambda phase: phase.name)
+@pytest.mark.parametrize("phase", [HEAD, *slowly(FINE_TUNE)], ids=lambda phase: phase.name)
 @pytest.mark.parametrize("recipe", [{}, pytest.param(MIXED, marks=pytest.mark.slow)], ids=["plain", "mixed"])
 @pytest.mark.parametrize("size", [5, *slowly(8, 1)])
 def test_a_step_is_that_of_the_whole_batch(splits: Splits, phase: Phase, recipe: dict[str, Any], size: int) -> None:

@@ -212,6 +212,7 @@ def test_commits_come_as_often_as_they_are_asked_for(small: Small, store: LocalS
 # Rivals
 
 
+@pytest.mark.slow
 def test_a_superseded_attempt_stops_and_the_winner_finishes(whole: Whole, small: Small, store: LocalStore) -> None:
     """The loser writes nothing after the winner's claim, and names the winner."""
 

@@ -49,6 +49,7 @@ def test_every_signature_gives_the_numbers_of_the_model(tmp_path: Path, class_na
         assert answer["label"].numpy().astype(str).tolist() == labels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", get_args(Way))
 def test_files_are_resized_in_the_way_of_the_run(way: Way) -> None:
     """Other ways give other numbers."""
