@@ -45,6 +45,7 @@ def load(prepared: Path, load_and_close: Load) -> Load:
     return load_with
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "share", [*slowly(Share()), Share(2, 3), Share(14, 16)], ids=["alone", "of three", "of sixteen"]
 )

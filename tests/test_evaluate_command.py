@@ -248,6 +248,7 @@ def test_the_gate_is_the_exit_code_of_the_process(undisturbed_run: Undisturbed, 
         assert ("is below --min-accuracy" in done.stderr) == (expected == ExitCode.QUALITY_GATE)
 
 
+@pytest.mark.slow
 def test_validation_is_measured_as_in_the_last_epoch(ask: Ask, whole: Whole) -> None:
     """Loss, accuracy and balanced accuracy, batch by batch and with folded weights; 16 images of three classes."""
     store, _, settings = whole(dataset="three_shapes", head_epochs=1, fine_tune_epochs=0, head_learning_rate=1e-4)

@@ -112,6 +112,7 @@ def cells() -> list[Any]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "operation", "at"), cells())
 def test_a_fault_that_passes_is_survived(gcs: GcsServer, do: Do, kind: str, operation: str, at: int) -> None:
     """Whether the server had done it or not, at the first request or a later one."""

@@ -479,6 +479,7 @@ def test_a_mirror_gives_the_same_images_as_the_place(gcs: GcsServer, tmp_path: P
         fetching(tmp_path)[0].images(printed.THAW_DATASET)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "fault", "reason"),
     [

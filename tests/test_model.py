@@ -39,6 +39,7 @@ def test_the_rescaling_is_the_one_the_backbone_was_trained_with(name: str, modul
     np.testing.assert_allclose(rescaled[..., ::-1] if spec.bgr else rescaled, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`input_shape` is undefined or non-square:UserWarning")
 @pytest.mark.parametrize("name", [name for name, spec in BACKBONES.items() if spec.has_imagenet_weights])
 def test_the_default_size_is_that_of_its_imagenet_weights(name: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,6 +105,7 @@ STORED: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 """How a camera stores an upright image under each EXIF orientation (Exif 2.3, table 6)."""
 
 
+@pytest.mark.slow
 @every_way
 @pytest.mark.parametrize(
     ("orientation", "kind"), [*((orientation, "JPEG") for orientation in STORED), (2, "PNG"), (5, "WEBP"), (6, "TIFF")]
