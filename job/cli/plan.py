@@ -129,7 +129,7 @@ def look(settings: Settings, store: ObjectStore, record: Record | None) -> list[
     need = need_of(each, data.facts.get("examples", {}), record)
     here = need and dataclasses.replace(
         need,
-        memory=(need.memory + disk_space.images_again(settings, need)) * num_devices,
+        memory=disk_space.memory_of_host(settings, need, num_devices),
         scratch=need.scratch * num_devices,
     )
     return [

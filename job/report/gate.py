@@ -14,7 +14,7 @@ def missed_gate(outcome: Mapping[str, Any], gates: Gates) -> QualityGateMissed |
 
     Raises InputError when the outcome lacks the number, as those of earlier versions lack the balanced accuracy.
     """
-    missed = []
+    missed: list[str] = []
     for name, gate in gates.items():
         setting = f"THAW_MIN_{name.upper()}={gate}"
         if outcome[name] is None:
@@ -22,8 +22,7 @@ def missed_gate(outcome: Mapping[str, Any], gates: Gates) -> QualityGateMissed |
                 f"{setting}: the run was finished by an earlier version, and its record has no {_words(name)}",
                 hint="thaw evaluate computes it again, with a gate of its own",
             )
-        if outcome[name] < gate:
-            missed.append(f"{_words(name)} {_below(outcome[name], gate)} is below {setting}")
+        missed += _below(outcome, name, gate, setting)
     if not missed:
         return None
     return QualityGateMissed(
@@ -34,11 +33,9 @@ def missed_gate(outcome: Mapping[str, Any], gates: Gates) -> QualityGateMissed |
 
 def missed_by_evaluation(found: Mapping[str, float], gates: Gates) -> QualityGateMissed | None:
     """The same of a finished run's model over other images, which no run keeps; the names are accuracy and so on."""
-    missed = [
-        f"{_words(name)} {_below(found[name], gate)} is below --min-{name.replace('_', '-')} {gate}"
-        for name, gate in gates.items()
-        if found[name] < gate
-    ]
+    missed: list[str] = []
+    for name, gate in gates.items():
+        missed += _below(found, name, gate, f"--min-{name.replace('_', '-')} {gate}")
     if not missed:
         return None
     return QualityGateMissed(
@@ -46,10 +43,12 @@ def missed_by_evaluation(found: Mapping[str, float], gates: Gates) -> QualityGat
     )
 
 
-def _below(value: float, gate: float) -> str:
-    """In four digits, or in all where those would not be below the gate."""
-    shown = f"{value:.4f}"
-    return shown if float(shown) < gate else str(value)
+def _below(found: Mapping[str, float], name: str, gate: float, option: str) -> list[str]:
+    """That a number is below its gate, if it is: in four digits, or in all where those would not be below."""
+    value, shown = found[name], f"{found[name]:.4f}"
+    if value >= gate:
+        return []
+    return [f"{_words(name)} {shown if float(shown) < gate else value} is below {option}"]
 
 
 def _words(name: str) -> str:

@@ -11,11 +11,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from job import memory
 from job.data.pixels import decode_without_python
 from job.data.resizing import Resizing, Way
 from job.model.answers import DEFAULT_THRESHOLD, logit_of
-from job.storage import scratch
+from job.report import native_files
 
 FILES = ("saved_model.pb", "fingerprint.pb", "variables/variables.index", "variables/variables.data-00000-of-00001")
 """What a SavedModel of one process consists of, under the same names each time."""
@@ -119,12 +118,8 @@ def save(
     answers = signatures(model, class_names, threshold=threshold, resize=resize)
     # A served model needs no gradients, and tracing them takes as long as the rest.
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
-    try:
+    with native_files.explained(folder):
         tf.saved_model.save(module, folder, signatures=answers, options=options)
-    except tf.errors.OpError as error:
-        if memory.is_exhausted(error):
-            raise
-        raise scratch.unavailable(folder, error.message) from error
     written = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     if written != set(FILES):
         raise ValueError(f"TensorFlow {tf.__version__} writes a SavedModel as other files: {sorted(written)}")

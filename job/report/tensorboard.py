@@ -14,8 +14,8 @@ import tensorflow as tf
 from tensorflow.core.framework.summary_pb2 import Summary
 from tensorflow.core.util.event_pb2 import Event
 
+from job.report import native_files
 from job.schema import EpochResult
-from job.storage import scratch
 from job.storage.scratch import save
 
 SPLITS = ("train", "validation")
@@ -54,9 +54,6 @@ def _steps(history: Sequence[EpochResult]) -> Iterator[int]:
 
 
 def _write(points: Sequence[Event], path: Path) -> None:
-    try:
-        with tf.io.TFRecordWriter(str(path)) as writer:
-            for event in (Event(wall_time=points[0].wall_time, file_version=FILE_VERSION), *points):
-                writer.write(event.SerializeToString())
-    except tf.errors.OpError as error:
-        raise scratch.unavailable(path, error.message) from error
+    with native_files.explained(path), tf.io.TFRecordWriter(str(path)) as writer:
+        for event in (Event(wall_time=points[0].wall_time, file_version=FILE_VERSION), *points):
+            writer.write(event.SerializeToString())

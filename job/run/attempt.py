@@ -227,9 +227,8 @@ def _need(settings: Settings, record: Record) -> Need | None:
         num_examples=sum(inputs["data"]["splits"].values()),
         precision=inputs["arithmetic"]["precision"],
     )
-    hosts = settings.addresses().hosts
-    num_here = hosts.count(hosts[settings.worker or 0])
-    return replace(need, memory=(need.memory + disk_space.images_again(settings, need)) * num_here)
+    num_here = len(settings.addresses().beside(settings.worker or 0))
+    return replace(need, memory=disk_space.memory_of_host(settings, need, num_here))
 
 
 def _memory_hint(settings: Settings, record: Record, text: str) -> str:

@@ -70,8 +70,7 @@ def spaces(settings: Settings, need: Need | None, *, to_fetch: int = 0) -> list[
         # Of the root file system only the cache is meant.
         volume = cache.parent if mount == mount.parent else mount
         # Of free space the other processes of this host take their part; of a limit nothing says what they will take.
-        hosts = settings.addresses().hosts
-        scratch = _written(need, [one for one, host in enumerate(hosts) if host == hosts[worker]]) + to_fetch
+        scratch = _written(need, settings.addresses().beside(worker)) + to_fetch
         if run is not None and _followed(run).is_relative_to(_followed(volume)) and _mount(run) == mount:
             scratch += storage
         left = settings.work_bytes - used_bytes(volume)
@@ -114,9 +113,13 @@ def check_device(settings: Settings, need: Need) -> None:
         raise MemoryExhausted(f"THAW_CACHE=device: the GPU is too small: {found}", hint=found.hint)
 
 
-def images_again(settings: Settings, need: Need) -> int:
-    """Bytes of the images that are kept on a device: without a GPU that is the memory, which has them already."""
-    return need.images if settings.cache == "device" and of_device(settings, need) is None else 0
+def memory_of_host(settings: Settings, need: Need, num_processes: int) -> int:
+    """Bytes of memory that so many processes of one host need together.
+
+    Images that are kept on a device are in memory too; without a GPU the device is the memory, which has them twice.
+    """
+    images_again = need.images if settings.cache == "device" and of_device(settings, need) is None else 0
+    return (need.memory + images_again) * num_processes
 
 
 def is_with_the_cache(settings: Settings, folder: Path) -> bool:

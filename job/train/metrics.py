@@ -57,9 +57,10 @@ def macro(rows: Sequence[dict[str, Any]]) -> dict[str, float | None]:
     balanced accuracy (K. H. Brodersen et al., The balanced accuracy and its posterior distribution, 2010, ICPR).
     """
     there = [row for row in rows if row["num_examples"]]
+    num_correct, num_examples = (np.array([row[name] for row in there]) for name in ("num_correct", "num_examples"))
     return {
         "precision": float(np.mean([row["precision"] or 0.0 for row in there])),
-        "recall": float(np.mean([row["recall"] for row in there])),
+        "recall": balanced_accuracy(num_correct, num_examples),
         "f1": float(np.mean([row["f1"] for row in there])),
         "auroc": _mean_of_known([row["auroc"] for row in there]),
         "average_precision": _mean_of_known([row["average_precision"] for row in there]),

@@ -33,6 +33,10 @@ class Addresses:
     def leader_text(self) -> str:
         return f"{self.hosts[0]}:{self.port}"
 
+    def beside(self, worker: int) -> list[int]:
+        """The workers that are on the host of this one, itself too."""
+        return [other for other, host in enumerate(self.hosts) if host == self.hosts[worker]]
+
     def tensors(self, worker: int) -> tuple[str, int]:
         """Host and port at which a worker shares tensors."""
         return self.hosts[worker], self.port + 1 + worker
