@@ -242,6 +242,32 @@ def test_one_that_hangs_after_a_stop_was_interrupted(start: Workers) -> None:
     assert workers[1].until("stuck")["exit_code"] == 42
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, 45), (signal.SIGTERM, 42)])
+@pytest.mark.parametrize("victim", [0, 1])
+def test_one_that_ends_while_tensorflow_connects_the_workers_is_no_secret(
+    start: Workers, victim: int, number: signal.Signals, code: int
+) -> None:
+    """TensorFlow itself waits for it for an hour, and no other thread of Python runs meanwhile."""
+    workers = met(start, 2)
+    other = workers[1 - victim].told("assemble")
+    other.until("assembling")
+    assert not has_said_more(other)
+    workers[victim].told("work").signalled(number)
+    assert other.ended()[0] == code
+
+
+@pytest.mark.slow
+def test_a_stop_while_tensorflow_connects_the_workers_is_heard(start: Workers) -> None:
+    workers = met(start, 2)
+    workers[0].told("assemble").until("assembling")
+    workers[0].signalled(signal.SIGTERM)
+    workers[1].told("work")
+    assert [worker.ended() for worker in workers] == [
+        (42, "stopped by SIGTERM at worker 0; what was committed stands")
+    ] * 2
+
+
 def test_worker_0_names_who_did_not_come(start: Workers) -> None:
     """Those who are there end as well, and say so."""
     other = start(1, 4)

@@ -79,6 +79,12 @@ def obey(team: Leader | Follower, order: str) -> None:
         ctypes.PyDLL(None).sleep(int(value))  # no other thread of Python runs meanwhile
     elif name == "hang":
         threading.Event().wait()
+    elif name == "assemble":
+        from job.train.collective import assemble  # TensorFlow is only imported where it is needed
+
+        say("assembling")
+        assemble(team, team.meeting.addresses)
+        say("assembled")
     elif name == "end":
         raise SystemExit(0)
 

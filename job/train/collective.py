@@ -7,7 +7,6 @@ know it.
 """
 
 import contextlib
-import faulthandler
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from job import memory
-from job.train import device
+from job.train import connection, device
 from job.workers.addresses import Addresses
 from job.workers.team import Team
 
@@ -24,8 +23,6 @@ OF_PEERS = (
     tf.errors.InternalError, tf.errors.UnknownError,
 )  # fmt: skip
 """How TensorFlow reports that a worker is gone: as Unavailable and DeadlineExceeded on a CPU (2.21)."""
-MAX_CONSTRUCTION_SECONDS = 120
-"""The strategy waits for the other workers inside, where no thread of Python runs: then the process is ended."""
 
 
 class Collective:
@@ -81,7 +78,10 @@ class Collective:
 
 
 def assemble(team: Team, addresses: Addresses) -> Collective:
-    """The collective of workers that have met. Call it before TensorFlow has done anything else in this process."""
+    """The collective of workers that have met. Call it before TensorFlow has done anything else in this process.
+
+    Raises as `Team.check` does, while it waits for the others.
+    """
     share = team.share
     if share.num_workers == 1:
         return Collective(team)
@@ -91,12 +91,8 @@ def assemble(team: Team, addresses: Addresses) -> Collective:
     options = tf.distribute.experimental.CommunicationOptions(
         implementation=implementation.NCCL if has_gpu else implementation.RING
     )
-    faulthandler.dump_traceback_later(MAX_CONSTRUCTION_SECONDS, exit=True)
-    try:
-        strategy = tf.distribute.MultiWorkerMirroredStrategy(resolver, options)
-    finally:
-        faulthandler.cancel_dump_traceback_later()
-    return Collective(team, strategy)
+    with Collective(team).explained(), connection.interruptible(team.check):
+        return Collective(team, tf.distribute.MultiWorkerMirroredStrategy(resolver, options))
 
 
 def cluster_resolver(
