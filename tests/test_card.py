@@ -137,6 +137,13 @@ def test_the_card_names_a_base_only_when_it_is_known_and_never_a_licence(weights
     assert "license" not in metadata
 
 
+@pytest.mark.parametrize(
+    ("weights", "head"), [("imagenet", "a new head"), ("gs://bucket/runs/cats", "the head of an earlier run")]
+)
+def test_it_says_whether_the_head_was_new(weights: str, head: str) -> None:
+    assert f"Xception with {head},\n" in card(content(backbone="Xception", weights=weights, image_size=71))
+
+
 def test_the_card_of_own_images_names_no_data_set_of_a_hub() -> None:
     metadata = front_matter(card(content(dataset="./photos")))
     assert "datasets" not in metadata

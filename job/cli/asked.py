@@ -1,14 +1,11 @@
-"""Opens the store of a question, and reads what it asks about. While no store answers, standard error says so."""
+"""Opens the store of a question. While no store answers, standard error says so."""
 
 import sys
 import time
 from collections.abc import Callable
 
-from job.errors import RunUnavailable
 from job.observe import events
 from job.observe.sentences import sentence
-from job.run.record import existing_record
-from job.schema import Record
 from job.storage import ObjectStore, open_store
 from job.storage.protocol import Unobserved
 from job.wording import printable
@@ -37,17 +34,6 @@ class WaitWarnings(StoreWaits, Unobserved):
 def open_asked(uri: str, *, pause: Callable[[float], None] = time.sleep) -> ObjectStore:
     """The store of a place, as `open_store` opens it."""
     return open_store(uri, observer=WaitWarnings(), pause=pause)
-
-
-def finished(store: ObjectStore) -> Record:
-    """The record of a finished run. Raises RunUnavailable when it is not there or not finished, and RecordDamaged."""
-    found = existing_record(store)
-    if found.outcome is None:
-        raise RunUnavailable(
-            f"run {found.run_id!r} is not finished: it is in {found.state}, and has no model yet",
-            hint=f"thaw status --run {store.uri}",
-        )
-    return found
 
 
 def _warn(event: events.Event) -> None:

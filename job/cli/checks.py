@@ -27,6 +27,7 @@ from job.errors import (
 from job.model.backbones import TINY
 from job.run import disk_space
 from job.run.disk_space import Space
+from job.run.finished import begun_with
 from job.settings import machine
 from job.settings.resources import Need, with_other_cache, with_smaller_parts
 from job.settings.settings import Settings
@@ -152,6 +153,9 @@ def weights(settings: Settings) -> Check:
         return Check("weights", "warning", text, "for a result that is of use, name a file of weights, or imagenet")
     if place == "imagenet":
         return Check("weights", "ok", "imagenet: from Keras's cache, or downloaded at the start, which was not tried")
+    if settings.begins_with_run():
+        record = begun_with(settings, open_asked(place))
+        return Check("weights", "ok", f"the model of the finished run {record.run_id}, backbone and head: {place}")
     if is_bucket(place):
         parent, _, name = place.rpartition("/")
         if open_asked(parent).version(name) == MISSING:

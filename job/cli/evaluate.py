@@ -27,7 +27,7 @@ from rich.table import Table
 
 from job import memory
 from job.cli.arguments import AsJson, CacheDir, CommandOptions, Flag, RunPlace
-from job.cli.asked import finished, open_asked
+from job.cli.asked import open_asked
 from job.cli.tables import digits, plain, show, table
 from job.data import split_spec
 from job.data.files.listing import Labels
@@ -35,6 +35,7 @@ from job.data.files.names import is_place
 from job.errors import ExitCode, InvalidSettings
 from job.imports import importing_tensorflow
 from job.report.gate import missed_by_evaluation
+from job.run.finished import finished
 from job.schema import Record, recorded_setting
 from job.settings import environment
 from job.settings.environment import Given

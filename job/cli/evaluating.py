@@ -4,7 +4,6 @@ import contextlib
 import json
 import re
 import shlex
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,6 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, FiniteFloat
 
-from job.cli.labelling import FinishedModel, read_model
 from job.cli.waits import image_bar, waiting
 from job.data import image_table
 from job.data.composition import kinds
@@ -22,9 +20,11 @@ from job.data.mirror import Fetcher
 from job.data.split_spec import DEFAULT_SPECS, EVALUATED, Specs, overlap
 from job.data.splits import DataRequest, Split, Splits, load_splits
 from job.errors import InputError, ThawError
+from job.model.answers import same_classes
 from job.observe.observer import Observer
 from job.report.files import REPORT
 from job.run.artefacts import content_of, said
+from job.run.finished_model import FinishedModel, read_model
 from job.schema import Ratio, Record, recorded_setting
 from job.settings.resources import evaluation_batch_size
 from job.settings.settings import Settings
@@ -134,15 +134,10 @@ def evaluate(
 def class_indices(
     model_names: Sequence[str], data_names: Sequence[str], labels: np.ndarray, *, dataset: str
 ) -> np.ndarray:
-    """Labels of the data, int32 [n], as labels of the model, int64 [n]: classes are the same by name.
-
-    As to the identity of data, `Cat` and `cat` are the same, where the model does not have both. Raises InputError when
-    an image is of a class that the model does not know.
+    """Labels of the data, int32 [n], as labels of the model, int64 [n]. Raises InputError when an image is of a class
+    that the model does not know.
     """
-    exact = {name: number for number, name in enumerate(model_names)}
-    counts_folded = Counter(map(str.casefold, exact))
-    folded = {key: number for name, number in exact.items() if counts_folded[key := name.casefold()] == 1}
-    indices = np.array([exact.get(name, folded.get(name.casefold(), -1)) for name in data_names], np.int64)
+    indices = same_classes(model_names, data_names)
     found = indices[labels]
     if (found < 0).any():
         counts = np.bincount(labels[found < 0], minlength=len(data_names)).tolist()

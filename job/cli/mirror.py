@@ -124,6 +124,11 @@ def _check_sources(settings: Settings) -> None:
                 f"{place!r} is a mirror already",
                 hint="give a local place, or none: then data and weights are downloaded",
             )
+    if settings.begins_with_run():
+        raise InvalidSettings(
+            f"THAW_WEIGHTS={settings.weights!r} is a run, and a mirror has files of weights",
+            hint="copy the folder of the run, or name its file model/model.keras, of which the backbone is taken",
+        )
     checks.weights(settings)
 
 

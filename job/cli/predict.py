@@ -14,11 +14,12 @@ from rich.table import Table
 
 from job import memory
 from job.cli.arguments import AsJson, CacheDir, CommandOptions, Flag, RunPlace
-from job.cli.asked import finished, open_asked
+from job.cli.asked import open_asked
 from job.cli.tables import TableConsole, plain, print_json
 from job.data.files import image_files
 from job.errors import ExitCode, InputError
 from job.imports import importing_tensorflow
+from job.run.finished import finished
 from job.schema import recorded_setting
 from job.settings.resources import MAX_EVALUATION_BATCH
 from job.storage import scratch
@@ -56,7 +57,8 @@ def answer(options: Options) -> ExitCode:
     store = open_asked(options.run)
     record = finished(store)
     with importing_tensorflow():
-        from job.cli.labelling import Labeller, read_model
+        from job.cli.labelling import Labeller
+        from job.run.finished_model import read_model
         from job.train import device
     if unused := device.use("auto"):
         print(f"warning: the processor is used: {unused}", file=sys.stderr)

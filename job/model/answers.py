@@ -1,9 +1,11 @@
-"""From logits to an answer: the temperature that divides them, and which class is the answer.
+"""From logits to an answer: the temperature that divides them, which class is the answer, which classes are the same.
 
 By default the temperature is 1 and of two classes the more probable one is the answer.
 """
 
 import math
+from collections import Counter
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -32,6 +34,17 @@ def predicted_classes(logits: np.ndarray, threshold: float = DEFAULT_THRESHOLD) 
     if logits.shape[1] > 2:
         return logits.argmax(axis=1)
     return (logits[:, 1] - logits[:, 0] > logit_of(threshold)).astype(np.int64)
+
+
+def same_classes(model_names: Sequence[str], names: Sequence[str]) -> np.ndarray:
+    """The class of a model for each name, int64 [n]: the one of the same name, -1 where there is none.
+
+    As to the identity of data, `Cat` and `cat` are the same, where the model does not have both.
+    """
+    exact = {name: number for number, name in enumerate(model_names)}
+    counts_folded = Counter(map(str.casefold, exact))
+    folded = {key: number for name, number in exact.items() if counts_folded[key := name.casefold()] == 1}
+    return np.array([exact.get(name, folded.get(name.casefold(), -1)) for name in names], np.int64)
 
 
 def calibrated(model: keras.Model, temperature: float) -> keras.Model:

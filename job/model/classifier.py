@@ -1,4 +1,4 @@
-"""The classifier: a pre-trained backbone whose statistics never move, and a new head.
+"""The classifier: a pre-trained backbone whose statistics never move, and a head, which is new unless it is taken over.
 
 Our own train step calls the parts directly, so `training=False` reaches every BatchNorm of the backbone in both
 phases, and most are folded into the convolution before them. (A `fit` of a functional Keras 3 model overrides that
@@ -20,6 +20,7 @@ import tensorflow as tf
 
 from job.errors import InvalidSettings
 from job.model import networks
+from job.model.answers import of_classes
 from job.model.augmentation import Rows, augment
 from job.model.augmentation_policy import Augmentation
 from job.model.backbones import BACKBONES, CUSTOM
@@ -31,12 +32,12 @@ from job.model.folding import folded
 class ModelRequest:
     """Which model a run wants.
 
-    `weights` is `imagenet`, `none`, or a local path; `policy` a Keras dtype policy for the backbone; `seed` is that of
-    new weights.
+    `weights` is `imagenet`, `none`, a local path, or a model that `Classifier.export` made; `policy` a Keras dtype
+    policy for the backbone; `seed` is that of new weights.
     """
 
     backbone: str
-    weights: str
+    weights: str | keras.Model
     image_size: int
     num_classes: int
     dropout: float
@@ -120,6 +121,17 @@ class Classifier:
     def logits(self, features: tf.Tensor) -> tf.Tensor:
         """Features [b, d] -> logits float32 [b, num_logits]."""
         return self.head(features)
+
+    def take_head(self, model: keras.Model, classes: np.ndarray) -> None:
+        """Take over the head of a model that `export` made: for each class, int64 [k], the class of that model, or -1
+        for one that stays new.
+        """
+        earlier = _of_each_class(model.get_layer("head").get_weights())
+        weights = _of_each_class(self.head.get_weights())
+        weights[:, classes >= 0] = earlier[:, classes[classes >= 0]]
+        if self.num_logits == 1:
+            weights = weights[:, 1:] - weights[:, :1]
+        self.head.set_weights([weights[:-1], weights[-1]])
 
     def dropout_mask(self, seed: tf.Tensor, rows: Rows, images: tf.Tensor) -> tf.Tensor:
         """What the features [b, d] of these rows of a batch are multiplied with in training, by a seed, int32 [2].
@@ -212,6 +224,12 @@ class Classifier:
         backbone.set_weights(self.backbone.get_weights())
         head.set_weights(self.head.get_weights())
         return model
+
+
+def _of_each_class(head: Sequence[np.ndarray]) -> np.ndarray:
+    """Kernel [d, 1 or k] and bias as one array, float32 [d + 1, k]; one logit stands for (0, logit)."""
+    kernel, bias = head
+    return of_classes(np.concatenate([kernel, bias[np.newaxis]]))
 
 
 @tf.custom_gradient

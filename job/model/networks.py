@@ -33,12 +33,15 @@ def building_with(policy: str) -> Iterator[None]:
         keras.config.set_dtype_policy(before)
 
 
-def construct(name: str, image_size: int, weights: str = "none") -> keras.Model:
+def construct(name: str, image_size: int, weights: str | keras.Model = "none") -> keras.Model:
     """A backbone without its top, float [b, size, size, 3] -> maps.
 
-    `weights` is `imagenet`, `none` for new ones, or the path of a file, which for `Custom` is the network itself.
-    Raises WeightsUnusable when the weights are not here, cannot be downloaded, or are not of this network.
+    `weights` is `imagenet`, `none` for new ones, the path of a file, which for `Custom` is the network itself, or a
+    model that `Classifier.export` made. Raises WeightsUnusable when the weights are not here, cannot be downloaded, or
+    are not of this network.
     """
+    if isinstance(weights, keras.Model):
+        return _of_exported(name, image_size, weights)
     if name == CUSTOM:
         return _custom(_checked(Path(weights).expanduser(), name), image_size)
     whole = (
@@ -48,6 +51,16 @@ def construct(name: str, image_size: int, weights: str = "none") -> keras.Model:
     network = keras.Model(whole.get_layer(first_layer).input, whole.output, name=whole.name) if first_layer else whole
     if weights not in ("imagenet", "none"):
         _load_weights(whole, network, _checked(Path(weights).expanduser(), name), name)
+    return network
+
+
+def _of_exported(name: str, image_size: int, model: keras.Model) -> keras.Model:
+    (inside,) = (layer for layer in model.layers if isinstance(layer, keras.Model))
+    if name == CUSTOM:
+        return copied(inside, image_size)
+    network = construct(name, image_size)
+    if not _copy_weights(network, inside):
+        raise WeightsUnusable(f"the model of that run is not of {name}, as its record says", hint=_hint(name))
     return network
 
 
@@ -134,7 +147,7 @@ def _hint(name: str) -> str:
     kinds = (
         "for Custom a .keras file of a network of Keras's own layers"
         if name == CUSTOM
-        else f"a file of {name} without its top (.h5, .weights.h5, .keras), imagenet, or none"
+        else f"a file of {name} without its top (.h5, .weights.h5, .keras), imagenet, none, or a finished run's place"
     )
     return f"THAW_WEIGHTS takes {kinds}"
 

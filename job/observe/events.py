@@ -146,6 +146,14 @@ class ModelBuilt(Event, name="model_built"):
     device: str
 
 
+class HeadTaken(Event, name="head_taken"):
+    """The head is that of the finished run with which this one begins, for the classes that both have."""
+
+    run: str
+    num_known: int
+    new_classes: list[str]
+
+
 class CheckpointDamaged(Event, name="checkpoint_damaged", level="warning"):
     """A checkpoint cannot be used; the one before it is tried."""
 

@@ -22,7 +22,7 @@ from job.observe.log import ConsoleLines, JsonLines, Log, Quiet, even_if_unwrita
 from job.observe.observer import RunningMeans
 from job.observe.progress import Progress
 from job.observe.sentences import sentence
-from job.wording import counts, duration, printable, three_digits
+from job.wording import counts, duration, numbered, printable, some, three_digits
 
 LABEL = 10
 ESTIMATE_AFTER_SECONDS = 2.0
@@ -96,6 +96,9 @@ class Screen(Log):
                 xla = ", compiled by XLA" if event.xla else ""
                 self._say("model", f"{event.backbone}, weights {event.weights}, {event.precision}{xla}")
                 self._say("device", event.device)
+            case events.HeadTaken():
+                new = f", new: {some(event.new_classes)}" if event.new_classes else ""
+                self._say("head", f"that of the run, for {numbered(event.num_known, 'class')}{new}")
             case events.Restored() if event.level == "info":
                 num_steps = self._table.num_steps.get(event.phase)
                 of = f" of {num_steps:,}" if num_steps is not None else ""

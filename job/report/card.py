@@ -14,6 +14,7 @@ from markupsafe import Markup
 from job.data.files.names import is_place
 from job.model.answers import DEFAULT_THRESHOLD
 from job.report.rendering import render
+from job.settings.fields import names_a_run
 
 
 def card(content: Mapping[str, Any]) -> str:
@@ -26,6 +27,7 @@ def card(content: Mapping[str, Any]) -> str:
         front_matter=Markup(_front_matter(content)),
         classes=[row["name"] for row in content["test"]["per_class"]],
         threshold=thresholds["used"] if is_other else None,
+        begins_with_run=names_a_run(content["settings"]["weights"]),
         num_parameters=sum(layer["num_parameters"] for layer in content["layers"]),
     )
 

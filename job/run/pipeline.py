@@ -18,7 +18,7 @@ from job.data.order import Portion, epoch_order, num_batches
 from job.data.splits import DataRequest, Splits, load_splits
 from job.data.tfds.builders import prepared_builder
 from job.errors import ExitCode
-from job.model.answers import calibrated
+from job.model.answers import calibrated, same_classes
 from job.model.classifier import Classifier, ModelRequest, build_classifier
 from job.observe import events
 from job.observe.progress import Context
@@ -32,6 +32,8 @@ from job.run.artefacts import Artefacts
 from job.run.checkpoint import Checkpoints
 from job.run.committer import Committer
 from job.run.curves import Curves
+from job.run.finished import begun_with
+from job.run.finished_model import FinishedModel, read_model
 from job.run.following import FollowedCheckpoints, FollowedRecord, NoCommits
 from job.run.record import RunRecord
 from job.run.results import Logits, measure, predict
@@ -39,7 +41,7 @@ from job.run.training import Training
 from job.schema import StoredFile
 from job.settings.resources import estimate, evaluation_batch_size
 from job.settings.settings import Settings
-from job.storage import ObjectStore, scratch
+from job.storage import ObjectStore, open_store, scratch
 from job.train import device, fixed_shapes, numerics
 from job.train.collective import Collective
 from job.train.loss import class_weights, weights_summary
@@ -125,8 +127,13 @@ class Pipeline:
         # Workers of one machine share the folders: the first fetches, and the others find it done.
         is_shared = self.collective.share.num_workers > 1
         turn = scratch.turn(settings.cache_dir, tick=self.check_stop) if is_shared else contextlib.nullcontext()
+        weights = settings.weights
+        if settings.begins_with_run():
+            # Now, and not after the data was read; the model is fetched when it is needed.
+            begun_with(settings, open_store(weights))
+            weights = "none"
         with self.progress.entering("fetch", "download"), turn:
-            inputs = fetcher.inputs(dataset=settings.dataset, data_dir=settings.data_dir, weights=settings.weights)
+            inputs = fetcher.inputs(dataset=settings.dataset, data_dir=settings.data_dir, weights=weights)
             if not is_place(settings.dataset):
                 prepared_builder(settings.dataset, inputs.data_dir, check_space=check_space_of_tfds)
             return inputs
@@ -200,12 +207,13 @@ class Pipeline:
     def build_model(self, weights: str, splits: Splits) -> Classifier:
         """The classifier with its pre-trained weights. Raises InputError when the run began with others."""
         settings = self.settings
+        earlier = self.earlier_model() if settings.begins_with_run() else None
         # New weights are drawn from the process's one random generator, which a retry of a renewal would use too.
         alone = self.record.quiet() if weights == "none" else contextlib.nullcontext()
         with self.progress.entering("model", "init"), alone:
             request = ModelRequest(
                 backbone=settings.backbone,
-                weights=weights,
+                weights=earlier.network if earlier else weights,
                 image_size=settings.image_size,
                 num_classes=len(splits.class_names),
                 dropout=settings.dropout,
@@ -214,17 +222,32 @@ class Pipeline:
                 seed=settings.seed,
             )
             classifier = build_classifier(request)
+            known = same_classes(earlier.class_names if earlier else (), splits.class_names)
+            if earlier:
+                classifier.take_head(earlier.network, known)
             for phase in self.phases:
                 classifier.first_trained(phase.unfreeze)  # Now, and not after hours.
             inputs = run_inputs.inputs_of(splits, classifier, self.arithmetic, self.record)
         self.observer.event(events.ModelBuilt(
             settings.backbone, settings.weights, **self.arithmetic, device=device.name()
         ))  # fmt: skip
+        if earlier:
+            new = [name for name, index in zip(splits.class_names, known, strict=True) if index < 0]
+            self.observer.event(events.HeadTaken(settings.weights, len(splits.class_names) - len(new), new))
         if not isinstance(self.record, FollowedRecord):
             run_inputs.keep_table(splits, inputs, self.store)
         self.record.pin_inputs(inputs)
         self.team.tell("inputs", inputs)
         return classifier
+
+    def earlier_model(self) -> FinishedModel:
+        """The verified model of the finished run with which this one begins. Raises InputError."""
+        store = open_store(self.settings.weights)
+        with self.progress.entering("fetch", "download"), scratch.folder(self.settings.cache_dir) as folder:
+            record = begun_with(self.settings, store)
+            if MODEL in record.files:
+                disk_space.check(self.settings, None, to_fetch=record.files[MODEL].size)
+            return read_model(store, record, folder)
 
     def training(self) -> Training:
         return Training(

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, Va
 from job.model.backbones import BACKBONES, CUSTOM
 from job.paths import expanded
 from job.phases import ROWS, PhaseRow
-from job.storage.uri import checked_object, checked_store
+from job.storage.uri import checked_object, checked_store, is_bucket
 from job.workers.addresses import Addresses
 
 PREFIX = "THAW_"
@@ -41,10 +41,18 @@ def _large_enough(size: int, info: ValidationInfo) -> int:
     return size
 
 
+def names_a_run(weights: str) -> bool:
+    """Whether THAW_WEIGHTS is the place of a finished run, and neither a word nor a file."""
+    return weights not in ("imagenet", "none") and not weights.endswith((".h5", ".keras"))
+
+
 def _there_for_the_backbone(weights: str, info: ValidationInfo) -> str:
     backbone = info.data.get("backbone")
-    if backbone == CUSTOM and not weights.endswith(".keras"):
-        raise ValueError(f"{CUSTOM} is the network of a .keras file: give the path of one")
+    is_run = names_a_run(weights)
+    if backbone == CUSTOM and not (is_run or weights.endswith(".keras")):
+        raise ValueError(f"{CUSTOM} is the network of a .keras file: give the path of one, or the place of a run")
+    if is_run and not is_bucket(weights):
+        return checked_store(weights)
     if "://" in weights:
         return checked_object(weights)
     if weights == "imagenet" and backbone and not BACKBONES[backbone].has_imagenet_weights:

@@ -23,8 +23,9 @@ class RecipeSettings(BaseModel):
     backbone: BackboneName = _model("Xception", f"pre-trained network: {', '.join(BACKBONES)}")
     image_size: ImageSize = _model(150, "side of the square input in pixels", ge=16, le=1024)
     weights: Weights = _model(
-        "imagenet", "of the backbone: imagenet, a path or an object in a bucket (.h5, .weights.h5, .keras), or none"
-    )
+        "imagenet", "of the backbone: imagenet, a path or an object in a bucket (.h5, .weights.h5, .keras), none; or "
+        "the place of a finished run, whose head is taken too, for classes of the same name",
+    )  # fmt: skip
     dropout: float = _model(0.2, "fraction of the pooled features dropped in training", ge=0, lt=1)
 
     flip: Flip = _augmentation("horizontal", "random flip of training images")

@@ -25,7 +25,7 @@ from job.model.augmentation_policy import Augmentation
 from job.phases import Phase, phases_of
 from job.redaction import redacted_value
 from job.settings.data import DataSettings
-from job.settings.fields import PREFIX, class_list
+from job.settings.fields import PREFIX, class_list, names_a_run
 from job.settings.operation import OperationSettings, RunSettings
 from job.settings.recipe import RecipeSettings
 from job.storage import cache_folder
@@ -101,6 +101,10 @@ class Settings(OperationSettings, RecipeSettings, DataSettings, RunSettings, Bas
     def resizing(self) -> Resizing:
         """What every image becomes before the network sees it."""
         return Resizing(self.image_size, self.resize)
+
+    def begins_with_run(self) -> bool:
+        """Whether the model begins with that of a finished run, whose place is `weights`."""
+        return names_a_run(self.weights)
 
     def augmentation(self) -> Augmentation:
         """What is done to training images at random."""

@@ -1,0 +1,208 @@
+"""A run that begins with the model of a finished one: backbone and head, for classes of the same name."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from job.cli import checks
+from job.errors import ExitCode, InputError, InvalidSettings, WeightsUnusable
+from job.model.answers import same_classes
+from job.model.classifier import Classifier
+from job.observe.events import HeadTaken
+from job.report.files import MODEL
+from job.settings.settings import Settings
+from job.storage import MISSING, LocalStore, open_store
+from tests.classifiers import build
+from tests.conftest import job, slowly
+from tests.gcs_server import BUCKET, GcsServer
+from tests.processes import Environment, report, result
+from tests.runs import Small, Undisturbed, Whole, record_of, start, stop
+
+UNCHANGED: dict[str, Any] = {"head_epochs": 0, "fine_tune_epochs": 1, "fine_tune_learning_rate": 1e-30}
+"""Training that moves no weight of float32."""
+
+
+@pytest.mark.parametrize("place", ["gs://", *slowly("path", "file://")])
+def test_it_begins_with_backbone_and_head(
+    undisturbed_run: Undisturbed, small: Small, store: LocalStore, gcs: GcsServer, place: str
+) -> None:
+    """Trained by nothing, it ends with the very weights; the record and the log say with which it began."""
+    finished = undisturbed_run[0]
+    uri = {"path": str(finished.root), "file://": finished.root.as_uri(), "gs://": f"gs://{BUCKET}/small"}[place]
+    if place == "gs://":
+        bucket = open_store(uri)
+        for path in (path for path in finished.root.rglob("*") if path.is_file()):
+            bucket.upload(path.relative_to(finished.root).as_posix(), path, if_version=MISSING)
+    settings = small(weights=uri, **UNCHANGED)
+    recorder = start(settings, store)
+    found, expected = record_of(store), record_of(finished)
+    assert found.outcome is not None
+    assert expected.outcome is not None
+    assert found.outcome.model_sha256 == expected.outcome.model_sha256
+    assert found.settings["WEIGHTS"] == uri
+    assert recorder.of(HeadTaken) == [HeadTaken(uri, 2, [])]
+
+
+@pytest.mark.slow
+def test_interrupted_it_ends_with_the_same_bits(whole: Whole, small: Small, tmp_path: Path) -> None:
+    """Also where only one of three classes is known, and in both phases."""
+    settings = small(weights=str(whole()[0].root), dataset="three_shapes", deterministic=True)
+    stores = [LocalStore(tmp_path / name) for name in ("one", "other")]
+    recorder = start(settings, stores[0])
+    assert recorder.of(HeadTaken) == [HeadTaken(settings.weights, 1, ["across", "down"])]
+    for phase in ("head", "fine_tune"):
+        stop(settings, stores[1], phase, 3)
+    start(settings, stores[1])
+    digests = [outcome.model_sha256 for store in stores if (outcome := record_of(store).outcome)]
+    assert digests[0] == digests[1]
+
+
+@pytest.mark.slow
+def test_as_a_user_starts_it(environment: Environment, undisturbed_run: Undisturbed) -> None:
+    """In two workers' processes too, which both read the run."""
+    uri = str(undisturbed_run[0].root)
+    env = environment(weights=uri, **UNCHANGED, devices=2, log_format="json")
+    done = job(env=env)
+    assert done.returncode == 0, done.stdout + done.stderr
+    expected = record_of(undisturbed_run[0]).outcome
+    assert expected is not None
+    assert result(env)[0]["test_accuracy"] == expected.test_accuracy
+    assert report(env)["settings"]["weights"] == uri
+
+
+NAMES = ["cat", "dog", "fox"]
+
+
+def exported(num_classes: int) -> tuple[Classifier, keras.Model]:
+    """A classifier with weights of its own, in the head too, and what it exports."""
+    classifier = build(num_classes=num_classes, seed=7)
+    generator = np.random.default_rng(0)
+    classifier.head.set_weights([generator.normal(size=weight.shape) for weight in classifier.head.get_weights()])
+    return classifier, classifier.export()
+
+
+@pytest.mark.parametrize(
+    ("earlier", "names"),
+    [
+        (["cat", "dog"], ["cat", "dog"]),
+        (["cat", "dog"], ["dog", "cat"]),
+        (["cat", "dog"], ["dog", "cat", "fox"]),
+        (NAMES, ["fox", "cat"]),
+        (NAMES, ["Dog", "fox", "cat"]),
+    ],
+    ids=["same", "other order", "one more", "one less", "other case"],
+)
+def test_a_class_keeps_what_the_head_has_learned_of_it(earlier: Sequence[str], names: Sequence[str]) -> None:
+    """Differences of logits decide: those between classes that both know are as they were."""
+    before, model = exported(len(earlier))
+    after = build(num_classes=len(names), weights=model)
+    after.take_head(model, known := same_classes(earlier, names))
+    images = tf.constant(np.random.default_rng(1).integers(0, 256, (3, 16, 16, 3)), tf.float32)
+    expected, found = (of_all(classifier, images) for classifier in (before, after))
+    kept = np.flatnonzero(known >= 0)
+    found, expected = found[:, kept], expected[:, known[kept]]
+    np.testing.assert_allclose(found - found[:, :1], expected - expected[:, :1], rtol=1e-5, atol=1e-5)
+
+
+def of_all(classifier: Classifier, images: tf.Tensor) -> np.ndarray:
+    """The logits of each class, [n, k]."""
+    logits = classifier.logits(classifier.features(images)).numpy()
+    return np.concatenate([np.zeros_like(logits), logits], axis=1) if logits.shape[1] == 1 else logits
+
+
+def test_a_class_that_is_new_begins_as_in_a_new_head() -> None:
+    _, model = exported(3)
+    new, taken = (build(num_classes=3) for _ in range(2))
+    taken.take_head(model, np.array([0, -1, 2]))
+    earlier = model.get_layer("head").get_weights()
+    for found, fresh, before in zip(taken.head.get_weights(), new.head.get_weights(), earlier, strict=True):
+        np.testing.assert_array_equal(found[..., 1], fresh[..., 1])
+        np.testing.assert_array_equal(found[..., [0, 2]], before[..., [0, 2]])
+
+
+def test_a_network_of_your_own_is_taken_out_of_the_model(tmp_path: Path) -> None:
+    inputs = keras.Input((16, 16, 3))
+    keras.Model(inputs, keras.layers.Conv2D(4, 3, activation="relu")(inputs)).save(tmp_path / "network.keras")
+    before = build(backbone="Custom", weights=str(tmp_path / "network.keras"))
+    after = build(backbone="Custom", weights=before.export())
+    assert after.digest(with_head=False) == before.digest(with_head=False)
+
+
+def refusals(finished: Path, tmp_path: Path) -> dict[str, tuple[dict[str, Any], str]]:
+    return {
+        "nothing there": ({"weights": str(tmp_path / "imagenett")}, "there is no run at .*imagenett"),
+        "itself": ({"weights": str(tmp_path / "small")}, "run 'small' is not finished: it is in "),
+        "another backbone": (
+            {"weights": str(finished), "backbone": "MobileNetV2", "image_size": 32},
+            "that run is of Tiny, expected THAW_BACKBONE=MobileNetV2",
+        ),
+    }
+
+
+@pytest.mark.parametrize("why", ["nothing there", "itself", "another backbone"])
+def test_a_run_that_cannot_be_begun_with_is_refused(
+    undisturbed_run: Undisturbed, small: Small, tmp_path: Path, why: str
+) -> None:
+    """By `plan` as by a start, before any image is read."""
+    store = LocalStore(tmp_path / "small")
+    changes, text = refusals(undisturbed_run[0].root, tmp_path)[why]
+    settings = small(**changes)
+    with pytest.raises(WeightsUnusable, match=f"THAW_WEIGHTS=.*: {text}"):
+        start(settings, store)
+    assert record_of(store).attempts[-1].exit_code == ExitCode.BAD_INPUT
+    with pytest.raises(WeightsUnusable, match=text):
+        checks.weights(settings)
+
+
+def test_one_that_is_not_finished_has_no_model(small: Small, tmp_path: Path, store: LocalStore) -> None:
+    stop(small(), LocalStore(tmp_path / "small"), "head", 3)
+    with pytest.raises(WeightsUnusable, match="is not finished: it is in head, and has no model yet"):
+        start(small(weights=str(tmp_path / "small")), store)
+
+
+def test_a_damaged_model_is_not_begun_with(copied: Path, small: Small, store: LocalStore) -> None:
+    model = copied / MODEL
+    model.write_bytes(model.read_bytes()[:-1] + b"x")
+    with pytest.raises(InputError, match=r"model\.keras is not what the run wrote"):
+        start(small(weights=str(copied)), store)
+
+
+def test_a_plan_names_the_run(undisturbed_run: Undisturbed, small: Small) -> None:
+    check = checks.weights(small(weights=str(undisturbed_run[0].root)))
+    assert (check.outcome, check.text.startswith("the model of the finished run ")) == ("ok", True)
+
+
+def test_a_mirror_does_not_take_a_run_for_a_file(
+    undisturbed_run: Undisturbed, environment: Environment, tmp_path: Path
+) -> None:
+    env = environment(weights=str(undisturbed_run[0].root))
+    done = job("mirror", "--to", str(tmp_path / "mirror"), env=env)
+    assert (done.returncode, "is a run, and a mirror has files of weights" in done.stdout + done.stderr) == (2, True)
+    assert not (tmp_path / "mirror" / "weights").exists()
+
+
+@pytest.mark.parametrize(
+    ("weights", "is_run"),
+    [
+        ("./runs/cats", True),
+        ("gs://bucket/runs/cats/", True),
+        ("none", False),
+        ("imagenet", False),
+        ("gs://bucket/x.weights.h5", False),
+        ("x.keras", False),
+    ],
+)
+def test_what_names_a_run(weights: str, is_run: bool) -> None:
+    settings = Settings(weights=weights)
+    assert settings.begins_with_run() == is_run
+    assert settings.weights == weights.rstrip("/")
+
+
+def test_a_place_that_no_store_has_is_refused_at_once() -> None:
+    with pytest.raises((InvalidSettings, ValueError), match="ftp"):
+        Settings(weights="ftp://host/runs/cats")
