@@ -13,7 +13,8 @@ from job.cli import checks
 from job.errors import ExitCode, InputError, InvalidSettings, WeightsUnusable
 from job.model.answers import same_classes
 from job.model.classifier import Classifier
-from job.observe.events import HeadTaken
+from job.observe.events import HeadTaken, SeenBefore
+from job.observe.sentences import sentence
 from job.report.files import MODEL
 from job.settings.settings import Settings
 from job.storage import MISSING, LocalStore, open_store
@@ -22,6 +23,7 @@ from tests.conftest import job, slowly
 from tests.gcs_server import BUCKET, GcsServer
 from tests.processes import Environment, report, result
 from tests.runs import Small, Undisturbed, Whole, record_of, start, stop
+from tests.shapes import encoded
 
 UNCHANGED: dict[str, Any] = {"head_epochs": 0, "fine_tune_epochs": 1, "fine_tune_learning_rate": 1e-30}
 """Training that moves no weight of float32."""
@@ -46,6 +48,7 @@ def test_it_begins_with_backbone_and_head(
     assert found.outcome.model_sha256 == expected.outcome.model_sha256
     assert found.settings["WEIGHTS"] == uri
     assert recorder.of(HeadTaken) == [HeadTaken(uri, 2, [])]
+    assert recorder.of(SeenBefore) == []
 
 
 @pytest.mark.slow
@@ -73,6 +76,35 @@ def test_as_a_user_starts_it(environment: Environment, undisturbed_run: Undistur
     assert expected is not None
     assert result(env)[0]["test_accuracy"] == expected.test_accuracy
     assert report(env)["settings"]["weights"] == uri
+
+
+ONE_EPOCH: dict[str, Any] = {"head_epochs": 0, "fine_tune_epochs": 1}
+
+
+def test_examples_that_the_earlier_run_trained_on_make_the_results_too_good(
+    undisturbed_run: Undisturbed, small: Small, store: LocalStore
+) -> None:
+    uri = str(undisturbed_run[0].root)
+    specs = {"train_split": "train[40:80]", "validation_split": "train[:20]", "test_split": "train[80:96]"}
+    recorder = start(small(weights=uri, **ONE_EPOCH, **specs), store)
+    (seen,) = recorder.of(SeenBefore)
+    assert seen == SeenBefore(uri, {"validation": "train[:40]"})
+    assert sentence(seen) == f"the run {uri} trained on examples of validation, which makes these results too good"
+
+
+def test_own_images_that_the_earlier_run_trained_on_are_counted(small: Small, tmp_path: Path) -> None:
+    """They are the same by their bytes: of 40 images, all that were there before are in the other split now."""
+    for index in range(60):
+        path = tmp_path / "photos" / "cd"[index % 2] / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encoded(index))
+    own = {"dataset": str(tmp_path / "photos"), "data_dir": None, **ONE_EPOCH}
+    specs = {"train_split": "train[:40%]", "validation_split": "train[40%:70%]", "test_split": "train[70%:]"}
+    earlier, store = (LocalStore(tmp_path / name / "small") for name in ("earlier", "store"))
+    start(small(**own, **specs), earlier)
+    specs = {"train_split": "train[40%:70%]", "validation_split": "train[70%:]", "test_split": "train[:40%]"}
+    recorder = start(small(**own, **specs, weights=str(earlier.root)), store)
+    assert recorder.of(SeenBefore) == [SeenBefore(str(earlier.root), {"test": 24})]
 
 
 NAMES = ["cat", "dog", "fox"]

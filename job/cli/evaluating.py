@@ -13,19 +13,19 @@ import numpy as np
 from pydantic import BaseModel, FiniteFloat
 
 from job.cli.waits import image_bar, waiting
-from job.data import image_table
 from job.data.composition import kinds
 from job.data.files.names import is_place
 from job.data.mirror import Fetcher
-from job.data.split_spec import DEFAULT_SPECS, EVALUATED, Specs, overlap
+from job.data.split_spec import DEFAULT_SPECS, EVALUATED, Specs
 from job.data.splits import DataRequest, Split, Splits, load_splits
 from job.errors import InputError, ThawError
 from job.model.answers import same_classes
 from job.observe.observer import Observer
 from job.report.files import REPORT
 from job.run.artefacts import content_of, said
+from job.run.finished import trained_on
 from job.run.finished_model import FinishedModel, read_model
-from job.schema import Ratio, Record, recorded_setting
+from job.schema import Ratio, Record
 from job.settings.resources import evaluation_batch_size
 from job.settings.settings import Settings
 from job.storage import ObjectStore
@@ -219,15 +219,11 @@ def _run_test(store: ObjectStore, record: Record, folder: Path) -> tuple[dict[st
 
 def _of_training(store: ObjectStore, record: Record, settings: Settings, splits: Splits) -> list[str]:
     """What makes the metrics too good: images that the run trained on, as far as that is known."""
-    too_good = "which makes these numbers too good"
-    train = recorded_setting(record.settings, "TRAIN_SPLIT")
-    if splits.table is None:
-        same = settings.dataset == recorded_setting(record.settings, "DATASET")
-        shared = [spec for spec in splits.specs.values() if same and overlap(spec, train)]
-        return [f"{spec} shares examples with {train}, which the run trained on, {too_good}" for spec in shared]
-    kept = image_table.kept_rows(store, record.inputs)
-    trained = {row["sha256"] for row in kept or () if row["split"] == "train"}
-    num_shared = sum(row["sha256"] in trained for row in image_table.rows(splits.table))
-    if not num_shared:
-        return []
-    return [f"the run trained on {num_shared:,} of these images, {too_good}"]
+    found = trained_on(store, record, settings.dataset, splits.specs, splits.table)
+    reasons = [
+        f"{splits.specs[name]} shares examples with {shared}, which the run trained on"
+        if isinstance(shared, str)
+        else f"the run trained on {shared:,} of these images"
+        for name, shared in found.items()
+    ]
+    return [f"{reason}, which makes these numbers too good" for reason in reasons]

@@ -146,6 +146,16 @@ class ModelBuilt(Event, name="model_built"):
     device: str
 
 
+class SeenBefore(Event, name="seen_before", level="warning"):
+    """The run with which this one begins has trained on images of these splits, which makes their results too good.
+
+    By split how many, or, of a data set whose images have no names, the split that it trained on.
+    """
+
+    run: str
+    images: dict[str, int | str]
+
+
 class HeadTaken(Event, name="head_taken"):
     """The head is that of the finished run with which this one begins, for the classes that both have."""
 

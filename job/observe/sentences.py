@@ -19,6 +19,12 @@ def sentence(event: events.Event) -> str:
             limit = f"; the limit here is {size(event.memory_limit_bytes)}" if event.memory_limit_bytes else ""
             needed = f"; the run needs about {size(event.needed_bytes)}" if event.needed_bytes else ""
             return f"{event.reason}{limit}{needed}"
+        case events.SeenBefore():
+            seen = ", ".join(
+                f"{'examples' if isinstance(shared, str) else f'{shared:,} images'} of {split}"
+                for split, shared in event.images.items()
+            )
+            return f"the run {event.run} trained on {seen}, which makes these results too good"
         case events.GpuNotUsed():
             return f"the processor is used: {event.reason}"
         case events.WaitingForLock():

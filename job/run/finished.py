@@ -1,5 +1,10 @@
 """The record of a finished run, for questions and for a run that begins with its model. Imports no TensorFlow."""
 
+from collections import Counter
+from collections.abc import Mapping
+
+from job.data import image_table
+from job.data.split_spec import overlap
 from job.errors import RunUnavailable, WeightsUnusable
 from job.run.record import existing_record
 from job.schema import Record, recorded_setting
@@ -16,6 +21,23 @@ def finished(store: ObjectStore) -> Record:
             hint=f"thaw status --run {store.uri}",
         )
     return found
+
+
+def trained_on(
+    store: ObjectStore, record: Record, dataset: str, specs: Mapping[str, str], table: bytes | None
+) -> dict[str, int | str]:
+    """Which of these splits of a data set have images that a finished run trained on, as far as that is known.
+
+    By split the number of these images, or of a data set without a table of its images the split that the run trained
+    on, which certainly shares examples. Raises StorageError.
+    """
+    train = recorded_setting(record.settings, "TRAIN_SPLIT")
+    if table is None:
+        is_same = dataset == recorded_setting(record.settings, "DATASET")
+        return {name: train for name, spec in specs.items() if is_same and overlap(spec, train)}
+    trained = {row["sha256"] for row in image_table.kept_rows(store, record.inputs) or () if row["split"] == "train"}
+    shared = Counter(row["split"] for row in image_table.rows(table) if row["sha256"] in trained)
+    return {name: shared[name] for name in specs if shared[name]}
 
 
 def begun_with(settings: Settings, store: ObjectStore) -> Record:

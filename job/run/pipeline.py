@@ -32,13 +32,13 @@ from job.run.artefacts import Artefacts
 from job.run.checkpoint import Checkpoints
 from job.run.committer import Committer
 from job.run.curves import Curves
-from job.run.finished import begun_with
+from job.run.finished import begun_with, trained_on
 from job.run.finished_model import FinishedModel, read_model
 from job.run.following import FollowedCheckpoints, FollowedRecord, NoCommits
 from job.run.record import RunRecord
 from job.run.results import Logits, measure, predict
 from job.run.training import Training
-from job.schema import StoredFile
+from job.schema import Record, StoredFile
 from job.settings.resources import estimate, evaluation_batch_size
 from job.settings.settings import Settings
 from job.storage import ObjectStore, open_store, scratch
@@ -68,6 +68,7 @@ class Pipeline:
         self.ledger = context.progress.ledger
         self.team = self.collective.team
         self.phases = settings.training_phases()
+        self.earlier: tuple[ObjectStore, Record] | None = None  # the finished run with which this one begins
         self.committer: Committer | NoCommits
         if isinstance(record, FollowedRecord):
             self.checkpoints: Checkpoints = FollowedCheckpoints(store, record, self.team, folder=self.folder)
@@ -129,9 +130,9 @@ class Pipeline:
         turn = scratch.turn(settings.cache_dir, tick=self.check_stop) if is_shared else contextlib.nullcontext()
         weights = settings.weights
         if settings.begins_with_run():
+            store = open_store(weights)
             # Now, and not after the data was read; the model is fetched when it is needed.
-            begun_with(settings, open_store(weights))
-            weights = "none"
+            self.earlier, weights = (store, begun_with(settings, store)), "none"
         with self.progress.entering("fetch", "download"), turn:
             inputs = fetcher.inputs(dataset=settings.dataset, data_dir=settings.data_dir, weights=weights)
             if not is_place(settings.dataset):
@@ -185,6 +186,10 @@ class Pipeline:
         ))  # fmt: skip
         for finding in splits.findings():
             self.observer.event(finding)
+        if self.earlier:
+            specs = {name: splits.specs[name] for name in ("validation", "test")}
+            if seen := trained_on(*self.earlier, settings.dataset, specs, splits.table):
+                self.observer.event(events.SeenBefore(settings.weights, seen))
 
     def first_order(self, num_examples: int) -> np.ndarray:
         """The order in which this attempt first uses the training images.
@@ -207,7 +212,7 @@ class Pipeline:
     def build_model(self, weights: str, splits: Splits) -> Classifier:
         """The classifier with its pre-trained weights. Raises InputError when the run began with others."""
         settings = self.settings
-        earlier = self.earlier_model() if settings.begins_with_run() else None
+        earlier = self.earlier_model(*self.earlier) if self.earlier else None
         # New weights are drawn from the process's one random generator, which a retry of a renewal would use too.
         alone = self.record.quiet() if weights == "none" else contextlib.nullcontext()
         with self.progress.entering("model", "init"), alone:
@@ -240,11 +245,9 @@ class Pipeline:
         self.team.tell("inputs", inputs)
         return classifier
 
-    def earlier_model(self) -> FinishedModel:
+    def earlier_model(self, store: ObjectStore, record: Record) -> FinishedModel:
         """The verified model of the finished run with which this one begins. Raises InputError."""
-        store = open_store(self.settings.weights)
         with self.progress.entering("fetch", "download"), scratch.folder(self.settings.cache_dir) as folder:
-            record = begun_with(self.settings, store)
             if MODEL in record.files:
                 disk_space.check(self.settings, None, to_fetch=record.files[MODEL].size)
             return read_model(store, record, folder)
