@@ -18,7 +18,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from job import cli
 from job.errors import RESUME, ExitCode, Interrupted, ThawError
@@ -172,8 +172,17 @@ class Ending:
         termination.leave(self.path, data)
 
 
+class _StandardError(io.FileIO):
+    """What it cannot write is lost: a closed pipe or a full disk under a warning decides no exit code."""
+
+    def write(self, data: Any) -> int:
+        with contextlib.suppress(OSError):
+            return super().write(data) or len(data)
+        return len(data)
+
+
 def set_up_streams() -> None:
-    """Open /dev/null as each standard stream that was closed at the start, as `>&-` does.
+    """Open /dev/null as each standard stream that was closed at the start, as `>&-` does; none fails on standard error.
 
     Otherwise the next file that is opened gets its number, and native libraries write into that file.
     """
@@ -184,6 +193,10 @@ def set_up_streams() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # As standard error does: the name of a class that the terminal cannot show is no reason to fail.
         sys.stdout.reconfigure(errors="backslashreplace")
+    raw = _StandardError(sys.stderr.fileno(), "w", closefd=False)
+    sys.stderr = io.TextIOWrapper(
+        io.BufferedWriter(raw), encoding=sys.stderr.encoding, errors=sys.stderr.errors, line_buffering=True
+    )
 
 
 def set_up_tensorflow(*, log_level: str) -> None:

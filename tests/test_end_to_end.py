@@ -130,6 +130,29 @@ def test_a_log_that_cannot_be_written_does_not_decide_the_exit_code(
         assert done.returncode == expected, done.stderr
 
 
+@pytest.mark.parametrize("err", ["a closed pipe", "/dev/full"])
+def test_standard_error_that_cannot_be_written_does_not_decide_the_exit_code(
+    undisturbed: dict[str, Any], err: str
+) -> None:
+    """Of a complete run whose termination message is refused, of a wrong setting, and of a question that fails."""
+    cases = (
+        ((), {"THAW_TERMINATION_LOG": "/proc/thaw"}, ExitCode.COMPLETE),
+        ((), {"THAW_BATCH_SIZE": "0"}, ExitCode.INVALID_SETTINGS),
+        (("status", "--run", "/proc/thaw"), {}, ExitCode.BAD_INPUT),
+    )
+    for words, changes, expected in cases:
+        reader, writer = os.pipe() if err == "a closed pipe" else (None, os.open(err, os.O_WRONLY))
+        if reader is not None:
+            os.close(reader)
+        try:
+            command = [sys.executable, "-m", "job", *words]
+            env = undisturbed["env"] | changes
+            done = subprocess.run(command, cwd=REPOSITORY, env=env, stdout=subprocess.PIPE, stderr=writer, check=False)
+        finally:
+            os.close(writer)
+        assert done.returncode == expected, (words, changes, done.stdout)
+
+
 @pytest.mark.parametrize(("closed", "num_lines"), [("2>&-", 1), ("<&- >&- 2>&-", 0)])
 def test_a_stream_that_is_closed_at_the_start_changes_nothing(
     undisturbed: dict[str, Any], closed: str, num_lines: int

@@ -1,15 +1,19 @@
 """Training in float16: a loss scale keeps small gradients, and a step that overflows is left out."""
 
+import itertools
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import tensorflow as tf
 from keras import Variable
 
 from job.data.splits import Splits
+from job.errors import TrainingDiverged
 from job.observe.events import EpochFinished
 from job.observe.ledger import Ledger
 from job.phases import Phase
-from job.train.loop import Position, train_phase
+from job.train.loop import Fact, Position, train_phase
 from job.train.optimizer import LossScaling, optimizer_of
 from job.train.state import PhaseState
 from job.train.step import Recipe
@@ -76,6 +80,54 @@ def test_the_scale_stays_a_number() -> None:
     optimizer.step_counter.assign(optimizer.dynamic_growth_steps - 1)
     optimizer.apply([tf.constant([1.0])], [variable])
     assert float(optimizer.dynamic_scale.numpy()) == 2.0**24
+
+
+def test_the_steps_in_a_row_that_overflow_are_counted() -> None:
+    """A checkpoint has their number; the next step that is done ends it, and counts as the first for the scale."""
+    optimizer, variable = scaled_adam(1.0)
+    assert optimizer.num_overflows == 0
+    for gradient, expected in ((1.0, 0), (np.inf, 1), (np.nan, 2)):
+        optimizer.apply([tf.constant([gradient], tf.float32)], [variable])
+        assert optimizer.num_overflows == expected
+    optimizer.apply([tf.constant([1.0])], [variable])
+    assert (optimizer.num_overflows, int(optimizer.step_counter.numpy())) == (0, 1)
+
+
+def test_a_scale_that_overflowed_grows_after_2000_steps() -> None:
+    """As Keras's does."""
+    optimizer, variable = scaled_adam(1.0)
+    apply = tf.function(lambda gradient: optimizer.apply([gradient], [variable]), autograph=False)
+    for gradient in (np.inf, np.inf, *[1.0] * 1999):
+        apply(tf.constant([gradient], tf.float32))
+    assert float(optimizer.dynamic_scale.numpy()) == FIRST_SCALE / 4
+    apply(tf.constant([1.0]))
+    assert float(optimizer.dynamic_scale.numpy()) == FIRST_SCALE / 2
+
+
+def trained(splits: Splits, state: PhaseState, position: Position) -> Iterator[Fact]:
+    """40 images in 10 steps an epoch, whose gradients float16 does not have: the loss is multiplied by 1e30."""
+    recipe = Recipe(4, 0, xla=False, class_weights=(1e30, 1e30))
+    return train_phase(
+        state, train=splits.train, validation=splits.validation, recipe=recipe,
+        position=position, ledger=Ledger(), collective=ALONE,
+    )  # fmt: skip
+
+
+def test_a_phase_of_which_no_step_can_be_done_diverges(splits: Splits) -> None:
+    """Once a whole epoch changed nothing, and the smallest scale was tried; also when it was interrupted meanwhile."""
+    phase = Phase(name="all", unfreeze="all", learning_rate=1e-3, epochs=4)
+    state = PhaseState(build(policy="mixed_float16"), phase)
+    before = [variable.numpy() for variable in state.variables]
+    facts = trained(splits, state, Position())
+    epochs = [fact for fact in itertools.islice(facts, 25 + 2) if isinstance(fact, EpochFinished)]
+    again = PhaseState(build(policy="mixed_float16"), phase)
+    again.load(state.arrays(), step=25)
+    message = "the gradients of 30 steps in a row are not finite in float16 after step 30 of phase all"
+    for rest in (facts, trained(splits, again, Position(history=epochs, step=25))):
+        with pytest.raises(TrainingDiverged, match=message):
+            list(rest)
+    for variable, value in zip(state.variables, before, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), value)
 
 
 def losses(splits: Splits, policy: str) -> list[float]:

@@ -21,12 +21,15 @@ from job.observe.ledger import Category, Ledger
 from job.train import device, schedule
 from job.train.collective import Collective
 from job.train.feed import Feed
+from job.train.optimizer import MOST_HALVINGS, SCALES
 from job.train.schedule import Validated
 from job.train.state import PhaseState
 from job.train.step import Recipe, Validation, train_steps, validator
 
 STOP_DELAY_CALLS = 1
 """Calls after which the workers look whether one of them must stop: a GPU has the next one meanwhile."""
+
+DIVERGED_HINT = "lower the learning rate, or set THAW_PRECISION=float32"
 
 Fact = StepDone | EpochFinished
 
@@ -143,7 +146,9 @@ def train_phase(
                         collective.total(np.zeros(1))
                         raise team.interrupted()
         # Here a worker may stop by itself: no other can come to the end of the validation without it.
-        finished = _finished_epoch(state, epoch=epoch, step=step, validate=validate, timer=timer, ledger=ledger)
+        finished = _finished_epoch(
+            state, epoch=epoch, step=step, num_batches=batches_per_epoch, validate=validate, timer=timer, ledger=ledger
+        )
         history.append(finished)
         with team.steps():
             yield finished
@@ -154,12 +159,14 @@ def _finished_epoch(
     *,
     epoch: int,
     step: int,
+    num_batches: int,
     validate: Callable[[], Validation],
     timer: "_EpochTimer",
     ledger: Ledger,
 ) -> EpochFinished:
     where = f"after step {step} of phase {state.phase.name}"
     check_finite(state.totals.numpy()[0], where)
+    check_trained(state, num_batches, where)
     train_loss, train_accuracy = state.running_means()
     train_seconds = timer.seconds()
     with ledger.during("validate"), state.averaged():
@@ -207,7 +214,18 @@ def check_finite(loss: float, where: str) -> None:
     if not np.isfinite(loss):
         raise TrainingDiverged(
             f"the loss is {loss} {where}; the last commit stands",
-            hint="lower the learning rate, or set THAW_PRECISION=float32",
+            hint=DIVERGED_HINT,
+        )
+
+
+def check_trained(state: PhaseState, num_batches: int, where: str) -> None:
+    """Raise TrainingDiverged when float16 left out all steps of an epoch, and tried the smallest loss scale."""
+    num_overflows = state.num_overflows
+    if num_overflows >= max(num_batches, MOST_HALVINGS + 1):
+        raise TrainingDiverged(
+            f"the gradients of {num_overflows} steps in a row are not finite in float16 {where}, so that they changed "
+            f"no weight, and the loss scale is {SCALES[0]:g}, the smallest; the last commit stands",
+            hint=DIVERGED_HINT,
         )
 
 

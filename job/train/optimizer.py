@@ -88,6 +88,8 @@ def optimizer_of(phase: Phase, variables: Sequence[keras.Variable]) -> keras.opt
 
 SCALES = 1.0, 2.0**24
 """The smallest and the largest loss scale."""
+MOST_HALVINGS = 24
+"""From the largest scale to the smallest."""
 
 
 class LossScaling(keras.optimizers.LossScaleOptimizer):
@@ -95,13 +97,25 @@ class LossScaling(keras.optimizers.LossScaleOptimizer):
 
     A step whose gradients are not all finite changes no weight and halves the scale; after 2,000 others in a row it is
     doubled. It counts as a step, as the order of the examples goes on. All workers have the same sum of gradients. The
-    scale keeps within bounds, as beyond float32's it would stay infinite, or 0, for ever.
+    scale keeps within bounds, as beyond float32's it would stay infinite, or 0, for ever. Of steps in a row that change
+    nothing, Keras's counter has the number, negative: so it is in the checkpoints.
     """
+
+    @property
+    def num_overflows(self) -> int:
+        """The steps in a row, up to the last one, that changed no weight; waits for the device."""
+        return max(0, -int(self.step_counter.numpy()))
 
     def _tf_apply(self, grads: Any, trainable_variables: Any = None) -> None:
         self._common_apply(grads, trainable_variables)
         self.dynamic_scale.assign(tf.clip_by_value(self.dynamic_scale.value, *SCALES))
 
+    def _stateful_handle_finite_grads(self, grads: Any, trainable_variables: Any) -> None:
+        self.step_counter.assign(tf.maximum(self.step_counter.value, 0))
+        super()._stateful_handle_finite_grads(grads, trainable_variables)
+
     def _stateful_handle_non_finite_grads(self) -> None:
+        counter = tf.minimum(self.step_counter.value, 0) - 1
         super()._stateful_handle_non_finite_grads()
+        self.step_counter.assign(counter)
         self.iterations.assign_add(1)

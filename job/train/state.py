@@ -43,6 +43,11 @@ class PhaseState:
         """That of the last step, which is a variable of the optimizer; this waits for the device."""
         return float(self.optimizer.learning_rate.numpy())
 
+    @property
+    def num_overflows(self) -> int:
+        """The steps in a row, up to the last one, that float16 left out; waits for the device."""
+        return self.optimizer.num_overflows if isinstance(self.optimizer, LossScaling) else 0
+
     def running_means(self) -> tuple[float, float]:
         """Mean loss and accuracy of the epoch so far; waits for the device."""
         return means_of(self.totals.numpy())
