@@ -15,7 +15,7 @@ from job.model.answers import same_classes
 from job.model.classifier import Classifier
 from job.observe.events import HeadTaken, SeenBefore
 from job.observe.sentences import sentence
-from job.report.files import MODEL
+from job.report.files import MODEL, PAGE
 from job.settings.settings import Settings
 from job.storage import MISSING, LocalStore, open_store
 from tests.classifiers import build
@@ -47,6 +47,8 @@ def test_it_begins_with_backbone_and_head(
     assert expected.outcome is not None
     assert found.outcome.model_sha256 == expected.outcome.model_sha256
     assert found.settings["WEIGHTS"] == uri
+    assert found.inputs["first_model_sha256"] == expected.outcome.model_sha256
+    assert f"began with</th><td><code>{expected.outcome.model_sha256}<" in store.read(PAGE).data.decode()
     assert recorder.of(HeadTaken) == [HeadTaken(uri, 2, [])]
     assert recorder.of(SeenBefore) == []
 

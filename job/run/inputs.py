@@ -8,6 +8,7 @@ from job.data.splits import Splits
 from job.errors import PreconditionFailed
 from job.model.classifier import Classifier
 from job.run.record import RunRecord
+from job.schema import Record
 from job.storage import MISSING, ObjectStore
 
 
@@ -40,6 +41,12 @@ def inputs_of(splits: Splits, classifier: Classifier, arithmetic: dict[str, Any]
         # Files may have got other names since the run began.
         inputs["images"] = pinned(record).get("images") or image_table.name_of(splits.table)
     return inputs
+
+
+def first_model(earlier: Record) -> dict[str, Any]:
+    """Of the inputs of a run that begins with the model of a finished one: the digest of its weights."""
+    assert earlier.outcome is not None
+    return {"first_model_sha256": earlier.outcome.model_sha256}
 
 
 def keep_table(splits: Splits, inputs: dict[str, Any], store: ObjectStore) -> None:

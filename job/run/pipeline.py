@@ -4,7 +4,7 @@ The modules of `job.run` use the store, the record and the observers; those that
 """
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -227,18 +227,16 @@ class Pipeline:
                 seed=settings.seed,
             )
             classifier = build_classifier(request)
-            known = same_classes(earlier.class_names if earlier else (), splits.class_names)
             if earlier:
-                classifier.take_head(earlier.network, known)
+                self.take_head(classifier, earlier, splits.class_names)
             for phase in self.phases:
                 classifier.first_trained(phase.unfreeze)  # Now, and not after hours.
             inputs = run_inputs.inputs_of(splits, classifier, self.arithmetic, self.record)
+            if self.earlier:
+                inputs |= run_inputs.first_model(self.earlier[1])
         self.observer.event(events.ModelBuilt(
             settings.backbone, settings.weights, **self.arithmetic, device=device.name()
         ))  # fmt: skip
-        if earlier:
-            new = [name for name, index in zip(splits.class_names, known, strict=True) if index < 0]
-            self.observer.event(events.HeadTaken(settings.weights, len(splits.class_names) - len(new), new))
         if not isinstance(self.record, FollowedRecord):
             run_inputs.keep_table(splits, inputs, self.store)
         self.record.pin_inputs(inputs)
@@ -251,6 +249,13 @@ class Pipeline:
             if MODEL in record.files:
                 disk_space.check(self.settings, None, to_fetch=record.files[MODEL].size)
             return read_model(store, record, folder)
+
+    def take_head(self, classifier: Classifier, earlier: FinishedModel, class_names: Sequence[str]) -> None:
+        """Begin with what the head of an earlier model knows of these classes."""
+        known = same_classes(earlier.class_names, class_names)
+        classifier.take_head(earlier.network, known)
+        new = [name for name, index in zip(class_names, known, strict=True) if index < 0]
+        self.observer.event(events.HeadTaken(self.settings.weights, len(class_names) - len(new), new))
 
     def training(self) -> Training:
         return Training(
