@@ -282,7 +282,7 @@ class Record(Part):
     attempts: tuple[Attempt, ...] = ()
     """Every start of the program: holder, start, end, exit code, workers, seconds by stage, furthest steps."""
     inputs: Inputs = {}
-    """What the run is made from: identity of the data, digests of the first backbone and the first model, arithmetic."""
+    """What the run is made from: identity of the data, digests of the first backbone and model, arithmetic."""
     checkpoints: tuple[CheckpointEntry, ...] = ()
     """Those that can be restored, oldest first: name, phase, step, size, SHA-256."""
     history: tuple[EpochResult, ...] = ()
