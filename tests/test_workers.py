@@ -248,7 +248,9 @@ def test_one_that_hangs_after_a_stop_was_interrupted(start: Workers) -> None:
 def test_one_that_ends_while_tensorflow_connects_the_workers_is_no_secret(
     start: Workers, victim: int, number: signal.Signals, code: int
 ) -> None:
-    """TensorFlow itself waits for it for an hour, and no other thread of Python runs meanwhile."""
+    """TensorFlow itself waits for it for an hour, and no other thread of Python runs meanwhile; nor does it keep this
+    process from ending with its exit code.
+    """
     workers = met(start, 2)
     other = workers[1 - victim].told("assemble")
     other.until("assembling")

@@ -118,12 +118,18 @@ def main() -> None:
             obey(team, line.strip())
 
 
-if __name__ == "__main__":
+def carried_out() -> int:
+    """The exit code, once the error is forgotten, as in the program."""
     try:
         main()
     except ThawError as error:
         say("error", kind=type(error).__name__, message=error.message, hint=error.hint)
-        os._exit(error.exit_code)
+        return error.exit_code
     except Exception as error:
         say("error", kind=type(error).__name__, message=str(error))
-        os._exit(ExitCode.UNEXPECTED)
+        return ExitCode.UNEXPECTED
+    return 0
+
+
+if __name__ == "__main__":
+    os._exit(carried_out())
