@@ -263,6 +263,7 @@ def test_one_that_ends_while_tensorflow_connects_the_workers_is_no_secret(
 def test_a_stop_while_tensorflow_connects_the_workers_is_heard(start: Workers) -> None:
     workers = met(start, 2)
     workers[0].told("assemble").until("assembling")
+    assert not has_said_more(workers[0])
     workers[0].signalled(signal.SIGTERM)
     workers[1].told("work")
     assert [worker.ended() for worker in workers] == [
