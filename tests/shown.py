@@ -8,6 +8,8 @@ import os
 import sys
 import time
 
+from rich.console import Console, ConsoleOptions, RenderResult
+
 from job.observe import bar, terminal
 from job.observe.data_events import ClassRare
 from job.observe.estimate import Estimate
@@ -30,8 +32,21 @@ from job.observe.log import Log
 from job.observe.progress import Progress
 from job.observe.terminal import open_log
 
-DRAWN_SECONDS = 0.4
-"""A moving line is drawn four times a second."""
+drawn_at: list[float] = []
+_console_of = bar.Bar.__rich_console__
+
+
+def drawn(self: bar.Bar, console: Console, options: ConsoleOptions) -> RenderResult:
+    """What the moving line shows; noted."""
+    drawn_at.append(time.monotonic())
+    return _console_of(self, console, options)
+
+
+def wait_until_drawn() -> None:
+    """Return once a terminal that has a moving line shows it as it is now; the drawing under way may be older."""
+    before = len(drawn_at)
+    while before and len(drawn_at) < before + 2:
+        time.sleep(0.01)
 
 
 class Clock:
@@ -52,6 +67,7 @@ class Run:
         bar.Estimate = lambda: Estimate(self.clock)  # type: ignore[assignment, misc]
         terminal.ESTIMATE_AFTER_SECONDS = 0.0
         bar.STEP_SECONDS = 0.0
+        bar.Bar.__rich_console__ = drawn  # type: ignore[method-assign]
         self.progress = Progress(ledger=Ledger(self.clock), stage="import")
         self.is_resized, self.is_long = "--resized" in flags, "--long" in flags
         self.place = f"/runs/{'cats-and-dogs-' * 5}1" if self.is_long else "/runs/cats"
@@ -60,7 +76,7 @@ class Run:
     def show(self) -> None:
         say = self.log.event
         say(RunClaimed(self.place, attempt=2, state="prepare"))
-        time.sleep(DRAWN_SECONDS)
+        wait_until_drawn()
         self.progress.stage = "data"
         classes = {"cat": 700, "dog": 700}
         say(DataLoaded(
@@ -90,7 +106,7 @@ class Run:
             if step == 1:
                 self.log.event(StepCompiled(phase, 2.0))
             if (phase, step) == ("fine_tune", 3):
-                time.sleep(DRAWN_SECONDS)
+                wait_until_drawn()
             self.clock.now += 30.0
         loss = 0.71 / (step * (1 if phase == "head" else 10))
         done_epoch = EpochFinished(
@@ -104,7 +120,7 @@ class Run:
             self.log.event(Committed("epoch", phase, step, 10, 1.0, 0.1, f"checkpoints/{phase}-{step}"))
 
     def wait_for_another_width(self) -> None:
-        before, until = os.get_terminal_size(), time.monotonic() + 30
+        before, until = os.get_terminal_size(), time.monotonic() + 120
         print("resize me", flush=True)
         while os.get_terminal_size() == before and time.monotonic() < until:
             time.sleep(0.05)

@@ -63,7 +63,7 @@ def written_in_terminal(
             if not is_done and until(plain(written)):
                 is_done = True
                 then(process, ours)
-        return process.wait(timeout=10), written
+        return process.wait(timeout=60), written
     finally:
         process.kill()
         os.close(ours)

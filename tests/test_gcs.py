@@ -153,8 +153,8 @@ def test_a_server_that_does_not_come_back_is_given_up_at_the_deadline(
     """With its last answer; or without a network."""
     if not is_there:
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:9")
-    remote = GcsStore(bucket=BUCKET, prefix="p", timeout_seconds=0.5)
-    store = RetryingStore(remote, retry_seconds=0.5, first_delay_seconds=0.001)
+    remote = GcsStore(bucket=BUCKET, prefix="p", timeout_seconds=60.0)
+    store = RetryingStore(remote, retry_seconds=2.0, first_delay_seconds=0.001)
     fault = gcs.fail("503 before", at=0, times=10_000)
     with pytest.raises(StorageError, match=f"{503 if is_there else 'Connection'}.*tried for") as caught:
         store.read("a")
@@ -209,9 +209,12 @@ def test_bytes_that_were_damaged_before_the_connection_broke_are_noticed(
 
 
 @pytest.mark.slow
-def test_a_small_request_that_hangs_is_given_up_sooner_than_a_file(gcs: GcsServer, small: Path) -> None:
+def test_a_small_request_that_hangs_is_given_up_sooner_than_a_file(
+    gcs: GcsServer, small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The lease is at stake: the record cannot wait as long as a checkpoint may."""
-    remote = GcsStore(bucket=BUCKET, prefix="p", timeout_seconds=0.2, file_timeout_seconds=10.0)
+    monkeypatch.setattr(gcs, "stall_seconds", 10.0)
+    remote = GcsStore(bucket=BUCKET, prefix="p", timeout_seconds=0.5, file_timeout_seconds=60.0)
     store = RetryingStore(remote, first_delay_seconds=0.01)
     seconds = []
     for send in (

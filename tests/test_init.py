@@ -51,12 +51,12 @@ def children(process: int) -> list[int]:
 
 def process_1(outer: int) -> int:
     """The child of `unshare`, once it is tini and has begun the program: before that it has blocked signals."""
-    until = time.monotonic() + 20
+    until = time.monotonic() + 120
     while time.monotonic() < until:
         for child in children(outer):
             if Path(f"/proc/{child}/comm").read_text() == "tini\n" and children(child):
                 return child
-    raise AssertionError("tini has not started in 20 s")
+    raise AssertionError("tini has not started in 120 s")
 
 
 @pytest.mark.parametrize("seconds", [0, 0.03, 0.1, 0.2, 3])
@@ -65,7 +65,7 @@ def test_a_signal_is_never_lost(seconds: float, started: "subprocess.Popen[bytes
     first = process_1(started.pid)
     time.sleep(seconds)
     os.kill(first, signal.SIGTERM)
-    assert started.wait(60) in (ENDED_BY_SIGTERM, ExitCode.INTERRUPTED)
+    assert started.wait(240) in (ENDED_BY_SIGTERM, ExitCode.INTERRUPTED)
 
 
 @pytest.mark.parametrize(
@@ -75,4 +75,4 @@ def test_exit_codes_are_passed_on(code: int, argv: list[str], init: list[str]) -
     """A Job decides by them."""
     words = argv if argv[0] == "-c" else ["-m", "job", *argv]
     env = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    assert subprocess.run([*init, sys.executable, *words], env=env, capture_output=True, timeout=60).returncode == code
+    assert subprocess.run([*init, sys.executable, *words], env=env, capture_output=True, timeout=240).returncode == code

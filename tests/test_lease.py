@@ -222,14 +222,15 @@ def test_no_clock_of_another_host_decides_over_a_run_in_a_folder(
 ) -> None:
     """A holder whose clock is wrong keeps its run while it renews it, and loses it a lease after it has gone."""
     store = LocalStore(tmp_path)
-    first = claim(ShiftedClock(tmp_path, shift_seconds), FIRST, lease_seconds=1.0)
+    # One that is renewed late is renewed all the same.
+    first = claim(ShiftedClock(tmp_path, shift_seconds), FIRST, lease_seconds=60.0 if renews else 1.0)
     began = time.monotonic()
     if renews:
         with lease.Renewal(first, lease_seconds=1.0), pytest.raises(Superseded, match="and alive"):
             claim(store, SECOND, lease_seconds=1.0)
     else:
         assert claim(store, SECOND, lease_seconds=1.0).attempt.number == 2
-    assert 1.0 <= time.monotonic() - began < 20.0
+    assert 1.0 <= time.monotonic() - began < abs(shift_seconds)
 
 
 def test_of_two_that_wait_for_a_run_one_gets_it(tmp_path: Path) -> None:
@@ -239,7 +240,7 @@ def test_of_two_that_wait_for_a_run_one_gets_it(tmp_path: Path) -> None:
     def wait(host: str) -> bool:
         with contextlib.suppress(Superseded):
             other = SECOND.model_copy(update={"host": host, "job_uid": host})
-            return claim(LocalStore(tmp_path), other, lease_seconds=1.0).attempt.holder.startswith(host)
+            return claim(LocalStore(tmp_path), other, lease_seconds=4.0).attempt.holder.startswith(host)
         return False
 
     with ThreadPoolExecutor(2) as executor:
@@ -293,7 +294,7 @@ def test_several_requests_that_hang_fit_in_a_lease(lease_seconds: float, seconds
 
 
 def until(condition: Callable[[], Any]) -> None:
-    give_up_at = time.monotonic() + 10
+    give_up_at = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < give_up_at
         time.sleep(0.01)

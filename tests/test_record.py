@@ -172,7 +172,7 @@ def test_a_renewal_waits_while_the_record_must_be_quiet(store: MemoryStore) -> N
         renewal.start()
         renewal.join(timeout=0.2)
         assert store.version(RECORD_NAME) == before
-    renewal.join(timeout=10)
+    renewal.join(timeout=60)
     assert store.version(RECORD_NAME) != before
 
 
@@ -187,11 +187,11 @@ def test_an_attempt_that_ends_does_not_wait_for_a_write_that_hangs(
     def hang() -> None:
         with record.quiet():
             is_held.set()
-            may_end.wait(10)
+            may_end.wait(60)
 
     thread = threading.Thread(target=hang)
     thread.start()
-    is_held.wait(10)
+    is_held.wait(60)
     with pytest.raises(StorageError, match=r"run\.json is still being written"):
         record.close_attempt(42)
     may_end.set()

@@ -55,7 +55,7 @@ class Registry:
         """Exit code, and the first words of each command that was given."""
         self.log.write_text("")
         command = [REPOSITORY / ".ci" / "publish", "image", IMAGE]
-        code = subprocess.run(command, env=self.env | env, capture_output=True, timeout=60).returncode
+        code = subprocess.run(command, env=self.env | env, capture_output=True, timeout=240).returncode
         commands = [re.sub(r" --(?!tag).*", "", line) for line in self.log.read_text().splitlines()]
         return code, [command for command in commands if command != "docker info"]
 

@@ -69,7 +69,7 @@ def test_they_are_there_while_the_run_trains(small: Small, store: LocalStore) ->
     class Watcher(Recorder):
         def event(self, event: events.Event) -> None:
             if isinstance(event, events.EpochFinished) and event.epoch == 1:
-                until = time.monotonic() + 30
+                until = time.monotonic() + 240
                 while not steps_in(store) and time.monotonic() < until:
                     time.sleep(0.01)
                 seen.append(steps_in(store))

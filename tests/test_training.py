@@ -10,12 +10,13 @@ import pytest
 import tensorflow as tf
 
 from job.data.splits import Splits, load_splits
-from job.errors import TrainingDiverged
+from job.errors import PeerLost, TrainingDiverged
 from job.model.classifier import Classifier
 from job.observe.events import EpochFinished, StepDone
 from job.observe.ledger import Ledger
 from job.phases import Phase
 from job.train import loop
+from job.train.collective import Collective
 from job.train.loop import Position, train_phase
 from job.train.loss import loss_of, most_probable
 from job.train.state import PhaseState
@@ -51,12 +52,13 @@ def train(
     recipe: Recipe = PLAIN,
     position: Position = START,
     max_steps: int = 10**6,
+    collective: Collective = ALONE,
 ) -> Facts:
     """Train to the end, or until so many steps are done."""
     facts: Facts = []
     for fact in train_phase(
         state, train=splits.train, validation=splits.validation, recipe=recipe, position=position, ledger=Ledger(),
-        collective=ALONE,
+        collective=collective,
     ):  # fmt: skip
         facts.append(fact)
         if isinstance(fact, StepDone) and fact.step == max_steps:
@@ -165,12 +167,19 @@ def test_validation_features_of_a_frozen_backbone_are_computed_once(
     assert passes == {"head": 1, "fine_tune": 3}
 
 
+class Left(Collective):
+    def confirm(self) -> None:
+        raise PeerLost("worker 1 is gone")
+
+
 def test_divergence_is_an_error_with_the_value_and_the_step(splits: Splits) -> None:
-    """A loss that is not a number ends the phase."""
+    """A loss that is not a number ends the phase; but not that of a sum which a lost worker broke off."""
     state = new_state("fine_tune")
     state.classifier.head.kernel.assign(np.full(state.classifier.head.kernel.shape, np.nan, np.float32))
     with pytest.raises(TrainingDiverged, match="the loss is nan after step 1 of phase fine_tune"):
         train(state, splits)
+    with pytest.raises(PeerLost, match="worker 1 is gone"):
+        train(state, splits, collective=Left(ALONE.team))
 
 
 class Read(NamedTuple):

@@ -7,14 +7,14 @@ import contextlib
 import ctypes
 import json
 import os
-import signal
 import socket
 import sys
 import threading
 import time
 from typing import Any
 
-from job.errors import ExitCode, Interrupted, ThawError
+from job.__main__ import StopSignal
+from job.errors import ExitCode, ThawError
 from job.observe.events import Event
 from job.observe.observer import Observer
 from job.observe.progress import Context, Progress
@@ -23,16 +23,9 @@ from job.workers.follower import Follower
 from job.workers.leader import Leader
 from job.workers.meeting import Meeting, Times
 
-received: list[int] = []
-
 
 def say(what: str, **facts: Any) -> None:
     os.write(1, (json.dumps({"what": what, **facts}) + "\n").encode())
-
-
-def check_signal() -> None:
-    if received:
-        raise Interrupted(f"stopped by {signal.Signals(received[0]).name}; what was committed stands")
 
 
 class Saying(Observer):
@@ -91,10 +84,12 @@ def obey(team: Leader | Follower, order: str) -> None:
 
 def main() -> None:
     facts = json.loads(sys.argv[1])
-    signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
+    stop = StopSignal(Progress())
+    stop.grace_seconds = 600.0
+    stop.install()
     addresses = Addresses(tuple(facts["hosts"]), facts["port"])
     meeting = Meeting(addresses, facts["run"], facts["wait_seconds"], Times(**facts["times"]))
-    context = Context(Saying(), Progress(), check_signal, give_up=stuck)
+    context = Context(Saying(), Progress(), stop.check, give_up=stuck)
     worker = facts["worker"]
     leader = (
         Leader(meeting, context, greeting={"attempt": 3, "history": "x" * facts["history_bytes"]})
@@ -118,12 +113,18 @@ def main() -> None:
             obey(team, line.strip())
 
 
-if __name__ == "__main__":
+def carried_out() -> int:
+    """The exit code, once the error is forgotten, as in the program."""
     try:
         main()
     except ThawError as error:
         say("error", kind=type(error).__name__, message=error.message, hint=error.hint)
-        os._exit(error.exit_code)
+        return error.exit_code
     except Exception as error:
         say("error", kind=type(error).__name__, message=str(error))
-        os._exit(ExitCode.UNEXPECTED)
+        return ExitCode.UNEXPECTED
+    return 0
+
+
+if __name__ == "__main__":
+    os._exit(carried_out())

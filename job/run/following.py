@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from job.errors import InputError, PeerLost, StorageError, Superseded
+from job.errors import RESUME, InputError, PeerLost, StorageError
 from job.run import checkpoint
 from job.run.checkpoint import Arrays, Checkpoints, OnDamaged, Restored
-from job.run.record import OTHER_CARRIES_ON, Identity, RunRecord
+from job.run.record import Identity, RunRecord
 from job.schema import Arithmetic, CheckpointEntry, Outcome, Record, problem_of
 from job.storage import MISSING, ObjectStore
 from job.workers.messages import one_line
@@ -31,7 +31,10 @@ class FollowedRecord(RunRecord):
 
     @classmethod
     def read(cls, store: ObjectStore, identity: Identity, team: Team, *, attempt: object) -> "FollowedRecord":
-        """Raises as `open` does, and Superseded when the record has a later attempt than that of worker 0."""
+        """Raises as `open` does, and PeerLost when the record has a later attempt than that of worker 0.
+
+        That one is gone, or learns it itself: whoever followed it begins again.
+        """
         if type(attempt) is not int:
             raise _nonsense("attempt", attempt)
         content = RunRecord.open(store, identity).content
@@ -42,9 +45,9 @@ class FollowedRecord(RunRecord):
                 hint="give all workers the same storage: a bucket, or a folder on a volume that they share",
             )
         if len(content.attempts) > attempt:
-            raise Superseded(
+            raise PeerLost(
                 f"worker 0 is attempt {attempt} at run {content.run_id!r}, and the newest is {len(content.attempts)}",
-                hint=OTHER_CARRIES_ON,
+                hint=RESUME,
             )
         return cls(store, content, team)
 

@@ -142,8 +142,7 @@ class Training:
     def _commit_now_and_then(self, state: PhaseState, step: int) -> None:
         """Inside an epoch; of several workers, the state after a step once the next one has followed it.
 
-        Between GPUs a sum that is broken off, as a worker is gone, counts as done (TensorFlow 2.21): the step ends with
-        numbers that are no sum, and only the next one fails.
+        Only that one shows that its sums were whole (`Collective.confirm`).
         """
         if self._taken is not None:
             (taken_step, arrays), self._taken = self._taken, None

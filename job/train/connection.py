@@ -29,6 +29,8 @@ def interruptible(check_stop: Callable[[], None]) -> Iterator[None]:
     """
 
     def connect(context: Any, server: bytes) -> None:
+        # To delete a context that connects ends the process, or waits for ever with the lock (2.21): it is kept.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(context))
         framework, enable = _library("tensorflow_framework"), _library("tensorflow_cc").TFE_EnableCollectiveOps
         framework.TF_NewStatus.restype, framework.TF_Message.restype = ctypes.c_void_p, ctypes.c_char_p
         status = ctypes.c_void_p(framework.TF_NewStatus())

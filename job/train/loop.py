@@ -121,7 +121,10 @@ def train_phase(
                     step = steps.stop
                     # A GPU has this call while the one before is waited for, so that it never has more than two.
                     waited = (state.totals, step) if is_first or step == epoch_end else (before, steps.start)
-                    check_finite(waited[0].numpy()[0], f"after step {waited[1]} of phase {phase}")
+                    loss = waited[0].numpy()[0]
+                    if not np.isfinite(loss):
+                        collective.confirm()
+                    check_finite(loss, f"after step {waited[1]} of phase {phase}")
                 done = StepDone(
                     phase=phase,
                     epoch=epoch,
@@ -141,9 +144,7 @@ def train_phase(
                 if share.num_workers > 1:
                     stops.append(num_stops)
                     if len(stops) > STOP_DELAY_CALLS and stops.pop(0).numpy() > 0:
-                        # A sum that is broken off as a worker is gone counts as done between GPUs (TensorFlow 2.21),
-                        # and only the next one fails: this one shows that the last step was whole.
-                        collective.total(np.zeros(1))
+                        collective.confirm()
                         raise team.interrupted()
         # Here a worker may stop by itself: no other can come to the end of the validation without it.
         finished = _finished_epoch(
