@@ -49,8 +49,8 @@ def test_an_attempt_that_is_no_number_is_refused(store: MemoryStore, attempt: ob
 
 
 def test_a_record_of_a_later_attempt_is_not_followed(store: MemoryStore) -> None:
-    RunRecord.open(store, IDENTITY).take(Holder(host="there", pid=1, started=0.0), lease_seconds=60)
     """Another process has taken the place of worker 0 meanwhile: a loss, which costs no retry of a Job."""
+    RunRecord.open(store, IDENTITY).take(Holder(host="there", pid=1, started=0.0), lease_seconds=60)
     with pytest.raises(PeerLost, match="worker 0 is attempt 1 at run 'run', and the newest is 2"):
         followed(store, None, 1)
 
