@@ -16,7 +16,8 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from tests.services import Service, free_port
+from tests.ports import free_port
+from tests.services import Service
 
 REPOSITORY = Path(__file__).parent.parent
 SERVICES = (REPOSITORY / ".services/bin", REPOSITORY / ".services/node_modules/.bin")

@@ -8,7 +8,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -36,12 +35,6 @@ def program(name: str, *, hint: str = "`make setup-services` as root installs it
         complain = pytest.fail if os.environ.get("CI") else pytest.skip
         complain(f"{name} is not installed: {hint}")
     return path
-
-
-def free_port() -> int:
-    """A port that was free just now, for a program that cannot pick one itself."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def certificate(folder: Path) -> Path:

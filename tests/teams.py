@@ -1,19 +1,16 @@
 """Runs of several workers: processes on this machine, begun together, disturbed, and how each of them ends."""
 
 import json
-import os
-import random
 import signal
-import socket
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from tests.ports import free_ports
 from tests.processes import begin
 
-FIRST_PORT, LAST_PORT = 10_000, 30_000
 WAIT_SECONDS = 300
 
 
@@ -134,30 +131,3 @@ def until(is_so: Callable[[], bool], told: Callable[[], str] = str) -> None:
     while not is_so():
         assert time.monotonic() < end, told()
         time.sleep(0.05)
-
-
-def free_ports(count: int) -> int:
-    """The first of so many free ports in a row, at most 100, below those that the system gives out.
-
-    Each process of pytest-xdist has ports of its own. Python's own generator has the seed of a model in many tests.
-    """
-    process, num_processes = xdist_worker()
-    while True:
-        first = random.SystemRandom().randrange(FIRST_PORT + 100 * process, LAST_PORT, 100 * num_processes)
-        if all(_is_free(port) for port in range(first, first + count)):
-            return first
-
-
-def xdist_worker() -> tuple[int, int]:
-    """Which of pytest-xdist's processes this is, and how many there are."""
-    name, count = os.environ.get("PYTEST_XDIST_WORKER", "gw0"), os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")
-    return int(name.removeprefix("gw")), int(count)
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as listening:
-        try:
-            listening.bind(("", port))
-        except OSError:
-            return False
-        return True

@@ -18,9 +18,9 @@ import pytest
 from job.errors import ExitCode
 from tests.conftest import REPOSITORY, job, slowly
 from tests.gcs_server import BUCKET, GcsServer
+from tests.ports import free_port
 from tests.processes import Environment, begin, place_of, result, run_json, run_without, wait_for
 from tests.runs import ONE_PHASE, Whole
-from tests.services import free_port
 
 KILLS_IN_A_RUN = 2
 

@@ -14,7 +14,8 @@ from job.observe import events
 from job.observe.events import StepDone
 from job.observe.kubeflow import PREFIX, Reporter
 from tests.conftest import Recorder
-from tests.services import certificate, free_port, wait_for
+from tests.ports import free_port
+from tests.services import certificate, wait_for
 
 
 class Trainer(HTTPServer):

@@ -28,8 +28,9 @@ from job.observe.progress import Progress
 from job.settings.settings import Settings
 from job.storage import MISSING, LocalStore, open_store
 from tests.conftest import SMALL_RUN, Recorder
+from tests.ports import free_port
 from tests.runs import CrashOn, record_of, start
-from tests.services import Pushgateway, free_port, program, wait_for
+from tests.services import Pushgateway, program, wait_for
 from tests.stores import Crash
 
 CONSTANTS = {"run_id": "r", "fingerprint": "f", "dataset": "d", "backbone": "Tiny"}

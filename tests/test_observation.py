@@ -14,7 +14,8 @@ from job.errors import ExitCode
 from job.observe.metrics.table import OUTCOME
 from tests.conftest import REPOSITORY, SMALL_RUN, process_environment
 from tests.monitoring import dashboard_queries
-from tests.services import Prometheus, Pushgateway, free_port, scrape, wait_for
+from tests.ports import free_port
+from tests.services import Prometheus, Pushgateway, scrape, wait_for
 
 pytestmark = pytest.mark.slow
 COMMAND = [sys.executable, "-m", "job"]

@@ -23,8 +23,8 @@ from job.errors import (
 )
 from job.storage import MISSING
 from job.storage.retrying import TRIES, RetryingStore
+from tests.ports import free_port
 from tests.processes import begin, wait_for
-from tests.services import free_port
 from tests.stores import MemoryStore
 
 

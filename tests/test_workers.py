@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import REPOSITORY
-from tests.teams import free_ports
+from tests.ports import free_ports
 
 PATIENCE_SECONDS = 60
 """Much longer than anything takes, on a busy machine: no test is decided by it."""
