@@ -142,7 +142,11 @@ def test_the_card_names_a_base_only_when_it_is_known_and_never_a_licence(weights
 
 
 @pytest.mark.parametrize(
-    ("weights", "head"), [("imagenet", "a new head"), ("gs://bucket/runs/cats", "the head of an earlier run")]
+    ("weights", "head"),
+    [
+        ("imagenet", "a new head"),
+        ("gs://bucket/runs/cats", "the head of an earlier run, for the classes that both have"),
+    ],
 )
 def test_it_says_whether_the_head_was_new(weights: str, head: str) -> None:
     assert f"Xception with {head},\n" in card(content(backbone="Xception", weights=weights, image_size=71))
