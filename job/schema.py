@@ -21,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 
+from job.data import split_spec
 from job.data.resizing import Way
 from job.paths import checked_name, is_one_line
 from job.phases import STATES_AFTER, STATES_BEFORE, Phase, PhaseName
@@ -61,6 +62,7 @@ def _checked_settings(settings: dict[str, Any]) -> dict[str, Any]:
             raise ValueError(f"{name} is {value!r}, expected a whole number from {lowest} to 65536")
     if (way := recorded_setting(settings, "RESIZE")) not in get_args(Way):
         raise ValueError(f"RESIZE is {way!r}, expected one of {', '.join(get_args(Way))}")
+    split_spec.parse(str(recorded_setting(settings, "TRAIN_SPLIT")))
     recorded_phases(settings)
     return settings
 

@@ -1,5 +1,10 @@
 """A run that begins with the model of a finished one: backbone and head, for classes of the same name."""
 
+import gc
+import hashlib
+import json
+import shutil
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +18,7 @@ from job.cli import checks
 from job.errors import ExitCode, InputError, InvalidSettings, WeightsUnusable
 from job.model.answers import same_classes
 from job.model.classifier import Classifier
+from job.model.networks import tiny_backbone
 from job.observe.events import HeadTaken, SeenBefore
 from job.observe.sentences import sentence
 from job.report.files import MODEL, PAGE
@@ -167,7 +173,86 @@ def test_a_network_of_your_own_is_taken_out_of_the_model(tmp_path: Path) -> None
     assert after.digest(with_head=False) == before.digest(with_head=False)
 
 
+def test_the_earlier_model_does_not_stay_in_memory() -> None:
+    earlier = weakref.ref(model := exported(2)[1])
+    after = build(weights=model)
+    after.take_head(model, np.array([0, 1]))
+    del model
+    gc.collect()
+    assert after.num_logits == 1
+    assert earlier() is None
+
+
+@pytest.mark.slow
+def test_weights_have_the_same_names_whatever_was_built_before() -> None:
+    """The scales of ConvNeXt have no name of their own, and the earlier model is built first."""
+    before = build(backbone="ConvNeXtTiny", image_size=32)
+    after = build(backbone="ConvNeXtTiny", image_size=32, weights=before.export())
+    assert after.digest(with_head=False) == before.digest(with_head=False)
+    assert set(after.named_variables(100)) < set(before.named_variables())
+
+
+def test_a_network_that_is_not_for_this_size_is_refused(tmp_path: Path) -> None:
+    inputs = keras.Input((16, 16, 3))
+    keras.Model(inputs, keras.layers.Reshape((8, 8, 12))(inputs)).save(tmp_path / "network.keras")
+    before = build(backbone="Custom", weights=str(tmp_path / "network.keras"))
+    with pytest.raises(WeightsUnusable, match=r"has no Custom for THAW_IMAGE_SIZE=24: .*must be unchanged"):
+        build(backbone="Custom", weights=before.export(), image_size=24)
+
+
+def hostile(kind: str) -> keras.Model:
+    """A model that no run has exported."""
+    layers = keras.layers
+    inputs = keras.Input((None, None, 3) if kind == "open size" else (16, 16, 3))
+    network = layers.Conv2D(128, 3) if kind == "no network" else tiny_backbone(16)
+    features = layers.GlobalAveragePooling2D()(network(inputs))
+    if kind == "other width":
+        features = layers.Dense(7)(features)
+    name = "top" if kind == "no head" else "head"
+    logits = layers.Dense(1, name=name, use_bias=kind != "no bias")(features)
+    return keras.Model(inputs, [logits, logits] if kind == "two outputs" else logits)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("no network", "expected one network in it, found 0"),
+        ("no head", r"weights of the shapes \[\], expected"),
+        ("other width", r"weights of the shapes \[\[\(7, 1\), \(1,\)\]\], expected \[\[\(128, 1\), \(1,\)\]\]"),
+        *slowly(
+            ("no bias", "weights of the shapes"),
+            ("open size", "expected square images in and logits out"),
+            ("two outputs", "expected square images in and logits out"),
+        ),
+    ],
+)
+def test_a_model_that_no_run_has_exported_is_refused(
+    copied: Path, small: Small, store: LocalStore, kind: str, text: str
+) -> None:
+    """Also where the record has its digest: whoever can write the one can write the other."""
+    hostile(kind).save(copied / MODEL)
+    record, content = copied / "run.json", (copied / MODEL).read_bytes()
+    changed = json.loads(record.read_text())
+    changed["files"][MODEL] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    record.write_text(json.dumps(changed))
+    with pytest.raises(WeightsUnusable, match=f"THAW_WEIGHTS='{copied}': .*{text}"):
+        start(small(weights=str(copied), **ONE_EPOCH, storage_uri="unused"), store)
+
+
+def test_what_it_trained_on_is_a_split(copied: Path, small: Small) -> None:
+    record = copied / "run.json"
+    record.write_text(record.read_text().replace("train[:40]", "$$$["))
+    with pytest.raises(WeightsUnusable, match=r"settings: '\$\$\$\[' is not a split"):
+        checks.weights(small(weights=str(copied)))
+
+
 def refusals(finished: Path, tmp_path: Path) -> dict[str, tuple[dict[str, Any], str]]:
+    for name in ("model gone", "record lost", "renamed"):
+        shutil.copytree(finished, tmp_path / name / "small")
+    (tmp_path / "model gone" / "small" / MODEL).unlink()
+    (tmp_path / "record lost" / "small" / "run.json").unlink()
+    (tmp_path / "renamed" / "small").rename(tmp_path / "renamed" / "other")
+    (tmp_path / "weights.hdf5").touch()
     return {
         "nothing there": ({"weights": str(tmp_path / "imagenett")}, "there is no run at .*imagenett"),
         "itself": ({"weights": str(tmp_path / "small")}, "run 'small' is not finished: it is in "),
@@ -175,10 +260,17 @@ def refusals(finished: Path, tmp_path: Path) -> dict[str, tuple[dict[str, Any], 
             {"weights": str(finished), "backbone": "MobileNetV2", "image_size": 32},
             "that run is of Tiny, expected THAW_BACKBONE=MobileNetV2",
         ),
+        "model gone": ({"weights": str(tmp_path / "model gone" / "small")}, "that run has no model/model.keras"),
+        "record lost": ({"weights": str(tmp_path / "record lost" / "small")}, ".* has no run.json beside 3 objects"),
+        "renamed": ({"weights": str(tmp_path / "renamed" / "other")}, "it is of run 'small', expected 'other'"),
+        "a file": ({"weights": str(tmp_path / "weights.hdf5")}, "a file is where a folder should be"),
     }
 
 
-@pytest.mark.parametrize("why", ["nothing there", "itself", "another backbone"])
+@pytest.mark.parametrize(
+    "why",
+    ["nothing there", "itself", "another backbone", "model gone", *slowly("record lost", "renamed", "a file")],
+)
 def test_a_run_that_cannot_be_begun_with_is_refused(
     undisturbed_run: Undisturbed, small: Small, tmp_path: Path, why: str
 ) -> None:
@@ -211,10 +303,11 @@ def test_a_plan_names_the_run(undisturbed_run: Undisturbed, small: Small) -> Non
     assert (check.outcome, check.text.startswith("the model of the finished run ")) == ("ok", True)
 
 
+@pytest.mark.parametrize("place", ["a folder", "gs://bucket/runs/cats"])
 def test_a_mirror_does_not_take_a_run_for_a_file(
-    undisturbed_run: Undisturbed, environment: Environment, tmp_path: Path
+    undisturbed_run: Undisturbed, environment: Environment, tmp_path: Path, place: str
 ) -> None:
-    env = environment(weights=str(undisturbed_run[0].root))
+    env = environment(weights=str(undisturbed_run[0].root) if place == "a folder" else place)
     done = job("mirror", "--to", str(tmp_path / "mirror"), env=env)
     assert (done.returncode, "is a run, and a mirror has files of weights" in done.stdout + done.stderr) == (2, True)
     assert not (tmp_path / "mirror" / "weights").exists()

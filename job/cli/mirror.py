@@ -118,17 +118,17 @@ def _folder(place: Path) -> str:
 
 
 def _check_sources(settings: Settings) -> None:
+    if settings.begins_with_run():
+        raise InvalidSettings(
+            f"THAW_WEIGHTS={settings.weights!r} is a run, and a mirror has files of weights",
+            hint="copy the folder of the run, or name its file model/model.keras, of which the backbone is taken",
+        )
     for place in (settings.dataset, settings.data_dir or "", settings.weights):
         if is_bucket(place):
             raise InvalidSettings(
                 f"{place!r} is a mirror already",
                 hint="give a local place, or none: then data and weights are downloaded",
             )
-    if settings.begins_with_run():
-        raise InvalidSettings(
-            f"THAW_WEIGHTS={settings.weights!r} is a run, and a mirror has files of weights",
-            hint="copy the folder of the run, or name its file model/model.keras, of which the backbone is taken",
-        )
     checks.weights(settings)
 
 

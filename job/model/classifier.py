@@ -6,10 +6,13 @@ argument of an inner call, and the statistics move: tests/test_real_data.py show
 it does not train.
 """
 
+import dataclasses
 import difflib
 import functools
 import hashlib
+import itertools
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -57,7 +60,8 @@ class Classifier:
         self.head = head
         self.image_size = request.image_size
         self.num_logits = int(head.units)
-        self._request = request
+        # Without the model that it may begin with, which would stay in memory.
+        self._request = dataclasses.replace(request, weights="")
         self._rescaling = BACKBONES[request.backbone].rescaling
         self._is_bgr = BACKBONES[request.backbone].bgr
 
@@ -124,9 +128,9 @@ class Classifier:
 
     def take_head(self, model: keras.Model, classes: np.ndarray) -> None:
         """Take over the head of a model that `export` made: for each class, int64 [k], the class of that model, or -1
-        for one that stays new.
+        for one that stays new. Raises WeightsUnusable when it has no such head.
         """
-        earlier = _of_each_class(model.get_layer("head").get_weights())
+        earlier = _of_each_class(networks.head_of_exported(model, self.backbone.output_shape[-1]))
         weights = _of_each_class(self.head.get_weights())
         weights[:, classes >= 0] = earlier[:, classes[classes >= 0]]
         if self.num_logits == 1:
@@ -152,11 +156,17 @@ class Classifier:
     def named_variables(self, first: int = 0, *, with_head: bool = True) -> dict[str, keras.Variable]:
         """Every weight from that layer on by a name that does not depend on what else the process has built."""
         named: dict[str, keras.Variable] = {}
-        for index, layer in list(enumerate(self.backbone.layers))[first:]:
+        numbers = itertools.count()
+        for index, layer in enumerate(self.backbone.layers):
             # A layer with layers inside, such as attention, has several kernels.
             has_several = len({variable.name for variable in layer.weights}) < len(layer.weights)
             for variable in layer.weights:
                 inside = variable.path if has_several else variable.name
+                # Keras numbers those of a process that have no name, such as the scales of ConvNeXt.
+                if re.fullmatch(r"variable(_\d+)?", inside):
+                    inside = f"variable_{number}" if (number := next(numbers)) else "variable"
+                if index < first:
+                    continue
                 name = f"backbone/{index:03d}_{type(layer).__name__}/{inside}"
                 if name in named:
                     raise ValueError(f"{name} names two weights of {self.backbone.name}")

@@ -5,6 +5,7 @@ It changes no network, and trains none.
 
 import contextlib
 import json
+import re
 import socket
 import warnings
 import zipfile
@@ -55,13 +56,32 @@ def construct(name: str, image_size: int, weights: str | keras.Model = "none") -
 
 
 def _of_exported(name: str, image_size: int, model: keras.Model) -> keras.Model:
-    (inside,) = (layer for layer in model.layers if isinstance(layer, keras.Model))
-    if name == CUSTOM:
-        return copied(inside, image_size)
-    network = construct(name, image_size)
-    if not _copy_weights(network, inside):
-        raise WeightsUnusable(f"the model of that run is not of {name}, as its record says", hint=_hint(name))
-    return network
+    problem = f"the model of that run has no {name} for THAW_IMAGE_SIZE={image_size}"
+    with _explained(WeightsUnusable, problem, "begin with another run, or with a file of weights"):
+        parts = [layer for layer in model.layers if isinstance(layer, keras.Model)]
+        if len(parts) != 1:
+            raise ValueError(f"expected one network in it, found {len(parts)}")
+        if name == CUSTOM:
+            _check_maps(parts[0])
+            return copied(parts[0], image_size)
+        network = construct(name, image_size)
+        if not _copy_weights(network, parts[0]):
+            raise ValueError(f"its network has not the {len(network.weights)} weights of {name}")
+        return network
+
+
+def head_of_exported(model: keras.Model, depth: int) -> tuple[np.ndarray, np.ndarray]:
+    """Kernel [depth, k] and bias [k] of the head of a model that `Classifier.export` made. Raises WeightsUnusable."""
+    head = [layer.get_weights() for layer in model.layers if layer.name == "head"]
+    shapes = [[weight.shape for weight in weights] for weights in head]
+    num_logits = model.output_shape[-1]
+    if shapes != [expected := [(depth, num_logits), (num_logits,)]]:
+        raise WeightsUnusable(
+            f"the head of that run's model has weights of the shapes {shapes}, expected {[expected]}",
+            hint="begin with another run, or with a file of weights",
+        )
+    kernel, bias = head[0]
+    return kernel, bias
 
 
 def _application(name: str, image_size: int, *, imagenet: bool) -> keras.Model:
@@ -167,16 +187,22 @@ def _custom(path: Path, image_size: int) -> keras.Model:
             raise ValueError("it is neither a functional nor a sequential model of Keras")
         if any(isinstance(layer, keras.Model) for layer in model.layers):
             raise ValueError("it has a model inside: save that model, or one of all its layers")
-        shapes = [tuple(tensor.shape) for tensor in (*model.inputs, *model.outputs)]
-        if [len(shape) for shape in shapes] != [4, 4]:
-            raise ValueError(f"expected images [batch, size, size, 3] in, maps of four axes out, not {shapes}")
+        shape = _check_maps(model)
         wanted = (image_size, image_size, 3)
-        if any(size not in (None, there) for size, there in zip(shapes[0][1:], wanted, strict=True)):
-            raise ValueError(f"it takes images of {shapes[0][1:]}, which THAW_IMAGE_SIZE={image_size} does not give")
+        if any(size not in (None, there) for size, there in zip(shape[1:], wanted, strict=True)):
+            raise ValueError(f"it takes images of {shape[1:]}, which THAW_IMAGE_SIZE={image_size} does not give")
         network = keras.Model(model.inputs[0], model.outputs[0])
         if shared := [layer["name"] for layer in network.get_config()["layers"] if len(layer["inbound_nodes"]) > 1]:
             raise ValueError(f"its layer {shared[0]} is called more than once")
         return copied(network, image_size)
+
+
+def _check_maps(model: keras.Model) -> tuple[int | None, ...]:
+    """The shape of the images of a network. Raises ValueError unless they become maps."""
+    shapes = [tuple(tensor.shape) for tensor in (*model.inputs, *model.outputs)]
+    if [len(shape) for shape in shapes] != [4, 4]:
+        raise ValueError(f"expected images [batch, size, size, 3] in, maps of four axes out, not {shapes}")
+    return shapes[0]
 
 
 def _load_weights(whole: keras.Model, network: keras.Model, path: Path, name: str) -> None:
@@ -221,9 +247,16 @@ def _check_normalization(whole: keras.Model) -> None:
 
 
 def load_exported(path: Path) -> keras.Model:
-    """The model of a verified file that `Classifier.export` made. Raises InputError when it cannot be loaded."""
+    """The model of a verified file that `Classifier.export` made. Raises InputError when it cannot be loaded, and when
+    it does not give logits of square images.
+    """
     with _explained(InputError, "the model cannot be loaded", f"load it with Keras {keras.__version__}"):
-        return keras.saving.load_model(path, compile=False, safe_mode=True)
+        model = keras.saving.load_model(path, compile=False, safe_mode=True)
+        tensors = (*(getattr(model, "inputs", None) or ()), *(getattr(model, "outputs", None) or ()))
+        match shapes := [tuple(tensor.shape) for tensor in tensors]:
+            case [(_, int(height), int(width), 3), (_, int())] if height == width:
+                return model
+        raise ValueError(f"expected square images in and logits out, not {shapes}")
 
 
 @contextlib.contextmanager
@@ -234,5 +267,9 @@ def _explained(kind: type[ThawError], problem: str, hint: str) -> Iterator[None]
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, zipfile.BadZipFile) as error:
         # Of a model that cannot be built, Keras (3.15) has the reason at the end.
         text = str(error).rpartition("Exception encountered: ")[2].partition(" Full object config")[0].strip()
+        if found := re.search(
+            r"\x1b\[1m(.+?)\x1b\[0m", text
+        ):  # Of a layer that cannot be called, in bold in the middle.
+            text = found[1]
         reason = (text or type(error).__name__).splitlines()[0]
         raise kind(f"{problem}: {reason}", hint=hint) from error

@@ -32,7 +32,7 @@ from job.run.artefacts import Artefacts
 from job.run.checkpoint import Checkpoints
 from job.run.committer import Committer
 from job.run.curves import Curves
-from job.run.finished import begun_with, trained_on
+from job.run.finished import begun_with, naming, trained_on
 from job.run.finished_model import FinishedModel, read_model
 from job.run.following import FollowedCheckpoints, FollowedRecord, NoCommits
 from job.run.record import RunRecord
@@ -226,9 +226,10 @@ class Pipeline:
                 policy=numerics.policy_of(self.arithmetic["precision"]),
                 seed=settings.seed,
             )
-            classifier = build_classifier(request)
-            if earlier:
-                self.take_head(classifier, earlier, splits.class_names)
+            with naming(settings) if earlier else contextlib.nullcontext():
+                classifier = build_classifier(request)
+                if earlier:
+                    self.take_head(classifier, earlier, splits.class_names)
             for phase in self.phases:
                 classifier.first_trained(phase.unfreeze)  # Now, and not after hours.
             inputs = run_inputs.inputs_of(splits, classifier, self.arithmetic, self.record)
@@ -245,10 +246,11 @@ class Pipeline:
 
     def earlier_model(self, store: ObjectStore, record: Record) -> FinishedModel:
         """The verified model of the finished run with which this one begins. Raises InputError."""
-        with self.progress.entering("fetch", "download"), scratch.folder(self.settings.cache_dir) as folder:
-            if MODEL in record.files:
-                disk_space.check(self.settings, None, to_fetch=record.files[MODEL].size)
-            return read_model(store, record, folder)
+        settings = self.settings
+        with self.progress.entering("fetch", "download"), scratch.folder(settings.cache_dir) as folder:
+            disk_space.check(settings, None, to_fetch=record.files[MODEL].size)
+            with naming(settings):
+                return read_model(store, record, folder)
 
     def take_head(self, classifier: Classifier, earlier: FinishedModel, class_names: Sequence[str]) -> None:
         """Begin with what the head of an earlier model knows of these classes."""
