@@ -265,11 +265,10 @@ def _explained(kind: type[ThawError], problem: str, hint: str) -> Iterator[None]
     try:
         yield
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, zipfile.BadZipFile) as error:
-        # Of a model that cannot be built, Keras (3.15) has the reason at the end.
+        # Of a model that cannot be built, Keras (3.15) has the reason at the end,
         text = str(error).rpartition("Exception encountered: ")[2].partition(" Full object config")[0].strip()
-        if found := re.search(
-            r"\x1b\[1m(.+?)\x1b\[0m", text
-        ):  # Of a layer that cannot be called, in bold in the middle.
+        # and of a layer that cannot be called in bold.
+        if found := re.search(r"\x1b\[1m(.+?)\x1b\[0m", text):
             text = found[1]
         reason = (text or type(error).__name__).splitlines()[0]
         raise kind(f"{problem}: {reason}", hint=hint) from error
