@@ -170,9 +170,10 @@ import sys
 from pathlib import Path
 from job.data.manifest import MANIFEST
 from job.data.mirror import Fetcher
+from job.observe.observer import Observer
 from job.storage import scratch
 with scratch.folder(Path(sys.argv[1])) as folder:
-    Fetcher(Path(sys.argv[1]), scratch=folder, observer=None, check_stop=lambda: None).weights(sys.argv[2])
+    Fetcher(Path(sys.argv[1]), scratch=folder, observer=Observer(), check_stop=lambda: None).weights(sys.argv[2])
 """
 
 

@@ -4,24 +4,13 @@ import sys
 import time
 from collections.abc import Callable
 
+from job.data.input_store import StoreWaits
 from job.observe import events
+from job.observe.observer import Observer
 from job.observe.sentences import sentence
 from job.storage import ObjectStore, open_store
 from job.storage.protocol import Unobserved
 from job.wording import printable
-
-
-class StoreWaits:
-    """Makes events of the waits that a store reports."""
-
-    def __init__(self, report: Callable[[events.Event], object]) -> None:
-        self._report = report
-
-    def waiting(self, lock: str, at_most_seconds: float) -> None:
-        self._report(events.WaitingForLock(lock, at_most_seconds))
-
-    def unanswered(self, reason: str, at_most_seconds: float) -> None:
-        self._report(events.WaitingForStore(reason, at_most_seconds))
 
 
 class WaitWarnings(StoreWaits, Unobserved):
@@ -29,6 +18,14 @@ class WaitWarnings(StoreWaits, Unobserved):
 
     def __init__(self) -> None:
         super().__init__(_warn)
+
+
+class Warnings(Observer):
+    """Says on standard error what an answer has to wait for, and nothing else of what happens."""
+
+    def event(self, event: events.Event) -> None:
+        if event.level != "info":
+            _warn(event)
 
 
 def open_asked(uri: str, *, pause: Callable[[float], None] = time.sleep) -> ObjectStore:

@@ -94,7 +94,7 @@ def _own_images(settings: Settings) -> Check:
     place, request = settings.dataset, settings.files_request()
     with scratch.folder(settings.cache_dir) as folder:
         if is_bucket(place):
-            store, name, files = remote.look(place)
+            store, name, files = remote.look(place, open_asked)
             to_fetch = mirror.missing_bytes(mirror.folder_of_images(settings.cache_dir, place), files)
             if name or any(map(is_archive, files)):
                 return Check("data", "ok", f"to be fetched: {place}", facts={"examples": {}, "fetch_bytes": to_fetch})

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, FiniteFloat
 
+from job.cli.asked import Warnings
 from job.cli.waits import image_bar, waiting
 from job.data.composition import kinds
 from job.data.files.names import is_place
@@ -20,7 +21,6 @@ from job.data.split_spec import DEFAULT_SPECS, EVALUATED, Specs
 from job.data.splits import DataRequest, Split, Splits, load_splits
 from job.errors import InputError, ThawError
 from job.model.answers import same_classes
-from job.observe.observer import Observer
 from job.report.files import REPORT
 from job.run.artefacts import content_of, said
 from job.run.finished import trained_on
@@ -156,7 +156,7 @@ def class_indices(
 
 def _load(settings: Settings, wanted: Specs, model: FinishedModel, folder: Path) -> Splits:
     """Raises what fetching and loading raise."""
-    fetcher = Fetcher(settings.cache_dir, scratch=folder, observer=Observer(), check_stop=_go_on)
+    fetcher = Fetcher(settings.cache_dir, scratch=folder, observer=Warnings(), check_stop=_go_on)
     with waiting(f"loading {settings.dataset}"):
         inputs = fetcher.inputs(dataset=settings.dataset, data_dir=settings.data_dir, weights="none")
         request = DataRequest(

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from job.cli import page_file
 from job.cli.arguments import AsJson, Flag, SettingsOptions
+from job.cli.asked import Warnings
 from job.cli.tables import plain, show, table
 from job.cli.waits import image_bar, waiting
 from job.data.files import inspection, survey
@@ -19,7 +20,6 @@ from job.data.files.names import is_place
 from job.data.files.places import open_place
 from job.data.mirror import Fetcher
 from job.errors import ExitCode, InvalidSettings
-from job.observe.observer import Observer
 from job.settings.fields import LocalPath
 from job.settings.settings import Settings
 from job.storage import scratch
@@ -68,7 +68,7 @@ def _local(settings: Settings, folder: Path) -> str:
     """The place on this machine, where a run would fetch it to."""
     if "://" not in settings.dataset:
         return settings.dataset
-    fetcher = Fetcher(settings.cache_dir, scratch=folder, observer=Observer(), check_stop=lambda: None)
+    fetcher = Fetcher(settings.cache_dir, scratch=folder, observer=Warnings(), check_stop=lambda: None)
     with waiting(f"fetching {settings.dataset}"):
         return fetcher.images(settings.dataset)
 

@@ -7,7 +7,7 @@ attempt ends: what they cannot do is a warning.
 import contextlib
 from collections.abc import Iterator, Mapping
 
-from job.cli.asked import StoreWaits
+from job.data.input_store import StoreWaits
 from job.errors import ExitCode, ThawError
 from job.observe import events
 from job.observe.log import Log

@@ -23,6 +23,7 @@ from pydantic import ValidationError
 
 from job.data.files import remote, table
 from job.data.files.names import is_place, is_table
+from job.data.input_store import open_input
 from job.data.manifest import Entries, Entry, entries, named
 from job.data.tfds import prepared
 from job.data.threads import in_threads
@@ -30,7 +31,7 @@ from job.errors import DataUnavailable, InputError, WeightsUnusable
 from job.observe import data_events
 from job.observe.observer import Observer
 from job.paths import checked_name, inside
-from job.storage import MISSING, Digest, ObjectStore, cache_folder, open_store, scratch
+from job.storage import MISSING, Digest, ObjectStore, cache_folder, scratch
 from job.storage.uri import is_bucket, local_folder
 
 REPORT_EVERY_SECONDS = 10.0
@@ -127,6 +128,7 @@ class Fetcher:
         self._scratch = scratch
         self._observer = observer
         self._check_stop = check_stop
+        self._open = functools.partial(open_input, observer=observer, check_stop=check_stop)
 
     def inputs(self, *, dataset: str, data_dir: str | None, weights: str) -> LocalInputs:
         """The same places, with a local copy instead of each remote one."""
@@ -140,13 +142,13 @@ class Fetcher:
 
     def dataset(self, uri: str, dataset: str) -> Path:
         """A local data_dir with the prepared data set. Raises DataUnavailable, InputError, StorageError."""
-        store = open_store(uri)
+        store = self._open(uri)
         return self._fetch(store, folder_of_copies(self._cache_dir, uri), files_of_dataset(store, dataset))
 
     def weights(self, uri: str) -> Path:
         """A local copy of a file of weights. Raises WeightsUnusable, InputError, StorageError."""
         parent, _, name = uri.rpartition("/")
-        store = open_store(parent)
+        store = self._open(parent)
         version = store.version(name)
         if version == MISSING:
             raise WeightsUnusable(
@@ -164,7 +166,7 @@ class Fetcher:
         place = local_folder(uri)
         if place is not None:
             return str(place)
-        store, name, files = remote.look(uri)
+        store, name, files = remote.look(uri, self._open)
         folder = folder_of_images(self._cache_dir, uri)
         if is_table(name):
             self._fetch(store, folder, files)

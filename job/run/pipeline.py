@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from job.data.files.names import is_place
+from job.data.input_store import open_input
 from job.data.mirror import Fetcher, LocalInputs
 from job.data.order import Portion, epoch_order, num_batches
 from job.data.splits import DataRequest, Splits, load_splits
@@ -41,7 +42,7 @@ from job.run.training import Training
 from job.schema import Record, StoredFile
 from job.settings.resources import estimate, evaluation_batch_size
 from job.settings.settings import Settings
-from job.storage import ObjectStore, open_store, scratch
+from job.storage import ObjectStore, scratch
 from job.train import device, fixed_shapes, numerics
 from job.train.collective import Collective
 from job.train.loss import class_weights, weights_summary
@@ -130,7 +131,7 @@ class Pipeline:
         turn = scratch.turn(settings.cache_dir, tick=self.check_stop) if is_shared else contextlib.nullcontext()
         weights = settings.weights
         if settings.begins_with_run():
-            store = open_store(weights)
+            store = open_input(weights, observer=self.observer, check_stop=self.check_stop)
             # Now, and not after the data was read; the model is fetched when it is needed.
             self.earlier, weights = (store, begun_with(settings, store)), "none"
         with self.progress.entering("fetch", "download"), turn:

@@ -7,7 +7,7 @@ anything is fetched.
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from job.data.files.image_files import content_of_object
@@ -15,25 +15,25 @@ from job.data.files.layout import worth_fetching
 from job.data.files.names import is_archive, is_table, normal
 from job.data.manifest import Entries, check_names_of, entries
 from job.errors import DataUnavailable
-from job.storage import MISSING, ObjectStore, open_store
+from job.storage import MISSING, ObjectStore
 
 
-def look(uri: str) -> tuple[ObjectStore, str, Entries]:
+def look(uri: str, open_place: Callable[[str], ObjectStore]) -> tuple[ObjectStore, str, Entries]:
     """The store of a place in a bucket, the name in it of the archive or table, and the files to fetch first.
 
-    The name is empty for a folder. What a table names is not among the files yet. Raises DataUnavailable when there is
-    nothing, InputError for what may not be fetched, StorageError.
+    `open_place` opens a store. The name is empty for a folder. What a table names is not among the files yet. Raises
+    DataUnavailable when there is nothing, InputError for what may not be fetched, StorageError.
     """
     scheme, _, rest = uri.partition("://")
     parent, _, name = rest.rpartition("/")
     if parent and (is_archive(name) or is_table(name)):
-        store = open_store(f"{scheme}://{parent}")
+        store = open_place(f"{scheme}://{parent}")
         check_names_of(store, [name])
         version = store.version(name)
         if version == MISSING:
             raise _unavailable(uri, "there is no such object")
         return store, name, entries(store, {name: version}, wanted=())
-    store = open_store(uri)
+    store = open_place(uri)
     objects = store.versions("")
     found = worth_fetching(objects)
     if not found:
