@@ -4,16 +4,15 @@ import sys
 import time
 from collections.abc import Callable
 
-from job.data.input_store import StoreWaits
+from job.data.input_store import OnlyWaits
 from job.observe import events
 from job.observe.observer import Observer
 from job.observe.sentences import sentence
 from job.storage import ObjectStore, open_store
-from job.storage.protocol import Unobserved
 from job.wording import printable
 
 
-class WaitWarnings(StoreWaits, Unobserved):
+class WaitWarnings(OnlyWaits):
     """Warns of waits on standard error: standard output has the answer alone."""
 
     def __init__(self) -> None:

@@ -24,7 +24,8 @@ class StoreWaits:
         self._report(events.WaitingForStore(reason, at_most_seconds))
 
 
-class _OnlyWaits(StoreWaits, Unobserved): ...
+class OnlyWaits(StoreWaits, Unobserved):
+    """Ignores every other report."""
 
 
 def open_input(uri: str, *, observer: Observer, check_stop: Callable[[], None]) -> ObjectStore:
@@ -36,4 +37,4 @@ def open_input(uri: str, *, observer: Observer, check_stop: Callable[[], None]) 
             check_stop()
             time.sleep(min(LOOK_SECONDS, left))
 
-    return open_store(uri, observer=_OnlyWaits(observer.event), pause=pause)
+    return open_store(uri, observer=OnlyWaits(observer.event), pause=pause)

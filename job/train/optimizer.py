@@ -3,6 +3,7 @@
 Weight decay, clipping by the global norm and moving averages of the weights are Keras's own options of all of them.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -88,7 +89,7 @@ def optimizer_of(phase: Phase, variables: Sequence[keras.Variable]) -> keras.opt
 
 SCALES = 1.0, 2.0**24
 """The smallest and the largest loss scale."""
-MOST_HALVINGS = 24
+MOST_HALVINGS = int(math.log2(SCALES[1] / SCALES[0]))
 """From the largest scale to the smallest."""
 
 
